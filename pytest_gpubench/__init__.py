@@ -1,0 +1,3 @@
+"""LLM serving benchmarks as pytest tests."""
+
+__version__ = "0.1.0"

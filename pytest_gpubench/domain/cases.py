@@ -1,0 +1,119 @@
+"""Cases: the points of the search space, one test each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.specs import ServerSpec, SharingPolicy
+from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.domain.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePosition:
+    """Where something stands in a recipe file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a recipe is, from its fields and never from its name."""
+
+    model: str
+    """The model prefix, for instance ``minimaxm3``."""
+    precision: str
+    hardware: str
+    framework: str
+    spec: str = ""
+    """``mtp`` where a draft is used, empty otherwise: absence is absence."""
+    variant: str = ""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The words of the id's identity part, in order, empty ones left out."""
+        words = [self.model, self.precision, self.hardware, self.framework, self.spec, *self.variant.split("-")]
+        return tuple(word for word in words if word)
+
+    @property
+    def label(self) -> str:
+        return "-".join(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One point: recipe, topology and workload, with the server that will answer it."""
+
+    id: str
+    """``SERVER:WORKLOAD``, for instance ``minimaxm3-fp8-h100-vllm-mtp-tp8:1k1k-c64``."""
+    recipe: str
+    identity: Identity
+    model: str
+    runner: str
+    topology: Topology
+    workload: Workload
+    max_model_len: int
+    """Of this case (isl + osl + 256 unless the recipe says otherwise), before capacities are shared."""
+    server: str
+    """KEY of the server in the plan."""
+    tags: tuple[str, ...]
+    """Every word of the id that ``-k`` and ``-m`` can select, each once."""
+    position: SourcePosition
+    runnable: bool = True
+    why_not: str = ""
+    gates: FrozenMap = field(default_factory=FrozenMap)
+    source: str = ""
+    """Address of the official recipe that it follows."""
+
+    @property
+    def gpus(self) -> int:
+        return self.topology.gpus
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in a recipe file, as one sentence with its place and a remedy."""
+
+    position: SourcePosition
+    path: str
+    """Key path, for instance ``minimaxm3-fp8-h100-vllm.serve.block-size``."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.position}: {self.path}: {self.message}" if self.path else f"{self.position}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """An entry of a foreign file that we list instead of running, with the reason."""
+
+    position: SourcePosition
+    recipe: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeBook:
+    """Everything that recipe files declare, expanded; the one object from which plan, tests, records and reports are made."""
+
+    cases: tuple[Case, ...] = ()
+    servers: tuple[tuple[str, ServerSpec], ...] = ()
+    """Server specs by KEY, in the order of their first case."""
+    problems: tuple[Problem, ...] = ()
+    unsupported: tuple[Unsupported, ...] = ()
+    policy: SharingPolicy = "parallelism"
+    files: tuple[str, ...] = ()
+
+    def server(self, key: str) -> ServerSpec:
+        """The spec of a server by its KEY.
+
+        Raises:
+            KeyError: if no case of the book uses that key.
+        """
+        return dict(self.servers)[key]

@@ -1,0 +1,45 @@
+"""Failures: every one has a cause, a class that says who must act, evidence and a remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+FailureClass: TypeAlias = Literal["infrastructure", "recipe", "engine", "client", "performance"]
+"""Only ``infrastructure`` (node, network, download, foreign process) may be retried by a machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something failed, in words for a person.
+
+    ``cause`` is a stable kebab-case name (``wrong-argument``, ``engine-died``); ``evidence`` are the engine's own lines.
+    """
+
+    cause: str
+    failure_class: FailureClass
+    summary: str
+    evidence: tuple[str, ...] = ()
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.summary} [{self.cause}, {self.failure_class}]"]
+        parts += [f"    {line}" for line in self.evidence]
+        if self.remedy:
+            parts.append(self.remedy)
+        return "\n".join(parts)
+
+
+class GpubenchError(Exception):
+    """An error that a user can cause or must know of: its text is a sentence with what, where and what to do.
+
+    It is shown without a traceback.
+    """
+
+
+class BenchmarkError(GpubenchError):
+    """A case or a server failed; carries the cause."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure

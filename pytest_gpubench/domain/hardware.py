@@ -1,0 +1,48 @@
+"""The hardware table: what a hardware key in a recipe means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Platform: TypeAlias = Literal["cpu", "cuda", "rocm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """One kind of accelerator, or the CPU.
+
+    Memory is per device, in GiB as the driver reports it (nominal where we have not read it).
+    """
+
+    key: str
+    platform: Platform
+    vram_gib: float = 0.0
+    gpus_per_node: int = 1
+    compute_capability: int = 0
+    """NVIDIA only: major * 10 + minor; 90 is Hopper, 100 and 103 are Blackwell."""
+    nvlink: bool = False
+    name_patterns: tuple[str, ...] = ()
+    """Words of the driver's product name, all of which must occur, upper case; the longest match wins (GB200 over B200)."""
+
+
+_TABLE: tuple[Hardware, ...] = (
+    Hardware("cpu", "cpu"),
+    Hardware("h100", "cuda", 79.6, 8, 90, True, ("H100",)),
+    Hardware("h200", "cuda", 140.4, 8, 90, True, ("H200",)),
+    Hardware("b200", "cuda", 179.0, 8, 100, True, ("B200",)),
+    Hardware("b300", "cuda", 268.0, 8, 103, True, ("B300",)),
+    Hardware("gb200", "cuda", 185.0, 4, 100, True, ("GB200",)),
+    Hardware("gb300", "cuda", 278.0, 4, 103, True, ("GB300",)),
+    Hardware("mi300x", "rocm", 192.0, 8, 0, False, ("MI300X",)),
+    Hardware("mi325x", "rocm", 256.0, 8, 0, False, ("MI325X",)),
+    Hardware("mi355x", "rocm", 288.0, 8, 0, False, ("MI355X",)),
+)
+HARDWARE: dict[str, Hardware] = {entry.key: entry for entry in _TABLE}
+
+
+def hardware_of_device(product_name: str) -> Hardware | None:
+    """The table's entry for a driver's product name (``NVIDIA H100 80GB HBM3``), or None if the table does not know it."""
+    words = product_name.upper().replace("-", " ").split()
+    found = [entry for entry in _TABLE if entry.name_patterns and all(pattern in words for pattern in entry.name_patterns)]
+    return max(found, key=lambda entry: len(entry.name_patterns[0]), default=None)

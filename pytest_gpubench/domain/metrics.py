@@ -1,0 +1,44 @@
+"""The metric table: every number we report, with unit, direction and definition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Direction: TypeAlias = Literal["higher", "lower", "neutral"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: ``direction`` says which way is better."""
+
+    name: str
+    unit: str
+    direction: Direction
+    definition: str
+
+
+def _latency(name: str, words: str) -> list[Metric]:
+    return [
+        Metric(f"{name}_{stat}", "s", "lower", f"{words}; {stat} of the measured requests, linear interpolation")
+        for stat in ("mean", "p50", "p90", "p99")
+    ]
+
+
+_TABLE: tuple[Metric, ...] = (
+    Metric("output_tput", "tok/s", "higher", "output tokens of the measured requests / (last token - first start)"),
+    Metric("output_tput_per_gpu", "tok/s/GPU", "higher", "output_tput / (tp * pp * pcp)"),
+    Metric("input_tput_per_gpu", "tok/s/GPU", "higher", "prompt tokens / (last token - first start) / (tp * pp * pcp)"),
+    Metric("total_tput_per_gpu", "tok/s/GPU", "higher", "prompt and output tokens / (last token - first start) / (tp * pp * pcp)"),
+    Metric("request_tput", "req/s", "higher", "measured requests / (last token - first start)"),
+    *_latency("ttft", "time to first token: due time to the first chunk that carries a token"),
+    *_latency("tpot", "time per output token: (E2E - TTFT) / (output tokens - 1)"),
+    *_latency("e2e", "end to end: due time to the last token"),
+    *_latency("icl", "inter-chunk latency: gap between chunks of one stream"),
+    Metric("interactivity", "tok/s/user", "higher", "1 / tpot_p50"),
+    Metric("steady_output_tput", "tok/s", "higher", "output tokens per second inside the steady-state window"),
+    Metric("acceptance_length", "tok", "higher", "1 + accepted draft tokens / drafts, from /metrics, idle to idle"),
+    Metric("duration", "s", "neutral", "last token - first start"),
+    Metric("engine_init", "s", "lower", "process start to ready"),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}

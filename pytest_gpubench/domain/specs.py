@@ -1,0 +1,85 @@
+"""Server specs: everything that decides a server process, resolved but not yet rendered to a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.topology import Topology
+
+SharingPolicy: TypeAlias = Literal["parallelism", "shape", "point"]
+SHARING_POLICIES: tuple[SharingPolicy, ...] = ("parallelism", "shape", "point")
+
+
+@dataclass(frozen=True, slots=True)
+class Speculative:
+    """A draft, as the recipe describes it, with defaults filled in."""
+
+    method: str
+    """vLLM's method name: ``eagle3``, ``mtp``, ``ngram``, ..."""
+    num_speculative_tokens: int
+    model: str | None = None
+    """Repository or folder of the draft; None for methods without a draft model."""
+    revision: str | None = None
+    attention_backend: str | None = None
+    """vLLM's backend name for the draft (``FLASH_ATTN``); None leaves the choice to the engine."""
+    options: FrozenMap = field(default_factory=FrozenMap)
+    """Further keys of vLLM's speculative config, in vLLM's own spelling (underscores)."""
+
+    def vllm_config(self) -> dict[str, object]:
+        """The value of ``--speculative-config`` as plain data, revisions as written."""
+        config: dict[str, object] = {"method": self.method}
+        if self.model is not None:
+            config["model"] = self.model
+        config["num_speculative_tokens"] = self.num_speculative_tokens
+        if self.revision is not None:
+            config["revision"] = self.revision
+        if self.attention_backend is not None:
+            config["attention_backend"] = self.attention_backend
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """One server, resolved. Equal specs share one process.
+
+    Not part of it: port, API key, GPU ids (host), and the workload (client).
+    """
+
+    framework: str
+    model: str
+    """Repository id or folder, as the recipe writes it."""
+    hardware: str
+    topology: Topology
+    serve: FrozenMap
+    """Server flags without dashes, kebab-case, in the order they render: bool, number, string, list, or map (one JSON value)."""
+    revision: str | None = None
+    speculative: Speculative | None = None
+    env: FrozenMap = field(default_factory=FrozenMap)
+    """Name to string; None unsets it in the server; a map ``{from, default}`` reads the host's environment at launch."""
+    extra_args: tuple[str, ...] = ()
+    command: tuple[str, ...] | None = None
+    """Overrides the ``vllm-command`` option for this server."""
+    requires: FrozenMap = field(default_factory=FrozenMap)
+    """Distribution name to version specifier, for instance ``vllm: ">=0.24"``."""
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One fresh start of a server: the unit of statistical evidence, planned before collection."""
+
+    server: str
+    """KEY of the server."""
+    index: int = 1
+    """Counts from 1 within server and arm."""
+    arm: str = ""
+    """Empty, or ``a``/``b`` where two engines are compared in one run."""
+    reserve: bool = False
+    """A reserve launch starts only if a case on it is still undecided."""
+
+    @property
+    def label(self) -> str:
+        """``launch-1`` or ``b2``: the name of its records."""
+        return f"{self.arm}{self.index}" if self.arm else f"launch-{self.index}"
