@@ -1,0 +1,45 @@
+"""The doctor: a server's death, foretold before the launch.
+
+``examine`` turns a server spec, its cases, the models' config.json and the hardware into findings; everything is pure except
+``read_model_configs``.
+"""
+
+from __future__ import annotations
+
+from pytest_gpubench.doctor.examination import admit, examine, memory_of
+from pytest_gpubench.doctor.facts import known_config
+from pytest_gpubench.doctor.files import ModelConfigs, read_model_configs
+from pytest_gpubench.doctor.findings import (
+    Finding,
+    Prognosis,
+    Severity,
+    findings_for,
+    format_findings,
+    prognosis,
+    unknown_rules,
+    without,
+)
+from pytest_gpubench.doctor.memory import MemoryEstimate
+from pytest_gpubench.doctor.patient import Node
+from pytest_gpubench.doctor.rules import RULE_IDS, RULES
+
+__all__ = [
+    "RULES",
+    "RULE_IDS",
+    "Finding",
+    "MemoryEstimate",
+    "ModelConfigs",
+    "Node",
+    "Prognosis",
+    "Severity",
+    "admit",
+    "examine",
+    "findings_for",
+    "format_findings",
+    "known_config",
+    "memory_of",
+    "prognosis",
+    "read_model_configs",
+    "unknown_rules",
+    "without",
+]

@@ -70,6 +70,8 @@ class Case:
     gates: FrozenMap = field(default_factory=FrozenMap)
     source: str = ""
     """Address of the official recipe that it follows."""
+    policy: SharingPolicy = "parallelism"
+    """Under which its server was chosen; baselines never mix policies."""
 
     @property
     def gpus(self) -> int:
@@ -109,6 +111,8 @@ class RecipeBook:
     unsupported: tuple[Unsupported, ...] = ()
     policy: SharingPolicy = "parallelism"
     files: tuple[str, ...] = ()
+    ratios: tuple[FrozenMap, ...] = ()
+    """Gates across cases (``ratios``), as written: name, metric, of, over, at, at-least, at-most."""
 
     def server(self, key: str) -> ServerSpec:
         """The spec of a server by its KEY.

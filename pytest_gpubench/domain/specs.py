@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
 from pytest_gpubench.domain.topology import Topology
 
-SharingPolicy: TypeAlias = Literal["parallelism", "shape", "point"]
-SHARING_POLICIES: tuple[SharingPolicy, ...] = ("parallelism", "shape", "point")
+__all__ = ["SHARING_POLICIES", "Launch", "ServerSpec", "SharingPolicy", "Speculative"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,68 @@
+"""pytest's side of pytest-gpubench.
+
+This module is imported in every pytest run of an environment that has the plugin installed. It must cost nothing there: everything
+beyond options and fixture declarations is imported when recipes are loaded.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_gpubench.plugin.collection import PARAMETERS, parametrize
+from pytest_gpubench.plugin.fixtures import (
+    _gpubench_case,
+    _gpubench_engine,
+    _gpubench_engine_check,
+    _gpubench_gate,
+    _gpubench_launch,
+    _gpubench_measure,
+    async_client,
+    case,
+    client,
+    engine,
+    gate,
+    measure,
+)
+from pytest_gpubench.plugin.options import add_options, recipe_files
+
+__all__ = [
+    "_gpubench_case",
+    "_gpubench_engine",
+    "_gpubench_engine_check",
+    "_gpubench_gate",
+    "_gpubench_launch",
+    "_gpubench_measure",
+    "async_client",
+    "case",
+    "client",
+    "engine",
+    "gate",
+    "measure",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_generate_tests",
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "gpubench(recipe, model, hardware, precision, framework, spec, tp, ep, dp_attn, isl, osl, conc, server, case): "
+        "exact selection of benchmark cases, for instance -m \"gpubench(hardware='h100', conc=64)\"",
+    )
+    files, _ = recipe_files(config)
+    if files:
+        from pytest_gpubench.plugin.benchmark import activate
+        from pytest_gpubench.plugin.settings import resolve_settings
+
+        activate(config, resolve_settings(config))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if PARAMETERS.intersection(metafunc.fixturenames):
+        parametrize(metafunc)

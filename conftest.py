@@ -1,0 +1,3 @@
+"""What the project's own tests need. The plugin itself comes through its entry point and is never listed here."""
+
+pytest_plugins = ["pytester"]

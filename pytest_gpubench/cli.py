@@ -1,0 +1,92 @@
+"""``gpubench``: the parts of the product that are no test run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pytest_gpubench import __version__
+from pytest_gpubench.domain.failures import GpubenchError
+
+EXIT_USAGE = 4
+"""As pytest's: the command line or a file that it names cannot be used."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code. An error that a user can cause ends in a sentence on stderr."""
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = parsed.run
+    try:
+        return command(parsed)
+    except GpubenchError as error:
+        print(f"gpubench: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gpubench", description="LLM serving benchmarks as pytest tests.")
+    parser.add_argument("--version", action="version", version=f"pytest-gpubench {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="write a starter recipes.yaml and benchmarks/test_serving.py into a repository")
+    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="root of the repository (default: here)")
+    init.set_defaults(run=_init)
+
+    demo = commands.add_parser("demo-model", help="write the embedded model pair into a Hugging Face cache folder")
+    demo.add_argument("folder", type=Path, help="cache folder, as HF_HUB_CACHE or --gpubench-cache-dir names it")
+    demo.set_defaults(run=_demo_model)
+
+    plan = commands.add_parser("plan", help="print what a selection would run, as JSON")
+    _selection(plan)
+    plan.set_defaults(run=_plan)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of recipes.yaml, for editors")
+    schema.set_defaults(run=_schema)
+    return parser
+
+
+def _selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipes", nargs="*", type=Path, help="recipe files (default: recipes.yaml)")
+    parser.add_argument("-k", dest="keyword", metavar="EXPRESSION", help="as pytest's -k")
+    parser.add_argument("-m", dest="markexpr", metavar="EXPRESSION", help="as pytest's -m")
+    parser.add_argument("--server-per", choices=("parallelism", "shape", "point"), help="as --gpubench-server-per")
+
+
+def _init(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.report.starter import write_starter
+
+    written, kept = write_starter(parsed.folder)
+    for path in written:
+        print(f"wrote {path}")
+    for path in kept:
+        print(f"kept {path}: it exists")
+    print("next: pytest benchmarks -k tiny")
+    return 0
+
+
+def _demo_model(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.demo.models import write_demo_models
+
+    for repository, commit in write_demo_models(parsed.folder).items():
+        print(f"{repository} {commit}")
+    return 0
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.plugin.main import selection_plan
+
+    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+    print(json.dumps(plan, indent=1, ensure_ascii=False))
+    return 0
+
+
+def _schema(_parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.recipes import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+    return 0

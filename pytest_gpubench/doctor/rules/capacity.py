@@ -1,0 +1,237 @@
+"""Rules about lengths, batches and CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.domain.cases import Case
+
+
+def _context(patient: Patient) -> int:
+    """The longest request that the server will take, 0 if not known."""
+    return patient.settings.max_model_len or (patient.target.max_length if patient.target else 0)
+
+
+def _ids(cases: list[Case]) -> tuple[str, ...]:
+    return tuple(case.id for case in cases)
+
+
+def context_of_model(patient: Patient) -> Iterator[Symptom]:
+    asked, target = patient.settings.max_model_len, patient.target
+    if asked is None or target is None or not target.max_length or asked <= target.max_length:
+        return
+    allowed = patient.settings.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0").lower() in ("1", "true")
+    yield Symptom(
+        f"max-model-len {asked} is above the model's {target.max_length} ({target.max_length_key})"
+        + ("; VLLM_ALLOW_LONG_MAX_MODEL_LEN lets it start, positions beyond the model's may give NaN." if allowed else "."),
+        f"Use {target.max_length} or less.",
+        {"asked": asked, "key": target.max_length_key, "derived": target.max_length},
+        severity="warning" if allowed else None,
+    )
+
+
+def context_of_requests(patient: Patient) -> Iterator[Symptom]:
+    limit = _context(patient)
+    too_long = [case for case in patient.cases if case.workload.isl + case.workload.osl > limit] if limit else []
+    if too_long:
+        longest = max(case.workload.isl + case.workload.osl for case in too_long)
+        yield Symptom(
+            f"Input (chat template included) plus output grows to {longest} tokens, the server takes {limit}: vLLM refuses a "
+            "longer prompt and silently cuts the output of the others.",
+            f"Set max-model-len to {longest} or more.",
+            {"limit": limit},
+            _ids(too_long),
+        )
+
+
+def batch_below_sequences(patient: Patient) -> Iterator[Symptom]:
+    settings = patient.settings
+    if settings.max_num_batched_tokens < settings.max_num_seqs:
+        yield Symptom(
+            f"max-num-batched-tokens {settings.max_num_batched_tokens} is below max-num-seqs {settings.max_num_seqs}.",
+            f"Raise max-num-batched-tokens to {settings.max_num_seqs} or lower max-num-seqs.",
+            {"batched": settings.max_num_batched_tokens, "seqs": settings.max_num_seqs},
+        )
+
+
+def batch_below_context(patient: Patient) -> Iterator[Symptom]:
+    settings, limit = patient.settings, _context(patient)
+    if not settings.chunked_prefill and settings.max_num_batched_tokens < limit:
+        yield Symptom(
+            f"Without chunked prefill a prompt must fit into one batch, but max-num-batched-tokens "
+            f"{settings.max_num_batched_tokens} is below max-model-len {limit}.",
+            f"Raise max-num-batched-tokens to {limit}, or leave chunked prefill on.",
+            {"batched": settings.max_num_batched_tokens, "limit": limit},
+        )
+
+
+def batch_below_decode(patient: Patient) -> Iterator[Symptom]:
+    width, limit = 1 + patient.spec_tokens, patient.settings.max_num_batched_tokens
+    cut = [case for case in patient.cases if patient.conc_per_rank(case) * width > limit]
+    if cut:
+        most = max(patient.conc_per_rank(case) for case in cut)
+        yield Symptom(
+            f"{most} requests with {width} tokens per step do not fit into one batch of {limit} tokens: some wait in every step.",
+            f"Raise max-num-batched-tokens to {most * width}.",
+            cases=_ids(cut),
+        )
+
+
+def concurrency_above_sequences(patient: Patient) -> Iterator[Symptom]:
+    limit = patient.settings.max_num_seqs
+    queued = [case for case in patient.cases if patient.conc_per_rank(case) > limit]
+    if queued:
+        most = max(patient.conc_per_rank(case) for case in queued)
+        rank = " per data-parallel rank" if patient.spec.topology.dp > 1 else ""
+        whose = "" if patient.settings.max_num_seqs_given else " (vLLM's default here)"
+        yield Symptom(
+            f"{most} requests in flight{rank}, the server runs {limit}{whose} at once: the others queue, and TTFT "
+            "measures the queue.",
+            f"Raise max-num-seqs to {most}.",
+            cases=_ids(queued),
+        )
+
+
+def captured(limit: int) -> int:
+    """The largest batch that vLLM captures for ``max_cudagraph_capture_size=limit``: 1, 2, 4, every 8 below 256, every 16 above."""
+    if limit >= 256:
+        return limit - limit % 16
+    if limit >= 8:
+        return limit - limit % 8
+    return max((size for size in (1, 2, 4) if size <= limit), default=0)
+
+
+def _capture(patient: Patient) -> int:
+    settings = patient.settings
+    if settings.capture_sizes:
+        return max(settings.capture_sizes)
+    limit = settings.capture_max
+    if limit is None:
+        ceiling = 1024 if patient.is_family(100) else 512
+        limit = min(settings.max_num_seqs * (1 + patient.spec_tokens) * 2, ceiling)
+    return min(limit, settings.max_num_batched_tokens)
+
+
+def _graphs(patient: Patient) -> bool:
+    mode = patient.settings.part("compilation-config", "cudagraph_mode")
+    return not patient.settings.eager and str(mode).upper() not in ("NONE", "0")
+
+
+def capture_below_batch(patient: Patient) -> Iterator[Symptom]:
+    if not _graphs(patient):
+        return
+    limit, width = captured(_capture(patient)), 1 + patient.spec_tokens
+    eager = [case for case in patient.cases if patient.conc_per_rank(case) * width > limit]
+    given = patient.settings.capture_max is not None or bool(patient.settings.capture_sizes)
+    if eager:
+        most = max(patient.conc_per_rank(case) for case in eager) * width
+        per = " per data-parallel rank" if patient.spec.topology.dp > 1 else ""
+        default = "" if given else " (vLLM's default)"
+        yield Symptom(
+            f"Decode batches grow to {most} tokens{per} (concurrency x (1 + draft tokens)), CUDA graphs are captured up to "
+            f"{limit}{default}: larger batches run without a graph, silently.",
+            f"Set max-cudagraph-capture-size to {most} or more.",
+            cases=_ids(eager),
+            severity=None if given else "note",
+        )
+
+
+def capture_contradiction(patient: Patient) -> Iterator[Symptom]:
+    limit, sizes = patient.settings.capture_max, patient.settings.capture_sizes
+    kept = [size for size in sizes if size <= patient.settings.max_num_batched_tokens]
+    if _graphs(patient) and limit is not None and sizes and limit != max(kept, default=0):
+        yield Symptom(
+            f"max-cudagraph-capture-size {limit}, but the largest of cudagraph-capture-sizes is {max(kept, default=0)}.",
+            "Give one of the two.",
+            {"limit": limit, "largest": max(kept, default=0)},
+        )
+
+
+def capture_truncated(patient: Patient) -> Iterator[Symptom]:
+    limit = patient.settings.capture_max
+    if not _graphs(patient) or limit is None or limit < 1 or patient.settings.capture_sizes:
+        return
+    batched = patient.settings.max_num_batched_tokens
+    kept = batched if batched <= limit else captured(limit)
+    if kept != limit:
+        why = (
+            f"max-num-batched-tokens is {batched}"
+            if batched < limit
+            else "vLLM captures 1, 2, 4, every 8 below 256, every 16 above"
+        )
+        yield Symptom(
+            f"max-cudagraph-capture-size {limit} becomes {kept}: {why}.", f"Write {kept}, if that is meant.", {"kept": kept}
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "context-of-model",
+        "max-model-len within the model's own context",
+        "error",
+        "seen on the CPU engine",
+        "User-specified max_model_len ({asked}) is greater than the derived max_model_len ({key}={derived} or "
+        "model_max_length=None in model's config.json).",
+        context_of_model,
+    ),
+    Rule(
+        "context-of-requests",
+        "input, template and output fit into max-model-len (vLLM cuts the output silently)",
+        "error",
+        "read in source",
+        "This model's maximum context length is {limit} tokens.",
+        context_of_requests,
+    ),
+    Rule(
+        "batch-below-sequences",
+        "max-num-batched-tokens at least max-num-seqs",
+        "error",
+        "seen on the CPU engine",
+        "max_num_batched_tokens ({batched}) must be greater than or equal to max_num_seqs ({seqs}).",
+        batch_below_sequences,
+    ),
+    Rule(
+        "batch-below-context",
+        "without chunked prefill, max-num-batched-tokens at least max-model-len",
+        "error",
+        "seen on the CPU engine",
+        "max_num_batched_tokens ({batched}) is smaller than max_model_len ({limit}). This effectively limits the maximum sequence "
+        "length to max_num_batched_tokens and makes vLLM reject longer sequences.",
+        batch_below_context,
+    ),
+    Rule("batch-below-decode", "one batch holds every request's step", "warning", "read in source", "", batch_below_decode),
+    Rule(
+        "concurrency-above-sequences",
+        "max-num-seqs at least the concurrency of a data-parallel rank",
+        "warning",
+        "read in source",
+        "",
+        concurrency_above_sequences,
+    ),
+    Rule(
+        "capture-below-batch",
+        "CUDA graphs for concurrency x (1 + draft tokens), per data-parallel rank",
+        "warning",
+        "read in source",
+        "",
+        capture_below_batch,
+    ),
+    Rule(
+        "capture-contradiction",
+        "one capture limit",
+        "error",
+        "read in source",
+        "customized max_cudagraph_capture_size(={limit}) should be consistent with the max value of "
+        "cudagraph_capture_sizes(={largest})",
+        capture_contradiction,
+    ),
+    Rule(
+        "capture-truncated",
+        "a capture limit that vLLM keeps",
+        "note",
+        "read in source",
+        "Truncating max_cudagraph_capture_size to {kept}",
+        capture_truncated,
+    ),
+)

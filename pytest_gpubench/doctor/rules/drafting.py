@@ -1,0 +1,213 @@
+"""Rules about speculative decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+
+_EAGLE = ("eagle", "eagle3")
+
+
+def _option(patient: Patient, name: str) -> object:
+    return patient.spec.speculative.options.get(name) if patient.spec.speculative else None
+
+
+def draft_tokens(patient: Patient) -> Iterator[Symptom]:
+    if patient.spec.speculative is None:
+        return
+    count, step = patient.spec_tokens, patient.draft.n_predict if patient.draft else 0
+    if count <= 0:
+        yield Symptom(
+            f"{count} draft tokens per step.",
+            "Set speculative.num-speculative-tokens to 1 or more.",
+            {"sentence": f"Expected num_speculative_tokens to be greater than zero ({count})."},
+        )
+    elif step and count > step and count % step:
+        yield Symptom(
+            f"{count} draft tokens per step with a draft that predicts {step} at a time.",
+            f"Use a multiple of {step}.",
+            {"sentence": f"num_speculative_tokens:{count} must be divisible by n_predict={step}"},
+        )
+
+
+def draft_tp(patient: Patient) -> Iterator[Symptom]:
+    if _option(patient, "tensor_parallel_size") is not None:
+        says = (
+            "'tensor_parallel_size' is not a valid argument in the speculative_config. "
+            "Please pass 'draft_tensor_parallel_size' instead."
+        )
+        yield Symptom("speculative has a key tensor_parallel_size.", "Name it draft-tensor-parallel-size.", {"sentence": says})
+    asked = _option(patient, "draft_tensor_parallel_size")
+    if asked is not None and asked not in (1, patient.tp):
+        says = f"speculative_draft_tensor_parallel_size={asked} cannot be other value than 1 or target model tensor_parallel_size"
+        yield Symptom(
+            f"The draft's tensor parallel size is {asked}, the model's {patient.tp}.", f"Use 1 or {patient.tp}.", {"sentence": says}
+        )
+
+
+def draft_heads(patient: Patient) -> Iterator[Symptom]:
+    draft, tp = patient.draft, patient.draft_tp
+    if draft and draft.heads and draft.heads % tp:
+        yield Symptom(
+            f"The draft's {draft.heads} attention heads cannot be divided by tensor parallel size {tp}.",
+            "Set speculative.draft-tensor-parallel-size to 1.",
+            {"sentence": f"Total number of attention heads ({draft.heads}) must be divisible by tensor parallel size ({tp})."},
+        )
+    elif draft and draft.kv_heads and draft.kv_heads % tp and tp % draft.kv_heads:
+        yield Symptom(
+            f"The draft's {draft.kv_heads} KV heads and tensor parallel size {tp}: neither divides the other.",
+            "Set speculative.draft-tensor-parallel-size to 1.",
+            {"sentence": "AssertionError"},
+        )
+
+
+def draft_hidden(patient: Patient) -> Iterator[Symptom]:
+    draft, target = patient.draft, patient.target
+    speculative = patient.spec.speculative
+    if speculative is None or speculative.method not in _EAGLE or not draft or not target or not target.hidden:
+        return
+    expects = draft.target_hidden or draft.hidden
+    if expects and expects != target.hidden:
+        yield Symptom(
+            f"The draft reads hidden states of size {expects}, the model gives {target.hidden}: it was made for another model.",
+            "Use the draft that belongs to this model.",
+        )
+
+
+def draft_vocabulary(patient: Patient) -> Iterator[Symptom]:
+    draft, target, speculative = patient.draft, patient.target, patient.spec.speculative
+    if not draft or not target or speculative is None or not draft.vocab or not target.vocab:
+        return
+    if draft.vocab != target.vocab and not _option(patient, "use_heterogeneous_vocab"):
+        separate = speculative.method == "draft_model"
+        yield Symptom(
+            f"The draft's vocabulary has {draft.vocab} ids, the model's {target.vocab}.",
+            "Use a draft with the model's tokenizer.",
+            {"draft": draft.vocab, "target": target.vocab},
+            severity=None if separate else "warning",
+        )
+
+
+def draft_aux_layers(patient: Patient) -> Iterator[Symptom]:
+    draft, target = patient.draft, patient.target
+    if draft is None or target is None or not draft.aux_layers or not target.layers:
+        return
+    beyond = [layer for layer in draft.aux_layers if not 0 <= layer <= target.layers]
+    if beyond or len(set(draft.aux_layers)) < len(draft.aux_layers):
+        yield Symptom(
+            f"The draft reads layers {list(draft.aux_layers)} of a model with {target.layers} layers: they must exist and differ.",
+            "Use the draft that belongs to this model.",
+        )
+
+
+def draft_length(patient: Patient) -> Iterator[Symptom]:
+    draft, needs = patient.draft, patient.settings.max_model_len
+    longest = max((case.workload.isl + case.workload.osl for case in patient.cases), default=0)
+    if draft and draft.max_length and needs and draft.max_length < min(needs, longest or needs):
+        yield Symptom(
+            f"The draft knows {draft.max_length} positions, requests grow to {min(needs, longest or needs)} tokens: "
+            "beyond that nothing is drafted.",
+            "Expect a lower acceptance length, or use a draft with a longer context.",
+        )
+
+
+def synthetic_acceptance(patient: Patient) -> Iterator[Symptom]:
+    method, length = _option(patient, "rejection_sample_method"), _option(patient, "synthetic_acceptance_length")
+    rates = _option(patient, "synthetic_acceptance_rates")
+    most = patient.spec_tokens + 1
+    if method != "synthetic":
+        if length is not None or rates is not None:
+            says = (
+                "synthetic_acceptance_rates / synthetic_acceptance_length are only valid with rejection_sample_method='synthetic'."
+            )
+            yield Symptom(
+                "A synthetic acceptance without its method.", "Set rejection_sample_method: synthetic.", {"sentence": says}
+            )
+        return
+    if patient.hardware.platform == "cpu":
+        says = "Synthetic acceptance not supported with CPU sampling"
+        yield Symptom("Synthetic acceptance does not work on the CPU.", "Use real drafts there.", {"sentence": says})
+    if (length is None) == (rates is None):
+        says = (
+            "rejection_sample_method='synthetic' requires exactly one of synthetic_acceptance_rates or synthetic_acceptance_length."
+        )
+        yield Symptom("Synthetic acceptance needs a length or rates, one of them.", "Give one.", {"sentence": says})
+    elif isinstance(length, int | float) and not 1 <= length <= most:
+        says = f"synthetic_acceptance_length must be in [1, {most}], got {length}."
+        yield Symptom(f"An acceptance length of {length} with {most - 1} draft tokens.", f"Use 1 to {most}.", {"sentence": says})
+
+
+def metrics_without_draft(patient: Patient) -> Iterator[Symptom]:
+    asked = patient.settings.word("per-request-spec-decode-metrics")
+    if asked not in (None, "none") and patient.spec.speculative is None:
+        yield Symptom("--per-request-spec-decode-metrics without a draft.", "Drop the flag from this recipe.")
+
+
+def sampling_with_draft(patient: Patient) -> Iterator[Symptom]:
+    if patient.spec.speculative is None:
+        return
+    for name in ("min_p", "logit_bias"):
+        if patient.settings.part("override-generation-config", name):
+            yield Symptom(
+                f"The server's default sampling has {name}, which does not go with speculative decoding: every request would fail.",
+                f"Drop {name} from override-generation-config.",
+                cases=tuple(case.id for case in patient.cases),
+            )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("draft-tokens", "draft tokens per step", "error", "seen on the CPU engine", "{sentence}", draft_tokens),
+    Rule("draft-tensor-parallel", "the draft's tensor parallel size", "error", "seen on the CPU engine", "{sentence}", draft_tp),
+    Rule(
+        "draft-heads-by-tp",
+        "the draft's heads divide by its tensor parallel size",
+        "error",
+        "seen on the CPU engine",
+        "{sentence}",
+        draft_heads,
+    ),
+    Rule(
+        "draft-hidden-size",
+        "a draft made for this model's hidden size",
+        "error",
+        "read in source",
+        "a shape mismatch while the draft's weights load",
+        draft_hidden,
+    ),
+    Rule(
+        "draft-vocabulary",
+        "draft and model share a vocabulary",
+        "error",
+        "seen on the CPU engine",
+        "Target and draft model should have the same vocabulary size. "
+        "Target model vocab_size={target}. Draft model vocab_size={draft}.",
+        draft_vocabulary,
+    ),
+    Rule("draft-aux-layers", "layers that an EAGLE3 draft reads exist and differ", "error", "read in source", "", draft_aux_layers),
+    Rule("draft-context", "the draft's context is as long as the requests", "warning", "read in source", "", draft_length),
+    Rule(
+        "synthetic-acceptance",
+        "synthetic acceptance is whole and in range",
+        "error",
+        "seen on the CPU engine",
+        "{sentence}",
+        synthetic_acceptance,
+    ),
+    Rule(
+        "draft-metrics-without-draft",
+        "draft metrics need a draft",
+        "error",
+        "seen on the CPU engine",
+        "--per-request-spec-decode-metrics requires speculative decoding to be enabled (via --speculative-config).",
+        metrics_without_draft,
+    ),
+    Rule(
+        "sampling-with-draft",
+        "no min_p or logit_bias with speculative decoding",
+        "error",
+        "read in source",
+        "The min_p and logit_bias sampling parameters are not yet supported with speculative decoding.",
+        sampling_with_draft,
+    ),
+)

@@ -1,0 +1,155 @@
+"""Rules about memory. A rule that stops a launch looks at the optimistic estimate: nothing but weights beside the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_gpubench.doctor.memory import GIB
+from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+
+_THIN = 0.05
+
+
+def utilization_range(patient: Patient) -> Iterator[Symptom]:
+    value = patient.settings.utilization
+    if not 0 < value <= 1:
+        sense = "less than or equal to 1" if value > 1 else "greater than 0"
+        yield Symptom(f"gpu-memory-utilization is {value}.", "Use a fraction above 0 and up to 1.", {"sense": sense})
+
+
+def free_memory(patient: Patient) -> Iterator[Symptom]:
+    free, total = patient.node.free_vram_gib, patient.node.vram_gib or patient.hardware.vram_gib
+    wanted = total * patient.settings.utilization
+    if free is not None and patient.hardware.platform != "cpu" and free < wanted:
+        yield Symptom(
+            f"{free:.1f} of {total:.1f} GiB are free on the fullest GPU, gpu-memory-utilization asks for {wanted:.1f}.",
+            "Free the GPU, or lower gpu-memory-utilization.",
+            {"free": f"{free:.2f}", "total": f"{total:.2f}", "util": patient.settings.utilization, "wanted": f"{wanted:.2f}"},
+        )
+
+
+def weights(patient: Patient) -> Iterator[Symptom]:
+    memory = patient.memory
+    if memory is None or patient.hardware.platform == "cpu" or memory.kv_gib_at_most > 0:
+        return
+    says = (
+        "torch.OutOfMemoryError: CUDA out of memory."
+        if memory.loaded_gib > memory.total_gib
+        else "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine."
+    )
+    yield Symptom(
+        f"About {memory.loaded_gib:.1f} GiB of weights per GPU, vLLM may use {memory.budget_gib:.1f} GiB.",
+        "Use more GPUs, a smaller format, or a higher gpu-memory-utilization.",
+        {"sentence": says},
+    )
+
+
+def one_request(patient: Patient) -> Iterator[Symptom]:
+    memory, length = patient.memory, patient.settings.max_model_len
+    if memory is None or length is None or memory.kv_gib_at_most <= 0 or not memory.exact_kv:
+        return
+    if memory.concurrency(length, at_most=True) < 1:
+        needed = memory.kv_bytes_per_token * length / memory.context_ranks / GIB
+        yield Symptom(
+            f"One request of {length} tokens needs {needed:.1f} GiB of KV cache, at most {memory.kv_gib_at_most:.1f} GiB are left.",
+            "Lower max-model-len, use more GPUs, or an fp8 KV cache.",
+            {"length": length, "needed": f"{needed:.2f}", "left": f"{memory.kv_gib_at_most:.2f}"},
+        )
+
+
+def thin_memory(patient: Patient) -> Iterator[Symptom]:
+    memory = patient.memory
+    if memory is None or patient.hardware.platform == "cpu" or memory.kv_gib_at_most <= 0:
+        return
+    if memory.kv_gib < _THIN * memory.budget_gib:
+        yield Symptom(
+            f"Beside {memory.loaded_gib:.1f} GiB of weights and about {memory.allowance_gib:.1f} GiB for the engine, "
+            f"{max(memory.kv_gib, 0.0):.1f} of {memory.budget_gib:.1f} GiB are left for the KV cache: the start may fail.",
+            "Raise gpu-memory-utilization, lower max-num-batched-tokens, or use more GPUs.",
+        )
+
+
+def requests_in_cache(patient: Patient) -> Iterator[Symptom]:
+    memory = patient.memory
+    if memory is None or memory.kv_gib <= 0 or not memory.exact_kv:
+        return
+    crowded = []
+    for case in patient.cases:
+        tokens = case.workload.isl + case.workload.osl
+        if memory.concurrency(tokens) < patient.conc_per_rank(case):
+            crowded.append((case, memory.concurrency(tokens)))
+    if crowded:
+        worst, fits = min(crowded, key=lambda item: item[1] / patient.conc_per_rank(item[0]))
+        yield Symptom(
+            f"The KV cache holds about {fits:.0f} requests of {worst.workload.isl + worst.workload.osl} tokens per data-parallel "
+            f"rank, {patient.conc_per_rank(worst)} are in flight: some may be preempted or wait.",
+            "Read preemptions and the queue in the result; use more GPUs, an fp8 KV cache, or a lower concurrency.",
+            cases=tuple(case.id for case, _ in crowded),
+        )
+
+
+def cpu_memory(patient: Patient) -> Iterator[Symptom]:
+    memory, available = patient.memory, patient.node.memory_gib
+    if memory is None or patient.hardware.platform != "cpu" or available is None:
+        return
+    ranks = patient.spec.topology.gpus
+    needed = (memory.loaded_gib + memory.kv_gib) * ranks
+    if needed > available:
+        yield Symptom(
+            f"Weights and VLLM_CPU_KVCACHE_SPACE take about {needed:.1f} GiB, the process may use {available:.1f} GiB.",
+            "Lower VLLM_CPU_KVCACHE_SPACE.",
+        )
+
+
+def cpu_cache_not_set(patient: Patient) -> Iterator[Symptom]:
+    flags = patient.settings.flags
+    sized = "VLLM_CPU_KVCACHE_SPACE" in patient.settings.environment or "kv-cache-memory-bytes" in flags
+    if patient.hardware.platform == "cpu" and not sized and "gpu-memory-utilization" not in flags:
+        yield Symptom(
+            "Without VLLM_CPU_KVCACHE_SPACE the CPU engine reserves 92% of the machine's memory for its cache.",
+            "Set env.VLLM_CPU_KVCACHE_SPACE to a few GiB.",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "utilization-range",
+        "gpu-memory-utilization is a fraction",
+        "error",
+        "seen on the CPU engine",
+        "Input should be {sense}",
+        utilization_range,
+    ),
+    Rule(
+        "free-memory",
+        "the GPUs are free enough",
+        "error",
+        "read in source",
+        "Free memory on device cuda:0 ({free}/{total} GiB) on startup is less than desired GPU memory utilization "
+        "({util}, {wanted} GiB).",
+        free_memory,
+    ),
+    Rule("weights-above-memory", "the weights leave room", "error", "read in source", "{sentence}", weights),
+    Rule(
+        "cache-below-one-request",
+        "the KV cache holds one request of max-model-len",
+        "error",
+        "read in source",
+        "To serve at least one request with the model's max seq len ({length}), ({needed} GiB KV cache is needed, "
+        "which is larger than the available KV cache memory ({left} GiB).",
+        one_request,
+    ),
+    Rule(
+        "thin-memory",
+        "more than 5% of the memory is left for the KV cache",
+        "warning",
+        "read in source",
+        "No available memory for the cache blocks.",
+        thin_memory,
+    ),
+    Rule(
+        "cache-below-concurrency", "the KV cache holds the requests in flight", "warning", "read in source", "", requests_in_cache
+    ),
+    Rule("cpu-memory", "weights and cache fit into main memory", "error", "read in source", "", cpu_memory),
+    Rule("cpu-cache-not-set", "the CPU engine's cache has a size", "warning", "read in source", "", cpu_cache_not_set),
+)

@@ -1,0 +1,95 @@
+"""Rules about MiniMax-M3: where it runs, and the sizes that its kernels are written for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+
+
+def minimax_m3_on_cpu(patient: Patient) -> Iterator[Symptom]:
+    if patient.target and patient.target.is_minimax_m3 and patient.hardware.platform == "cpu":
+        yield Symptom(
+            "MiniMax-M3 has no CPU kernels, whatever its size.",
+            "Use a Llama-like model on the CPU (gpubench demo-model makes one).",
+            {"architecture": patient.target.architecture or "MiniMaxM3SparseForConditionalGeneration"},
+        )
+
+
+def minimax_m3_text_config(patient: Patient) -> Iterator[Symptom]:
+    if patient.target and patient.target.model_type == "minimax_m3_text":
+        yield Symptom(
+            "The config.json is MiniMax-M3's bare text config; vLLM registers only the whole one.",
+            'Wrap it: {"model_type": "minimax_m3_vl", "text_config": {...}} with the architecture MiniMaxM3SparseForCausalLM.',
+        )
+
+
+def minimax_m3_shape(patient: Patient) -> Iterator[Symptom]:
+    target = patient.target
+    if target is None or target.sparse is None or not target.is_minimax_m3:
+        return
+    sparse = target.sparse
+    if target.head_dim != 128 or sparse.index_dim != 128 or sparse.block_size != 128:
+        yield Symptom(
+            f"MiniMax-M3's kernels are written for head, index and block sizes of 128, not {target.head_dim}, {sparse.index_dim}, "
+            f"{sparse.block_size}.",
+            "Use a config.json with these sizes at 128.",
+            {"sentence": "AssertionError"},
+        )
+    if sparse.index_heads != target.kv_heads:
+        yield Symptom(
+            f"{sparse.index_heads} index heads, but {target.kv_heads} KV heads: they must be equal.",
+            "Set sparse_num_index_heads to num_key_value_heads.",
+            {"sentence": "MinimaxM3QKVParallelLinearWithIndexer requires total_num_index_heads == total_num_kv_heads"},
+        )
+
+
+def nvfp4_cache(patient: Patient) -> Iterator[Symptom]:
+    kind, target = patient.settings.kv_cache_dtype, patient.target
+    if target is None or not target.is_minimax_m3 or not kind.startswith("nvfp4"):
+        return
+    topk = target.sparse.topk_blocks if target.sparse else 0
+    if kind != "nvfp4" or not patient.is_family(100) or topk not in (4, 8, 16, 32):
+        yield Symptom(
+            f"An NVFP4 KV cache ({kind}) for MiniMax-M3 needs a Blackwell datacenter GPU, not {patient.hardware.key}.",
+            "Use kv-cache-dtype fp8 or auto.",
+            {"kind": kind, "topk": topk},
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "nvfp4-cache-needs-blackwell",
+        "an NVFP4 KV cache for MiniMax-M3 on Blackwell only",
+        "error",
+        "read in source",
+        "MiniMax M3 sparse attention supports an NVFP4 KV cache only with the SM100 MSA backend (kv_cache_dtype={kind}, "
+        "topk_blocks={topk})",
+        nvfp4_cache,
+    ),
+    Rule(
+        "minimax-m3-on-cpu",
+        "no MiniMax-M3 on the CPU",
+        "error",
+        "seen on the CPU engine",
+        "Model architectures ['{architecture}'] failed to be inspected. Please check the logs for more details.",
+        minimax_m3_on_cpu,
+    ),
+    Rule(
+        "minimax-m3-text-config",
+        "MiniMax-M3's whole config.json",
+        "error",
+        "seen on the CPU engine",
+        "The checkpoint you are trying to load has model type `minimax_m3_text` but Transformers does not recognize this "
+        "architecture.",
+        minimax_m3_text_config,
+    ),
+    Rule(
+        "minimax-m3-shape",
+        "sizes that MiniMax-M3's kernels are written for",
+        "error",
+        "read in source",
+        "{sentence}",
+        minimax_m3_shape,
+    ),
+)

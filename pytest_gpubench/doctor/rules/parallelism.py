@@ -1,0 +1,287 @@
+"""Rules about dividing a model over GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+
+
+def heads_by_tp(patient: Patient) -> Iterator[Symptom]:
+    target, tp = patient.target, patient.tp
+    if target and target.heads and target.heads % tp:
+        yield Symptom(
+            f"{target.heads} attention heads cannot be divided by tensor parallel size {tp}.",
+            f"Use a tp that divides {target.heads}.",
+            {"heads": target.heads, "tp": tp},
+        )
+
+
+def kv_heads_by_tp(patient: Patient) -> Iterator[Symptom]:
+    target, tp = patient.target, patient.tp
+    if target and target.kv_heads and not target.latent_dim and target.kv_heads % tp and tp % target.kv_heads:
+        yield Symptom(
+            f"{target.kv_heads} KV heads and tensor parallel size {tp}: neither divides the other.",
+            f"Use a tp that divides {target.kv_heads} or is a multiple of it.",
+        )
+
+
+def vision_heads_by_tp(patient: Patient) -> Iterator[Symptom]:
+    target, tp = patient.target, patient.tp
+    if target and target.vision_heads and target.vision_heads % tp and patient.settings.word("mm-encoder-tp-mode") != "data":
+        yield Symptom(
+            f"The vision tower's {target.vision_heads} heads cannot be divided by tensor parallel size {tp}; "
+            "its constructor runs even with --language-model-only.",
+            f"Use a tp that divides {target.vision_heads}, or data-parallel attention (tensor parallel size 1).",
+            {"heads": target.vision_heads, "tp": tp},
+        )
+
+
+def experts_below_tp(patient: Patient) -> Iterator[Symptom]:
+    target, tp = patient.target, patient.tp
+    if target and target.is_moe and tp > target.experts:
+        yield Symptom(
+            f"Tensor parallel size {tp} is above the {target.experts} experts.",
+            f"Use tp {target.experts} or less.",
+            {"tp": tp, "experts": target.experts},
+        )
+
+
+def intermediate_by_tp(patient: Patient) -> Iterator[Symptom]:
+    target, tp = patient.target, patient.tp
+    if target is None or tp == 1:
+        return
+    widths = [("dense", target.dense_intermediate if target.dense_layers else 0), ("shared-expert", target.shared_intermediate)]
+    if target.is_moe and not patient.settings.expert_parallel:
+        widths.append(("expert", target.expert_intermediate))
+    for name, width in widths:
+        if width % tp:
+            yield Symptom(
+                f"The {name} intermediate size {width} cannot be divided by tensor parallel size {tp}.",
+                f"Use a tp that divides {width}.",
+                {"width": width, "tp": tp},
+            )
+
+
+def ep_without_experts(patient: Patient) -> Iterator[Symptom]:
+    if patient.settings.expert_parallel and patient.target and patient.target.layers and not patient.target.is_moe:
+        yield Symptom(
+            "Expert parallelism is asked for, but the model has no experts.",
+            "Drop ep (and dp-attn) from the row: the model is dense.",
+        )
+
+
+def ep_above_experts(patient: Patient) -> Iterator[Symptom]:
+    target, topology = patient.target, patient.spec.topology
+    ranks = patient.tp * topology.dp * topology.pcp
+    if patient.settings.expert_parallel and target and target.is_moe and ranks > target.experts:
+        yield Symptom(
+            f"{ranks} ranks share {target.experts} experts: some would have none.",
+            f"Use at most {target.experts} ranks.",
+        )
+
+
+def gpus_above_node(patient: Patient) -> Iterator[Symptom]:
+    topology = patient.spec.topology
+    if patient.hardware.platform == "cpu":
+        return
+    here = patient.node.gpus if patient.node.gpus is not None else patient.hardware.gpus_per_node
+    if topology.gpus > here:
+        where = "this node has" if patient.node.gpus is not None else f"a {patient.hardware.key} node has"
+        yield Symptom(
+            f"The server needs {topology.gpus} GPUs (tp {topology.tp} x pp {topology.pp} x pcp {topology.pcp}), {where} {here}.",
+            f"Use a row with at most {here} GPUs: servers over several nodes are not supported.",
+            {"world": patient.tp * topology.pp * topology.pcp, "gpus": here},
+        )
+
+
+def stages_above_layers(patient: Patient) -> Iterator[Symptom]:
+    target, pp = patient.target, patient.spec.topology.pp
+    if target and target.layers and pp > target.layers:
+        yield Symptom(f"{pp} pipeline stages for {target.layers} layers.", f"Use pp {target.layers} or less.")
+
+
+def eplb_needs_ep(patient: Patient) -> Iterator[Symptom]:
+    settings, topology = patient.settings, patient.spec.topology
+    if not settings.eplb:
+        return
+    if patient.hardware.platform == "cpu":
+        says = "Expert parallelism load balancing is only supported on CUDA devices or ROCm devices or XPU devices now."
+        yield Symptom("Expert load balancing does not run on the CPU.", "Drop enable-eplb.", {"sentence": says})
+    elif not settings.expert_parallel:
+        says = "enable_expert_parallel must be True to use EPLB."
+        yield Symptom(
+            "Expert load balancing without expert parallelism.", "Set ep in the row, or drop enable-eplb.", {"sentence": says}
+        )
+    elif patient.tp * topology.pcp * topology.dp <= 1:
+        says = f"EPLB requires tensor, prefill-context, or data parallelism, but got TP={patient.tp}, PCP=1, DP=1."
+        yield Symptom("Expert load balancing on a single rank.", "Drop enable-eplb.", {"sentence": says})
+
+
+def eplb_even_split(patient: Patient) -> Iterator[Symptom]:
+    target, settings, topology = patient.target, patient.settings, patient.spec.topology
+    ranks = patient.tp * topology.dp * topology.pcp
+    if settings.eplb and settings.expert_parallel and target and target.is_moe:
+        experts = target.experts + settings.redundant_experts
+        if experts % ranks:
+            yield Symptom(
+                f"{experts} experts (redundant ones included) cannot be spread evenly over {ranks} ranks.",
+                f"Choose num_redundant_experts so that the sum is a multiple of {ranks}.",
+                {"experts": experts, "ranks": ranks},
+            )
+
+
+def redundant_without_eplb(patient: Patient) -> Iterator[Symptom]:
+    count = patient.settings.redundant_experts
+    if count and not patient.settings.eplb:
+        yield Symptom(
+            f"{count} redundant experts without expert load balancing.",
+            "Set enable-eplb, or drop num_redundant_experts.",
+            {"count": count},
+        )
+
+
+def dcp_splits_tp(patient: Patient) -> Iterator[Symptom]:
+    tp, dcp, pcp = patient.tp, patient.spec.topology.dcp, patient.spec.topology.pcp
+    if pcp == 1 and tp % dcp:
+        says = f"tp_size={tp} must be divisible by dcp_size={dcp}."
+        yield Symptom(f"dcp {dcp} does not divide tensor parallel size {tp}.", f"Use a dcp that divides {tp}.", {"sentence": says})
+    elif pcp > 1 and dcp not in (1, pcp, tp * pcp):
+        valid = sorted({1, pcp, tp * pcp})
+        says = (
+            "When PCP is enabled, DCP must be disabled, span the PCP axis, or span the full TP x PCP axis. "
+            f"Got TP={tp}, PCP={pcp}, DCP={dcp}; valid DCP sizes are {valid}."
+        )
+        yield Symptom(f"dcp {dcp} does not go with pcp {pcp} and tp {tp}.", f"Use a dcp out of {valid}.", {"sentence": says})
+
+
+def dcp_needs_spare_heads(patient: Patient) -> Iterator[Symptom]:
+    target, tp, dcp = patient.target, patient.tp, patient.spec.topology.dcp
+    if dcp == 1 or target is None or not target.kv_heads or not target.heads or target.latent_dim:
+        return
+    kv_heads = target.kv_heads
+    most = tp // kv_heads
+    if tp <= kv_heads:
+        says = (
+            f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to be greater than the model's total "
+            f"number of KV heads ({kv_heads}). Increase `--tensor-parallel-size` or set `--decode-context-parallel-size 1`."
+        )
+        yield Symptom(f"dcp {dcp} needs a tp above the {kv_heads} KV heads, not {tp}.", "Raise tp or drop dcp.", {"sentence": says})
+    elif dcp > most:
+        says = (
+            f"`--decode-context-parallel-size` ({dcp}) exceeds the maximum supported value ({most}) for "
+            f"`--tensor-parallel-size` ({tp}) and {kv_heads} model KV heads."
+        )
+        yield Symptom(f"dcp {dcp} is above tp {tp} / {kv_heads} KV heads = {most}.", f"Use dcp {most} or less.", {"sentence": says})
+    elif target.heads // kv_heads % dcp:
+        says = (
+            f"The model's number of query heads per KV head ({target.heads // kv_heads}) must be divisible by "
+            f"`--decode-context-parallel-size` ({dcp}) for GQA/MQA."
+        )
+        yield Symptom(
+            f"dcp {dcp} does not divide the {target.heads // kv_heads} query heads per KV head.",
+            "Use another dcp.",
+            {"sentence": says},
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "heads-by-tp",
+        "attention heads divide by tensor parallel size",
+        "error",
+        "seen on the CPU engine",
+        "Total number of attention heads ({heads}) must be divisible by tensor parallel size ({tp}).",
+        heads_by_tp,
+    ),
+    Rule(
+        "kv-heads-by-tp",
+        "KV heads and tensor parallel size divide one another",
+        "error",
+        "read in source",
+        "AssertionError",
+        kv_heads_by_tp,
+    ),
+    Rule(
+        "vision-heads-by-tp",
+        "vision heads divide by tensor parallel size, also with --language-model-only",
+        "error",
+        "seen on a GPU",
+        "AssertionError: {heads} is not divisible by {tp}",
+        vision_heads_by_tp,
+    ),
+    Rule(
+        "experts-below-tp",
+        "no more tensor-parallel ranks than experts",
+        "error",
+        "read in source",
+        "Tensor parallel size {tp} is greater than the number of experts {experts}.",
+        experts_below_tp,
+    ),
+    Rule(
+        "intermediate-by-tp",
+        "intermediate sizes divide by tensor parallel size",
+        "error",
+        "read in source",
+        "AssertionError: {width} is not divisible by {tp}",
+        intermediate_by_tp,
+    ),
+    Rule(
+        "ep-without-experts",
+        "expert parallelism only with experts",
+        "error",
+        "seen on the CPU engine",
+        "Number of experts in the model must be greater than 0 when expert parallelism is enabled.",
+        ep_without_experts,
+    ),
+    Rule("ep-above-experts", "every expert-parallel rank has an expert", "warning", "read in source", "", ep_above_experts),
+    Rule(
+        "gpus-above-node",
+        "the server fits on one node",
+        "error",
+        "read in source",
+        "World size ({world}) is larger than the number of available GPUs ({gpus}) in this node.",
+        gpus_above_node,
+    ),
+    Rule("stages-above-layers", "no more pipeline stages than layers", "error", "read in source", "", stages_above_layers),
+    Rule(
+        "eplb-needs-ep",
+        "expert load balancing needs a GPU, expert parallelism and several ranks",
+        "error",
+        "seen on the CPU engine",
+        "{sentence}",
+        eplb_needs_ep,
+    ),
+    Rule(
+        "eplb-even-split",
+        "expert load balancing needs an even split",
+        "error",
+        "read in source",
+        "EPLB currently only supports even distribution of experts across ranks. Got {experts} experts and {ranks} EP ranks.",
+        eplb_even_split,
+    ),
+    Rule(
+        "redundant-without-eplb",
+        "redundant experts need expert load balancing",
+        "error",
+        "seen on the CPU engine",
+        "num_redundant_experts is set to {count} but EPLB is not enabled. Either enable EPLB or unset num_redundant_experts.",
+        redundant_without_eplb,
+    ),
+    Rule(
+        "dcp-splits-tp",
+        "decode context parallelism divides its group",
+        "error",
+        "seen on the CPU engine",
+        "{sentence}",
+        dcp_splits_tp,
+    ),
+    Rule(
+        "dcp-needs-spare-heads",
+        "decode context parallelism needs ranks that share a KV head",
+        "error",
+        "seen on the CPU engine",
+        "{sentence}",
+        dcp_needs_spare_heads,
+    ),
+)

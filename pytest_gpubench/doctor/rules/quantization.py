@@ -1,0 +1,183 @@
+"""Rules about quantized weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+
+_MIN_CAPABILITY: dict[str, int] = {
+    "awq": 75,
+    "awq_marlin": 75,
+    "auto_awq": 75,
+    "fp8": 75,
+    "fbgemm_fp8": 80,
+    "fp_quant": 100,
+    "modelopt": 80,
+    "modelopt_fp4": 75,
+    "modelopt_mxfp8": 80,
+    "mxfp8": 80,
+    "mxfp4": 80,
+    "gpt_oss_mxfp4": 80,
+    "experts_int8": 80,
+    "gptq": 60,
+    "gptq_marlin": 60,
+    "auto_gptq": 60,
+    "compressed-tensors": 70,
+    "quark": 70,
+    "torchao": 75,
+    "moe_wna16": 70,
+}
+_BFLOAT16_ONLY = ("mxfp8", "modelopt_mxfp8", "mxfp4", "gpt_oss_mxfp4", "fp_quant")
+_HALF = ("float16", "bfloat16", "half")
+_MX8 = ("mxfp8", "modelopt_mxfp8")
+
+
+def _method(patient: Patient) -> str:
+    return (patient.settings.quantization or (patient.target.quantization if patient.target else "")).lower()
+
+
+def _dtype(patient: Patient) -> str:
+    if patient.settings.dtype != "auto":
+        return patient.settings.dtype.removeprefix("torch.")
+    return patient.target.dtype if patient.target else ""
+
+
+def capability(patient: Patient) -> Iterator[Symptom]:
+    method, has = _method(patient), patient.hardware.compute_capability
+    needs = _MIN_CAPABILITY.get(method, 0)
+    if patient.hardware.platform == "cuda" and has and has < needs:
+        yield Symptom(
+            f"{method} weights need compute capability {needs / 10}, {patient.hardware.key} has {has / 10}.",
+            "Use weights of another format on this GPU.",
+            {"method": method, "needs": needs, "has": has},
+        )
+
+
+def activation_dtype(patient: Patient) -> Iterator[Symptom]:
+    method, dtype = _method(patient), _dtype(patient)
+    if method == "mxfp8" and patient.target is not None and not patient.target.quantization:
+        return  # quantized while loading: another path, which takes float16 as well
+    supported = ("bfloat16",) if method in _BFLOAT16_ONLY else _HALF
+    knows = method in _MIN_CAPABILITY and method not in ("compressed-tensors", "torchao")
+    if knows and dtype and dtype not in supported:
+        yield Symptom(
+            f"{method} weights work with {' or '.join(supported[:2])} activations, not {dtype}.",
+            "Set serve.dtype to bfloat16.",
+            {"method": method, "dtype": dtype},
+        )
+
+
+def contradicting_method(patient: Patient) -> Iterator[Symptom]:
+    asked, has = patient.settings.quantization, patient.target.quantization if patient.target else ""
+    families = (
+        {"awq", "awq_marlin", "auto_awq", "moe_wna16"},
+        {"gptq", "gptq_marlin", "auto_gptq", "moe_wna16"},
+        {"modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed", "mxfp8"},
+        {"mxfp4", "gpt_oss_mxfp4", "quark"},
+        {"fp8", "fbgemm_fp8", "deepseek_v4_fp8"},
+    )
+    if asked and has and asked != has and asked != "humming" and not any({asked, has} <= family for family in families):
+        yield Symptom(
+            f"--quantization {asked}, but the model's config.json says {has}.",
+            "Leave serve.quantization out: vLLM reads it from the model.",
+            {"has": has, "asked": asked},
+        )
+
+
+def mx_blocks(patient: Patient) -> Iterator[Symptom]:
+    target = patient.target
+    if target is None or not target.is_moe or _method(patient) not in _MX8:
+        return
+    ranks = 1 if patient.settings.expert_parallel else patient.tp
+    if target.hidden % 32:
+        says = f"MXFP8 MoE requires hidden_size divisible by 32, got {target.hidden}."
+        yield Symptom(
+            f"MXFP8 blocks are 32 wide, the hidden size is {target.hidden}.", "This checkpoint cannot be MXFP8.", {"sentence": says}
+        )
+    width = target.expert_intermediate // ranks
+    if target.expert_intermediate % ranks == 0 and width % 32:
+        says = f"MXFP8 MoE requires intermediate_size_per_partition divisible by 32, got {width}."
+        yield Symptom(
+            f"Cut over {ranks} ranks, an expert's intermediate size {target.expert_intermediate} leaves {width}, not n x 32.",
+            "Use a smaller tp, or expert parallelism, which does not cut experts.",
+            {"sentence": says},
+        )
+
+
+def marlin_hidden(patient: Patient) -> Iterator[Symptom]:
+    target = patient.target
+    asked = patient.settings.word("moe-backend")
+    if target is None or not target.is_moe or _method(patient) not in _MX8 or target.hidden % 128 == 0:
+        return
+    if asked == "marlin":
+        says = "No supported MXFP8 expert class for MARLIN: ..."
+        yield Symptom(f"Marlin needs a hidden size that 128 divides, not {target.hidden}.", "Drop moe-backend.", {"sentence": says})
+    elif patient.is_family(90) and asked in (None, "auto"):
+        says = "No MXFP8 MoE backends available."
+        yield Symptom(
+            f"On Hopper MXFP8 experts run through Marlin, which needs a hidden size that 128 divides, not {target.hidden}: "
+            "vLLM falls back to emulation or finds no backend.",
+            "Use a model whose hidden size is a multiple of 128.",
+            {"sentence": says},
+            severity="warning",
+        )
+
+
+def dummy_scales(patient: Patient) -> Iterator[Symptom]:
+    if patient.settings.load_format == "dummy" and patient.target and patient.target.quantization in _MX8 and patient.tp == 1:
+        yield Symptom(
+            "Dummy weights leave MXFP8 scales uninitialised: logits may be NaN.",
+            "Good for engine start and throughput only; for answers load real weights.",
+        )
+
+
+def dummy_scales_with_tp(patient: Patient) -> Iterator[Symptom]:
+    if patient.settings.load_format == "dummy" and patient.target and patient.target.quantization in _MX8 and patient.tp > 1:
+        yield Symptom(
+            f"Dummy MXFP8 weights with tensor parallel size {patient.tp}: the one such server that we saw died in its profiling "
+            "run, and its API server had to be killed; the cause is not established, so the outcome is unknown.",
+            "Keep a start deadline; use real weights, bf16 dummies, or data-parallel attention (which was seen to start).",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "quantization-capability",
+        "quantized weights that this GPU can compute with",
+        "error",
+        "read in source",
+        "The quantization method {method} is not supported for the current GPU. "
+        "Minimum capability: {needs}. Current capability: {has}.",
+        capability,
+    ),
+    Rule(
+        "quantization-dtype",
+        "activation types of the quantization method",
+        "error",
+        "seen on the CPU engine",
+        "torch.{dtype} is not supported for quantization method {method}. Supported dtypes: [torch.bfloat16]",
+        activation_dtype,
+    ),
+    Rule(
+        "quantization-contradiction",
+        "--quantization agrees with the model",
+        "error",
+        "seen on the CPU engine",
+        "Quantization method specified in the model config ({has}) does not match the quantization method specified in the "
+        "`quantization` argument ({asked}).",
+        contradicting_method,
+    ),
+    Rule("mxfp8-blocks", "MXFP8 experts cut into whole blocks of 32", "error", "read in source", "{sentence}", mx_blocks),
+    Rule("marlin-hidden-size", "Marlin's hidden size is a multiple of 128", "error", "read in source", "{sentence}", marlin_hidden),
+    Rule("dummy-mxfp8", "dummy MXFP8 weights have no scales", "note", "seen on a GPU", "", dummy_scales),
+    Rule(
+        "dummy-mxfp8-tensor-parallel",
+        "dummy MXFP8 weights over several ranks: seen to die, cause unknown",
+        "warning",
+        "seen on a GPU",
+        "Worker failed with error 'CUDA error: an illegal memory access was encountered",
+        dummy_scales_with_tp,
+        outcome_unknown=True,
+    ),
+)

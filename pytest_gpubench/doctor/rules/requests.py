@@ -1,0 +1,54 @@
+"""Rules about what the client will send, and about what the doctor does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+
+
+def chat_template(patient: Patient) -> Iterator[Symptom]:
+    if patient.chat_template is not False or "chat-template" in patient.settings.flags:
+        return
+    asking = tuple(case.id for case in patient.cases if case.workload.api == "chat" and case.workload.chat_template == "server")
+    if asking:
+        yield Symptom(
+            "The model's tokenizer has no chat template, and chat requests need one: every request would be refused.",
+            "Set serve.chat-template to a template file, or client.api to completions with chat-template none.",
+            cases=asking,
+        )
+
+
+def prefix_caching(patient: Patient) -> Iterator[Symptom]:
+    if patient.settings.flags.get("enable-prefix-caching") is not False:
+        yield Symptom(
+            "Prefix caching is on: prompts that share a beginning (the chat template, warm-up prompts) skip part of their prefill.",
+            "Set serve.enable-prefix-caching to false, unless the cache is what you measure.",
+        )
+
+
+def unknown_model(patient: Patient) -> Iterator[Symptom]:
+    speculative = patient.spec.speculative
+    names = [] if patient.target else [patient.spec.model]
+    if speculative and speculative.model and patient.draft is None:
+        names.append(speculative.model)
+    for name in names:
+        yield Symptom(
+            f"The config.json of {name} is not at hand: rules about its shape say nothing.",
+            "Fetch it (gpubench fetch) and ask again.",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "chat-template",
+        "a chat template for chat requests",
+        "error",
+        "read in source",
+        "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the "
+        "tokenizer does not define one.",
+        chat_template,
+    ),
+    Rule("prefix-caching", "prefix caching is off while prefill is measured", "note", "read in source", "", prefix_caching),
+    Rule("unknown-model", "the models' config.json are known", "note", "read in source", "", unknown_model, outcome_unknown=True),
+)

@@ -1,0 +1,274 @@
+"""The catalogue of known causes: what an engine's root-cause text looks like, who must act, and what to do.
+
+Patterns are matched against the root cause only (an exception's last lines, an argument parser's complaint, a loader's cry), never
+against the whole log: ordinary lines mention memory, ports and backends all the time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pytest_gpubench.domain.failures import FailureClass
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One known cause; ``frames`` must occur in the traceback, too, where it is given."""
+
+    name: str
+    failure_class: FailureClass
+    pattern: re.Pattern[str]
+    summary: str
+    remedy: str
+    frames: re.Pattern[str] | None = None
+
+
+def _cause(name: str, failure_class: FailureClass, pattern: str, summary: str, remedy: str, frames: str | None = None) -> Cause:
+    return Cause(name, failure_class, re.compile(pattern), summary, remedy, re.compile(frames) if frames else None)
+
+
+_OOM = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
+
+CAUSES: tuple[Cause, ...] = (
+    _cause(
+        "illegal-memory-access",
+        "engine",
+        r"illegal memory access|cudaErrorIllegalAddress",
+        "A GPU kernel of the engine read or wrote outside its memory.",
+        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel; try another attention, MoE or all-reduce backend.",
+    ),
+    _cause(
+        "device-assert",
+        "engine",
+        r"device-side assert triggered|misaligned address|CUDA error: unspecified launch failure",
+        "A GPU kernel of the engine failed an assertion.",
+        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel, then report it to vLLM.",
+    ),
+    _cause(
+        "no-kernel-image",
+        "engine",
+        r"no kernel image is available|PTX was compiled with an unsupported toolchain",
+        "The engine was not built for this GPU or driver.",
+        "Use a vLLM build for this GPU's compute capability, or a newer driver.",
+    ),
+    _cause(
+        "kv-cache-too-small",
+        "recipe",
+        r"No available memory for the cache blocks|larger than the available KV cache"
+        r"|max seq len .* is larger than the maximum number of tokens",
+        "The KV cache does not fit beside the weights.",
+        "Raise gpu-memory-utilization (on the CPU: VLLM_CPU_KVCACHE_SPACE), lower max-model-len, or use more GPUs.",
+    ),
+    _cause(
+        "gpu-memory-taken",
+        "infrastructure",
+        r"Free memory on device .* is less than desired|Free memory on device .* on startup is less",
+        "Part of the GPU's memory is taken, so the engine cannot have the share that it was given.",
+        "Find the other process (nvidia-smi), end it or wait; or lower gpu-memory-utilization.",
+    ),
+    _cause(
+        "out-of-memory-capture",
+        "recipe",
+        _OOM,
+        "The GPU ran out of memory while CUDA graphs were captured.",
+        "Lower max-cudagraph-capture-size or gpu-memory-utilization.",
+        r"capture_model|capture_graph|capture_cudagraph|_capture_|cudagraph_memory|CUDAGraph",
+    ),
+    _cause(
+        "out-of-memory-activation",
+        "recipe",
+        _OOM,
+        "The GPU ran out of memory in a forward pass.",
+        "Lower max-num-batched-tokens or max-num-seqs, or use more GPUs.",
+        r"profile_run|_dummy_run|execute_model|determine_available_memory|warm_?up",
+    ),
+    _cause(
+        "out-of-memory-weights",
+        "recipe",
+        _OOM,
+        "The GPU ran out of memory while the weights were loaded.",
+        "Use more GPUs (a larger TP or EP), a smaller precision, or free the GPU.",
+        r"load_model|load_weights|create_weights|initialize_model|process_weights",
+    ),
+    _cause(
+        "out-of-memory",
+        "recipe",
+        _OOM,
+        "The GPU ran out of memory.",
+        "Use more GPUs, or lower gpu-memory-utilization and batch sizes.",
+    ),
+    _cause(
+        "out-of-memory-host",
+        "infrastructure",
+        r"DefaultCPUAllocator: (?:can't|not enough)|\bMemoryError\b|Errno 12\]|[Cc]annot allocate memory",
+        "The host ran out of memory.",
+        "Free memory on the host or raise the job's memory limit; on the CPU engine lower VLLM_CPU_KVCACHE_SPACE.",
+    ),
+    _cause(
+        "no-common-block-size",
+        "recipe",
+        r"No common block size for",
+        "The attention backends of target and draft have no KV block size in common.",
+        "Set the draft's attention-backend (FLASH_ATTN serves block size 128), or change block-size.",
+    ),
+    _cause(
+        "page-size",
+        "recipe",
+        r"Unexpected FlashInfer page size",
+        "FlashInfer cannot serve the draft with this block size.",
+        "Set the draft's attention-backend to FLASH_ATTN.",
+    ),
+    _cause(
+        "backend-not-valid",
+        "recipe",
+        r"[Ss]elected backend .* is not valid|No valid attention backend found|No \w+ MoE backends? available",
+        "A backend that the recipe asks for cannot serve this model on this GPU.",
+        "Remove the backend from the recipe or choose one that the engine's message allows.",
+    ),
+    _cause(
+        "unsupported-architecture",
+        "recipe",
+        r"[Mm]odel architectures? .* (?:are not supported|failed to be inspected|is not supported)"
+        r"|does not recognize this architecture",
+        "This engine does not know the model's architecture.",
+        "Use an engine version that supports the model (`requires` in the recipe); the log may name a missing library.",
+    ),
+    _cause(
+        "too-few-gpus",
+        "infrastructure",
+        r"is larger than the number of available GPUs|[Ww]orld size .* (?:exceeds|is greater than) .*GPU"
+        r"|invalid device ordinal",
+        "The server needs more GPUs than it was given.",
+        "Use a node with enough free GPUs; look at CUDA_VISIBLE_DEVICES.",
+    ),
+    _cause(
+        "parallel-size",
+        "recipe",
+        r"is not divisible by|must be divisible by|not evenly divisible",
+        "A size of the model cannot be divided by the parallel size.",
+        "Choose a TP (or DP) size that divides heads, experts and widths of the model, vision tower and draft included.",
+    ),
+    _cause(
+        "gated-repo",
+        "recipe",
+        r"GatedRepoError|Access to model .* is restricted|Cannot access gated repo",
+        "The model's repository is gated.",
+        "Accept its licence on the hub with the account of your token, then run `gpubench fetch`.",
+    ),
+    _cause(
+        "corrupt-snapshot",
+        "infrastructure",
+        r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|Error while deserializing header",
+        "A weight file is damaged or incomplete.",
+        "Delete the snapshot from the hub cache and run `gpubench fetch` again.",
+    ),
+    _cause(
+        "tokenizer-missing",
+        "recipe",
+        r"(?:Can't load|Unable to load|Failed to load|Couldn't instantiate).{0,40}tokenizer",
+        "The model has no tokenizer that the engine can load.",
+        "Name one with `tokenizer:` under `serve`, or complete the model's folder.",
+    ),
+    _cause(
+        "chat-template-missing",
+        "recipe",
+        r"supplied chat template|chat template is no longer allowed|ChatTemplateResolutionError",
+        "The chat template cannot be found.",
+        "Give `chat-template` under `serve` the path of a template that exists.",
+    ),
+    _cause(
+        "missing-snapshot",
+        "infrastructure",
+        r"LocalEntryNotFoundError|IncompleteSnapshotError|OfflineModeIsEnabled|outgoing traffic has been disabled"
+        r"|Cannot find .* in the (?:disk )?cache"
+        r"|RepositoryNotFoundError|RevisionNotFoundError|Invalid repository ID or local directory"
+        r"|Can't load the configuration of|does not appear to have a file named"
+        r"|not a local folder and is not a valid model identifier|couldn't connect to .* to load|Cannot find any model weights",
+        "The model is not, or not completely, on this machine.",
+        "Run `gpubench fetch` where there is a network, or correct the model's name, path or revision.",
+    ),
+    _cause(
+        "port-in-use",
+        "infrastructure",
+        r"[Aa]ddress already in use|Errno 98\]",
+        "The port that was free a moment ago was taken by another process.",
+        "Run again; a server that stays on a fixed port has to be stopped first.",
+    ),
+    _cause(
+        "nccl-error",
+        "infrastructure",
+        r"NCCL error|nccl\w*Error|DistBackendError|NCCL WARN|ProcessGroupNCCL.*(?:timeout|Timeout)",
+        "The GPUs could not talk to each other (NCCL).",
+        "Run once with env NCCL_DEBUG=INFO; look at NVLink, shared memory (/dev/shm) and network interfaces of the node.",
+    ),
+    _cause(
+        "driver-error",
+        "infrastructure",
+        r"CUDA driver version is insufficient|no CUDA-capable device|CUDA driver initialization failed"
+        r"|system not yet initialized|NVMLError|Found no NVIDIA driver"
+        r"|Failed to infer device type|uncorrectable (?:ECC|NVLink)|devices?\(s\) is/are busy or unavailable"
+        r"|forward compatibility was attempted|GPU is lost",
+        "The GPU driver is missing, too old or broken.",
+        "Look at nvidia-smi and the kernel log of the node; take the node out of service until it is repaired.",
+    ),
+    _cause(
+        "jit-failure",
+        "engine",
+        r"[Nn]inja build failed|ninja: build stopped|(?:Could not find|not find) nvcc"
+        r"|nvcc fatal|nvcc not found|CalledProcessError.*(?:ninja|nvcc)|InvalidCxxCompiler"
+        r"|No such file or directory: '(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc)'|CppCompileError|Failed to find C compiler",
+        "A kernel could not be compiled on this machine.",
+        "Install the compiler that the message names (nvcc, ninja, g++), or an engine with its kernels built in.",
+    ),
+    _cause(
+        "missing-library",
+        "engine",
+        r"ModuleNotFoundError|ImportError|cannot open shared object file|undefined symbol",
+        "The engine's installation lacks a library.",
+        "Repair the engine's environment: install what the message names, in the version that this engine needs.",
+    ),
+    _cause(
+        "disk-full",
+        "infrastructure",
+        r"No space left on device|Errno 28\]",
+        "The disk is full.",
+        "Free space on the disk (caches, logs), then run again.",
+    ),
+    _cause(
+        "stale-file-handle",
+        "infrastructure",
+        r"Stale file handle|Errno 116\]",
+        "A network file system took a file away while it was read.",
+        "Run again; keep the model cache on a local disk if it happens often.",
+    ),
+    _cause(
+        "too-many-files",
+        "infrastructure",
+        r"Too many open files|Errno 24\]",
+        "The engine may not open as many files as it needs.",
+        "Raise the limit (ulimit -n 65536).",
+    ),
+    _cause(
+        "network",
+        "infrastructure",
+        r"Max retries exceeded|ConnectionError\b|ConnectTimeout|ReadTimeout|Temporary failure in name resolution"
+        r"|Connection reset by peer",
+        "The engine lost a network connection.",
+        "Run again; fetch models beforehand with `gpubench fetch`.",
+    ),
+    _cause(
+        "wrong-argument",
+        "recipe",
+        r"error: (?:unrecognized arguments|argument |the following arguments are required|ambiguous option)",
+        "The engine does not accept an argument of the recipe.",
+        "Correct the flag under `serve` (or in extra-args), or require an engine that knows it.",
+    ),
+    _cause(
+        "invalid-configuration",
+        "recipe",
+        r"validation errors? for \w*(?:Config|Args)\b",
+        "The engine rejects a value of its configuration.",
+        "Correct the value that the message names in the recipe.",
+    ),
+)

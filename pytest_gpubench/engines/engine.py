@@ -1,0 +1,109 @@
+"""A running engine, as tests, measurements and records see it; started by us or attached to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.engines import probe
+from pytest_gpubench.engines.classify import Ending, classify
+from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.process import ServerProcess, StopReport
+
+FATAL_GRACE = 1.0
+"""Seconds that an engine gets to finish its traceback after a fatal line."""
+
+
+@dataclass(slots=True)
+class Engine:
+    """One running server.
+
+    ``argv`` and ``env`` are what really started it, without secrets; both are empty where we attached to a server.
+    """
+
+    url: str
+    """``http://host:port``, for ``/health``, ``/metrics``, ``/tokenize``."""
+    api_key: str = field(repr=False)
+    served_name: str
+    facts: EngineFacts
+    attached: bool = False
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    log_path: Path | None = None
+    process: ServerProcess | None = field(default=None, repr=False)
+    _stopped: bool = False
+
+    @property
+    def base_url(self) -> str:
+        """``http://host:port/v1``, what OpenAI clients take."""
+        return f"{self.url}/v1"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's first process; None where we attached."""
+        return self.process.pid if self.process else None
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """Start-up phases by name, in seconds, in the order in which they happen."""
+        return {name: float(value) for name, value in self.facts.phases.items() if isinstance(value, int | float)}
+
+    def alive(self) -> Failure | None:
+        """None while the engine is well, else why it is not: an exit with any code, a fatal line, no health where we attached."""
+        if self._stopped:
+            return Failure("engine-stopped", "client", "The engine has been stopped already.")
+        if self.process is None:
+            status, _ = probe.get(f"{self.url}/health", self.api_key)
+            if status == 200:
+                return None
+            said = f"HTTP status {status}" if status else "no answer"
+            return Failure(
+                "engine-not-healthy",
+                "infrastructure",
+                f"The server at {self.url} is not healthy: {said}.",
+                remedy="Look at its log.",
+            )
+        return failure_of(self.process, serving=True)
+
+    def scrape(self) -> str:
+        """The text of ``/metrics`` now.
+
+        Raises:
+            BenchmarkError: with the engine's own failure, or if it does not answer within 30 s.
+        """
+        status, body = probe.get(f"{self.url}/metrics", self.api_key, timeout=30.0)
+        if status != 200:
+            raise BenchmarkError(
+                self.alive()
+                or Failure(
+                    "no-metrics",
+                    "engine",
+                    f"{self.url}/metrics gave {f'HTTP status {status}' if status else 'no answer within 30 s'}.",
+                    remedy="Speculative counters and token counts come from there: do not disable the engine's statistics.",
+                )
+            )
+        return body.decode("utf-8", "replace")
+
+    def stop(self) -> StopReport | None:
+        """Stop the whole process tree; never raises, may be called again. Does nothing where we attached (None)."""
+        self._stopped = True
+        return self.process.stop() if self.process else None
+
+
+def failure_of(process: ServerProcess, *, serving: bool) -> Failure | None:
+    """Why a server process is lost, or None while it is not. Takes up to `FATAL_GRACE` seconds, to let a traceback finish."""
+    if process.poll() is None and process.log.fatal is None:
+        return None
+    until = time.monotonic() + FATAL_GRACE
+    while process.poll() is None and time.monotonic() < until:
+        quiet = time.monotonic() - (process.log.last_output or 0.0)
+        if quiet > 0.4:
+            break
+        time.sleep(0.05)
+    code = process.poll()
+    if code is not None:
+        process.wait_drained(2.0)
+    return classify(process.log.lines(), Ending("fatal-line" if code is None else "exited", code, serving=serving))

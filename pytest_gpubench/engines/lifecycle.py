@@ -1,0 +1,256 @@
+"""Starting an engine and proving that the one that answers is the one we started."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.engines import probe
+from pytest_gpubench.engines.argv import CommandLine, is_secret_name, record_env, render
+from pytest_gpubench.engines.classify import Ending, classify
+from pytest_gpubench.engines.engine import Engine, failure_of
+from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.logsink import LogSink
+from pytest_gpubench.engines.process import ServerProcess
+from pytest_gpubench.engines.scrape import parse_metrics
+
+DEFAULT_START_TIMEOUT = 3600.0
+DEFAULT_STALL_TIMEOUT = 600.0
+_ATTEMPTS = 3
+_POLL = 0.2
+_CPU_IS_PROGRESS = 0.5
+_CPU_SHARE = 0.01
+_NOT_FOR_SERVERS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY")
+_RETRIED = ("port-in-use", "foreign-server")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How one launch of a server differs from its spec: everything of this run and this machine."""
+
+    command: tuple[str, ...]
+    """Prefix of the command line (see `render`); a spec's own ``command`` goes before it."""
+    log_path: Path
+    label: str = "engine"
+    """Start of the served name; six random hex digits follow, so that every launch has its own."""
+    cache_dir: str | None = None
+    """Hugging Face hub cache for the server."""
+    offline: bool = True
+    """Keep the server from the network: weights are fetched beforehand."""
+    host_env: Mapping[str, str] | None = None
+    """The environment to start from; the process's own by default."""
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    """Of the launch: ``CUDA_VISIBLE_DEVICES``, a cache root. Wins over the recipe."""
+    inherit_fds: tuple[int, ...] = ()
+    """Descriptors (leases) that the whole tree keeps open."""
+    start_timeout: float = DEFAULT_START_TIMEOUT
+    """Seconds from process start to ready."""
+    stall_timeout: float = DEFAULT_STALL_TIMEOUT
+    """Seconds without a new log line and without CPU time."""
+    port: int | None = None
+    """A fixed port; by default a free one is chosen, and another one if it is taken in between."""
+
+
+def start_engine(spec: ServerSpec, settings: EngineSettings) -> Engine:
+    """Start a server and return when it is ready: process alive, healthy, our name listed under our key.
+
+    Blocks for as long as the server needs. Whatever goes wrong, and on Ctrl-C, the whole process tree is stopped first.
+
+    Raises:
+        BenchmarkError: with the named cause, if the server does not become ready.
+        GpubenchError: if the spec cannot be rendered.
+    """
+    failure: Failure | None = None
+    attempts = _ATTEMPTS if settings.port is None else 1
+    for attempt in range(attempts):
+        try:
+            return _attempt(spec, settings, append=attempt > 0)
+        except BenchmarkError as error:
+            failure = error.failure
+            if failure.cause not in _RETRIED:
+                raise
+    if failure is None:
+        raise GpubenchError("no attempt was made to start the engine")
+    raise BenchmarkError(failure)
+
+
+def attach(base_url: str, *, api_key: str = "", model: str | None = None, timeout: float = 10.0) -> Engine:
+    """Use a server that somebody else runs: nothing is started or stopped, its identity is checked.
+
+    ``base_url`` may end in ``/v1``. ``model`` is the served name to use; it may be left out if the server serves only one.
+
+    Raises:
+        BenchmarkError: if nothing healthy answers there, the key is refused, or the name is not served.
+    """
+    url = base_url.rstrip("/").removesuffix("/v1")
+    if not url.startswith(("http://", "https://")):
+        raise GpubenchError(f"--gpubench-base-url {base_url!r} is not an address: it starts with http:// or https://.")
+    status, _ = probe.get(f"{url}/health", api_key or None, timeout)
+    if status != 200:
+        said = f"HTTP status {status}" if status else "no answer"
+        raise _attach_error("engine-not-healthy", f"{url}/health gave {said}.", "Start the server, or correct --gpubench-base-url.")
+    status, served = probe.models(url, api_key or None, timeout)
+    if status in (401, 403):
+        raise _attach_error("key-refused", f"The server at {url} refuses the API key.", "Set OPENAI_API_KEY to the server's key.")
+    if status != 200 or not served:
+        raise _attach_error(
+            "no-models", f"{url}/v1/models gave no list of models (HTTP status {status}).", "Is it an OpenAI-compatible server?"
+        )
+    if model is not None and model not in served:
+        raise _attach_error(
+            "wrong-model", f"The server at {url} serves {', '.join(served)}, not {model}.", "Correct the address or the recipe."
+        )
+    if model is None and len(served) > 1:
+        raise _attach_error(
+            "wrong-model", f"The server at {url} serves several models: {', '.join(served)}.", "Say which one is meant."
+        )
+    name = model or next(iter(served))
+    return Engine(url, api_key, name, _complete(EngineFacts(), url, api_key, name), attached=True)
+
+
+def free_port() -> int:
+    """A TCP port on the loopback interface that is free at this moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Engine:
+    served_name = f"{settings.label}-{secrets.token_hex(3)}"
+    api_key = secrets.token_urlsafe(24)
+    command = render(
+        spec, spec.command or settings.command, served_name=served_name, cache_dir=settings.cache_dir, offline=settings.offline
+    )
+    host_env = dict(os.environ if settings.host_env is None else settings.host_env)
+    env, ours = _environment(command, settings, host_env)
+    env["VLLM_API_KEY"] = api_key
+    port = settings.port or free_port()
+    argv = command.with_port(port)
+    hidden = [api_key, *(value for name, value in (host_env | env).items() if is_secret_name(name))]
+    log = LogSink(settings.log_path, hidden, append=append)
+    process = ServerProcess.start(argv, env, log, inherit_fds=settings.inherit_fds)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _await_ready(process, url, api_key, served_name, settings)
+        ready = time.monotonic() - process.started
+        process.calm()
+        facts = _complete(_with_marks(log, process, ready), url, api_key, served_name)
+    except BenchmarkError as error:
+        process.stop()
+        raise BenchmarkError(_with_log(error.failure, log)) from None
+    except BaseException:
+        process.stop()
+        raise
+    return Engine(
+        url, api_key, served_name, facts, argv=argv, env=record_env(env, ours), log_path=settings.log_path, process=process
+    )
+
+
+def _environment(
+    command: CommandLine, settings: EngineSettings, host_env: dict[str, str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The server's environment, and the names that we or the recipe put there."""
+    kept = {name: value for name, value in host_env.items() if name not in _NOT_FOR_SERVERS and not name.startswith("PYTEST_")}
+    added = command.resolve_env(host_env) | dict(settings.extra_env)
+    # Its own limit must not end a start that ours still allows.
+    added.setdefault(
+        "VLLM_ENGINE_READY_TIMEOUT_S", host_env.get("VLLM_ENGINE_READY_TIMEOUT_S", str(int(settings.start_timeout) + 60))
+    )
+    env = kept | added
+    for name in command.unset:
+        env.pop(name, None)
+    return env, tuple(added)
+
+
+def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: str, settings: EngineSettings) -> None:
+    progress = process.log.progress
+    cpu = 0.0
+    moved = checked = process.started
+    foreign = 0
+    while True:
+        failure = failure_of(process, serving=False)
+        if failure is not None:
+            if failure.cause != "port-in-use" and foreign:
+                failure = classify(process.log.lines(), Ending("foreign-server"))
+            raise BenchmarkError(failure)
+        who = probe.identity(url, api_key, served_name)
+        if who == "ready":
+            return
+        foreign = foreign + 1 if who == "foreign" else 0
+        now = time.monotonic()
+        if foreign > 2:
+            raise BenchmarkError(classify(process.log.lines(), Ending("foreign-server")))
+        if now - checked > 1.0:
+            checked, used = now, process.cpu_seconds()
+            # Idle event loops use a little, too.
+            if process.log.progress != progress or used - cpu > _CPU_IS_PROGRESS + _CPU_SHARE * (now - moved):
+                progress, cpu, moved = process.log.progress, used, now
+        ending: Ending | None = None
+        if now - process.started > settings.start_timeout:
+            ending = Ending("timeout", seconds=settings.start_timeout, answering=who == "unhealthy")
+        elif now - moved > settings.stall_timeout:
+            ending = Ending("stalled", seconds=settings.stall_timeout, answering=who == "unhealthy")
+        if ending is not None:
+            raise BenchmarkError(classify(process.log.lines(), ending))
+        time.sleep(_POLL)
+
+
+def _with_marks(log: LogSink, process: ServerProcess, ready: float) -> EngineFacts:
+    """Facts of the log with the phases that only the clock on our side can tell."""
+    facts = log.facts()
+    marks: dict[str, float] = {}
+    for name, moment in (("process_start", log.first_output), ("imports", log.first_engine_line)):
+        if moment is not None:
+            marks[name] = round(moment - process.started, 3)
+    return dataclasses.replace(facts, phases=FrozenMap({**marks, **facts.phases, "ready": round(ready, 3)}))
+
+
+def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str) -> EngineFacts:
+    """Facts completed by what the server answers; a question without an answer leaves its fact as it is."""
+    changes: dict[str, object] = {}
+    _, version = probe.get_json(f"{url}/version", api_key)
+    if isinstance(version, dict) and isinstance(version.get("version"), str):
+        changes["version"] = version["version"]
+    _, served = probe.models(url, api_key)
+    changes["served_names"] = tuple(served)
+    length = served.get(served_name, {}).get("max_model_len")
+    if isinstance(length, int):
+        changes["max_model_len"] = length
+    status, metrics = probe.get(f"{url}/metrics", api_key, timeout=30.0)
+    if status == 200:
+        labels = _cache_labels(metrics.decode("utf-8", "replace"))
+        changes["cache_config"] = FrozenMap(labels)
+        if labels.get("block_size", "").isdigit():
+            changes["block_size"] = int(labels["block_size"])
+        if labels.get("enable_prefix_caching") in ("True", "False"):
+            changes["enable_prefix_caching"] = labels["enable_prefix_caching"] == "True"
+        if facts.kv_cache_tokens is None and labels.get("kv_cache_size_tokens", "").isdigit():
+            changes["kv_cache_tokens"] = int(labels["kv_cache_size_tokens"])
+    return dataclasses.replace(facts, **changes)  # type: ignore[arg-type]
+
+
+def _cache_labels(text: str) -> dict[str, str]:
+    """Labels of ``vllm:cache_config_info`` (of the first engine)."""
+    try:
+        samples = parse_metrics(text).samples
+    except ValueError:
+        return {}
+    return next((dict(sample.labels) for sample in samples if sample.name == "vllm:cache_config_info"), {})
+
+
+def _with_log(failure: Failure, log: LogSink) -> Failure:
+    where = f"Whole log: {log.path}" if log.write_error is None else f"The log could not be written: {log.write_error}"
+    return dataclasses.replace(failure, remedy=f"{failure.remedy}\n{where}" if failure.remedy else where)
+
+
+def _attach_error(cause: str, summary: str, remedy: str) -> BenchmarkError:
+    return BenchmarkError(Failure(cause, "infrastructure" if cause == "engine-not-healthy" else "client", summary, remedy=remedy))

@@ -1,0 +1,113 @@
+"""The engine's ``/metrics`` page as frozen values, and waiting until the engine is idle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+
+RUNNING = "vllm:num_requests_running"
+WAITING = "vllm:num_requests_waiting"
+_SETTLING = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:request_success_total")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of the page."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    """Sorted by name."""
+    value: float
+    cumulative: bool
+    """Of a counter, histogram or summary: only its differences mean something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """The page at one moment, or the difference of two."""
+
+    samples: tuple[Sample, ...]
+
+    def total(self, name: str) -> float | None:
+        """The sum over all label sets (engines of a data-parallel server, say); None: the page has no such metric."""
+        values = [sample.value for sample in self.samples if sample.name == name]
+        return sum(values) if values else None
+
+    def by_label(self, name: str, label: str) -> dict[str, float]:
+        """The sums per value of a label, in the page's order; empty: no such metric, or it lacks the label."""
+        sums: dict[str, float] = {}
+        for sample in self.samples:
+            value = dict(sample.labels).get(label)
+            if sample.name == name and value is not None:
+                sums[value] = sums.get(value, 0.0) + sample.value
+        return sums
+
+    def since(self, before: Scrape) -> Scrape:
+        """What was counted between ``before`` and this scrape; gauges are left out, new label sets count from 0.
+
+        Raises:
+            ValueError: if a counter went backwards: the server was restarted in between.
+        """
+        old = {(sample.name, sample.labels): sample.value for sample in before.samples}
+        changes = []
+        for sample in self.samples:
+            if not sample.cumulative:
+                continue
+            change = sample.value - old.get((sample.name, sample.labels), 0.0)
+            if change < 0:
+                raise ValueError(f"{sample.name} went backwards by {-change:g}: the server was restarted between the two scrapes")
+            changes.append(Sample(sample.name, sample.labels, change, True))
+        return Scrape(tuple(changes))
+
+
+def parse_metrics(text: str) -> Scrape:
+    """Read a page in the Prometheus text format.
+
+    Raises:
+        ValueError: if it is not in that format.
+    """
+    samples = []
+    for family in text_string_to_metric_families(text):
+        cumulative = family.type in ("counter", "histogram", "summary")
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            samples.append(Sample(sample.name, labels, float(sample.value), cumulative and not sample.name.endswith("_created")))
+    return Scrape(tuple(samples))
+
+
+def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: float = 0.1) -> Scrape:
+    """Wait until no request runs or waits and the token counters of two scrapes agree; the second of them is returned.
+
+    ``fetch`` returns the text of ``/metrics``; what it raises passes through. Times are in seconds.
+
+    Raises:
+        BenchmarkError: if the page is not vLLM's, or the engine is not idle in time.
+    """
+    limit = time.monotonic() + timeout
+    previous: tuple[float | None, ...] | None = None
+    while True:
+        try:
+            scrape = parse_metrics(fetch())
+        except ValueError as error:
+            raise BenchmarkError(
+                Failure("metrics-unreadable", "engine", f"/metrics is not in Prometheus text format: {error}")
+            ) from error
+        running, waiting = scrape.total(RUNNING), scrape.total(WAITING)
+        if running is None or waiting is None:
+            summary = f"/metrics lacks {RUNNING if running is None else WAITING}, so nobody can tell whether the engine is idle"
+            raise BenchmarkError(
+                Failure("metrics-incomplete", "engine", summary, remedy="The server must be vLLM with log stats on.")
+            )
+        counted = tuple(scrape.total(name) for name in _SETTLING)
+        if running == 0 and waiting == 0 and counted == previous:
+            return scrape
+        previous = counted if running == 0 and waiting == 0 else None
+        if time.monotonic() > limit:
+            summary = f"the engine is not idle after {timeout:g} s: {running:g} requests running, {waiting:g} waiting"
+            raise BenchmarkError(Failure("server-not-idle", "engine", summary, remedy="Another client may be using the server."))
+        time.sleep(interval)

@@ -1,0 +1,298 @@
+"""Models fetched into the local Hugging Face cache: once per host, verified, with every failure named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.host.hub.failures import download_failure, is_transient
+from pytest_gpubench.host.hub.local import (
+    DEFAULT_REVISION,
+    Incomplete,
+    Snapshot,
+    default_cache_dir,
+    find_snapshot,
+    is_local_path,
+    is_offline,
+    repository_folder,
+)
+from pytest_gpubench.host.hub.locks import LockKind, repository_lock
+
+_DEFAULT_ENDPOINT = "https://huggingface.co"
+_UNSERVED = (
+    "original/*",
+    "onnx/*",
+    "*.onnx",
+    "*.gguf",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.tflite",
+    "coreml/*",
+    "openvino/*",
+    "*.pth",
+    "*.pt",
+)
+"""Copies of the weights in formats that the engines do not load by default."""
+_SPARE_BYTES = 64 << 20
+_PROGRESS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fetch is; ``total_bytes`` is 0 while another process holds the lock or the listing is on its way."""
+
+    model: str
+    done_bytes: int
+    total_bytes: int
+    waiting: bool = False
+    """Another process of this host is fetching the same repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """How hard to try, and where. ``endpoint`` None is the hub that ``HF_ENDPOINT`` names, else the public one."""
+
+    endpoint: str | None = None
+    attempts: int = 5
+    backoff: float = 2.0
+    """Seconds before the second attempt; doubled after each."""
+    lock: LockKind = "local"
+    lock_timeout: float = 4 * 3600.0
+    max_workers: int = 8
+
+
+def ensure_snapshot(
+    model: str,
+    revision: str | None = None,
+    *,
+    cache_dir: Path | None = None,
+    offline: bool | None = None,
+    tokenizer: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    settings: FetchSettings | None = None,
+) -> Snapshot:
+    """Make sure that a model is on this machine, whole; download it if need be.
+
+    What is there and complete is used as it is, without the network: a branch is not asked again whether it has moved.
+
+    Args:
+        model: ``org/name``, or a folder (then nothing is ever downloaded).
+        revision: branch, tag or commit; None is ``main``.
+        cache_dir: Hugging Face cache; None is the environment's.
+        offline: whether the network is forbidden; None is what ``HF_HUB_OFFLINE`` says.
+        tokenizer: whether the snapshot must hold a tokenizer.
+        on_progress: called about once a second from another thread while bytes arrive, and while waiting for the lock.
+
+    Raises:
+        BenchmarkError: class recipe for a model, revision or permission that is not there, infrastructure for network, disk and
+            weights that are missing offline.
+    """
+    settings = settings or FetchSettings()
+    cache = (cache_dir or default_cache_dir()).expanduser()
+    found = find_snapshot(model, revision, cache, tokenizer=tokenizer)
+    if isinstance(found, Snapshot):
+        return found
+    if is_local_path(model):
+        raise BenchmarkError(_folder_failure(found))
+    if is_offline() if offline is None else offline:
+        raise BenchmarkError(_offline_failure(found, revision, cache))
+    report = on_progress or (lambda _: None)
+    with repository_lock(
+        cache,
+        model,
+        kind=settings.lock,
+        timeout=settings.lock_timeout,
+        waiting=lambda: report(Progress(model, 0, 0, waiting=True)),
+    ):
+        found = find_snapshot(model, revision, cache, tokenizer=tokenizer)
+        if isinstance(found, Snapshot):
+            return found
+        return _fetch_with_retries(model, revision or DEFAULT_REVISION, cache, tokenizer, report, settings)
+
+
+def _fetch_with_retries(
+    model: str, revision: str, cache: Path, tokenizer: bool, report: Callable[[Progress], None], settings: FetchSettings
+) -> Snapshot:
+    endpoint = (settings.endpoint or os.environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINT).rstrip("/")
+    pause = settings.backoff
+    for attempt in range(1, settings.attempts + 1):
+        last = attempt == settings.attempts
+        try:
+            commit = _fetch_once(model, revision, cache, endpoint, report, settings)
+        except BenchmarkError:
+            raise
+        except Exception as error:  # the hub client passes on those of three libraries
+            if last or not is_transient(error):
+                raise BenchmarkError(download_failure(error, model, revision, str(cache), endpoint)) from error
+        else:
+            found = find_snapshot(model, commit, cache, tokenizer=tokenizer)
+            if isinstance(found, Snapshot):
+                _write_ref(repository_folder(cache, model), revision, commit)
+                return found
+            if last:
+                raise BenchmarkError(_still_incomplete(found, revision, endpoint))
+        time.sleep(pause)
+        pause *= 2
+    raise AssertionError("at least one attempt is made")
+
+
+def _fetch_once(
+    model: str, revision: str, cache: Path, endpoint: str, report: Callable[[Progress], None], settings: FetchSettings
+) -> str:
+    """One download of the commit that the revision names now; returns the commit."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    cache.mkdir(parents=True, exist_ok=True)
+    info = HfApi(endpoint=endpoint).model_info(model, revision=revision, files_metadata=True)
+    commit = str(info.sha)
+    sizes = _served_files({file.rfilename: file.size for file in info.siblings or []})
+    snapshot = repository_folder(cache, model) / "snapshots" / commit
+    missing = _drop_damaged(snapshot, sizes)
+    if missing:
+        _check_space(model, missing, cache)
+    with _progress_reports(model, repository_folder(cache, model) / "blobs", missing, report):
+        snapshot_download(
+            model,
+            revision=commit,
+            cache_dir=cache,
+            endpoint=endpoint,
+            allow_patterns=[_literal(name) for name in sizes],
+            max_workers=settings.max_workers,
+            tqdm_class=_silent_bar(),
+        )
+    return commit
+
+
+def _served_files(sizes: dict[str, int | None]) -> dict[str, int | None]:
+    """The files that a server may read: no foreign formats, and no ``*.bin`` where there are safetensors."""
+    unserved = [*_UNSERVED]
+    if any(name.endswith(".safetensors") for name in sizes):
+        unserved.append("*.bin")
+    return {name: size for name, size in sizes.items() if not any(fnmatch(name, pattern) for pattern in unserved)}
+
+
+def _literal(name: str) -> str:
+    """A file name as a pattern that matches it alone."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def _drop_damaged(snapshot: Path, sizes: dict[str, int | None]) -> int:
+    """Remove files of another length than the hub's, which the hub's client would keep; returns the bytes still missing."""
+    missing = 0
+    for name, size in sizes.items():
+        path = snapshot / name
+        if path.is_file() and (size is None or path.stat().st_size == size):
+            continue
+        missing += size or 0
+        if path.is_file():
+            path.resolve().unlink()
+        path.unlink(missing_ok=True)
+    return missing
+
+
+def _check_space(model: str, missing: int, cache: Path) -> None:
+    free = shutil.disk_usage(cache).free
+    if missing + _SPARE_BYTES > free:
+        raise BenchmarkError(
+            Failure(
+                "disk-full",
+                "infrastructure",
+                f"{model} needs {missing / 2**30:.1f} GiB more in {cache}, which has {free / 2**30:.1f} GiB free",
+                remedy="Free space, or choose another --gpubench-cache-dir.",
+            )
+        )
+
+
+@contextmanager
+def _progress_reports(model: str, blobs: Path, missing: int, report: Callable[[Progress], None]) -> Iterator[None]:
+    """Report the growth of a folder until the block ends; the folder and not the client's bars, which differ by version."""
+    before, done = _bytes_in(blobs), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_PROGRESS_SECONDS):
+            report(Progress(model, min(max(_bytes_in(blobs) - before, 0), missing), missing))
+
+    thread = threading.Thread(target=watch, name="gpubench-fetch-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        report(Progress(model, missing, missing))
+    finally:
+        done.set()
+        thread.join()
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    total += entry.stat().st_size
+                except OSError:
+                    continue
+    except OSError:
+        return total
+    return total
+
+
+def _silent_bar() -> type[Any]:
+    """The client's progress bar, never shown."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class SilentBar(tqdm):  # type: ignore[misc, unused-ignore]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = True
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call, unused-ignore]
+
+    return SilentBar
+
+
+def _write_ref(repository: Path, revision: str, commit: str) -> None:
+    """Record which commit a branch or tag is, after its files are there."""
+    if revision == commit:
+        return
+    path = repository / "refs" / revision
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_text(commit)
+    temporary.replace(path)
+
+
+def _folder_failure(found: Incomplete) -> Failure:
+    return Failure(
+        "model-folder-incomplete" if found.started else "model-folder-missing",
+        "recipe",
+        f"the model folder {found.model} cannot be served: {found.reason}",
+        remedy="Correct the recipe's model, or complete the folder.",
+    )
+
+
+def _offline_failure(found: Incomplete, revision: str | None, cache: Path) -> Failure:
+    at = f" at revision {revision}" if revision else ""
+    return Failure(
+        "weights-missing",
+        "infrastructure",
+        f"{found.model}{at} is not complete in {cache}, and HF_HUB_OFFLINE=1 forbids the download: {found.reason}",
+        remedy="Run gpubench fetch where the network is allowed, then run again.",
+    )
+
+
+def _still_incomplete(found: Incomplete, revision: str, endpoint: str) -> Failure:
+    return Failure(
+        "repository-incomplete",
+        "recipe",
+        f"{found.model} at revision {revision} was downloaded whole from {endpoint} and still cannot be served: {found.reason}",
+        remedy="Choose another revision or repository.",
+    )

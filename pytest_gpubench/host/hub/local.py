@@ -1,0 +1,200 @@
+"""What of a model is on this machine: reads a cache or a folder, never the network.
+
+Complete means that a server which starts now, offline, finds every file: the reference resolves, no link dangles, config.json is
+there, and every weight file has the length that its own header states.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DEFAULT_REVISION = "main"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model", "tiktoken.model")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_MAX_HEADER = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A complete model on this machine."""
+
+    model: str
+    """As the recipe writes it: ``org/name`` or a folder."""
+    path: Path
+    commit: str = ""
+    """40 hex digits; empty for a folder outside the cache, which has no revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """Why a model cannot be served from this machine, as part of a sentence: ``model.safetensors is missing``."""
+
+    model: str
+    reason: str
+    started: bool = False
+    """True where part of it is there, so a download broke off; False where nothing is."""
+
+
+def is_local_path(model: str) -> bool:
+    """Whether a model is named by folder: an existing folder, or written like a path."""
+    return model.startswith(("/", "./", "../", "~")) or model in (".", "..") or Path(model).is_dir()
+
+
+def default_cache_dir(env: Mapping[str, str] | None = None) -> Path:
+    """The hub cache that this environment names, by the hub's own rules."""
+    env = os.environ if env is None else env
+    if explicit := env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(explicit).expanduser()
+    if home := env.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    return Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+
+
+def is_offline(env: Mapping[str, str] | None = None) -> bool:
+    """Whether this environment forbids the network, by the hub's own rules."""
+    env = os.environ if env is None else env
+    return (env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def repository_folder(cache_dir: Path, repo: str) -> Path:
+    """Where a cache keeps a model repository (``org/name``)."""
+    return cache_dir / f"models--{repo.replace('/', '--')}"
+
+
+def find_snapshot(model: str, revision: str | None, cache_dir: Path, *, tokenizer: bool = False) -> Snapshot | Incomplete:
+    """Look for a model, complete, in the cache (or as a folder); reads files, changes nothing.
+
+    Args:
+        model: ``org/name``, or a folder.
+        revision: branch, tag or commit; None is ``main``. A folder has none.
+        cache_dir: the Hugging Face cache.
+        tokenizer: whether tokenizer files are expected (a target needs them, a draft does not).
+    """
+    if is_local_path(model):
+        folder = Path(model).expanduser()
+        reason = _missing_part(folder, tokenizer) if folder.is_dir() else f"there is no folder {folder}"
+        return Incomplete(model, reason, folder.is_dir()) if reason else Snapshot(model, folder)
+    repository = repository_folder(cache_dir, model)
+    if not repository.is_dir():
+        return Incomplete(model, f"it is not in the cache {cache_dir}")
+    commit = resolve_commit(repository, revision or DEFAULT_REVISION)
+    if commit is None:
+        return Incomplete(model, f"the cache {cache_dir} does not hold its revision {revision or DEFAULT_REVISION}")
+    snapshot = repository / "snapshots" / commit
+    if not snapshot.is_dir():
+        return Incomplete(model, f"the cache {cache_dir} knows its commit {commit[:12]} but holds no file of it", True)
+    reason = _missing_part(snapshot, tokenizer)
+    return Incomplete(model, f"{reason} (in {snapshot})", True) if reason else Snapshot(model, snapshot, commit)
+
+
+def resolve_commit(repository: Path, revision: str) -> str | None:
+    """The commit of a branch, tag or commit as the cache last saw it; None if it never did."""
+    if _COMMIT.fullmatch(revision):
+        return revision
+    if ".." in Path(revision).parts:
+        return None
+    try:
+        commit = (repository / "refs" / revision).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _missing_part(folder: Path, tokenizer: bool) -> str:
+    """What keeps a folder from being a complete model; empty if nothing does."""
+    try:
+        present = dict(_files(folder))
+        dangling = sorted(name for name, size in present.items() if size is None)
+        if dangling:
+            return f"{dangling[0]} is a link to a file that is gone"
+        if not present.get("config.json"):
+            return "config.json is missing"
+        _json(folder / "config.json")
+        weights = _weight_files(folder, present)
+        if not weights:
+            return "it holds no weights (no *.safetensors and no *.bin)"
+        for name in weights:
+            if problem := _weight_problem(folder / name, name, present.get(name)):
+                return problem
+        if tokenizer and not any(present.get(name) for name in _TOKENIZER_FILES):
+            return f"it holds no tokenizer ({', '.join(_TOKENIZER_FILES[:3])}, ...)"
+    except _UnreadableError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or folder} cannot be read: {error.strerror or error}"
+    return ""
+
+
+class _UnreadableError(Exception):
+    pass
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int | None]]:
+    """Relative name and size of every file; None as the size of a dangling link."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, _, names in os.walk(folder, onerror=fail):
+        for name in names:
+            path = Path(root, name)
+            try:
+                size: int | None = path.stat().st_size
+            except FileNotFoundError:
+                size = None
+            yield path.relative_to(folder).as_posix(), size
+
+
+def _weight_files(folder: Path, present: Mapping[str, int | None]) -> list[str]:
+    for index in _INDEXES:
+        if index in present:
+            weight_map = _json(folder / index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise _UnreadableError(f"{index} names no weights")
+            return sorted({str(shard) for shard in weight_map.values()})
+    at_top = [name for name in present if "/" not in name]
+    return sorted(name for name in at_top if name.endswith(".safetensors")) or sorted(
+        name for name in at_top if name.endswith(".bin")
+    )
+
+
+def _weight_problem(path: Path, name: str, size: int | None) -> str:
+    if size is None:
+        return f"{name} is missing"
+    if size == 0:
+        return f"{name} is empty"
+    if not name.endswith(".safetensors"):
+        return ""
+    expected = _stated_size(path, name)
+    return "" if expected == size else f"{name} holds {size} bytes of {expected}"
+
+
+def _stated_size(path: Path, name: str) -> int:
+    """The length of a safetensors file by its own header."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER:
+            raise _UnreadableError(f"{name} is not a safetensors file")
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            return 8 + length + max(map(int, ends), default=0)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise _UnreadableError(f"{name} has no readable safetensors header (a broken download)") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _UnreadableError(f"{path.name} is not JSON (a broken download)") from error
+    if not isinstance(value, dict):
+        raise _UnreadableError(f"{path.name} is not a JSON object")
+    return value

@@ -1,0 +1,82 @@
+"""One lock per cache and repository, so that a host downloads a model once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+
+LockKind: TypeAlias = Literal["local", "shared"]
+"""``local``: flock in a folder of this host, released by the kernel when its owner dies. ``shared``: a lock file inside the cache,
+for a cache that several hosts write over NFS."""
+
+_POLL_SECONDS = 2.0
+
+
+def lock_path(cache_dir: Path, repo: str, kind: LockKind) -> Path:
+    """Where the lock of a repository lies; the same for every spelling of the cache's path."""
+    name = repo.replace("/", "--")
+    if kind == "shared":
+        return cache_dir / ".locks" / "gpubench" / f"{name}.lock"
+    digest = hashlib.sha256(os.fsencode(cache_dir.resolve())).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"gpubench-{os.getuid()}" / "hub" / f"{name}-{digest}.lock"
+
+
+@contextmanager
+def repository_lock(
+    cache_dir: Path, repo: str, *, kind: LockKind = "local", timeout: float, waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Hold the lock of a repository.
+
+    Args:
+        timeout: seconds to wait for another process.
+        waiting: called every two seconds while another process holds it.
+
+    Raises:
+        BenchmarkError: infrastructure, if the lock cannot be had in time or at all.
+    """
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    path = lock_path(cache_dir, repo, kind)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if kind == "shared" else 0o700)
+        lock = SoftFileLock(path) if kind == "shared" else FileLock(path)
+        left = timeout
+        while True:
+            step = min(left, _POLL_SECONDS)
+            try:
+                lock.acquire(timeout=step)
+                break
+            except Timeout:
+                left -= step
+                if left <= 0:
+                    raise
+                waiting()
+    except Timeout as error:
+        raise BenchmarkError(
+            Failure(
+                "lock-timeout",
+                "infrastructure",
+                f"another process has held the download lock of {repo} for more than {timeout:.0f} s ({path})",
+                remedy="Wait for it, or delete that file if no process downloads.",
+            )
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise BenchmarkError(
+            Failure(
+                "lock-unusable",
+                "infrastructure",
+                f"the download lock of {repo} cannot be taken at {path}: {getattr(error, 'strerror', None) or error}",
+                remedy="Set TMPDIR to a local folder that can be written.",
+            )
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,178 @@
+"""From raw reads to a request record, after the clock has stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.load.requests import WireRequest
+from pytest_gpubench.load.transport import Exchange, Framing, parse_head
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Usage(_View):
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+
+class _Delta(_View):
+    model_config = ConfigDict(extra="allow")
+    role: str | None = None
+
+    def carries_text(self) -> bool:
+        """Whether there is content, reasoning or a tool call, under whatever name a server streams it."""
+        return any(bool(value) for value in (self.model_extra or {}).values())
+
+
+class _Choice(_View):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(_View):
+    """The part of ``ChatCompletionChunk`` and ``Completion`` that we read.
+
+    Not the OpenAI client's own types: validated, they refuse what vLLM adds (finish reasons), unvalidated they cost ten times more.
+    """
+
+    choices: list[_Choice] = []  # pydantic copies defaults
+    usage: _Usage | None = None
+    error: Any = None
+
+
+def body_pieces(framing: Framing, reads: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The body of a response as (stamp of the read in which the piece ended, bytes), transfer coding removed.
+
+    Raises:
+        ValueError: if the chunk framing is broken; an early end is not an error here.
+    """
+    data = b"".join(read for _, read in reads)
+    ends: list[int] = []
+    offset = 0
+    for _, read in reads:
+        offset += len(read)
+        ends.append(offset)
+    at, position = 0, framing.head_size
+    while position < len(data):
+        if framing.chunked:
+            line_end = data.find(b"\r\n", position)
+            if line_end < 0:
+                return
+            size = int(data[position:line_end].split(b";")[0], 16)
+            start, stop = line_end + 2, line_end + 2 + size
+            if size == 0 or stop > len(data):
+                return
+            position = stop + 2
+        else:
+            while ends[at] <= position:
+                at += 1
+            start, stop = position, min(ends[at], len(data))
+            position = stop
+        while ends[at] < stop:
+            at += 1
+        yield reads[at][0], data[start:stop]
+
+
+def events(pieces: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Server-sent events as (stamp, data); the stamp is that of the piece in which the event was completed."""
+    rest = b""
+    for stamp, piece in pieces:
+        text = rest + piece
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        *whole, rest = text.split(b"\n\n")
+        for block in whole:
+            lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+            if lines:
+                yield stamp, b"\n".join(lines)
+
+
+def record_of(request: WireRequest, exchange: Exchange) -> RequestRecord:
+    """The record of one exchange; everything that is wrong with it is in ``error``, the first cause wins."""
+    prompt = request.prompt
+    fields: dict[str, Any] = {
+        "index": prompt.index,
+        "phase": prompt.phase,
+        "request_id": request.request_id,
+        "asked_isl": prompt.isl,
+        "asked_osl": prompt.osl,
+        "due_ns": exchange.due_ns,
+        "send_ns": exchange.send_ns,
+        "end_ns": exchange.end_ns,
+        "error": exchange.error,
+    }
+    framing = _framing(exchange)
+    if framing is not None:
+        fields["status"] = framing.status
+        fields.update(_refusal(framing, exchange) if framing.status != 200 else _stream_fields(framing, exchange))
+    return RequestRecord(**{**fields, "error": exchange.error or fields["error"]})
+
+
+def _framing(exchange: Exchange) -> Framing | None:
+    try:
+        return parse_head(b"".join(read for _, read in exchange.reads)) if exchange.reads else None
+    except ValueError:  # no HTTP: the exchange's own error says so
+        return None
+
+
+def _refusal(framing: Framing, exchange: Exchange) -> dict[str, Any]:
+    body = b"".join(piece for _, piece in body_pieces(framing, exchange.reads)).decode("utf-8", "replace")
+    return {"error": f"HTTP status {framing.status}: {' '.join(body.split())[:300]}"}
+
+
+def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    stamps: list[int] = []
+    totals: list[int] = []
+    done = False
+    try:
+        for stamp, data in events(body_pieces(framing, exchange.reads)):
+            if data == b"[DONE]":
+                done = True
+                break
+            chunk = _Chunk.model_validate_json(data)
+            if chunk.error is not None:
+                found["error"] = f"the server reported an error in the stream: {_message(chunk.error)}"
+                break
+            _take(chunk, stamp, found, stamps, totals)
+    except (ValidationError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        found["error"] = f"malformed chunk after {len(stamps)} good ones: {reason}"
+    counted = len(totals) == len(stamps)
+    found.update(chunk_ns=tuple(stamps), chunk_tokens=tuple(totals) if counted else ())
+    if stamps:
+        found.update(first_token_ns=stamps[0], last_token_ns=stamps[-1])
+    if "error" not in found and not done:
+        found["error"] = "the stream ended without [DONE]"
+    if "error" not in found and not stamps:
+        found["error"] = "the stream carried no token"
+    return found
+
+
+def _take(chunk: _Chunk, stamp: int, found: dict[str, Any], stamps: list[int], totals: list[int]) -> None:
+    if chunk.usage is not None:
+        found["prompt_tokens"] = chunk.usage.prompt_tokens
+        found["completion_tokens"] = chunk.usage.completion_tokens
+    if not chunk.choices:
+        return
+    choice = chunk.choices[0]
+    if choice.finish_reason is not None:
+        found["finish_reason"] = choice.finish_reason
+    if chunk.usage is not None:  # cumulative: text may be empty in a chunk that carries tokens
+        if chunk.usage.completion_tokens > (totals[-1] if totals else 0):
+            stamps.append(stamp)
+            totals.append(chunk.usage.completion_tokens)
+    elif choice.text or (choice.delta is not None and choice.delta.carries_text()):
+        stamps.append(stamp)
+
+
+def _message(error: Any) -> str:
+    text = error.get("message", error) if isinstance(error, dict) else error
+    return " ".join(str(text).split())[:300]

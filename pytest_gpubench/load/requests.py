@@ -1,0 +1,130 @@
+"""Requests in the OpenAI client's own dialect, built and serialised before the clock starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import openai
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.domain.frozen import thaw
+from pytest_gpubench.load.plan import LoadPlan
+from pytest_gpubench.load.prompts import Prompt
+
+_TOKENIZE_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """A request as bytes, head and body."""
+
+    prompt: Prompt
+    request_id: str
+    wire: bytes
+
+
+class _Recorder(httpx2.AsyncBaseTransport):
+    """Takes requests instead of sending them, so that the client's public interface does the serialisation."""
+
+    def __init__(self) -> None:
+        self.wire = b""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        body = await request.aread()
+        head = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+        head += [b"%b: %b" % (name, value) for name, value in request.headers.raw]
+        self.wire = b"\r\n".join(head) + b"\r\n\r\n" + body
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=b"data: [DONE]\n\n", request=request)
+
+
+async def build_requests(
+    plan: LoadPlan, api_key: str, prompts: Sequence[Prompt], on_built: Callable[[], None] = lambda: None
+) -> list[WireRequest]:
+    """Serialise the requests of a phase with the OpenAI client: its types, headers and encoding, no retries, no proxies."""
+    recorder = _Recorder()
+    http = httpx2.AsyncClient(transport=recorder, trust_env=False)
+    built = []
+    async with openai.AsyncOpenAI(base_url=f"{plan.root}/v1", api_key=api_key or "none", max_retries=0, http_client=http) as client:
+        for prompt in prompts:
+            request_id = f"gpubench-{prompt.phase}-{prompt.index}"
+            headers = {"X-Request-Id": request_id, "Accept-Encoding": "identity"}
+            stream = await _create(client, plan, prompt, headers)
+            await stream.close()
+            built.append(WireRequest(prompt, request_id, recorder.wire))
+            on_built()
+    return built
+
+
+async def _create(client: openai.AsyncOpenAI, plan: LoadPlan, prompt: Prompt, headers: dict[str, str]) -> openai.AsyncStream[Any]:
+    workload = plan.workload
+    extra: dict[str, Any] = {"ignore_eos": workload.ignore_eos}
+    # continuous_usage_stats is vLLM's own; the client passes it through
+    usage: Any = {"include_usage": True, "continuous_usage_stats": True}
+    if workload.api == "completions":
+        return await client.completions.create(
+            model=plan.model,
+            prompt=prompt.text,
+            max_tokens=prompt.osl,
+            temperature=workload.temperature,
+            stream=True,
+            stream_options=usage,
+            extra_body=extra,
+            extra_headers=headers,
+        )
+    if workload.chat_template_kwargs:
+        extra["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
+    return await client.chat.completions.create(
+        model=plan.model,
+        messages=[{"role": "user", "content": prompt.text}],
+        max_completion_tokens=prompt.osl,
+        temperature=workload.temperature,
+        stream=True,
+        stream_options=usage,
+        extra_body=extra,
+        extra_headers=headers,
+    )
+
+
+class TokenCounter:
+    """Counts tokens of a text as the workload would send it, through the server's ``/tokenize``."""
+
+    def __init__(self, plan: LoadPlan, api_key: str) -> None:
+        self._plan = plan
+        timeout = httpx2.Timeout(_TOKENIZE_TIMEOUT, connect=plan.connect_timeout)
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx2.AsyncClient(base_url=plan.root, headers=headers, timeout=timeout, trust_env=False)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __call__(self, text: str) -> int:
+        """Tokens of a request with this text.
+
+        Raises:
+            BenchmarkError: if the server does not answer, or not with a count.
+        """
+        workload = self._plan.workload
+        body: dict[str, Any] = {"model": self._plan.model}
+        if workload.api == "completions":
+            body["prompt"] = text
+        else:
+            body["messages"] = [{"role": "user", "content": text}]
+            if workload.chat_template_kwargs:
+                body["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
+        try:
+            response = await self._http.post("/tokenize", json=body)
+        except httpx2.HTTPError as error:
+            summary = f"{self._plan.root}/tokenize did not answer: {type(error).__name__}: {error}"
+            raise BenchmarkError(Failure("tokenize-failed", "client", summary)) from error
+        if response.status_code != 200:
+            summary = f"{self._plan.root}/tokenize answered {response.status_code}, so prompts cannot be sized"
+            remedy = "The server must offer vLLM's /tokenize." if response.status_code == 404 else ""
+            raise BenchmarkError(Failure("tokenize-failed", "client", summary, (response.text[:500],), remedy))
+        try:
+            return int(response.json()["count"])
+        except (ValueError, KeyError, TypeError) as error:
+            summary = f"{self._plan.root}/tokenize answered without a count"
+            raise BenchmarkError(Failure("tokenize-failed", "client", summary, (response.text[:500],))) from error

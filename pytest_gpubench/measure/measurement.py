@@ -1,0 +1,105 @@
+"""What one workload on one launch measured: the type that gates, reports and records share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Something about the quality of a measurement that does not void it."""
+
+    code: str
+    """Stable kebab-case name: ``few-requests``, ``no-steady-state``, ``preemptions``, ``tokens-unchecked``."""
+    message: str
+    metrics: tuple[str, ...] = ()
+    """Metrics that are reported but must not be gated."""
+    hidden: tuple[str, ...] = ()
+    """The part of ``metrics`` that tables leave out as well: records keep them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts of requests and tokens."""
+
+    requests: int
+    """Measured requests."""
+    failed: int
+    """Failed requests, warm-up included."""
+    prompt_tokens: int
+    """Of the measured requests."""
+    output_tokens: int
+    """Of the measured requests."""
+    output_tokens_with_warmup: int
+    """Comparable with the engine's counter."""
+    engine_output_tokens: int | None
+    """Difference of ``vllm:generation_tokens_total``, idle to idle; None: the engine does not count."""
+    preemptions: int | None = None
+    prefix_cache_hits: int | None = None
+    """In tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """Speculative decoding by the engine's counters, idle to idle, warm-up included."""
+
+    drafts: int
+    draft_tokens: int
+    accepted_tokens: int
+    acceptance_per_position: tuple[float, ...] = ()
+    """Share of drafts whose token at the position was accepted, from the first position on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Metrics with what is needed to trust them."""
+
+    metrics: Mapping[str, float]
+    """By the names of ``domain.metrics.METRICS``; a metric that is undefined here is absent. Empty when there are problems."""
+    totals: Totals
+    problems: tuple[str, ...] = ()
+    """Reasons to fail before any statistics, one sentence each."""
+    flags: tuple[Flag, ...] = ()
+    drafting: Drafting | None = None
+    """None: the engine counted no drafts."""
+    send_lag_max: float = 0.0
+    """Seconds between the due time and the write of a request, the worst of the measured ones."""
+    client_cpu_share: float | None = None
+    """CPU seconds per second of the load generator within the measured window; near 1 it is the client that was measured."""
+    started_unix: float | None = None
+    """Wall-clock start of the measured window, seconds since 1970."""
+    client: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the measuring client."""
+
+    @property
+    def not_gated(self) -> frozenset[str]:
+        """Metrics that may be shown but not gated."""
+        return frozenset(name for flag in self.flags for name in flag.metrics)
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Metrics that rest on too few requests even to be shown."""
+        return frozenset(name for flag in self.flags for name in flag.hidden)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a record, without NaN."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Measurement:
+        """The inverse of ``to_json``, also after a trip through JSON text."""
+        drafting = plain["drafting"]
+        return cls(
+            **{
+                **plain,
+                "totals": Totals(**plain["totals"]),
+                "problems": tuple(plain["problems"]),
+                "flags": tuple(
+                    Flag(**{**flag, "metrics": tuple(flag["metrics"]), "hidden": tuple(flag["hidden"])}) for flag in plain["flags"]
+                ),
+                "drafting": drafting
+                and Drafting(**{**drafting, "acceptance_per_position": tuple(drafting["acceptance_per_position"])}),
+            }
+        )

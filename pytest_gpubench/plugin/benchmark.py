@@ -1,0 +1,181 @@
+"""The plugin object of a run that has recipes: it holds the run's state and adapts pytest's hooks to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+import pytest
+
+from pytest_gpubench.domain.cases import Case, RecipeBook
+from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.plugin import outcomes
+from pytest_gpubench.plugin.collection import Parameters, parameters_of, run_order
+from pytest_gpubench.plugin.planning import write_plan
+from pytest_gpubench.plugin.runner import CaseRunner
+from pytest_gpubench.plugin.servers import ServerPool
+from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.state import ASKED, BENCHMARK
+from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
+from pytest_gpubench.report.records import RunFolder
+from pytest_gpubench.report.terminal import summary_lines
+
+
+@dataclass
+class Benchmark:
+    """State of one run: recipes, launches, servers, results."""
+
+    settings: Settings
+    book: RecipeBook
+    parameters: Parameters
+    folder: RunFolder
+    servers: ServerPool
+    runner: CaseRunner
+    outcomes: list[outcomes.Outcome] = field(default_factory=list)
+    selected: tuple[int, int] = (0, 0)
+
+
+def activate(config: pytest.Config, settings: Settings) -> None:
+    """Load the recipes and take part in the run.
+
+    Raises:
+        pytest.UsageError: for options that cannot be met.
+    """
+    missing = [str(path) for path in settings.recipe_files if settings.recipes_named and not path.is_file()]
+    if missing:
+        raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
+    worker = getattr(config, "workerinput", None)
+    processes = getattr(config.option, "numprocesses", None)
+    if settings.exclusive and worker is None and processes and settings.plan is None and not settings.base_url and processes > 1:
+        raise pytest.UsageError(
+            f"-n {processes} would run servers side by side, which changes their numbers; "
+            "leave -n out, or allow it with --gpubench-exclusive=no"
+        )
+    book = load_recipes(settings.recipe_files, policy=settings.server_per)
+    if book.problems and processes:
+        raise pytest.UsageError(_problem_text(book))
+    launches = plan_launches(key for key, _ in book.servers)
+    folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
+    servers = ServerPool(settings, book, folder)
+    benchmark = Benchmark(settings, book, Parameters(book, launches), folder, servers, CaseRunner(settings, book, folder, servers))
+    config.stash[BENCHMARK] = benchmark
+    _register_marks(config, book)
+    _refuse_ambiguous_selection(config, book)
+    if settings.plan is not None:
+        config.option.collectonly = True
+    config.pluginmanager.register(_Hooks(benchmark), name="gpubench-benchmark")
+    config.add_cleanup(servers.close)
+    _end_cleanly_on_sigterm(config)
+
+
+def _register_marks(config: pytest.Config, book: RecipeBook) -> None:
+    known = {str(line).split(":")[0].split("(")[0].strip() for line in config.getini("markers")}
+    tags = dict.fromkeys(tag for case in book.cases for tag in case.tags)
+    for tag in tags:
+        if tag not in known:
+            config.addinivalue_line("markers", f"{tag}: benchmark cases of pytest-gpubench")
+
+
+def _refuse_ambiguous_selection(config: pytest.Config, book: RecipeBook) -> None:
+    keyword = config.option.keyword
+    found = find_ambiguity(keyword, book.cases) if keyword else None
+    if found is not None:
+        raise pytest.UsageError(str(found))
+
+
+def _end_cleanly_on_sigterm(config: pytest.Config) -> None:
+    """Let SIGTERM end the run as Ctrl-C does, so that servers are stopped: pytest itself dies at once."""
+    if getattr(signal, "SIGTERM", None) is None or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    main_process = os.getpid()
+
+    def interrupt(_number: int, _frame: object) -> None:
+        if os.getpid() == main_process:
+            raise KeyboardInterrupt("SIGTERM")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: the embedding program owns the signals
+        return
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, previous)
+
+    config.add_cleanup(restore)
+
+
+def _problem_text(book: RecipeBook) -> str:
+    count = len(book.problems)
+    head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
+    return "\n".join([head, *(f"  {problem}" for problem in book.problems)])
+
+
+class _Hooks:
+    """pytest's hooks, each a short adapter."""
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        self._benchmark = benchmark
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: object) -> None:
+        node.workerinput["gpubench_run"] = self._benchmark.folder.path.name  # type: ignore[attr-defined]
+
+    def pytest_report_header(self) -> list[str]:
+        book = self._benchmark.book
+        lines = [f"gpubench: {len(book.cases)} cases of {', '.join(book.files)}, one server per {book.policy}"]
+        if book.unsupported:
+            lines.append(f"gpubench: {len(book.unsupported)} entries are not supported (gpubench plan lists them)")
+        return lines
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+        positions = {item: index for index, item in enumerate(items)}
+        if ASKED in config.stash and self._benchmark.book.problems:
+            raise pytest.UsageError(_problem_text(self._benchmark.book))
+        yield
+        items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        found = [parameters for item in session.items if (parameters := parameters_of(item))]
+        cases: dict[str, Case] = {case.id: case for _, case in found if case}
+        servers: dict[Launch, None] = dict.fromkeys(launch for launch, _ in found if launch)
+        self._benchmark.selected = (len(cases), len({launch.server for launch in servers}))
+        if ASKED in session.config.stash:
+            outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
+        if self._benchmark.settings.plan is not None:
+            write_plan(self._benchmark.settings.plan, self._benchmark.settings, self._benchmark.book, list(cases.values()))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        found = parameters_of(item)
+        if found and found[0]:
+            self._benchmark.servers.refuse_failed(found[0])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        outcomes.attach(item, report)
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        outcomes.collect(report, self._benchmark.outcomes)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        return outcomes.status_of(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        session.exitstatus = outcomes.exit_status(session, self._benchmark.outcomes)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        rows = [outcome.row() for outcome in self._benchmark.outcomes if outcome.case and outcome.metrics]
+        if rows:
+            terminalreporter.section("gpubench")
+            for line in summary_lines(rows)[1:]:
+                terminalreporter.write_line(line)
+        if self._benchmark.folder.path.exists():
+            terminalreporter.write_line(f"\nrecords: {self._benchmark.folder.path}")

@@ -1,0 +1,135 @@
+"""Recipes to pytest items: parametrization, marks, selection guard and order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_gpubench.plugin.state import ASKED, find_benchmark
+
+if TYPE_CHECKING:
+    from pytest_gpubench.domain.cases import Case, RecipeBook
+    from pytest_gpubench.domain.specs import Launch, ServerSpec
+
+LAUNCH = "_gpubench_launch"
+CASE = "_gpubench_case"
+PARAMETERS = frozenset({LAUNCH, CASE})
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Give a test its launches and cases: both, launches only, or cases only."""
+    metafunc.config.stash[ASKED] = True
+    names = tuple(name for name in (LAUNCH, CASE) if name in metafunc.fixturenames)
+    benchmark = find_benchmark(metafunc.config)
+    if benchmark is None:
+        metafunc.config.pluginmanager.unregister(name="gpubench-no-recipes")
+        metafunc.config.pluginmanager.register(_NoRecipes(), name="gpubench-no-recipes")
+        metafunc.parametrize(names, [], indirect=True, scope="session")
+        return
+    metafunc.parametrize(names, benchmark.parameters.of(names), indirect=True, scope="session")
+
+
+class _NoRecipes:
+    """Ends a run whose tests ask for servers while no recipe file exists."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config) -> None:
+        raise pytest.UsageError(
+            f"no recipes.yaml in {config.rootpath}: write one with 'gpubench init', or name a file with --gpubench-recipes FILE"
+        )
+
+
+class Parameters:
+    """The parameter sets of a recipe book, built once and used for every test function."""
+
+    def __init__(self, book: RecipeBook, launches: Sequence[Launch]) -> None:
+        self._book = book
+        self._launches = launches
+        self._sets: dict[tuple[str, ...], list[Any]] = {}
+
+    def of(self, names: tuple[str, ...]) -> list[Any]:
+        """Parameter sets for ``(launch, case)``, ``(launch,)`` or ``(case,)``, in the order of the plan."""
+        if names not in self._sets:
+            self._sets[names] = list(self._build(names))
+        return self._sets[names]
+
+    def _build(self, names: tuple[str, ...]) -> list[Any]:
+        cases_of: dict[str, list[Case]] = {}
+        for case in self._book.cases:
+            cases_of.setdefault(case.server, []).append(case)
+        if names == (CASE,):
+            return [pytest.param(case, id=case.id, marks=case_marks(case)) for case in self._book.cases]
+        count: dict[str, int] = {}
+        for launch in self._launches:
+            count[launch.server] = count.get(launch.server, 0) + 1
+        sets: list[Any] = []
+        for launch in self._launches:
+            suffix = f":{launch.arm}{launch.index}" if launch.arm else f":launch{launch.index}" if count[launch.server] > 1 else ""
+            served = cases_of[launch.server]
+            if names == (LAUNCH,):
+                sets.append(pytest.param(launch, id=f"{launch.server}{suffix}", marks=server_marks(served)))
+            else:
+                sets += [pytest.param(launch, case, id=f"{case.id}{suffix}", marks=case_marks(case)) for case in served]
+        return sets
+
+
+def case_marks(case: Case) -> list[pytest.MarkDecorator]:
+    """Every tag as a mark, and one ``gpubench(...)`` mark with the case's fields."""
+    workload = case.workload
+    whole = pytest.mark.gpubench(**_server_fields(case), isl=workload.isl, osl=workload.osl, conc=workload.conc, case=case.id)
+    return [*(getattr(pytest.mark, tag) for tag in case.tags), whole]
+
+
+def server_marks(cases: Sequence[Case]) -> list[pytest.MarkDecorator]:
+    """Marks of a test that needs a server but no case: what the server's id says and all its cases have in common."""
+    first = cases[0]
+    words = set(first.server.split("-"))
+    common = [tag for tag in first.tags if tag in words and all(tag in case.tags for case in cases)]
+    return [*(getattr(pytest.mark, tag) for tag in common), pytest.mark.gpubench(**_server_fields(first))]
+
+
+def _server_fields(case: Case) -> dict[str, Any]:
+    identity, topology = case.identity, case.topology
+    return {
+        "recipe": case.recipe,
+        "model": identity.model,
+        "hardware": identity.hardware,
+        "precision": identity.precision,
+        "framework": identity.framework,
+        "spec": identity.spec,
+        "tp": topology.tp,
+        "ep": topology.ep,
+        "dp_attn": topology.dp_attn,
+        "server": case.server,
+    }
+
+
+def parameters_of(item: pytest.Item) -> tuple[Launch | None, Case | None] | None:
+    """Launch and case of one of our items; None for an item that asks for neither."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or PARAMETERS.isdisjoint(callspec.params):
+        return None
+    return callspec.params.get(LAUNCH), callspec.params.get(CASE)
+
+
+def run_order(items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positions: dict[pytest.Item, int]) -> list[pytest.Item]:
+    """Other tests first, then servers by GPU count, largest first, each server's items together; tests without a server last."""
+    first_seen: dict[str, int] = {}
+    for item in items:
+        found = parameters_of(item)
+        if found and found[0]:
+            first_seen.setdefault(found[0].server, positions[item])
+
+    def rank(item: pytest.Item) -> tuple[int, int, int, str, int, int]:
+        found = parameters_of(item)
+        if found is None:
+            return 0, 0, 0, "", 0, positions[item]
+        launch = found[0]
+        if launch is None:
+            return 2, 0, 0, "", 0, positions[item]
+        gpus = specs[launch.server].topology.gpus
+        return 1, -gpus, first_seen[launch.server], launch.arm, launch.index, positions[item]
+
+    return sorted(items, key=rank)

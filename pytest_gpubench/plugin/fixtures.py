@@ -1,0 +1,104 @@
+"""The fixtures. Bodies import what they need: declaring them costs nothing in a run without recipes.
+
+Our own code uses only the ``_gpubench_*`` names; the public ones are aliases, so that a user's fixture named ``engine`` or ``case``
+stays the user's and breaks nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gpubench.plugin.state import benchmark_of
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+    from pytest_gpubench.domain.cases import Case
+    from pytest_gpubench.domain.specs import Launch
+    from pytest_gpubench.domain.verdicts import Verdict
+    from pytest_gpubench.engines.engine import Engine
+    from pytest_gpubench.engines.expectations import EngineCheck
+    from pytest_gpubench.measure.measurement import Measurement
+
+
+@pytest.fixture(scope="session")
+def _gpubench_launch(request: pytest.FixtureRequest) -> Launch:
+    launch: Launch = request.param
+    return launch
+
+
+@pytest.fixture(scope="session")
+def _gpubench_case(request: pytest.FixtureRequest) -> Case:
+    case: Case = request.param
+    return case
+
+
+@pytest.fixture(scope="session")
+def _gpubench_engine(pytestconfig: pytest.Config, _gpubench_launch: Launch) -> Iterator[Engine]:
+    with benchmark_of(pytestconfig).servers.running(_gpubench_launch) as running:
+        yield running
+
+
+@pytest.fixture
+def _gpubench_engine_check(pytestconfig: pytest.Config, _gpubench_launch: Launch, _gpubench_engine: Engine) -> EngineCheck:
+    return benchmark_of(pytestconfig).servers.check(_gpubench_launch)
+
+
+@pytest.fixture
+def _gpubench_measure(request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case) -> Callable[[], Measurement]:
+    runner = benchmark_of(request.config).runner
+    return lambda: runner.measure(
+        request.node, _gpubench_launch, _gpubench_case, lambda: request.getfixturevalue("_gpubench_engine")
+    )
+
+
+@pytest.fixture
+def _gpubench_gate(
+    request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case
+) -> Callable[[Measurement], Verdict]:
+    runner = benchmark_of(request.config).runner
+    return lambda measurement: runner.judge(request.node, _gpubench_launch, _gpubench_case, measurement)
+
+
+@pytest.fixture(scope="session")
+def engine(_gpubench_engine: Engine) -> Engine:
+    """The running server of this test, with its facts (URL, version, backends, KV cache size, start-up phases)."""
+    return _gpubench_engine
+
+
+@pytest.fixture(scope="session")
+def case(_gpubench_case: Case) -> Case:
+    """The case: recipe, topology and workload."""
+    return _gpubench_case
+
+
+@pytest.fixture
+def measure(_gpubench_measure: Callable[[], Measurement]) -> Callable[[], Measurement]:
+    """``measure()`` runs the case once on this launch, writes its record and returns the measurement."""
+    return _gpubench_measure
+
+
+@pytest.fixture
+def gate(_gpubench_gate: Callable[[Measurement], Verdict]) -> Callable[[Measurement], Verdict]:
+    """``gate(measurement)`` judges it: FAIL fails the test, INCONCLUSIVE and INVALID are reported as skipped with the reason."""
+    return _gpubench_gate
+
+
+@pytest.fixture(scope="session")
+def client(_gpubench_engine: Engine) -> Iterator[OpenAI]:
+    """A plain OpenAI client of the engine, without retries."""
+    import openai
+
+    with openai.OpenAI(base_url=_gpubench_engine.base_url, api_key=_gpubench_engine.api_key, max_retries=0) as plain:
+        yield plain
+
+
+@pytest.fixture
+def async_client(_gpubench_engine: Engine) -> AsyncOpenAI:
+    """A plain asynchronous OpenAI client of the engine, without retries; close it in the test's own event loop."""
+    import openai
+
+    return openai.AsyncOpenAI(base_url=_gpubench_engine.base_url, api_key=_gpubench_engine.api_key, max_retries=0)

@@ -1,0 +1,88 @@
+"""Command-line options and their ini twins. Imported in every pytest run, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_gpubench.domain.policies import SHARING_POLICIES
+
+RECIPE_FILE = "recipes.yaml"
+DEFAULT_RESULTS = "results"
+DEFAULT_START_TIMEOUT_S = 3600.0
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every option in one group, with an ini twin for the standing ones."""
+    group = parser.getgroup("gpubench", "LLM serving benchmarks (pytest-gpubench)")
+    group.addoption(
+        "--gpubench-recipes",
+        action="append",
+        metavar="FILE",
+        help="recipe file, repeatable (default: recipes.yaml of the root folder, if it exists)",
+    )
+    group.addoption(
+        "--gpubench-runner",
+        metavar="LABEL",
+        help="this host is the runner LABEL: a case for it whose hardware is missing fails instead of being skipped",
+    )
+    group.addoption(
+        "--gpubench-plan",
+        metavar="FILE",
+        help="collect only, and write the selected cases and servers with their command lines as JSON",
+    )
+    group.addoption(
+        "--gpubench-server-per",
+        choices=SHARING_POLICIES,
+        help="what shares a server: all points of a parallelism (default), of a shape (ISL/OSL), or one server per point",
+    )
+    group.addoption("--gpubench-results", metavar="DIR", help=f"folder of result records (default: {DEFAULT_RESULTS})")
+    group.addoption(
+        "--gpubench-base-url",
+        metavar="URL",
+        help="measure a server that runs already (key from OPENAI_API_KEY); nothing is started or stopped",
+    )
+    group.addoption(
+        "--gpubench-vllm-command",
+        metavar="COMMAND",
+        help="how to start the engine (default: this interpreter's vLLM, else 'vllm serve')",
+    )
+    group.addoption("--gpubench-cache-dir", metavar="DIR", help="Hugging Face cache (default: that of huggingface_hub)")
+    group.addoption(
+        "--gpubench-start-timeout",
+        metavar="SECONDS",
+        type=float,
+        help=f"deadline for a server's start (default: {DEFAULT_START_TIMEOUT_S:.0f} s)",
+    )
+    group.addoption(
+        "--gpubench-exclusive",
+        choices=("yes", "no"),
+        help="one server at a time on this host (default: yes); needed for numbers that are compared",
+    )
+    group.addoption(
+        "--gpubench-ignore-findings",
+        action="append",
+        metavar="RULE",
+        default=[],
+        help="doctor rule whose errors do not stop a case, repeatable",
+    )
+    parser.addini("gpubench_recipes", "recipe files (one a line)", type="linelist")
+    parser.addini("gpubench_results", "folder of result records", default="")
+    parser.addini("gpubench_vllm_command", "how to start the engine", default="")
+    parser.addini("gpubench_cache_dir", "Hugging Face cache", default="")
+    parser.addini("gpubench_start_timeout", "deadline for a server's start, in seconds", default="")
+    parser.addini("gpubench_server_per", "what shares a server: parallelism, shape or point", default="")
+
+
+def recipe_files(config: pytest.Config) -> tuple[tuple[Path, ...], bool]:
+    """Files to load, and whether they were asked for by name (a missing one is then an error)."""
+    root = config.rootpath
+    given = config.getoption("gpubench_recipes")
+    if given:
+        return tuple(Path(config.invocation_params.dir, name) for name in given), True
+    listed: list[str] = config.getini("gpubench_recipes")
+    if listed:
+        return tuple(root / name for name in listed), True
+    default = root / RECIPE_FILE
+    return ((default,), False) if default.is_file() else ((), False)

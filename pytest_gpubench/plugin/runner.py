@@ -1,0 +1,144 @@
+"""Runs a case: idle, load, idle, measurement, record, verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import pytest
+
+from pytest_gpubench.domain.cases import Case, RecipeBook
+from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.domain.verdicts import Status, Verdict
+from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.engines.scrape import wait_idle
+from pytest_gpubench.gate.limits import judge
+from pytest_gpubench.load.plan import LoadPlan
+from pytest_gpubench.load.run import run_load
+from pytest_gpubench.measure.compute import compute
+from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.plugin.outcomes import RESULT, raise_verdict
+from pytest_gpubench.plugin.servers import ServerPool
+from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, fingerprint, plain, write_record, write_requests
+
+IDLE_TIMEOUT_S = 60.0
+
+
+class CaseRunner:
+    """Measures cases on engines and writes their records."""
+
+    def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder, servers: ServerPool) -> None:
+        self._settings = settings
+        self._book = book
+        self._folder = folder
+        self._servers = servers
+        self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
+
+    def measure(self, item: pytest.Item, launch: Launch, case: Case, get_engine: Callable[[], Engine]) -> Measurement:
+        """One measurement of the case on this launch; the record is on disk before this returns or fails."""
+        if not case.runnable:
+            pytest.skip(f"not runnable: {case.why_not}")
+        engine = get_engine()
+        record = self._new_record(launch, case, engine)
+        try:
+            measurement = self._run(launch, case, engine)
+        except BenchmarkError as error:
+            if not engine.attached and engine.alive() is not None:
+                self._servers.mark_failed(launch, error.failure)
+            self._fail(item, launch, case, record, error.failure)
+        except KeyboardInterrupt:
+            record["failure"] = Failure("interrupted", "client", "the run was interrupted while this case was measured")
+            self._write(launch, case, record)
+            raise
+        record |= {"metrics": measurement.metrics, "measurement": measurement.to_json()}
+        if measurement.problems:
+            summary, *others = measurement.problems
+            self._fail(item, launch, case, record, Failure("measurement-refused", "engine", summary, tuple(others)))
+        self._write(launch, case, record)
+        self._tell(item, measurement, {})
+        return measurement
+
+    def judge(self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement) -> Verdict:
+        """Verdict of a measurement; raises pytest's failure or skip where it is not PASS or UNGATED."""
+        gated = {name: value for name, value in measurement.metrics.items() if name not in measurement.not_gated}
+        verdict = judge(case.gates, gated)
+        record = self._records[launch, case.id]
+        record["verdict"] = verdict
+        self._write(launch, case, record)
+        note = verdict.reason if verdict.status not in (Status.PASS, Status.UNGATED) else ""
+        self._tell(item, measurement, {"verdict": verdict.status.value, "note": note})
+        raise_verdict(verdict)
+        return verdict
+
+    def _run(self, launch: Launch, case: Case, engine: Engine) -> Measurement:
+        spec = self._book.server(case.server)
+        plan = LoadPlan(engine.url, engine.served_name, case.workload, launch=launch.label, salt=case.id)
+        before = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
+        result = run_load(plan, api_key=engine.api_key, check_server=engine.alive)
+        write_requests(self._folder.requests_file(launch, case), (record.to_json() for record in result.records))
+        after = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
+        return compute(
+            result.records,
+            before,
+            after,
+            case.workload,
+            case.topology,
+            speculative=spec.speculative is not None,
+            prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
+            client=result.client,
+        )
+
+    def _new_record(self, launch: Launch, case: Case, engine: Engine) -> dict[str, Any]:
+        spec = self._book.server(case.server)
+        record: dict[str, Any] = {
+            "schema": SCHEMA_VERSION,
+            "kind": "case",
+            "case": case.id,
+            "recipe": case.recipe,
+            "tags": case.tags,
+            "source": case.source,
+            "image": spec.image,
+            "server": case.server,
+            "server_per": self._book.policy,
+            "launch": launch,
+            "started": datetime.now(UTC).isoformat(),
+            "fingerprint": fingerprint(
+                spec, case, engine.facts.version or "", self._device(spec.hardware), self._servers.commits(launch)
+            ),
+            "hardware": spec.hardware,
+            "topology": plain(case.topology) | {"gpus": case.gpus},
+            "workload": case.workload,
+            "max_model_len": case.max_model_len,
+            **self._servers.provenance(),
+            **self._servers.engine_part(launch, engine),
+            "metrics": None,
+            "verdict": None,
+            "failure": None,
+        }
+        self._records[launch, case.id] = record
+        return record
+
+    def _device(self, hardware: str) -> str:
+        host = self._servers.provenance()["host"]
+        names = sorted({gpu["name"] for gpu in host["gpus"]})
+        return ", ".join(names) if names and hardware != "cpu" else str(host["cpu"]["model"])
+
+    def _write(self, launch: Launch, case: Case, record: dict[str, Any]) -> None:
+        record["finished"] = datetime.now(UTC).isoformat()
+        try:
+            write_record(self._folder.case_record(launch, case), record)
+        except GpubenchError as error:
+            pytest.fail(f"{case.id}: {error}", pytrace=False)
+
+    def _fail(self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any], failure: Failure) -> NoReturn:
+        record["failure"] = failure
+        self._write(launch, case, record)
+        item.stash[RESULT] = {"verdict": Status.FAIL.value, "note": failure.summary}
+        pytest.fail(f"{case.id}: {failure}", pytrace=False)
+
+    @staticmethod
+    def _tell(item: pytest.Item, measurement: Measurement, more: dict[str, str]) -> None:
+        item.stash[RESULT] = {"metrics": dict(measurement.metrics), "tentative": sorted(measurement.hidden), **more}

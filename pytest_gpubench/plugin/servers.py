@@ -1,0 +1,221 @@
+"""The servers of a run: started once per launch, remembered when they fail, stopped for certain."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import pytest
+
+from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.domain.specs import Launch, ServerSpec
+from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.engines.expectations import EngineCheck, check_engine
+from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires, default_command, probe_command
+from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
+from pytest_gpubench.host.facts import host_facts
+from pytest_gpubench.host.gpus.inventory import Inventory, read_inventory, visible_inventory
+from pytest_gpubench.host.gpus.requirements import missing_hardware
+from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.weights import fetch_weights
+from pytest_gpubench.report.provenance import client_versions, git_state
+from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, write_record
+
+
+class ServerPool:
+    """Starts, remembers and stops engines; the only place that knows which server failed and why."""
+
+    def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder) -> None:
+        self._settings = settings
+        self._book = book
+        self._folder = folder
+        self._running: Engine | None = None
+        self._failed: dict[Launch, Failure] = {}
+        self._commits: dict[Launch, dict[str, str | None]] = {}
+        self._checks: dict[Launch, EngineCheck] = {}
+        self._inventory: Inventory | None = None
+        self._provenance: dict[str, Any] | None = None
+
+    @contextmanager
+    def running(self, launch: Launch) -> Iterator[Engine]:
+        """The engine of a launch, for as long as pytest keeps the session fixture.
+
+        Raises pytest's skip or failure, without a traceback, where the host lacks the hardware or the engine did not start as the
+        recipe asks.
+        """
+        spec = self._book.server(launch.server)
+        self.require_hardware(launch, spec)
+        engine = self._started(launch, spec)
+        if isinstance(engine, Failure):
+            self._give_up(launch, spec, None, engine)
+        self._running = engine
+        try:
+            failure = self._deviation(launch, spec, engine) or self._write_init(launch, spec, engine, None)
+            if failure is not None:
+                self._give_up(launch, spec, engine, failure)
+            yield engine
+        finally:
+            self._stop(launch, engine)
+
+    def require_hardware(self, launch: Launch, spec: ServerSpec) -> None:
+        """Skip the test where this host cannot run the server; fail it where ``--gpubench-runner`` says that this host can."""
+        if self._settings.base_url:
+            return
+        engine = self._engine_at_hand(spec)
+        missing = missing_hardware(
+            spec.hardware,
+            spec.topology.gpus,
+            self.inventory(),
+            engine.platform if engine else None,
+            f"{engine.distribution} {engine.version}" if engine else "",
+        )
+        if missing is None:
+            return
+        if self._settings.runner:
+            runner = self._settings.runner
+            pytest.fail(f"{launch.server}: {missing}, although --gpubench-runner={runner} names this host", pytrace=False)
+        pytest.skip(missing)
+
+    def mark_failed(self, launch: Launch, failure: Failure) -> None:
+        """Remember a server's death: its other cases fail at once."""
+        self._failed.setdefault(launch, failure)
+
+    def refuse_failed(self, launch: Launch) -> None:
+        """Fail at once where the launch is known to be dead, naming the cause instead of starting it again."""
+        failure = self._failed.get(launch)
+        if failure is not None:
+            pytest.fail(
+                f"not run: {launch.server} failed before ({failure.cause}): {failure.summary}; its first failure shows why",
+                pytrace=False,
+            )
+
+    def inventory(self) -> Inventory:
+        """The GPUs that this run may use, read once."""
+        if self._inventory is None:
+            self._inventory = visible_inventory(read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return self._inventory
+
+    def provenance(self) -> dict[str, Any]:
+        """Host, versions and commit, the same for every record of a run."""
+        if self._provenance is None:
+            self._provenance = {
+                "host": host_facts(self.inventory()),
+                "versions": client_versions(),
+                "git": git_state(self._settings.root),
+            }
+        return self._provenance
+
+    def engine_part(self, launch: Launch, engine: Engine | None) -> dict[str, Any]:
+        """What ran: argv and environment without secrets, facts read from the engine, start-up phases, commits of the weights."""
+        return {
+            "argv": engine.argv if engine else None,
+            "env": engine.env if engine else None,
+            "engine": engine.facts if engine else None,
+            "phases": engine.phases if engine else None,
+            "served_name": engine.served_name if engine else None,
+            "attached": engine.attached if engine else False,
+            "checks": self._checks.get(launch),
+            "commits": self._commits.get(launch, {}),
+        }
+
+    def commits(self, launch: Launch) -> dict[str, str | None]:
+        """Commits of the repositories that a launch was started with."""
+        return self._commits.get(launch, {})
+
+    def check(self, launch: Launch) -> EngineCheck:
+        """What the comparison of the recipe with the engine of a launch gave."""
+        return self._checks[launch]
+
+    def close(self) -> None:
+        """Stop whatever still runs; the last line of defence when fixtures were not torn down."""
+        if self._running is not None:
+            self._running.stop()
+            self._running = None
+
+    def _started(self, launch: Launch, spec: ServerSpec) -> Engine | Failure:
+        try:
+            return self._start(launch, spec)
+        except GpubenchError as error:
+            return _failure_of(error)
+
+    def _start(self, launch: Launch, spec: ServerSpec) -> Engine:
+        if self._settings.base_url:
+            return attach(self._settings.base_url, api_key=os.environ.get("OPENAI_API_KEY", ""))
+        unmet = check_requires(spec.requires, self._distribution(spec))
+        if unmet:
+            remedy = "Use an engine that satisfies `requires`, or correct the recipe."
+            raise BenchmarkError(Failure("engine-version", "recipe", "; ".join(unmet), remedy=remedy))
+        self._commits[launch] = fetch_weights(spec, self._settings.cache_dir)
+        return start_engine(
+            spec,
+            EngineSettings(
+                command=self._command(spec),
+                log_path=self._folder.server_log(launch),
+                label=launch.server,
+                start_timeout=self._settings.start_timeout_s,
+                cache_dir=str(self._settings.cache_dir) if self._settings.cache_dir else None,
+            ),
+        )
+
+    def _deviation(self, launch: Launch, spec: ServerSpec, engine: Engine) -> Failure | None:
+        check = check_engine(spec, engine.facts, served_name=engine.served_name)
+        self._checks[launch] = check
+        if not check.deviations:
+            return None
+        return Failure(
+            "not-as-asked",
+            "recipe",
+            "the engine that runs is not the one that the recipe asks for",
+            check.deviations,
+            remedy=f"Correct the recipe, or see why the engine decided otherwise in {engine.log_path or 'its log'}.",
+        )
+
+    def _give_up(self, launch: Launch, spec: ServerSpec, engine: Engine | None, failure: Failure) -> NoReturn:
+        self.mark_failed(launch, failure)
+        unwritten = self._write_init(launch, spec, engine, failure)
+        text = f"{launch.server}: {failure}"
+        pytest.fail(f"{text}\n{unwritten.summary}" if unwritten else text, pytrace=False)
+
+    def _stop(self, launch: Launch, engine: Engine) -> None:
+        self._running = None
+        stopped = engine.stop()
+        if stopped is not None and stopped.remaining:
+            warnings.warn(f"{launch.server}: {', '.join(stopped.remaining)} outlived SIGKILL", stacklevel=2)
+
+    def _command(self, spec: ServerSpec) -> tuple[str, ...]:
+        return spec.command or self._settings.vllm_command or default_command()
+
+    def _distribution(self, spec: ServerSpec) -> EngineDistribution | None:
+        return probe_command(self._command(spec))
+
+    def _engine_at_hand(self, spec: ServerSpec) -> EngineDistribution | None:
+        # Where GPUs are missing anyway there is nothing to ask the engine about: the question costs a process.
+        return self._distribution(spec) if spec.hardware == "cpu" or self.inventory().gpus else None
+
+    def _write_init(self, launch: Launch, spec: ServerSpec, engine: Engine | None, failure: Failure | None) -> Failure | None:
+        """Write the record of a start; returns why it could not be written."""
+        record: dict[str, Any] = {
+            "schema": SCHEMA_VERSION,
+            "kind": "engine-init",
+            "server": launch.server,
+            "launch": launch,
+            "finished": datetime.now(UTC).isoformat(),
+            "spec": spec,
+            "failure": failure,
+            **self.provenance(),
+            **self.engine_part(launch, engine),
+        }
+        try:
+            write_record(self._folder.init_record(launch), record)
+        except GpubenchError as error:
+            return Failure("record-unwritten", "infrastructure", str(error))
+        return None
+
+
+def _failure_of(error: GpubenchError) -> Failure:
+    return error.failure if isinstance(error, BenchmarkError) else Failure("recipe-error", "recipe", str(error))

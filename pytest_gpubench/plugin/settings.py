@@ -1,0 +1,113 @@
+"""What the command line and the ini file say, resolved once."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
+from pytest_gpubench.plugin.options import DEFAULT_RESULTS, DEFAULT_START_TIMEOUT_S, recipe_files
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line and the ini file say, resolved once at configure."""
+
+    recipe_files: tuple[Path, ...]
+    """Files to load: the options, else the ini value, else recipes.yaml of the root folder if it exists."""
+    recipes_named: bool
+    """Whether the files were asked for by name (a missing one is then an error)."""
+    root: Path
+    results: Path
+    runner: str | None = None
+    plan: Path | None = None
+    server_per: SharingPolicy | None = None
+    base_url: str | None = None
+    vllm_command: tuple[str, ...] | None = None
+    cache_dir: Path | None = None
+    start_timeout_s: float = DEFAULT_START_TIMEOUT_S
+    exclusive: bool = True
+    ignore_findings: tuple[str, ...] = ()
+
+
+def resolve_settings(config: pytest.Config) -> Settings:
+    """Option, else ini twin, else default.
+
+    Raises:
+        pytest.UsageError: for a value that cannot be used, naming the option.
+    """
+    root = config.rootpath
+    files, named = recipe_files(config)
+    command = _text(config, "vllm_command")
+    return Settings(
+        recipe_files=files,
+        recipes_named=named,
+        root=root,
+        results=_path(config, root, "results") or root / DEFAULT_RESULTS,
+        runner=config.getoption("gpubench_runner"),
+        plan=_plan_path(config),
+        server_per=_server_per(config),
+        base_url=config.getoption("gpubench_base_url"),
+        vllm_command=_split("--gpubench-vllm-command", command) if command else None,
+        cache_dir=_path(config, root, "cache_dir"),
+        start_timeout_s=_seconds(config),
+        exclusive=config.getoption("gpubench_exclusive") != "no",
+        ignore_findings=tuple(config.getoption("gpubench_ignore_findings")),
+    )
+
+
+def _text(config: pytest.Config, name: str) -> str:
+    return str(config.getoption(f"gpubench_{name}") or config.getini(f"gpubench_{name}") or "")
+
+
+def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
+    given = config.getoption(f"gpubench_{name}")
+    if given:
+        return Path(config.invocation_params.dir, given).expanduser()
+    listed = str(config.getini(f"gpubench_{name}") or "")
+    return root / Path(listed).expanduser() if listed else None
+
+
+def _plan_path(config: pytest.Config) -> Path | None:
+    given = config.getoption("gpubench_plan")
+    if not given:
+        return None
+    return Path(config.invocation_params.dir, given)
+
+
+def _server_per(config: pytest.Config) -> SharingPolicy | None:
+    text = _text(config, "server_per")
+    if not text:
+        return None
+    for policy in SHARING_POLICIES:
+        if policy == text:
+            return policy
+    raise pytest.UsageError(f"ini option gpubench_server_per: {text!r} is not one of {', '.join(SHARING_POLICIES)}")
+
+
+def _seconds(config: pytest.Config) -> float:
+    given: Any = config.getoption("gpubench_start_timeout")
+    source = "--gpubench-start-timeout"
+    if given is None:
+        given, source = config.getini("gpubench_start_timeout") or DEFAULT_START_TIMEOUT_S, "ini option gpubench_start_timeout"
+    try:
+        seconds = float(given)
+    except ValueError:
+        raise pytest.UsageError(f"{source}: {given!r} is not a number of seconds") from None
+    if not 0 < seconds < 1e7:
+        raise pytest.UsageError(f"{source}: {given!r} must be above 0 and below 10,000,000 seconds")
+    return seconds
+
+
+def _split(source: str, command: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise pytest.UsageError(f"{source}: {command!r} cannot be split into words ({error}); check its quotes") from None
+    if not words:
+        raise pytest.UsageError(f"{source}: is empty; give a command such as 'vllm serve'")
+    return words

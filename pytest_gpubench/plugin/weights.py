@@ -1,0 +1,30 @@
+"""Weights of a server, target and draft, made present before the server starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_gpubench.demo.models import DEMO_REPOSITORIES, write_demo_models
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.host.hub.fetch import ensure_snapshot
+from pytest_gpubench.host.hub.local import default_cache_dir
+
+
+def fetch_weights(spec: ServerSpec, cache_dir: Path | None) -> dict[str, str | None]:
+    """Commit by repository of everything that the server loads; what is missing is downloaded under a lock.
+
+    The embedded pair is written from the package instead: it is on no hub. A folder of one's own has no commit.
+
+    Raises:
+        BenchmarkError: where a repository cannot be had, with cause and remedy.
+    """
+    cache = cache_dir or default_cache_dir()
+    wanted = [(spec.model, spec.revision, True)]
+    if spec.speculative is not None and spec.speculative.model is not None:
+        wanted.append((spec.speculative.model, spec.speculative.revision, False))
+    if any(repository in DEMO_REPOSITORIES for repository, _, _ in wanted):
+        write_demo_models(cache)
+    return {
+        repository: ensure_snapshot(repository, revision, cache_dir=cache, tokenizer=tokenizer).commit
+        for repository, revision, tokenizer in wanted
+    }

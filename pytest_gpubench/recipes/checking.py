@@ -1,0 +1,245 @@
+"""Checks one section of a recipe file as it is written, and puts every fault at its line and column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pytest_gpubench.domain.cases import SourcePosition
+from pytest_gpubench.recipes import schema
+from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse
+from pytest_gpubench.recipes.fields import check_env, check_flag, check_gate
+from pytest_gpubench.recipes.merging import without_nulls
+from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
+from pytest_gpubench.recipes.templating import split
+from pytest_gpubench.recipes.yamltree import Entry, Node
+
+CASE_NAMES = (
+    "isl", "osl", "conc", "tp", "ep", "pp", "pcp", "dcp", "dp_attn", "gpus", "dp", "tensor_parallel_size", "expert_parallel",
+    "max_model_len", "spec_tokens", "hardware", "precision", "framework",
+)  # fmt: skip
+"""Every name that an expression may read."""
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "scenarios": schema.Scenarios,
+    "fixed-seq-len": schema.FixedSeqLen,
+    "search-space": schema.Row,
+    "speculative": schema.SpeculativeKeys,
+    "client": schema.ClientKeys,
+    "when": schema.When,
+}
+_COMPUTED = ("serve", "speculative", "env", "client")
+
+
+def check_section(model: type[BaseModel], node: Node, name: str, log: ProblemLog) -> bool:
+    """Validate a node against a model of the schema; for recipes also flags, environment, gates and expressions.
+
+    Returns:
+        Whether it is free of problems.
+    """
+    before = len(log)
+    cleaned = _without_list_nulls(without_nulls(node))
+    try:
+        model.model_validate(cleaned.plain())
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _report(model, cleaned, name, detail, log)
+    except RecursionError:
+        log.add(node.at, name, "nested too deeply")
+    if model is schema.Recipe:
+        _check_layer(cleaned, name, log)
+        for index, part in enumerate(_list(cleaned, "when")):
+            path = join_path(name, "when", index)
+            _check_layer(part, path, log)
+            _check_condition(part, path, log)
+    return len(log) == before
+
+
+def validated(node: Node, name: str, log: ProblemLog) -> schema.Recipe | None:
+    """A merged recipe as a typed object; None after reporting what is wrong."""
+    cleaned = _without_list_nulls(without_nulls(node))
+    try:
+        return schema.Recipe.model_validate(cleaned.plain())
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _report(schema.Recipe, cleaned, name, detail, log)
+        return None
+
+
+def _without_list_nulls(node: Node) -> Node:
+    """Null keys inside the items of lists mean absence, too: ``{tp: 8, ep: null}``."""
+    if isinstance(node.value, list):
+        return Node([_without_list_nulls(without_nulls(item)) for item in node.value], node.at)
+    if isinstance(node.value, dict):
+        return Node(
+            {k: Entry(e.key_at, e.node if k in _COMPUTED else _without_list_nulls(e.node)) for k, e in node.value.items()}, node.at
+        )
+    return node
+
+
+def _list(node: Node, key: str) -> list[Node]:
+    found = node.get(key)
+    return found.items if found else []
+
+
+def _map(node: Node, key: str) -> dict[str, Entry]:
+    found = node.get(key)
+    return found.entries if found else {}
+
+
+def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
+    for flag, entry in _map(node, "serve").items():
+        words = _extra_args_error(entry.node) if flag == "extra-args" else check_flag(flag, entry.node.plain())
+        if words:
+            log.add(entry.key_at, join_path(path, "serve", flag), words)
+    for variable, entry in _map(node, "env").items():
+        words = check_env(variable, entry.node.plain())
+        if words:
+            log.add(entry.key_at, join_path(path, "env", variable), words)
+    for metric, entry in _map(node, "gates").items():
+        words = check_gate(metric, entry.node.plain())
+        if words:
+            log.add(entry.key_at, join_path(path, "gates", metric), words)
+    for key in _COMPUTED:
+        found = node.get(key)
+        for leaf, leaf_path in _strings(found, join_path(path, key)) if found else ():
+            _check_text(leaf, leaf_path, log)
+
+
+def _extra_args_error(node: Node) -> str | None:
+    plain = node.plain()
+    if isinstance(plain, list) and all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in plain):
+        return None
+    return f"must be a list of words such as [--flag, value], not {shown(plain)}"
+
+
+def _strings(node: Node, path: str) -> Iterator[tuple[Node, str]]:
+    if isinstance(node.value, str):
+        yield node, path
+    for key, entry in node.entries.items():
+        yield from _strings(entry.node, join_path(path, key))
+    for index, item in enumerate(node.items):
+        yield from _strings(item, join_path(path, index))
+
+
+def _check_text(node: Node, path: str, log: ProblemLog) -> None:
+    try:
+        parts = split(str(node.value))
+    except ExpressionError as error:
+        log.add(node.at, path, str(error))
+        return
+    for part in parts:
+        if isinstance(part, Expression):
+            _check_names(part, node.at, path, log)
+
+
+def _check_names(expression: Expression, at: SourcePosition, path: str, log: ProblemLog) -> None:
+    for name in sorted(expression.names - set(CASE_NAMES)):
+        log.add(at, path, f"unknown name '{name}'{did_you_mean(name, CASE_NAMES)} (known: {', '.join(CASE_NAMES)})")
+
+
+def _check_condition(part: Node, path: str, log: ProblemLog) -> None:
+    condition = part.get("if")
+    if condition is None or not isinstance(condition.value, str):
+        return
+    path = join_path(path, "if")
+    try:
+        expression = parse(condition_text(condition.value))
+    except ExpressionError as error:
+        log.add(condition.at, path, str(error))
+        return
+    _check_names(expression, condition.at, path, log)
+    if "spec_tokens" in expression.names:
+        log.add(condition.at, path, "`if` may not read spec_tokens: `when` may still change the draft; write the row's own values")
+
+
+def condition_text(text: str) -> str:
+    """The expression of an ``if``; ``${...}`` around the whole is allowed."""
+    stripped = text.strip()
+    return stripped[2:-1] if stripped.startswith("${") and stripped.endswith("}") else stripped
+
+
+def _report(model: type[BaseModel], node: Node, name: str, detail: ErrorDetails, log: ProblemLog) -> None:
+    location = [part for part in detail["loc"] if isinstance(part, int) or not part.startswith(("function-", "constrained-"))]
+    kind = detail["type"]
+    path = join_path(name, *location)
+    if kind == "missing":
+        parent, _ = _find(node, location[:-1])
+        log.add(parent, path, f"missing key '{location[-1]}'; add it")
+        return
+    at, key_at = _find(node, location)
+    if kind == "extra_forbidden":
+        known = [field.alias or key for key, field in _model_at(model, location[:-1]).model_fields.items()]
+        log.add(
+            key_at,
+            path,
+            f"unknown key '{location[-1]}'{did_you_mean(str(location[-1]), known) or f' (known: {chr(44).join(known)})'}",
+        )
+        return
+    log.add(at, path, _words(kind, detail, str(location[-1]) if location else ""))
+
+
+def _model_at(model: type[BaseModel], location: list[str | int]) -> type[BaseModel]:
+    for part in location:
+        if isinstance(part, str):
+            model = _PARTS.get(part, model)
+    return model
+
+
+def _find(node: Node, location: list[str | int]) -> tuple[SourcePosition, SourcePosition]:
+    """Where the value at a location stands, and its key; as far down as the tree goes."""
+    at = key_at = node.at
+    for part in location:
+        if isinstance(part, int):
+            if part >= len(node.items):
+                break
+            node = node.items[part]
+            at = key_at = node.at
+        else:
+            entry = node.entries.get(part)
+            if entry is None:
+                break
+            node, key_at = entry.node, entry.key_at
+            at = node.at
+    return at, key_at
+
+
+_KINDS = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a map",
+    "model_type": "a map",
+    "model_attributes_type": "a map",
+}
+
+
+def _words(kind: str, detail: ErrorDetails, key: str) -> str:
+    value = detail["input"]
+    context: dict[str, Any] = detail.get("ctx", {})
+    if kind == "recipe":
+        return detail["msg"]
+    if kind in _KINDS:
+        hint = "; write it without quotes" if kind == "int_type" and isinstance(value, str) and value.lstrip("-").isdigit() else ""
+        return f"must be {_KINDS[kind]}, not {shown(value)}{hint}"
+    if kind in ("greater_than_equal", "greater_than"):
+        bound = context.get("ge", context.get("gt"))
+        return f"must be {'at least' if kind.endswith('equal') else 'above'} {bound}, not {shown(value)}"
+    if kind == "less_than_equal":
+        return f"must be at most {context.get('le')}, not {shown(value)}"
+    if kind == "too_short":
+        return "must not be empty"
+    if kind == "too_long":
+        return f"must have at most {context.get('max_length')} items"
+    if kind == "literal_error":
+        if key in ("multinode", "disagg"):
+            return f"must be false, not {shown(value)}: one server over several nodes is not supported"
+        allowed = [word.strip("' ") for word in str(context.get("expected", "")).replace(" or ", ",").split(",")]
+        return f"must be {one_of(allowed)}, not {shown(value)}{did_you_mean(str(value), allowed)}"
+    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"

@@ -1,0 +1,103 @@
+"""Who a recipe is: hardware from the runner label, identity from the fields, and what its name may say."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from pytest_gpubench.domain.cases import Identity
+from pytest_gpubench.domain.hardware import HARDWARE
+from pytest_gpubench.recipes.fields import is_token
+from pytest_gpubench.recipes.problems import did_you_mean
+
+SPEC_WORD = "mtp"
+"""The id's word for speculative decoding, whatever the method, as InferenceX spells it."""
+
+_SITES: dict[str, tuple[str, ...]] = {
+    "h100": ("cr", "cw", "dgxc"),
+    "h200": ("cw", "dgxc", "nb"),
+    "b200": ("cw", "dgxc", "dsv4", "nb", "new", "nscale"),
+    "b300": ("cw", "nv", "p1"),
+    "gb200": ("nv",),
+    "gb300": ("cw", "nv"),
+    "mi300x": ("amds", "tw"),
+    "mi325x": ("amds", "tw"),
+    "mi355x": ("amds",),
+}
+ALIASES: dict[str, str] = {f"{key}-{site}": key for key, sites in _SITES.items() for site in sites}
+"""Runner labels of InferenceX's clusters that mean nothing but a kind of GPU."""
+
+_PYTEST_WORDS = frozenset({
+    "and", "or", "not", "none", "true", "false", "skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings",
+    "tryfirst", "trylast", "timeout", "flaky", "benchmark", "gpubench",
+})  # fmt: skip
+
+
+def hardware_of(label: str, runners: Mapping[str, str]) -> str | None:
+    """The hardware key that a runner label means: declared, built-in, or None."""
+    if label in runners:
+        return runners[label]
+    return label if label in HARDWARE else ALIASES.get(label)
+
+
+def runner_hint(label: str, runners: Mapping[str, str]) -> str:
+    """What to do about a label that means nothing here."""
+    known = [*runners, *HARDWARE, *ALIASES]
+    return (
+        did_you_mean(label, known) or f"; declare it: `runners: {{{label}: {{hardware: ...}}}}` (hardware: {', '.join(HARDWARE)})"
+    )
+
+
+def token_error(word: str) -> str | None:
+    """Why a word cannot be part of an id and a mark, None if it can."""
+    if not is_token(word):
+        return f"'{word}' is not made of lower-case letters, digits and dots"
+    if keyword.iskeyword(word) or word in _PYTEST_WORDS:
+        return f"'{word}' has a meaning of its own in pytest's -k and -m"
+    return None
+
+
+def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[str, str]:
+    """Compare a recipe's name with its fields.
+
+    Args:
+        name: the key in the file.
+        fields: identity from the fields, without spec and variant.
+        labelled: per row, whether it has ``spec-decoding: mtp``.
+
+    Returns:
+        What is wrong (empty if nothing), and the variant that the rest of the name spells.
+    """
+    words = name.split("-")
+    rows = list(labelled)
+    base = (
+        ("model-prefix", fields.model),
+        ("precision", fields.precision),
+        ("runner", fields.hardware),
+        ("framework", fields.framework),
+    )
+    wanted = replace(fields, spec=SPEC_WORD if rows and all(rows) else "").label
+    for index, (key, meant) in enumerate(base):
+        said = words[index] if index < len(words) else ""
+        if said != meant:
+            says = f"says '{said}'" if said else "stops"
+            return f"the name {says} where `{key}` means '{meant}'; rename it to '{wanted}' or mend the field", ""
+    rest = words[len(base) :]
+    named = rest[:1] == [SPEC_WORD]
+    if named and not all(rows):
+        count = sum(not row for row in rows)
+        return f"the name says '{SPEC_WORD}' but {count} of {len(rows)} rows lack `spec-decoding: mtp`; label them or rename it", ""
+    if rows and all(rows) and not named:
+        return (
+            f"every row has `spec-decoding: mtp` but no '{SPEC_WORD}' follows the framework in the name; rename it to '{wanted}'",
+            "",
+        )
+    variant = rest[1:] if named else rest
+    for word in variant:
+        if word == SPEC_WORD:
+            return f"'{SPEC_WORD}' stands right after the framework; rename it to '{wanted}-...'", ""
+        wrong = token_error(word)
+        if wrong:
+            return f"a word of the name cannot be used in test ids: {wrong}; rename it", ""
+    return "", "-".join(variant)

@@ -1,0 +1,282 @@
+"""Recipe files to a `RecipeBook`: read, merge, check, expand, share. Nothing in a file makes it raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_gpubench.domain.cases import Case, Identity, RecipeBook, SourcePosition, Unsupported
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.hardware import HARDWARE
+from pytest_gpubench.domain.specs import ServerSpec, SharingPolicy
+from pytest_gpubench.recipes import foreign, schema
+from pytest_gpubench.recipes.checking import check_section, validated
+from pytest_gpubench.recipes.identity import SPEC_WORD, hardware_of, name_error, runner_hint
+from pytest_gpubench.recipes.merging import Lineage
+from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
+from pytest_gpubench.recipes.resolving import Resolved, Resolver
+from pytest_gpubench.recipes.rows import Point, concurrencies, topology
+from pytest_gpubench.recipes.sharing import share
+from pytest_gpubench.recipes.yamltree import Node, read_tree
+
+MAX_CASES = 50_000
+_REQUIRED = ("model", "model-prefix", "precision", "framework", "runner", "scenarios")
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """One named entry of a file."""
+
+    name: str
+    node: Node
+    at: SourcePosition
+    is_template: bool
+    is_foreign: bool
+
+
+def load_recipes(paths: Sequence[Path], *, policy: SharingPolicy | None = None) -> RecipeBook:
+    """Read recipe files and expand everything they declare.
+
+    Args:
+        paths: files, read in this order; they share names, so one may extend another's recipes and templates.
+        policy: how cases share servers; None takes each recipe's own ``server-per``, or ``parallelism``.
+
+    Returns:
+        The book. Whatever is wrong with or in the files is in ``problems`` (this function does not raise for it); recipes without
+        problems are expanded all the same.
+    """
+    files = [str(path) for path in paths]
+    return _Loading(files, policy).load(paths)
+
+
+class _Loading:
+    def __init__(self, files: list[str], policy: SharingPolicy | None) -> None:
+        self._files = files
+        self._policy = policy
+        self._log = ProblemLog(files)
+        self._sections: dict[str, _Section] = {}
+        self._runners: dict[str, str] = {}
+        self._ratios: list[FrozenMap] = []
+        self._unsupported: list[Unsupported] = []
+        self._cases: list[Case] = []
+        self._servers: dict[str, ServerSpec] = {}
+        self._owners: dict[str, str] = {}
+        self._budget = MAX_CASES
+
+    def load(self, paths: Sequence[Path]) -> RecipeBook:
+        roots = [root for path in paths if (root := self._read(path)) is not None]
+        for root in roots:
+            self._reserved(root)
+        for root in roots:
+            self._collect(root)
+        self._expand_all()
+        policies = {case.policy for case in self._cases}
+        return RecipeBook(
+            cases=tuple(self._cases),
+            servers=tuple(self._servers.items()),
+            problems=self._log.sorted(),
+            unsupported=tuple(self._unsupported),
+            policy=self._policy or (policies.pop() if len(policies) == 1 else "parallelism"),
+            files=tuple(self._files),
+            ratios=tuple(self._ratios),
+        )
+
+    def _read(self, path: Path) -> Node | None:
+        start = SourcePosition(str(path), 1, 1)
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            self._log.add(start, "", f"cannot read the file: {reason.lower()}; check the path")
+            return None
+        before = len(self._log)
+        root = read_tree(str(path), data, self._log)
+        if root is None or root.value is None:
+            if len(self._log) == before:
+                self._log.add(start, "", "the file is empty; a recipe file maps recipe names to recipes")
+            return None
+        if not isinstance(root.value, dict):
+            self._log.add(root.at, "", "a recipe file is a map from recipe names to recipes")
+            return None
+        return root
+
+    def _reserved(self, root: Node) -> None:
+        runners = root.get("runners")
+        for label, entry in runners.entries.items() if runners else ():
+            path = join_path("runners", label)
+            if not check_section(schema.Runner, entry.node, path, self._log):
+                continue
+            found = entry.node.get("hardware")
+            hardware = str(found.value) if found else ""
+            if found and hardware not in HARDWARE:
+                self._log.add(
+                    found.at, join_path(path, "hardware"), f"unknown hardware '{hardware}'{did_you_mean(hardware, HARDWARE)}"
+                )
+            elif self._runners.setdefault(label, hardware) != hardware:
+                self._log.add(entry.key_at, path, f"another file says that '{label}' is {self._runners[label]}; keep one")
+        ratios = root.get("ratios")
+        for index, item in enumerate(ratios.items if ratios else ()):
+            if check_section(schema.RatioGate, item, join_path("ratios", index), self._log):
+                self._ratios.append(FrozenMap(item.plain()))
+        for key, kind in (("runners", dict), ("templates", dict), ("ratios", list)):
+            node = root.get(key)
+            if node and not isinstance(node.value, kind | None):
+                self._log.add(node.at, key, f"must be a {'map' if kind is dict else 'list'}")
+
+    def _collect(self, root: Node) -> None:
+        templates = root.get("templates")
+        is_foreign = foreign.is_foreign(root)
+        for name, entry in templates.entries.items() if templates else ():
+            self._add(_Section(name, entry.node, entry.key_at, True, False))
+        for name, entry in root.entries.items():
+            if name not in foreign.RESERVED:
+                self._add(_Section(name, entry.node, entry.key_at, False, is_foreign))
+
+    def _add(self, section: _Section) -> None:
+        first = self._sections.get(section.name)
+        if first:
+            self._log.add(section.at, section.name, f"the name is taken by {first.at}; rename one")
+        elif not isinstance(section.node.value, dict):
+            hint = did_you_mean(section.name, foreign.RESERVED)
+            self._log.add(section.node.at, section.name, f"a recipe is a map of keys{hint}")
+        else:
+            self._sections[section.name] = section
+
+    def _expand_all(self) -> None:
+        sound: dict[str, Node] = {}
+        broken: set[str] = set()
+        for name, section in self._sections.items():
+            if section.is_foreign and self._lists_unsupported(section):
+                continue
+            path = join_path("templates", name) if section.is_template else name
+            if check_section(schema.Recipe, section.node, path, self._log):
+                sound[name] = section.node
+            else:
+                broken.add(name)
+        lineage = Lineage(sound, broken, self._log)
+        for name, section in self._sections.items():
+            if name in sound:
+                merged = lineage.resolve(name)
+                if merged is not None and not section.is_template:
+                    self._expand(section, merged)
+
+    def _lists_unsupported(self, section: _Section) -> bool:
+        reasons = foreign.unsupported_reasons(section.node, self._runners)
+        if reasons:
+            self._unsupported.append(Unsupported(section.at, section.name, "; ".join(reasons)))
+        return bool(reasons)
+
+    def _expand(self, section: _Section, merged: Node) -> None:
+        name = section.name
+        missing = [key for key in _REQUIRED if merged.get(key) is None]
+        for key in missing:
+            self._log.add(section.at, join_path(name, key), f"missing key '{key}'; add it or extend a recipe that has it")
+        if missing:
+            return
+        recipe = validated(merged, name, self._log)
+        if recipe is None:
+            return
+        scenarios = merged.get("scenarios")
+        if recipe.scenarios is None or recipe.scenarios.fixed_seq_len is None:
+            self._log.add((scenarios or merged).at, join_path(name, "scenarios"), "missing key 'fixed-seq-len'; add it")
+            return
+        if foreign.has_agentic_part(merged):
+            if section.is_foreign:
+                self._unsupported.append(
+                    Unsupported(section.at, name, "agentic-coding scenario (its fixed-seq-len part is expanded)")
+                )
+            else:
+                self._log.add((scenarios or merged).at, join_path(name, "scenarios.agentic-coding"), "not supported; remove it")
+        self._expand_recipe(section, merged, recipe)
+
+    def _expand_recipe(self, section: _Section, merged: Node, recipe: schema.Recipe) -> None:
+        hardware = hardware_of(recipe.runner or "", self._runners)
+        if hardware is None:
+            at = (merged.get("runner") or merged).at
+            hint = runner_hint(recipe.runner or "", self._runners)
+            self._log.add(at, join_path(section.name, "runner"), f"unknown runner '{recipe.runner}'{hint}")
+            return
+        base = Identity(recipe.model_prefix or "", recipe.precision or "", hardware, recipe.framework or "")
+        fixed = recipe.scenarios.fixed_seq_len if recipe.scenarios else None
+        labelled = [row.spec_decoding == "mtp" for item in fixed or () for row in item.search_space]
+        wrong, variant = name_error(section.name, base, labelled)
+        if wrong and section.is_foreign:
+            self._unsupported.append(Unsupported(section.at, section.name, wrong))
+            return
+        if wrong:
+            self._log.add(section.at, section.name, wrong)
+            return
+        draft = merged.get("speculative")
+        if draft and not any(labelled):
+            path = join_path(section.name, "speculative")
+            self._log.add(
+                draft.at, path, "no row has `spec-decoding: mtp`, so this draft is never used; label the rows or remove it"
+            )
+            return
+        resolver = Resolver(section.name, merged, recipe, base, self._log)
+        resolved = []
+        for point in self._points(section.name, merged, recipe):
+            identity = replace(base, spec=SPEC_WORD if point.speculative else "", variant=variant)
+            one = resolver.resolve(point, identity)
+            if one is not None:
+                resolved.append(one)
+        self._publish(section, recipe, resolved)
+
+    def _points(self, name: str, merged: Node, recipe: schema.Recipe) -> Iterator[Point]:
+        scenarios = merged.get("scenarios")
+        listed = scenarios.get("fixed-seq-len") if scenarios else None
+        fixed = recipe.scenarios.fixed_seq_len if recipe.scenarios else None
+        seen: dict[tuple[object, ...], SourcePosition] = {}
+        for node, item in zip(listed.items if listed else (), fixed or (), strict=True):
+            space = node.get("search-space")
+            for row_node, row in zip(space.items if space else (), item.search_space, strict=True):
+                for conc in concurrencies(row):
+                    self._budget -= 1
+                    if self._budget < 0:
+                        self._log.add(row_node.at, name, f"more than {MAX_CASES} cases; split the files")
+                        return
+                    point = Point(topology(row), item.isl, item.osl, conc, row.spec_decoding == "mtp", row_node.at)
+                    key = (point.topology, point.isl, point.osl, conc, point.speculative)
+                    if key in seen:
+                        what = f"{point.topology.label} isl {item.isl} osl {item.osl} conc {conc}"
+                        words = f"duplicate case: {what} is already in the row on line {seen[key].line}; remove one"
+                        self._log.add(row_node.at, join_path(name, "scenarios.fixed-seq-len"), words)
+                        continue
+                    seen[key] = row_node.at
+                    yield point
+
+    def _publish(self, section: _Section, recipe: schema.Recipe, resolved: list[Resolved]) -> None:
+        policy = self._policy or recipe.server_per or "parallelism"
+        keys: dict[int, str] = {}
+        for key, spec, members in share(resolved, policy):
+            owner = self._owners.setdefault(key, section.name)
+            if owner != section.name:
+                words = f"its cases have the same ids as those of '{owner}' (server {key}); rename one"
+                self._log.add(section.at, section.name, words)
+                return
+            self._servers[key] = spec
+            keys.update((id(member), key) for member in members)
+        self._cases.extend(_case(section.name, recipe, one, keys[id(one)], policy) for one in resolved)
+
+
+def _case(name: str, recipe: schema.Recipe, one: Resolved, server: str, policy: SharingPolicy) -> Case:
+    identifier = f"{server}:{one.workload.label}"
+    return Case(
+        id=identifier,
+        recipe=name,
+        identity=one.identity,
+        model=one.spec.model,
+        runner=recipe.runner or "",
+        topology=one.spec.topology,
+        workload=one.workload,
+        max_model_len=one.max_model_len,
+        server=server,
+        tags=tuple(dict.fromkeys(word for part in identifier.split(":") for word in part.split("-") if word)),
+        position=one.point.at,
+        runnable=one.runnable,
+        why_not=one.why_not,
+        gates=one.gates,
+        source=recipe.source or "",
+        policy=policy,
+    )

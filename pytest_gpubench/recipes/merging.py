@@ -1,0 +1,96 @@
+"""How parts of a recipe are laid over each other: ``extends`` and ``when``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
+from pytest_gpubench.recipes.yamltree import Entry, Node
+
+MAX_GENERATIONS = 20
+KEEPS_NULL = "env"
+"""In this map null is a value: it unsets the variable in the server."""
+
+
+def overlay(parent: Node, child: Node, key: str = "") -> Node:
+    """``child`` laid over ``parent``: maps merge, lists and scalars replace, null removes, ``when`` concatenates (parent first).
+
+    Neither argument is changed; places travel with the values.
+    """
+    if key == "when" and isinstance(parent.value, list) and isinstance(child.value, list):
+        return Node([*parent.value, *child.value], child.at)
+    if not (isinstance(parent.value, dict) and isinstance(child.value, dict)):
+        return without_nulls(child, key)
+    merged: dict[str, Entry] = dict(parent.value)
+    for name, entry in child.value.items():
+        if entry.node.value is None and key != KEEPS_NULL:
+            merged.pop(name, None)
+        elif name in merged:
+            merged[name] = Entry(entry.key_at, overlay(merged[name].node, entry.node, name))
+        else:
+            merged[name] = Entry(entry.key_at, without_nulls(entry.node, name))
+    return Node(merged, child.at)
+
+
+def without_nulls(node: Node, key: str = "") -> Node:
+    """The node with its null keys removed (nothing stands below them that they could remove), inside maps only."""
+    if not isinstance(node.value, dict) or key == KEEPS_NULL:
+        return node
+    kept = {
+        name: Entry(entry.key_at, without_nulls(entry.node, name))
+        for name, entry in node.value.items()
+        if entry.node.value is not None
+    }
+    return Node(kept, node.at)
+
+
+class Lineage:
+    """Resolves ``extends`` over all files: a recipe or template by name to its merged form."""
+
+    def __init__(self, sections: Mapping[str, Node], broken: Collection[str], log: ProblemLog) -> None:
+        self._sections = sections
+        self._broken = broken
+        self._log = log
+        self._merged: dict[str, Node | None] = {}
+        self._stack: list[str] = []
+
+    def resolve(self, name: str) -> Node | None:
+        """The merged form of a section, None if one of its ancestors is missing, broken or itself (each reported once)."""
+        if name not in self._merged:
+            self._stack.append(name)
+            self._merged[name] = self._resolve(name)
+            self._stack.pop()
+        return self._merged[name]
+
+    def _resolve(self, name: str) -> Node | None:
+        section = self._sections[name]
+        extends = section.get("extends")
+        own = Node({key: entry for key, entry in section.entries.items() if key != "extends"}, section.at)
+        if extends is None or extends.value is None:
+            return without_nulls(own)
+        merged: Node | None = None
+        for parent in extends.items if isinstance(extends.value, list) else [extends]:
+            base = self._parent(name, parent)
+            if base is None:
+                return None
+            merged = base if merged is None else overlay(merged, base)
+        return without_nulls(own) if merged is None else overlay(merged, own)
+
+    def _parent(self, name: str, parent: Node) -> Node | None:
+        path = join_path(name, "extends")
+        if not isinstance(parent.value, str):
+            return None  # the schema has said so
+        if parent.value in self._broken:
+            return None  # its own problems say enough
+        if parent.value not in self._sections:
+            known = [other for other in self._sections if other != name]
+            self._log.add(parent.at, path, f"no recipe or template is named '{parent.value}'{did_you_mean(parent.value, known)}")
+            return None
+        if parent.value in self._stack:
+            cycle = [*self._stack[self._stack.index(parent.value) :], parent.value]
+            self._log.add(parent.at, path, f"extends itself: {' -> '.join(cycle)}; remove one of these links")
+            return None
+        if len(self._stack) >= MAX_GENERATIONS:
+            self._log.add(parent.at, path, f"more than {MAX_GENERATIONS} generations of `extends`; flatten the chain")
+            return None
+        return self.resolve(parent.value)

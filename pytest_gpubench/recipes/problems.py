@@ -1,0 +1,63 @@
+"""Problems found in recipe files: collected, placed and sorted, never raised."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from pytest_gpubench.domain.cases import Problem, SourcePosition
+
+
+class ProblemLog:
+    """All problems of all files, each once; the order is that of the files."""
+
+    def __init__(self, files: Iterable[str] = ()) -> None:
+        self._order = {file: index for index, file in enumerate(files)}
+        self._found: dict[tuple[SourcePosition, str], Problem] = {}
+
+    def add(self, at: SourcePosition, path: str, message: str) -> None:
+        """Record a problem; a second one with the same place and words is dropped (a parent's fault shows up in every child)."""
+        self._found.setdefault((at, message), Problem(at, path, message))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def sorted(self) -> tuple[Problem, ...]:
+        """The problems by file, line and column."""
+        return tuple(
+            sorted(
+                self._found.values(),
+                key=lambda p: (self._order.get(p.position.file, -1), p.position.line, p.position.column, p.path),
+            )
+        )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'block-size'?`` where a known word is close, else nothing."""
+    options = list(known)
+    lowered = {option.lower().replace("_", "-"): option for option in options}
+    close = difflib.get_close_matches(word.lower().replace("_", "-"), lowered, n=1, cutoff=0.6)
+    return f"; did you mean '{lowered[close[0]]}'?" if close else ""
+
+
+def one_of(words: Iterable[str]) -> str:
+    """``'a', 'b' or 'c'``."""
+    quoted = [f"'{word}'" for word in words]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: short, one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def join_path(*parts: str | int) -> str:
+    """A key path: ``recipe.scenarios.fixed-seq-len[0].isl``."""
+    path = ""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part:
+            path += f".{part}" if path else part
+    return path

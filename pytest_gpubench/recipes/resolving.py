@@ -1,0 +1,281 @@
+"""One point of a recipe, resolved: ``when`` laid over, expressions evaluated, defaults filled in."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from pytest_gpubench.domain.cases import Identity, SourcePosition
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.hardware import HARDWARE
+from pytest_gpubench.domain.specs import ServerSpec, Speculative
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.recipes.checking import condition_text
+from pytest_gpubench.recipes.expressions import ExpressionError, Value, parse
+from pytest_gpubench.recipes.fields import check_flag
+from pytest_gpubench.recipes.merging import overlay
+from pytest_gpubench.recipes.problems import ProblemLog, join_path
+from pytest_gpubench.recipes.rows import MODEL_LEN_MARGIN, Point
+from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
+from pytest_gpubench.recipes.templating import is_computed, render
+from pytest_gpubench.recipes.yamltree import Node
+
+EAGLE3_DEFAULT_BACKEND = "FLASH_ATTN"
+"""An EAGLE3 head is MHA; FlashInfer takes its page size of 128 for GQA heads only, and dies at start."""
+_NEEDS_MODEL = ("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash", "dspark")
+_LAYERS = ("image", "serve", "speculative", "env", "client", "gates", "requires")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A point with its own server, before sharing."""
+
+    point: Point
+    identity: Identity
+    workload: Workload
+    spec: ServerSpec
+    max_model_len: int
+    runnable: bool
+    why_not: str
+    gates: FrozenMap
+
+
+class _PointError(Exception):
+    """A value of this point is wrong."""
+
+    def __init__(self, at: SourcePosition, path: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = at, path, message
+
+
+@dataclass(slots=True)
+class Resolver:
+    """Resolves the points of one merged recipe."""
+
+    name: str
+    node: Node
+    """The merged recipe."""
+    recipe: Recipe
+    """The same, validated."""
+    identity: Identity
+    """Without the spec word."""
+    log: ProblemLog
+    _layers: dict[tuple[int, ...], Node] = field(default_factory=dict)
+
+    def resolve(self, point: Point, identity: Identity) -> Resolved | None:
+        """The point with all values, or None after reporting what is wrong."""
+        try:
+            return self._resolve(point, identity)
+        except _PointError as fault:
+            at, path, message = fault.problem
+            self.log.add(at, path, message)
+            return None
+
+    def _resolve(self, point: Point, identity: Identity) -> Resolved:
+        row_names = point.names(identity.hardware, identity.precision, identity.framework)
+        layer = self._layer(row_names)
+        draft = layer.get("speculative") if point.speculative else None
+        spec_tokens = self._spec_tokens(draft, row_names) if draft else 0
+        names: dict[str, Value] = {**row_names, "spec_tokens": spec_tokens}
+        max_model_len = names["max_model_len"] = self._max_model_len(layer, names)
+        serve, extra_args = self._serve(layer, names, max_model_len)
+        speculative = self._speculative(draft, names, identity.hardware) if draft else None
+        image = layer.get("image")
+        why_not = self._why_not(point, draft, identity.hardware)
+        spec = ServerSpec(
+            framework=identity.framework,
+            model=self.recipe.model or "",
+            hardware=identity.hardware,
+            topology=point.topology,
+            serve=serve,
+            revision=self.recipe.revision,
+            speculative=speculative,
+            env=self._env(layer, names),
+            extra_args=extra_args,
+            command=_command(self.recipe.command),
+            requires=FrozenMap(_plain(layer, "requires")),
+            image=str(image.value) if image else "",
+        )
+        workload = self._workload(layer, names, point)
+        gates = FrozenMap(_plain(layer, "gates"))
+        return Resolved(point, identity, workload, spec, max_model_len, not why_not, why_not, gates)
+
+    def _layer(self, names: Mapping[str, Value]) -> Node:
+        """The recipe with every `when` part laid over it that holds."""
+        parts = self.node.get("when")
+        held = tuple(i for i, part in enumerate(parts.items) if self._holds(part, i, names)) if parts else ()
+        if held not in self._layers:
+            layer = Node({key: entry for key, entry in self.node.entries.items() if key in _LAYERS}, self.node.at)
+            for index in held:
+                part = parts.items[index] if parts else layer
+                layer = overlay(layer, Node({k: e for k, e in part.entries.items() if k in _LAYERS}, part.at))
+            self._layers[held] = layer
+        return self._layers[held]
+
+    def _holds(self, part: Node, index: int, names: Mapping[str, Value]) -> bool:
+        condition = part.get("if")
+        if condition is None or isinstance(condition.value, bool):
+            return bool(condition and condition.value)
+        path = join_path(self.name, "when", index, "if")
+        try:
+            expression = parse(condition_text(str(condition.value)))
+            if "max_model_len" in expression.names:
+                names = {**names, "max_model_len": self._max_model_len(self.node, names)}
+            value = expression.evaluate(names)
+        except ExpressionError as error:
+            raise _PointError(condition.at, path, str(error)) from None
+        if not isinstance(value, bool):
+            raise _PointError(condition.at, path, f"the value is {value}, not true or false; write a comparison")
+        return value
+
+    def _render(self, node: Node, path: str, names: Mapping[str, Value]) -> Any:
+        """Plain data with every expression evaluated."""
+        if isinstance(node.value, dict):
+            return {key: self._render(entry.node, join_path(path, key), names) for key, entry in node.value.items()}
+        if isinstance(node.value, list):
+            return [self._render(item, join_path(path, index), names) for index, item in enumerate(node.value)]
+        if not is_computed(node.value):
+            return node.value
+        try:
+            return render(str(node.value), names)
+        except ExpressionError as error:
+            raise _PointError(node.at, path, f"{error} (at isl {names['isl']}, conc {names['conc']}, tp {names['tp']})") from None
+
+    def _spec_tokens(self, draft: Node, names: Mapping[str, Value]) -> int:
+        node = draft.get("num-speculative-tokens")
+        path = join_path(self.name, "speculative", "num-speculative-tokens")
+        if node is None:
+            raise _PointError(draft.at, path, "missing key 'num-speculative-tokens'; add it")
+        value = self._render(node, path, names)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+            raise _PointError(node.at, path, f"must be an integer from 1 to 1000, not {value!r}")
+        return value
+
+    def _max_model_len(self, layer: Node, names: Mapping[str, Value]) -> int:
+        serve = layer.get("serve")
+        node = serve.get("max-model-len") if serve else None
+        if node is None:
+            return int(names["isl"]) + int(names["osl"]) + MODEL_LEN_MARGIN
+        path = join_path(self.name, "serve", "max-model-len")
+        value = self._render(node, path, names)
+        wrong = check_flag("max-model-len", value) or ("must be an integer" if is_computed(value) else None)
+        if wrong:
+            raise _PointError(node.at, path, wrong)
+        return int(value)
+
+    def _serve(self, layer: Node, names: Mapping[str, Value], max_model_len: int) -> tuple[FrozenMap, tuple[str, ...]]:
+        node = layer.get("serve")
+        flags: dict[str, Any] = {}
+        extra: tuple[str, ...] = ()
+        path = join_path(self.name, "serve")
+        for flag, entry in node.entries.items() if node else ():
+            value = self._render(entry.node, join_path(path, flag), names)
+            if flag == "extra-args":
+                extra = tuple(str(word) for word in value)
+                continue
+            wrong = check_flag(flag, value)
+            if wrong:
+                raise _PointError(entry.node.at, join_path(path, flag), wrong)
+            flags[flag] = value
+        return FrozenMap({"max-model-len": max_model_len} | flags), extra
+
+    def _speculative(self, draft: Node, names: Mapping[str, Value], hardware: str) -> Speculative:
+        path = join_path(self.name, "speculative")
+        plain = self._render(draft, path, names)
+        self._revalidate(SpeculativeKeys, draft, plain, path)
+        method = plain.pop("method", None)
+        model = plain.pop("model", None)
+        if method is None:
+            raise _PointError(draft.at, path, "missing key 'method'; add it (eagle3, mtp, ngram, ...)")
+        if model is None and method in _NEEDS_MODEL:
+            raise _PointError(draft.at, path, f"missing key 'model': method '{method}' needs a draft; add its repository")
+        backend = plain.pop("attention-backend", None)
+        if backend is None and method == "eagle3" and HARDWARE[hardware].platform == "cuda":
+            backend = EAGLE3_DEFAULT_BACKEND
+        tokens, revision = plain.pop("num-speculative-tokens"), plain.pop("revision", None)
+        return Speculative(
+            method=method,
+            num_speculative_tokens=tokens,
+            model=model,
+            revision=revision,
+            attention_backend=None if backend is not None and backend.lower() == "auto" else backend,
+            options=FrozenMap({key.replace("-", "_"): value for key, value in plain.items()}),
+        )
+
+    def _revalidate(self, model: type[SpeculativeKeys | ClientKeys], node: Node, plain: dict[str, Any], path: str) -> Any:
+        """The schema again, now that expressions have values."""
+        try:
+            return model.model_validate(plain)
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            key = str(detail["loc"][0]) if detail["loc"] else ""
+            at = node.get(key)
+            raise _PointError((at or node).at, join_path(path, key), detail["msg"]) from None
+
+    def _env(self, layer: Node, names: Mapping[str, Value]) -> FrozenMap:
+        path = join_path(self.name, "env")
+        node = layer.get("env")
+        rendered = self._render(node, path, names) if node else {}
+        return FrozenMap({name: _env_value(value) for name, value in rendered.items()})
+
+    def _workload(self, layer: Node, names: Mapping[str, Value], point: Point) -> Workload:
+        node = layer.get("client")
+        path = join_path(self.name, "client")
+        keys = self._revalidate(ClientKeys, node, self._render(node, path, names), path) if node else ClientKeys()
+        given = {key: value for key, value in keys.model_dump().items() if value is not None}
+        prompts, warmups = given.pop("prompts_per_conc", 10), given.pop("warmups_per_conc", 2)
+        given["chat_template_kwargs"] = FrozenMap(given.pop("chat_template_kwargs", {}))
+        workload = Workload(
+            isl=point.isl,
+            osl=point.osl,
+            conc=point.conc,
+            num_prompts=prompts * point.conc,
+            num_warmups=warmups * point.conc,
+            **given,
+        )
+        template = node.get("chat-template") if node else None
+        at, where = (template or node or self.node).at, join_path(path, "chat-template")
+        if workload.chat_template == "none" and point.speculative:
+            raise _PointError(
+                at,
+                where,
+                "speculative decoding is measured through the chat template (acceptance on raw text means nothing); use server",
+            )
+        if workload.chat_template == "none" and workload.api == "chat":
+            raise _PointError(
+                at, where, "the chat API always applies the template; use `api: completions` or `chat-template: server`"
+            )
+        return workload
+
+    def _why_not(self, point: Point, draft: Node | None, hardware: str) -> str:
+        if self.node.get("serve") is None or (point.speculative and draft is None):
+            return "its flags live in a shell script: the entry has no " + (
+                "`serve`" if self.node.get("serve") is None else "`speculative`"
+            )
+        if HARDWARE[hardware].platform == "rocm":
+            return "AMD recipes are plan-only for now"
+        return ""
+
+
+def _plain(layer: Node, key: str) -> dict[str, Any]:
+    node = layer.get(key)
+    return dict(node.plain()) if node else {}
+
+
+def _env_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        default = value.get("default")
+        return {"from": value["from"], "default": None if default is None else _env_value(default)}
+    if value is None:
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _command(command: Any) -> tuple[str, ...] | None:
+    if command is None:
+        return None
+    return tuple(shlex.split(command)) if isinstance(command, str) else tuple(command)

@@ -1,0 +1,226 @@
+"""Guards ``-k``: pytest matches substrings, so ``b200`` also means gb200 and ``c1`` also c16.
+
+The expression is walked with pytest's own grammar, twice per case: tags by equality, as a person means them, and by substring, as
+pytest reads them. Where the two select different cases the run must stop and ask for ``-m``, which is exact.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pytest_gpubench.domain.cases import Case
+
+MAX_DEPTH = 60
+MAX_FREE_WORDS = 8
+_TOKEN = re.compile(r"\s*(?:(?P<paren>[()])|(?P<word>(?::?\w|:|\+|-|\.|\[|\]|\\|/)+))")
+
+Tree: TypeAlias = "str | tuple[str, tuple[Tree, ...]]"
+"""A word, or ("and" | "or" | "not", operands)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguity:
+    """A ``-k`` expression selects other cases than its words say."""
+
+    expression: str
+    extra: tuple[Case, ...]
+    """Cases that pytest would select though their tags do not match."""
+    missing: tuple[Case, ...]
+    """Cases that pytest would leave out though their tags match (a substring under ``not``)."""
+    words: tuple[str, ...]
+    """The words of the expression that are parts of other tags."""
+    suggestion: str
+    """Command-line arguments that select exactly what the words say; empty if that takes a person."""
+
+    def __str__(self) -> str:
+        parts = [f"-k {self.expression!r} matches parts of tags ({', '.join(self.words)})"]
+        if self.extra:
+            parts.append(f"it would also select {_listing(self.extra)}")
+        if self.missing:
+            parts.append(f"it would leave out {_listing(self.missing)}")
+        remedy = f"write {self.suggestion}" if self.suggestion else "select by exact tags with -m"
+        return "; ".join(parts) + f"; {remedy}"
+
+
+def _listing(cases: Sequence[Case]) -> str:
+    names = ", ".join(case.id for case in cases[:3])
+    return f"{len(cases)} {'case' if len(cases) == 1 else 'cases'} ({names}{', ...' if len(cases) > 3 else ''})"
+
+
+class _InvalidError(Exception):
+    """Not an expression: pytest says so itself."""
+
+
+def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
+    """Compare what a ``-k`` expression says with what pytest would select.
+
+    Words that are tags of some case are compared; other words may match function, file or folder names and are taken as true and as
+    false. An expression that pytest itself refuses gives None.
+    """
+    try:
+        tree = _Parser(expression).parse()
+    except _InvalidError:
+        return None
+    words = list(dict.fromkeys(_words(tree)))
+    tags = {tag for case in cases for tag in case.tags}
+    known = [word for word in words if word.lower() in tags]
+    free = [word for word in words if word.lower() not in tags]
+    if not known:
+        return None
+    worlds = _worlds(free)
+    verdicts: dict[tuple[tuple[bool, ...], tuple[bool, ...]], tuple[bool, bool]] = {}
+    extra: list[Case] = []
+    missing: list[Case] = []
+    for case in cases:
+        own, text = set(case.tags), case.id.lower()
+        exact = tuple(word.lower() in own for word in known)
+        loose = tuple(word.lower() in text for word in known)
+        if exact == loose:
+            continue
+        if (exact, loose) not in verdicts:
+            verdicts[exact, loose] = _differs(tree, known, exact, loose, worlds)
+        more, less = verdicts[exact, loose]
+        if more:
+            extra.append(case)
+        if less:
+            missing.append(case)
+    if not extra and not missing:
+        return None
+    texts = [(set(case.tags), case.id.lower()) for case in (*extra, *missing)]
+    parts = tuple(word for word in known if any(word.lower() in text and word.lower() not in own for own, text in texts))
+    return Ambiguity(expression, tuple(extra), tuple(missing), parts, _suggest(tree, tags))
+
+
+def _worlds(free: Sequence[str]) -> list[dict[str, bool]]:
+    """Every way in which the free words may be true or false; with very many of them, all true and all false."""
+    values: Iterator[tuple[bool, ...]]
+    if len(free) <= MAX_FREE_WORDS:
+        values = itertools.product((True, False), repeat=len(free))
+    else:
+        values = iter([(True,) * len(free), (False,) * len(free)])
+    return [dict(zip(free, chosen, strict=True)) for chosen in values]
+
+
+def _differs(
+    tree: Tree, known: Sequence[str], exact: Sequence[bool], loose: Sequence[bool], worlds: Sequence[Mapping[str, bool]]
+) -> tuple[bool, bool]:
+    """Whether pytest would select, or leave out, against the words in any world."""
+    more = less = False
+    for world in worlds:
+        said = _evaluate(tree, {**world, **dict(zip(known, exact, strict=True))})
+        done = _evaluate(tree, {**world, **dict(zip(known, loose, strict=True))})
+        more, less = more or (done and not said), less or (said and not done)
+    return more, less
+
+
+def _evaluate(tree: Tree, values: Mapping[str, bool]) -> bool:
+    if isinstance(tree, str):
+        return values[tree]
+    kind, operands = tree
+    if kind == "not":
+        return not _evaluate(operands[0], values)
+    check: Callable[[Iterator[bool]], bool] = all if kind == "and" else any
+    return check(_evaluate(operand, values) for operand in operands)
+
+
+def _words(tree: Tree) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    else:
+        for operand in tree[1]:
+            yield from _words(operand)
+
+
+def _suggest(tree: Tree, tags: set[str]) -> str:
+    """``-m`` for the conjuncts whose words are all tags, ``-k`` for those without one; mixed conjuncts take a person."""
+    conjuncts = tree[1] if not isinstance(tree, str) and tree[0] == "and" else (tree,)
+    exact: list[Tree] = []
+    loose: list[Tree] = []
+    for conjunct in conjuncts:
+        are_tags = {word.lower() in tags for word in _words(conjunct)}
+        if len(are_tags) > 1:
+            return ""
+        (exact if are_tags == {True} else loose).append(conjunct)
+    parts = [f'-m "{_text(exact, str.lower)}"'] if exact else []
+    parts += [f'-k "{_text(loose, str)}"'] if loose else []
+    return " ".join(parts)
+
+
+def _text(conjuncts: Sequence[Tree], spell: Callable[[str], str]) -> str:
+    def write(tree: Tree, inner: bool) -> str:
+        if isinstance(tree, str):
+            return spell(tree)
+        kind, operands = tree
+        if kind == "not":
+            return f"not {write(operands[0], True)}"
+        words = f" {kind} ".join(write(operand, True) for operand in operands)
+        return f"({words})" if inner else words
+
+    return write(conjuncts[0], False) if len(conjuncts) == 1 else write(("and", tuple(conjuncts)), False)
+
+
+class _Parser:
+    """expression: or_expr; or: and (`or` and)*; and: not (`and` not)*; not: `not` not | ( expr ) | word; empty is invalid here."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens: list[str] = []
+        position = 0
+        text = text.rstrip()
+        while position < len(text):
+            match = _TOKEN.match(text, position)
+            if not match:
+                raise _InvalidError
+            self._tokens.append(match["paren"] or match["word"])
+            position = match.end()
+        self._position = 0
+        self._depth = 0
+
+    def parse(self) -> Tree:
+        tree = self._or()
+        if self._position < len(self._tokens):
+            raise _InvalidError
+        return tree
+
+    def _next(self) -> str:
+        return self._tokens[self._position] if self._position < len(self._tokens) else ""
+
+    def _take(self, token: str) -> bool:
+        found = self._next() == token
+        self._position += found
+        return found
+
+    def _or(self) -> Tree:
+        operands = [self._and()]
+        while self._take("or"):
+            operands.append(self._and())
+        return operands[0] if len(operands) == 1 else ("or", tuple(operands))
+
+    def _and(self) -> Tree:
+        operands = [self._not()]
+        while self._take("and"):
+            operands.append(self._not())
+        return operands[0] if len(operands) == 1 else ("and", tuple(operands))
+
+    def _not(self) -> Tree:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _InvalidError
+        try:
+            if self._take("not"):
+                return ("not", (self._not(),))
+            if self._take("("):
+                tree = self._or()
+                if not self._take(")"):
+                    raise _InvalidError
+                return tree
+            word = self._next()
+            if word in ("", ")", "and", "or"):
+                raise _InvalidError
+            self._position += 1
+            return word
+        finally:
+            self._depth -= 1

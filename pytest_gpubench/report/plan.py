@@ -1,0 +1,65 @@
+"""The plan: what a selection would run, as JSON data, without starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_gpubench.domain.cases import Case, RecipeBook
+from pytest_gpubench.domain.frozen import thaw
+from pytest_gpubench.engines.argv import CommandLine
+
+
+def plan_document(
+    book: RecipeBook,
+    cases: Sequence[Case],
+    command_lines: Mapping[str, CommandLine],
+    findings: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, Any]:
+    """Cases in the order given, and the servers they need.
+
+    ``command_lines`` is keyed by server, ``findings`` by case id. ``{port}`` stands for the port; revisions are as written.
+    """
+    servers = list(dict.fromkeys(case.server for case in cases))
+    return {
+        "cases": [_case(case, findings.get(case.id, ())) for case in cases],
+        "servers": {key: _server(book, key, cases, command_lines[key]) for key in servers},
+        "unsupported": [{"recipe": it.recipe, "where": str(it.position), "reason": it.reason} for it in book.unsupported],
+    }
+
+
+def _case(case: Case, findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    topology = case.topology
+    return {
+        "id": case.id,
+        "recipe": case.recipe,
+        "tags": list(case.tags),
+        "runner": case.runner,
+        "topology": {"tp": topology.tp, "pp": topology.pp, "ep": topology.ep, "dp_attn": topology.dp_attn},
+        "parallel": {
+            "tensor_parallel_size": topology.tensor_parallel_size,
+            "dp": topology.dp,
+            "expert_parallel": topology.expert_parallel,
+        },
+        "gpus": case.gpus,
+        "isl": case.workload.isl,
+        "osl": case.workload.osl,
+        "conc": case.workload.conc,
+        "max_model_len": case.max_model_len,
+        "spec": case.identity.spec,
+        "server": case.server,
+        "runnable": case.runnable,
+        "why_not": case.why_not,
+        "gates": thaw(case.gates),
+        "findings": list(findings),
+    }
+
+
+def _server(book: RecipeBook, key: str, cases: Sequence[Case], line: CommandLine) -> dict[str, Any]:
+    spec = book.server(key)
+    return {
+        "argv": list(line.argv),
+        "env": line.printable_env() | dict.fromkeys(line.unset),
+        "gpus": spec.topology.gpus,
+        "cases": [case.id for case in cases if case.server == key],
+    }

@@ -1,0 +1,123 @@
+"""Result records: JSON files, written whole and atomically the moment a case ends."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.specs import Launch, ServerSpec
+
+SCHEMA_VERSION = 1
+MEASUREMENT_VERSION = 1
+"""Rises whenever the way of measuring changes: numbers of different versions are not comparable."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``results/<run>``: where one pytest run leaves its records."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, results: Path, run: str | None = None) -> RunFolder:
+        """The folder's path; nothing is created on disk before the first record."""
+        stamp = run or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        return cls(results / stamp)
+
+    def server(self, launch: Launch) -> Path:
+        """Folder of a server's records and logs."""
+        return self.path / launch.server
+
+    def init_record(self, launch: Launch) -> Path:
+        return self.server(launch) / "init" / f"{launch.label}.json"
+
+    def server_log(self, launch: Launch) -> Path:
+        return self.server(launch) / "init" / f"{launch.label}.log"
+
+    def case_record(self, launch: Launch, case: Case) -> Path:
+        return self.server(launch) / case.workload.label / f"{launch.label}.json"
+
+    def requests_file(self, launch: Launch, case: Case) -> Path:
+        return self.server(launch) / case.workload.label / f"{launch.label}.requests.jsonl.gz"
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record whole or not at all.
+
+    Raises:
+        GpubenchError: if the disk refuses it, with path and reason.
+    """
+    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
+    with _atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_requests(path: Path, requests: Iterable[Mapping[str, Any]]) -> None:
+    """Write per-request records as gzipped JSON lines, whole or not at all.
+
+    Raises:
+        GpubenchError: if the disk refuses it, with path and reason.
+    """
+    with _atomic(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8", compresslevel=6) as file:
+        for request in requests:
+            file.write(json.dumps(request, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside the given one, which it replaces when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        advice = "free space or choose another folder with --gpubench-results"
+        raise GpubenchError(f"the record {path} could not be written: {error.strerror}; {advice}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def plain(value: Any) -> Any:
+    """JSON-able data of dataclasses, frozen maps, paths and tuples."""
+    if isinstance(value, FrozenMap):
+        return thaw(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def fingerprint(spec: ServerSpec, case: Case, engine_version: str, device: str, commits: Mapping[str, str | None]) -> str:
+    """Sixteen hex digits that are equal where two measurements are of the same thing.
+
+    Covers the server spec, the workload, the engine's version, the device's product name, the commits of the weights that ran and
+    the version of our way of measuring. The recipe's name is not part of it.
+    """
+    parts = {
+        "spec": plain(spec),
+        "workload": asdict(case.workload) | {"chat_template_kwargs": thaw(case.workload.chat_template_kwargs)},
+        "engine": engine_version,
+        "device": device,
+        "commits": dict(commits),
+        "measurement": MEASUREMENT_VERSION,
+    }
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,3 @@
+from pytest_gpubench.suite import test_engine_init, test_throughput
+
+__all__ = ["test_engine_init", "test_throughput"]

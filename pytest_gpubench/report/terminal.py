@@ -1,0 +1,70 @@
+"""Tables for the terminal, as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One case in the summary."""
+
+    recipe: str
+    point: str
+    """Topology and workload, for instance ``tp8:1k1k-c64``."""
+    metrics: Mapping[str, float]
+    verdict: str
+    note: str = ""
+    tentative: frozenset[str] = frozenset()
+    """Metrics that rest on too few requests: printed in brackets."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    title: str
+    metric: str
+    scale: float
+    digits: int
+
+
+_COLUMNS = (
+    _Column("out tok/s", "output_tput", 1, 1),
+    _Column("tok/s/GPU", "output_tput_per_gpu", 1, 1),
+    _Column("TTFT p50 ms", "ttft_p50", 1e3, 1),
+    _Column("TTFT p99 ms", "ttft_p99", 1e3, 1),
+    _Column("TPOT p50 ms", "tpot_p50", 1e3, 2),
+    _Column("accept len", "acceptance_length", 1, 2),
+)
+
+
+def summary_lines(rows: Sequence[Row]) -> list[str]:
+    """One table per recipe: a title line, a header and a line per case; a metric that a case lacks is a dash."""
+    lines: list[str] = []
+    for recipe in dict.fromkeys(row.recipe for row in rows):
+        own = [row for row in rows if row.recipe == recipe]
+        columns = [column for column in _COLUMNS if any(column.metric in row.metrics for row in own)]
+        header = ["case", *(column.title for column in columns), "verdict"]
+        body = [[row.point, *(_cell(row, column) for column in columns), row.verdict] for row in own]
+        widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
+        lines += ["", recipe]
+        lines += ["  " + _aligned(line, widths) for line in [header, *body]]
+        lines += [f"  {row.point}: {row.note}" for row in own if row.note]
+    if any(row.tentative.intersection(column.metric for column in _COLUMNS).intersection(row.metrics) for row in rows):
+        lines += ["", "(in brackets: too few requests for this percentile)"]
+    return lines
+
+
+def _cell(row: Row, column: _Column) -> str:
+    value = row.metrics.get(column.metric)
+    if value is None:
+        return "-"
+    text = f"{value * column.scale:,.{column.digits}f}"
+    return f"({text})" if column.metric in row.tentative else text
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *numbers, last = cells
+    first_width, *number_widths, _ = widths
+    middle = [cell.rjust(width) for cell, width in zip(numbers, number_widths, strict=True)]
+    return "  ".join([first.ljust(first_width), *middle, last])

@@ -1,0 +1,26 @@
+"""The benchmark's test functions: ``benchmarks/test_serving.py`` imports them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_gpubench.domain.verdicts import Verdict
+    from pytest_gpubench.engines.engine import Engine
+    from pytest_gpubench.engines.expectations import EngineCheck
+    from pytest_gpubench.measure.measurement import Measurement
+
+__all__ = ["test_engine_init", "test_throughput"]
+
+
+def test_engine_init(_gpubench_engine: Engine, _gpubench_engine_check: EngineCheck) -> None:
+    """The engine that runs is the one that the recipe asked for: name, parallelism, block size, speculative config, backends."""
+    assert _gpubench_engine.served_name in _gpubench_engine.facts.served_names
+    assert _gpubench_engine_check.deviations == ()
+    assert _gpubench_engine_check.checked
+
+
+def test_throughput(_gpubench_measure: Callable[[], Measurement], _gpubench_gate: Callable[[Measurement], Verdict]) -> None:
+    """No failed request, every output as long as asked, the draft really drafted, prefix cache unused; then the gates."""
+    _gpubench_gate(_gpubench_measure())

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.specs import ServerSpec, Speculative
+from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.engines.expectations import EngineCheck, check_engine
+from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.logs import LogReader
+
+DATA = Path(__file__).parent / "data"
+DRAFT = Speculative("eagle3", 3, "/models/m3d", attention_backend="FLASH_ATTN")
+
+
+def dep2() -> tuple[ServerSpec, EngineFacts]:
+    lines = (DATA / "m3mini-mxfp8-eagle3-dep2-h200-ready.log").read_text().splitlines()
+    facts = dataclasses.replace(LogReader().feed_all(lines).facts(), served_names=("m",), block_size=128)
+    spec = ServerSpec(
+        "vllm",
+        "/models/m3q",
+        "h200",
+        Topology(tp=2, ep=2, dp_attn=True),
+        FrozenMap({"block-size": 128, "max-model-len": 2304, "enable-prefix-caching": False}),
+        speculative=DRAFT,
+        requires=FrozenMap({"vllm": ">=0.24"}),
+    )
+    return spec, facts
+
+
+def check(changes: dict[str, object] | None = None, facts_changes: dict[str, object] | None = None, name: str = "m") -> EngineCheck:
+    spec, facts = dep2()
+    spec = dataclasses.replace(spec, **(changes or {}))  # type: ignore[arg-type]
+    facts = dataclasses.replace(facts, **(facts_changes or {}))  # type: ignore[arg-type]
+    return check_engine(spec, facts, served_name=name)
+
+
+def test_an_engine_that_runs_as_asked() -> None:
+    result = check()
+    assert result.ok
+    assert result.unseen == ()
+    assert {"served name", "data parallel size", "expert parallelism", "draft attention backend", "engine version"} <= set(
+        result.checked
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec_changes", "facts_changes", "sentence"),
+    [
+        ({"topology": Topology(tp=4)}, {}, "tensor parallel size: the recipe asks for 4, the engine runs with 1."),
+        ({"topology": Topology(tp=2)}, {}, "expert parallelism: the recipe asks for off, the engine runs with on."),
+        ({}, {"data_parallel_size": 1}, "data parallel size: the recipe asks for 2, the engine runs with 1."),
+        ({"topology": Topology(tp=2, pp=2, ep=2, dp_attn=True)}, {}, "pipeline parallel size: the recipe asks for 2"),
+        ({}, {"block_size": 16}, "block size: the recipe asks for 128, the engine runs with 16."),
+        ({}, {"enable_prefix_caching": True}, "prefix caching: the recipe asks for off, the engine runs with on."),
+        ({}, {"max_model_len": 1024}, "maximum model length: the recipe asks for 2304, the engine runs with 1024."),
+        ({}, {"num_speculative_tokens": 1}, "speculative tokens: the recipe asks for 3, the engine runs with 1."),
+        ({}, {"speculative_method": ""}, "speculative method: the recipe asks for eagle3, the engine runs with none."),
+        ({"speculative": None}, {}, "speculative decoding: the recipe asks for none, the engine runs with eagle3."),
+        ({}, {"draft_attention_backend": "FLASHINFER"}, "draft attention backend: the recipe asks for FLASH_ATTN"),
+        ({"requires": FrozenMap({"vllm": ">=0.30"})}, {}, "requires.vllm: the recipe needs >=0.30, the engine is 0.26.0."),
+        ({}, {"served_names": ("other",)}, "served name: the recipe asks for m, the engine runs with other."),
+    ],
+)
+def test_each_deviation_is_one_sentence(spec_changes: dict[str, object], facts_changes: dict[str, object], sentence: str) -> None:
+    result = check(spec_changes, facts_changes)
+    assert any(text.startswith(sentence) for text in result.deviations), result.deviations
+
+
+def test_what_the_engine_does_not_say_is_listed_and_not_held_against_it() -> None:
+    result = check({}, {"draft_attention_backend": None, "block_size": None})
+    assert result.ok
+    assert [text.split(":")[0] for text in result.unseen] == ["block size", "draft attention backend"]
+
+
+def test_attached_without_a_log_nothing_is_claimed() -> None:
+    spec, _ = dep2()
+    result = check_engine(spec, EngineFacts(version="0.26.0", served_names=("m",), max_model_len=2304), served_name="m")
+    assert result.ok
+    assert set(result.checked) == {"served name", "maximum model length", "engine version"}
+    assert len(result.unseen) == 8
+
+
+def test_on_the_cpu_the_one_backend_there_is_satisfies_any_wish() -> None:
+    cpu = {"device": "cpu", "attention_backend": "CPU_ATTN", "draft_attention_backend": "CPU_ATTN"}
+    result = check({"hardware": "cpu", "serve": FrozenMap({"attention-backend": "FLASH_ATTN"})}, cpu)
+    assert result.ok
+    assert "attention backend" in result.checked
+
+
+def test_all_mtp_variants_have_one_name_in_the_engine() -> None:
+    draft = Speculative("deepseek_mtp", 3)
+    assert check({"speculative": draft}, {"speculative_method": "mtp"}).ok

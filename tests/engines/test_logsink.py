@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gpubench.engines.logsink import MAX_HEAD, MAX_TAIL, LogSink
+
+KEY = "s3cret-key-of-this-launch"
+
+
+def test_no_secret_reaches_file_or_memory(tmp_path: Path) -> None:
+    sink = LogSink(tmp_path / "server.log", [KEY])
+    sink.feed(f"my key is {KEY[:5]}".encode())
+    sink.feed(f"{KEY[5:]} and hf_{'a' * 20}\n".encode())
+    sink.close()
+    assert (tmp_path / "server.log").read_text() == "my key is <removed> and <removed>\n"
+    assert sink.lines() == ["my key is <removed> and <removed>"]
+
+
+@given(chunks=st.lists(st.integers(1, 60_000), min_size=3, max_size=8), position=st.integers(0, 200_000))
+def test_a_secret_in_an_endless_line_is_removed_wherever_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[int], position: int
+) -> None:
+    path = tmp_path_factory.mktemp("sink") / "server.log"
+    data = b"y" * position + KEY.encode() + b"z" * 100_000
+    sink = LogSink(path, [KEY])
+    start = 0
+    for size in [*chunks, len(data)]:
+        sink.feed(data[start : start + size])
+        start += size
+    sink.close()
+    written = path.read_bytes()
+    assert KEY.encode() not in written
+    assert KEY not in "".join(sink.lines())
+    assert written.count(b"z") == 100_000
+
+
+def test_the_file_is_bounded_and_ends_with_the_end(tmp_path: Path) -> None:
+    sink = LogSink(tmp_path / "server.log", max_file=1000)
+    for number in range(1000):
+        sink.feed(f"line {number:05d}\n".encode())
+    sink.close()
+    text = (tmp_path / "server.log").read_text()
+    assert len(text) < 2000
+    assert text.startswith("line 00000\n")
+    assert "bytes of output are left out here" in text
+
+
+def test_the_memory_is_bounded_and_keeps_both_ends(tmp_path: Path) -> None:
+    sink = LogSink(tmp_path / "server.log")
+    block = b"".join(b"noise %06d %s\n" % (number, b"x" * 200) for number in range(300))
+    while sink.bytes_seen < 3 * (MAX_HEAD + MAX_TAIL):
+        sink.feed(block)
+    sink.feed(b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore encountered a fatal error.\n")
+    lines = sink.lines()
+    assert sum(map(len, lines)) < MAX_HEAD + 2 * MAX_TAIL
+    assert lines[0].startswith("noise 000000")
+    assert lines[-1].endswith("EngineCore encountered a fatal error.")
+    assert sink.fatal == "EngineCore encountered a fatal error."
+    sink.close()
+
+
+def test_a_disk_that_cannot_be_written_does_not_stop_the_reading(tmp_path: Path) -> None:
+    sink = LogSink(Path("/dev/full"))
+    sink.feed(b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore failed to start.\n")
+    assert sink.write_error is not None
+    assert "space" in sink.write_error
+    assert sink.fatal is not None
+    sink.close()
+    assert LogSink(tmp_path / "no" / "file" / "x.log", []).write_error is None
+    (tmp_path / "a-file").touch()
+    assert LogSink(tmp_path / "a-file" / "x.log").write_error is not None
+
+
+def test_nothing_is_fatal_once_a_stop_was_requested(tmp_path: Path) -> None:
+    sink = LogSink(tmp_path / "server.log")
+    sink.stop_requested()
+    sink.feed(b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore encountered a fatal error.\n")
+    sink.close()
+    assert sink.fatal is None
+    assert sink.lines() == []
+    assert "fatal error" in (tmp_path / "server.log").read_text()
+
+
+def test_heartbeats_are_no_progress(tmp_path: Path) -> None:
+    sink = LogSink(tmp_path / "server.log")
+    sink.feed(b"(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] No available shared memory broadcast block found in 60 seconds.\n")
+    assert sink.progress == 0
+    sink.feed(b"(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] Loading\n")
+    assert sink.progress == 1
+    sink.close()

@@ -1,0 +1,353 @@
+"""The whole load generator against the loopback server: its own send times are the truth."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Response, Schedule, Served
+from pytest_gpubench.load.plan import LoadPlan, LoadResult, Progress, RequestRecord
+from pytest_gpubench.load.run import run_load
+
+FAST = Schedule(ttft=0.03, token_time=0.005)
+WORKLOAD = Workload(isl=48, osl=16, conc=4, num_prompts=12, num_warmups=4)
+DEAD = Failure("engine-died", "engine", "the engine is dead")
+
+
+def plan(server: LoopbackServer, workload: Workload = WORKLOAD, **extra: float) -> LoadPlan:
+    return replace(LoadPlan(server.url, "loopback", workload), **extra)
+
+
+def measured(result: LoadResult) -> list[RequestRecord]:
+    return list(result.of_phase("measured"))
+
+
+def truth_of(server: LoopbackServer) -> dict[str, Served]:
+    return {served.request_id: served for served in server.truth}
+
+
+@contextmanager
+def server_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    argv = [sys.executable, "-m", "pytest_gpubench.load.loopback", *options]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def test_records_tell_the_servers_truth() -> None:
+    stages: list[Progress] = []
+    with LoopbackServer(FAST, api_key="secret").in_thread() as server:
+        result = run_load(plan(server), api_key="secret", on_progress=stages.append)
+    assert result.failed == ()
+    assert [record.phase for record in result.records] == ["warmup"] * 4 + ["measured"] * 12
+    assert [record.index for record in measured(result)] == list(range(12))
+    truth = truth_of(server)
+    for record in result.records:
+        served = truth[record.request_id]
+        assert record.completion_tokens == record.asked_osl == served.asked_tokens
+        assert record.prompt_tokens == served.prompt_tokens
+        assert abs(served.prompt_tokens - record.asked_isl) <= 1
+        assert list(record.chunk_tokens) == served.chunk_totals
+        assert record.finish_reason == "length"
+        # one clock for both processes: nothing is received before it was sent, nor sent before it was due
+        assert record.send_ns is not None
+        assert record.due_ns <= record.send_ns < served.arrival_ns
+        assert all(sent < received for sent, received in zip(served.chunk_ns, record.chunk_ns, strict=True))
+    assert sum(record.completion_tokens or 0 for record in result.records) == server.counters.generation_tokens
+    assert len({served.prompt_tokens for served in server.truth}) > 1
+    assert {progress.stage for progress in stages} == {"prompts", "warmup", "measured"}
+    assert stages[-1] == Progress("measured", 12, 12)
+    assert result.client.window_seconds > 0
+    assert result.client.started_unix == pytest.approx(time.time(), abs=60)
+
+
+def test_times_are_near_the_truth() -> None:
+    with LoopbackServer(FAST).in_thread() as server:
+        result = run_load(plan(server))
+    truth = truth_of(server)
+    ttft_errors, tpot_errors = [], []
+    for record in measured(result):
+        served = truth[record.request_id]
+        assert record.first_token_ns is not None
+        assert record.last_token_ns is not None
+        ttft_errors.append((record.first_token_ns - record.due_ns) / 1e9 - served.ttft)
+        tpot = (record.last_token_ns - record.first_token_ns) / 1e9 / ((record.completion_tokens or 0) - 1)
+        tpot_errors.append(tpot - served.tpot)
+    assert 0 < statistics.median(ttft_errors) < 0.01
+    assert abs(statistics.median(tpot_errors)) < 0.001
+
+
+def test_loop_is_closed_at_the_concurrency() -> None:
+    with LoopbackServer(FAST).in_thread() as server:
+        result = run_load(plan(server))
+    edges = [(record.send_ns or 0, 1) for record in measured(result)] + [(record.end_ns or 0, -1) for record in measured(result)]
+    in_flight, peak = 0, 0
+    for _, step in sorted(edges):
+        in_flight += step
+        peak = max(peak, in_flight)
+    assert peak == WORKLOAD.conc
+    # each request after the first wave is due when one before it ended
+    ends = {record.end_ns for record in measured(result)}
+    assert all(record.due_ns in ends for record in measured(result)[WORKLOAD.conc :])
+    warmup_end = max(record.end_ns or 0 for record in result.of_phase("warmup"))
+    assert all(record.due_ns > warmup_end for record in measured(result))
+
+
+def test_three_tokens_per_chunk() -> None:
+    with LoopbackServer(Schedule(0.02, 0.01, 3)).in_thread() as server:
+        result = run_load(plan(server, replace(WORKLOAD, osl=16, range_ratio=1.0, num_prompts=4)))
+    for record in measured(result):
+        assert record.chunk_tokens == (1, 4, 7, 10, 13, 16)
+        assert record.first_token_ns is not None
+        assert record.last_token_ns is not None
+    tpots = [((record.last_token_ns or 0) - (record.first_token_ns or 0)) / 15e9 for record in measured(result)]
+    assert statistics.median(tpots) == pytest.approx(0.01, rel=0.1)
+
+
+def test_completions_api_and_template_arguments() -> None:
+    bodies: list[dict[str, object]] = []
+
+    def spy(request: Request) -> Response | None:
+        bodies.append(request.json())
+        return original(request)  # type: ignore[return-value]
+
+    with LoopbackServer(FAST).in_thread() as server:
+        for path in ("/v1/completions", "/v1/chat/completions"):
+            original = server.routes["POST", path]
+            server.routes["POST", path] = spy
+            api = "completions" if path == "/v1/completions" else "chat"
+            template = FrozenMap({"thinking": False}) if api == "chat" else FrozenMap()
+            workload = replace(
+                WORKLOAD,
+                api=api,
+                chat_template="server" if api == "chat" else "none",
+                num_prompts=1,
+                num_warmups=0,
+                conc=1,
+                temperature=0.5,
+            )
+            result = run_load(plan(server, replace(workload, chat_template_kwargs=template)))
+            assert result.failed == ()
+    completion, chat = bodies
+    assert completion["max_tokens"] == chat["max_completion_tokens"]
+    assert chat["chat_template_kwargs"] == {"thinking": False}
+    for body in bodies:
+        assert body["ignore_eos"] is True
+        assert body["temperature"] == 0.5
+        assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault("status", status=429), "HTTP status 429"),
+        (Fault("status", status=503), "HTTP status 503"),
+        (Fault("malformed"), "malformed chunk after 1 good ones"),
+        (Fault("disconnect"), "the connection was closed in the middle of the answer"),
+        (Fault("disconnect", after_chunks=0), "the connection was closed in the middle of the answer"),
+        (Fault("stall", after_chunks=3), "stalled: no data for 0.5 s"),
+        (Fault("error-event"), "the server reported an error in the stream: EngineCore encountered an issue."),
+    ],
+)
+def test_one_failed_request_is_one_failed_record(fault: Fault, reason: str) -> None:
+    faults = {6: fault}  # the third measured request
+    with LoopbackServer(FAST, faults=faults.get).in_thread() as server:
+        result = run_load(plan(server, read_timeout=0.5))
+    assert len(result.failed) == 1
+    assert result.failed[0].error.startswith(reason)
+    assert result.failed[0].phase == "measured"
+    assert len(result.records) == 16
+    assert all(record.completion_tokens == record.asked_osl for record in result.records if record.ok)
+
+
+def test_half_closed_connection_is_one_failed_record() -> None:
+    def half_close(request: Request) -> None:
+        if request.json()["messages"][0]["content"] == victim and request.connection.transport is not None:
+            request.connection.begin_stream()
+            request.connection.transport.write_eof()
+        else:
+            original(request)
+
+    with LoopbackServer(FAST).in_thread() as server:
+        run_load(plan(server, replace(WORKLOAD, num_warmups=0)))
+        original = server.routes["POST", "/v1/chat/completions"]
+        victim = ""
+
+        def remember(request: Request) -> None:
+            nonlocal victim
+            victim = victim or request.json()["messages"][0]["content"]
+            half_close(request)
+
+        server.routes["POST", "/v1/chat/completions"] = remember
+        result = run_load(plan(server, replace(WORKLOAD, num_warmups=0)))
+    assert [record.error for record in result.failed] == ["the connection was closed in the middle of the answer"]
+
+
+def test_server_that_closes_after_every_answer_is_no_failure() -> None:
+    def closing(request: Request) -> Response:
+        return replace(Response.of_json({}), headers={"connection": "close"})
+
+    with LoopbackServer(FAST).in_thread() as server:
+        server.routes["POST", "/v1/chat/completions"] = closing
+        result = run_load(plan(server, replace(WORKLOAD, num_warmups=0)))
+    # the answers are no streams, so they count as failed; but each connection was opened anew
+    assert {record.error for record in result.records} == {"the stream ended without [DONE]"}
+
+
+def test_failed_warmup_stops_the_run() -> None:
+    with LoopbackServer(FAST, api_key="right").in_thread() as server:
+        result = run_load(plan(server), api_key="wrong")
+    assert len(result.records) == 4
+    assert all(record.error.startswith("HTTP status 401") for record in result.records)
+
+
+def test_key_is_neither_in_argv_nor_in_the_records() -> None:
+    argvs: list[Sequence[str]] = []
+
+    def look(progress: Progress) -> None:
+        argvs.extend(child.cmdline() for child in psutil.Process().children() if "pytest_gpubench.load.worker" in child.cmdline())
+
+    with LoopbackServer(FAST, api_key="very-secret").in_thread() as server:
+        result = run_load(plan(server), api_key="very-secret", on_progress=look)
+    assert argvs
+    assert not any("very-secret" in word for argv in argvs for word in argv)
+    assert "very-secret" not in repr(result)
+    assert "very-secret" not in repr([record.to_json() for record in result.records])
+
+
+def test_server_death_ends_the_run_with_the_servers_failure() -> None:
+    killed_at = 0.0
+    with server_process("--ttft", "0.05", "--token-time", "0.05") as (process, url):
+
+        def kill_in_mid_run(progress: Progress) -> None:
+            nonlocal killed_at
+            if progress.stage == "measured" and progress.done and not killed_at:
+                killed_at = time.monotonic()
+                process.kill()
+
+        workload = replace(WORKLOAD, num_prompts=400, num_warmups=0)
+        with pytest.raises(BenchmarkError) as found:
+            run_load(
+                LoadPlan(url, "loopback", workload),
+                on_progress=kill_in_mid_run,
+                check_server=lambda: DEAD if process.poll() is not None else None,
+            )
+    assert found.value.failure is DEAD
+    assert time.monotonic() - killed_at < 5
+    assert not _workers()
+
+
+def test_death_that_is_noticed_late_is_still_the_servers_failure() -> None:
+    with LoopbackServer(FAST, faults=lambda index: Fault("error-event")).in_thread() as server:
+        asked: list[float] = []
+
+        def late() -> Failure | None:
+            asked.append(time.monotonic())
+            return DEAD if asked[-1] - asked[0] > 3 else None
+
+        with pytest.raises(BenchmarkError) as found:
+            run_load(plan(server, replace(WORKLOAD, num_prompts=2, num_warmups=0)), check_server=late, grace=30)
+    assert found.value.failure is DEAD
+
+
+def test_nobody_there_is_one_sentence() -> None:
+    with LoopbackServer(FAST).in_thread() as server:
+        url = server.url
+    with pytest.raises(BenchmarkError, match=f"{url}/tokenize did not answer") as found:
+        run_load(LoadPlan(url, "loopback", WORKLOAD))
+    assert found.value.failure.failure_class == "client"
+
+
+def test_server_without_tokenize_is_one_sentence() -> None:
+    with LoopbackServer(FAST).in_thread() as server:
+        del server.routes["POST", "/tokenize"]
+        with pytest.raises(BenchmarkError, match="/tokenize answered 404"):
+            run_load(plan(server))
+
+
+def test_deadline_kills_the_worker() -> None:
+    with LoopbackServer(Schedule(ttft=30)).in_thread() as server, pytest.raises(BenchmarkError, match="not finished after 2 s"):
+        run_load(plan(server, deadline=2))
+    assert not _workers()
+
+
+def test_worker_crash_is_a_client_failure() -> None:
+    def murder(progress: Progress) -> None:
+        for worker in _workers():
+            worker.kill()
+
+    with LoopbackServer(Schedule(ttft=30)).in_thread() as server, pytest.raises(BenchmarkError) as found:
+        run_load(plan(server), on_progress=murder)
+    failure = found.value.failure
+    assert (failure.cause, failure.failure_class) == ("load-worker-died", "client")
+    assert "killed by signal 9" in failure.summary
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dataset": "sharegpt"}, "dataset 'sharegpt'"),
+        ({"conc": 0}, "at least 1"),
+        ({"chat_template": "none"}, "chat-template server"),
+    ],
+)
+def test_plan_that_cannot_be_run_is_refused(change: dict[str, object], words: str) -> None:
+    workload = replace(WORKLOAD, **change)  # type: ignore[arg-type]
+    with pytest.raises(BenchmarkError, match=words) as found:
+        run_load(LoadPlan("http://127.0.0.1:1", "m", workload))
+    assert found.value.failure.failure_class == "recipe"
+
+
+PARENT = """
+    import sys
+    from pytest_gpubench.domain.workload import Workload
+    from pytest_gpubench.load.plan import LoadPlan
+    from pytest_gpubench.load.run import run_load
+
+    def show(progress):
+        if progress.stage == "measured":
+            print("measuring", flush=True)
+
+    workload = Workload(isl=48, osl=16, conc=4, num_prompts=400, num_warmups=0)
+    run_load(LoadPlan(sys.argv[1], "loopback", workload), on_progress=show)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_worker_never_outlives_its_parent(number: signal.Signals) -> None:
+    with server_process("--token-time", "0.1") as (_, url):
+        argv = [sys.executable, "-c", textwrap.dedent(PARENT), url]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as parent:
+            assert parent.stdout is not None
+            assert parent.stderr is not None
+            assert parent.stdout.readline() == "measuring\n"
+            workers = psutil.Process(parent.pid).children(recursive=True)
+            assert len(workers) == 1
+            parent.send_signal(number)
+            _, alive = psutil.wait_procs(workers, timeout=10)
+            assert not alive
+            assert parent.wait(10) != 0
+            if number == signal.SIGINT:
+                assert "KeyboardInterrupt" in parent.stderr.read()
+
+
+def _workers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if "pytest_gpubench.load.worker" in child.cmdline()]

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from itertools import pairwise
+from typing import Any
+
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gpubench.load.loopback import Fault, Handler, LoopbackServer, Request, Response, Schedule
+from pytest_gpubench.load.loopback_state import Counters, word_tokens, words_text
+
+FAST = Schedule(ttft=0.02, token_time=0.002)
+
+
+MESSAGES: Any = [{"role": "user", "content": "one two"}]
+
+
+def connect(server: LoopbackServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="secret", max_retries=0)
+
+
+def ask(server: LoopbackServer, **extra: Any) -> Any:
+    with connect(server) as client:
+        return client.chat.completions.create(model="loopback", messages=MESSAGES, max_completion_tokens=8, **extra)
+
+
+def stream(server: LoopbackServer, **extra: Any) -> list[Any]:
+    with connect(server) as client:
+        create: Any = client.chat.completions.create
+        return list(create(model="loopback", messages=MESSAGES, max_completion_tokens=8, stream=True, **extra))
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        text: str = response.read().decode()
+        return text
+
+
+@given(tokens=st.integers(1, 300), per_chunk=st.integers(1, 9))
+def test_schedule_sends_every_token_once_at_its_time(tokens: int, per_chunk: int) -> None:
+    chunks = Schedule(0.05, 0.01, per_chunk).chunks(tokens)
+    totals = [total for _, total in chunks]
+    assert totals[0] == 1
+    assert totals[-1] == tokens
+    assert all(0 < later - earlier <= per_chunk for earlier, later in pairwise(totals))
+    assert all(offset == pytest.approx(0.05 + (total - 1) * 0.01) for offset, total in chunks)
+
+
+@given(st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1), max_size=20))
+def test_toy_tokenizer_keeps_its_count_through_detokenize(words: list[str]) -> None:
+    tokens = word_tokens(" ".join(words))
+    assert len(tokens) == sum(-(-len(word) // 3) for word in words)
+    assert word_tokens(words_text(tokens)) == tokens
+
+
+def test_stream_has_the_shape_of_vllm() -> None:
+    with LoopbackServer(Schedule(0.02, 0.002, 3)).in_thread() as server:
+        chunks = stream(server, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.usage.completion_tokens for chunk in chunks] == [0, 1, 4, 7, 8, 8]
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, None, None, "length"]
+    assert chunks[-1].choices == []
+    truth = server.truth[0]
+    assert truth.chunk_totals == [1, 4, 7, 8]
+    assert truth.ttft == pytest.approx(0.02, abs=0.02)
+    assert server.counters.generation_tokens == 8
+    assert server.counters.prompt_tokens == chunks[-1].usage.prompt_tokens
+    assert server.counters.running == 0
+
+
+def test_usage_comes_only_when_asked_for() -> None:
+    with LoopbackServer(FAST).in_thread() as server:
+        chunks = stream(server)
+    assert all(chunk.usage is None for chunk in chunks)
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_answers_without_stream() -> None:
+    with LoopbackServer(FAST).in_thread() as server:
+        answer = ask(server)
+    assert answer.usage.completion_tokens == 8
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_eos_ends_only_requests_that_do_not_ignore_it() -> None:
+    with LoopbackServer(Schedule(0.01, 0.001, eos_after=3)).in_thread() as server:
+        assert ask(server).usage.completion_tokens == 3
+        assert ask(server, extra_body={"ignore_eos": True}).usage.completion_tokens == 8
+
+
+def test_api_key_is_needed_under_v1_only() -> None:
+    with LoopbackServer(FAST, api_key="other").in_thread() as server:
+        with pytest.raises(openai.AuthenticationError):
+            ask(server)
+        assert get(f"{server.url}/health") == ""
+    with LoopbackServer(FAST, api_key="secret").in_thread() as server:
+        assert ask(server).usage.completion_tokens == 8
+
+
+def test_metrics_page_counts_drafts() -> None:
+    counters = Counters()
+    counters.count_draft(3, 2)
+    counters.count_draft(3, 0)
+    page = counters.metrics_text("m", speculative=True)
+    assert 'vllm:spec_decode_num_drafts_total{engine="0",model_name="m"} 2.0' in page
+    assert 'per_pos_total{engine="0",model_name="m",position="1"} 1.0' in page
+    assert "spec_decode" not in counters.metrics_text("m", speculative=False)
+
+
+def test_routes_can_be_added_and_replaced() -> None:
+    async def later(request: Request) -> Response:
+        return Response.of_json({"path": request.path})
+
+    def version(request: Request) -> Response:
+        return Response.of_json({"version": "9"})
+
+    routes: dict[tuple[str, str], Handler] = {("GET", "/version"): version, ("GET", "/later"): later}
+    with LoopbackServer(FAST, routes=routes).in_thread() as server:
+        assert json.loads(get(f"{server.url}/version")) == {"version": "9"}
+        assert json.loads(get(f"{server.url}/later")) == {"path": "/later"}
+        with pytest.raises(urllib.error.HTTPError) as found:
+            get(f"{server.url}/nothing")
+        assert found.value.code == 404
+        found.value.close()
+
+
+def test_health_says_when_the_engine_is_dead() -> None:
+    with LoopbackServer(FAST).in_thread() as server:
+        server.healthy = False
+        with pytest.raises(urllib.error.HTTPError) as found:
+            get(f"{server.url}/health")
+        assert found.value.code == 503
+        found.value.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [({"model": "other"}, 404), ({"model": "loopback", "prompt": "a b c", "max_tokens": 100}, 400)]
+)
+def test_bad_requests_are_refused(body: dict[str, Any], status: int) -> None:
+    with LoopbackServer(FAST, max_model_len=50).in_thread() as server:
+        request = urllib.request.Request(f"{server.url}/v1/completions", json.dumps(body).encode())
+        with pytest.raises(urllib.error.HTTPError) as found:
+            urllib.request.urlopen(request, timeout=5)
+        assert found.value.code == status
+        found.value.close()
+
+
+def test_faults_hit_the_request_they_are_meant_for() -> None:
+    faults = {1: Fault("status", status=429)}
+    with LoopbackServer(FAST, faults=faults.get).in_thread() as server:
+        assert ask(server).usage.completion_tokens == 8
+        with pytest.raises(openai.RateLimitError):
+            ask(server)
+        assert ask(server).usage.completion_tokens == 8
+
+
+def test_client_that_goes_away_is_counted_as_aborted() -> None:
+    with LoopbackServer(Schedule(0.01, 0.05)).in_thread() as server:
+        with connect(server) as client:
+            create: Any = client.chat.completions.create
+            answer = create(model="loopback", messages=MESSAGES, max_completion_tokens=8, stream=True)
+            next(iter(answer))
+            answer.close()
+        for _ in range(100):
+            if server.counters.running == 0:
+                break
+            get(f"{server.url}/health")
+        assert server.counters.finished == {"abort": 1}
+
+
+def test_taken_port_is_an_error() -> None:
+    with LoopbackServer(FAST).in_thread() as server, pytest.raises(OSError), LoopbackServer(FAST, port=server.port).in_thread():
+        pass
+
+
+def test_runs_as_a_process_until_sigterm() -> None:
+    argv = [sys.executable, "-m", "pytest_gpubench.load.loopback", "--ttft", "0.01"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert get(f"{url}/health") == ""
+        process.terminate()
+        assert process.wait(10) == 0

@@ -1,0 +1,390 @@
+"""A stub of the vLLM server: its command line, its processes, its log lines, its HTTP, and faults on demand.
+
+    python stub_engine.py serve MODEL --port 8000 --served-model-name NAME ...
+    python stub_engine.py --model MODEL --port 8000 ...
+
+Like the real one it is three processes (API server, engine core, worker), asks for the key in VLLM_API_KEY, and binds its port
+before it loads. Environment: GPUBENCH_STUB_FAULT (one of FAULTS, some with ``:NUMBER``), GPUBENCH_STUB_DEVICE (cpu or cuda),
+GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_TTFT and GPUBENCH_STUB_TOKEN_TIME (seconds).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pytest_gpubench.load.loopback import LoopbackServer, Request, Response, Schedule, serve_forever
+
+FAULTS = {
+    "exit-at-import": "a library is missing: traceback, exit code 1",
+    "exit-after-load": "the engine core fails after the load: traceback, exit code 1",
+    "exit-quietly": "exit code 0 during the load, without a word",
+    "hang-at-load": "no output and no CPU time after the load began",
+    "heartbeat-at-load": "hangs, and says every 100 ms that it waits",
+    "busy-at-load": "computes for ever, without output",
+    "health-500": "the server answers, and is never healthy",
+    "foreign-name": "serves another model name, as somebody else's server would",
+    "hang-after-health": "ready, and silent from the first completion on",
+    "worker-killed": "the worker is killed during the load (as the out-of-memory killer does)",
+    "worker-killed-serving": "the worker is killed at the first completion",
+    "core-killed-serving": "the engine core is killed at the first completion",
+    "die-after": "exit code 0 after N completions",
+    "exit-leaving-core": "the API server is killed during the load; core and worker live on",
+    "killed-serving": "the API server is killed at the first completion; core and worker live on",
+    "ignore-sigterm": "all processes ignore SIGTERM",
+    "escape": "the worker leaves the session and process group and ignores SIGTERM",
+    "log-flood": "N MiB of log before it is ready",
+    "no-newline": "N MiB without a line end before it is ready",
+    "wrong-argument": "argparse refuses a flag, exit code 2",
+    "out-of-memory": "a worker runs out of GPU memory while it loads weights, exit code 1",
+    "kv-cache": "the KV cache does not fit, exit code 1",
+    "illegal-memory": "a worker reports an illegal memory access; no process exits",
+    "port-in-use-once": "the first start finds the port taken (a file named by GPUBENCH_STUB_ONCE says whether it was)",
+    "tell-key": "prints its API key into the log",
+    "stderr-binary": "prints bytes that are not UTF-8",
+}
+FAULT, _, _NUMBER = os.environ.get("GPUBENCH_STUB_FAULT", "").partition(":")
+NUMBER = int(_NUMBER or 0)
+DEVICE = os.environ.get("GPUBENCH_STUB_DEVICE", "cpu")
+VERSION = "0.0.0+stub"
+
+
+def say(process: str, text: str, level: str = "INFO") -> None:
+    """One log line, as vLLM prints it."""
+    print(f"({process} pid={os.getpid()}) {level} {time.strftime('%m-%d %H:%M:%S')} [stub.py:1] {text}", flush=True)
+
+
+def say_traceback(process: str, mark: str, error: str, frame: str = "load_model") -> None:
+    """A traceback under an ERROR mark, as vLLM prints it."""
+    for line in [
+        mark,
+        "Traceback (most recent call last):",
+        f'  File "stub.py", line 1, in {frame}',
+        "    raise",
+        *error.split("\n"),
+    ]:
+        say(process, line, "ERROR")
+
+
+def arguments() -> argparse.Namespace:
+    """The flags that the stub reflects; all others are accepted, unless they say that they are none."""
+    words = sys.argv[2:] if sys.argv[1:2] == ["serve"] else sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="vllm serve", allow_abbrev=False)
+    parser.add_argument("model_tag", nargs="?")
+    parser.add_argument("--model")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--served-model-name", nargs="+")
+    for name, default in (("port", 8000), ("max-model-len", 2304), ("block-size", 128), ("max-cudagraph-capture-size", 16)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name in ("tensor", "data", "pipeline", "decode-context", "prefill-context"):
+        parser.add_argument(f"--{name}-parallel-size", type=int, default=1)
+    parser.add_argument("--enable-expert-parallel", action="store_true")
+    parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--speculative-config", type=json.loads)
+    parser.add_argument("--role", default="api")
+    options, rest = parser.parse_known_args(words)
+    options.model = options.model or options.model_tag
+    wrong = [word for word in rest if word.startswith("--no-such")] or (["--wrong"] if FAULT == "wrong-argument" else [])
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    return options
+
+
+def config_line(options: argparse.Namespace) -> str:
+    """vLLM's line about its configuration, from the arguments."""
+    draft = options.speculative_config
+    model = repr(draft.get("model")) if draft else ""
+    tokens = draft["num_speculative_tokens"] if draft else 0
+    speculative = f"SpeculativeConfig(method={draft['method']!r}, model={model}, num_spec_tokens={tokens})" if draft else "None"
+    return (
+        f"Initializing a V1 LLM engine (v{VERSION}) with config: model={options.model!r}, speculative_config={speculative}, "
+        f"tokenizer={options.model!r}, revision=None, dtype=torch.bfloat16, max_seq_len={options.max_model_len}, "
+        f"tensor_parallel_size={options.tensor_parallel_size}, pipeline_parallel_size={options.pipeline_parallel_size}, "
+        f"data_parallel_size={options.data_parallel_size}, decode_context_parallel_size={options.decode_context_parallel_size}, "
+        f"quantization=None, enforce_eager=False, kv_cache_dtype=auto, device_config={DEVICE}, "
+        f"served_model_name={options.served_model_name[0]}, enable_prefix_caching={options.enable_prefix_caching}, "
+        f"compilation_config={{'cudagraph_capture_sizes': [1, 2, 4], "
+        f"'max_cudagraph_capture_size': {options.max_cudagraph_capture_size}}}"
+    )
+
+
+def sleep_forever() -> NoReturn:
+    """Live on without CPU time."""
+    while True:
+        time.sleep(3600)
+
+
+def ignore_sigterm() -> None:
+    """For the faults that do."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def run_worker() -> None:
+    """The worker: lives until it is killed."""
+    if FAULT == "escape":
+        os.setsid()
+        ignore_sigterm()
+    if FAULT == "ignore-sigterm":
+        ignore_sigterm()
+    print("up", flush=True)
+    sleep_forever()
+
+
+def run_core(options: argparse.Namespace) -> None:
+    """The engine core: starts the worker, "loads", says that it is ready by touching a file, then watches the worker."""
+    if FAULT == "ignore-sigterm":
+        ignore_sigterm()
+    say("EngineCore", config_line(options))
+    worker = subprocess.Popen([sys.executable, __file__, "--role", "worker"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    if FAULT != "ignore-sigterm":
+
+        def leave(*_: object) -> None:
+            worker.terminate()
+            os._exit(0)
+
+        signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGUSR1, lambda *_: worker.kill())
+    if DEVICE == "cuda":
+        say("EngineCore", "Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN', 'FLASHINFER'].")
+        if options.speculative_config:
+            say("EngineCore", "Loading drafter model...")
+            backend = options.speculative_config.get("attention_backend", "FLASH_ATTN")
+            say("EngineCore", f"Using AttentionBackendEnum.{backend} backend.")
+    fault_while_loading(worker)
+    time.sleep(float(os.environ.get("GPUBENCH_STUB_LOAD", "0.05")))
+    say("EngineCore", "Model loading took 0.01 GiB memory and 0.050000 seconds")
+    longest = f"{options.max_model_len:,}"
+    say(
+        "EngineCore", f"{DEVICE.upper()} KV cache size: 116,480 tokens, Maximum concurrency for {longest} tokens per request: 9.00x"
+    )
+    if FAULT == "exit-after-load":
+        say_traceback(
+            "EngineCore", "EngineCore failed to start.", "ValueError: No common block size for 128. ", "initialize_kv_cache"
+        )
+        worker.kill()
+        os._exit(1)
+    say("EngineCore", "init engine (profile, create kv cache, warmup model) took 0.10 s")
+    Path(options.role.partition(":")[2]).touch()
+    code = worker.wait()
+    say("EngineCore", f"Worker proc VllmWorker-0 died unexpectedly (exit code: {code}), shutting down executor.", "ERROR")
+    say_traceback("EngineCore", "EngineCore encountered a fatal error.", "RuntimeError: cancelled", "run_busy_loop")
+    os._exit(1)
+
+
+def fault_while_loading(worker: subprocess.Popen[bytes]) -> None:
+    """The faults of the core and its worker before the engine is ready."""
+    if FAULT == "hang-at-load":
+        sleep_forever()
+    while FAULT == "heartbeat-at-load":
+        say("EngineCore", "No available shared memory broadcast block found in 60 seconds.")
+        time.sleep(0.1)
+    while FAULT == "busy-at-load":
+        pass
+    if FAULT == "worker-killed":
+        worker.kill()
+        code = worker.wait()
+        say("EngineCore", f"Worker proc VllmWorker-0 died unexpectedly (exit code: {code}), shutting down executor.", "ERROR")
+        say_traceback("EngineCore", "EngineCore failed to start.", "RuntimeError: Worker failed during the load", "collective_rpc")
+        os._exit(1)
+    if FAULT == "out-of-memory":
+        say_traceback(
+            "Worker_TP0", "WorkerProc failed to start.", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+        )
+        worker.kill()
+        os._exit(1)
+    if FAULT == "kv-cache":
+        error = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`."
+        say_traceback("EngineCore", "EngineCore failed to start.", error, "get_kv_cache_configs")
+        worker.kill()
+        os._exit(1)
+    if FAULT == "illegal-memory":
+        error = "torch.AcceleratorError: CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress'"
+        say_traceback("Worker_TP0", "WorkerProc hit an exception.", error, "profile_run")
+        sleep_forever()
+
+
+def flood() -> None:
+    """Much output, with and without line ends."""
+    if FAULT == "log-flood":
+        block = b"".join(b"noise %07d %s\n" % (number, b"x" * 100) for number in range(8192))
+        for _ in range(NUMBER):
+            sys.stdout.buffer.write(block[: 2**20])
+    if FAULT == "no-newline":
+        for _ in range(NUMBER):
+            sys.stdout.buffer.write(b"y" * 2**20)
+        sys.stdout.buffer.write(os.environ["VLLM_API_KEY"].encode() * 3 + b"\n")
+    sys.stdout.buffer.flush()
+
+
+class ApiServer:
+    """The API server: binds first, starts the core, serves when it is up."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.core: subprocess.Popen[bytes] | None = None
+        self.leaving = False
+        self.completions = 0
+
+    def run(self) -> None:
+        options = self.options
+        options.served_model_name = options.served_model_name or [options.model]
+        say(
+            "APIServer",
+            f"non-default args: {{'model': {options.model!r}, 'enable_expert_parallel': {options.enable_expert_parallel}}}",
+        )
+        say("APIServer", "Resolved architecture: StubForCausalLM")
+        if FAULT == "tell-key":
+            say("APIServer", f"my key is {os.environ.get('VLLM_API_KEY')}")
+        if FAULT == "stderr-binary":
+            os.write(2, b"\xff\xfe\x00 not text \xc3\x28\n")
+        self.take_port()
+        flood()
+        ready = Path(tempfile.gettempdir()) / f"gpubench-stub-{os.getpid()}.ready"
+        role = ["--role", f"core:{ready}"]
+        self.core = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], *role], stdin=subprocess.DEVNULL)
+        if FAULT == "exit-leaving-core":
+            time.sleep(0.4)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if FAULT == "exit-quietly":
+            self.core.kill()
+            os._exit(0)
+        if FAULT != "ignore-sigterm":
+            signal.signal(signal.SIGTERM, lambda *_: self.leave(0))
+        while not ready.exists():
+            if self.core.poll() is not None:
+                print(f"(APIServer pid={os.getpid()}) Traceback (most recent call last):")
+                print(f'(APIServer pid={os.getpid()})   File "utils.py", line 1, in wait_for_engine_startup')
+                text = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+                print(f"(APIServer pid={os.getpid()}) {text}", flush=True)
+                sys.exit(1)
+            time.sleep(0.01)
+        ready.unlink()
+        threading.Thread(target=self.watch_core, daemon=True).start()
+        server = self.server()
+        say("APIServer", "Starting vLLM server on URL")
+        serve_forever(server, on_ready=self.on_ready)
+        self.leave(0)
+
+    def on_ready(self, _server: LoopbackServer) -> None:
+        if FAULT == "ignore-sigterm":
+            ignore_sigterm()
+
+    def take_port(self) -> None:
+        """The real server binds before it loads; the socket is given up again when the loopback server takes over."""
+        once = os.environ.get("GPUBENCH_STUB_ONCE")
+        taken = FAULT == "port-in-use-once" and once is not None and not Path(once).exists()
+        if taken and once is not None:
+            Path(once).touch()
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                if taken:
+                    raise OSError(98, "Address already in use")
+                listener.bind((self.options.host, self.options.port))
+            except OSError as error:
+                print(f"(APIServer pid={os.getpid()}) Traceback (most recent call last):")
+                print(f'(APIServer pid={os.getpid()})   File "launcher.py", line 1, in create_server_socket')
+                print(f"(APIServer pid={os.getpid()}) OSError: [Errno {error.errno}] {error.strerror}", flush=True)
+                sys.exit(1)
+
+    def server(self) -> LoopbackServer:
+        options = self.options
+        draft = options.speculative_config
+        schedule = Schedule(
+            float(os.environ.get("GPUBENCH_STUB_TTFT", "0.02")),
+            float(os.environ.get("GPUBENCH_STUB_TOKEN_TIME", "0.002")),
+            num_speculative_tokens=draft["num_speculative_tokens"] if draft else 0,
+        )
+        name = "somebody-else" if FAULT == "foreign-name" else options.served_model_name[0]
+        server = LoopbackServer(
+            schedule,
+            model=name,
+            host=options.host,
+            port=options.port,
+            api_key=os.environ.get("VLLM_API_KEY"),
+            max_model_len=options.max_model_len,
+            prefix_caching=options.enable_prefix_caching,
+        )
+        server.healthy = FAULT != "health-500"
+        server.routes["GET", "/version"] = lambda _request: Response.of_json({"version": VERSION})
+        metrics, complete = server.routes["GET", "/metrics"], server.routes["POST", "/v1/chat/completions"]
+
+        def with_cache_config(request: Request) -> Response:
+            page = metrics(request)
+            assert isinstance(page, Response)
+            labels = f'block_size="{options.block_size}",enable_prefix_caching="{options.enable_prefix_caching}",engine="0"'
+            head = f"# HELP vllm:cache_config_info x\n# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{{{labels}}} 1.0\n"
+            return Response(head.encode() + page.body, content_type=page.content_type)
+
+        def with_fault(request: Request) -> Response | None:
+            self.completions += 1
+            if FAULT == "hang-after-health":
+                time.sleep(3600)
+            if FAULT == "die-after" and self.completions > NUMBER:
+                self.leave(0)
+            if FAULT == "killed-serving":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if FAULT == "core-killed-serving" and self.core is not None:
+                self.core.kill()
+            if FAULT == "worker-killed-serving" and self.core is not None:
+                self.core.send_signal(signal.SIGUSR1)
+            answer = complete(request)
+            assert answer is None or isinstance(answer, Response)
+            return answer
+
+        server.routes["GET", "/metrics"] = with_cache_config
+        server.routes["POST", "/v1/chat/completions"] = with_fault
+        server.routes["POST", "/v1/completions"] = with_fault
+        return server
+
+    def watch_core(self) -> None:
+        """An engine without a core ends, with exit code 0, as vLLM does."""
+        assert self.core is not None
+        self.core.wait()
+        if not self.leaving:
+            say("APIServer", "Engine core proc EngineCore died unexpectedly, shutting down client.", "ERROR")
+            os._exit(0)
+
+    def leave(self, code: int) -> NoReturn:
+        self.leaving = True
+        say("APIServer", "[shutdown] API server: shutdown triggered")
+        say("APIServer", "AsyncLLM output_handler failed.", "ERROR")
+        if self.core is not None:
+            self.core.terminate()
+            self.core.wait()
+        os._exit(code)
+
+
+def main() -> None:
+    """Run the role that the arguments name."""
+    if FAULT and FAULT not in FAULTS:
+        sys.exit(f"unknown fault {FAULT!r}")
+    if FAULT == "exit-at-import" and "--role" not in sys.argv:
+        importlib.import_module("no_such_library")
+    options = arguments()
+    if options.role == "worker":
+        run_worker()
+    elif options.role.startswith("core:"):
+        options.served_model_name = options.served_model_name or [options.model]
+        run_core(options)
+    else:
+        ApiServer(options).run()
+
+
+if __name__ == "__main__":
+    main()
