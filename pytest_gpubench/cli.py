@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytest_gpubench import __version__
+from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.domain.failures import GpubenchError
 
+EXIT_FINDINGS = 1
+"""The doctor found errors."""
 EXIT_USAGE = 4
 """As pytest's: the command line or a file that it names cannot be used."""
 
@@ -44,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="print what a selection would run, as JSON")
     _selection(plan)
     plan.set_defaults(run=_plan)
+
+    doctor = commands.add_parser("doctor", help="foretell which servers cannot start, and why")
+    _selection(doctor)
+    doctor.set_defaults(run=_doctor)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of recipes.yaml, for editors")
     schema.set_defaults(run=_schema)
@@ -83,6 +90,20 @@ def _plan(parsed: argparse.Namespace) -> int:
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
     print(json.dumps(plan, indent=1, ensure_ascii=False))
     return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.plugin.main import selection_plan
+    from pytest_gpubench.report.plan import findings_by_server
+
+    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+    errors = 0
+    for server, findings in findings_by_server(plan).items():
+        print(format_findings(findings, title=server))
+        errors += sum(finding.severity == "error" for finding in findings)
+    servers = len(plan["servers"])
+    print(f"{len(plan['cases'])} cases on {servers} servers: {errors} error{'s' if errors != 1 else ''}")
+    return EXIT_FINDINGS if errors else 0
 
 
 def _schema(_parsed: argparse.Namespace) -> int:

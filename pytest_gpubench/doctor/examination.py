@@ -112,7 +112,7 @@ def _finding(rule: Rule, symptom: Symptom) -> Finding:
         message=symptom.message,
         engine_says=rule.engine_says.format(**symptom.says) if rule.engine_says else "",
         remedy=symptom.remedy,
-        evidence_class=rule.evidence_class,
+        evidence_class=symptom.evidence_class or rule.evidence_class,
         cases=symptom.cases,
         outcome_unknown=rule.outcome_unknown,
     )

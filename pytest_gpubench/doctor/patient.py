@@ -80,6 +80,8 @@ class Symptom:
     cases: tuple[str, ...] = ()
     severity: Severity | None = None
     """Where it differs from the rule's own."""
+    evidence_class: EvidenceClass | None = None
+    """Where we know this variant less well than the rule."""
 
 
 Check: TypeAlias = Callable[[Patient], Iterable[Symptom]]

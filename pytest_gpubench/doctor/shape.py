@@ -162,7 +162,7 @@ def _integers(value: object) -> tuple[int, ...]:
 
 def _quantization(quant: Mapping[str, Any]) -> str:
     """vLLM's method name: ModelOpt writes ``modelopt`` and names the format in ``quant_algo``."""
-    method = _word(quant, "quant_method").lower()
+    method = _word(quant, "quant_method").lower().replace("compressed_tensors", "compressed-tensors")
     if method != "modelopt":
         return method
     algorithm = (_word(quant, "quant_algo") or _word(_mapping(quant.get("quantization")), "quant_algo")).upper()

@@ -31,7 +31,7 @@ _FATAL = re.compile(
 _DIED = re.compile(r"(?:Worker proc|Engine core proc(?:ess)?)[^\n]*died unexpectedly")
 _GENERIC = re.compile(
     r"^(?:SystemExit|KeyboardInterrupt|GeneratorExit|asyncio\.exceptions\.CancelledError|\S*EngineDeadError)\b"
-    r"|Engine core initialization failed|See root cause above|API server .* died"
+    r"|Engine core initialization failed|See root cause above|RuntimeError: Executor failed|API server .* died"
     r"|Worker failed with error .*please check the stack trace"
 )
 _CONNECTING = re.compile(r"^(?:During handling of the above exception|The above exception was the direct cause)")
@@ -126,13 +126,13 @@ def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
             _clip(died),
             "Look in the kernel log for the out-of-memory killer and raise the memory limit; or find who sent SIGKILL.",
         )
-    evidence = died or loud or errors or [line.text.strip() for line in parsed if line.text.strip()][-3:]
+    who = "A process of the engine" if died else "The engine"
     return Failure(
         "engine-died",
         "engine",
-        f"The engine {'died' if ending.serving else 'ended before it was ready'}, without a word about the cause{_how(ending)}",
-        _clip(evidence),
-        "Read the engine's log; run the printed command by hand to see more.",
+        f"{who} {'died' if ending.serving else 'ended before it was ready'}{_how(ending)[:-1]}, without a word about the cause.",
+        _clip(died or loud or errors or [line.text.strip() for line in parsed if line.text.strip()][-3:]),
+        "Read the engine's log, and the kernel log for the out-of-memory killer or a crash; run the command by hand to see more.",
     )
 
 

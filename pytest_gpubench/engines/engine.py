@@ -28,10 +28,10 @@ class Engine:
     """``http://host:port``, for ``/health``, ``/metrics``, ``/tokenize``."""
     api_key: str = field(repr=False)
     served_name: str
-    facts: EngineFacts
+    facts: EngineFacts = field(repr=False)
     attached: bool = False
-    argv: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    argv: tuple[str, ...] = field(default=(), repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     log_path: Path | None = None
     process: ServerProcess | None = field(default=None, repr=False)
     _stopped: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from pytest_gpubench.domain.frozen import FrozenMap
@@ -63,3 +64,9 @@ class EngineFacts:
     """From ``/v1/models``."""
     cache_config: FrozenMap = field(default_factory=FrozenMap)
     """Labels of ``vllm:cache_config_info``, as text."""
+
+    @property
+    def model_revision(self) -> str | None:
+        """The commit that was loaded, where the engine reads a hub snapshot; None for a plain folder."""
+        found = re.search(r"/snapshots/([0-9a-f]{40})(?:/|$)", self.model or "")
+        return found[1] if found else None

@@ -106,13 +106,15 @@ class LogReader:
         phases: dict[str, float] = {}
         times = self._times
         if "args" in times and "initializing" in times:
-            phases["config"] = times["initializing"] - times["args"]
+            phases["config"] = max(0.0, times["initializing"] - times["args"])
         weights = max((seconds for _, seconds in self._weights), default=None)
         if weights is None:
             weights = max(self._loading.values(), default=None)
         if weights is not None:
             phases["weights"] = weights
         compiled = self._compilation if self._compilation is not None else max(self._compiling.values(), default=None)
+        if compiled is None and "compiling" in times and "compiled" in times:
+            compiled = max(0.0, times["compiled"] - times["compiling"])
         if compiled is not None:
             phases["compile"] = compiled
         loaded = times.get("loaded", times.get("weights"))
@@ -214,6 +216,12 @@ class LogReader:
     def _on_compiled(self, found: re.Match[str]) -> None:
         self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + float(found[1])
 
+    def _on_warming(self, _found: re.Match[str]) -> None:
+        self._mark("compiling")
+
+    def _on_warmed(self, _found: re.Match[str]) -> None:
+        self._mark("compiled", last=True)
+
     def _on_cold(self, _found: re.Match[str]) -> None:
         self._compiled["cold"] += 1
 
@@ -296,6 +304,8 @@ _RULES: tuple[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], N
             LogReader._on_engine_init,
         ),
         ("torch.compile took", r"torch\.compile took ([\d.]+) s in total", LogReader._on_compiled),
+        ("Warming up model", r"Warming up model for the compilation", LogReader._on_warming),
+        ("Warming up done", r"Warming up done", LogReader._on_warmed),
         ("Compiling a graph", r"Compiling a graph for compile range", LogReader._on_cold),
         ("saved AOT", r"saved AOT compiled function", LogReader._on_cold),
         ("Directly load", r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)", LogReader._on_warm),

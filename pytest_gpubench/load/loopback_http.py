@@ -68,7 +68,7 @@ class App(Protocol):
 
 
 def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown"
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
 
 
 class Connection(asyncio.Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -67,7 +66,7 @@ class Served:
 
     @property
     def tpot(self) -> float:
-        """Seconds per output token after the first chunk's first token."""
+        """Seconds per output token after the first (there must be a second one)."""
         return (self.chunk_ns[-1] - self.chunk_ns[0]) / 1e9 / (self.chunk_totals[-1] - 1)
 
 
@@ -87,7 +86,6 @@ class Completion:
     include_usage: bool
     continuous_usage: bool
     fault: Fault | None = None
-    on_end: Callable[[], None] = lambda: None
     _timer: asyncio.TimerHandle | None = None
     _step: int = 0
     _sent: int = 0
@@ -196,4 +194,3 @@ class Completion:
         self.counters.running -= 1
         self.counters.finished[reason] += 1
         self.connection.on_lost = None
-        self.on_end()

@@ -51,11 +51,12 @@ def run_load(
     with tempfile.TemporaryDirectory(prefix="gpubench-load-") as folder:
         result, log = Path(folder) / "result.jsonl", Path(folder) / "stderr.txt"
         with log.open("wb") as stderr:
-            worker = _start(plan, api_key, result, stderr)
+            worker = _start(api_key, stderr)
         messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         reader = threading.Thread(target=_read_messages, args=(worker, messages), name="load-progress", daemon=True)
         reader.start()
         try:
+            _hand_over(worker, plan, result)
             failure = _supervise(worker, plan, lambda: _handle(messages, on_progress), check_server or (lambda: None))
         finally:
             _kill(worker, reader)
@@ -86,25 +87,27 @@ def _check(plan: LoadPlan) -> None:
         raise BenchmarkError(Failure("workload-unsupported", "recipe", problem, remedy="Correct the recipe's client section."))
 
 
-def _start(plan: LoadPlan, api_key: str, result: Path, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(api_key: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
     package_root = str(Path(__file__).parents[2])
     environment = {**os.environ, "OPENAI_API_KEY": api_key}
     if package_root not in (*site.getsitepackages(), site.getusersitepackages()):  # a checkout that is not installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_root)))
-    worker = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-P", "-m", "pytest_gpubench.load.worker"],
-        stdin=subprocess.PIPE,
+        stdin=subprocess.PIPE,  # stays open: its end is the end of the worker
         stdout=subprocess.PIPE,
         stderr=stderr,
         env=environment,
         start_new_session=True,  # Ctrl-C in the terminal reaches the parent, which ends the worker in order
     )
+
+
+def _hand_over(worker: subprocess.Popen[bytes], plan: LoadPlan, result: Path) -> None:
     task = json.dumps({"plan": plan.to_json(), "result": str(result)}).encode() + b"\n"
     assert worker.stdin is not None  # noqa: S101  # it was asked for
     with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code and stderr say why
         worker.stdin.write(task)
         worker.stdin.flush()
-    return worker
 
 
 def _supervise(

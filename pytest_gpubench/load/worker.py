@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import sys
 import threading
 import time
@@ -123,6 +124,9 @@ def main() -> int:
 
     task = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, name="life-line", daemon=True).start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # one descriptor per stream; the usual soft limit is 1024
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     plan = LoadPlan.from_json(task["plan"])
     api_key = os.environ.get(API_KEY_VARIABLE, "")
     try:

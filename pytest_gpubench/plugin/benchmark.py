@@ -36,6 +36,11 @@ class Benchmark:
     outcomes: list[outcomes.Outcome] = field(default_factory=list)
     selected: tuple[int, int] = (0, 0)
 
+    def write_plan(self, cases: list[Case]) -> None:
+        """Write the file that ``--gpubench-plan`` names, if it was given."""
+        if self.settings.plan is not None:
+            write_plan(self.settings.plan, self.settings, self.book, cases, self.servers.doctor)
+
 
 def activate(config: pytest.Config, settings: Settings) -> None:
     """Load the recipes and take part in the run.
@@ -146,8 +151,7 @@ class _Hooks:
         self._benchmark.selected = (len(cases), len({launch.server for launch in servers}))
         if ASKED in session.config.stash:
             outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
-        if self._benchmark.settings.plan is not None:
-            write_plan(self._benchmark.settings.plan, self._benchmark.settings, self._benchmark.book, list(cases.values()))
+        self._benchmark.write_plan(list(cases.values()))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

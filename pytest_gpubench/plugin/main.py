@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from pytest_gpubench import suite
 from pytest_gpubench.domain.failures import GpubenchError
+
+_SUITE = "pytest_gpubench.suite"
 
 
 def selection_plan(
@@ -26,13 +25,13 @@ def selection_plan(
     """
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder, "plan.json")
-        arguments = ["-q", "-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", ".", f"--gpubench-plan={plan}"]
+        arguments = ["-q", "-q", "--no-header", "-p", "no:cacheprovider", f"--gpubench-plan={plan}"]
         arguments += [f"--gpubench-recipes={path}" for path in recipes]
         arguments += ["-k", keyword] if keyword else []
         arguments += ["-m", markexpr] if markexpr else []
         arguments += [f"--gpubench-server-per={server_per}"] if server_per else []
-        with contextlib.redirect_stdout(sys.stderr):
-            pytest.main([*arguments, str(suite.__file__)])
+        # In a process of its own: pytest rewrites assertions, which this process has imported already.
+        subprocess.run([sys.executable, "-m", "pytest", *arguments, "--pyargs", _SUITE], stdout=sys.stderr, check=False)
         if not plan.is_file():
             raise GpubenchError("no plan could be made: see pytest's words above")
         document: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.domain.specs import Launch
@@ -19,6 +20,7 @@ from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.plugin.doctoring import as_failure
 from pytest_gpubench.plugin.outcomes import RESULT, raise_verdict
 from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
@@ -41,6 +43,7 @@ class CaseRunner:
         """One measurement of the case on this launch; the record is on disk before this returns or fails."""
         if not case.runnable:
             pytest.skip(f"not runnable: {case.why_not}")
+        self._refuse_doomed(case)
         engine = get_engine()
         record = self._new_record(launch, case, engine)
         try:
@@ -72,6 +75,14 @@ class CaseRunner:
         self._tell(item, measurement, {"verdict": verdict.status.value, "note": note})
         raise_verdict(verdict)
         return verdict
+
+    def _refuse_doomed(self, case: Case) -> None:
+        if self._settings.base_url:
+            return
+        own = [finding for finding in self._servers.doctor.findings(case.server) if case.id in finding.cases]
+        failure = as_failure(own)
+        if failure is not None:
+            pytest.fail(f"{case.id}: {failure}", pytrace=False)
 
     def _run(self, launch: Launch, case: Case, engine: Engine) -> Measurement:
         spec = self._book.server(case.server)
@@ -112,6 +123,7 @@ class CaseRunner:
             "topology": plain(case.topology) | {"gpus": case.gpus},
             "workload": case.workload,
             "max_model_len": case.max_model_len,
+            "findings": findings_for(self._servers.doctor.findings(case.server), case.id),
             **self._servers.provenance(),
             **self._servers.engine_part(launch, engine),
             "metrics": None,

@@ -21,6 +21,7 @@ from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engi
 from pytest_gpubench.host.facts import host_facts
 from pytest_gpubench.host.gpus.inventory import Inventory, read_inventory, visible_inventory
 from pytest_gpubench.host.gpus.requirements import missing_hardware
+from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.weights import fetch_weights
 from pytest_gpubench.report.provenance import client_versions, git_state
@@ -34,6 +35,7 @@ class ServerPool:
         self._settings = settings
         self._book = book
         self._folder = folder
+        self.doctor = Doctor(settings, book, self.inventory)
         self._running: Engine | None = None
         self._failed: dict[Launch, Failure] = {}
         self._commits: dict[Launch, dict[str, str | None]] = {}
@@ -50,6 +52,9 @@ class ServerPool:
         """
         spec = self._book.server(launch.server)
         self.require_hardware(launch, spec)
+        doomed = None if self._settings.base_url else self.doctor.death(launch.server)
+        if doomed is not None:
+            self._give_up(launch, spec, None, doomed)
         engine = self._started(launch, spec)
         if isinstance(engine, Failure):
             self._give_up(launch, spec, None, engine)
@@ -151,6 +156,10 @@ class ServerPool:
             remedy = "Use an engine that satisfies `requires`, or correct the recipe."
             raise BenchmarkError(Failure("engine-version", "recipe", "; ".join(unmet), remedy=remedy))
         self._commits[launch] = fetch_weights(spec, self._settings.cache_dir)
+        # Their config.json files may say more than was known before.
+        doomed = self.doctor.death(launch.server)
+        if doomed is not None:
+            raise BenchmarkError(doomed)
         return start_engine(
             spec,
             EngineSettings(

@@ -189,7 +189,7 @@ def check_gate(metric: str, value: Any) -> str | None:
 
 def metric_name(value: Any) -> str:
     """A metric of the metric table."""
-    if value not in METRICS:
+    if _text(value) not in METRICS:
         raise fail(f"no metric is named {shown(value)}{did_you_mean(str(value), METRICS)}")
     return str(value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pytest_gpubench.recipes.identity import hardware_of, runner_hint
+from pytest_gpubench.recipes.identity import hardware_of
 from pytest_gpubench.recipes.schema import FRAMEWORKS
 from pytest_gpubench.recipes.yamltree import Node
 
@@ -36,7 +36,9 @@ def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
         reasons.append("agentic-coding scenario")
     runner = _leaf(entry, "runner")
     if isinstance(runner, str) and hardware_of(runner, runners) is None:
-        reasons.append(f"runner label '{runner}' maps to no hardware{runner_hint(runner, runners)}")
+        reasons.append(
+            f"runner label '{runner}' maps to no hardware (a file with `runners: {{'{runner}': {{hardware: ...}}}}` maps it)"
+        )
     if fixed and "draft_model" in {_leaf(row, "spec-decoding") for row in _rows(fixed)}:
         reasons.append("spec-decoding: draft_model (its draft is named in a shell script only)")
     return reasons

@@ -76,11 +76,14 @@ class _Loading:
             cases=tuple(self._cases),
             servers=tuple(self._servers.items()),
             problems=self._log.sorted(),
-            unsupported=tuple(self._unsupported),
+            unsupported=tuple(sorted(self._unsupported, key=self._place)),
             policy=self._policy or (policies.pop() if len(policies) == 1 else "parallelism"),
             files=tuple(self._files),
             ratios=tuple(self._ratios),
         )
+
+    def _place(self, item: Unsupported) -> tuple[int, int]:
+        return self._files.index(item.position.file), item.position.line
 
     def _read(self, path: Path) -> Node | None:
         start = SourcePosition(str(path), 1, 1)
@@ -150,7 +153,8 @@ class _Loading:
             if section.is_foreign and self._lists_unsupported(section):
                 continue
             path = join_path("templates", name) if section.is_template else name
-            if check_section(schema.Recipe, section.node, path, self._log):
+            known_runner = section.is_foreign or self._knows_runner(section.node, path)
+            if check_section(schema.Recipe, section.node, path, self._log) and known_runner:
                 sound[name] = section.node
             else:
                 broken.add(name)
@@ -160,6 +164,14 @@ class _Loading:
                 merged = lineage.resolve(name)
                 if merged is not None and not section.is_template:
                     self._expand(section, merged)
+
+    def _knows_runner(self, node: Node, path: str) -> bool:
+        runner = node.get("runner")
+        if runner is None or not isinstance(runner.value, str) or hardware_of(runner.value, self._runners):
+            return True
+        hint = runner_hint(runner.value, self._runners)
+        self._log.add(runner.at, join_path(path, "runner"), f"unknown runner '{runner.value}'{hint}")
+        return False
 
     def _lists_unsupported(self, section: _Section) -> bool:
         reasons = foreign.unsupported_reasons(section.node, self._runners)
@@ -193,10 +205,7 @@ class _Loading:
     def _expand_recipe(self, section: _Section, merged: Node, recipe: schema.Recipe) -> None:
         hardware = hardware_of(recipe.runner or "", self._runners)
         if hardware is None:
-            at = (merged.get("runner") or merged).at
-            hint = runner_hint(recipe.runner or "", self._runners)
-            self._log.add(at, join_path(section.name, "runner"), f"unknown runner '{recipe.runner}'{hint}")
-            return
+            return  # said where the label stands
         base = Identity(recipe.model_prefix or "", recipe.precision or "", hardware, recipe.framework or "")
         fixed = recipe.scenarios.fixed_seq_len if recipe.scenarios else None
         labelled = [row.spec_decoding == "mtp" for item in fixed or () for row in item.search_space]
@@ -207,6 +216,10 @@ class _Loading:
         if wrong:
             self._log.add(section.at, section.name, wrong)
             return
+        self._budget -= sum(len(concurrencies(row)) for item in fixed or () for row in item.search_space)
+        if self._budget < 0:
+            self._log.add(section.at, section.name, f"with it the files declare more than {MAX_CASES} cases; load fewer at once")
+            return
         draft = merged.get("speculative")
         if draft and not any(labelled):
             path = join_path(section.name, "speculative")
@@ -214,7 +227,7 @@ class _Loading:
                 draft.at, path, "no row has `spec-decoding: mtp`, so this draft is never used; label the rows or remove it"
             )
             return
-        resolver = Resolver(section.name, merged, recipe, base, self._log)
+        resolver = Resolver(section.name, merged, recipe, self._log)
         resolved = []
         for point in self._points(section.name, merged, recipe):
             identity = replace(base, spec=SPEC_WORD if point.speculative else "", variant=variant)
@@ -232,10 +245,6 @@ class _Loading:
             space = node.get("search-space")
             for row_node, row in zip(space.items if space else (), item.search_space, strict=True):
                 for conc in concurrencies(row):
-                    self._budget -= 1
-                    if self._budget < 0:
-                        self._log.add(row_node.at, name, f"more than {MAX_CASES} cases; split the files")
-                        return
                     point = Point(topology(row), item.isl, item.osl, conc, row.spec_decoding == "mtp", row_node.at)
                     key = (point.topology, point.isl, point.osl, conc, point.speculative)
                     if key in seen:

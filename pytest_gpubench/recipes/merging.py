@@ -83,7 +83,7 @@ class Lineage:
         if parent.value in self._broken:
             return None  # its own problems say enough
         if parent.value not in self._sections:
-            known = [other for other in self._sections if other != name]
+            known = [other for other in (*self._sections, *self._broken) if other != name]
             self._log.add(parent.at, path, f"no recipe or template is named '{parent.value}'{did_you_mean(parent.value, known)}")
             return None
         if parent.value in self._stack:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from pytest_gpubench.domain.cases import Identity, SourcePosition
-from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.frozen import FrozenMap, freeze
 from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import ServerSpec, Speculative
 from pytest_gpubench.domain.workload import Workload
@@ -24,6 +25,7 @@ from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
 from pytest_gpubench.recipes.templating import is_computed, render
 from pytest_gpubench.recipes.yamltree import Node
 
+_T = TypeVar("_T")
 EAGLE3_DEFAULT_BACKEND = "FLASH_ATTN"
 """An EAGLE3 head is MHA; FlashInfer takes its page size of 128 for GQA heads only, and dies at start."""
 _NEEDS_MODEL = ("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash", "dspark")
@@ -61,10 +63,10 @@ class Resolver:
     """The merged recipe."""
     recipe: Recipe
     """The same, validated."""
-    identity: Identity
-    """Without the spec word."""
     log: ProblemLog
     _layers: dict[tuple[int, ...], Node] = field(default_factory=dict)
+    _constants: dict[tuple[str, int], Any] = field(default_factory=dict)
+    """Results of nodes without expressions, by use and identity (an alias makes one node serve twice): most of a recipe."""
 
     def resolve(self, point: Point, identity: Identity) -> Resolved | None:
         """The point with all values, or None after reporting what is wrong."""
@@ -83,7 +85,9 @@ class Resolver:
         names: dict[str, Value] = {**row_names, "spec_tokens": spec_tokens}
         max_model_len = names["max_model_len"] = self._max_model_len(layer, names)
         serve, extra_args = self._serve(layer, names, max_model_len)
-        speculative = self._speculative(draft, names, identity.hardware) if draft else None
+        speculative = (
+            self._constant("speculative", draft, partial(self._speculative, draft, names, identity.hardware)) if draft else None
+        )
         image = layer.get("image")
         why_not = self._why_not(point, draft, identity.hardware)
         spec = ServerSpec(
@@ -97,12 +101,15 @@ class Resolver:
             env=self._env(layer, names),
             extra_args=extra_args,
             command=_command(self.recipe.command),
-            requires=FrozenMap(_plain(layer, "requires")),
+            requires=self._frozen(layer, "requires"),
             image=str(image.value) if image else "",
         )
         workload = self._workload(layer, names, point)
-        gates = FrozenMap(_plain(layer, "gates"))
-        return Resolved(point, identity, workload, spec, max_model_len, not why_not, why_not, gates)
+        return Resolved(point, identity, workload, spec, max_model_len, not why_not, why_not, self._frozen(layer, "gates"))
+
+    def _frozen(self, layer: Node, key: str) -> FrozenMap:
+        node = layer.get(key)
+        return self._constant(key, node, lambda: FrozenMap(node.plain())) if node else FrozenMap()
 
     def _layer(self, names: Mapping[str, Value]) -> Node:
         """The recipe with every `when` part laid over it that holds."""
@@ -145,6 +152,17 @@ class Resolver:
         except ExpressionError as error:
             raise _PointError(node.at, path, f"{error} (at isl {names['isl']}, conc {names['conc']}, tp {names['tp']})") from None
 
+    def _constant(self, use: str, node: Node, make: Callable[[], _T]) -> _T:
+        """The result of ``make``, remembered if nothing in the node depends on the point; nodes live as long as their layer."""
+        key = (use, id(node))
+        if key in self._constants:
+            found: _T = self._constants[key]
+            return found
+        made = make()
+        if not _depends(node):
+            self._constants[key] = made
+        return made
+
     def _spec_tokens(self, draft: Node, names: Mapping[str, Value]) -> int:
         node = draft.get("num-speculative-tokens")
         path = join_path(self.name, "speculative", "num-speculative-tokens")
@@ -173,15 +191,18 @@ class Resolver:
         extra: tuple[str, ...] = ()
         path = join_path(self.name, "serve")
         for flag, entry in node.entries.items() if node else ():
-            value = self._render(entry.node, join_path(path, flag), names)
             if flag == "extra-args":
-                extra = tuple(str(word) for word in value)
-                continue
-            wrong = check_flag(flag, value)
-            if wrong:
-                raise _PointError(entry.node.at, join_path(path, flag), wrong)
-            flags[flag] = value
+                extra = tuple(str(word) for word in self._render(entry.node, join_path(path, flag), names))
+            else:
+                flags[flag] = self._constant(flag, entry.node, partial(self._flag, flag, entry.node, path, names))
         return FrozenMap({"max-model-len": max_model_len} | flags), extra
+
+    def _flag(self, flag: str, node: Node, path: str, names: Mapping[str, Value]) -> Any:
+        value = self._render(node, join_path(path, flag), names)
+        wrong = check_flag(flag, value)
+        if wrong:
+            raise _PointError(node.at, join_path(path, flag), wrong)
+        return freeze(value)
 
     def _speculative(self, draft: Node, names: Mapping[str, Value], hardware: str) -> Speculative:
         path = join_path(self.name, "speculative")
@@ -217,18 +238,17 @@ class Resolver:
             raise _PointError((at or node).at, join_path(path, key), detail["msg"]) from None
 
     def _env(self, layer: Node, names: Mapping[str, Value]) -> FrozenMap:
-        path = join_path(self.name, "env")
         node = layer.get("env")
-        rendered = self._render(node, path, names) if node else {}
-        return FrozenMap({name: _env_value(value) for name, value in rendered.items()})
+        if node is None:
+            return FrozenMap()
+        rendered = partial(self._render, node, join_path(self.name, "env"), names)
+        return self._constant("env", node, lambda: FrozenMap({name: _env_value(value) for name, value in rendered().items()}))
 
     def _workload(self, layer: Node, names: Mapping[str, Value], point: Point) -> Workload:
         node = layer.get("client")
         path = join_path(self.name, "client")
-        keys = self._revalidate(ClientKeys, node, self._render(node, path, names), path) if node else ClientKeys()
-        given = {key: value for key, value in keys.model_dump().items() if value is not None}
+        given = dict(self._constant("client", node, partial(self._client, node, path, names))) if node else {}
         prompts, warmups = given.pop("prompts_per_conc", 10), given.pop("warmups_per_conc", 2)
-        given["chat_template_kwargs"] = FrozenMap(given.pop("chat_template_kwargs", {}))
         workload = Workload(
             isl=point.isl,
             osl=point.osl,
@@ -251,6 +271,11 @@ class Resolver:
             )
         return workload
 
+    def _client(self, node: Node, path: str, names: Mapping[str, Value]) -> dict[str, Any]:
+        keys = self._revalidate(ClientKeys, node, self._render(node, path, names), path)
+        given = {key: value for key, value in keys.model_dump().items() if value is not None}
+        return {key: freeze(value) for key, value in given.items()}
+
     def _why_not(self, point: Point, draft: Node | None, hardware: str) -> str:
         if self.node.get("serve") is None or (point.speculative and draft is None):
             return "its flags live in a shell script: the entry has no " + (
@@ -261,9 +286,10 @@ class Resolver:
         return ""
 
 
-def _plain(layer: Node, key: str) -> dict[str, Any]:
-    node = layer.get(key)
-    return dict(node.plain()) if node else {}
+def _depends(node: Node) -> bool:
+    """Whether a node holds an expression."""
+    below = [entry.node for entry in node.entries.values()] or node.items
+    return is_computed(node.value) or any(_depends(child) for child in below)
 
 
 def _env_value(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_gpubench.doctor import Finding
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.frozen import thaw
 from pytest_gpubench.engines.argv import CommandLine
@@ -63,3 +64,13 @@ def _server(book: RecipeBook, key: str, cases: Sequence[Case], line: CommandLine
         "gpus": spec.topology.gpus,
         "cases": [case.id for case in cases if case.server == key],
     }
+
+
+def findings_by_server(plan: Mapping[str, Any]) -> dict[str, list[Finding]]:
+    """The findings of a plan as objects, each once per server, for servers that have any."""
+    found: dict[str, dict[tuple[str, str], Finding]] = {}
+    for case in plan["cases"]:
+        for data in case["findings"]:
+            finding = Finding(**{**data, "cases": tuple(data["cases"])})
+            found.setdefault(case["server"], {})[finding.rule, finding.message] = finding
+    return {server: list(findings.values()) for server, findings in found.items()}

@@ -42,12 +42,28 @@ _PARENT = [
             "engine",
             "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
         ),
+        (
+            "tiny-cpu-died-wrong-flag.log",
+            "wrong-argument",
+            "recipe",
+            "api_server.py: error: unrecognized arguments: --no-such-flag",
+        ),
+        ("tiny-cpu-died-no-snapshot.log", "missing-snapshot", "infrastructure", "huggingface_hub.errors.LocalEntryNotFoundError: "),
+        ("tiny-cpu-died-max-model-len.log", "invalid-configuration", "recipe", "pydantic_core._pydantic_core.ValidationError: 1 "),
+        (
+            "tiny-cpu-died-chat-template.log",
+            "chat-template-missing",
+            "recipe",
+            "vllm.exceptions.VLLMValidationError: The supplied ",
+        ),
+        ("tiny-cpu-died-kv-cache.log", "kv-cache-too-small", "recipe", "ValueError: No available memory for the cache blocks."),
+        ("tiny-cpu-died-worker-killed.log", "engine-died", "engine", "Worker proc VllmWorker-0 died unexpectedly"),
     ],
 )
 def test_the_root_cause_of_real_logs(name: str, cause: str, failure_class: str, evidence: str) -> None:
     failure = classify(lines_of(name), DIED)
     assert (failure.cause, failure.failure_class) == (cause, failure_class)
-    assert failure.evidence[0] == evidence
+    assert failure.evidence[0].startswith(evidence)
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(DATA.glob("*-ready.log"))])
@@ -66,8 +82,8 @@ KNOWN = [
     ("kv-cache-too-small", "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`", "run"),
     (
         "kv-cache-too-small",
-        "ValueError: To serve at least one request with the model's max seq len (9), (2.0 GiB KV cache is needed, which is larger than the "
-        "available KV cache memory (1.0 GiB).",
+        "ValueError: To serve at least one request with the model's max seq len (9), (2.0 GiB KV cache is needed, "
+        "which is larger than the available KV cache memory (1.0 GiB).",
         "run",
     ),
     (
@@ -81,7 +97,7 @@ KNOWN = [
     ("out-of-memory", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "elsewhere"),
     (
         "out-of-memory-host",
-        "RuntimeError: [enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",
         "run",
     ),
     ("page-size", "AssertionError: Unexpected FlashInfer page size 128 without trtllm-gen GQA", "run"),
@@ -125,7 +141,7 @@ def test_a_pydantic_complaint_shows_its_sentence() -> None:
         "(APIServer pid=1) Traceback (most recent call last):",
         '(APIServer pid=1)   File "x.py", line 1, in create_model_config',
         "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
-        "(APIServer pid=1)   Value error, User-specified max_model_len (9) is greater than the derived max_model_len [type=value_error]",
+        "(APIServer pid=1)   Value error, User-specified max_model_len (9) is greater than the derived max_model_len [type]",
         "(APIServer pid=1)     For further information visit URL",
     ]
     failure = classify(lines, DIED)
@@ -183,7 +199,7 @@ def test_a_handled_traceback_in_a_warning_is_no_cause() -> None:
 
 
 def test_a_killed_worker_is_named_before_the_tracebacks_that_follow() -> None:
-    died = "(EngineCore pid=7) ERROR 11-22 08:00:00 [x.py:1] Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor."
+    died = "(EngineCore pid=7) ERROR 11-22 08:00:00 [x.py:1] Worker proc VllmWorker-0 died unexpectedly (exit code: -9)."
     failure = classify(
         [died, *failed("RuntimeError: cancelled", mark="EngineCore encountered a fatal error.")], Ending("exited", 0, serving=True)
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ def dep2() -> tuple[ServerSpec, EngineFacts]:
     return spec, facts
 
 
-def check(changes: dict[str, object] | None = None, facts_changes: dict[str, object] | None = None, name: str = "m") -> EngineCheck:
+def check(
+    changes: Mapping[str, object] | None = None, facts_changes: Mapping[str, object] | None = None, name: str = "m"
+) -> EngineCheck:
     spec, facts = dep2()
     spec = dataclasses.replace(spec, **(changes or {}))  # type: ignore[arg-type]
     facts = dataclasses.replace(facts, **(facts_changes or {}))  # type: ignore[arg-type]
@@ -81,7 +84,17 @@ def test_attached_without_a_log_nothing_is_claimed() -> None:
     result = check_engine(spec, EngineFacts(version="0.26.0", served_names=("m",), max_model_len=2304), served_name="m")
     assert result.ok
     assert set(result.checked) == {"served name", "maximum model length", "engine version"}
-    assert len(result.unseen) == 8
+    assert {text.split(":")[0] for text in result.unseen} == {
+        "tensor parallel size",
+        "data parallel size",
+        "pipeline parallel size",
+        "expert parallelism",
+        "block size",
+        "prefix caching",
+        "speculative method",
+        "speculative tokens",
+        "draft attention backend",
+    }
 
 
 def test_on_the_cpu_the_one_backend_there_is_satisfies_any_wish() -> None:

@@ -130,8 +130,21 @@ def test_phases_come_from_the_log_s_own_words() -> None:
     }
 
 
+def test_on_the_cpu_the_compile_time_is_that_of_the_warm_up() -> None:
+    facts = facts_of("tiny-eagle3-cpu-compiled-ready.log")
+    assert facts.compile_cache == "cold"
+    assert dict(facts.phases) == {
+        "config": 14.0,
+        "weights": pytest.approx(0.03),
+        "compile": 46.0,
+        "kv_cache": 1.0,
+        "engine_init": 48.07,
+    }
+
+
 def test_the_one_line_form_of_newer_engines() -> None:
-    line = "(EngineCore pid=9) INFO 11-22 09:00:00 [x.py:1] CPU KV cache size: 116,480 tokens, Maximum concurrency for 2,048 tokens per request: 56.88x"
+    text = "CPU KV cache size: 116,480 tokens, Maximum concurrency for 2,048 tokens per request: 56.88x"
+    line = f"(EngineCore pid=9) INFO 11-22 09:00:00 [x.py:1] {text}"
     assert LogReader().feed_all([line]).facts().kv_cache_tokens == 116_480
 
 
@@ -153,3 +166,8 @@ def test_two_backends_without_a_word_about_the_draft_stay_unknown() -> None:
     auto = "(EngineCore pid=2341) INFO 11-22 08:07:39 [cuda.py:482] Using {} attention backend out of potential backends: []."
     facts = LogReader().feed_all([start, auto.format("FLASH_ATTN"), auto.format("TRITON_ATTN")]).facts()
     assert (facts.attention_backend, facts.draft_attention_backend) == ("FLASH_ATTN", None)
+
+
+def test_the_commit_of_a_hub_snapshot() -> None:
+    assert facts_of("tiny-eagle3-cpu-ready.log").model_revision == "9790af68e484362b33c01b10bc3d72c6eb58342e"
+    assert facts_of("tiny-eagle3-ready.log").model_revision is None

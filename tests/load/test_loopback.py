@@ -69,7 +69,7 @@ def test_stream_has_the_shape_of_vllm() -> None:
     assert chunks[-1].choices == []
     truth = server.truth[0]
     assert truth.chunk_totals == [1, 4, 7, 8]
-    assert truth.ttft == pytest.approx(0.02, abs=0.02)
+    assert 0.018 < truth.ttft < 0.5
     assert server.counters.generation_tokens == 8
     assert server.counters.prompt_tokens == chunks[-1].usage.prompt_tokens
     assert server.counters.running == 0

@@ -49,7 +49,7 @@ def request(index: int, phase: Phase = "measured") -> RequestRecord:
 RECORDS = [request(0, "warmup"), *(request(index) for index in range(10))]
 
 
-def scrape(tokens: int, *, drafts: Sequence[int] | None = None, **counts: int) -> Scrape:
+def scrape(tokens: int, *, drafts: Sequence[int] | None = None, **counts: Any) -> Scrape:
     counters = Counters(generation_tokens=tokens, **counts)
     for accepted in drafts or ():
         counters.count_draft(3, accepted)
@@ -118,7 +118,7 @@ def test_without_draft_there_is_no_acceptance() -> None:
 
 
 def test_one_token_outputs_have_no_tpot() -> None:
-    stamps = {"chunk_tokens": (1,), "completion_tokens": 1, "asked_osl": 1}
+    stamps: dict[str, Any] = {"chunk_tokens": (1,), "completion_tokens": 1, "asked_osl": 1}
     records = [
         replace(record, **stamps, chunk_ns=record.chunk_ns[:1], last_token_ns=record.first_token_ns, asked_isl=10)
         for record in RECORDS
@@ -180,7 +180,7 @@ def test_early_end_is_allowed_without_ignore_eos() -> None:
         (scrape(1055, prefix_cache_hits=32), {}, "the engine counted 32 cached tokens"),
     ],
 )
-def test_engine_that_disagrees_fails_the_case(after: Scrape, extra: dict[str, bool], words: str) -> None:
+def test_engine_that_disagrees_fails_the_case(after: Scrape, extra: dict[str, Any], words: str) -> None:
     found = measurement(after=after, **extra)
     assert len(found.problems) == 1
     assert words in found.problems[0]
@@ -268,12 +268,12 @@ def test_from_a_real_run_to_numbers_near_the_truth() -> None:
     )
     assert found.problems == ()
     # the schedule: 50 ms to the first token, 10 ms per token, 4 tokens per chunk of which 3 were drafted and accepted
-    assert found.metrics["ttft_p50"] == pytest.approx(0.05, abs=0.015)
-    assert found.metrics["tpot_p50"] == pytest.approx(0.01, abs=0.001)
-    assert found.metrics["icl_p50"] == pytest.approx(0.04, abs=0.005)
-    assert found.metrics["e2e_p50"] == pytest.approx(0.25, abs=0.03)
-    assert found.metrics["output_tput"] == pytest.approx(4 * 21 / 0.25, rel=0.15)
-    assert found.metrics["steady_output_tput"] == pytest.approx(4 * 21 / 0.25, rel=0.15)
+    assert found.metrics["ttft_p50"] == pytest.approx(0.05, abs=0.03)
+    assert found.metrics["tpot_p50"] == pytest.approx(0.01, abs=0.002)
+    assert found.metrics["icl_p50"] == pytest.approx(0.04, abs=0.008)
+    assert found.metrics["e2e_p50"] == pytest.approx(0.25, abs=0.06)
+    assert found.metrics["output_tput"] == pytest.approx(4 * 21 / 0.25, rel=0.3)
+    assert found.metrics["steady_output_tput"] == pytest.approx(4 * 21 / 0.25, rel=0.3)
     assert found.metrics["acceptance_length"] == 4.0
     assert found.drafting is not None
     assert found.drafting.acceptance_per_position == (1.0, 1.0, 1.0)

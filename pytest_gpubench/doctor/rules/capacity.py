@@ -115,7 +115,7 @@ def _capture(patient: Patient) -> int:
 
 def _graphs(patient: Patient) -> bool:
     mode = patient.settings.part("compilation-config", "cudagraph_mode")
-    return not patient.settings.eager and str(mode).upper() not in ("NONE", "0")
+    return not patient.settings.eager and (mode is None or str(mode).upper() not in ("NONE", "0"))
 
 
 def capture_below_batch(patient: Patient) -> Iterator[Symptom]:

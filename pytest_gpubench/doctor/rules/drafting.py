@@ -21,13 +21,14 @@ def draft_tokens(patient: Patient) -> Iterator[Symptom]:
         yield Symptom(
             f"{count} draft tokens per step.",
             "Set speculative.num-speculative-tokens to 1 or more.",
-            {"sentence": f"Expected num_speculative_tokens to be greater than zero ({count})."},
+            {"sentence": "num_speculative_tokens: Input should be greater than 0"},
         )
     elif step and count > step and count % step:
         yield Symptom(
             f"{count} draft tokens per step with a draft that predicts {step} at a time.",
             f"Use a multiple of {step}.",
             {"sentence": f"num_speculative_tokens:{count} must be divisible by n_predict={step}"},
+            evidence_class="read in source",
         )
 
 
@@ -59,6 +60,7 @@ def draft_heads(patient: Patient) -> Iterator[Symptom]:
             f"The draft's {draft.kv_heads} KV heads and tensor parallel size {tp}: neither divides the other.",
             "Set speculative.draft-tensor-parallel-size to 1.",
             {"sentence": "AssertionError"},
+            evidence_class="read in source",
         )
 
 
@@ -127,7 +129,12 @@ def synthetic_acceptance(patient: Patient) -> Iterator[Symptom]:
         return
     if patient.hardware.platform == "cpu":
         says = "Synthetic acceptance not supported with CPU sampling"
-        yield Symptom("Synthetic acceptance does not work on the CPU.", "Use real drafts there.", {"sentence": says})
+        yield Symptom(
+            "Synthetic acceptance does not work on the CPU.",
+            "Use real drafts there.",
+            {"sentence": says},
+            evidence_class="read in source",
+        )
     if (length is None) == (rates is None):
         says = (
             "rejection_sample_method='synthetic' requires exactly one of synthetic_acceptance_rates or synthetic_acceptance_length."

@@ -29,7 +29,12 @@ def quantization_method(patient: Patient) -> Iterator[Symptom]:
     name = asked or (patient.target.quantization if patient.target else "")
     if name and name.lower() not in QUANTIZATIONS and name.lower() not in ("bitsandbytes", "gguf"):
         where = "--quantization" if asked else "the model's quantization_config"
-        yield Symptom(f"{where}: vLLM knows no method {name!r}.", _hint(name, QUANTIZATIONS), {"name": name})
+        yield Symptom(
+            f"{where}: vLLM knows no method {name!r}.",
+            _hint(name, QUANTIZATIONS),
+            {"name": name},
+            severity=None if asked else "warning",  # vLLM knows more spellings of what checkpoints say than we do
+        )
 
 
 def doubled_flag(patient: Patient) -> Iterator[Symptom]:

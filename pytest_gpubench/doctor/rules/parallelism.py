@@ -109,13 +109,17 @@ def eplb_needs_ep(patient: Patient) -> Iterator[Symptom]:
         says = "Expert parallelism load balancing is only supported on CUDA devices or ROCm devices or XPU devices now."
         yield Symptom("Expert load balancing does not run on the CPU.", "Drop enable-eplb.", {"sentence": says})
     elif not settings.expert_parallel:
-        says = "enable_expert_parallel must be True to use EPLB."
         yield Symptom(
-            "Expert load balancing without expert parallelism.", "Set ep in the row, or drop enable-eplb.", {"sentence": says}
+            "Expert load balancing without expert parallelism.",
+            "Set ep in the row, or drop enable-eplb.",
+            {"sentence": "enable_expert_parallel must be True to use EPLB."},
+            evidence_class="read in source",
         )
     elif patient.tp * topology.pcp * topology.dp <= 1:
         says = f"EPLB requires tensor, prefill-context, or data parallelism, but got TP={patient.tp}, PCP=1, DP=1."
-        yield Symptom("Expert load balancing on a single rank.", "Drop enable-eplb.", {"sentence": says})
+        yield Symptom(
+            "Expert load balancing on a single rank.", "Drop enable-eplb.", {"sentence": says}, evidence_class="read in source"
+        )
 
 
 def eplb_even_split(patient: Patient) -> Iterator[Symptom]:

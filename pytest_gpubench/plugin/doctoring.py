@@ -1,0 +1,83 @@
+"""The doctor's findings for the servers of a run: specs, config.json files at hand and this host's facts, brought together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_gpubench.doctor import RULE_IDS, Finding, Node, examine, read_model_configs, unknown_rules, without
+from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.domain.failures import Failure
+from pytest_gpubench.domain.hardware import HARDWARE
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.host.gpus.inventory import Inventory
+from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
+from pytest_gpubench.plugin.settings import Settings
+
+_GIB = 2**30
+
+
+class Doctor:
+    """Findings by server, without those that ``--gpubench-ignore-findings`` silences."""
+
+    def __init__(self, settings: Settings, book: RecipeBook, inventory: Callable[[], Inventory]) -> None:
+        unknown = unknown_rules(settings.ignore_findings, RULE_IDS)
+        if unknown:
+            raise pytest.UsageError(f"--gpubench-ignore-findings: {' '.join(unknown)}")
+        self._settings = settings
+        self._book = book
+        self._inventory = inventory
+
+    def findings(self, key: str, *, here: bool = False) -> tuple[Finding, ...]:
+        """Findings of a server and its cases; with ``here`` the GPUs of this host count, else the hardware table's."""
+        spec = self._book.server(key)
+        cases = [case for case in self._book.cases if case.server == key]
+        draft = spec.speculative.model if spec.speculative else None
+        configs = read_model_configs(
+            self._folder(spec.model, spec.revision), self._folder(draft, spec.speculative.revision if spec.speculative else None)
+        )
+        found = examine(
+            spec,
+            cases,
+            hardware=HARDWARE[spec.hardware],
+            target=configs.target,
+            draft=configs.draft,
+            chat_template=configs.chat_template,
+            node=self._node(spec) if here else None,
+        )
+        return without(found, self._settings.ignore_findings)
+
+    def death(self, key: str) -> Failure | None:
+        """The failure that a server would die of on this host, if the doctor foresees one."""
+        return as_failure([finding for finding in self.findings(key, here=True) if not finding.cases])
+
+    def _folder(self, repository: str | None, revision: str | None) -> Path | None:
+        if repository is None:
+            return None
+        found = find_snapshot(repository, revision, self._settings.cache_dir or default_cache_dir())
+        return found.path if isinstance(found, Snapshot) else None
+
+    def _node(self, spec: ServerSpec) -> Node | None:
+        gpus = self._inventory().of_hardware(spec.hardware)
+        if not gpus:
+            return None
+        free = min(gpu.memory_total - gpu.memory_used for gpu in gpus) / _GIB
+        return Node(gpus=len(gpus), vram_gib=gpus[0].memory_total / _GIB, free_vram_gib=free)
+
+
+def as_failure(findings: list[Finding]) -> Failure | None:
+    """The errors among findings as one failure of class recipe; None where there is none."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        return None
+    evidence = [line for finding in errors for line in _lines(finding)]
+    silence = " ".join(f"--gpubench-ignore-findings {finding.rule}" for finding in errors)
+    remedy = f"{errors[0].remedy} To try it all the same: {silence}"
+    return Failure("doctor", "recipe", "the doctor foresees that this cannot work, nothing was started", tuple(evidence), remedy)
+
+
+def _lines(finding: Finding) -> list[str]:
+    lines = [f"{finding.rule}: {finding.message}"]
+    return [*lines, f"vLLM would say: {finding.engine_says}"] if finding.engine_says else lines

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_gpubench.engines import guard
+from pytest_gpubench.engines.logsink import LogSink
+from pytest_gpubench.engines.process import ServerProcess
+
+from .conftest import STUB, stub_processes
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def start(tmp_path: Path, *command: str) -> ServerProcess:
+    return ServerProcess.start(command, dict(os.environ), LogSink(tmp_path / "x.log"))
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -SEGV $$", -11), ("kill -KILL $$", -9)])
+def test_the_guard_ends_as_the_server_ended(tmp_path: Path, script: str, code: int) -> None:
+    process = start(tmp_path, "sh", "-c", script)
+    assert wait_for(lambda: process.poll() is not None)
+    assert process.poll() == code
+    assert process.stop().returncode == code
+
+
+def test_what_the_server_leaves_behind_is_killed_and_named(tmp_path: Path) -> None:
+    process = start(tmp_path, "sh", "-c", "(trap '' TERM; exec sleep 300) & sleep 0.2; exit 3")
+    assert wait_for(lambda: process.poll() is not None)
+    report = process.stop()
+    assert report.returncode == 3
+    assert [name.split()[0] for name in report.killed] == ["sleep"]
+
+
+def test_the_guard_itself_may_be_killed(tmp_path: Path) -> None:
+    process = start(tmp_path, "sh", "-c", "sleep 300 & sleep 300 & wait")
+    assert wait_for(lambda: len(process.tree()) == 3)
+    process.snapshot()
+    tree = process.tree()
+    os.kill(process.guard_pid, signal.SIGKILL)
+    assert wait_for(lambda: process.poll() is not None)
+    report = process.stop()
+    assert report.remaining == ()
+    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in tree)
+
+
+def test_stop_is_idempotent(tmp_path: Path) -> None:
+    process = start(tmp_path, "sleep", "300")
+    assert process.stop() is process.stop()
+    assert process.poll() == -signal.SIGTERM
+
+
+def owner_of(tmp_path: Path, fault: str, then: str) -> subprocess.Popen[bytes]:
+    """A process that starts a stub engine; ``then`` is what it does, with ``start()`` for the start."""
+    program = f"""
+import sys, time
+from pathlib import Path
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
+
+def start():
+    spec = ServerSpec("vllm", "org/tiny", "cpu", Topology(), FrozenMap())
+    env = {{"GPUBENCH_STUB_TEST": {str(tmp_path)!r}, "GPUBENCH_STUB_FAULT": {fault!r}}}
+    return start_engine(spec, EngineSettings((sys.executable, {str(STUB)!r}), Path({str(tmp_path)!r}) / "x.log", extra_env=env))
+
+{textwrap.dedent(then)}
+"""
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ROOT)
+
+
+def test_nothing_outlives_a_run_that_was_killed(tmp_path: Path) -> None:
+    """SIGKILL of the process that started the server: the guard notices and ends the whole tree, deaf processes included."""
+    owner = owner_of(tmp_path, "ignore-sigterm", "start(); print('ready', flush=True); time.sleep(300)")
+    assert owner.stdout is not None
+    with owner.stdout:
+        assert owner.stdout.readline() == b"ready\n"
+        assert len(stub_processes(str(tmp_path))) >= 3
+        owner.kill()
+        owner.wait()
+        assert wait_for(lambda: not stub_processes(str(tmp_path)), guard.TERM_SECONDS + 15)
+
+
+def test_ctrl_c_during_a_start_stops_the_server(tmp_path: Path) -> None:
+    then = """
+    try:
+        start()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    """
+    owner = owner_of(tmp_path, "hang-at-load", then)
+    assert owner.stdout is not None
+    with owner.stdout:
+        assert wait_for(lambda: len(stub_processes(str(tmp_path))) >= 4)
+        owner.send_signal(signal.SIGINT)
+        assert owner.stdout.readline() == b"interrupted\n"
+        assert owner.wait(20) == 0
+    assert stub_processes(str(tmp_path)) == []
+
+
+def test_a_second_ctrl_c_during_a_stop_hurries_it_and_is_not_lost(tmp_path: Path) -> None:
+    then = """
+    engine = start()
+    print("stopping", flush=True)
+    begin = time.monotonic()
+    try:
+        engine.stop()
+    except KeyboardInterrupt:
+        print("interrupted", time.monotonic() - begin < 4, flush=True)
+    """
+    owner = owner_of(tmp_path, "ignore-sigterm", then)
+    assert owner.stdout is not None
+    with owner.stdout:
+        assert owner.stdout.readline() == b"stopping\n"
+        time.sleep(0.5)
+        owner.send_signal(signal.SIGINT)
+        assert owner.stdout.readline() == b"interrupted True\n"
+        assert owner.wait(20) == 0
+    assert stub_processes(str(tmp_path)) == []
+
+
+def test_the_guard_is_light() -> None:
+    """It may load nothing beyond a few small standard modules."""
+    code = f"import runpy, sys; runpy.run_path({guard.__file__!r}); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "ctypes" in loaded
+    assert not {"psutil", "asyncio", "subprocess", "logging", "pytest_gpubench"} & set(loaded)

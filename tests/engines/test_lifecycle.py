@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.engines.expectations import check_engine
+from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
+from pytest_gpubench.load.loopback import LoopbackServer
+
+from .conftest import Settings
+
+
+@contextmanager
+def running(spec: ServerSpec, settings: EngineSettings) -> Iterator[Engine]:
+    engine = start_engine(spec, settings)
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def failure_of(spec: ServerSpec, settings: EngineSettings) -> Failure:
+    with pytest.raises(BenchmarkError) as caught:
+        start_engine(spec, settings)
+    return caught.value.failure
+
+
+def complete(engine: Engine, timeout: float = 10.0) -> int:
+    """Send one chat completion; the HTTP status, 0 if there was none."""
+    body = {"model": engine.served_name, "messages": [{"role": "user", "content": "hello"}], "max_completion_tokens": 4}
+    request = urllib.request.Request(
+        f"{engine.base_url}/chat/completions",
+        json.dumps(body).encode(),
+        {"Authorization": f"Bearer {engine.api_key}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return int(answer.status)
+    except OSError:
+        return 0
+
+
+def until_dead(engine: Engine, seconds: float = 15.0) -> Failure:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        failure = engine.alive()
+        if failure is not None:
+            return failure
+        time.sleep(0.05)
+    pytest.fail("the engine's death was not noticed")
+
+
+def test_a_server_starts_proves_itself_and_leaves_nothing(spec: ServerSpec, settings: Settings) -> None:
+    with running(spec, settings()) as engine:
+        assert engine.alive() is None
+        assert engine.served_name.startswith("stub-")
+        assert len(engine.served_name) == len("stub-") + 6
+        assert check_engine(spec, engine.facts, served_name=engine.served_name).deviations == ()
+        assert complete(engine) == 200
+        assert "vllm:generation_tokens_total" in engine.scrape()
+        assert {"process_start", "imports", "weights", "engine_init", "ready"} <= set(engine.phases)
+        assert engine.facts.block_size == 128
+        assert engine.pid is not None
+        assert psutil.Process(engine.pid).cmdline() == list(engine.argv)
+        tree = [process.pid for process in engine.process.tree()] if engine.process else []
+        assert len(tree) == 3
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in tree)
+    report = engine.stop()
+    assert report is not None
+    assert (report.returncode, report.forced, report.killed, report.remaining) == (0, False, (), ())
+    stopped = engine.alive()
+    assert stopped is not None
+    assert stopped.cause == "engine-stopped"
+
+
+def test_every_launch_has_its_own_name_key_and_port(spec: ServerSpec, settings: Settings, tmp_path: Path) -> None:
+    with running(spec, settings()) as one, running(spec, settings(log_path=tmp_path / "two.log")) as two:
+        assert len({one.served_name, two.served_name}) == len({one.api_key, two.api_key}) == len({one.url, two.url}) == 2
+
+
+def test_the_key_is_in_no_argv_log_record_or_repr(spec: ServerSpec, settings: Settings, tmp_path: Path) -> None:
+    with running(spec, settings("tell-key")) as engine:
+        key = engine.api_key
+        assert key not in repr(engine)
+        assert key not in str(engine.argv)
+        assert engine.env["VLLM_API_KEY"] == "<removed>"
+        assert key not in str(engine.env)
+    log = (tmp_path / "server.log").read_text()
+    assert "my key is <removed>" in log
+    assert key not in log
+
+
+def test_the_host_s_tokens_stay_with_the_host(spec: ServerSpec, settings: Settings) -> None:
+    host = {
+        "PATH": os.environ["PATH"],
+        "HF_TOKEN": "hf_" + "a" * 30,
+        "OPENAI_API_KEY": "sk-mine",
+        "PYTEST_CURRENT_TEST": "x",
+        "OPENBLAS_L2_SIZE": "1",
+    }
+    quiet = ServerSpec(
+        spec.framework, spec.model, spec.hardware, spec.topology, spec.serve, env=FrozenMap({"OPENBLAS_L2_SIZE": None})
+    )
+    with running(quiet, settings(host_env=host)) as engine:
+        assert engine.pid is not None
+        environment = psutil.Process(engine.pid).environ()
+        assert not {"HF_TOKEN", "OPENAI_API_KEY", "PYTEST_CURRENT_TEST", "OPENBLAS_L2_SIZE"} & set(environment)
+        assert environment["VLLM_API_KEY"] == engine.api_key
+        assert environment["VLLM_ENGINE_READY_TIMEOUT_S"] == "120"
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "evidence"),
+    [
+        ("exit-at-import", "missing-library", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("exit-after-load", "no-common-block-size", "ValueError: No common block size for 128."),
+        ("exit-quietly", "engine-died", ""),
+        ("worker-killed", "killed", "Worker proc VllmWorker-0 died unexpectedly"),
+        ("exit-leaving-core", "killed", ""),
+        ("wrong-argument", "wrong-argument", "vllm serve: error: unrecognized arguments: --wrong"),
+        ("out-of-memory", "out-of-memory-weights", "torch.OutOfMemoryError: CUDA out of memory."),
+        ("kv-cache", "kv-cache-too-small", "ValueError: No available memory for the cache blocks."),
+        ("illegal-memory", "illegal-memory-access", "torch.AcceleratorError: CUDA error: an illegal memory access"),
+        ("foreign-name", "foreign-server", ""),
+    ],
+)
+def test_a_start_that_fails_says_why_and_leaves_nothing(
+    spec: ServerSpec, settings: Settings, fault: str, cause: str, evidence: str
+) -> None:
+    begin = time.monotonic()
+    failure = failure_of(spec, settings(fault))
+    assert failure.cause == cause
+    assert any(line.startswith(evidence) for line in failure.evidence) or not evidence
+    assert "Whole log: " in failure.remedy
+    assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "limits", "cause"),
+    [
+        ("hang-at-load", {"stall_timeout": 2.0}, "stalled"),
+        ("heartbeat-at-load", {"stall_timeout": 2.0}, "stalled"),
+        ("busy-at-load", {"stall_timeout": 3.0, "start_timeout": 5.0}, "timeout"),
+        ("health-500", {"start_timeout": 3.0}, "never-healthy"),
+    ],
+)
+def test_a_start_that_never_ends_is_ended(
+    spec: ServerSpec, settings: Settings, fault: str, limits: dict[str, float], cause: str
+) -> None:
+    assert failure_of(spec, settings(fault, **limits)).cause == cause
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("die-after:0", "engine-died"),
+        ("core-killed-serving", "engine-died"),
+        ("worker-killed-serving", "killed"),
+        ("killed-serving", "killed"),
+    ],
+)
+def test_death_while_serving_is_a_failure_whatever_the_exit_code(
+    spec: ServerSpec, settings: Settings, fault: str, cause: str
+) -> None:
+    with running(spec, settings(fault)) as engine:
+        complete(engine)
+        failure = until_dead(engine)
+        assert failure.cause == cause
+        assert "serving" in failure.summary
+
+
+def test_a_server_that_hangs_can_be_stopped(spec: ServerSpec, settings: Settings) -> None:
+    with running(spec, settings("hang-after-health")) as engine:
+        assert complete(engine, timeout=0.5) == 0
+        assert engine.alive() is None
+        assert engine.process is not None
+        assert engine.process.stop(grace=0.3).forced
+
+
+def test_processes_that_ignore_sigterm_are_killed(spec: ServerSpec, settings: Settings) -> None:
+    with running(spec, settings("ignore-sigterm")) as engine:
+        assert engine.process is not None
+        report = engine.process.stop(grace=0.5)
+    assert report.forced
+    assert len(report.killed) == 3
+    assert report.remaining == ()
+    assert report.returncode == -9
+
+
+def test_a_process_that_left_session_and_group_is_found_and_killed(spec: ServerSpec, settings: Settings) -> None:
+    with running(spec, settings("escape")) as engine:
+        report = engine.stop()
+    assert report is not None
+    assert len(report.killed) == 1
+    assert report.remaining == ()
+
+
+def test_a_port_taken_between_choice_and_bind_is_tried_again(spec: ServerSpec, settings: Settings, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    with running(spec, settings("port-in-use-once", env={"GPUBENCH_STUB_ONCE": str(once)})) as engine:
+        assert once.exists()
+        assert engine.alive() is None
+    assert "Address already in use" in (tmp_path / "server.log").read_text()
+
+
+def test_an_occupied_fixed_port_is_named(spec: ServerSpec, settings: Settings) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        failure = failure_of(spec, settings(port=other.getsockname()[1]))
+    assert (failure.cause, failure.failure_class) == ("port-in-use", "infrastructure")
+    assert failure.evidence == ("OSError: [Errno 98] Address already in use",)
+
+
+def test_a_foreign_server_on_the_port_never_passes_for_ours(spec: ServerSpec, settings: Settings) -> None:
+    with LoopbackServer(model="theirs").in_thread() as other:
+        assert failure_of(spec, settings(port=other.port)).cause in ("port-in-use", "foreign-server")
+
+
+def test_a_command_that_is_not_there(spec: ServerSpec, settings: Settings) -> None:
+    failure = failure_of(spec, settings(command=("no-such-vllm", "serve")))
+    assert failure.cause == "command-not-found"
+    assert "'no-such-vllm' cannot be started: No such file or directory" in failure.summary
+
+
+def test_a_flood_of_output_does_no_harm(spec: ServerSpec, settings: Settings) -> None:
+    before = psutil.Process().memory_info().rss
+    with running(spec, settings("log-flood:64")) as engine:
+        assert engine.facts.kv_cache_tokens == 116_480
+    with running(spec, settings("no-newline:64")) as engine:
+        assert engine.facts.kv_cache_tokens == 116_480
+        key = engine.api_key
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20
+    assert engine.log_path is not None
+    assert key.encode() not in engine.log_path.read_bytes()
+
+
+def test_output_that_is_no_text_does_no_harm(spec: ServerSpec, settings: Settings) -> None:
+    with running(spec, settings("stderr-binary")) as engine:
+        assert engine.alive() is None
+
+
+def test_a_log_on_a_full_disk_does_not_stop_the_server(spec: ServerSpec, settings: Settings) -> None:
+    with running(spec, settings(log_path=Path("/dev/full"))) as engine:
+        assert engine.facts.kv_cache_tokens == 116_480
+        assert engine.process is not None
+        assert engine.process.log.write_error is not None
+    failure = failure_of(spec, settings("kv-cache", log_path=Path("/dev/full")))
+    assert failure.cause == "kv-cache-too-small"
+    assert "The log could not be written" in failure.remedy
+
+
+def test_attach_starts_and_stops_nothing(spec: ServerSpec, settings: Settings) -> None:
+    with running(spec, settings()) as ours:
+        theirs = attach(ours.base_url, api_key=ours.api_key)
+        assert theirs.served_name == ours.served_name
+        assert theirs.attached
+        assert theirs.alive() is None
+        assert theirs.facts.version == "0.0.0+stub"
+        assert theirs.facts.max_model_len == 2304
+        assert theirs.stop() is None
+        assert ours.alive() is None
+        with pytest.raises(BenchmarkError, match="refuses the API key"):
+            attach(ours.url, api_key="wrong")
+        with pytest.raises(BenchmarkError, match=r"serves stub-\w+, not other"):
+            attach(ours.url, api_key=ours.api_key, model="other")
+        again = attach(ours.url, api_key=ours.api_key)
+    gone = again.alive()
+    assert gone is not None
+    assert gone.cause == "engine-not-healthy"
+
+
+def test_attach_to_nothing_is_one_sentence() -> None:
+    with pytest.raises(BenchmarkError, match="/health gave no answer"):
+        attach("http://127.0.0.1:9", timeout=1.0)
+    with pytest.raises(GpubenchError, match="is not an address"):
+        attach("localhost:8000")
+
+
+def test_proxies_of_the_environment_are_not_used(spec: ServerSpec, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with running(spec, settings()) as engine:
+        assert engine.alive() is None
+
+
+def test_a_lease_lives_exactly_as_long_as_the_tree(spec: ServerSpec, settings: Settings) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with running(spec, settings(inherit_fds=(writing,))):
+        os.close(writing)
+        with pytest.raises(BlockingIOError):
+            os.read(reading, 1)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_start_and_stop_leave_no_descriptor_thread_or_child(spec: ServerSpec, settings: Settings) -> None:
+    me = psutil.Process()
+    with running(spec, settings()):
+        pass
+    before = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)))
+    for _ in range(5):
+        with running(spec, settings()):
+            pass
+    assert (me.num_fds(), me.num_threads(), len(me.children(recursive=True))) == before

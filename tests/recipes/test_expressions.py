@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_gpubench.recipes.expressions import MAX_VALUE, ExpressionError, Value, parse, pow2ceil
+from pytest_gpubench.recipes.templating import render, split
+
+NAMES: dict[str, Value] = {"conc": 64, "isl": 8192, "tp": 8, "dp_attn": True, "hardware": "h100", "spec_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("conc * (1 + spec_tokens)", 256),
+        ("min(max(4, pow2ceil(conc * 3)), 2048)", 256),
+        ("conc / 2", 32),
+        ("conc / 3 > 21", True),
+        ("7 // 2", 3),
+        ("-7 % 4", 1),
+        ("ceil(conc / 7)", 10),
+        ("floor(conc / 7)", 9),
+        ("0.9 if dp_attn else 0.94", 0.9),
+        ("conc in [1, 64]", True),
+        ("conc not in [1, 64]", False),
+        ("isl >= 8192 and conc >= 64 or false", True),
+        ("not dp_attn", False),
+        ("1 < conc <= 64", True),
+        ("hardware == 'h100'", True),
+        ('hardware in ["h200", "b200"]', False),
+        ("dp_attn == true", True),
+        ("conc == 64.0", True),
+        ("+conc\n  + 1", 65),
+    ],
+)
+def test_value(text: str, value: Value) -> None:
+    result = parse(text).evaluate(NAMES)
+    assert result == value
+    assert type(result) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cnc * 2", "unknown name 'cnc'; did you mean 'conc'?"),
+        ("conc / 0", "division by zero"),
+        ("conc % (tp - 8)", "division by zero"),
+        ("conc + dp_attn", "True is not a number"),
+        ("conc and dp_attn", "64 is not true or false"),
+        ("1 if conc else 2", "64 is not true or false"),
+        ("hardware + 'x'", "'h100' is not a number"),
+        ("hardware < 'x'", "only == and != compare it"),
+        ("hardware == 1", "different kinds"),
+        ("dp_attn == 1", "different kinds"),
+        ("conc in isl", "`in` needs a list"),
+        ("conc == [64]", "different kinds"),
+        ("[1, 2]", "only good for `in`"),
+        ("1000000000 * 1000000000", "beyond"),
+        ("1e999", "beyond"),
+    ],
+)
+def test_evaluation_error(text: str, words: str) -> None:
+    with pytest.raises(ExpressionError) as raised:
+        parse(text).evaluate(NAMES)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        ("conc *", "is not an expression"),
+        ("__import__('os')", "no function '__import__'"),
+        ("conc.real", "attribute is not allowed"),
+        ("conc[0]", "subscript is not allowed"),
+        ("lambda: 1", "lambda is not allowed"),
+        ("[x for x in [1]]", "listcomp is not allowed"),
+        ("f'{conc}'", "joinedstr is not allowed"),
+        ("2 ** 9", "`**` is not allowed"),
+        ("conc & 1", "bitand is not allowed"),
+        ("1j", "is not allowed"),
+        ("None", "is not allowed"),
+        ("min()", "min() takes 1 to 20 numbers"),
+        ("ceil(1, 2)", "ceil() takes one number"),
+        ("max(1, key=2)", "max() takes"),
+        ("mx(1, 2)", "no function 'mx'; did you mean 'max'?"),
+        ("1 " + "+ 1" * 200, "the limit is 300"),
+        ("(" * 150 + "1" + ")" * 149, "is not an expression"),
+        ("not " * 74 + "true", ""),
+        ("+".join("1" * 90), "more than 150 parts"),
+        ("a\0b", "is not an expression"),
+    ],
+)
+def test_grammar(text: str, words: str) -> None:
+    if not words:
+        assert parse(text).evaluate({}) is True
+        return
+    with pytest.raises(ExpressionError) as raised:
+        parse(text)
+    assert words in str(raised.value)
+
+
+def test_names_are_known_before_evaluation() -> None:
+    assert parse("min(conc, 4) if dp_attn else max(isl, true)").names == {"conc", "dp_attn", "isl"}
+
+
+@given(st.integers(1, 10**9))
+def test_pow2ceil(value: int) -> None:
+    power = pow2ceil(value)
+    assert power >= value > power // 2 or value == power == 1
+    assert math.log2(power).is_integer()
+
+
+def test_pow2ceil_of_fractions() -> None:
+    assert [pow2ceil(value) for value in (0, 0.2, 1, 1.5, 2, 2.01, 4)] == [1, 1, 1, 2, 2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${isl * 2}", 16384),
+        ("${dp_attn}", True),
+        ("x-${conc}-${dp_attn}", "x-64-true"),
+        ("$${conc}", "${conc}"),
+        ("a$b", "a$b"),
+        ("", ""),
+        ("${'}' == '}'}", True),
+        ("${1}${2}", "12"),
+    ],
+)
+def test_render(text: str, value: Value) -> None:
+    assert render(text, NAMES) == value
+
+
+@pytest.mark.parametrize(("text", "words"), [("${conc", "not closed"), ("${hardware}", "only for comparing"), ("x${}", "empty")])
+def test_render_error(text: str, words: str) -> None:
+    with pytest.raises(ExpressionError, match=words):
+        render(text, NAMES)
+
+
+_WORDS = st.sampled_from(
+    ["conc", "isl", "dp_attn", "hardware", "1", "0", "2.5", "'h100'", "true", "+", "-", "*", "/", "//", "%", "<", "==", "and", "or",
+     "not", "in", "if", "else", "(", ")", "[", "]", ",", "min(", "pow2ceil(", "ceil(", "**", "."]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_WORDS, max_size=14).map(" ".join) | st.text(max_size=30))
+def test_any_text_gives_a_bounded_value_or_a_sentence(text: str) -> None:
+    try:
+        value = parse(text).evaluate(NAMES)
+    except ExpressionError:
+        return
+    assert isinstance(value, int | float | bool | str)
+    assert not isinstance(value, int | float) or abs(value) <= MAX_VALUE
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="${}'\" conc+1", max_size=25))
+def test_any_template_splits_or_says_why(text: str) -> None:
+    try:
+        parts = split(text)
+    except ExpressionError:
+        return
+    assert "${" in text or parts == (text,)

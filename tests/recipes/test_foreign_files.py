@@ -1,0 +1,150 @@
+"""Files in InferenceX's own form: every entry here is ours, made up in that shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytest_gpubench.domain.cases import RecipeBook
+
+MASTER = """
+demo-fp8-h200-vllm:
+  image: some/image:1
+  model: org/demo
+  model-prefix: demo
+  runner: h200
+  precision: fp8
+  framework: vllm
+  multinode: false
+  scenarios:
+    fixed-seq-len:
+    - isl: 1024
+      osl: 1024
+      search-space:
+      - { tp: 4, conc-start: 4, conc-end: 100 }
+      - { tp: 8, ep: 8, dp-attn: true, conc-list: [256, 512] }
+demo-fp8-h200-vllm-mtp:
+  image: some/image:1
+  model: org/demo
+  model-prefix: demo
+  runner: h200-dgxc
+  precision: fp8
+  framework: vllm
+  multinode: false
+  scenarios:
+    fixed-seq-len:
+    - isl: 8192
+      osl: 1024
+      search-space:
+      - { tp: 8, conc-start: 1, conc-end: 4, spec-decoding: mtp }
+    agentic-coding:
+    - duration: 1
+demo-fp8-h200-sglang:
+  image: i
+  model: org/demo
+  model-prefix: demo
+  runner: h200
+  precision: fp8
+  framework: sglang
+  multinode: false
+  scenarios: {fixed-seq-len: [{isl: 1, osl: 1, search-space: [{tp: 8, conc-list: [1]}]}]}
+demo-fp4-gb200-dynamo-vllm:
+  image: i
+  model: org/demo
+  model-prefix: demo
+  runner: gb200
+  precision: fp4
+  framework: dynamo-vllm
+  multinode: true
+  disagg: true
+  router: {name: r, version: "1"}
+  kv-p2p-transfer: nixl
+  scenarios:
+    fixed-seq-len:
+    - {isl: 1, osl: 1, search-space: [{conc-list: [1], prefill: {num-worker: 1, tp: 4}, decode: {num-worker: 1, tp: 4}}]}
+demo-fp8-h200-vllm-agentic:
+  image: i
+  model: org/demo
+  model-prefix: demo
+  runner: h200
+  precision: fp8
+  framework: vllm
+  multinode: false
+  scenarios: {agentic-coding: [{search-space: []}]}
+demo-fp8-b300-vllm:
+  image: i
+  model: org/demo
+  model-prefix: demo
+  runner: cluster:b300-site
+  precision: fp8
+  framework: vllm
+  multinode: false
+  scenarios: {fixed-seq-len: [{isl: 1024, osl: 1024, search-space: [{tp: 8, conc-list: [1, 2]}]}]}
+demo-fp8-h100-vllm:
+  image: i
+  model: org/demo
+  model-prefix: other
+  runner: h100
+  precision: fp8
+  framework: vllm
+  multinode: false
+  scenarios: {fixed-seq-len: [{isl: 1024, osl: 1024, search-space: [{tp: 8, conc-list: [1]}]}]}
+"""
+
+
+def test_what_can_be_expanded_is_and_the_rest_is_listed(load: Callable[..., RecipeBook]) -> None:
+    book = load(MASTER)
+    assert [str(problem) for problem in book.problems] == []
+    assert [(case.recipe, case.topology.label, case.workload.conc) for case in book.cases] == [
+        *[("demo-fp8-h200-vllm", "tp4", conc) for conc in (4, 8, 16, 32, 64, 100)],
+        *[("demo-fp8-h200-vllm", "dep8", conc) for conc in (256, 512)],
+        *[("demo-fp8-h200-vllm-mtp", "tp8", conc) for conc in (1, 2, 4)],
+    ]
+    reasons = {item.recipe: item.reason for item in book.unsupported}
+    assert list(reasons) == [
+        "demo-fp8-h200-vllm-mtp",
+        "demo-fp8-h200-sglang",
+        "demo-fp4-gb200-dynamo-vllm",
+        "demo-fp8-h200-vllm-agentic",
+        "demo-fp8-b300-vllm",
+        "demo-fp8-h100-vllm",
+    ]
+    assert "framework sglang" in reasons["demo-fp8-h200-sglang"]
+    assert "framework dynamo-vllm" in reasons["demo-fp4-gb200-dynamo-vllm"]
+    assert "multi-node" in reasons["demo-fp4-gb200-dynamo-vllm"]
+    assert reasons["demo-fp8-h200-vllm-agentic"] == "agentic-coding scenario"
+    assert "'cluster:b300-site' maps to no hardware" in reasons["demo-fp8-b300-vllm"]
+    assert "its fixed-seq-len part is expanded" in reasons["demo-fp8-h200-vllm-mtp"]
+    assert "the name says 'demo' where `model-prefix` means 'other'" in reasons["demo-fp8-h100-vllm"]
+    assert {item.position.line for item in book.unsupported if item.recipe == "demo-fp8-h200-sglang"} == {33}
+
+
+def test_its_flags_live_in_a_shell_script(load: Callable[..., RecipeBook]) -> None:
+    book = load(MASTER)
+    assert {case.runnable for case in book.cases} == {False}
+    assert all("its flags live in a shell script" in case.why_not for case in book.cases)
+    specs = [spec for _, spec in book.servers]
+    assert [dict(spec.serve) for spec in specs] == [{"max-model-len": 2304}, {"max-model-len": 2304}, {"max-model-len": 9472}]
+    assert [spec.image for spec in specs] == ["some/image:1"] * 3
+
+
+def test_a_second_file_may_map_the_runner(load: Callable[..., RecipeBook]) -> None:
+    book = load(MASTER, "runners:\n  cluster:b300-site: {hardware: b300}\n")
+    assert [case.workload.conc for case in book.cases if case.recipe == "demo-fp8-b300-vllm"] == [1, 2]
+    assert "demo-fp8-b300-vllm" not in {item.recipe for item in book.unsupported}
+
+
+def test_a_foreign_file_is_still_checked(load: Callable[..., RecipeBook]) -> None:
+    book = load(
+        MASTER.replace("{ tp: 4, conc-start: 4", "{ tp: -8, conc-start: 4").replace(
+            "precision: fp8\n  framework: vllm", "precision: fp3\n  framework: vllm", 1
+        )
+    )
+    assert [(p.position.line, p.position.column) for p in book.problems] == [(7, 14), (15, 15)]
+    assert {case.recipe for case in book.cases} == {"demo-fp8-h200-vllm-mtp"}
+
+
+def test_a_pasted_entry_with_a_draft_but_no_flags(load: Callable[..., RecipeBook], whole: str) -> None:
+    text = whole.replace("[4, 16]}", "[4], spec-decoding: mtp}").replace("h100-vllm:", "h100-vllm-mtp:")
+    case = load(text).cases[0]
+    assert not case.runnable
+    assert "has no `speculative`" in case.why_not
