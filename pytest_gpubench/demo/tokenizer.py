@@ -13,7 +13,7 @@ from importlib.resources import files
 VOCAB_SIZE = 2048
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
-_PUNCTUATION = ".,"
+_PUNCTUATION = ".,?!:"
 
 CHAT_TEMPLATE = (
     "{{- bos_token }}"

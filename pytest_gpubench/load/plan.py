@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
 from pytest_gpubench.domain.frozen import FrozenMap, thaw
 from pytest_gpubench.domain.workload import Workload
 
 Phase: TypeAlias = Literal["warmup", "measured"]
+StopReason: TypeAlias = Literal["count", "duration", "interval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class LoadPlan:
     """Seconds that one stream may be silent before its request counts as failed."""
     deadline: float | None = None
     """Seconds for the whole run, prompts included, after which the worker is killed; None: none."""
+    share: int = 0
+    """Which part of the load this process makes, from 0; set by ``run_load`` where the workload has several workers."""
 
     @property
     def root(self) -> str:
@@ -42,13 +45,31 @@ class LoadPlan:
         plain: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         workload = {item.name: getattr(self.workload, item.name) for item in fields(Workload)}
         workload["chat_template_kwargs"] = thaw(self.workload.chat_template_kwargs)
+        workload["slo"] = thaw(self.workload.slo)
         return {**plain, "workload": workload}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> LoadPlan:
         workload = dict(plain["workload"])
         workload["chat_template_kwargs"] = FrozenMap(workload["chat_template_kwargs"])
+        workload["slo"] = FrozenMap(workload["slo"])
         return cls(**{**plain, "workload": Workload(**workload)})
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """What the engine itself says about one request (vLLM: ``--enable-per-request-metrics``). Seconds; None: not said."""
+
+    queue: float | None = None
+    """From its arrival at the engine to its first scheduling."""
+    ttft: float | None = None
+    """From scheduling to the first token."""
+    generation: float | None = None
+    """From the first token to the last."""
+    drafts: int | None = None
+    """Verification steps (``--per-request-spec-decode-metrics``)."""
+    draft_tokens: int | None = None
+    accepted_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +84,8 @@ class RequestRecord:
     asked_isl: int
     asked_osl: int
     due_ns: int
-    """When the request should have been sent: the start of the phase, or the end of the request before it in its slot."""
+    """When the request should have been sent: the start of the phase, the end of the request before it in its slot, the end of the
+    turn before it and the think time, or the time of an open loop's schedule."""
     send_ns: int | None = None
     """Right before the request was written; ``send_ns - due_ns`` is the send lag."""
     first_token_ns: int | None = None
@@ -79,6 +101,11 @@ class RequestRecord:
     finish_reason: str | None = None
     status: int | None = None
     """HTTP status."""
+    cached_tokens: int | None = None
+    """Prompt tokens from the prefix cache, where the server tells (``--enable-prompt-tokens-details``)."""
+    turn: int = 0
+    """Which turn of its conversation, from 0."""
+    engine: EngineView | None = None
     error: str = ""
     """Why the request failed, in one sentence; empty: it did not."""
 
@@ -88,12 +115,19 @@ class RequestRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json.dumps``."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**plain, "engine": None if self.engine is None else asdict(self.engine)}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> RequestRecord:
         record = cls(**plain)
-        return replace(record, chunk_ns=tuple(record.chunk_ns), chunk_tokens=tuple(record.chunk_tokens))
+        view = plain.get("engine")
+        return replace(
+            record,
+            chunk_ns=tuple(record.chunk_ns),
+            chunk_tokens=tuple(record.chunk_tokens),
+            engine=None if view is None else EngineView(**view),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +145,19 @@ class ClientFacts:
     """Length of the measured window, first due time to last end."""
     started_unix: float = 0.0
     """Wall-clock time at the window's start, in seconds since 1970."""
+    lag_mean: float = 0.0
+    """Seconds by which the event loop was late for a kernel timer within the window: a read is late by as much."""
+    lag_p99: float = 0.0
+    lag_max: float = 0.0
+    lag_samples: int = 0
+    clock_drift: float = 0.0
+    """Seconds by which the wall clock and the monotonic clock disagree about the window's length."""
+    stopped_by: StopReason = "count"
+    """What ended the sending: all requests were sent, the time was over, or the confidence interval was narrow."""
+    planned: int | None = None
+    """Measured requests that were ready to be sent; None: as many as the workload says."""
+    workers: int = 1
+    """Processes; with several, CPU share and lags are those of the worst."""
 
     @property
     def cpu_share(self) -> float:
@@ -126,6 +173,8 @@ class LoadResult:
     client: ClientFacts
     records: tuple[RequestRecord, ...] = field(repr=False)
     """Warm-up first, then measured, each by index. Without measured ones the warm-up had failed and the run stopped there."""
+    pages: tuple[tuple[int, str], ...] = field(default=(), repr=False)
+    """``/metrics`` during the run: (time as ``monotonic_ns``, the page or the wanted part of it)."""
 
     def of_phase(self, phase: Phase) -> Iterator[RequestRecord]:
         return (record for record in self.records if record.phase == phase)

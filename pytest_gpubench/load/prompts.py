@@ -1,15 +1,16 @@
-"""Synthetic prompts of an exact length, sized through the server's own tokenizer and chat template."""
+"""Prompts of an exact length, sized through the server's own tokenizer and chat template."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.domain.workload import Workload
-from pytest_gpubench.load.plan import LoadPlan, Phase
+from pytest_gpubench.load.plan import Phase
 from pytest_gpubench.load.words import WORDS
 
 _ROUNDS = 8
@@ -17,19 +18,31 @@ _TOLERANCE = 1
 _PARALLEL = 8
 _MEASURED_WORDS = 128
 
-Counter = Callable[[str], Awaitable[int]]
-"""Tokens of a request with this text: template, special tokens and text."""
+Message: TypeAlias = tuple[str, str]
+"""Role and content."""
+
+
+class Counter(Protocol):
+    """Tokens of a request with this text as its last message: template, special tokens and text."""
+
+    async def __call__(self, text: str, history: tuple[Message, ...] = ()) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt with the lengths that were drawn for it."""
+    """One prompt with its lengths in tokens: those that were drawn for it, or that it has."""
 
     index: int
     phase: Phase
     text: str
     isl: int
     osl: int
+    history: tuple[Message, ...] = ()
+    """The messages before ``text``: system prompt, earlier turns and their recorded answers."""
+    turn: int = 0
+    """From 0; above it, the request follows the one before it."""
+    due: float | None = None
+    """Seconds after the start, where the data say so (a trace)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +109,26 @@ def draw_words(rng: random.Random, vocabulary: Vocabulary, tokens: int) -> list[
     return words
 
 
-async def make_prompt(plan: LoadPlan, vocabulary: Vocabulary, count: Counter, phase: Phase, index: int) -> Prompt:
-    """One prompt whose request has the drawn number of input tokens, within one token.
+async def fit(
+    isl: int,
+    words: list[str],
+    count: Callable[[str], Awaitable[int]],
+    vocabulary: Vocabulary,
+    rng: random.Random,
+    sizes: Mapping[str, float] | None = None,
+    usual_size: float = 1.0,
+) -> str:
+    """Lengthen or shorten a text until the request has ``isl`` tokens, within one.
+
+    Args:
+        words: what the text starts as; shortened from its end, lengthened by words of the vocabulary.
+        count: tokens of the whole request.
+        sizes: tokens of the words that are no vocabulary's; the others are taken to have ``usual_size``.
 
     Raises:
         BenchmarkError: if the length cannot be met.
     """
-    isl, osl = draw_lengths(plan.workload, phase, index)
-    if isl <= vocabulary.overhead:
-        summary = f"isl {isl} leaves no room for a prompt: the chat template alone takes {vocabulary.overhead} tokens"
-        raise BenchmarkError(Failure("prompt-too-short", "recipe", summary, remedy="Raise isl in the recipe."))
-    seed = f"{plan.workload.seed}/{plan.salt}/{plan.launch}/{phase}/{index}/words"
-    rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
-    sizes = dict(zip(vocabulary.words, vocabulary.sizes, strict=True))
-    words = draw_words(rng, vocabulary, isl - vocabulary.overhead)
+    known = {**dict(zip(vocabulary.words, vocabulary.sizes, strict=True)), **(sizes or {})}
     best: tuple[int, str] | None = None
     for _ in range(_ROUNDS):
         text = " ".join(words)
@@ -118,38 +137,13 @@ async def make_prompt(plan: LoadPlan, vocabulary: Vocabulary, count: Counter, ph
             best = (abs(missing), text)
         if missing == 0:
             break
-        while words and missing < 0:
-            missing += sizes[words.pop()]
-        words += draw_words(rng, vocabulary, missing)
+        room = float(missing)
+        while words and room < 0:
+            room += known.get(words.pop(), usual_size)
+        words += draw_words(rng, vocabulary, int(room))
         if not words:
             words = [rng.choice(vocabulary.words)]
     if best is None or best[0] > _TOLERANCE:
         summary = f"a prompt of {isl} tokens could not be made: the nearest was {best[0] if best else 'none'} tokens off"
         raise BenchmarkError(Failure("prompt-size", "client", summary))
-    return Prompt(index, phase, best[1], isl, osl)
-
-
-async def make_prompts(plan: LoadPlan, count: Counter, on_done: Callable[[int, int], None]) -> tuple[list[Prompt], list[Prompt]]:
-    """All prompts of a run, (warm-up, measured); ``on_done`` gets (done, total)."""
-    vocabulary = await measure_vocabulary(count)
-    phases: Sequence[tuple[Phase, int]] = (("warmup", plan.workload.num_warmups), ("measured", plan.workload.num_prompts))
-    total = sum(number for _, number in phases)
-    gate = asyncio.Semaphore(_PARALLEL)
-    done = 0
-
-    async def one(phase: Phase, index: int) -> Prompt:
-        nonlocal done
-        async with gate:
-            prompt = await make_prompt(plan, vocabulary, count, phase, index)
-        done += 1
-        on_done(done, total)
-        return prompt
-
-    tasks = [asyncio.create_task(one(phase, index)) for phase, number in phases for index in range(number)]
-    try:
-        prompts = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-    warmups = plan.workload.num_warmups
-    return prompts[:warmups], prompts[warmups:]
+    return best[1]

@@ -12,7 +12,7 @@ import openai
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.domain.frozen import thaw
 from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.prompts import Prompt
+from pytest_gpubench.load.prompts import Message, Prompt
 
 _TOKENIZE_TIMEOUT = 120.0
 
@@ -78,7 +78,7 @@ async def _create(client: openai.AsyncOpenAI, plan: LoadPlan, prompt: Prompt, he
         extra["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
     return await client.chat.completions.create(
         model=plan.model,
-        messages=[{"role": "user", "content": prompt.text}],
+        messages=_messages(prompt.text, prompt.history),
         max_completion_tokens=prompt.osl,
         temperature=workload.temperature,
         stream=True,
@@ -86,6 +86,10 @@ async def _create(client: openai.AsyncOpenAI, plan: LoadPlan, prompt: Prompt, he
         extra_body=extra,
         extra_headers=headers,
     )
+
+
+def _messages(text: str, history: tuple[Message, ...]) -> Any:
+    return [{"role": role, "content": content} for role, content in (*history, ("user", text))]
 
 
 class TokenCounter:
@@ -100,8 +104,8 @@ class TokenCounter:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def __call__(self, text: str) -> int:
-        """Tokens of a request with this text.
+    async def __call__(self, text: str, history: tuple[Message, ...] = ()) -> int:
+        """Tokens of a request with this text as its last message.
 
         Raises:
             BenchmarkError: if the server does not answer, or not with a count.
@@ -111,7 +115,7 @@ class TokenCounter:
         if workload.api == "completions":
             body["prompt"] = text
         else:
-            body["messages"] = [{"role": "user", "content": text}]
+            body["messages"] = _messages(text, history)
             if workload.chat_template_kwargs:
                 body["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
         try:

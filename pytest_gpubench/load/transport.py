@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import Callable
@@ -62,13 +63,14 @@ def parse_head(data: bytes) -> Framing | None:
 
 
 class Slot(asyncio.Protocol):
-    """One connection of the closed loop; carries one exchange at a time. A lost connection is followed by a new slot."""
+    """One connection; carries one exchange at a time. A lost connection is followed by a new slot."""
 
     def __init__(self, on_end: Callable[[Slot, Exchange, int], None]) -> None:
         self._on_end = on_end
         self._transport: asyncio.Transport | None = None
         self._framing: Framing | None = None
         self._received = 0
+        self._descriptor = -1
         self.exchange: Exchange | None = None
         self.active_ns = time.monotonic_ns()
         """Time of the last read or write."""
@@ -79,6 +81,8 @@ class Slot(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if transport.get_extra_info("ssl_object") is None:
+            self._descriptor = transport.get_extra_info("socket").fileno()
         self.active_ns = time.monotonic_ns()
 
     def begin(self, exchange: Exchange, wire: bytes) -> None:
@@ -88,7 +92,14 @@ class Slot(asyncio.Protocol):
         self._received = 0
         transport = cast("asyncio.Transport", self._transport)
         exchange.send_ns = self.active_ns = time.monotonic_ns()
-        transport.write(wire)
+        written = 0
+        if self._descriptor >= 0:  # at once: uvloop's own write waits for the end of the loop's round, behind a whole burst
+            try:
+                written = os.write(self._descriptor, wire)
+            except OSError:  # full, or broken: the transport finds out which
+                written = 0
+        if written < len(wire):
+            transport.write(wire[written:])
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic_ns()
@@ -121,6 +132,7 @@ class Slot(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._descriptor = -1
         if self.exchange is None:
             return
         now = time.monotonic_ns()
@@ -136,6 +148,7 @@ class Slot(asyncio.Protocol):
         self._end(time.monotonic_ns(), reason, keep=False)
 
     def close(self) -> None:
+        self._descriptor = -1
         if self._transport is not None:
             self._transport.abort()
             self._transport = None

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,10 @@ from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.plugin import outcomes
 from pytest_gpubench.plugin.collection import Parameters, parameters_of, run_order
+from pytest_gpubench.plugin.leasing import Leasing
 from pytest_gpubench.plugin.planning import write_plan
 from pytest_gpubench.plugin.runner import CaseRunner
+from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
 from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.state import ASKED, BENCHMARK
@@ -53,17 +56,13 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
     worker = getattr(config, "workerinput", None)
     processes = getattr(config.option, "numprocesses", None)
-    if settings.exclusive and worker is None and processes and settings.plan is None and not settings.base_url and processes > 1:
-        raise pytest.UsageError(
-            f"-n {processes} would run servers side by side, which changes their numbers; "
-            "leave -n out, or allow it with --gpubench-exclusive=no"
-        )
     book = load_recipes(settings.recipe_files, policy=settings.server_per)
     if book.problems and processes:
         raise pytest.UsageError(_problem_text(book))
     launches = plan_launches(key for key, _ in book.servers)
     folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
-    servers = ServerPool(settings, book, folder)
+    leasing = Leasing(config, settings, folder.path.name, worker["workercount"] if worker else 1)
+    servers = ServerPool(settings, book, folder, leasing)
     benchmark = Benchmark(settings, book, Parameters(book, launches), folder, servers, CaseRunner(settings, book, folder, servers))
     config.stash[BENCHMARK] = benchmark
     _register_marks(config, book)
@@ -124,10 +123,40 @@ class _Hooks:
 
     def __init__(self, benchmark: Benchmark) -> None:
         self._benchmark = benchmark
+        self._told_selection = False
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: object) -> None:
         node.workerinput["gpubench_run"] = self._benchmark.folder.path.name  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config) -> ServerScheduling | None:
+        if config.getoption("dist") != "load":
+            return None
+        from xdist.workermanage import parse_tx_spec_config
+
+        return ServerScheduling(config, len(parse_tx_spec_config(config)), self._selection().units)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        if self._told_selection:
+            return
+        self._told_selection = True
+        config, settings = node.config, self._benchmark.settings
+        selection = self._selection()
+        if any(selection.parameters_of(nodeid) for nodeid in ids):
+            workers = int(node.workerinput["workercount"])
+            refusal = refuse_what_would_mislead(config.getoption("dist"), workers, settings.exclusive, bool(settings.base_url))
+            if refusal:
+                raise pytest.UsageError(refusal)
+            config.stash[ASKED] = True
+        if ASKED in config.stash or not ids:
+            config.stash[ASKED] = True
+            self._benchmark.selected = selection.count(ids)
+            outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
+
+    def _selection(self) -> Selection:
+        return Selection(self._benchmark.book, self._benchmark.parameters)
 
     def pytest_report_header(self) -> list[str]:
         book = self._benchmark.book

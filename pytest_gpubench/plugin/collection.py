@@ -111,7 +111,12 @@ def parameters_of(item: pytest.Item) -> tuple[Launch | None, Case | None] | None
     callspec = getattr(item, "callspec", None)
     if callspec is None or PARAMETERS.isdisjoint(callspec.params):
         return None
-    return callspec.params.get(LAUNCH), callspec.params.get(CASE)
+    from pytest_gpubench.domain.cases import Case
+    from pytest_gpubench.domain.specs import Launch
+
+    launch, case = callspec.params.get(LAUNCH), callspec.params.get(CASE)
+    # Without any case, pytest fills in a value of its own and skips the test.
+    return (launch if isinstance(launch, Launch) else None, case if isinstance(case, Case) else None)
 
 
 def run_order(items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positions: dict[pytest.Item, int]) -> list[pytest.Item]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from pytest_gpubench.host.facts import host_facts
 from pytest_gpubench.host.gpus.inventory import Inventory, read_inventory, visible_inventory
 from pytest_gpubench.host.gpus.requirements import missing_hardware
 from pytest_gpubench.plugin.doctoring import Doctor
+from pytest_gpubench.plugin.leasing import Leasing
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.weights import fetch_weights
 from pytest_gpubench.report.provenance import client_versions, git_state
@@ -31,8 +31,9 @@ from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, write_reco
 class ServerPool:
     """Starts, remembers and stops engines; the only place that knows which server failed and why."""
 
-    def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder) -> None:
+    def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder, leasing: Leasing) -> None:
         self._settings = settings
+        self._leasing = leasing
         self._book = book
         self._folder = folder
         self.doctor = Doctor(settings, book, self.inventory)
@@ -124,6 +125,7 @@ class ServerPool:
             "phases": engine.phases if engine else None,
             "served_name": engine.served_name if engine else None,
             "attached": engine.attached if engine else False,
+            "co_tenancy": self._leasing.co_tenancy(),
             "checks": self._checks.get(launch),
             "commits": self._commits.get(launch, {}),
         }
@@ -141,6 +143,7 @@ class ServerPool:
         if self._running is not None:
             self._running.stop()
             self._running = None
+        self._leasing.end()
 
     def _started(self, launch: Launch, spec: ServerSpec) -> Engine | Failure:
         try:
@@ -160,16 +163,26 @@ class ServerPool:
         doomed = self.doctor.death(launch.server)
         if doomed is not None:
             raise BenchmarkError(doomed)
-        return start_engine(
-            spec,
-            EngineSettings(
-                command=self._command(spec),
-                log_path=self._folder.server_log(launch),
-                label=launch.server,
-                start_timeout=self._settings.start_timeout_s,
-                cache_dir=str(self._settings.cache_dir) if self._settings.cache_dir else None,
-            ),
+        return self._launched(launch, spec)
+
+    def _launched(self, launch: Launch, spec: ServerSpec) -> Engine:
+        engine = self._distribution(spec)
+        lease = self._leasing.take(launch.server, spec)
+        settings = EngineSettings(
+            command=self._command(spec),
+            log_path=self._folder.server_log(launch),
+            label=launch.server,
+            start_timeout=self._settings.start_timeout_s,
+            cache_dir=str(self._settings.cache_dir) if self._settings.cache_dir else None,
+            extra_env=self._leasing.env(spec, engine.version if engine else None),
+            inherit_fds=lease.fds,
         )
+        try:
+            with lease.naming():
+                return start_engine(spec, settings)
+        except BaseException:
+            self._leasing.end()
+            raise
 
     def _deviation(self, launch: Launch, spec: ServerSpec, engine: Engine) -> Failure | None:
         check = check_engine(spec, engine.facts, served_name=engine.served_name)
@@ -192,9 +205,12 @@ class ServerPool:
 
     def _stop(self, launch: Launch, engine: Engine) -> None:
         self._running = None
-        stopped = engine.stop()
+        try:
+            stopped = engine.stop()
+        finally:
+            self._leasing.end()
         if stopped is not None and stopped.remaining:
-            warnings.warn(f"{launch.server}: {', '.join(stopped.remaining)} outlived SIGKILL", stacklevel=2)
+            self._leasing.say(f"{launch.server}: {', '.join(stopped.remaining)} outlived SIGKILL")
 
     def _command(self, spec: ServerSpec) -> tuple[str, ...]:
         return spec.command or self._settings.vllm_command or default_command()

@@ -34,8 +34,8 @@ def pow2ceil(value: float) -> int:
 
 
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
-    "min": (min, 1, 20),
-    "max": (max, 1, 20),
+    "min": (min, 2, 20),
+    "max": (max, 2, 20),
     "ceil": (math.ceil, 1, 1),
     "floor": (math.floor, 1, 1),
     "pow2ceil": (pow2ceil, 1, 1),

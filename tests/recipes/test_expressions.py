@@ -83,7 +83,8 @@ def test_evaluation_error(text: str, words: str) -> None:
         ("conc & 1", "bitand is not allowed"),
         ("1j", "is not allowed"),
         ("None", "is not allowed"),
-        ("min()", "min() takes 1 to 20 numbers"),
+        ("min()", "min() takes 2 to 20 numbers"),
+        ("max(conc)", "max() takes 2 to 20 numbers"),
         ("ceil(1, 2)", "ceil() takes one number"),
         ("max(1, key=2)", "max() takes"),
         ("mx(1, 2)", "no function 'mx'; did you mean 'max'?"),
@@ -147,8 +148,22 @@ _WORDS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(_WORDS, max_size=14).map(" ".join) | st.text(max_size=30))
+_OPERATORS = ["+", "-", "*", "/", "//", "%", "<", "==", "!=", "and", "or"]
+_FORMED = st.recursive(
+    st.sampled_from(["conc", "isl", "dp_attn", "hardware", "1", "0", "2.5", "'h100'", "true", "spec_tokens", "1e14"]),
+    lambda below: st.one_of(
+        st.tuples(below, st.sampled_from(_OPERATORS), below).map(lambda t: f"({' '.join(t)})"),
+        st.tuples(st.sampled_from(["-", "not ", "ceil", "floor", "pow2ceil"]), below).map(lambda t: f"{t[0]}({t[1]})"),
+        st.tuples(st.sampled_from(["min", "max"]), st.lists(below, max_size=3).map(", ".join)).map(lambda t: f"{t[0]}({t[1]})"),
+        st.tuples(below, below, below).map(lambda t: f"({t[0]} if {t[1]} else {t[2]})"),
+        st.tuples(below, st.lists(below, max_size=2).map(", ".join)).map(lambda t: f"({t[0]} in [{t[1]}])"),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(_FORMED | st.lists(_WORDS, max_size=14).map(" ".join) | st.text(max_size=30))
 def test_any_text_gives_a_bounded_value_or_a_sentence(text: str) -> None:
     try:
         value = parse(text).evaluate(NAMES)

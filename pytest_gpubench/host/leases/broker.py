@@ -1,0 +1,203 @@
+"""Taking all leases of a server at once, waiting for them, and clearing away what dead runs left.
+
+Every look and every change happens under one lock of the folder, the broker's; so nobody ever holds half of what it needs, and a
+lease file can be removed safely.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.host.gpus.inventory import Gpu
+from pytest_gpubench.host.leases.choice import Blocked, Grant, Wanted, choose
+from pytest_gpubench.host.leases.files import HOST, Holder, LeaseFile, lease_files, lease_folder, lease_path
+from pytest_gpubench.host.leases.lease import Lease
+from pytest_gpubench.host.leases.owners import identify, kill_all, openers, this_place
+
+ORPHAN_SECONDS = 12.0
+"""How long the processes of a dead owner may take to end by themselves: the server's guard needs up to nine seconds."""
+_POLL_SECONDS = 1.0
+_BROKER_SECONDS = 60.0
+_RELEASE_SECONDS = 15.0
+
+
+class Broker:
+    """Gives out the leases of one folder."""
+
+    def __init__(self, folder: Path | None = None, *, say: Callable[[str], None] = lambda _: None) -> None:
+        self._given = folder
+        self._say = say
+        self._orphaned: dict[Path, float] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The lease folder; looked for when it is first needed."""
+        if self._given is None:
+            self._given = lease_folder()
+        return self._given
+
+    def acquire(
+        self,
+        wanted: Wanted,
+        *,
+        timeout: float,
+        gpus: Callable[[], Sequence[Gpu]] = tuple,
+        orphan_seconds: float = ORPHAN_SECONDS,
+        poll_seconds: float = _POLL_SECONDS,
+    ) -> Lease:
+        """Take everything that a server needs, all or nothing; wait for it where it is in use.
+
+        Args:
+            timeout: seconds to wait for other runs and foreign processes; time spent on servers of the same run does not count.
+            gpus: reads the GPUs that the server may use, now.
+
+        Raises:
+            BenchmarkError: infrastructure, naming who is in the way, when the time is up.
+        """
+        wanted = replace(wanted, pid=os.getpid())
+        waited, looked = 0.0, time.monotonic()
+        said: frozenset[int] | None = None
+        while True:
+            with self._locked(_BROKER_SECONDS):
+                held = self._survey(orphan_seconds)
+                found = choose(wanted, held, gpus() if wanted.gpus else (), _in_words)
+                lease = self._take(wanted, found) if isinstance(found, Grant) else None
+            if lease is not None:
+                return lease
+            if isinstance(found, Blocked):
+                now = time.monotonic()
+                waited, looked = waited + (0.0 if found.own_run else now - looked), now
+                if waited >= timeout:
+                    raise BenchmarkError(_busy(wanted, found, timeout))
+                if found.who != said:
+                    self._say(f"{wanted.server} waits: {'; '.join(found.reasons)}")
+                    said = found.who
+            time.sleep(poll_seconds)
+
+    @contextlib.contextmanager
+    def _locked(self, seconds: float) -> Iterator[None]:
+        path = self.folder / "broker.lock"
+        try:
+            lock = FileLock(path, timeout=seconds)
+            lock.acquire()
+        except Timeout as error:
+            reason = f"another process has held {path} for more than {seconds:.0f} s"
+            raise BenchmarkError(_broker_failure(reason)) from error
+        except (OSError, NotImplementedError) as error:
+            raise BenchmarkError(_broker_failure(f"{path}: {getattr(error, 'strerror', None) or error}")) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _survey(self, orphan_seconds: float) -> list[Holder]:
+        """Every lease that is held; what nobody holds any more is cleared away, with its strays."""
+        held = []
+        for path in lease_files(self.folder):
+            file = LeaseFile(path)
+            try:
+                holder = file.read()
+                if file.try_lock():
+                    if holder is not None:
+                        self._reap(holder, path)
+                    path.unlink()
+                    self._orphaned.pop(path, None)
+                elif holder is not None:
+                    held.append(self._judged(holder, path, orphan_seconds))
+            finally:
+                file.close()
+        return held
+
+    def _judged(self, holder: Holder, path: Path, orphan_seconds: float) -> Holder:
+        """A held lease, marked where its owner is dead; its processes are killed when they do not end by themselves."""
+        if not holder.is_orphaned():
+            self._orphaned.pop(path, None)
+            return holder
+        since = self._orphaned.setdefault(path, time.monotonic())
+        if time.monotonic() - since >= orphan_seconds:
+            self._reap(holder, path)
+        return replace(holder, run=f"{holder.run}, whose pytest has died")
+
+    def _reap(self, holder: Holder, path: Path) -> None:
+        if holder.place != this_place() or holder.owner == identify(os.getpid()):
+            return
+        opened = [process for process in map(identify, openers(path)) if process is not None]
+        killed = kill_all([*holder.processes, *opened])
+        if killed:
+            whose = f"run {holder.run} (its pytest, pid {holder.owner.pid}, is gone)"
+            self._say(f"killed what {whose} left behind on {holder.unit}: {', '.join(map(str, killed))}")
+
+    def _take(self, wanted: Wanted, grant: Grant) -> Lease | None:
+        """Lock and write every file; None where somebody outside the broker was faster."""
+        since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        owner = identify(os.getpid())
+        if owner is None:
+            raise BenchmarkError(_broker_failure("/proc does not show this process"))
+        units = [HOST, *(_of_its_own(unit) for unit in grant.units)]
+        files: list[LeaseFile] = []
+        try:
+            for unit in units:
+                file = LeaseFile(lease_path(self.folder, unit), create=True)
+                files.append(file)
+                if not file.try_lock(shared=unit == HOST and not wanted.exclusive):
+                    raise BlockingIOError
+                if unit != HOST or wanted.exclusive:
+                    file.write(
+                        Holder(unit, owner, this_place(), wanted.run, wanted.server, since, wanted.exclusive, cpus=grant.cpus)
+                    )
+        except BaseException as error:
+            for file in files:
+                file.close()
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
+        return Lease(grant, wanted, files, lambda: self._locked(_RELEASE_SECONDS))
+
+
+def _of_its_own(unit: str) -> str:
+    """Servers that share the cores have a lease each, so that they can be counted."""
+    return f"{unit}-{os.getpid()}-{time.monotonic_ns()}" if unit == "cpu-shared" else unit
+
+
+def _in_words(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        return f"pid {pid} ({process.name()} of {process.username()})"
+    except (psutil.Error, KeyError):
+        return f"pid {pid}"
+
+
+def _busy(wanted: Wanted, found: Blocked, timeout: float) -> Failure:
+    if wanted.exclusive:
+        remedy = (
+            "Wait for it or end it. GPUs that others use can be left out with CUDA_VISIBLE_DEVICES; runs that all have "
+            "--gpubench-exclusive=no go side by side on GPUs of their own."
+        )
+    else:
+        remedy = "Wait for it or end it; GPUs that others use can be left out with CUDA_VISIBLE_DEVICES."
+    return Failure(
+        "host-busy",
+        "infrastructure",
+        f"{wanted.server} could not start within {timeout:.0f} s of waiting: {found.reasons[0]}",
+        found.reasons[1:],
+        remedy=remedy,
+    )
+
+
+def _broker_failure(reason: str) -> Failure:
+    return Failure(
+        "leases-unusable",
+        "infrastructure",
+        f"the leases of this host cannot be looked at: {reason}",
+        remedy="End the process that holds it, or set GPUBENCH_LEASE_DIR to another local folder of your own.",
+    )

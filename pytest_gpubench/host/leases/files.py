@@ -1,0 +1,146 @@
+"""Lease files: one flock'ed file per GPU or core set in a local folder of this user.
+
+The descriptor is inherited by the server, so the kernel holds the lock exactly as long as any process of the tree lives. What the
+file says is for people and for the next run: who holds it, for what, and which processes would be strays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.host.leases.owners import ProcessId, is_alive, this_place
+
+FOLDER_VARIABLE = "GPUBENCH_LEASE_DIR"
+"""Environment variable that names another lease folder; runs that shall see each other must agree on it."""
+HOST = "host"
+"""The unit that an exclusive server holds alone, and the others share."""
+_SUFFIX = ".lease"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What a lease file says."""
+
+    unit: str
+    """``host``, ``gpu-UUID``, ``cpu-0-3`` or ``cpu-shared-...``; also the file's name."""
+    owner: ProcessId
+    """The pytest process that took it."""
+    place: str
+    run: str
+    server: str
+    since: str
+    """Local time, for people."""
+    exclusive: bool
+    cpus: tuple[int, ...] = ()
+    processes: tuple[ProcessId, ...] = ()
+    """The server's tree, as it was seen last."""
+
+    def is_orphaned(self) -> bool:
+        """Whether its owner is known to be dead; an owner that cannot be judged from here counts as alive."""
+        return self.place == this_place() and not is_alive(self.owner)
+
+    def __str__(self) -> str:
+        elsewhere = "" if self.place == this_place() else ", in another container or before a reboot"
+        return f"pid {self.owner.pid} (run {self.run}, server {self.server}, since {self.since}{elsewhere})"
+
+
+class LeaseFile:
+    """One open lease file. Not inherited by children unless its descriptor is passed on."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+
+    @property
+    def unit(self) -> str:
+        return self.path.name.removesuffix(_SUFFIX)
+
+    def try_lock(self, *, shared: bool = False) -> bool:
+        """Take the lock if nobody holds it against us."""
+        try:
+            fcntl.flock(self.fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def read(self) -> Holder | None:
+        """What the file says; None where it says nothing."""
+        data = os.pread(self.fd, 1 << 20, 0).decode("utf-8", "replace").strip("\0 \n")
+        if not data:
+            return None
+        try:
+            # A writer may be at work: what stands behind the first value is the rest of an older text.
+            content, _ = json.JSONDecoder().raw_decode(data)
+            return _holder(self.unit, content)
+        except (ValueError, TypeError, KeyError):
+            return Holder(self.unit, ProcessId(0, 0), "", "unknown", "unknown", "unknown", exclusive=self.unit == HOST)
+
+    def write(self, holder: Holder | None) -> None:
+        """Replace what the file says."""
+        text = b"" if holder is None else json.dumps(asdict(replace(holder, unit=self.unit))).encode()
+        os.pwrite(self.fd, text, 0)
+        os.ftruncate(self.fd, len(text))
+
+    def close(self) -> None:
+        """Close our descriptor; the lock lives on if a server has inherited it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+def lease_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder of this user's leases, made if it is missing.
+
+    It is not below TMPDIR: that may be the job's own, and leases are the host's.
+
+    Raises:
+        BenchmarkError: infrastructure, if it cannot be used safely.
+    """
+    named = environ.get(FOLDER_VARIABLE)
+    folder = Path(named) if named else Path("/tmp") / f"gpubench-{os.getuid()}" / "leases"  # noqa: S108  # owner checked below
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (folder,) if named else (folder.parent, folder):
+            found = path.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise _unusable(folder, f"{path} is not a folder of this user (uid {os.getuid()})")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise _unusable(folder, "it cannot be written")
+    except OSError as error:
+        raise _unusable(folder, str(error.strerror)) from error
+    return folder
+
+
+def lease_path(folder: Path, unit: str) -> Path:
+    """Where the lease of a unit lies."""
+    return folder / f"{unit}{_SUFFIX}"
+
+
+def lease_files(folder: Path) -> list[Path]:
+    """Every lease file, in a stable order."""
+    return sorted(folder.glob(f"*{_SUFFIX}"))
+
+
+def _holder(unit: str, content: dict[str, Any]) -> Holder:
+    known = dict(content) | {"unit": unit, "owner": ProcessId(**content["owner"]), "cpus": tuple(content["cpus"])}
+    known["processes"] = tuple(ProcessId(**process) for process in content["processes"])
+    return Holder(**known)
+
+
+def _unusable(folder: Path, reason: str) -> BenchmarkError:
+    return BenchmarkError(
+        Failure(
+            "leases-unusable",
+            "infrastructure",
+            f"the lease folder {folder} cannot be used: {reason}",
+            remedy=f"Set {FOLDER_VARIABLE} to a folder of your own on a local disk, the same for all runs on this host.",
+        )
+    )

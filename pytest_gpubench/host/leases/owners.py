@@ -1,0 +1,109 @@
+"""Processes by identity, so that a lease names the right one for ever: a pid alone is used again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+_PROC = Path("/proc")
+_KILL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process of this host since boot."""
+
+    pid: int
+    start: int
+    """Clock ticks between boot and its start: unlike a time of day, no clock jump changes it."""
+    name: str = field(default="", compare=False)
+    """It may change while the process lives."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.pid})" if self.name else f"pid {self.pid}"
+
+
+def identify(pid: int) -> ProcessId | None:
+    """A living process; None if there is none with that pid, or only a zombie."""
+    try:
+        head, _, tail = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")
+    except OSError:
+        return None
+    fields = tail.split()
+    if len(fields) < 20 or fields[0] in "ZX":
+        return None
+    return ProcessId(pid, int(fields[19]), head.partition("(")[2])
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether that very process still runs."""
+    found = identify(process.pid)
+    return found is not None and found.start == process.start
+
+
+@functools.cache
+def this_place() -> str:
+    """Boot and pid namespace of this process: only inside the same place can a pid be judged."""
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        namespace = str((_PROC / "self/ns/pid").readlink())
+    except OSError:
+        return "unknown"
+    return f"{boot} {namespace}"
+
+
+def with_descendants(pids: Iterable[int]) -> list[ProcessId]:
+    """These processes and all below them, as far as they live."""
+    found: dict[int, ProcessId] = {}
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+            found.update({one.pid: one for one in map(identify, family) if one is not None})
+    return list(found.values())
+
+
+def openers(path: Path, among: Iterable[int] | None = None) -> list[int]:
+    """Processes (of this user) that have a file open.
+
+    Args:
+        among: pids to look at; None is every process.
+    """
+    pids = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()) if among is None else among
+    target = str(path.resolve())
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError), os.scandir(_PROC / str(pid) / "fd") as entries:
+            if any(_link(entry) == target for entry in entries):
+                found.append(pid)
+    return found
+
+
+def kill_all(processes: Iterable[ProcessId]) -> list[ProcessId]:
+    """SIGKILL these very processes and all below them, and wait up to five seconds; returns those that were killed.
+
+    This process and its ancestors are spared, whatever a damaged lease says.
+    """
+    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents()), 1}
+    living = [process for process in processes if is_alive(process)]
+    victims = [one for one in with_descendants(process.pid for process in living) if one.pid not in spared]
+    for victim in victims:
+        with contextlib.suppress(OSError):
+            os.kill(victim.pid, 9)
+    until = time.monotonic() + _KILL_SECONDS
+    while any(is_alive(victim) for victim in victims) and time.monotonic() < until:
+        time.sleep(0.05)
+    return victims
+
+
+def _link(entry: os.DirEntry[str]) -> str:
+    try:
+        return os.readlink(entry.path)  # noqa: PTH115  # thousands of them
+    except OSError:
+        return ""

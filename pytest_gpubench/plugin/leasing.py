@@ -1,0 +1,100 @@
+"""The leases of a run's servers: taken before a start, given back after the stop, and the words about both."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory, visible_inventory
+from pytest_gpubench.host.leases.broker import Broker
+from pytest_gpubench.host.leases.choice import Wanted, binds_threads, memory_not_returned, server_env
+from pytest_gpubench.host.leases.cores import physical_cores
+from pytest_gpubench.host.leases.lease import Lease
+from pytest_gpubench.plugin.settings import Settings
+
+_MEMORY_SECONDS = 10.0
+_MEMORY_POLL_SECONDS = 0.5
+
+
+class Leasing:
+    """One lease at a time, as a pytest process runs one server at a time."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, run: str, side_by_side: int = 1) -> None:
+        self._config = config
+        self._settings = settings
+        self._run = run
+        self._side_by_side = side_by_side
+        self._broker = Broker(say=self.say)
+        self._lease: Lease | None = None
+
+    def take(self, server: str, spec: ServerSpec) -> Lease:
+        """Everything that a server needs of this host; waits for it up to the start timeout.
+
+        Raises:
+            BenchmarkError: infrastructure, naming who is in the way.
+        """
+        self.end()
+        on_cpu = spec.hardware == "cpu"
+        wanted = Wanted(
+            server,
+            self._run,
+            exclusive=self._settings.exclusive,
+            gpus=0 if on_cpu else spec.topology.gpus,
+            ranks=spec.topology.gpus,
+            cores=physical_cores() if on_cpu and not binds_threads(list(spec.env)) else (),
+            side_by_side=self._side_by_side,
+        )
+        timeout = self._settings.start_timeout_s
+        self._lease = self._broker.acquire(wanted, timeout=timeout, gpus=lambda: _gpus_now(spec.hardware))
+        return self._lease
+
+    def env(self, spec: ServerSpec, engine_version: str | None) -> dict[str, str]:
+        """Environment that keeps the server on what it was granted."""
+        return {} if self._lease is None else server_env(self._lease.grant, engine_version, spec.topology.gpus)
+
+    def co_tenancy(self) -> dict[str, Any] | None:
+        """What else of ours was on this host since the server started; None where nothing was leased."""
+        return None if self._lease is None else self._lease.co_tenancy()
+
+    def end(self) -> None:
+        """Give back what the stopped server held; says so where its GPU memory has not come back."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            for sentence in _wait_for_memory(lease.grant.gpus):
+                self.say(f"{sentence}, {_MEMORY_SECONDS:.0f} s after the server was stopped; the next launch there waits for it")
+        finally:
+            lease.release()
+
+    def say(self, text: str) -> None:
+        """A line for the person at the terminal, now, whatever pytest captures; from a worker of xdist it goes to stderr."""
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            if reporter is not None:
+                reporter.ensure_newline()
+                reporter.write_line(f"gpubench: {text}")
+                reporter.flush()
+            elif sys.stderr is not None:
+                print(f"gpubench: {text}", file=sys.stderr, flush=True)
+
+
+def _gpus_now(hardware: str) -> tuple[Gpu, ...]:
+    return visible_inventory(read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES")).of_hardware(hardware)
+
+
+def _wait_for_memory(before: Sequence[Gpu]) -> list[str]:
+    if not before:
+        return []
+    until = time.monotonic() + _MEMORY_SECONDS
+    while (left := memory_not_returned(before, read_inventory().gpus)) and time.monotonic() < until:
+        time.sleep(_MEMORY_POLL_SECONDS)
+    return left

@@ -1,0 +1,92 @@
+"""A repository with recipes and the stub engine, for tests that run pytest in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STUB = Path(__file__).parents[1] / "stub_engine.py"
+
+RECIPES = """
+templates:
+  base:
+    model: pytest-gpubench/tiny-llama
+    model-prefix: tiny
+    precision: bf16
+    framework: vllm
+    multinode: false
+    runner: cpu
+    scenarios:
+      fixed-seq-len:
+      - {isl: 32, osl: 4, search-space: [{tp: 1, conc-list: [1, 2]}]}
+    serve: {max-model-len: 256, block-size: 128, enable-prefix-caching: false}
+    client: {prompts-per-conc: 2, warmups-per-conc: 1}
+tiny-bf16-cpu-vllm: {extends: base}
+tiny-bf16-cpu-vllm-mtp:
+  extends: base
+  scenarios:
+    fixed-seq-len:
+    - {isl: 32, osl: 4, search-space: [{tp: 1, conc-list: [1], spec-decoding: mtp}]}
+  speculative: {method: eagle3, model: pytest-gpubench/tiny-llama-eagle3, num-speculative-tokens: 3}
+big-fp8-h100-vllm:
+  extends: base
+  model-prefix: big
+  precision: fp8
+  runner: h100
+  scenarios:
+    fixed-seq-len:
+    - {isl: 1024, osl: 1024, search-space: [{tp: 8, conc-list: [1, 16]}]}
+  serve: {max-model-len: 2304}
+"""
+
+
+@dataclass
+class Project:
+    """A folder with recipes.yaml and benchmarks/, and pytest run in it as a user runs it."""
+
+    pytester: pytest.Pytester
+
+    def recipes(self, text: str) -> None:
+        (self.pytester.path / "recipes.yaml").write_text(textwrap.dedent(text))
+
+    def run(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
+        """pytest in a process of its own, with the stub as the engine."""
+        return self.pytester.run(*self.command(*arguments, stub=stub), timeout=120)
+
+    def inside(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
+        """The same in this process: much faster, for runs that start no server."""
+        return self.pytester.runpytest_inprocess(*self.command(*arguments, stub=stub)[3:])
+
+    def command(self, *arguments: str, stub: bool = True) -> list[str]:
+        words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-ra"]
+        words += [f"--gpubench-vllm-command={sys.executable} {STUB} serve"] if stub else []
+        return [*words, f"--gpubench-cache-dir={self.pytester.path / 'hub'}", *arguments]
+
+    def records(self, name: str = "launch-1.json") -> list[dict[str, Any]]:
+        """All records of the run, init records included."""
+        return [json.loads(path.read_text()) for path in sorted((self.pytester.path / "results").rglob(name))]
+
+    def cases(self) -> list[dict[str, Any]]:
+        return [record for record in self.records() if record["kind"] == "case"]
+
+    def inits(self) -> list[dict[str, Any]]:
+        return [record for record in self.records() if record["kind"] == "engine-init"]
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    for name in [name for name in os.environ if name.startswith(("GPUBENCH_STUB", "PYTEST_ADDOPTS", "PYTEST_XDIST"))]:
+        monkeypatch.delenv(name)
+    pytester.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
+    made = Project(pytester)
+    made.recipes(RECIPES)
+    benchmarks = pytester.mkdir("benchmarks")
+    (benchmarks / "test_serving.py").write_text("from pytest_gpubench.suite import test_engine_init, test_throughput\n")
+    return made

@@ -1,0 +1,122 @@
+"""Engines that fail, and runs that are ended: one clear failure each, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from tests.plugin.conftest import STUB, Project
+
+
+def _ours(project: Project) -> list[str]:
+    """Processes of this project's servers that are still there."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if str(STUB) in words and (process.info["cwd"] or "").startswith(str(project.pytester.path)):
+            found.append(f"{process.pid} {' '.join(words)}")
+    return found
+
+
+def _gone(project: Project, within: float = 8.0) -> bool:
+    until = time.monotonic() + within
+    while _ours(project):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("wrong-argument", "*wrong-argument, recipe*"),
+        ("exit-at-import", "*ModuleNotFoundError*"),
+        ("kv-cache", "*KV cache*"),
+        ("illegal-memory", "*illegal memory access*"),
+        ("health-500", "*timeout*"),
+    ],
+)
+def test_a_failed_start_is_one_failure_and_a_reference_for_the_rest(
+    project: Project, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
+) -> None:
+    monkeypatch.setenv("GPUBENCH_STUB_FAULT", fault)
+    result = project.run("benchmarks", "-k", "tiny and cpu and not mtp", "--gpubench-start-timeout=6")
+    assert result.ret == 1
+    result.assert_outcomes(errors=3)
+    text = result.stdout.str()
+    result.stdout.fnmatch_lines([words])
+    assert text.count("not run: tiny-bf16-cpu-vllm-tp1 failed before") == 2
+    assert "Traceback (most recent call last)" not in text
+    (init,) = project.inits()
+    assert init["failure"]["cause"]
+    assert _gone(project)
+
+
+@pytest.mark.parametrize("fault", ["killed-serving", "core-killed-serving", "die-after:2"])
+def test_a_server_that_dies_while_serving_fails_the_case_and_ends_its_siblings(
+    project: Project, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setenv("GPUBENCH_STUB_FAULT", fault)
+    started = time.monotonic()
+    result = project.run("benchmarks", "-k", "tiny and cpu and not mtp")
+    assert time.monotonic() - started < 40
+    assert result.ret == 1
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed") == 1, "test_engine_init ran before the death"
+    assert outcomes.get("failed", 0) + outcomes.get("errors", 0) == 2
+    assert "Traceback (most recent call last)" not in result.stdout.str()
+    (record,) = project.cases()
+    assert record["failure"]["cause"]
+    assert _gone(project)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["start", "measurement"])
+def test_an_ended_run_leaves_no_process_and_exits_2(
+    project: Project, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
+) -> None:
+    monkeypatch.setenv("GPUBENCH_STUB_LOAD", "60" if moment == "start" else "0.1")
+    monkeypatch.setenv("GPUBENCH_STUB_TOKEN_TIME", "5")
+    command = project.command("benchmarks", "-k", "tiny and cpu and not mtp")
+    run = subprocess.Popen(command, cwd=project.pytester.path, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
+    try:
+        _await(lambda: bool(_ours(project)))
+        if moment == "measurement":
+            _await(lambda: bool(list(project.pytester.path.rglob("init/launch-1.json"))))
+            time.sleep(2)
+        run.send_signal(number)
+        output, _ = run.communicate(timeout=20)
+    finally:
+        run.kill()
+    assert run.returncode == 2, output
+    assert "KeyboardInterrupt" in output
+    assert _gone(project)
+    if moment == "measurement":
+        (record,) = project.cases()
+        assert record["failure"]["cause"] == "interrupted"
+
+
+def test_a_killed_pytest_leaves_no_server(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBENCH_STUB_LOAD", "60")
+    command = project.command("benchmarks", "-k", "tiny and cpu and not mtp")
+    run = subprocess.Popen(command, cwd=project.pytester.path, stdout=subprocess.DEVNULL, env=os.environ.copy())
+    try:
+        _await(lambda: bool(_ours(project)))
+    finally:
+        run.kill()
+        run.wait()
+    assert _gone(project, within=15)
+
+
+def _await(condition: object, within: float = 30.0) -> None:
+    assert callable(condition)
+    until = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.1)
