@@ -111,3 +111,7 @@ def _schema(_parsed: argparse.Namespace) -> int:
 
     print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -92,6 +92,7 @@ def arguments() -> argparse.Namespace:
     for name in ("tensor", "data", "pipeline", "decode-context", "prefill-context"):
         parser.add_argument(f"--{name}-parallel-size", type=int, default=1)
     parser.add_argument("--enable-expert-parallel", action="store_true")
+    parser.add_argument("--enforce-eager", action="store_true")
     parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--speculative-config", type=json.loads)
     parser.add_argument("--role", default="api")
@@ -114,7 +115,7 @@ def config_line(options: argparse.Namespace) -> str:
         f"tokenizer={options.model!r}, revision=None, dtype=torch.bfloat16, max_seq_len={options.max_model_len}, "
         f"tensor_parallel_size={options.tensor_parallel_size}, pipeline_parallel_size={options.pipeline_parallel_size}, "
         f"data_parallel_size={options.data_parallel_size}, decode_context_parallel_size={options.decode_context_parallel_size}, "
-        f"quantization=None, enforce_eager=False, kv_cache_dtype=auto, device_config={DEVICE}, "
+        f"quantization=None, enforce_eager={options.enforce_eager}, kv_cache_dtype=auto, device_config={DEVICE}, "
         f"served_model_name={options.served_model_name[0]}, enable_prefix_caching={options.enable_prefix_caching}, "
         f"compilation_config={{'cudagraph_capture_sizes': [1, 2, 4], "
         f"'max_cudagraph_capture_size': {options.max_cudagraph_capture_size}}}"

@@ -73,6 +73,10 @@ class Case:
     policy: SharingPolicy = "parallelism"
     """Under which its server was chosen; baselines never mix policies."""
 
+    def __hash__(self) -> int:
+        # Ids are unique within a book; pytest hashes parameters many times.
+        return hash(self.id)
+
     @property
     def gpus(self) -> int:
         return self.topology.gpus

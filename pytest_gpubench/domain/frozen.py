@@ -1,8 +1,8 @@
 """Immutable, hashable JSON values.
 
 Recipes carry free-form maps (server flags, JSON flags, environments). A frozen copy can be a field of a frozen dataclass, a
-dictionary key and a pytest parameter. Equality follows the JSON text, so ``True`` and ``1`` are different values: as server flags
-they are different command lines.
+dictionary key and a pytest parameter. Equality is strict about types: ``True``, ``1`` and ``1.0`` are different values, since as
+server flags they are different command lines.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ Frozen: TypeAlias = "Scalar | tuple[Frozen, ...] | FrozenMap"
 class FrozenMap(Mapping[str, "Frozen"]):
     """A read-only mapping with string keys, hashable, in the order it was given; equality ignores the order of keys."""
 
-    __slots__ = ("_canonical", "_items")
+    __slots__ = ("_hash", "_items")
 
     def __init__(self, items: Mapping[str, Any] | None = None) -> None:
         self._items: dict[str, Frozen] = {str(key): freeze(value) for key, value in (items or {}).items()}
-        self._canonical: str = canonical_json(self._items)
+        # Of the keys alone: maps with equal keys are rare where hashes matter, and equality decides.
+        self._hash: int = hash(frozenset(self._items))
 
     def __getitem__(self, key: str) -> Frozen:
         return self._items[key]
@@ -34,10 +35,10 @@ class FrozenMap(Mapping[str, "Frozen"]):
         return len(self._items)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, FrozenMap) and self._canonical == other._canonical
+        return self is other or (isinstance(other, FrozenMap) and _same_items(self._items, other._items))
 
     def __hash__(self) -> int:
-        return hash(self._canonical)
+        return self._hash
 
     def __repr__(self) -> str:
         return f"FrozenMap({self._items!r})"
@@ -59,6 +60,20 @@ def freeze(value: Any) -> Frozen:
     if isinstance(value, list | tuple):
         return tuple(freeze(item) for item in value)
     raise TypeError(f"not a JSON value: {type(value).__name__}")
+
+
+def _same_items(one: Mapping[str, Frozen], other: Mapping[str, Frozen]) -> bool:
+    return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+
+
+def _same(one: Frozen, other: Frozen) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float):
+        return repr(one) == repr(other)  # -0.0 is written differently
+    return one == other
 
 
 def thaw(value: Frozen) -> Any:

@@ -39,7 +39,7 @@ _TABLE: tuple[Metric, ...] = (
     *_latency("engine_ttft", "the engine's own time from scheduling to the first token, where it tells"),
     *_latency("queue", "the engine's own time from arrival to scheduling, where it tells"),
     Metric("interactivity", "tok/s/user", "higher", "1 / tpot_p50"),
-    Metric("peak_output_tput", "tok/s", "higher", "most output tokens in one of the equal parts, of 1 s or a little more, of the run"),
+    Metric("peak_output_tput", "tok/s", "higher", "highest rate in one of the run's equal parts of about 1 s"),
     Metric("goodput", "req/s", "higher", "measured requests within every SLO of the recipe / (last token - first start)"),
     Metric("steady_output_tput", "tok/s", "higher", "output tokens per second inside the steady-state window"),
     Metric("acceptance_length", "tok", "higher", "1 + accepted draft tokens / drafts, from /metrics, idle to idle"),

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal, TypeAlias
+
+Against: TypeAlias = Literal["baseline", "anchor", "engine", "limit", "ratio"]
+"""What a value was compared with: the baseline's recent launches, its fixed anchor, the other engine of an ABBA run, a declared
+bound, or another case of the run."""
 
 
 class Status(str, Enum):
@@ -17,9 +22,54 @@ class Status(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """How far a metric moved. Shares are of the old value, signed as the metric moved: 0.05 is 5% more, whichever way is better."""
+
+    before: float
+    """In the metric's unit; geometric mean over launches, outliers pulled in."""
+    now: float
+    estimate: float
+    low: float
+    high: float
+    """Ends of the 95% interval."""
+    spread: float
+    """Standard deviation of one launch, as a share."""
+    launches_before: int
+    launches_now: int
+    detectable: float
+    """Worsening that would be found in 19 of 20 runs with all planned launches, as a share; an unsigned size."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricVerdict:
+    """The verdict on one metric."""
+
+    metric: str
+    status: Status
+    code: str
+    """Stable kebab-case name of the reason: ``regressed``, ``straddles``, ``drifted``, ``limit-broken``, ``no-baseline``, ..."""
+    reason: str
+    """One sentence."""
+    remedy: str = ""
+    against: Against = "baseline"
+    change: Change | None = None
+    tolerance: float | None = None
+    """Share that the metric may worsen; None for declared bounds."""
+    improved: bool = False
+    """Better by more than the tolerance, beyond doubt."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A status with the sentence that explains it and, where there is one, what to do next."""
 
     status: Status
     reason: str
     remedy: str = ""
+    metrics: tuple[MetricVerdict, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Worth knowing, without effect on the status."""
+    wants_launch: bool = False
+    """The plan has another launch that could still change this verdict."""
+    section: str = ""
+    """Several lines for the failure report: per metric what was compared, the interval, the tolerance, what would settle it."""

@@ -1,4 +1,4 @@
-"""Limits: floors and ceilings that a recipe declares (``at-least``, `at-most``). They need no baseline."""
+"""Limits: floors and ceilings that a recipe declares (``at-least``, ``at-most``). They need no baseline."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ class Limit:
     metric: str
     at_least: float | None = None
     at_most: float | None = None
+
+    @property
+    def declared(self) -> bool:
+        """Whether there is a bound at all."""
+        return self.at_least is not None or self.at_most is not None
 
     def violation(self, value: float) -> str | None:
         """The sentence that names a broken bound, or None."""

@@ -1,4 +1,4 @@
-"""Who is sent when: the closed loop, where each answer makes room for the next request, and the open loop, where a schedule decides."""
+"""Who is sent when: closed loop (an answer makes room for the next request) and open loop (a schedule decides)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ class Driver:
     connect_timeout: float
     read_timeout: float
     think_time: float = 0.0
+    on_end: Callable[[Exchange], None] = lambda exchange: None  # noqa: ARG005
+    """Told of every exchange that is over; called in the measuring loop, so it must be cheap."""
     on_progress: Callable[[int, int], None] = lambda done, total: None  # noqa: ARG005
     first_measured_ns: int | None = None
     """Due time of the first measured request."""
@@ -62,7 +64,9 @@ class Driver:
         """
         await self._pool.open(self.concurrency)
 
-    async def run(self, jobs: Sequence[Job], *, start_ns: int = 0, ramp: float = 0.0, stop: StopRule | None = None) -> list[Exchange]:
+    async def run(
+        self, jobs: Sequence[Job], *, start_ns: int = 0, ramp: float = 0.0, stop: StopRule | None = None
+    ) -> list[Exchange]:
         """Send all jobs, or until ``stop`` says so, and wait for the last answer.
 
         Args:
@@ -155,6 +159,7 @@ class Driver:
         self._exchanges.append(exchange)
         if self._jobs[exchange.number].measured:
             self._stop.note(exchange)
+        self.on_end(exchange)
         following = exchange.number + 1
         if following < len(self._jobs) and self._jobs[following].follows and not self._stopped(now_ns):
             if self.think_time:

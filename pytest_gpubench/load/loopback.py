@@ -14,18 +14,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import signal
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from pytest_gpubench.load.loopback_http import Connection, Handler, Request, Response
-from pytest_gpubench.load.loopback_state import Counters, word_tokens, words_text
-from pytest_gpubench.load.loopback_stream import Completion, Fault, Schedule, Served
+from pytest_gpubench.load.loopback_state import Counters, count_word_tokens, word_tokens, words_text
+from pytest_gpubench.load.loopback_stream import Completion, Fault, Schedule, Served, Ticker
 
 __all__ = ["Counters", "Fault", "Handler", "LoopbackServer", "Request", "Response", "Schedule", "Served", "serve_forever"]
 
+TRUTH_PATH = "/loopback/truth"
+"""GET: everything in ``LoopbackServer.truth`` as JSON, for measuring sides in other processes; DELETE: forget it."""
 _TEMPLATE_TOKENS = 9
 """What the toy chat template adds to the contents of the messages."""
 
@@ -39,6 +42,7 @@ class LoopbackServer:
         api_key: required as a bearer token under ``/v1``, as vLLM does it; None asks for none.
         faults: gives the fault of the n-th completion request (counted from 0), or None.
         prefix_caching: count a repeated prompt as prefix-cache hits (the times stay as scheduled).
+        per_request_metrics: tell the own times in the last chunk, as vLLM does with ``--enable-per-request-metrics``.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class LoopbackServer:
         routes: Mapping[tuple[str, str], Handler] | None = None,
         faults: Callable[[int], Fault | None] = lambda _index: None,
         prefix_caching: bool = False,
+        per_request_metrics: bool = False,
     ) -> None:
         self.schedule = schedule or Schedule()
         self.model = model
@@ -62,6 +67,7 @@ class LoopbackServer:
         self.max_model_len = max_model_len
         self.faults = faults
         self.prefix_caching = prefix_caching
+        self.per_request_metrics = per_request_metrics
         self.healthy = True
         """False: ``/health`` answers 503, as vLLM does when its engine has died."""
         self.counters = Counters()
@@ -76,6 +82,8 @@ class LoopbackServer:
                 self.counters.metrics_text(self.model, speculative=self.schedule.num_speculative_tokens > 0).encode(),
                 content_type="text/plain; version=0.0.4; charset=utf-8",
             ),
+            ("GET", TRUTH_PATH): lambda _request: Response.of_json([asdict(served) for served in self.truth]),
+            ("DELETE", TRUTH_PATH): self._forget,
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._detokenize,
             ("POST", "/v1/chat/completions"): self._complete,
@@ -85,11 +93,17 @@ class LoopbackServer:
         self._requests = 0
         self._seen: set[str] = set()
         self._server: asyncio.Server | None = None
+        self._ticker: Ticker | None = None
 
     @property
     def url(self) -> str:
         """The root URL, without ``/v1``; the port is known once the server runs."""
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a completion request may wait before it is read: a small part of its time to the first token."""
+        return min(0.005, self.schedule.ttft / 5)
 
     async def start(self) -> None:
         """Listen; port 0 is replaced by the one that was found.
@@ -98,6 +112,7 @@ class LoopbackServer:
             OSError: if the port is taken.
         """
         loop = asyncio.get_running_loop()
+        self._ticker = Ticker()
         self._server = await loop.create_server(lambda: Connection(self), self.host, self.port, backlog=4096)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -110,6 +125,8 @@ class LoopbackServer:
             if connection.transport is not None:
                 connection.transport.abort()
         await asyncio.sleep(0)
+        if self._ticker is not None:
+            self._ticker.close()
 
     async def __aenter__(self) -> LoopbackServer:
         await self.start()
@@ -168,11 +185,14 @@ class LoopbackServer:
         tokens = [0] * extra + word_tokens(text)
         return Response.of_json({"count": len(tokens), "max_model_len": self.max_model_len, "tokens": tokens, "token_strs": None})
 
+    def _forget(self, _request: Request) -> Response:
+        self.truth.clear()
+        return Response.of_json({})
+
     def _detokenize(self, request: Request) -> Response:
         return Response.of_json({"prompt": words_text(request.json()["tokens"])})
 
     def _complete(self, request: Request) -> Response | None:
-        arrival_ns = time.monotonic_ns()
         index, self._requests = self._requests, self._requests + 1
         fault = self.faults(index)
         if fault is not None and fault.kind == "status":
@@ -181,7 +201,7 @@ class LoopbackServer:
         if body.get("model") != self.model:
             return Response.error(404, f"The model `{body.get('model')}` does not exist.", "NotFoundError")
         text, extra = _prompt_of(body)
-        prompt_tokens = extra + len(word_tokens(text))
+        prompt_tokens = extra + count_word_tokens(text)
         asked = int(body.get("max_completion_tokens") or body.get("max_tokens") or 16)
         if prompt_tokens + asked > self.max_model_len:
             message = f"This model's maximum context length is {self.max_model_len} tokens."
@@ -195,12 +215,14 @@ class LoopbackServer:
             self.counters.prefix_cache_queries += prompt_tokens
             self.counters.prefix_cache_hits += prompt_tokens if text in self._seen else 0
             self._seen.add(text)
-        truth = Served(index, request.headers.get("x-request-id", ""), arrival_ns, prompt_tokens, asked)
+        truth = Served(index, request.headers.get("x-request-id", ""), request.arrival_ns, prompt_tokens, asked)
         self.truth.append(truth)
         options = body.get("stream_options") or {}
         include = bool(options.get("include_usage"))
+        assert self._ticker is not None  # noqa: S101  # it runs
         Completion(
             connection=request.connection,
+            ticker=self._ticker,
             schedule=self.schedule,
             counters=self.counters,
             truth=truth,
@@ -212,6 +234,7 @@ class LoopbackServer:
             include_usage=include,
             continuous_usage=include and bool(options.get("continuous_usage_stats")),
             fault=fault,
+            per_request_metrics=self.per_request_metrics,
         ).start()
         return None
 
@@ -257,9 +280,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--ttft", type=float, default=0.05, metavar="SECONDS")
     parser.add_argument("--token-time", type=float, default=0.01, metavar="SECONDS")
     parser.add_argument("--tokens-per-chunk", type=int, default=1)
+    parser.add_argument("--per-request-metrics", action="store_true")
     options = parser.parse_args(argv)
     schedule = Schedule(options.ttft, options.token_time, options.tokens_per_chunk)
-    server = LoopbackServer(schedule, model=options.model, host=options.host, port=options.port)
+    server = LoopbackServer(
+        schedule, model=options.model, host=options.host, port=options.port, per_request_metrics=options.per_request_metrics
+    )
+    gc.freeze()
+    gc.disable()  # a collection would delay every stream at once
     serve_forever(server, on_ready=lambda ready: print(ready.url, flush=True))
 
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias, cast
 
 _MAX_HEAD = 64 * 1024
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM_END = b"0\r\n\r\n"
+
+
+def chunk(payload: bytes) -> bytes:
+    """One chunk of a chunked answer."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,8 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     connection: Connection
+    arrival_ns: int = 0
+    """Stamp of the read that completed it, or that of a later one where several were read together."""
 
     def json(self) -> Any:
         """The body as JSON.
@@ -64,6 +75,10 @@ class App(Protocol):
 
     connections: set[Connection]
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a completion request may wait before it is read."""
+
     def handle(self, request: Request) -> Response | Awaitable[Response | None] | None: ...
 
 
@@ -78,6 +93,9 @@ class Connection(asyncio.Protocol):
         self._app = app
         self._buffer = bytearray()
         self._busy = False
+        self._looking = False
+        self._arrival_ns = 0
+        self._descriptor = -1
         self._tasks: set[asyncio.Task[None]] = set()
         self.transport: asyncio.Transport | None = None
         self.on_lost: Callable[[], None] | None = None
@@ -85,18 +103,29 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # not an instance of it with uvloop
+        self._descriptor = transport.get_extra_info("socket").fileno()
         self._app.connections.add(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.transport = None
+        self._descriptor = -1
         self._app.connections.discard(self)
         if self.on_lost is not None:
             callback, self.on_lost = self.on_lost, None
             callback()
 
     def data_received(self, data: bytes) -> None:
+        self._arrival_ns = time.monotonic_ns()
         self._buffer += data
-        if not self._busy:
+        if not self._busy and not self._looking:
+            self._looking = True
+            # not at once: first the other connections' requests get their stamps, as the time that this one takes is not theirs
+            delay = self._app.patience if b"/completions" in data[:64] else 0.0
+            asyncio.get_running_loop().call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        if not self._busy and self.transport is not None:
             self._next()
 
     def _next(self) -> None:
@@ -115,7 +144,8 @@ class Connection(asyncio.Protocol):
         end = head_end + 4 + int(length)
         if len(self._buffer) < end:
             return
-        request = Request(words[0], words[1].partition("?")[0], headers, bytes(self._buffer[head_end + 4 : end]), self)
+        body = bytes(self._buffer[head_end + 4 : end])
+        request = Request(words[0], words[1].partition("?")[0], headers, body, self, self._arrival_ns)
         del self._buffer[:end]
         self._busy = True
         self._dispatch(request)
@@ -149,20 +179,25 @@ class Connection(asyncio.Protocol):
         self._write(response.encoded())
         self._done()
 
-    def begin_stream(
-        self, content_type: str = "text/event-stream; charset=utf-8", headers: Mapping[str, str] | None = None
-    ) -> None:
+    def begin_stream(self) -> None:
         """Send the head of a chunked answer."""
-        extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-        self._write(f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n{extra}transfer-encoding: chunked\r\n\r\n".encode())
+        self._write(STREAM_HEAD)
 
     def send(self, payload: bytes) -> None:
         """Send one chunk of a stream at once."""
-        self._write(b"%x\r\n%b\r\n" % (len(payload), payload))
+        self._write(chunk(payload))
+
+    def send_raw(self, data: bytes) -> None:
+        """Send a part of an answer that has its framing already."""
+        self._write(data)
 
     def end_stream(self) -> None:
         """End a chunked answer properly and take the next request."""
-        self._write(b"0\r\n\r\n")
+        self._write(STREAM_END)
+        self._done()
+
+    def end_raw(self) -> None:
+        """The end of the answer has been sent: take the next request."""
         self._done()
 
     def drop(self) -> None:
@@ -172,8 +207,16 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def _write(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
+        if self.transport is None:
+            return
+        written = 0
+        if self._descriptor >= 0 and not self.transport.get_write_buffer_size():
+            try:  # at once, so that a stamp taken before is the truth: the transport would write at the end of the loop's round
+                written = os.write(self._descriptor, data)
+            except OSError:  # full, or broken: the transport finds out which
+                written = 0
+        if written < len(data):
+            self.transport.write(data[written:])
 
     def _done(self) -> None:
         self.on_lost = None

@@ -78,6 +78,11 @@ def word_tokens(text: str) -> list[int]:
     return tokens
 
 
+def count_word_tokens(text: str) -> int:
+    """``len(word_tokens(text))``, cheaply."""
+    return sum((len(word) + 2) // 3 for word in text.split())
+
+
 def words_text(tokens: list[int]) -> str:
     """Text of which ``word_tokens`` makes the same tokens again; pieces are separated by spaces."""
     pieces = []

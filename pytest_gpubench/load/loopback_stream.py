@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
+import heapq
 import json
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
-from pytest_gpubench.load.loopback_http import Connection, Response
+from pytest_gpubench.load.alarm import Alarm
+from pytest_gpubench.load.loopback_http import STREAM_END, STREAM_HEAD, Connection, Response, chunk
 from pytest_gpubench.load.loopback_state import Counters
+
+
+_BATCH = 16
+"""Streams that are served in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Served:
     prompt_tokens: int
     asked_tokens: int
     chunk_ns: list[int] = field(default_factory=list)
-    """Taken right before each token-carrying chunk is written to the socket."""
+    """Taken right before each token-carrying chunk is written to the socket; chunks that were late together share a write."""
     chunk_totals: list[int] = field(default_factory=list)
     """Cumulative output tokens after each of these chunks."""
     finish_reason: str = ""
@@ -70,11 +76,51 @@ class Served:
         return (self.chunk_ns[-1] - self.chunk_ns[0]) / 1e9 / (self.chunk_totals[-1] - 1)
 
 
-@dataclass(slots=True)
+class Ticker:
+    """Calls the server's streams when they are due; one kernel timer for all of them."""
+
+    def __init__(self) -> None:
+        self._alarm = Alarm(self._fire)
+        self._due: list[tuple[int, int, Completion]] = []
+        self._count = 0
+
+    def at(self, when_ns: int, completion: Completion) -> None:
+        """Call ``completion.tick`` at this time."""
+        self._count += 1
+        heapq.heappush(self._due, (when_ns, self._count, completion))
+        if self._due[0][2] is completion:
+            self._alarm.at(when_ns)
+
+    def close(self) -> None:
+        """Call nobody any more."""
+        self._alarm.close()
+        self._due.clear()
+
+    def _fire(self, _when_ns: int) -> None:
+        due = self._due
+        for _ in range(_BATCH):  # then look at the sockets: a request that has arrived meanwhile would get its stamp late
+            if not due or due[0][0] > time.monotonic_ns():
+                break
+            _, _, completion = heapq.heappop(due)
+            when_ns = completion.tick()
+            if when_ns is not None:
+                self._count += 1
+                heapq.heappush(due, (when_ns, self._count, completion))
+        if due:
+            self._alarm.at(due[0][0])
+
+
+@lru_cache(maxsize=256)
+def _plan(schedule: Schedule, tokens: int) -> tuple[tuple[int, int], ...]:
+    return tuple((round(offset * 1e9), total) for offset, total in schedule.chunks(tokens))
+
+
+@dataclass(slots=True, eq=False)
 class Completion:
     """The state of one answer being streamed (or collected, when the request does not stream)."""
 
     connection: Connection
+    ticker: Ticker
     schedule: Schedule
     counters: Counters
     truth: Served
@@ -86,16 +132,19 @@ class Completion:
     include_usage: bool
     continuous_usage: bool
     fault: Fault | None = None
-    _timer: asyncio.TimerHandle | None = None
+    per_request_metrics: bool = False
     _step: int = 0
     _sent: int = 0
-    _plan: list[tuple[float, int]] = field(default_factory=list)
+    _accepted: int = 0
+    _plan: tuple[tuple[int, int], ...] = ()
     _head: str = ""
+    _middle: bytes = b""
+    """A chunk in the middle of the stream, to be filled with the totals."""
+    _over: bool = False
 
     def start(self) -> None:
         """Begin now, on the running loop."""
-        loop = asyncio.get_running_loop()
-        self._plan = self.schedule.chunks(self.tokens)
+        self._plan = _plan(self.schedule, self.tokens)
         self._head = json.dumps(
             {
                 "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.truth.request_id or self.truth.index}",
@@ -107,59 +156,109 @@ class Completion:
         )[:-1]
         self.counters.running += 1
         self.connection.on_lost = self._aborted
-        self._timer = loop.call_at(self.truth.arrival_ns / 1e9 + self._plan[0][0], self._tick)
+        self.ticker.at(self.truth.arrival_ns + self._plan[0][0], self)
 
-    def _tick(self) -> None:
-        total = self._plan[self._step][1]
-        if self.fault is not None and self.fault.kind not in ("status", "short") and self._step == self.fault.after_chunks:
+    def tick(self) -> int | None:
+        """Send everything that is due, and say when the next is; None: nothing is any more."""
+        if self._over:
+            return None
+        now, arrival, plan = time.monotonic_ns(), self.truth.arrival_ns, self._plan
+        parts: list[bytes] = []
+        broken = False
+        while self._step < len(plan) and arrival + plan[self._step][0] <= now:
+            if self.fault is not None and self.fault.kind not in ("status", "short") and self._step == self.fault.after_chunks:
+                broken = True
+                break
+            parts.append(self._advance(plan[self._step][1]))
+        ended = self._step == len(plan)
+        if self.stream:
+            data = b"".join([*parts, self._tail()] if ended else parts)
+        stamp = time.monotonic_ns()
+        if self.stream and data:
+            self.connection.send_raw(data)
+        self.truth.chunk_ns += [stamp] * len(parts)
+        if broken:
             self._break()
-            return
+            return None
+        if not ended:
+            return arrival + plan[self._step][0]
+        self._end(self.finish_reason)
+        if self.stream:
+            self.connection.end_raw()
+        else:
+            self.connection.answer(Response.of_json(self._whole()))
+        return None
+
+    def _advance(self, total: int) -> bytes:
+        """Count the next chunk and return its bytes."""
+        new = total - self._sent
         if self._step == 0:
             self.counters.prompt_tokens += self.truth.prompt_tokens
         elif self.schedule.num_speculative_tokens:
-            accepted = min(total - self._sent - 1, self.schedule.num_speculative_tokens)
+            accepted = min(new - 1, self.schedule.num_speculative_tokens)
+            self._accepted += accepted
             self.counters.count_draft(self.schedule.num_speculative_tokens, accepted)
-        self.counters.generation_tokens += total - self._sent
-        last = self._step + 1 == len(self._plan)
-        self.truth.chunk_ns.append(time.monotonic_ns())
+        self.counters.generation_tokens += new
         self.truth.chunk_totals.append(total)
-        if self.stream:
-            self._send_tokens(total, last)
+        data = self._bytes(total, new) if self.stream else b""
         self._sent = total
         self._step += 1
-        if last:
-            self._finish()
-        else:
-            when = self.truth.arrival_ns / 1e9 + self._plan[self._step][0]
-            self._timer = asyncio.get_running_loop().call_at(when, self._tick)
+        return data
 
-    def _send_tokens(self, total: int, last: bool) -> None:
+    def _bytes(self, total: int, new: int) -> bytes:
+        last = self._step + 1 == len(self._plan)
         if self._step == 0:
-            self.connection.begin_stream()
-        role = self._event('{"role":"assistant","content":""}', 0) if self._step == 0 and self.chat else ""
-        text = " tok" * (total - self._sent)
-        delta = f'{{"content":"{text}"}}' if self.chat else text
-        self.connection.send((role + self._event(delta, total, self.finish_reason if last else None)).encode())
+            role = self._event('{"role":"assistant","content":""}', 0) if self.chat else ""
+            return STREAM_HEAD + chunk((role + self._event(self._delta(new), total, last=last)).encode())
+        if last or new != self.schedule.tokens_per_chunk:
+            return chunk(self._event(self._delta(new), total, last=last).encode())
+        if not self._middle:
+            text = self._event(self._delta(new), 0, usage=False)
+            usage = b""
+            if self.continuous_usage:
+                usage = b',"usage":{"prompt_tokens":%d,"total_tokens":%%d,"completion_tokens":%%d}' % self.truth.prompt_tokens
+            self._middle = text.encode().replace(b"%", b"%%").removesuffix(b"}\n\n") + usage + b"}\n\n"
+        if not self.continuous_usage:
+            return chunk(self._middle % ())
+        return chunk(self._middle % (self.truth.prompt_tokens + total, total))
 
-    def _event(self, delta: str, total: int, finish_reason: str | None = None) -> str:
-        finish = f'"{finish_reason}"' if finish_reason else "null"
+    def _delta(self, new: int) -> str:
+        text = " tok" * new
+        return f'{{"content":"{text}"}}' if self.chat else text
+
+    def _event(self, delta: str, total: int, *, last: bool = False, usage: bool = True) -> str:
+        finish = f'"{self.finish_reason}"' if last else "null"
         inner = f'"delta":{delta}' if self.chat else f'"text":"{delta}"'
         choice = f'{{"index":0,{inner},"logprobs":null,"finish_reason":{finish}}}'
-        usage = f',"usage":{self._usage(total)}' if self.continuous_usage else ""
-        return f'data: {self._head},"choices":[{choice}]{usage}}}\n\n'
+        counted = f',"usage":{self._usage(total)}' if usage and self.continuous_usage else ""
+        return f'data: {self._head},"choices":[{choice}]{counted}}}\n\n'
 
     def _usage(self, total: int) -> str:
         prompt = self.truth.prompt_tokens
         return f'{{"prompt_tokens":{prompt},"total_tokens":{prompt + total},"completion_tokens":{total}}}'
 
-    def _finish(self) -> None:
-        self._end(self.finish_reason)
-        if not self.stream:
-            self.connection.answer(Response.of_json(self._whole()))
-            return
-        tail = f'data: {self._head},"choices":[],"usage":{self._usage(self._sent)}}}\n\n' if self.include_usage else ""
-        self.connection.send((tail + "data: [DONE]\n\n").encode())
-        self.connection.end_stream()
+    def _tail(self) -> bytes:
+        """Everything after the last token."""
+        metrics = f',"metrics":{json.dumps(self._own_view())}' if self.per_request_metrics else ""
+        usage = f'data: {self._head},"choices":[],"usage":{self._usage(self._sent)}{metrics}}}\n\n' if self.include_usage else ""
+        return chunk((usage + "data: [DONE]\n\n").encode()) + STREAM_END
+
+    def _own_view(self) -> dict[str, Any]:
+        """What vLLM tells about a request with ``--enable-per-request-metrics`` and ``--per-request-spec-decode-metrics``."""
+        first = self.truth.chunk_ns[0] if self.truth.chunk_ns else time.monotonic_ns()
+        view: dict[str, Any] = {
+            "queue_time_ms": 0.0,
+            "time_to_first_token_ms": (first - self.truth.arrival_ns) / 1e6,
+            "generation_time_ms": (time.monotonic_ns() - first) / 1e6,
+        }
+        if self.schedule.num_speculative_tokens:
+            steps = len(self._plan) - 1
+            view["speculative_decoding"] = {
+                "num_spec_steps": steps,
+                "num_draft_tokens": steps * self.schedule.num_speculative_tokens,
+                "num_accepted_draft_tokens": self._accepted,
+            }
+        return view
 
     def _whole(self) -> Any:
         text = " tok" * self._sent
@@ -185,11 +284,10 @@ class Completion:
             self.connection.end_stream()
 
     def _aborted(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         self._end("abort")
 
     def _end(self, reason: str) -> None:
+        self._over = True
         self.truth.finish_reason = reason
         self.counters.running -= 1
         self.counters.finished[reason] += 1

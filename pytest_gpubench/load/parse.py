@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.load.plan import EngineView, RequestRecord
 from pytest_gpubench.load.requests import WireRequest
 from pytest_gpubench.load.transport import Exchange, Framing, parse_head
 
@@ -16,9 +16,37 @@ class _View(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
+class _PromptDetails(_View):
+    cached_tokens: int | None = None
+
+
 class _Usage(_View):
     prompt_tokens: int
     completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Speculation(_View):
+    num_spec_steps: int | None = None
+    num_draft_tokens: int | None = None
+    num_accepted_draft_tokens: int | None = None
+
+
+class _Metrics(_View):
+    """vLLM's own numbers for one request, in milliseconds."""
+
+    queue_time_ms: float | None = None
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+    speculative_decoding: _Speculation | None = None
+
+    def view(self) -> EngineView:
+        drafting = self.speculative_decoding or _Speculation()
+        times = (self.queue_time_ms, self.time_to_first_token_ms, self.generation_time_ms)
+        queue, ttft, generation = (None if time is None else time / 1e3 for time in times)
+        return EngineView(
+            queue, ttft, generation, drafting.num_spec_steps, drafting.num_draft_tokens, drafting.num_accepted_draft_tokens
+        )
 
 
 class _Delta(_View):
@@ -44,6 +72,7 @@ class _Chunk(_View):
 
     choices: list[_Choice] = []  # pydantic copies defaults
     usage: _Usage | None = None
+    metrics: _Metrics | None = None
     error: Any = None
 
 
@@ -103,6 +132,7 @@ def record_of(request: WireRequest, exchange: Exchange) -> RequestRecord:
         "request_id": request.request_id,
         "asked_isl": prompt.isl,
         "asked_osl": prompt.osl,
+        "turn": prompt.turn,
         "due_ns": exchange.due_ns,
         "send_ns": exchange.send_ns,
         "end_ns": exchange.end_ns,
@@ -160,6 +190,10 @@ def _take(chunk: _Chunk, stamp: int, found: dict[str, Any], stamps: list[int], t
     if chunk.usage is not None:
         found["prompt_tokens"] = chunk.usage.prompt_tokens
         found["completion_tokens"] = chunk.usage.completion_tokens
+        if chunk.usage.prompt_tokens_details is not None:
+            found["cached_tokens"] = chunk.usage.prompt_tokens_details.cached_tokens
+    if chunk.metrics is not None:
+        found["engine"] = chunk.metrics.view()
     if not chunk.choices:
         return
     choice = chunk.choices[0]

@@ -1,4 +1,4 @@
-"""When a run has enough: after a time, or when the confidence interval of a metric is narrow. Cheap enough for the measuring loop."""
+"""When a run has enough: after a time, or with a narrow confidence interval. Cheap enough for the measuring loop."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def case_marks(case: Case) -> list[pytest.MarkDecorator]:
     """Every tag as a mark, and one ``gpubench(...)`` mark with the case's fields."""
     workload = case.workload
     whole = pytest.mark.gpubench(**_server_fields(case), isl=workload.isl, osl=workload.osl, conc=workload.conc, case=case.id)
-    return [*(getattr(pytest.mark, tag) for tag in case.tags), whole]
+    return [*map(_mark, case.tags), whole]
 
 
 def server_marks(cases: Sequence[Case]) -> list[pytest.MarkDecorator]:
@@ -87,7 +88,13 @@ def server_marks(cases: Sequence[Case]) -> list[pytest.MarkDecorator]:
     first = cases[0]
     words = set(first.server.split("-"))
     common = [tag for tag in first.tags if tag in words and all(tag in case.tags for case in cases)]
-    return [*(getattr(pytest.mark, tag) for tag in common), pytest.mark.gpubench(**_server_fields(first))]
+    return [*map(_mark, common), pytest.mark.gpubench(**_server_fields(first))]
+
+
+@functools.cache
+def _mark(tag: str) -> pytest.MarkDecorator:
+    mark: pytest.MarkDecorator = getattr(pytest.mark, tag)
+    return mark
 
 
 def _server_fields(case: Case) -> dict[str, Any]:

@@ -79,12 +79,12 @@ class Leasing:
         capture = self._config.pluginmanager.get_plugin("capturemanager")
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            if reporter is not None:
+            if hasattr(self._config, "workerinput"):  # a worker's reporter writes to nowhere
+                print(f"\ngpubench: {text}", file=sys.stderr, flush=True)
+            elif reporter is not None:
                 reporter.ensure_newline()
                 reporter.write_line(f"gpubench: {text}")
                 reporter.flush()
-            elif sys.stderr is not None:
-                print(f"gpubench: {text}", file=sys.stderr, flush=True)
 
 
 def _gpus_now(hardware: str) -> tuple[Gpu, ...]:

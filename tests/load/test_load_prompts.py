@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.load.composing import make_prompts
 from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.prompts import Prompt, Vocabulary, draw_lengths, draw_words, make_prompts, measure_vocabulary
+from pytest_gpubench.load.prompts import Message, Prompt, Vocabulary, draw_lengths, draw_words, measure_vocabulary
 from pytest_gpubench.load.words import WORDS
 
 PLAN = LoadPlan("http://x", "m", Workload(isl=64, osl=16, conc=2, num_prompts=12, num_warmups=3))
@@ -34,7 +35,7 @@ def merging_tokenizer(text: str) -> int:
 
 
 def make(plan: LoadPlan, tokenizer: Callable[[str], int]) -> tuple[list[Prompt], list[Prompt]]:
-    async def count(text: str) -> int:
+    async def count(text: str, history: tuple[Message, ...] = ()) -> int:
         return tokenizer(text)
 
     return asyncio.run(make_prompts(plan, count, lambda done, total: None))
@@ -100,7 +101,7 @@ def test_drawn_words_never_exceed_and_fill_exactly_when_small_words_exist(sizes:
 def test_vocabulary_needs_two_requests_where_words_are_tokens() -> None:
     asked = []
 
-    async def count(text: str) -> int:
+    async def count(text: str, history: tuple[Message, ...] = ()) -> int:
         asked.append(text)
         return one_token_words(text)
 

@@ -84,6 +84,7 @@ class Project:
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith(("GPUBENCH_STUB", "PYTEST_ADDOPTS", "PYTEST_XDIST"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("GPUBENCH_LEASE_DIR", str(pytester.path / "leases"))  # the host's own leases are none of a test's business
     pytester.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
     made = Project(pytester)
     made.recipes(RECIPES)

@@ -22,7 +22,7 @@ from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.leases.choice import Blocked, Grant, Wanted, choose
 from pytest_gpubench.host.leases.files import HOST, Holder, LeaseFile, lease_files, lease_folder, lease_path
 from pytest_gpubench.host.leases.lease import Lease
-from pytest_gpubench.host.leases.owners import identify, kill_all, openers, this_place
+from pytest_gpubench.host.leases.owners import identify, kill_all, lock_holders, this_place
 
 ORPHAN_SECONDS = 12.0
 """How long the processes of a dead owner may take to end by themselves: the server's guard needs up to nine seconds."""
@@ -131,11 +131,12 @@ class Broker:
     def _reap(self, holder: Holder, path: Path) -> None:
         if holder.place != this_place() or holder.owner == identify(os.getpid()):
             return
-        opened = [process for process in map(identify, openers(path)) if process is not None]
+        opened = [process for process in map(identify, lock_holders(path)) if process is not None]
         killed = kill_all([*holder.processes, *opened])
         if killed:
             whose = f"run {holder.run} (its pytest, pid {holder.owner.pid}, is gone)"
-            self._say(f"killed what {whose} left behind on {holder.unit}: {', '.join(map(str, killed))}")
+            where = holder.unit if holder.unit.startswith("gpu-") else "this host"
+            self._say(f"killed what {whose} left behind on {where}: {', '.join(map(str, killed))}")
 
     def _take(self, wanted: Wanted, grant: Grant) -> Lease | None:
         """Lock and write every file; None where somebody outside the broker was faster."""
@@ -188,7 +189,7 @@ def _busy(wanted: Wanted, found: Blocked, timeout: float) -> Failure:
     return Failure(
         "host-busy",
         "infrastructure",
-        f"{wanted.server} could not start within {timeout:.0f} s of waiting: {found.reasons[0]}",
+        f"not started, after {timeout:.0f} s of waiting: {found.reasons[0]}",
         found.reasons[1:],
         remedy=remedy,
     )

@@ -15,7 +15,7 @@ from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host.facts import ranges
 from pytest_gpubench.host.leases.choice import Grant, Wanted
 from pytest_gpubench.host.leases.files import LeaseFile, lease_files
-from pytest_gpubench.host.leases.owners import openers, with_descendants
+from pytest_gpubench.host.leases.owners import lock_holders, with_descendants
 
 _NAMING_SECONDS = 2.0
 
@@ -48,7 +48,7 @@ class Lease:
             if not self._files:
                 return
             children = [child.pid for child in psutil.Process().children()]
-            tree = tuple(with_descendants(openers(self._files[-1].path, among=children)))
+            tree = tuple(with_descendants(lock_holders(self._files[-1].path, among=children)))
             for file in self._files:
                 holder = file.read()
                 if holder is not None and holder.processes != tree:

@@ -69,8 +69,8 @@ def with_descendants(pids: Iterable[int]) -> list[ProcessId]:
     return list(found.values())
 
 
-def openers(path: Path, among: Iterable[int] | None = None) -> list[int]:
-    """Processes (of this user) that have a file open.
+def lock_holders(path: Path, among: Iterable[int] | None = None) -> list[int]:
+    """Processes (of this user) that hold the lock of a file, taken or inherited. Who only reads the file is not among them.
 
     Args:
         among: pids to look at; None is every process.
@@ -80,7 +80,7 @@ def openers(path: Path, among: Iterable[int] | None = None) -> list[int]:
     found = []
     for pid in pids:
         with contextlib.suppress(OSError), os.scandir(_PROC / str(pid) / "fd") as entries:
-            if any(_link(entry) == target for entry in entries):
+            if any(_link(entry) == target and _locks(pid, entry.name) for entry in entries):
                 found.append(pid)
     return found
 
@@ -88,10 +88,10 @@ def openers(path: Path, among: Iterable[int] | None = None) -> list[int]:
 def kill_all(processes: Iterable[ProcessId]) -> list[ProcessId]:
     """SIGKILL these very processes and all below them, and wait up to five seconds; returns those that were killed.
 
-    This process and its ancestors are spared, whatever a damaged lease says.
+    This process, its ancestors and what else they started are spared, whatever a damaged lease says.
     """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents()), 1}
-    living = [process for process in processes if is_alive(process)]
+    living = [process for process in processes if process.pid not in spared and is_alive(process)]
     victims = [one for one in with_descendants(process.pid for process in living) if one.pid not in spared]
     for victim in victims:
         with contextlib.suppress(OSError):
@@ -107,3 +107,10 @@ def _link(entry: os.DirEntry[str]) -> str:
         return os.readlink(entry.path)  # noqa: PTH115  # thousands of them
     except OSError:
         return ""
+
+
+def _locks(pid: int, descriptor: str) -> bool:
+    try:
+        return "FLOCK" in (_PROC / str(pid) / "fdinfo" / descriptor).read_text()
+    except OSError:
+        return False

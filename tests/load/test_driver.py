@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_gpubench.domain.workload import Workload
-from pytest_gpubench.load import closed_loop
-from pytest_gpubench.load.closed_loop import ClosedLoop
+from pytest_gpubench.load import pool
+from pytest_gpubench.load.driver import Driver, Job
 from pytest_gpubench.load.loopback import LoopbackServer, Schedule
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Prompt
@@ -17,10 +17,10 @@ from pytest_gpubench.load.transport import Exchange
 FAST = Schedule(ttft=0.01, token_time=0.001)
 
 
-async def wires(server: LoopbackServer, number: int) -> list[bytes]:
+async def wires(server: LoopbackServer, number: int) -> list[Job]:
     plan = LoadPlan(server.url, "loopback", Workload(isl=10, osl=4, conc=1, num_prompts=1, num_warmups=0))
     built = await build_requests(plan, "key", [Prompt(index, "measured", f"word {index}", 10, 4) for index in range(number)])
-    return [request.wire for request in built]
+    return [Job(request.wire) for request in built]
 
 
 def errors(exchanges: Sequence[Exchange]) -> list[str]:
@@ -30,7 +30,7 @@ def errors(exchanges: Sequence[Exchange]) -> list[str]:
 def test_connections_are_used_again_by_the_next_phase() -> None:
     async def main() -> None:
         async with LoopbackServer(FAST) as server:
-            loop = ClosedLoop(server.url, 3, 5, 5)
+            loop = Driver(server.url, 3, 5, 5)
             assert errors(await loop.run(await wires(server, 6))) == []
             first = set(server.connections)
             assert errors(await loop.run(await wires(server, 6))) == []
@@ -44,7 +44,7 @@ def test_connections_are_used_again_by_the_next_phase() -> None:
 def test_connections_that_the_server_closed_between_phases_fail_no_request() -> None:
     async def main() -> None:
         async with LoopbackServer(FAST) as server:
-            loop = ClosedLoop(server.url, 3, 5, 5)
+            loop = Driver(server.url, 3, 5, 5)
             await loop.run(await wires(server, 3))
             for connection in list(server.connections):
                 connection.drop()
@@ -56,11 +56,11 @@ def test_connections_that_the_server_closed_between_phases_fail_no_request() -> 
 
 
 def test_idle_connections_are_replaced_before_the_server_drops_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closed_loop, "_IDLE_LIMIT_NS", 1_000_000)
+    monkeypatch.setattr(pool, "_IDLE_LIMIT_NS", 1_000_000)
 
     async def main() -> None:
         async with LoopbackServer(FAST) as server:
-            loop = ClosedLoop(server.url, 2, 5, 5)
+            loop = Driver(server.url, 2, 5, 5)
             await loop.run(await wires(server, 2))
             first = set(server.connections)
             await asyncio.sleep(0.02)
@@ -76,7 +76,7 @@ def test_server_that_vanishes_leaves_one_reason_per_request() -> None:
         server = LoopbackServer(Schedule(ttft=0.1, token_time=0.01))
         await server.start()
         requests = await wires(server, 10)
-        loop = ClosedLoop(server.url, 4, 1, 5)
+        loop = Driver(server.url, 4, 1, 5)
         running = asyncio.create_task(loop.run(requests))
         await asyncio.sleep(0.05)
         await server.stop()
@@ -94,7 +94,7 @@ def test_server_that_vanishes_leaves_one_reason_per_request() -> None:
 def test_fewer_requests_than_slots() -> None:
     async def main() -> None:
         async with LoopbackServer(FAST) as server:
-            loop = ClosedLoop(server.url, 8, 5, 5)
+            loop = Driver(server.url, 8, 5, 5)
             assert errors(await loop.run(await wires(server, 2))) == []
             assert await loop.run([]) == []
             loop.close()

@@ -1,0 +1,226 @@
+"""Baseline files: one JSON file per case, kept in git; read with suspicion, written under a lock and whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from filelock import FileLock, Timeout
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.gate.baseline_key import key_digest
+from pytest_gpubench.gate.baselines import Baseline, LaunchEntry
+
+SCHEMA_VERSION = 1
+_LOCK_TIMEOUT_S = 60.0
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    run: str
+    launch: str
+    date: str
+    key: str
+    metrics: dict[str, _Finite]
+    requests: int
+    axis: dict[str, Any]
+    anchors: dict[str, str]
+    digest: str
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    schema_: Annotated[int, Field(alias="schema")]
+    case: str
+    keys: dict[str, dict[str, Any]]
+    launches: list[_Entry]
+
+
+def baseline_path(folder: Path, hardware: str, case: str) -> Path:
+    """Where a case's baseline lies: ``FOLDER/HARDWARE/SERVER/WORKLOAD.json``."""
+    server, _, workload = case.partition(":")
+    return folder / hardware / server / f"{workload}.json"
+
+
+def read_baseline(path: Path, case: str) -> Baseline | None:
+    """The baseline of a case, None where there is no file.
+
+    Raises:
+        GpubenchError: if the file cannot be read, is truncated or corrupt, was changed by hand, is of another case, or was written by a
+            newer version: one sentence, and nothing is touched.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable(path, f"cannot be read ({error})") from None
+    return _parse(path, text, case)
+
+
+def update_baseline(path: Path, case: str, change: Callable[[Baseline], Baseline]) -> Baseline:
+    """Change a baseline file; returns what it holds now.
+
+    The file is read again under a lock before it is replaced as a whole, so that two runs that update at once both stay.
+
+    Raises:
+        GpubenchError: as ``read_baseline``; or if the lock cannot be had in a minute, or the file cannot be written.
+    """
+    with _locked(path):
+        before = read_baseline(path, case)
+        after = change(before or Baseline(case))
+        if before is None or after != before:
+            _write(path, baseline_text(after))
+    return after
+
+
+def baseline_text(baseline: Baseline) -> str:
+    """The file's content: sorted keys, one line per launch, so that a diff in git reads well and a merge keeps both sides."""
+    keys = ",\n".join(f"  {json.dumps(name)}: {_line(thaw(key))}" for name, key in sorted(baseline.keys.items()))
+    launches = ",\n".join(f"  {_line(_entry_json(baseline, entry))}" for entry in baseline.launches)
+    case = json.dumps(baseline.case)
+    return f'{{\n "case": {case},\n "keys": {{\n{keys}\n }},\n "launches": [\n{launches}\n ],\n "schema": {SCHEMA_VERSION}\n}}\n'
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def _entry_json(baseline: Baseline, entry: LaunchEntry) -> dict[str, Any]:
+    plain = {
+        "run": entry.run,
+        "launch": entry.launch,
+        "date": entry.date,
+        "key": entry.key,
+        "metrics": thaw(entry.metrics),
+        "requests": entry.requests,
+        "axis": thaw(entry.axis),
+        "anchors": thaw(entry.anchors),
+    }
+    return plain | {"digest": _digest(baseline.case, plain)}
+
+
+def _digest(case: str, entry: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json({"case": case, **entry}).encode()).hexdigest()[:16]
+
+
+def _parse(path: Path, text: str, case: str) -> Baseline:
+    try:
+        plain = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _unusable(
+            path, f"is not JSON (line {error.lineno}, column {error.colno}: {error.msg}), so it is truncated or corrupt"
+        ) from None
+    except (ValueError, RecursionError):
+        raise _unusable(path, "is not JSON that this program writes") from None
+    version = plain.get("schema") if isinstance(plain, dict) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
+        raise GpubenchError(
+            f"the baseline {path} was written by a newer pytest-gpubench (its schema is {version}, this one reads {SCHEMA_VERSION}); "
+            "upgrade pytest-gpubench"
+        )
+    try:
+        file = _File.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the top level"
+        raise _unusable(path, f"is damaged at {where} ({first['msg'].lower()})") from None
+    _check(path, file, case)
+    return Baseline(
+        file.case,
+        FrozenMap(file.keys),
+        tuple(
+            LaunchEntry(
+                one.run,
+                one.launch,
+                one.date,
+                one.key,
+                FrozenMap(one.metrics),
+                one.requests,
+                FrozenMap(one.axis),
+                FrozenMap(one.anchors),
+            )
+            for one in file.launches
+        ),
+    )
+
+
+def _check(path: Path, file: _File, case: str) -> None:
+    if file.schema_ != SCHEMA_VERSION:
+        raise _unusable(path, f"has the unknown schema {file.schema_}")
+    if file.case != case:
+        raise _unusable(path, f"is of the case {file.case}, not of {case}")
+    for name, key in file.keys.items():
+        if key_digest(FrozenMap(key)) != name:
+            raise _unusable(path, f"was changed by hand: the key {name} is not what was recorded")
+    seen: set[tuple[str, str, str]] = set()
+    for entry in file.launches:
+        identity = (entry.key, entry.run, entry.launch)
+        if entry.digest != _digest(file.case, entry.model_dump(exclude={"digest"})):
+            raise _unusable(path, f"was changed by hand: {entry.launch} of run {entry.run} is not what was measured")
+        if entry.key not in file.keys:
+            raise _unusable(path, f"lacks the key {entry.key} of {entry.launch} of run {entry.run}")
+        if identity in seen:
+            raise _unusable(path, f"holds {entry.launch} of run {entry.run} twice")
+        if any(value <= 0 for value in entry.metrics.values()) or not _is_date(entry.date):
+            raise _unusable(path, f"holds an impossible value in {entry.launch} of run {entry.run}")
+        seen.add(identity)
+
+
+_DATE = TypeAdapter(AwareDatetime)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        _DATE.validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+def _unusable(path: Path, what: str) -> GpubenchError:
+    return GpubenchError(
+        f"the baseline {path} {what}; restore it from git (git checkout -- {path}), or delete it and record a new one"
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir()) / f"gpubench-{os.getuid()}" / "baselines" / f"{digest}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(lock, timeout=_LOCK_TIMEOUT_S):
+            yield
+    except Timeout:
+        raise GpubenchError(
+            f"the baseline {path} was not updated: another process held {lock} for {_LOCK_TIMEOUT_S:.0f} s; run the update again"
+        ) from None
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise GpubenchError(f"the baseline {path} could not be written: {error.strerror}; it is as it was") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

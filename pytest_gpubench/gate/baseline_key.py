@@ -1,0 +1,98 @@
+"""What makes two measurements comparable (the key) and what may differ between them because it is under test (the axis)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.specs import ServerSpec
+
+
+def comparison_key(
+    case: Case | None,
+    spec: ServerSpec,
+    *,
+    device: str,
+    commits: Mapping[str, str | None],
+    measurement_version: int,
+    policy: str,
+    shared_host: bool = False,
+    compile_cache: str | None = None,
+) -> FrozenMap:
+    """The key: numbers are compared only where all of it is equal. Flat: field to value.
+
+    Not in it, since it is what a benchmark tests: the engine's version, flags, image, driver.
+
+    Args:
+        case: None for the start of a server.
+        device: product name of the accelerator, or of the CPU with the number of cores that the run may use.
+        commits: repository to commit of the weights that ran.
+        measurement_version: of our way of measuring.
+        policy: how servers are shared.
+        shared_host: whether other servers ran on the host at the same time.
+        compile_cache: ``cold`` or ``warm``, for the start of a server.
+    """
+    key: dict[str, Any] = {
+        "hardware": spec.hardware,
+        "device": device,
+        "gpus": spec.topology.gpus,
+        "model": spec.model,
+        "revisions": dict(commits) or spec.revision,
+        "speculative": canonical_json(spec.speculative.vllm_config()) if spec.speculative else "",
+        "server_per": policy,
+        "shared_host": shared_host,
+        "measurement_version": measurement_version,
+    }
+    key |= {f"topology.{name}": value for name, value in asdict(spec.topology).items()}
+    if case is None:
+        key["compile_cache"] = compile_cache
+    else:
+        key["precision"] = case.identity.precision
+        workload = asdict(case.workload) | {"chat_template_kwargs": thaw(case.workload.chat_template_kwargs)}
+        key |= {f"workload.{name}": value for name, value in workload.items()}
+    return FrozenMap(key)
+
+
+def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
+    """The axis, from a record as plain JSON data: recorded with each launch, shown when a verdict is not a plain PASS."""
+    engine, host = record.get("engine") or {}, record.get("host") or {}
+    git, versions = record.get("git") or {}, record.get("versions") or {}
+    axis: dict[str, Any] = {
+        "engine": engine.get("version"),
+        "attention": engine.get("attention_backend"),
+        "image": spec.image or None,
+        "host": host.get("hostname"),
+        "kernel": host.get("kernel"),
+        "driver": host.get("driver"),
+        "commit": git.get("commit"),
+        "pytest-gpubench": versions.get("pytest-gpubench"),
+        "openai": versions.get("openai"),
+    }
+    axis |= {f"serve.{name}": canonical_json(thaw(value)) for name, value in spec.serve.items()}
+    axis |= {
+        f"env.{name}": value if isinstance(value, str | None) else canonical_json(thaw(value)) for name, value in spec.env.items()
+    }
+    return FrozenMap({name: value for name, value in axis.items() if value is not None})
+
+
+def key_digest(key: FrozenMap) -> str:
+    """Twelve hex digits, equal for equal keys."""
+    return hashlib.sha256(canonical_json(key).encode()).hexdigest()[:12]
+
+
+def differences(before: FrozenMap, now: FrozenMap) -> tuple[str, ...]:
+    """What differs between two keys or two axes, each as ``field: old before, new now``."""
+    names = dict.fromkeys([*before, *now])
+    return tuple(
+        f"{name}: {_shown(before.get(name))} before, {_shown(now.get(name))} now"
+        for name in names
+        if canonical_json(before.get(name)) != canonical_json(now.get(name))
+    )
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value in (None, "") else value if isinstance(value, str) else canonical_json(value)

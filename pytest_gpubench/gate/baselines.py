@@ -1,0 +1,149 @@
+"""Baselines as data: append-only launches of one case, from which anchor and window are derived. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.gate.baseline_key import differences, key_digest
+
+WINDOW = 20
+"""Launches that a comparison looks back on."""
+ANCHOR = 8
+"""Launches of the fixed anchor: the first ones since the last accepted change of a metric."""
+MIN_LAUNCHES = 5
+"""Fewer do not show their own spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchEntry:
+    """One recorded launch."""
+
+    run: str
+    """Name of the run's folder: unique."""
+    launch: str
+    date: str
+    """ISO 8601, UTC."""
+    key: str
+    """Digest of its key."""
+    metrics: FrozenMap
+    requests: int = 0
+    axis: FrozenMap = field(default_factory=FrozenMap)
+    anchors: FrozenMap = field(default_factory=FrozenMap)
+    """Metrics whose anchor begins anew here, with the reason: ``improved``, or ``accepted`` and a note."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.run}/{self.launch}"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a baseline says about one metric: values of launches, oldest first."""
+
+    window: tuple[float, ...] = ()
+    anchor: tuple[float, ...] = ()
+    """Empty while the window has not outgrown it."""
+    earlier: tuple[float, ...] = ()
+    """Before the last accepted change; used for the spread only, where the window is short."""
+    dates: tuple[str, ...] = ()
+    """Of the window."""
+    axis: FrozenMap = field(default_factory=FrozenMap)
+    """Of the newest launch."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether level and spread are known."""
+        return len(self.window) >= MIN_LAUNCHES or (bool(self.window) and len(self.earlier) >= MIN_LAUNCHES)
+
+    @property
+    def days(self) -> int:
+        """Calendar days (UTC) that the window spans."""
+        return len({date[:10] for date in self.dates})
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """All recorded launches of one case, of every key it ever had."""
+
+    case: str
+    keys: FrozenMap = field(default_factory=FrozenMap)
+    """Digest to key."""
+    launches: tuple[LaunchEntry, ...] = ()
+
+    def comparable(self, key: FrozenMap) -> tuple[LaunchEntry, ...]:
+        """Launches with this key, oldest first."""
+        digest = key_digest(key)
+        return tuple(sorted((entry for entry in self.launches if entry.key == digest), key=lambda entry: (entry.date, entry.id)))
+
+    def mismatch(self, key: FrozenMap) -> tuple[str, ...]:
+        """Fields in which the key differs from the newest recorded one; empty where launches with this key exist."""
+        if not self.launches or self.comparable(key):
+            return ()
+        newest = max(self.launches, key=lambda entry: (entry.date, entry.id))
+        before = self.keys[newest.key]
+        return differences(before, key) if isinstance(before, FrozenMap) else ()
+
+    def history(self, key: FrozenMap, metric: str) -> History:
+        """Window, anchor and earlier launches of a metric."""
+        entries = [entry for entry in self.comparable(key) if metric in entry.metrics]
+        begins = max((index for index, entry in enumerate(entries) if metric in entry.anchors), default=0)
+        era, past = entries[begins:], entries[:begins]
+        window = era[-WINDOW:]
+        return History(
+            window=_values(window, metric),
+            anchor=_values(era[:ANCHOR], metric) if len(era) > ANCHOR else (),
+            earlier=_values(_last_era(past, metric)[-WINDOW:], metric) if len(window) < MIN_LAUNCHES else (),
+            dates=tuple(entry.date for entry in window),
+            axis=window[-1].axis if window else FrozenMap(),
+        )
+
+
+def append(baseline: Baseline, key: FrozenMap, entries: Iterable[LaunchEntry]) -> Baseline:
+    """The baseline with more launches; those that it already has are left as they are, so that a retry changes nothing."""
+    known = {(entry.key, entry.id) for entry in baseline.launches}
+    digest = key_digest(key)
+    new = [replace(entry, key=digest) for entry in entries]
+    new = [entry for entry in new if (digest, entry.id) not in known]
+    if not new:
+        return baseline
+    launches = sorted((*baseline.launches, *new), key=lambda entry: (entry.date, entry.id))
+    return replace(baseline, keys=FrozenMap({**baseline.keys, digest: key}), launches=tuple(launches))
+
+
+def mark(entries: Iterable[LaunchEntry], metrics: Mapping[str, str]) -> tuple[LaunchEntry, ...]:
+    """The entries of one run, the first of them the new anchor of these metrics (metric to reason)."""
+    marked = tuple(entries)
+    if not marked or not metrics:
+        return marked
+    return (replace(marked[0], anchors=FrozenMap({**marked[0].anchors, **metrics})), *marked[1:])
+
+
+def prune(baseline: Baseline, keep: int = WINDOW) -> Baseline:
+    """Only what verdicts still need: of each key the newest ``keep`` launches (at least a window) and every launch of an anchor."""
+    keep = max(keep, WINDOW)
+    needed: set[tuple[str, str]] = set()
+    for digest in baseline.keys:
+        mine = sorted((entry for entry in baseline.launches if entry.key == digest), key=lambda entry: (entry.date, entry.id))
+        needed |= {(digest, entry.id) for entry in mine[-keep:]}
+        for metric in {name for entry in mine for name in entry.metrics}:
+            with_metric = [entry for entry in mine if metric in entry.metrics]
+            begins = max((index for index, entry in enumerate(with_metric) if metric in entry.anchors), default=0)
+            needed |= {(digest, entry.id) for entry in with_metric[begins : begins + ANCHOR]}
+            if len(with_metric) - begins < MIN_LAUNCHES:
+                needed |= {(digest, entry.id) for entry in with_metric[max(0, begins - WINDOW) : begins]}
+    launches = tuple(entry for entry in baseline.launches if (entry.key, entry.id) in needed)
+    used = {entry.key for entry in launches}
+    return replace(
+        baseline, launches=launches, keys=FrozenMap({name: value for name, value in baseline.keys.items() if name in used})
+    )
+
+
+def _last_era(past: list[LaunchEntry], metric: str) -> list[LaunchEntry]:
+    begins = max((index for index, entry in enumerate(past) if metric in entry.anchors), default=0)
+    return past[begins:]
+
+
+def _values(entries: Iterable[LaunchEntry], metric: str) -> tuple[float, ...]:
+    return tuple(float(str(entry.metrics[metric])) for entry in entries)

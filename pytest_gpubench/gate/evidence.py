@@ -1,0 +1,40 @@
+"""Evidence: what one launch says to the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pytest_gpubench.measure.measurement import Measurement
+
+CLIENT_SATURATED = 0.95
+"""CPU share of the load generator from which the client was measured, not the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchEvidence:
+    """The metrics of one case (or of one server's start) on one launch."""
+
+    label: str
+    """``launch-2``, ``b1``."""
+    metrics: Mapping[str, float]
+    requests: int = 0
+    """Measured requests; tails need many."""
+    not_gated: frozenset[str] = frozenset()
+    """Metrics that are shown but must not be judged."""
+    invalid: tuple[str, ...] = field(default=())
+    """Reasons why the launch does not count, one sentence each."""
+
+
+def evidence_of(label: str, measurement: Measurement) -> LaunchEvidence:
+    """Evidence from a measurement without problems (one with problems has failed before any statistics)."""
+    share = measurement.client_cpu_share
+    invalid = ()
+    if share is not None and share >= CLIENT_SATURATED:
+        invalid = (f"the load generator used {share:.0%} of its core, so the client was measured and not the server",)
+    return LaunchEvidence(label, measurement.metrics, measurement.totals.requests, measurement.not_gated, invalid)
+
+
+def init_evidence(label: str, ready_s: float) -> LaunchEvidence:
+    """Evidence of a server's start: seconds from process start to ready."""
+    return LaunchEvidence(label, {"engine_init": ready_s})

@@ -1,0 +1,154 @@
+"""The gate's policy: which metrics are gated and by how much they may worsen. Defaults, overridden by a recipe's ``gates``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.domain.specs import Speculative
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.gate.golden import GOLDEN_TOLERANCE, golden_length
+from pytest_gpubench.gate.limits import Limit
+
+RANDOM_DATASET = "random"
+ACCEPTANCE = "acceptance_length"
+_TAIL_REQUESTS = {"p90": 100, "p99": 1000}
+"""Requests below which a tail is reported, never gated: ten of them are expected beyond the percentile."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPolicy:
+    """How one metric is gated."""
+
+    metric: str
+    tolerance: float | None = None
+    """Share by which it may be worse than the baseline; None: not compared."""
+    absolute: float = 0.0
+    """In the metric's unit: a worsening counts only if it is larger than this as well."""
+    limit: Limit | None = None
+    """Declared bounds; they need no baseline."""
+    golden: float | None = None
+    """Acceptance length that others measured for this draft."""
+    golden_tolerance: float = GOLDEN_TOLERANCE
+    """Share by which the metric may be below ``golden``."""
+    declared: bool = False
+    """Whether the recipe asks for the comparison; a default that cannot be judged is silent, a declared one is not."""
+    refused: str = ""
+    """Why the metric cannot be gated in this case, empty if it can."""
+
+    @property
+    def min_requests(self) -> int:
+        """Measured requests below which the metric is reported, never gated."""
+        return _TAIL_REQUESTS.get(self.metric.rsplit("_", 1)[-1], 1)
+
+    def log_limit(self, before: float) -> float:
+        """Worsening on the log scale from which a change counts: beyond the tolerance and beyond the absolute guard.
+
+        5% worse is 0.95 of a throughput and 1.05 of a latency. ``before`` is the old value, above zero.
+        """
+        share = max(self.tolerance or 0.0, self.absolute / before)
+        if METRICS[self.metric].direction == "higher":
+            return -math.log1p(-share) if share < 1 else math.inf
+        return math.log1p(share)
+
+
+DEFAULTS: tuple[MetricPolicy, ...] = (
+    MetricPolicy("output_tput_per_gpu", 0.05),
+    MetricPolicy("tpot_p50", 0.05),
+    MetricPolicy("ttft_p50", 0.15, 0.010),
+    MetricPolicy("ttft_p99", 0.40, 0.010),
+    MetricPolicy(ACCEPTANCE, 0.03),
+    MetricPolicy("engine_init", 0.30, 20.0),
+)
+"""Gated without being asked, where there is a baseline. Throughput is not gated beside its own reciprocal."""
+
+_TOLERANCES = {"ttft": 0.15, "icl": 0.10, "acceptance": 0.03, "engine": 0.30}
+_GUARDS = {"ttft": 0.010, "tpot": 0.0, "icl": 0.001, "engine": 20.0}
+
+
+def policies(
+    gates: FrozenMap, workload: Workload | None = None, speculative: Speculative | None = None
+) -> tuple[MetricPolicy, ...]:
+    """The policy of a case: the defaults with its recipe's ``gates`` laid over them.
+
+    A percentage replaces the tolerance and keeps the guard; a map replaces what it names; ``at-least`` and ``at-most`` stand beside the
+    comparison; ``false`` takes a metric out. ``golden: true`` looks the draft's acceptance length up. ``workload`` None means the start of a server, of which only ``engine_init`` is gated.
+    """
+    names = [policy.metric for policy in DEFAULTS] + [name for name in gates if name not in {one.metric for one in DEFAULTS}]
+    found = (_policy(name, gates.get(name), workload, speculative) for name in names if gates.get(name) is not False)
+    return tuple(policy for policy in found if policy and (policy.metric == "engine_init") == (workload is None))
+
+
+def _policy(name: str, declared: object, workload: Workload | None, speculative: Speculative | None) -> MetricPolicy | None:
+    default = next((policy for policy in DEFAULTS if policy.metric == name), None)
+    if declared is None:
+        return default and _acceptance_checked(default, workload)
+    kind = name.split("_")[0]
+    base = default or MetricPolicy(name, _TOLERANCES.get(kind, 0.05), _GUARDS.get(kind, 0.0))
+    if isinstance(declared, str):
+        return _acceptance_checked(replace(base, tolerance=_share(declared), declared=True), workload)
+    if not isinstance(declared, FrozenMap):
+        return None
+    policy = replace(base, tolerance=base.tolerance if default else None)
+    if "tolerance" in declared or "absolute" in declared:
+        policy = replace(policy, tolerance=base.tolerance, declared=True)
+    if "tolerance" in declared:
+        policy = replace(policy, tolerance=_share(str(declared["tolerance"])))
+    if "absolute" in declared:
+        policy = replace(policy, absolute=_number(declared["absolute"]) or 0.0)
+    bounds = Limit(name, _number(declared.get("at-least")), _number(declared.get("at-most")))
+    if bounds.declared:
+        policy = replace(policy, limit=bounds)
+    if declared.get("golden") not in (None, False):
+        policy = _with_golden(policy, declared, workload, speculative)
+    return _acceptance_checked(policy, workload)
+
+
+def _with_golden(
+    policy: MetricPolicy, declared: FrozenMap, workload: Workload | None, speculative: Speculative | None
+) -> MetricPolicy:
+    golden = _number(declared["golden"])
+    if golden is None and workload is not None:
+        golden = golden_length(speculative, workload)
+    if golden is None:
+        return replace(policy, refused="no golden acceptance length is known for this draft; write it as a number", declared=True)
+    tolerance = _share(str(declared["tolerance"])) if "tolerance" in declared else GOLDEN_TOLERANCE
+    return replace(policy, golden=golden, golden_tolerance=tolerance)
+
+
+def _acceptance_checked(policy: MetricPolicy, workload: Workload | None) -> MetricPolicy | None:
+    if policy.metric != ACCEPTANCE or workload is None or workload.dataset != RANDOM_DATASET:
+        return policy
+    if not policy.declared and policy.limit is None:
+        return None
+    return replace(
+        policy, declared=True, refused="random tokens say nothing about a draft's acceptance, so it is reported, not gated"
+    )
+
+
+def _share(percentage: str) -> float:
+    return float(percentage.rstrip("%")) / 100
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def policy_document(found: tuple[MetricPolicy, ...]) -> dict[str, dict[str, object]]:
+    """What ``--gpubench-plan`` shows of a case's gates: metric to its settings, unset ones left out."""
+    return {policy.metric: _document(policy) for policy in found}
+
+
+def _document(policy: MetricPolicy) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "tolerance": f"{policy.tolerance * 100:g}%" if policy.tolerance is not None else None,
+        "absolute": policy.absolute or None,
+        "at-least": policy.limit.at_least if policy.limit else None,
+        "at-most": policy.limit.at_most if policy.limit else None,
+        "golden": f"{policy.golden:g} -{policy.golden_tolerance * 100:g}%" if policy.golden is not None else None,
+        "min-requests": policy.min_requests if policy.min_requests > 1 else None,
+        "not-gated": policy.refused or None,
+    }
+    return {"unit": METRICS[policy.metric].unit} | {key: value for key, value in shown.items() if value is not None}

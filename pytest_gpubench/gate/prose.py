@@ -1,0 +1,90 @@
+"""The gate's words: numbers as a person reads them, one sentence per finding, a section per verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.domain.verdicts import Change, MetricVerdict, Status
+
+_LABEL_WIDTH = 11
+
+
+def quantity(metric: str, value: float) -> str:
+    """A value with its unit, four significant digits, short times in milliseconds: ``41.20 ms``, ``1,234 tok/s/GPU``."""
+    unit = METRICS[metric].unit
+    if unit == "s" and abs(value) < 1:
+        value, unit = value * 1000, "ms"
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    return f"{value:,.{digits}f} {unit}"
+
+
+def percent(share: float) -> str:
+    """A signed share: ``+9.8%``."""
+    return f"{share * 100:+.1f}%"
+
+
+def size(share: float) -> str:
+    """An unsigned share: ``9.8%``, ``5%``."""
+    return f"{abs(share) * 100:.3g}%"
+
+
+def count(number: int, word: str) -> str:
+    """``1 launch``, ``3 launches``."""
+    return f"{number} {word}{'' if number == 1 else 'es' if word.endswith('ch') else 's'}"
+
+
+def interval(change: Change) -> str:
+    """``+9.8%, 95% interval +7.6% to +12.0%``."""
+    return f"{percent(change.estimate)}, 95% interval {percent(change.low)} to {percent(change.high)}"
+
+
+def moved(metric: str, change: Change, versus: str) -> str:
+    """What happened to a metric, with numbers: the start of most reasons."""
+    verb = "rose" if change.estimate > 0 else "fell"
+    return (
+        f"{metric} {verb} by {size(change.estimate)} against {versus}, from {quantity(metric, change.before)} to "
+        f"{quantity(metric, change.now)} (95% interval {percent(change.low)} to {percent(change.high)})"
+    )
+
+
+def section(headline: str, metrics: Sequence[MetricVerdict], notes: Sequence[str]) -> str:
+    """The verdict for a failure report: what is not settled well in full, the rest in a line each."""
+    ranked = sorted(metrics, key=lambda one: list(Status).index(one.status))
+    lines = [headline]
+    for one in ranked:
+        lines += ["", *(_full(one) if one.status not in (Status.PASS, Status.UNGATED) or one.improved else _brief(one))]
+    if notes:
+        lines += ["", *(f"note: {note}" for note in notes)]
+    return "\n".join(lines)
+
+
+def _full(one: MetricVerdict) -> list[str]:
+    lines = [f"{one.status.value}  {one.reason}"]
+    if one.change is not None:
+        change = one.change
+        old = {"baseline": "baseline", "anchor": "anchor", "engine": "engine A"}.get(one.against, "before")
+        new = "engine B" if one.against == "engine" else "now"
+        lines += [
+            _row(old, f"{quantity(one.metric, change.before)} ({count(change.launches_before, 'launch')})"),
+            _row(new, f"{quantity(one.metric, change.now)} ({count(change.launches_now, 'launch')})"),
+            _row("change", interval(change)),
+        ]
+        if one.tolerance is not None:
+            lines.append(_row("tolerance", f"{size(one.tolerance)} worse"))
+        lines.append(
+            _row(
+                "resolution", f"one launch varies by {size(change.spread)}; found for certain from {size(change.detectable)} worse"
+            )
+        )
+    if one.remedy:
+        lines.append(_row("next", one.remedy))
+    return lines
+
+
+def _brief(one: MetricVerdict) -> list[str]:
+    return [f"{one.status.value}  {one.reason}"]
+
+
+def _row(label: str, text: str) -> str:
+    return f"      {label:<{_LABEL_WIDTH}}{text}"

@@ -1,0 +1,199 @@
+"""The gate's statistics: from launches to an interval for the change, on the log scale. Pure, vectorised over leading axes.
+
+The unit is the launch: the last axis of an array holds one value per launch, the logarithm of a metric signed so that more is worse.
+Leading axes are independent comparisons, which is how the calibration runs the very functions that judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+Array: TypeAlias = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+"""Of the interval, two-sided: each verdict is wrong at most once in forty at the tolerance itself, for one look."""
+POWER = 0.95
+"""The minimum detectable change is found in this share of runs."""
+SPREAD_FLOOR = 0.003
+"""No launch spread below 0.3% is believed: a handful of equal numbers is not certainty."""
+SESSION = 0.005
+"""Standard deviation by which two runs differ beyond their launches (hour, temperature, neighbours). The launches of one run share it,
+so more of them do not average it out; a baseline has too few runs to estimate it."""
+MAX_LAUNCHES = 20
+"""Longest baseline window."""
+
+# Launch farthest from the mean pulled in to its neighbour, normal launches: expected sum of squares in units of the variance, its
+# degrees of freedom (2 E^2 / Var), variance of the mean times n. By benchmarks/gate/constants.py, 4 million draws each.
+_PULLED: dict[int, tuple[float, float, float]] = {
+    5: (1.922, 2.34, 1.254),
+    6: (2.854, 3.28, 1.185),
+    7: (3.809, 4.23, 1.144),
+    8: (4.775, 5.19, 1.115),
+    9: (5.749, 6.16, 1.098),
+    10: (6.729, 7.12, 1.083),
+    11: (7.709, 8.10, 1.070),
+    12: (8.695, 9.10, 1.063),
+    13: (9.683, 10.06, 1.055),
+    14: (10.674, 11.05, 1.049),
+    15: (11.663, 12.05, 1.045),
+    16: (12.653, 13.03, 1.042),
+    17: (13.644, 14.01, 1.039),
+    18: (14.641, 14.99, 1.036),
+    19: (15.638, 15.97, 1.032),
+    20: (16.632, 16.98, 1.031),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Location and spread of the launches of one side."""
+
+    mean: Array
+    variance_of_mean: float
+    """In units of the launch variance: 1/n for a plain mean."""
+    variance: Array
+    """Of one launch."""
+    df: float
+    """Degrees of freedom of ``variance``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A change on the log scale, positive is worse, with its standard error."""
+
+    change: Array
+    error: Array
+    df: float
+    spread: Array
+    """Standard deviation of one launch, floored."""
+    launches: int
+    """Of the new side."""
+    before: float | None = None
+    """Variance of the old side's mean in units of the launch variance; None for pairs, where both sides grow together."""
+    session: float = 0.0
+
+    def half_width(self) -> Array:
+        """Half of the interval's length."""
+        return quantile(0.5 + CONFIDENCE / 2, self.df) * self.error
+
+    def with_launches(self, launches: int) -> Estimate:
+        """The same change and spread as if so many launches had shown them."""
+        share = 1 / launches + (1 / launches if self.before is None else self.before)
+        error = np.sqrt(self.spread**2 * share + self.session**2)
+        return replace(self, error=error, df=self.df + launches - self.launches, launches=launches)
+
+    def detectable(self, limit: float) -> float:
+        """Worsening (log scale) that would be found beyond the limit with probability POWER, at this spread."""
+        return limit + float((quantile(0.5 + CONFIDENCE / 2, self.df) + quantile(POWER, self.df)) * self.error)
+
+
+def quantile(probability: float, df: float) -> float:
+    """Quantile of Student's t."""
+    return float(stdtrit(df, probability))
+
+
+def plain_summary(values: Array) -> Summary:
+    """Mean and variance of launches, each counted as it is; with one launch the variance is 0 with no degree of freedom."""
+    count = values.shape[-1]
+    mean = values.mean(axis=-1)
+    squares = ((values - mean[..., None]) ** 2).sum(axis=-1)
+    return Summary(mean, 1 / count, squares / max(count - 1, 1), count - 1)
+
+
+def pulled_summary(values: Array) -> Summary:
+    """Mean and variance with the launch farthest from the mean pulled in to its neighbour.
+
+    One odd launch in a baseline then neither moves the mean much nor hides regressions behind a huge spread. It is done always, not
+    after a test for outliers, and the variance is corrected for it: for normal launches it is right on average, with the fewer degrees
+    of freedom that it costs.
+
+    Raises:
+        ValueError: for a number of launches other than 5 to 20.
+    """
+    count = values.shape[-1]
+    if count not in _PULLED:
+        raise ValueError(f"a baseline has 5 to {MAX_LAUNCHES} launches, not {count}")
+    expected, df, of_mean = _PULLED[count]
+    pulled = pull_farthest(values)
+    mean = pulled.mean(axis=-1)
+    squares = ((pulled - mean[..., None]) ** 2).sum(axis=-1)
+    return Summary(mean, of_mean / count, squares / expected, df)
+
+
+def pull_farthest(values: Array) -> Array:
+    """Sorted launches, the one farthest from the mean replaced by its neighbour."""
+    ordered = np.sort(values, axis=-1)
+    mean = ordered.mean(axis=-1)
+    high = ordered[..., -1] - mean > mean - ordered[..., 0]
+    pulled = ordered.copy()
+    pulled[..., -1] = np.where(high, ordered[..., -2], ordered[..., -1])
+    pulled[..., 0] = np.where(high, ordered[..., 0], ordered[..., 1])
+    return pulled
+
+
+def against_baseline(
+    baseline: Array, candidate: Array, *, earlier: Array | None = None, floor: float = SPREAD_FLOOR, session: float = SESSION
+) -> Estimate:
+    """Change from a baseline's launches to the launches of one run, as a prediction interval.
+
+    Args:
+        baseline: 5 to 20 launches; fewer only with ``earlier``.
+        candidate: one or more launches.
+        earlier: launches before the baseline's last accepted change, 5 to 20: they say nothing about the level, but about the spread.
+
+    Raises:
+        ValueError: for a number of launches other than these.
+    """
+    old = pulled_summary(baseline) if earlier is None or baseline.shape[-1] in _PULLED else plain_summary(baseline)
+    sides = [old, plain_summary(candidate)]
+    if earlier is not None:
+        sides.append(pulled_summary(earlier))
+    spread, df = _pooled(sides, floor)
+    new = sides[1]
+    error = np.sqrt(spread**2 * (old.variance_of_mean + new.variance_of_mean) + session**2)
+    return Estimate(new.mean - old.mean, error, df, spread, candidate.shape[-1], old.variance_of_mean, session)
+
+
+def paired(first: Array, second: Array, *, floor: float = SPREAD_FLOOR) -> Estimate:
+    """Change from the first engine to the second by pairs of neighbouring launches of one run (ABBA).
+
+    What a pair shares (hour, temperature, a drift that is linear in time over a block) cancels, so there is no session term.
+
+    Raises:
+        ValueError: for fewer than two pairs, or sides of different length.
+    """
+    pairs = second.shape[-1]
+    if pairs < 2 or first.shape[-1] != pairs:
+        raise ValueError("a paired comparison needs two or more whole pairs")
+    differences = plain_summary(second - first)
+    spread = np.maximum(np.sqrt(differences.variance / 2), floor)
+    return Estimate(differences.mean, spread * np.sqrt(2 / pairs), differences.df, spread, pairs)
+
+
+def _pooled(sides: list[Summary], floor: float) -> tuple[Array, float]:
+    df = sum(side.df for side in sides)
+    variance = sum((side.variance * side.df for side in sides), np.zeros(())) / df
+    return np.maximum(np.sqrt(variance), floor), df
+
+
+def worse(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
+    """Whether the whole interval lies beyond the limit (log scale, positive is worse)."""
+    return np.asarray(estimate.change - estimate.half_width() > limit)
+
+
+def inside(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
+    """Whether the whole interval lies inside the limit."""
+    return np.asarray(estimate.change + estimate.half_width() < limit)
+
+
+def confirmed(launches: int, planned: int) -> bool:
+    """Whether so many launches may end in a FAIL: one launch is not enough where the plan has another.
+
+    A single odd launch cannot be told from a regression; a second one can. It costs a launch only where something is about to fail.
+    """
+    return launches >= min(2, planned)

@@ -1,0 +1,92 @@
+"""Calibrate this host's client: the loopback server in its own process, the planned concurrency and rate, three seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.load.calibration import Calibration, compare
+from pytest_gpubench.load.loopback import TRUTH_PATH
+from pytest_gpubench.load.plan import LoadPlan
+from pytest_gpubench.load.run import run_load
+
+_TTFT = 0.05
+_ISL = 64
+_WAVES = 3
+
+
+def calibrate(conc: int, chunk_rate: float, *, seconds: float = 3.0, workers: int = 1) -> Calibration:
+    """Measure the client's error.
+
+    Args:
+        conc: requests in flight, as planned.
+        chunk_rate: chunks per second of all streams together, as planned: output tokens per second where each chunk is one token.
+        seconds: length of the measured part; prompts, warm-up and the server's start come on top.
+        workers: client processes.
+
+    Raises:
+        BenchmarkError: if the loopback server cannot be started, or a request failed.
+    """
+    token_time = conc / chunk_rate
+    tokens = max(2, round((seconds / _WAVES - _TTFT) / token_time))
+    workload = Workload(_ISL, tokens, conc, num_prompts=_WAVES * conc, num_warmups=conc, range_ratio=1.0, workers=workers)
+    with loopback_process("--ttft", str(_TTFT), "--token-time", repr(token_time)) as url:
+        result = run_load(LoadPlan(url, "loopback", workload))
+        truth = json.loads(_get(url + TRUTH_PATH))
+    try:
+        return compare(
+            result.records,
+            truth,
+            result.client,
+            conc=conc,
+            asked_rate=chunk_rate * tokens * token_time / (_TTFT + (tokens - 1) * token_time),
+            host=f"{_processor()}, {os.cpu_count()} cores",
+            load_average=os.getloadavg()[0],
+        )
+    except ValueError as error:
+        summary = f"the client could not be calibrated at concurrency {conc} and {chunk_rate:,.0f} chunks/s: {error}"
+        raise BenchmarkError(Failure("calibration-failed", "client", summary)) from error
+
+
+@contextmanager
+def loopback_process(*options: str) -> Iterator[str]:
+    """A loopback server in a process of its own; yields its URL.
+
+    Raises:
+        BenchmarkError: if it does not start.
+    """
+    package_root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_root)))}
+    argv = [sys.executable, "-P", "-m", "pytest_gpubench.load.loopback", *options]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None  # noqa: S101  # it was asked for
+        try:
+            url = process.stdout.readline().strip()
+            if not url:
+                summary = f"the loopback server ended with exit code {process.wait()}"
+                raise BenchmarkError(Failure("loopback-died", "client", summary))
+            yield url
+        finally:
+            process.kill()
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  # our own server's URL
+        return bytes(response.read())
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

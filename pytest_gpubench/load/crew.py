@@ -1,0 +1,153 @@
+"""The worker processes of one load run: started, fed, released together, ended; seen from the parent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import site
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.domain.failures import Failure
+from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress, RequestRecord
+
+_START_DELAY_NS = 50_000_000
+"""Between the word and the common start of several workers: enough for all of them to hear it."""
+
+
+class Worker:
+    """One measuring process."""
+
+    def __init__(self, plan: LoadPlan, api_key: str, folder: Path) -> None:
+        self.plan = plan
+        self._result, self._log = folder / f"result-{plan.share}.jsonl", folder / f"stderr-{plan.share}.txt"
+        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.waiting = ""
+        """The stage at whose gate it stands."""
+        self.progress: Progress | None = None
+        package_root = str(Path(__file__).parents[2])
+        environment = {**os.environ, "OPENAI_API_KEY": api_key}
+        if package_root not in (*site.getsitepackages(), site.getusersitepackages()):  # a checkout that is not installed
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_root)))
+        with self._log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pytest_gpubench.load.worker"],
+                stdin=subprocess.PIPE,  # stays open: its end is the end of the worker
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                start_new_session=True,  # Ctrl-C in the terminal reaches the parent, which ends the worker in order
+            )
+        self._reader = threading.Thread(target=self._read_messages, name="load-progress", daemon=True)
+        self._reader.start()
+        self.tell({"plan": plan.to_json(), "result": str(self._result)})
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def tell(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None  # noqa: S101  # it was asked for
+        with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code and stderr say why
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def handle(self) -> tuple[Failure | None, list[Progress]]:
+        """What it has said since the last time."""
+        progress: list[Progress] = []
+        while not self._messages.empty():
+            message = self._messages.get()
+            if message["event"] == "failed":
+                plain = message["failure"]
+                return Failure(**{**plain, "evidence": tuple(plain["evidence"])}), progress
+            if message["event"] == "waiting":
+                self.waiting = message["stage"]
+            else:
+                self.progress = Progress(message["stage"], message["done"], message["total"])
+                progress.append(self.progress)
+        return None, progress
+
+    def kill(self) -> None:
+        """End it if it has not ended; its last messages are then complete."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def crash(self) -> Failure | None:
+        """Why it died, if it did."""
+        code = self.process.returncode
+        if code == 0:
+            return None
+        lines = tuple(line for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip())[-15:]
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return Failure("load-worker-died", "client", f"the load generator's process {how}", lines)
+
+    def read(self) -> tuple[ClientFacts, list[RequestRecord]]:
+        """Its result, once it has ended well."""
+        with self._result.open(encoding="utf-8") as file:
+            facts = ClientFacts(**json.loads(file.readline()))
+            return facts, [RequestRecord.from_json(json.loads(line)) for line in file]
+
+    def _read_messages(self) -> None:
+        assert self.process.stdout is not None  # noqa: S101  # it was asked for
+        for line in self.process.stdout:
+            if line.startswith(b"{"):
+                self._messages.put(json.loads(line))
+
+
+def start_crew(plan: LoadPlan, api_key: str, folder: Path) -> list[Worker]:
+    """One worker per share of the load."""
+    return [Worker(replace(plan, share=share), api_key, folder) for share in range(plan.workload.workers)]
+
+
+def open_gates(crew: list[Worker]) -> None:
+    """Release workers that all stand at the same gate; where one has ended before it, the others are told to go no further."""
+    standing = [worker for worker in crew if worker.waiting]
+    if not standing or any(not worker.ended and not worker.waiting for worker in crew):
+        return
+    alone = len(standing) < len(crew) or len({worker.waiting for worker in standing}) > 1
+    word = -1 if alone else time.monotonic_ns() + _START_DELAY_NS
+    for worker in standing:
+        worker.waiting = ""
+        worker.tell({"go": word})
+
+
+def total_progress(crew: list[Worker], stage: Progress) -> Progress:
+    """The crew's progress in the stage of a message."""
+    mine = [worker.progress for worker in crew if worker.progress is not None and worker.progress.stage == stage.stage]
+    return Progress(stage.stage, sum(progress.done for progress in mine), sum(progress.total for progress in mine))
+
+
+def merge(results: list[tuple[ClientFacts, list[RequestRecord]]]) -> tuple[ClientFacts, tuple[RequestRecord, ...]]:
+    """One result of many: records in order, the client's facts those of the worst worker."""
+    records = sorted(
+        (record for _, part in results for record in part), key=lambda record: (record.phase != "warmup", record.index)
+    )
+    all_facts = [facts for facts, _ in results]
+    busiest = max(all_facts, key=lambda facts: facts.cpu_share)
+    merged = replace(
+        busiest,
+        lag_mean=max(facts.lag_mean for facts in all_facts),
+        lag_p99=max(facts.lag_p99 for facts in all_facts),
+        lag_max=max(facts.lag_max for facts in all_facts),
+        lag_samples=sum(facts.lag_samples for facts in all_facts),
+        clock_drift=max((facts.clock_drift for facts in all_facts), key=abs),
+        started_unix=min(facts.started_unix for facts in all_facts),
+        stopped_by=next((facts.stopped_by for facts in all_facts if facts.stopped_by != "count"), "count"),
+        planned=sum(facts.planned or 0 for facts in all_facts),
+    )
+    return merged, tuple(records)

@@ -1,0 +1,196 @@
+"""Files that prompts can come from: ShareGPT, JSONL, traces with timestamps, plain text. Errors name file and line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+
+CORPUS = Path(__file__).with_name("corpus.txt")
+_MIN_SENTENCE_WORDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a user says and, where the data have it, what was answered."""
+
+    user: str
+    answer: str | None = None
+    output_tokens: int | None = None
+    """Where the data give a number; else it is that of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns in order, at least one."""
+
+    turns: tuple[Turn, ...]
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRow:
+    """One recorded request: when, how long, and which parts of its prompt it shares with others."""
+
+    seconds: float
+    """After the first row."""
+    input_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...] = ()
+    """Ids of the prompt's blocks, from its start; equal ids are equal text."""
+
+
+def read_text(path: str | Path) -> str:
+    """The file's text.
+
+    Raises:
+        BenchmarkError: if it cannot be read.
+    """
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise _failure(f"the dataset {path} cannot be read: {reason}") from error
+
+
+def sentences(text: str) -> tuple[str, ...]:
+    """The sentences of a text, white space evened out, very short ones left out."""
+    parts = re.split(r"(?<=[.!?])[\"')\]]*\s+", " ".join(text.split()))
+    return tuple(part for part in parts if len(part.split()) >= _MIN_SENTENCE_WORDS)
+
+
+def parse_sharegpt(text: str, name: str) -> tuple[Conversation, ...]:
+    """Conversations of a ShareGPT file: a list of ``{conversations: [{from: human | gpt | system, value: ...}]}``.
+
+    Entries that do not begin with a human are left out, as everybody does.
+
+    Raises:
+        BenchmarkError: if it is not such a file, or nothing is left.
+    """
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise _failure(f"{name} is not JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise _failure(f"{name} is not a list of conversations")
+    roles = {
+        "human": "user",
+        "user": "user",
+        "gpt": "assistant",
+        "chatgpt": "assistant",
+        "assistant": "assistant",
+        "system": "system",
+    }
+    found = []
+    for number, entry in enumerate(entries, 1):
+        parts = entry.get("conversations", entry.get("conversation")) if isinstance(entry, dict) else None
+        if not isinstance(parts, list):
+            raise _failure(f"{name}: entry {number} has no list `conversations`")
+        try:
+            messages = [(roles.get(str(part["from"]), "other"), str(part["value"])) for part in parts]
+        except (KeyError, TypeError) as error:
+            raise _failure(f"{name}: entry {number} has a message without `from` or `value`") from error
+        conversation = _conversation(messages)
+        if conversation is not None:
+            found.append(conversation)
+    return _some(found, name)
+
+
+def parse_jsonl(text: str, name: str) -> tuple[Conversation, ...]:
+    """One request or conversation per line: ``{"prompt": TEXT}`` or ``{"messages": [{role, content}]}``, and ``output_tokens``.
+
+    Raises:
+        BenchmarkError: for a line that is neither.
+    """
+    found = []
+    for line, entry in _lines(text, name):
+        wanted = entry.get("output_tokens")
+        if wanted is not None and (not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1):
+            raise _failure(f"{name}:{line}: `output_tokens` must be a number of at least 1")
+        if isinstance(entry.get("prompt"), str):
+            answer = entry.get("answer")
+            found.append(Conversation((Turn(entry["prompt"], answer if isinstance(answer, str) else None, wanted),)))
+            continue
+        try:
+            messages = [(str(message["role"]), message["content"]) for message in entry["messages"]]
+        except (KeyError, TypeError) as error:
+            raise _failure(f"{name}:{line}: needs `prompt`, or `messages` with `role` and `content`") from error
+        conversation = _conversation(messages) if all(isinstance(content, str) for _, content in messages) else None
+        if conversation is None:
+            raise _failure(f"{name}:{line}: `messages` must be text and begin with a user's (after a system message)")
+        *before, last = conversation.turns
+        found.append(Conversation((*before, Turn(last.user, last.answer, wanted or last.output_tokens)), conversation.system))
+    return _some(found, name)
+
+
+def parse_trace(text: str, name: str) -> tuple[TraceRow, ...]:
+    """Rows of a trace in Mooncake's format, one JSON object per line, in the order of their times:
+
+    ``{"timestamp": MILLISECONDS, "input_length": N, "output_length": N, "hash_ids": [ids of 512-token blocks]}``
+
+    Raises:
+        BenchmarkError: for a line that is none, or an empty trace.
+    """
+    rows = []
+    for line, entry in _lines(text, name):
+        stamp, lengths, ids = (
+            entry.get("timestamp"),
+            (entry.get("input_length"), entry.get("output_length")),
+            entry.get("hash_ids", []),
+        )
+        good = isinstance(stamp, int | float) and all(isinstance(length, int) and length > 0 for length in lengths)
+        if not good or isinstance(stamp, bool) or not isinstance(ids, list) or not all(isinstance(part, int) for part in ids):
+            raise _failure(
+                f"{name}:{line}: needs numbers `timestamp` (ms), `input_length` and `output_length`; `hash_ids` is a list"
+            )
+        rows.append(TraceRow(float(entry["timestamp"]) / 1e3, entry["input_length"], entry["output_length"], tuple(ids)))
+    if not rows:
+        raise _failure(f"{name} has no request in it")
+    rows.sort(key=lambda row: row.seconds)
+    first = rows[0].seconds
+    return tuple(TraceRow(row.seconds - first, row.input_tokens, row.output_tokens, row.blocks) for row in rows)
+
+
+def _lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise _failure(f"{name}:{number}: not JSON: {error}") from error
+        if not isinstance(entry, dict):
+            raise _failure(f"{name}:{number}: not a JSON object")
+        yield number, entry
+
+
+def _conversation(messages: list[tuple[str, str]]) -> Conversation | None:
+    system = None
+    if messages and messages[0][0] == "system":
+        system, messages = messages[0][1], messages[1:]
+    turns: list[Turn] = []
+    for role, content in messages:
+        if role == "user" and (not turns or turns[-1].answer is not None):
+            turns.append(Turn(content))
+        elif role == "assistant" and turns and turns[-1].answer is None:
+            turns[-1] = Turn(turns[-1].user, content)
+        else:
+            break
+    return Conversation(tuple(turns), system) if turns else None
+
+
+def _some(found: list[Conversation], name: str) -> tuple[Conversation, ...]:
+    if not found:
+        raise _failure(f"{name} has no conversation that begins with a user")
+    return tuple(found)
+
+
+def _failure(summary: str) -> BenchmarkError:
+    return BenchmarkError(
+        Failure("dataset-unusable", "recipe", summary, remedy="Correct dataset-file in the recipe's client section.")
+    )

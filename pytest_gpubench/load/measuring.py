@@ -1,0 +1,170 @@
+"""What the measuring process does: prompts, requests, the loop with its probe, and only then the records."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.metadata
+import platform
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.load.arrivals import due_offsets, ramped
+from pytest_gpubench.load.composing import make_prompts
+from pytest_gpubench.load.driver import Driver, Job
+from pytest_gpubench.load.lag import LagProbe
+from pytest_gpubench.load.parse import record_of
+from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
+from pytest_gpubench.load.requests import TokenCounter, WireRequest, build_requests
+from pytest_gpubench.load.spool import Spool
+from pytest_gpubench.load.stopping import StopRule
+from pytest_gpubench.load.transport import Exchange
+
+Gate = Callable[[Literal["warmup", "measured"]], Awaitable[int]]
+"""Waits until every worker is as far; the common start as ``monotonic_ns``, 0: now, below 0: not at all, another has failed."""
+
+
+@dataclass(slots=True)
+class Measuring:
+    """One process's part of a load plan."""
+
+    plan: LoadPlan
+    api_key: str
+    report: Callable[[Progress], None]
+    gate: Gate
+    spool: Spool = field(default_factory=Spool)
+    _requests: Sequence[WireRequest] = ()
+    _exchanges: Sequence[Exchange] = ()
+
+    async def work(self) -> ClientFacts:
+        """Do the whole run; the records are then to be had from ``records``.
+
+        Raises:
+            BenchmarkError: if prompts cannot be made or the server takes no connection; failed requests are in the records.
+        """
+        plan, workload = self.plan, self.plan.workload
+        counter = TokenCounter(plan, self.api_key)
+        try:
+            prompts = await make_prompts(plan, counter, lambda done, total: self.report(Progress("prompts", done, total)))
+        finally:
+            await counter.close()
+        warmups, measured = [await build_requests(plan, self.api_key, phase) for phase in prompts]
+        share = len(range(plan.share, workload.conc, workload.workers))
+        driver = Driver(plan.root, share, plan.connect_timeout, plan.read_timeout, workload.think_time, on_end=self.spool.add)
+        rule = _stop_rule(workload, share, [*warmups, *measured])
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # a collection in the window would stamp its own pause onto tokens
+        probe = LagProbe()
+        try:
+            await driver.open()
+            probe.start()
+            clock = time.time_ns() - time.monotonic_ns()
+            if workload.handover == "continue" and warmups:
+                self._requests = [*warmups, *measured]
+                await self._run(driver, "measured", self._requests, workload.ramp, rule)
+            else:
+                await self._drained(driver, warmups, measured, rule)
+            clock = time.time_ns() - time.monotonic_ns() - clock
+        except OSError as error:
+            summary = f"the server at {plan.root} takes no connection: {error or type(error).__name__}"
+            raise BenchmarkError(Failure("no-connection", "client", summary)) from error
+        finally:
+            probe.stop()
+            gc.enable()
+            driver.close()
+        return self._facts(probe, clock, len(measured), rule)
+
+    def records(self) -> Iterator[RequestRecord]:
+        """The record of every request that was begun, in order; parsed one by one, for memory's sake."""
+        for exchange in self._exchanges:
+            request = self._requests[exchange.number]
+            yield record_of(request, replace(exchange, reads=self.spool.reads_of(exchange)))
+
+    async def _drained(
+        self, driver: Driver, warmups: Sequence[WireRequest], measured: Sequence[WireRequest], rule: StopRule
+    ) -> None:
+        workload = self.plan.workload
+        self._requests = warmups
+        await self._run(driver, "warmup", warmups, workload.ramp, None)
+        if not all(_looks_good(exchange, self.spool) for exchange in self._exchanges):
+            return
+        begun = self._exchanges
+        rule.output_tokens = tuple(request.prompt.osl for request in measured)
+        await self._run(driver, "measured", measured, 0.0 if warmups else workload.ramp, rule)
+        for exchange in self._exchanges:
+            exchange.number += len(warmups)
+        self._requests = [*warmups, *measured]
+        self._exchanges = [*begun, *self._exchanges]
+
+    async def _run(self, driver: Driver, stage: Phase, requests: Sequence[WireRequest], ramp: float, rule: StopRule | None) -> None:
+        start_ns = await self.gate(stage)
+        if start_ns < 0:
+            self._exchanges = []
+            return
+        self.report(Progress(stage, 0, len(requests)))
+        driver.on_progress = lambda done, total: self.report(Progress(stage, done, total))
+        jobs = _jobs(self.plan, requests, ramp)
+        self._exchanges = await driver.run(jobs, start_ns=start_ns, ramp=ramp, stop=rule)
+        self.report(Progress(stage, len(requests), len(requests)))
+
+    def _facts(self, probe: LagProbe, clock_ns: int, planned: int, rule: StopRule) -> ClientFacts:
+        facts = ClientFacts(importlib.metadata.version("openai"), platform.python_version(), _loop_name(), planned=planned)
+        mine = [exchange for exchange in self._exchanges if self._requests[exchange.number].prompt.phase == "measured"]
+        if not mine:
+            return facts
+        start = min(exchange.due_ns for exchange in mine)
+        end = max(exchange.end_ns or 0 for exchange in mine)
+        lag = probe.summary(start, end)
+        return replace(
+            facts,
+            cpu_seconds=lag.cpu,
+            window_seconds=(end - start) / 1e9,
+            started_unix=time.time() - (time.monotonic_ns() - start) / 1e9,
+            lag_mean=lag.mean,
+            lag_p99=lag.p99,
+            lag_max=lag.worst,
+            lag_samples=lag.samples,
+            clock_drift=clock_ns / 1e9,
+            stopped_by=rule.reason,
+            workers=self.plan.workload.workers,
+        )
+
+
+def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[Job]:
+    """The requests with their due times; this worker's part of the schedule where there are several."""
+    workload = plan.workload
+    prompts = [request.prompt for request in requests]
+    dues: list[float | None] = [None] * len(prompts)
+    if workload.arrival == "trace":
+        dues = [prompt.due for prompt in prompts]
+    elif workload.open_loop:
+        warmups = sum(prompt.phase == "warmup" for prompt in prompts)
+        before = -(-workload.num_warmups // workload.turns) if 0 < warmups < len(prompts) else 0  # one schedule for both phases
+        heads = [before * (prompt.phase == "measured") + prompt.index // workload.turns for prompt in prompts]
+        offsets = due_offsets(workload, prompts[-1].phase, max(heads) + 1)
+        dues = [ramped(offsets[head], ramp) for head in heads]
+    return [
+        Job(request.wire, None if due is None else int(due * 1e9), prompt.turn > 0, prompt.phase == "measured")
+        for request, prompt, due in zip(requests, prompts, dues, strict=True)
+    ]
+
+
+def _stop_rule(workload: Workload, share: int, requests: Sequence[WireRequest]) -> StopRule:
+    osls = tuple(request.prompt.osl for request in requests)
+    return StopRule(workload.duration, workload.interval, workload.interval_metric, max(1, share), osls)
+
+
+def _looks_good(exchange: Exchange, spool: Spool) -> bool:
+    """Cheap: what is left of a failed warm-up is found when it is parsed, after the measurement."""
+    tail = b"".join(read for _, read in spool.reads_of(exchange)[-3:])
+    return not exchange.error and b"[DONE]" in tail
+
+
+def _loop_name() -> str:
+    module = type(asyncio.get_running_loop()).__module__.split(".")[0]
+    return f"uvloop {importlib.metadata.version('uvloop')}" if module == "uvloop" else module
