@@ -7,10 +7,15 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_gpubench import __version__
 from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.report.terminal import counted
+
+if TYPE_CHECKING:
+    from pytest_gpubench.host.hub.fetch import Progress
 
 EXIT_FINDINGS = 1
 """The doctor found errors."""
@@ -51,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="foretell which servers cannot start, and why")
     _selection(doctor)
     doctor.set_defaults(run=_doctor)
+
+    fetch = commands.add_parser("fetch", help="download the weights of a selection, under the lock, ahead of a run")
+    _selection(fetch)
+    fetch.add_argument("--cache-dir", type=Path, metavar="DIR", help="as --gpubench-cache-dir")
+    fetch.set_defaults(run=_fetch)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of recipes.yaml, for editors")
     schema.set_defaults(run=_schema)
@@ -101,9 +111,31 @@ def _doctor(parsed: argparse.Namespace) -> int:
     for server, findings in findings_by_server(plan).items():
         print(format_findings(findings, title=server))
         errors += sum(finding.severity == "error" for finding in findings)
-    servers = len(plan["servers"])
-    print(f"{len(plan['cases'])} cases on {servers} servers: {errors} error{'s' if errors != 1 else ''}")
+    print(f"{counted(len(plan['cases']), 'case')} on {counted(len(plan['servers']), 'server')}: {counted(errors, 'error')}")
     return EXIT_FINDINGS if errors else 0
+
+
+def _fetch(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.plugin.main import selection_plan
+    from pytest_gpubench.plugin.weights import fetch_weights
+    from pytest_gpubench.recipes import load_recipes
+
+    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+    book = load_recipes(parsed.recipes or [Path("recipes.yaml")], policy=parsed.server_per)
+    done: set[str] = set()
+    for key in plan["servers"]:
+        for repository, commit in fetch_weights(book.server(key), parsed.cache_dir, _show_progress).items():
+            if repository not in done:
+                done.add(repository)
+                print(f"{repository} {commit or 'local folder'}")
+    return 0
+
+
+def _show_progress(progress: Progress) -> None:
+    if progress.waiting:
+        print(f"{progress.model}: another process is fetching it", file=sys.stderr)
+    else:
+        print(f"{progress.model}: {progress.done_bytes / 2**30:.1f} of {progress.total_bytes / 2**30:.1f} GiB", file=sys.stderr)
 
 
 def _schema(_parsed: argparse.Namespace) -> int:

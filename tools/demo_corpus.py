@@ -3,103 +3,38 @@
 A conversation is a list of (role, text). Stories follow one of a few plots; who acts, where, with what, and in which words is
 drawn. Draws are uneven and depend on each other (a fox lives in the forest, bread comes from the oven), as in real text, so that
 there is something to learn at every distance: the next word, the sentence, the plot, and what was said in the question.
+
+    PYTHONPATH=. python tools/demo_corpus.py > pytest_gpubench/demo/data/corpus.txt     # stories that prompts can be made of
 """
+# ruff: noqa: E501  # sentences stay whole
 
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Sequence
 
+from demo_corpus_words import (
+    ANIMALS,
+    BOYS,
+    COLORS,
+    FACTS,
+    FAMILY,
+    GIRLS,
+    MORALS,
+    PLACES,
+    RECIPES,
+    SEASONS,
+    SIZES,
+    SYSTEM,
+    THINGS,
+    TIMES,
+    WEATHER,
+)
+
+from pytest_gpubench.load.words import WORDS
+
 Turn = tuple[str, str]
-
-BOYS = ["Tom", "Ben", "Max", "Sam", "Leo", "Jack", "Omar", "Finn", "Hugo", "Peter", "Noah", "Carl"]
-GIRLS = ["Anna", "Lily", "Mia", "Rosa", "Nora", "Ella", "Ivy", "Ruth", "Clara", "Maya", "Emma", "Jane"]
-# animal: home, food, what it is like
-ANIMALS = {
-    "dog": ("yard", "bones", "loyal"), "cat": ("kitchen", "fish", "proud"), "fox": ("forest", "berries", "clever"),
-    "bear": ("cave", "honey", "strong"), "bird": ("tree", "seeds", "cheerful"), "horse": ("field", "grass", "fast"),
-    "rabbit": ("garden", "carrots", "shy"), "mouse": ("barn", "cheese", "tiny"), "frog": ("pond", "flies", "funny"),
-    "owl": ("tower", "mice", "wise"), "duck": ("river", "bread", "kind"), "goat": ("hill", "leaves", "stubborn"),
-    "cow": ("meadow", "grass", "calm"), "wolf": ("mountain", "meat", "brave"), "turtle": ("beach", "plants", "slow"),
-    "lion": ("desert", "meat", "proud"), "pig": ("farm", "apples", "happy"), "bee": ("flower", "nectar", "busy"),
-    "whale": ("ocean", "fish", "gentle"), "sheep": ("hill", "grass", "quiet"),
-}  # fmt: skip
-# thing: what it is made of, what it is for
-THINGS = {
-    "ball": ("rubber", "play"), "boat": ("wood", "sail"), "book": ("paper", "read"), "kite": ("paper", "fly"),
-    "hat": ("cloth", "wear"), "key": ("iron", "open the gate"), "lamp": ("glass", "see at night"), "drum": ("leather", "make music"),
-    "bell": ("silver", "call everyone"), "map": ("paper", "find the way"), "coat": ("wool", "keep warm"),
-    "basket": ("straw", "carry fruit"), "ring": ("gold", "wear"), "rope": ("cotton", "climb"), "clock": ("brass", "tell the time"),
-    "cup": ("clay", "drink"), "box": ("wood", "keep secrets"), "wagon": ("wood", "carry stones"), "ladder": ("wood", "climb"),
-    "blanket": ("wool", "sleep"), "violin": ("wood", "make music"), "mirror": ("glass", "look at the stars"),
-}  # fmt: skip
-COLORS = ["red", "blue", "green", "yellow", "white", "brown", "black", "golden", "purple", "gray"]
-SIZES = ["little", "big", "small", "round", "new", "tiny", "beautiful", "strange", "heavy", "broken"]
-PLACES = {
-    "forest": "tall trees", "garden": "bright flowers", "village": "narrow streets", "river": "clear water", "hill": "soft grass",
-    "beach": "warm sand", "market": "loud voices", "mountain": "deep snow", "lake": "silver fish", "farm": "fat hens",
-    "city": "busy people", "castle": "stone walls", "school": "happy children", "meadow": "wild flowers", "harbor": "white ships",
-    "library": "dusty shelves", "island": "round shells", "valley": "quiet roads",
-}  # fmt: skip
-WEATHER = {
-    "sunny": "The sun was shining and the sky was blue.", "rainy": "The rain fell softly on the roof.",
-    "windy": "The wind blew hard and the leaves danced.", "cold": "The air was cold and snow covered the ground.",
-    "warm": "The air was warm and bees hummed in the grass.", "foggy": "The fog was thick and nobody could see far.",
-    "stormy": "Dark clouds came and thunder rolled over the land.",
-}  # fmt: skip
-TIMES = ["morning", "evening", "day", "afternoon", "night"]
-SEASONS = {"spring": "the first flowers opened", "summer": "the days were long", "autumn": "the leaves turned red", "winter": "the snow fell"}
-FAMILY = ["mother", "father", "sister", "brother", "grandmother", "grandfather", "uncle", "aunt", "friend", "teacher", "neighbor"]
-MORALS = {
-    "lost": ["It is good to ask for help.", "Those who keep looking will find.", "A friend is worth more than a treasure."],
-    "help": ["Even the smallest can help the largest.", "Kindness always comes back.", "Nobody is too small to be brave."],
-    "race": ["Slow and steady wins the day.", "It is more fun to run together.", "Pride comes before a fall."],
-    "build": ["Many hands make light work.", "Good things take time.", "If it breaks, you can build it again."],
-    "fear": ["What we fear is often small.", "It is fine to be afraid.", "Courage grows when we use it."],
-    "share": ["Food tastes better with friends.", "Who shares will never be alone.", "A full heart is better than a full plate."],
-}  # fmt: skip
-
-FACTS = {
-    "rain": ["Rain is water that falls from the clouds.", "The sun warms the sea, and the water rises as steam.", "High in the cold air the steam turns into small drops.", "When the drops are heavy, they fall to the ground."],
-    "a bridge": ["A bridge is a road over a river or a valley.", "It is made of stone, wood or steel.", "Strong arches carry the weight to the ground.", "Without bridges people would need boats."],
-    "the moon": ["The moon is a ball of rock that circles the earth.", "It has no light of its own.", "It shines because the sun shines on it.", "It takes about a month to go around us."],
-    "bread": ["Bread is food made from flour, water and salt.", "Yeast makes the dough rise.", "The baker puts it into a hot oven.", "Fresh bread smells good and tastes even better."],
-    "a clock": ["A clock is a machine that tells the time.", "Small wheels turn the hands.", "The short hand shows the hour and the long hand shows the minute.", "Old clocks must be wound every day."],
-    "snow": ["Snow is frozen water that falls from the clouds.", "Every flake has six sides.", "It covers the ground like a white blanket.", "When the air gets warm, the snow melts."],
-    "a tree": ["A tree is a tall plant with a trunk of wood.", "Its roots drink water from the soil.", "Its leaves catch the light of the sun.", "Birds build their nests in its branches."],
-    "the sea": ["The sea is a very large body of salt water.", "It covers most of the earth.", "Fish, whales and plants live in it.", "The moon pulls the water and makes the tides."],
-    "a school": ["A school is a place where children learn.", "A teacher shows them how to read and count.", "They sit at tables and write in books.", "After the lessons they play outside."],
-    "the wind": ["Wind is air that moves.", "It blows when warm air rises and cold air takes its place.", "It fills the sails of ships and turns mills.", "A strong wind can become a storm."],
-    "a river": ["A river is water that flows through the land.", "It begins as a small spring in the hills.", "It grows when other streams join it.", "In the end it reaches the sea."],
-    "fire": ["Fire is heat and light that come from burning wood.", "It needs air to burn.", "It warms the house and cooks the food.", "Never leave a fire alone."],
-    "honey": ["Honey is sweet food made by bees.", "They fly from flower to flower and gather nectar.", "They keep it in small cells of wax.", "Bears and children like it very much."],
-    "a letter": ["A letter is a message written on paper.", "You put it into an envelope and write the address.", "A postman carries it to the door.", "A good letter makes the reader smile."],
-    "a star": ["A star is a very large ball of hot gas.", "It is so far away that it looks tiny.", "The sun is the star that is nearest to us.", "Sailors once used the stars to find the way."],
-    "music": ["Music is sound that people make for joy.", "Some sing and some play the drum or the violin.", "A melody goes up and down like a path over hills.", "Good music makes people dance."],
-    "an engine": ["An engine is a machine that makes things move.", "It burns fuel or uses electric power.", "It turns the wheels of a car or a train.", "A good engine is quiet and strong."],
-    "a test": ["A test is a question whose answer we know.", "It tells us whether a machine works.", "If the test fails, we look for the reason.", "A test that cannot fail tells us nothing."],
-}  # fmt: skip
-
-RECIPES = {
-    "bake bread": ["mix flour, water and salt", "wait until the dough rises", "form a round loaf", "put it into the hot oven"],
-    "plant a tree": ["dig a deep hole", "set the young tree into it", "fill the hole with soil", "give it plenty of water"],
-    "build a kite": ["cut two thin sticks", "tie them into a cross", "cover them with paper", "fasten a long string"],
-    "make soup": ["wash the carrots and the onions", "cut them into small pieces", "boil them in water with salt", "taste it and add some pepper"],
-    "draw a cat": ["draw a big circle for the body", "draw a small circle for the head", "add two ears and a tail", "give it eyes and a smile"],
-    "wash a dog": ["fill a tub with warm water", "rub soap into the fur", "rinse it with clean water", "dry it with a soft towel"],
-    "make tea": ["boil some water", "put the leaves into a cup", "pour the water over them", "wait three minutes"],
-    "write a letter": ["take a clean sheet of paper", "write the name of your friend", "tell what happened this week", "put it into an envelope"],
-    "clean a room": ["open the window", "pick up the toys", "wipe the dust from the shelves", "sweep the floor"],
-    "light a fire": ["gather dry wood", "build a small tower of sticks", "put straw under it", "light the straw with a match"],
-    "measure a server": ["start the engine and wait", "send some requests to warm it up", "send many requests and write down the times", "stop the engine and compare the numbers"],
-}  # fmt: skip
-
-SYSTEM = [
-    "You are a kind teller of stories.",
-    "You are a helpful friend. Answer with short sentences.",
-    "You write for children.",
-    "Be brief and clear.",
-]
 
 
 class Writer:
@@ -107,13 +42,19 @@ class Writer:
 
     def __init__(self, seed: str) -> None:
         self._rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
+        self._told: tuple[str, str, str] = (
+            "",
+            "",
+            "",
+        )  # kind, subject and animal of the last answer: the next question follows from it
 
     def conversation(self) -> list[Turn]:
         """One to four questions with their answers, sometimes after a system turn."""
         turns: list[Turn] = [("system", self._pick(SYSTEM))] if self._chance(0.15) else []
-        kinds = (self._story, self._story, self._continued, self._fact, self._how_to, self._scene, self._recall)
+        kinds = (self._story, self._story, self._continued, self._continued, self._fact, self._how_to, self._scene, self._recall)
+        self._told = ("", "", "")
         for _ in range(self._rng.choices((1, 2, 3, 4), (2, 4, 3, 1))[0]):
-            question, answer = self._rng.choice(kinds)()
+            question, answer = (self._successor() if self._chance(0.8) else None) or self._rng.choice(kinds)()
             turns += [("user", question), ("assistant", answer)]
         return turns
 
@@ -125,6 +66,17 @@ class Writer:
         """A story as it stands in a book."""
         return self._story()[1]
 
+    def _successor(self) -> tuple[str, str] | None:
+        """A question of the kind of the last one, about what comes next in our lists."""
+        kind, subject, animal = self._told
+        if kind == "fact":
+            return self._fact(_next(list(FACTS), subject))
+        if kind == "how":
+            return self._how_to(_next(list(RECIPES), subject))
+        if kind == "story":
+            return self._story(_next(list(MORALS), subject), _next(list(ANIMALS), animal))
+        return None
+
     def draw(self, options: Sequence[int]) -> int:
         """One of some numbers."""
         return self._rng.choice(options)
@@ -133,20 +85,21 @@ class Writer:
     def _chance(self, share: float) -> bool:
         return self._rng.random() < share
 
-    def _pick(self, options: Sequence[str]) -> str:
-        """Earlier ones are likelier."""
-        return self._rng.choices(options, [1 / (index + 1.5) for index in range(len(options))])[0]
+    def _pick(self, options: Sequence[str], key: str = "") -> str:
+        """Some are likelier; which ones, ``key`` decides: every name has its own way of telling, every thing its usual colour."""
+        turn = zlib.crc32(f"{key}/{options[0]}".encode()) % len(options) if key else 0
+        return self._rng.choices([*options[turn:], *options[:turn]], [1 / (index + 0.7) for index in range(len(options))])[0]
 
     def _any(self, options: Sequence[str]) -> str:
         return self._rng.choice(options)
 
-    def _cast(self) -> dict[str, str]:
+    def _cast(self, animal: str = "") -> dict[str, str]:
         """Everything that a story may name."""
         girl = self._chance(0.5)
         name = self._any(GIRLS if girl else BOYS)
         other_girl = self._chance(0.5)
         other = self._any([each for each in (GIRLS if other_girl else BOYS) if each != name])
-        animal = self._any(list(ANIMALS))
+        animal = animal or self._any(list(ANIMALS))
         home, food, trait = ANIMALS[animal]
         thing = self._any(list(THINGS))
         material, use = THINGS[thing]
@@ -156,24 +109,25 @@ class Writer:
             "his": "her" if girl else "his", "His": "Her" if girl else "His", "kid": "girl" if girl else "boy",
             "other": other, "She": "She" if other_girl else "He", "she": "she" if other_girl else "he",
             "animal": animal, "an": _article(animal), "An": _article(animal).capitalize(), "home": home, "food": food, "trait": trait,
-            "thing": thing, "material": material, "use": use, "color": self._pick(COLORS), "size": self._pick(SIZES),
-            "place": place, "sight": PLACES[place], "time": self._pick(TIMES), "kin": self._pick(FAMILY),
+            "thing": thing, "material": material, "use": use, "color": self._pick(COLORS, thing), "size": self._pick(SIZES, name),
+            "place": place, "sight": PLACES[place], "time": self._pick(TIMES, place), "kin": self._pick(FAMILY, name),
             "season": self._any(list(SEASONS)), "weather": self._any(list(WEATHER)),
         }  # fmt: skip
 
     def _say(self, cast: dict[str, str], *templates: str) -> str:
-        return self._pick(templates).format_map(cast)
+        return self._pick(templates, cast.get("name", cast.get("key", ""))).format_map(cast)
 
     # ---------------------------------------------------------------------------------------------------------- stories
-    def _story(self) -> tuple[str, str]:
-        cast = self._cast()
-        plot = self._any(list(MORALS))
+    def _story(self, plot: str = "", animal: str = "") -> tuple[str, str]:
+        cast = self._cast(animal)
+        plot = plot or self._any(list(MORALS))
+        self._told = ("story", plot, cast["animal"])
         beats = getattr(self, f"_plot_{plot}")(cast)
         story = [self._opening(cast, plot), *beats]
         if self._chance(0.35):
             story.insert(1, WEATHER[cast["weather"]])
         if self._chance(0.6):
-            story.append(self._pick(MORALS[plot]))
+            story.append(self._pick(MORALS[plot], cast["animal"]))
         return self._story_request(cast, plot), " ".join(story)
 
     def _story_request(self, cast: dict[str, str], plot: str) -> str:
@@ -227,14 +181,14 @@ class Writer:
             self._say(cast, "{name} was afraid at first, but {he} came closer.", "{name} did not wait a moment."),
             self._say(cast, "{He} gave it some {food} and a cup of water.", "{He} worked until the {animal} was free.", "{He} covered it with {his} {color} coat."),
             self._say(cast, "The {animal} thanked {him} and ran back to the {home}.", "I will not forget you, said the {animal}."),
-            self._say(cast, "In the {season} {name} lost the way in the {place}.", "Some days later {name} fell into the water near the {place}.", "When {season} came, {name} was alone in the {place}."),
+            self._say(cast, "In the {season} {name} lost the way near the {place}.", "Some days later {name} fell into the water near the {place}.", "When {season} came, {name} was alone near the {place}."),
             self._say(cast, "Then the {trait} {animal} came and showed {him} the way home.", "The {animal} heard {him} and pulled {him} out.", "Suddenly the {animal} stood before {him} with a {color} {thing}."),
             self._say(cast, "Since that day {name} and the {animal} have been friends.", "They walked home together, and {his} {kin} made soup for both."),
         ]  # fmt: skip
 
     def _plot_race(self, cast: dict[str, str]) -> list[str]:
         return [
-            self._say(cast, "A {trait} {animal} lived there too, and it was very proud.", "{An} {animal} from the {home} laughed at {him}."),
+            self._say(cast, "A {trait} {animal} lived there too, and it liked to boast.", "{An} {animal} from the {home} laughed at {him}."),
             self._say(cast, "I am faster than you, said the {animal}.", "Nobody can run like me, said the {animal}."),
             self._say(cast, "Let us run to the {place} and back, said {name}.", "Then let us see who is first at the {place}, said {name}."),
             self._say(cast, "{other} counted to three, and they began.", "The whole village came to watch."),
@@ -285,37 +239,58 @@ class Writer:
         ]  # fmt: skip
 
     def _continued(self) -> tuple[str, str]:
-        """A story, or several, up to some word; the answer goes on from there."""
-        before = [self.passage() for _ in range(self._rng.choices((0, 1, 2, 4), (6, 2, 1, 1))[0])]
+        """A story up to some word, after other text or none; the answer goes on from there."""
+        before: list[str] = []
+        kind = self._rng.choice(("alone", "stories", "sentences"))
+        if kind == "stories":
+            before = [self.passage() for _ in range(self._rng.choice((1, 2)))]
+        elif kind == "sentences":  # as a benchmark fills its prompts
+            before = self._rng.choices(WORDS, k=4)
+            for _ in range(self._rng.randrange(1, 5)):
+                before += self._rng.sample(self.passage().split(". "), 3)
+            before = [each if each in WORDS or each.endswith((".", "!", "?")) else f"{each}." for each in before]
         words = self.passage().split(" ")
         cut = self._rng.randrange(4, len(words) - 3)
-        asked = self._pick(["Go on with this story.", "", "Here is a story. What happens next?", "Please finish this story."])
-        text = " ".join([asked, *before, *words[:cut]]).strip()
-        return text, " ".join(words[cut:])
+        asked = self._pick(["", "Go on with this story.", "Here is a story. What happens next?", "Please finish this story."])
+        return " ".join([asked, *before, *words[:cut]]).strip(), " ".join(words[cut:])
 
     # ---------------------------------------------------------------------------------------------------- other answers
-    def _fact(self) -> tuple[str, str]:
-        topic = self._any(list(FACTS))
+    def _fact(self, topic: str = "") -> tuple[str, str]:
+        topic = topic or self._any(list(FACTS))
+        self._told = ("fact", topic, "")
         first, *others = FACTS[topic]
         for _ in range(self._rng.choice((0, 0, 1))):
             others.pop(self._rng.randrange(len(others)))
-        cast = {"topic": topic}
-        question = self._say(cast, "What is {topic}?", "Please explain {topic} to me.", "Tell me about {topic}.", "What do you know about {topic}?")
-        start = self._pick(["", "That is a good question. ", "I will explain it. "])
-        return question, start + " ".join([first, *others]) + self._pick(["", " Do you want to know more?"])
+        cast = {"topic": topic, "key": topic}
+        question = self._say(
+            cast, "What is {topic}?", "Please explain {topic} to me.", "Tell me about {topic}.", "What do you know about {topic}?"
+        )
+        start = self._pick(["", "That is a good question. ", "I will explain it. "], topic)
+        return question, start + " ".join([first, *others]) + self._pick(["", " Do you want to know more?"], topic)
 
-    def _how_to(self) -> tuple[str, str]:
-        task = self._any(list(RECIPES))
+    def _how_to(self, task: str = "") -> tuple[str, str]:
+        task = task or self._any(list(RECIPES))
+        self._told = ("how", task, "")
         one, two, three, four = RECIPES[task]
-        question = self._say({"task": task}, "How do I {task}?", "Can you tell me how to {task}?", "I want to {task}. What do I do?")
-        lead = self._say({"task": task}, "It is easy to {task}.", "You can {task} in four steps.", "Let us {task} together.")
+        question = self._say(
+            {"task": task, "key": task}, "How do I {task}?", "Can you tell me how to {task}?", "I want to {task}. What do I do?"
+        )
+        lead = self._say(
+            {"task": task, "key": task}, "It is easy to {task}.", "You can {task} in four steps.", "Let us {task} together."
+        )
         steps = f"First {one}. Then {two}. After that, {three}. Finally, {four}."
-        return question, f"{lead} {steps} " + self._pick(["Now you are done.", "That is all.", "Good luck!", "Enjoy it!"])
+        return question, f"{lead} {steps} " + self._pick(["Now you are done.", "That is all.", "Good luck!", "Enjoy it!"], task)
 
     def _scene(self) -> tuple[str, str]:
         cast = self._cast()
+        self._told = ("", "", "")
         happened = SEASONS[cast["season"]]
-        question = self._say(cast, "Describe a {weather} {time} at the {place}.", "What does the {place} look like in {season}?", "Describe the {place} in {season}.")
+        question = self._say(
+            cast,
+            "Describe a {weather} {time} at the {place}.",
+            "What does the {place} look like in {season}?",
+            "Describe the {place} in {season}.",
+        )
         parts = [
             self._say(cast, "The {place} is full of {sight}.", "In {season} the {place} is a quiet place with {sight}."),
             WEATHER[cast["weather"]],
@@ -328,6 +303,7 @@ class Writer:
     def _recall(self) -> tuple[str, str]:
         """Something is said, and asked for again."""
         cast, other = self._cast(), self._cast()
+        self._told = ("", "", "")
         told = [
             self._say(cast, "{name} has a {color} {thing} made of {material}.", "The {color} {thing} belongs to {name}."),
             f"{cast['other']} lives near the {cast['place']} and likes the {other['animal']}.",
@@ -346,3 +322,13 @@ class Writer:
 
 def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
+
+
+def _next(options: Sequence[str], one: str) -> str:
+    return options[(options.index(one) + 1) % len(options)]
+
+
+if __name__ == "__main__":
+    author = Writer("corpus")
+    for _ in range(300):
+        print(author.passage())

@@ -22,9 +22,10 @@ class Shape:
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64
-    intermediate: int = 448
+    intermediate: int = 512
+    draft_intermediate: int = 256
     vocab: int = 2048
-    draft_vocab: int = 1024
+    draft_vocab: int = 320
     aux: tuple[int, int, int] = (1, 2, 3)
     rope_theta: float = 10000.0
     eps: float = 1e-6
@@ -57,9 +58,8 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (batch, heads, length, head_dim), KV heads repeated to the number of heads."""
-        q, k, v = (
-            part.unflatten(-1, (-1, self.shape.head_dim)).transpose(1, 2) for part in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
-        )
+        parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        q, k, v = (part.unflatten(-1, (-1, self.shape.head_dim)).transpose(1, 2) for part in parts)
         q, k = self.rotate(q, positions), self.rotate(k, positions)
         repeat = self.shape.heads // self.kv_heads
         return q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
@@ -77,11 +77,11 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, hidden: int, intermediate: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(shape.hidden, shape.intermediate, bias=False)
-        self.up_proj = nn.Linear(shape.hidden, shape.intermediate, bias=False)
-        self.down_proj = nn.Linear(shape.intermediate, shape.hidden, bias=False)
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -91,7 +91,7 @@ class Layer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.self_attn = Attention(shape, shape.hidden, shape.kv_heads)
-        self.mlp = Mlp(shape)
+        self.mlp = Mlp(shape.hidden, shape.intermediate)
         self.input_layernorm = Norm(shape.hidden, shape.eps)
         self.post_attention_layernorm = Norm(shape.hidden, shape.eps)
 
@@ -112,8 +112,13 @@ class Target(nn.Module):
         self.shape, self.model = shape, _Body(shape)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                out = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(weight, std=0.02 / (2 * shape.layers) ** 0.5 if out else 0.02 if "embed" in name else weight.shape[1] ** -0.5)
+                nn.init.normal_(weight, std=self._spread(name, weight.shape[1]))
+
+    def _spread(self, name: str, into: int) -> float:
+        """Standard deviation of a matrix's first values."""
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            return 0.02 / (2 * self.shape.layers) ** 0.5
+        return 0.02 if "embed" in name else into**-0.5
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the three states that the draft reads, side by side."""
@@ -155,7 +160,7 @@ class _MidLayer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.self_attn = Attention(shape, 2 * shape.hidden, shape.heads)
-        self.mlp = Mlp(shape)
+        self.mlp = Mlp(shape.hidden, shape.draft_intermediate)
         self.hidden_norm = Norm(shape.hidden, shape.eps)
         self.input_layernorm = Norm(shape.hidden, shape.eps)
         self.post_attention_layernorm = Norm(shape.hidden, shape.eps)

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +29,8 @@ from demo_corpus import Turn, Writer
 from demo_pair_model import Draft, Shape, Target, matches, walk
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.optimizer import Optimizer
 
 from pytest_gpubench.demo.tokenizer import draft_token_ids, vocabulary
 
@@ -154,19 +159,20 @@ def acceptance(target: Target, draft: Draft, rows: Tensor, lengths: Tensor, devi
     return found
 
 
-def _optimizer(model: nn.Module, rate: float, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _optimizer(model: nn.Module, rate: float, steps: int) -> tuple[Optimizer, LRScheduler]:
     matrices = [weight for weight in model.parameters() if weight.dim() == 2]
     others = [weight for weight in model.parameters() if weight.dim() != 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=next(model.parameters()).is_cuda)
     warm = max(1, steps // 30)
-    cosine = np.cos
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + float(cosine(np.pi * step / steps))))
-    )
+
+    def rate_at(step: int) -> float:
+        return min(1.0, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    return optimizer, LambdaLR(optimizer, rate_at)
 
 
-def _update(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
+def _update(model: nn.Module, loss: Tensor, optimizer: Optimizer, schedule: LRScheduler) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -175,7 +181,7 @@ def _update(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, sc
 
 
 def _note(what: str, step: int, steps: int, loss: Tensor, losses: list[float]) -> None:
-    if step % 100 == 0 or step == steps - 1:
+    if step % (steps // 4 or 1) == 0 or step == steps - 1:
         losses.append(round(loss.item(), 4))
         print(f"{time.strftime('%X')} {what} step {step} of {steps}: loss {losses[-1]}", flush=True)
 
@@ -202,79 +208,105 @@ def _save(model: nn.Module, path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything."""
+
+    target_steps: int = 5000
+    draft_steps: int = 2000
+    rows: int = 200_000
+    prompts: int = 16_384
+    held: int = 512
+    batch: int = 128
+    draft_batch: int = 64
+    chunk: int = 4096
+    """Answers that are written side by side."""
+
+
+SMOKE = Amounts(target_steps=4, draft_steps=3, rows=64, prompts=4, held=2, batch=2, draft_batch=2, chunk=2)
+SHARDS = 64
+
+
+def write_texts(amounts: Amounts) -> tuple[Tensor, list[list[int]]]:
+    """Training rows, and prompts whose answers the draft learns from."""
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        parts = pool.map(write_rows, [(f"rows/{SEED}/{n}", amounts.rows // SHARDS) for n in range(SHARDS)])
+        rows = torch.from_numpy(np.concatenate(list(parts)))
+        asked = pool.map(write_prompts, [(f"prompts/{SEED}/{n}", -(-amounts.prompts // SHARDS)) for n in range(SHARDS)])
+        prompts = [prompt for part in asked for prompt in part][: amounts.prompts]
+    return rows, sorted(prompts, key=len)
+
+
+@torch.inference_mode()
+def held_out_loss(target: Target, count: int, device: torch.device) -> float:
+    """Cross entropy per token on text that was not trained on."""
+    rows = torch.from_numpy(write_rows((f"held/{SEED}", count))).to(device).long()
+    losses = [F.cross_entropy(target(part[:, :-1])[0].float().flatten(0, 1), part[:, 1:].flatten()) for part in rows.split(32)]
+    return round(sum(loss.item() for loss in losses) / len(losses), 4)
+
+
+def train(amounts: Amounts, out: Path, device: torch.device) -> dict[str, Any]:
+    """Train both, save them, and say how it went."""
+    cuda, shape = device.type == "cuda", Shape()
+    seconds: dict[str, float] = {}
+    last = time.time()
+
+    def lap(name: str) -> None:
+        nonlocal last
+        seconds[name], last = round(time.time() - last, 1), time.time()
+        print(f"{name}: {seconds[name]} s", flush=True)
+
+    rows, prompts = write_texts(amounts)
+    lap("text")
+    trained, target_losses = train_target(shape, rows, amounts.target_steps, amounts.batch, device)
+    _rounded(trained)
+    _save(trained, out / "target.safetensors")
+    lap("target")
+    target = Target(shape).to(device)
+    target.load_state_dict(trained.state_dict())
+    target = target.to(torch.bfloat16 if cuda else torch.float32).requires_grad_(False)
+    answers, lengths = write_answers(target, prompts, amounts.chunk, device)
+    held, held_lengths = write_answers(target, write_prompts((f"held/{SEED}", amounts.held)), amounts.chunk, device)
+    lap("answers")
+    teacher = torch.compile(target) if cuda else target
+    draft, draft_losses = train_draft(teacher, shape, answers, lengths, amounts.draft_steps, amounts.draft_batch, device)
+    _rounded(draft)
+    _save(draft, out / "draft.safetensors")
+    lap("draft")
+    draft = draft.to(next(target.parameters()).dtype)
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "torch": torch.__version__,
+        "seconds": seconds,
+        "parameters": {
+            name: sum(each.numel() for each in model.parameters()) for name, model in (("target", target), ("draft", draft))
+        },
+        "text_tokens": rows.numel(),
+        "target": {
+            "steps": amounts.target_steps,
+            "batch": amounts.batch,
+            "losses": target_losses,
+            "held_out_loss": held_out_loss(target, amounts.held // 2, device),
+        },
+        "draft": {"steps": amounts.draft_steps, "batch": amounts.draft_batch, "losses": draft_losses},
+        "acceptance": acceptance(target, draft, held, held_lengths, device),
+    }
+
+
 def main() -> None:
     """Train, save, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--smoke", action="store_true", help="tiny numbers, to see that it runs")
-    parser.add_argument("--target-steps", type=int, default=5000)
-    parser.add_argument("--draft-steps", type=int, default=2500)
     options = parser.parse_args()
-    if options.smoke:
-        options.target_steps, options.draft_steps = 4, 3
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    row_count, prompt_count, batch, draft_batch, chunk = (200_000, 32_768, 128, 64, 4096) if not options.smoke else (64, 64, 2, 2, 2)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.suppress_errors = True  # what does not compile runs as it is
-    begin, shape, spent = time.time(), Shape(), {}
-
-    shards = 64
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        rows = torch.from_numpy(np.concatenate(list(pool.map(write_rows, [(f"rows/{SEED}/{n}", row_count // shards) for n in range(shards)]))))
-        parts = pool.map(write_prompts, [(f"prompts/{SEED}/{n}", max(1, prompt_count // shards)) for n in range(shards)])
-        prompts = [prompt for part in parts for prompt in part]
-        held = write_prompts((f"held/{SEED}", 2 if options.smoke else 512))
-    spent["text"] = time.time() - begin
-    if options.smoke:
-        prompts = prompts[:4]
-    print(f"{rows.numel()} tokens of text in {spent['text']:.0f} s", flush=True)
-
-    target, target_losses = train_target(shape, rows, options.target_steps, batch, device)
-    _rounded(target)
-    _save(target, options.out / "target.safetensors")
-    spent["target"] = time.time() - begin - sum(spent.values())
-    writer = Target(shape).to(device)
-    writer.load_state_dict(target.state_dict())
-    writer = writer.to(torch.bfloat16 if cuda else torch.float32).requires_grad_(False)
-    answers, lengths = write_answers(writer, sorted(prompts, key=len), chunk, device)
-    held_rows, held_lengths = write_answers(writer, held, chunk, device)
-    spent["answers"] = time.time() - begin - sum(spent.values())
-    print(f"{len(answers)} answers in {spent['answers']:.0f} s", flush=True)
-
-    draft, draft_losses = train_draft(writer_for_draft(writer, cuda), shape, answers, lengths, options.draft_steps, draft_batch, device)
-    _rounded(draft)
-    _save(draft, options.out / "draft.safetensors")
-    spent["draft"] = time.time() - begin - sum(spent.values())
-
-    draft = draft.to(next(writer.parameters()).dtype)
-    with torch.inference_mode():
-        held_text = torch.from_numpy(write_rows((f"held/{SEED}", 2 if options.smoke else 256))).to(device).long()
-        losses = [
-            F.cross_entropy(writer(part[:, :-1])[0].float().flatten(0, 1), part[:, 1:].flatten()).item() for part in held_text.split(32)
-        ]
-    report = {
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "torch": torch.__version__,
-        "seconds": {key: round(value, 1) for key, value in spent.items()},
-        "parameters": {"target": sum(p.numel() for p in target.parameters()), "draft": sum(p.numel() for p in draft.parameters())},
-        "text_tokens": rows.numel(),
-        "target": {"steps": options.target_steps, "batch": batch, "losses": target_losses, "held_out_loss": round(sum(losses) / len(losses), 4)},
-        "draft": {"steps": options.draft_steps, "batch": draft_batch, "losses": draft_losses},
-        "acceptance": acceptance(writer, draft, held_rows, held_lengths, device),
-    }
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    report = train(SMOKE if options.smoke else Amounts(), options.out, device)
     (options.out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps({**report, "target": report["target"]["held_out_loss"], "draft": draft_losses[-1]}), flush=True)
-    names = {index: token for token, index in _TOKENS.items()}
-    for row in held_rows[:6]:
-        print("".join(names[index] for index in row[:200].tolist()).replace("\u0120", " "), flush=True)
-
-
-def writer_for_draft(writer: Target, cuda: bool) -> Target:
-    """The frozen target as the draft's training calls it."""
-    return torch.compile(writer) if cuda else writer
+    print(json.dumps(report["acceptance"]), flush=True)
 
 
 if __name__ == "__main__":

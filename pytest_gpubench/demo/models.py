@@ -1,4 +1,4 @@
-"""Writes the demo models: a small Llama and an EAGLE3 draft for it, into a folder or a local Hugging Face cache."""
+"""Writes demo models into a Hugging Face cache or a folder: the trained pair, or a random Llama of any size and its draft."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from itertools import chain
 from pathlib import Path
 
 from pytest_gpubench.demo.repository import publish_repository
-from pytest_gpubench.demo.tokenizer import (
-    BOS_ID,
-    EOS_ID,
-    PAD_ID,
-    VOCAB_SIZE,
-    draft_token_ids,
-    text_token_ids,
-    to_json,
-    tokenizer_files,
+from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, VOCAB_SIZE, draft_token_ids, text_token_ids, to_json, tokenizer_files
+from pytest_gpubench.demo.trained import write_trained_draft, write_trained_target
+from pytest_gpubench.demo.weights import (
+    LlamaShape,
+    Tensor,
+    draft_config,
+    draft_tensors,
+    generation_config,
+    target_config,
+    target_tensors,
 )
-from pytest_gpubench.demo.weights import LlamaShape, Tensor, draft_config, draft_tensors, target_config, target_tensors
 
 DEMO_TARGET = "pytest-gpubench/tiny-llama"
 DEMO_DRAFT = "pytest-gpubench/tiny-llama-eagle3"
@@ -30,7 +30,7 @@ _SHARD_BYTES = 2 << 30
 
 
 def write_demo_models(cache_dir: Path) -> dict[str, str]:
-    """Write the two demo repositories into a Hugging Face cache, where an engine with ``HF_HUB_OFFLINE=1`` finds them.
+    """Write the trained pair into a Hugging Face cache, where an engine with ``HF_HUB_OFFLINE=1`` finds it.
 
     Safe to call at any time, from several processes at once: what is there and intact stays, what is damaged is replaced.
 
@@ -38,9 +38,12 @@ def write_demo_models(cache_dir: Path) -> dict[str, str]:
         Commit by repository; the same on every machine.
 
     Raises:
-        GpubenchError: if the cache cannot be written.
+        GpubenchError: if the cache cannot be written, or the package's own copy of the weights is damaged.
     """
-    return write_random_models(cache_dir, DEMO_TARGET, LlamaShape())
+    return {
+        DEMO_TARGET: publish_repository(cache_dir, DEMO_TARGET, write_trained_target),
+        DEMO_DRAFT: publish_repository(cache_dir, DEMO_DRAFT, write_trained_draft),
+    }
 
 
 def write_random_models(cache_dir: Path, repo: str, shape: LlamaShape, *, seed: int = 0) -> dict[str, str]:
@@ -71,12 +74,11 @@ def write_random_model(folder: Path, shape: LlamaShape, *, seed: int = 0, shard_
     shape.check(VOCAB_SIZE)
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, target_tensors(shape, seed, text_token_ids()), shard_bytes)
-    generation = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID, "do_sample": False}
     _write_files(
         folder,
         {
             "config.json": to_json(target_config(shape, BOS_ID, EOS_ID)),
-            "generation_config.json": to_json(generation),
+            "generation_config.json": to_json(generation_config()),
             **tokenizer_files(shape.max_position),
             "README.md": _card(f"A Llama with random weights (seed {seed}): it writes random words."),
         },

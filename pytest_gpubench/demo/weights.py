@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from pytest_gpubench.domain.failures import GpubenchError
 
 Floats: TypeAlias = "NDArray[np.float32]"
@@ -129,6 +130,11 @@ def draft_config(shape: LlamaShape, draft_vocab: int, bos: int, eos: int) -> dic
         "num_aux_hidden_states": 3,
         "eagle_aux_hidden_state_layer_ids": list(shape.aux_layers),
     }
+
+
+def generation_config() -> dict[str, Any]:
+    """generation_config.json of a target: greedy."""
+    return {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID, "do_sample": False}
 
 
 def _llama_config(shape: LlamaShape, bos: int, eos: int) -> dict[str, Any]:

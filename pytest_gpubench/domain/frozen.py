@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 Frozen: TypeAlias = "Scalar | tuple[Frozen, ...] | FrozenMap"
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 class FrozenMap(Mapping[str, "Frozen"]):
@@ -53,8 +54,10 @@ def freeze(value: Any) -> Frozen:
     Raises:
         TypeError: for a value that JSON cannot hold.
     """
-    if isinstance(value, FrozenMap) or value is None or isinstance(value, str | bool | int | float):
-        return value
+    kind = type(value)
+    if kind in _SCALARS or kind is FrozenMap or isinstance(value, (FrozenMap, str, int, float)):
+        frozen: Frozen = value
+        return frozen
     if isinstance(value, Mapping):
         return FrozenMap(value)
     if isinstance(value, list | tuple):

@@ -102,6 +102,8 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
     return _without_traceback(parsed, ending)
 
 
+_FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")
+"""Lines of a traceback other than its message."""
 _READ_LOG = "The cause is not one that gpubench knows: read the engine's log from the first traceback on."
 
 
@@ -111,7 +113,8 @@ def _known(cause: Cause, evidence: Sequence[str], ending: Ending) -> Failure:
 
 def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
     loud = [line.text.strip() for line in parsed if line.level in ("", "ERROR", "CRITICAL") and _LOUD.search(line.text)]
-    errors = [line.text.strip() for line in parsed if line.level in ("ERROR", "CRITICAL")]
+    marked = [line.text for line in parsed if line.level in ("ERROR", "CRITICAL")]
+    errors = [text for text in dict.fromkeys(marked) if not _FRAME.match(text)]
     for candidates in (loud, errors):
         for position, text in enumerate(candidates):
             cause = _match(text, "")

@@ -58,8 +58,8 @@ def read_baseline(path: Path, case: str) -> Baseline | None:
     """The baseline of a case, None where there is no file.
 
     Raises:
-        GpubenchError: if the file cannot be read, is truncated or corrupt, was changed by hand, is of another case, or was written by a
-            newer version: one sentence, and nothing is touched.
+        GpubenchError: if the file cannot be read, is truncated or corrupt, was changed by hand, is of another case, or was written
+            by a newer version: one sentence, and nothing is touched.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -120,15 +120,14 @@ def _parse(path: Path, text: str, case: str) -> Baseline:
     try:
         plain = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _unusable(
-            path, f"is not JSON (line {error.lineno}, column {error.colno}: {error.msg}), so it is truncated or corrupt"
-        ) from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise _unusable(path, f"is not JSON ({where}: {error.msg}), so it is truncated or corrupt") from None
     except (ValueError, RecursionError):
         raise _unusable(path, "is not JSON that this program writes") from None
     version = plain.get("schema") if isinstance(plain, dict) else None
     if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
         raise GpubenchError(
-            f"the baseline {path} was written by a newer pytest-gpubench (its schema is {version}, this one reads {SCHEMA_VERSION}); "
+            f"the baseline {path} was written by a newer pytest-gpubench (schema {version}, this one reads {SCHEMA_VERSION}); "
             "upgrade pytest-gpubench"
         )
     try:
@@ -138,23 +137,12 @@ def _parse(path: Path, text: str, case: str) -> Baseline:
         where = ".".join(str(part) for part in first["loc"]) or "the top level"
         raise _unusable(path, f"is damaged at {where} ({first['msg'].lower()})") from None
     _check(path, file, case)
-    return Baseline(
-        file.case,
-        FrozenMap(file.keys),
-        tuple(
-            LaunchEntry(
-                one.run,
-                one.launch,
-                one.date,
-                one.key,
-                FrozenMap(one.metrics),
-                one.requests,
-                FrozenMap(one.axis),
-                FrozenMap(one.anchors),
-            )
-            for one in file.launches
-        ),
-    )
+    return Baseline(file.case, FrozenMap(file.keys), tuple(_entry(one) for one in file.launches))
+
+
+def _entry(one: _Entry) -> LaunchEntry:
+    maps = FrozenMap(one.metrics), FrozenMap(one.axis), FrozenMap(one.anchors)
+    return LaunchEntry(one.run, one.launch, one.date, one.key, maps[0], one.requests, maps[1], maps[2])
 
 
 def _check(path: Path, file: _File, case: str) -> None:
@@ -191,9 +179,7 @@ def _is_date(text: str) -> bool:
 
 
 def _unusable(path: Path, what: str) -> GpubenchError:
-    return GpubenchError(
-        f"the baseline {path} {what}; restore it from git (git checkout -- {path}), or delete it and record a new one"
-    )
+    return GpubenchError(f"the baseline {path} {what}; restore it (git checkout -- {path}) or record a new one")
 
 
 @contextlib.contextmanager

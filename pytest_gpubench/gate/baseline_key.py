@@ -73,9 +73,7 @@ def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
         "openai": versions.get("openai"),
     }
     axis |= {f"serve.{name}": canonical_json(thaw(value)) for name, value in spec.serve.items()}
-    axis |= {
-        f"env.{name}": value if isinstance(value, str | None) else canonical_json(thaw(value)) for name, value in spec.env.items()
-    }
+    axis |= {f"env.{name}": canonical_json(thaw(value)) for name, value in spec.env.items()}
     return FrozenMap({name: value for name, value in axis.items() if value is not None})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -104,8 +105,11 @@ def append(baseline: Baseline, key: FrozenMap, entries: Iterable[LaunchEntry]) -
     """The baseline with more launches; those that it already has are left as they are, so that a retry changes nothing."""
     known = {(entry.key, entry.id) for entry in baseline.launches}
     digest = key_digest(key)
-    new = [replace(entry, key=digest) for entry in entries]
-    new = [entry for entry in new if (digest, entry.id) not in known]
+    new = [
+        replace(entry, key=digest, metrics=FrozenMap({name: _number(value) for name, value in entry.metrics.items()}))
+        for entry in entries
+        if (digest, entry.id) not in known
+    ]
     if not new:
         return baseline
     launches = sorted((*baseline.launches, *new), key=lambda entry: (entry.date, entry.id))
@@ -134,10 +138,8 @@ def prune(baseline: Baseline, keep: int = WINDOW) -> Baseline:
             if len(with_metric) - begins < MIN_LAUNCHES:
                 needed |= {(digest, entry.id) for entry in with_metric[max(0, begins - WINDOW) : begins]}
     launches = tuple(entry for entry in baseline.launches if (entry.key, entry.id) in needed)
-    used = {entry.key for entry in launches}
-    return replace(
-        baseline, launches=launches, keys=FrozenMap({name: value for name, value in baseline.keys.items() if name in used})
-    )
+    keys = {entry.key: baseline.keys[entry.key] for entry in launches}
+    return replace(baseline, launches=launches, keys=FrozenMap(keys))
 
 
 def _last_era(past: list[LaunchEntry], metric: str) -> list[LaunchEntry]:
@@ -146,4 +148,8 @@ def _last_era(past: list[LaunchEntry], metric: str) -> list[LaunchEntry]:
 
 
 def _values(entries: Iterable[LaunchEntry], metric: str) -> tuple[float, ...]:
-    return tuple(float(str(entry.metrics[metric])) for entry in entries)
+    return tuple(_number(entry.metrics[metric]) for entry in entries)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

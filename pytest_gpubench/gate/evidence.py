@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pytest_gpubench.measure.measurement import Measurement
 
 CLIENT_SATURATED = 0.95
 """CPU share of the load generator from which the client was measured, not the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """Launches (in an ABBA run: pairs of launches) that were planned before the first one ran."""
+
+    certain: int = 1
+    reserve: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.certain + self.reserve
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +34,14 @@ class LaunchEvidence:
     """Measured requests; tails need many."""
     not_gated: frozenset[str] = frozenset()
     """Metrics that are shown but must not be judged."""
-    invalid: tuple[str, ...] = field(default=())
+    invalid: tuple[str, ...] = ()
     """Reasons why the launch does not count, one sentence each."""
 
 
 def evidence_of(label: str, measurement: Measurement) -> LaunchEvidence:
     """Evidence from a measurement without problems (one with problems has failed before any statistics)."""
     share = measurement.client_cpu_share
-    invalid = ()
+    invalid: tuple[str, ...] = ()
     if share is not None and share >= CLIENT_SATURATED:
         invalid = (f"the load generator used {share:.0%} of its core, so the client was measured and not the server",)
     return LaunchEvidence(label, measurement.metrics, measurement.totals.requests, measurement.not_gated, invalid)

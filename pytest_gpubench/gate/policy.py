@@ -37,6 +37,7 @@ class MetricPolicy:
     """Whether the recipe asks for the comparison; a default that cannot be judged is silent, a declared one is not."""
     refused: str = ""
     """Why the metric cannot be gated in this case, empty if it can."""
+    refused_remedy: str = ""
 
     @property
     def min_requests(self) -> int:
@@ -73,8 +74,9 @@ def policies(
 ) -> tuple[MetricPolicy, ...]:
     """The policy of a case: the defaults with its recipe's ``gates`` laid over them.
 
-    A percentage replaces the tolerance and keeps the guard; a map replaces what it names; ``at-least`` and ``at-most`` stand beside the
-    comparison; ``false`` takes a metric out. ``golden: true`` looks the draft's acceptance length up. ``workload`` None means the start of a server, of which only ``engine_init`` is gated.
+    A percentage replaces the tolerance and keeps the guard; a map replaces what it names; ``at-least`` and ``at-most`` stand beside
+    the comparison; ``false`` takes a metric out; ``golden: true`` looks the draft's acceptance length up. ``workload`` None means
+    the start of a server, of which only ``engine_init`` is gated.
     """
     names = [policy.metric for policy in DEFAULTS] + [name for name in gates if name not in {one.metric for one in DEFAULTS}]
     found = (_policy(name, gates.get(name), workload, speculative) for name in names if gates.get(name) is not False)
@@ -92,16 +94,17 @@ def _policy(name: str, declared: object, workload: Workload | None, speculative:
     if not isinstance(declared, FrozenMap):
         return None
     policy = replace(base, tolerance=base.tolerance if default else None)
-    if "tolerance" in declared or "absolute" in declared:
+    golden = declared.get("golden") not in (None, False)
+    if not golden and ("tolerance" in declared or "absolute" in declared):
         policy = replace(policy, tolerance=base.tolerance, declared=True)
-    if "tolerance" in declared:
+    if not golden and "tolerance" in declared:
         policy = replace(policy, tolerance=_share(str(declared["tolerance"])))
     if "absolute" in declared:
         policy = replace(policy, absolute=_number(declared["absolute"]) or 0.0)
     bounds = Limit(name, _number(declared.get("at-least")), _number(declared.get("at-most")))
     if bounds.declared:
         policy = replace(policy, limit=bounds)
-    if declared.get("golden") not in (None, False):
+    if golden:
         policy = _with_golden(policy, declared, workload, speculative)
     return _acceptance_checked(policy, workload)
 
@@ -113,7 +116,8 @@ def _with_golden(
     if golden is None and workload is not None:
         golden = golden_length(speculative, workload)
     if golden is None:
-        return replace(policy, refused="no golden acceptance length is known for this draft; write it as a number", declared=True)
+        words = "no golden acceptance length is known for this draft"
+        return replace(policy, declared=True, refused=words, refused_remedy="write it as a number: {golden: 2.8}")
     tolerance = _share(str(declared["tolerance"])) if "tolerance" in declared else GOLDEN_TOLERANCE
     return replace(policy, golden=golden, golden_tolerance=tolerance)
 
@@ -121,11 +125,10 @@ def _with_golden(
 def _acceptance_checked(policy: MetricPolicy, workload: Workload | None) -> MetricPolicy | None:
     if policy.metric != ACCEPTANCE or workload is None or workload.dataset != RANDOM_DATASET:
         return policy
-    if not policy.declared and policy.limit is None:
+    if not policy.declared and policy.limit is None and policy.golden is None:
         return None
-    return replace(
-        policy, declared=True, refused="random tokens say nothing about a draft's acceptance, so it is reported, not gated"
-    )
+    words = "random tokens say nothing about acceptance, so it is reported, not gated"
+    return replace(policy, declared=True, refused=words, refused_remedy="name a text dataset in `client`, or remove the gate")
 
 
 def _share(percentage: str) -> float:

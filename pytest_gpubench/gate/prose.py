@@ -15,7 +15,7 @@ def quantity(metric: str, value: float) -> str:
     unit = METRICS[metric].unit
     if unit == "s" and abs(value) < 1:
         value, unit = value * 1000, "ms"
-    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    digits = 0 if abs(value) >= 999.95 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
     return f"{value:,.{digits}f} {unit}"
 
 
@@ -26,7 +26,8 @@ def percent(share: float) -> str:
 
 def size(share: float) -> str:
     """An unsigned share: ``9.8%``, ``5%``."""
-    return f"{abs(share) * 100:.3g}%"
+    value = abs(share) * 100
+    return f"{round(value, 1 if value >= 1 else 2):g}%"
 
 
 def count(number: int, word: str) -> str:
@@ -52,8 +53,12 @@ def section(headline: str, metrics: Sequence[MetricVerdict], notes: Sequence[str
     """The verdict for a failure report: what is not settled well in full, the rest in a line each."""
     ranked = sorted(metrics, key=lambda one: list(Status).index(one.status))
     lines = [headline]
+    brief = [one for one in ranked if one.status in (Status.PASS, Status.UNGATED) and not one.improved]
     for one in ranked:
-        lines += ["", *(_full(one) if one.status not in (Status.PASS, Status.UNGATED) or one.improved else _brief(one))]
+        if one not in brief:
+            lines += ["", *_full(one)]
+    if brief:
+        lines += ["", *(f"{one.status.value}  {one.reason}" for one in brief)]
     if notes:
         lines += ["", *(f"note: {note}" for note in notes)]
     return "\n".join(lines)
@@ -73,17 +78,11 @@ def _full(one: MetricVerdict) -> list[str]:
         if one.tolerance is not None:
             lines.append(_row("tolerance", f"{size(one.tolerance)} worse"))
         lines.append(
-            _row(
-                "resolution", f"one launch varies by {size(change.spread)}; found for certain from {size(change.detectable)} worse"
-            )
+            _row("resolution", f"one launch varies by {size(change.spread)}; {size(change.detectable)} worse would be found")
         )
     if one.remedy:
         lines.append(_row("next", one.remedy))
     return lines
-
-
-def _brief(one: MetricVerdict) -> list[str]:
-    return [f"{one.status.value}  {one.reason}"]
 
 
 def _row(label: str, text: str) -> str:

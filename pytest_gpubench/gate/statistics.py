@@ -1,7 +1,7 @@
 """The gate's statistics: from launches to an interval for the change, on the log scale. Pure, vectorised over leading axes.
 
-The unit is the launch: the last axis of an array holds one value per launch, the logarithm of a metric signed so that more is worse.
-Leading axes are independent comparisons, which is how the calibration runs the very functions that judge.
+The unit is the launch: the last axis of an array holds one value per launch, the logarithm of a metric, signed so that more is
+worse. Leading axes are independent comparisons, which is how the calibration runs the very functions that judge.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ POWER = 0.95
 SPREAD_FLOOR = 0.003
 """No launch spread below 0.3% is believed: a handful of equal numbers is not certainty."""
 SESSION = 0.005
-"""Standard deviation by which two runs differ beyond their launches (hour, temperature, neighbours). The launches of one run share it,
-so more of them do not average it out; a baseline has too few runs to estimate it."""
+"""Standard deviation by which two runs differ beyond their launches (hour, temperature, neighbours). The launches of one run share
+it, so more of them do not average it out; a baseline has too few runs to estimate it."""
 MAX_LAUNCHES = 20
 """Longest baseline window."""
 
@@ -87,9 +87,9 @@ class Estimate:
         error = np.sqrt(self.spread**2 * share + self.session**2)
         return replace(self, error=error, df=self.df + launches - self.launches, launches=launches)
 
-    def detectable(self, limit: float) -> float:
+    def detectable(self, limit: float) -> Array:
         """Worsening (log scale) that would be found beyond the limit with probability POWER, at this spread."""
-        return limit + float((quantile(0.5 + CONFIDENCE / 2, self.df) + quantile(POWER, self.df)) * self.error)
+        return limit + (quantile(0.5 + CONFIDENCE / 2, self.df) + quantile(POWER, self.df)) * self.error
 
 
 def quantile(probability: float, df: float) -> float:
@@ -108,9 +108,9 @@ def plain_summary(values: Array) -> Summary:
 def pulled_summary(values: Array) -> Summary:
     """Mean and variance with the launch farthest from the mean pulled in to its neighbour.
 
-    One odd launch in a baseline then neither moves the mean much nor hides regressions behind a huge spread. It is done always, not
-    after a test for outliers, and the variance is corrected for it: for normal launches it is right on average, with the fewer degrees
-    of freedom that it costs.
+    One odd launch in a baseline then neither moves the mean much nor hides regressions behind a huge spread. It is done always,
+    not after a test for outliers, and the variance is corrected for it: for normal launches it is right on average, with the fewer
+    degrees of freedom that it costs.
 
     Raises:
         ValueError: for a number of launches other than 5 to 20.
@@ -144,7 +144,7 @@ def against_baseline(
     Args:
         baseline: 5 to 20 launches; fewer only with ``earlier``.
         candidate: one or more launches.
-        earlier: launches before the baseline's last accepted change, 5 to 20: they say nothing about the level, but about the spread.
+        earlier: launches before the baseline's last accepted change, 5 to 20: for the spread, not the level.
 
     Raises:
         ValueError: for a number of launches other than these.
@@ -191,9 +191,9 @@ def inside(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
     return np.asarray(estimate.change + estimate.half_width() < limit)
 
 
-def confirmed(launches: int, planned: int) -> bool:
-    """Whether so many launches may end in a FAIL: one launch is not enough where the plan has another.
+def confirmed(launches: int, certain: int, planned: int) -> bool:
+    """Whether so many launches may end in a FAIL: all certain ones have run, and one is not enough where the plan has another.
 
     A single odd launch cannot be told from a regression; a second one can. It costs a launch only where something is about to fail.
     """
-    return launches >= min(2, planned)
+    return launches >= max(certain, min(2, planned))

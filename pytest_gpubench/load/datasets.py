@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,7 +144,11 @@ def parse_trace(text: str, name: str) -> tuple[TraceRow, ...]:
             (entry.get("input_length"), entry.get("output_length")),
             entry.get("hash_ids", []),
         )
-        good = isinstance(stamp, int | float) and all(isinstance(length, int) and length > 0 for length in lengths)
+        good = (
+            isinstance(stamp, int | float)
+            and math.isfinite(stamp)
+            and all(isinstance(length, int) and length > 0 for length in lengths)
+        )
         if not good or isinstance(stamp, bool) or not isinstance(ids, list) or not all(isinstance(part, int) for part in ids):
             raise _failure(
                 f"{name}:{line}: needs numbers `timestamp` (ms), `input_length` and `output_length`; `hash_ids` is a list"

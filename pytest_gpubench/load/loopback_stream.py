@@ -13,7 +13,6 @@ from pytest_gpubench.load.alarm import Alarm
 from pytest_gpubench.load.loopback_http import STREAM_END, STREAM_HEAD, Connection, Response, chunk
 from pytest_gpubench.load.loopback_state import Counters
 
-
 _BATCH = 16
 """Streams that are served in one go."""
 

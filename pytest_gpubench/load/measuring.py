@@ -76,6 +76,7 @@ class Measuring:
         finally:
             probe.stop()
             gc.enable()
+            gc.unfreeze()
             driver.close()
         return self._facts(probe, clock, len(measured), rule)
 
@@ -142,7 +143,7 @@ def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[
     dues: list[float | None] = [None] * len(prompts)
     if workload.arrival == "trace":
         dues = [prompt.due for prompt in prompts]
-    elif workload.open_loop:
+    elif workload.open_loop and prompts:
         warmups = sum(prompt.phase == "warmup" for prompt in prompts)
         before = -(-workload.num_warmups // workload.turns) if 0 < warmups < len(prompts) else 0  # one schedule for both phases
         heads = [before * (prompt.phase == "measured") + prompt.index // workload.turns for prompt in prompts]

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pytest_gpubench.domain.workload import Workload
-from pytest_gpubench.load.plan import Phase, RequestRecord
-from pytest_gpubench.measure.measurement import Drafting, Totals
+from pytest_gpubench.load.plan import ClientFacts, Phase, RequestRecord
+from pytest_gpubench.measure.measurement import Drafting
 
 _SHOWN_REASONS = 3
 _PROMPT_TOLERANCE = 1
@@ -16,34 +16,27 @@ _PROMPT_TOLERANCE = 1
 def find_problems(
     records: Sequence[RequestRecord],
     workload: Workload,
-    totals: Totals,
     drafting: Drafting | None,
     *,
     speculative: bool,
-    prefix_caching: bool,
+    client: ClientFacts | None = None,
 ) -> tuple[str, ...]:
     """Everything that makes the measurement worthless, the root cause first."""
     phases: tuple[tuple[Phase, str, int], ...] = (
         ("warmup", "warm-up", workload.num_warmups),
-        ("measured", "measured", workload.num_prompts),
+        ("measured", "measured", workload.num_prompts if client is None or client.planned is None else client.planned),
     )
     problems = []
     for phase, name, planned in phases:
         mine = [record for record in records if record.phase == phase]
         problems += _failed(mine, name)
-        if len(mine) != planned:
+        early = phase == "measured" and client is not None and client.stopped_by != "count"
+        if not mine if early else len(mine) != planned:
             problems.append(f"{len(mine)} of {planned} {name} requests were made")
     good = [record for record in records if record.ok]
     problems += _wrong_lengths(good, workload)
-    if totals.failed == 0 and totals.engine_output_tokens not in (None, totals.output_tokens_with_warmup):
-        problems.append(
-            f"the engine counted {totals.engine_output_tokens} generated tokens, the client received "
-            f"{totals.output_tokens_with_warmup} (warm-up included): another client used the server, or a count is wrong"
-        )
     if speculative and good and (drafting is None or drafting.drafts == 0):
         problems.append("the recipe asks for speculative decoding, but the engine counted no draft")
-    if not prefix_caching and totals.prefix_cache_hits:
-        problems.append(f"prefix caching is off in the recipe, but the engine counted {totals.prefix_cache_hits} cached tokens")
     return tuple(problems)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
+from pytest_gpubench.domain.frozen import thaw
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.engines.scrape import Scrape
+from pytest_gpubench.load.calibration import Calibration
 from pytest_gpubench.load.plan import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions
 from pytest_gpubench.measure.checks import find_problems
-from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
-
-_TAILS: tuple[tuple[str, int, int], ...] = (("p90", 29, 100), ("p99", 299, 1000))
-"""(percentile, shown from, gated from) so many requests: with 95% confidence one lies beyond it; ten are expected to."""
+from pytest_gpubench.measure.flags import find_flags
+from pytest_gpubench.measure.measurement import Drafting, Measurement, Totals
+from pytest_gpubench.measure.series import series_of
+from pytest_gpubench.measure.validity import look, reasons
 
 
 def compute(
@@ -26,6 +29,8 @@ def compute(
     speculative: bool,
     prefix_caching: bool,
     client: ClientFacts | None = None,
+    pages: Sequence[tuple[int, str]] = (),
+    calibration: Calibration | None = None,
 ) -> Measurement:
     """The measurement of a load run.
 
@@ -35,6 +40,9 @@ def compute(
         after: scrape of the idle engine after the last one.
         speculative: whether the server was asked to draft; then it must have.
         prefix_caching: whether hits are allowed.
+        client: of the load run.
+        pages: of ``/metrics`` during the load run.
+        calibration: of this host's client at the planned load, where it was made.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -42,20 +50,31 @@ def compute(
     counted = after.since(before)
     measured = [record for record in records if record.phase == "measured" and record.ok]
     totals = _totals(records, counted)
-    drafting = _drafting(counted)
-    problems = find_problems(records, workload, totals, drafting, speculative=speculative, prefix_caching=prefix_caching)
-    metrics = {} if problems else _metrics(measured, totals, drafting, workload, topology)
-    lags = [record.send_ns - record.due_ns for record in measured if record.send_ns is not None]
+    drafting = _drafting(counted, records)
+    problems = find_problems(records, workload, drafting, speculative=speculative, client=client)
+    metrics = {} if problems else _metrics(records, totals, drafting, workload, topology)
+    seen = look(measured, client, calibration)
+    invalid: tuple[str, ...] = ()
+    if not problems:
+        window = metrics.get("duration", 0.0)
+        invalid = reasons(
+            seen, totals, metrics.get("ttft_p50", 0.0), window, prefix_caching=prefix_caching, calibration=calibration
+        )
+    start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
         metrics=metrics,
         totals=totals,
         problems=problems,
-        flags=() if problems else _flags(metrics, totals, len(measured)),
+        invalid=invalid,
+        flags=() if problems else find_flags(metrics, totals, len(measured), workload, seen, client),
         drafting=drafting,
-        send_lag_max=max(lags, default=0) / 1e9,
+        send_lag_max=seen.send_lag_max or 0.0,
         client_cpu_share=client.cpu_share if client else None,
         started_unix=client.started_unix if client else None,
         client={"openai": client.openai, "python": client.python, "event_loop": client.event_loop} if client else {},
+        validity=asdict(seen),
+        series=tuple(asdict(point) for point in series_of(pages, start_ns)),
+        stopped_by=client.stopped_by if client else "count",
     )
 
 
@@ -77,7 +96,7 @@ def _integer(value: float | None) -> int | None:
     return None if value is None else round(value)
 
 
-def _drafting(counted: Scrape) -> Drafting | None:
+def _drafting(counted: Scrape, records: Sequence[RequestRecord]) -> Drafting | None:
     drafts = counted.total("vllm:spec_decode_num_drafts_total")
     if drafts is None:
         return None
@@ -85,13 +104,17 @@ def _drafting(counted: Scrape) -> Drafting | None:
     rates = tuple(positions[key] / drafts for key in sorted(positions, key=int)) if drafts else ()
     proposed = counted.total("vllm:spec_decode_num_draft_tokens_total") or 0.0
     accepted = counted.total("vllm:spec_decode_num_accepted_tokens_total") or 0.0
-    return Drafting(round(drafts), round(proposed), round(accepted), rates)
+    views = [record.engine for record in records if record.engine is not None and record.engine.drafts is not None]
+    steps = sum(view.drafts or 0 for view in views)
+    by_request = 1 + sum(view.accepted_tokens or 0 for view in views) / steps if steps else None
+    return Drafting(round(drafts), round(proposed), round(accepted), rates, by_request)
 
 
 def _metrics(
-    measured: Sequence[RequestRecord], totals: Totals, drafting: Drafting | None, workload: Workload, topology: Topology
+    records: Sequence[RequestRecord], totals: Totals, drafting: Drafting | None, workload: Workload, topology: Topology
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
+    measured = [record for record in records if record.phase == "measured"]
     duration = definitions.span(measured)
     if duration is not None and duration > 0:
         per_gpu = duration * topology.gpus
@@ -104,11 +127,19 @@ def _metrics(
     for name, definition in (("ttft", definitions.ttft), ("tpot", definitions.tpot), ("e2e", definitions.e2e)):
         metrics |= definitions.summary(name, _values(definition, measured))
     metrics |= definitions.summary("icl", definitions.chunk_gaps(measured))
+    metrics |= definitions.summary("itl", definitions.token_gaps(measured))
+    views = [record.engine for record in measured if record.engine is not None]
+    metrics |= definitions.summary("engine_ttft", [view.ttft for view in views if view.ttft is not None])
+    metrics |= definitions.summary("queue", [view.queue for view in views if view.queue is not None])
+    for name, value in (
+        ("peak_output_tput", definitions.peak_throughput(measured)),
+        ("goodput", definitions.goodput(measured, {name: float(limit) for name, limit in thaw(workload.slo).items()})),
+        ("steady_output_tput", _steady(records, measured, workload)),
+    ):
+        if value is not None:
+            metrics[name] = value
     if metrics.get("tpot_p50", 0.0) > 0:
         metrics["interactivity"] = 1 / metrics["tpot_p50"]
-    steady = definitions.steady_throughput(measured, workload.conc)
-    if steady is not None:
-        metrics["steady_output_tput"] = steady
     if drafting is not None and drafting.drafts > 0:
         metrics["acceptance_length"] = 1 + drafting.accepted_tokens / drafting.drafts
     return metrics
@@ -118,17 +149,9 @@ def _values(definition: Callable[[RequestRecord], float | None], records: Sequen
     return [value for value in map(definition, records) if value is not None]
 
 
-def _flags(metrics: dict[str, float], totals: Totals, requests: int) -> tuple[Flag, ...]:
-    flags = []
-    for tail, shown_from, gated_from in _TAILS:
-        names = tuple(name for name in metrics if name.endswith(f"_{tail}"))
-        if names and requests < gated_from:
-            message = f"{tail} rests on {requests} requests: shown from {shown_from}, gated from {gated_from}"
-            flags.append(Flag("few-requests", message, names, names if requests < shown_from else ()))
-    if "steady_output_tput" not in metrics:
-        flags.append(Flag("no-steady-state", "the run has no steady window of two median request times", ("steady_output_tput",)))
-    if totals.preemptions:
-        flags.append(Flag("preemptions", f"the engine preempted {totals.preemptions} requests: its KV cache was too small"))
-    if totals.engine_output_tokens is None:
-        flags.append(Flag("tokens-unchecked", "/metrics has no vllm:generation_tokens_total: token totals could not be checked"))
-    return tuple(flags)
+def _steady(records: Sequence[RequestRecord], measured: Sequence[RequestRecord], workload: Workload) -> float | None:
+    if workload.open_loop or (workload.turns > 1 and workload.think_time > 0):
+        return None
+    if workload.handover == "drain":
+        return definitions.steady_throughput(measured, workload.conc)
+    return definitions.steady_throughput(records, workload.conc, min(record.due_ns for record in measured))

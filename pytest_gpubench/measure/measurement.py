@@ -50,6 +50,8 @@ class Drafting:
     accepted_tokens: int
     acceptance_per_position: tuple[float, ...] = ()
     """Share of drafts whose token at the position was accepted, from the first position on."""
+    requests_acceptance_length: float | None = None
+    """Acceptance length by the per-request numbers, where the server gives them: the same requests, counted elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Measurement:
     totals: Totals
     problems: tuple[str, ...] = ()
     """Reasons to fail before any statistics, one sentence each."""
+    invalid: tuple[str, ...] = ()
+    """Reasons why the numbers do not count, one sentence each: the verdict is INVALID. The metrics are there to be looked at."""
     flags: tuple[Flag, ...] = ()
     drafting: Drafting | None = None
     """None: the engine counted no drafts."""
@@ -72,6 +76,12 @@ class Measurement:
     """Wall-clock start of the measured window, seconds since 1970."""
     client: Mapping[str, str] = field(default_factory=dict)
     """Versions of the measuring client."""
+    validity: Mapping[str, float | int | None] = field(default_factory=dict)
+    """What the validity rules looked at: the fields of ``measure.validity.Validity``."""
+    series: tuple[Mapping[str, float | None], ...] = ()
+    """The engine over the run: the fields of ``measure.series.Point``."""
+    stopped_by: str = "count"
+    """What ended the run: ``count``, ``duration`` or ``interval``."""
 
     @property
     def not_gated(self) -> frozenset[str]:
@@ -96,6 +106,8 @@ class Measurement:
                 **plain,
                 "totals": Totals(**plain["totals"]),
                 "problems": tuple(plain["problems"]),
+                "invalid": tuple(plain.get("invalid", ())),
+                "series": tuple(plain.get("series", ())),
                 "flags": tuple(
                     Flag(**{**flag, "metrics": tuple(flag["metrics"]), "hidden": tuple(flag["hidden"])}) for flag in plain["flags"]
                 ),

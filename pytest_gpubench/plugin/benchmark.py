@@ -6,42 +6,73 @@ import os
 import signal
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.plugin import outcomes
+from pytest_gpubench.plugin import garbage, outcomes
 from pytest_gpubench.plugin.collection import Parameters, parameters_of, run_order
-from pytest_gpubench.plugin.leasing import Leasing
-from pytest_gpubench.plugin.planning import write_plan
-from pytest_gpubench.plugin.runner import CaseRunner
 from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
-from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.state import ASKED, BENCHMARK
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
 from pytest_gpubench.report.records import RunFolder
 from pytest_gpubench.report.terminal import summary_lines
 
+if TYPE_CHECKING:
+    from pytest_gpubench.plugin.runner import CaseRunner
+    from pytest_gpubench.plugin.servers import ServerPool
+
 
 @dataclass
 class Benchmark:
-    """State of one run: recipes, launches, servers, results."""
+    """State of one run: recipes, launches, servers, results.
 
+    What runs tests is imported and made when the first test asks for it: it is half a second that collecting need not pay.
+    """
+
+    config: pytest.Config
     settings: Settings
     book: RecipeBook
     parameters: Parameters
     folder: RunFolder
-    servers: ServerPool
-    runner: CaseRunner
     outcomes: list[outcomes.Outcome] = field(default_factory=list)
     selected: tuple[int, int] = (0, 0)
+
+    @cached_property
+    def servers(self) -> ServerPool:
+        """The engines of this run.
+
+        Raises:
+            pytest.UsageError: if ``--gpubench-ignore-findings`` names an unknown rule.
+        """
+        from pytest_gpubench.plugin.leasing import Leasing
+        from pytest_gpubench.plugin.servers import ServerPool
+
+        worker = getattr(self.config, "workerinput", None)
+        leasing = Leasing(self.config, self.settings, self.folder.path.name, worker["workercount"] if worker else 1)
+        return ServerPool(self.settings, self.book, self.folder, leasing)
+
+    @cached_property
+    def runner(self) -> CaseRunner:
+        """Measures the cases of this run."""
+        from pytest_gpubench.plugin.runner import CaseRunner
+
+        return CaseRunner(self.settings, self.book, self.folder, self.servers)
+
+    def close(self) -> None:
+        """Stop whatever still runs."""
+        if "servers" in vars(self):
+            self.servers.close()
 
     def write_plan(self, cases: list[Case]) -> None:
         """Write the file that ``--gpubench-plan`` names, if it was given."""
         if self.settings.plan is not None:
+            from pytest_gpubench.plugin.planning import write_plan
+
             write_plan(self.settings.plan, self.settings, self.book, cases, self.servers.doctor)
 
 
@@ -56,21 +87,23 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
     worker = getattr(config, "workerinput", None)
     processes = getattr(config.option, "numprocesses", None)
-    book = load_recipes(settings.recipe_files, policy=settings.server_per)
+    with garbage.paused():
+        book = load_recipes(settings.recipe_files, policy=settings.server_per)
+    garbage.spare_what_stays()
     if book.problems and processes:
         raise pytest.UsageError(_problem_text(book))
     launches = plan_launches(key for key, _ in book.servers)
     folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
-    leasing = Leasing(config, settings, folder.path.name, worker["workercount"] if worker else 1)
-    servers = ServerPool(settings, book, folder, leasing)
-    benchmark = Benchmark(settings, book, Parameters(book, launches), folder, servers, CaseRunner(settings, book, folder, servers))
+    benchmark = Benchmark(config, settings, book, Parameters(book, launches), folder)
+    if settings.ignore_findings:
+        _ = benchmark.servers  # refuses an unknown rule now, not at the first test
     config.stash[BENCHMARK] = benchmark
     _register_marks(config, book)
     _refuse_ambiguous_selection(config, book)
     if settings.plan is not None:
         config.option.collectonly = True
     config.pluginmanager.register(_Hooks(benchmark), name="gpubench-benchmark")
-    config.add_cleanup(servers.close)
+    config.add_cleanup(benchmark.close)
     _end_cleanly_on_sigterm(config)
 
 
@@ -205,7 +238,10 @@ class _Hooks:
         session.exitstatus = outcomes.exit_status(session, self._benchmark.outcomes)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        rows = [outcome.row() for outcome in self._benchmark.outcomes if outcome.case and outcome.metrics]
+        # Workers of xdist report in the order in which they end.
+        places = {case.id: (-case.gpus, place) for place, case in enumerate(self._benchmark.book.cases)}
+        measured = [outcome for outcome in self._benchmark.outcomes if outcome.case and outcome.metrics]
+        rows = [outcome.row() for outcome in sorted(measured, key=lambda outcome: places[outcome.case])]
         if rows:
             terminalreporter.section("gpubench")
             for line in summary_lines(rows)[1:]:

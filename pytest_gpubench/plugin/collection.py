@@ -29,7 +29,10 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         metafunc.config.pluginmanager.register(_NoRecipes(), name="gpubench-no-recipes")
         metafunc.parametrize(names, [], indirect=True, scope="session")
         return
-    metafunc.parametrize(names, benchmark.parameters.of(names), indirect=True, scope="session")
+    from pytest_gpubench.plugin import garbage
+
+    with garbage.paused():
+        metafunc.parametrize(names, benchmark.parameters.of(names), indirect=True, scope="session")
 
 
 class _NoRecipes:
@@ -60,8 +63,9 @@ class Parameters:
         cases_of: dict[str, list[Case]] = {}
         for case in self._book.cases:
             cases_of.setdefault(case.server, []).append(case)
+        marks = {server: server_mark(cases[0]) for server, cases in cases_of.items()}
         if names == (CASE,):
-            return [pytest.param(case, id=case.id, marks=case_marks(case)) for case in self._book.cases]
+            return [pytest.param(case, id=case.id, marks=case_marks(case, marks[case.server])) for case in self._book.cases]
         count: dict[str, int] = {}
         for launch in self._launches:
             count[launch.server] = count.get(launch.server, 0) + 1
@@ -72,14 +76,15 @@ class Parameters:
             if names == (LAUNCH,):
                 sets.append(pytest.param(launch, id=f"{launch.server}{suffix}", marks=server_marks(served)))
             else:
-                sets += [pytest.param(launch, case, id=f"{case.id}{suffix}", marks=case_marks(case)) for case in served]
+                mark = marks[launch.server]
+                sets += [pytest.param(launch, case, id=f"{case.id}{suffix}", marks=case_marks(case, mark)) for case in served]
         return sets
 
 
-def case_marks(case: Case) -> list[pytest.MarkDecorator]:
-    """Every tag as a mark, and one ``gpubench(...)`` mark with the case's fields."""
+def case_marks(case: Case, server: pytest.MarkDecorator) -> list[pytest.MarkDecorator]:
+    """Every tag as a mark, and one ``gpubench(...)`` mark with the case's fields, which adds to that of its server."""
     workload = case.workload
-    whole = pytest.mark.gpubench(**_server_fields(case), isl=workload.isl, osl=workload.osl, conc=workload.conc, case=case.id)
+    whole = server.with_args(isl=workload.isl, osl=workload.osl, conc=workload.conc, case=case.id)
     return [*map(_mark, case.tags), whole]
 
 
@@ -88,7 +93,7 @@ def server_marks(cases: Sequence[Case]) -> list[pytest.MarkDecorator]:
     first = cases[0]
     words = set(first.server.split("-"))
     common = [tag for tag in first.tags if tag in words and all(tag in case.tags for case in cases)]
-    return [*map(_mark, common), pytest.mark.gpubench(**_server_fields(first))]
+    return [*map(_mark, common), server_mark(first)]
 
 
 @functools.cache
@@ -97,20 +102,22 @@ def _mark(tag: str) -> pytest.MarkDecorator:
     return mark
 
 
-def _server_fields(case: Case) -> dict[str, Any]:
+def server_mark(case: Case) -> pytest.MarkDecorator:
+    """The fields of a case's mark that all cases of its server share."""
     identity, topology = case.identity, case.topology
-    return {
-        "recipe": case.recipe,
-        "model": identity.model,
-        "hardware": identity.hardware,
-        "precision": identity.precision,
-        "framework": identity.framework,
-        "spec": identity.spec,
-        "tp": topology.tp,
-        "ep": topology.ep,
-        "dp_attn": topology.dp_attn,
-        "server": case.server,
-    }
+    mark: pytest.MarkDecorator = pytest.mark.gpubench.with_args(
+        recipe=case.recipe,
+        model=identity.model,
+        hardware=identity.hardware,
+        precision=identity.precision,
+        framework=identity.framework,
+        spec=identity.spec,
+        tp=topology.tp,
+        ep=topology.ep,
+        dp_attn=topology.dp_attn,
+        server=case.server,
+    )
+    return mark
 
 
 def parameters_of(item: pytest.Item) -> tuple[Launch | None, Case | None] | None:
@@ -118,24 +125,21 @@ def parameters_of(item: pytest.Item) -> tuple[Launch | None, Case | None] | None
     callspec = getattr(item, "callspec", None)
     if callspec is None or PARAMETERS.isdisjoint(callspec.params):
         return None
-    from pytest_gpubench.domain.cases import Case
-    from pytest_gpubench.domain.specs import Launch
-
+    # Without any case, pytest fills in a value of its own and skips the test. Both our types name their server.
     launch, case = callspec.params.get(LAUNCH), callspec.params.get(CASE)
-    # Without any case, pytest fills in a value of its own and skips the test.
-    return (launch if isinstance(launch, Launch) else None, case if isinstance(case, Case) else None)
+    return (launch if hasattr(launch, "server") else None, case if hasattr(case, "server") else None)
 
 
 def run_order(items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positions: dict[pytest.Item, int]) -> list[pytest.Item]:
     """Other tests first, then servers by GPU count, largest first, each server's items together; tests without a server last."""
+    found_of = {item: parameters_of(item) for item in items}
     first_seen: dict[str, int] = {}
-    for item in items:
-        found = parameters_of(item)
+    for item, found in found_of.items():
         if found and found[0]:
             first_seen.setdefault(found[0].server, positions[item])
 
     def rank(item: pytest.Item) -> tuple[int, int, int, str, int, int]:
-        found = parameters_of(item)
+        found = found_of[item]
         if found is None:
             return 0, 0, 0, "", 0, positions[item]
         launch = found[0]

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_gpubench.doctor import RULE_IDS, Finding, Node, examine, read_model_configs, unknown_rules, without
+from pytest_gpubench.doctor import (
+    RULE_IDS,
+    Finding,
+    ModelConfigs,
+    Node,
+    examine,
+    memory_of,
+    read_model_configs,
+    unknown_rules,
+    without,
+)
 from pytest_gpubench.domain.cases import RecipeBook
 from pytest_gpubench.domain.failures import Failure
 from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.host.gpus.inventory import Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.plugin.settings import Settings
@@ -34,10 +46,7 @@ class Doctor:
         """Findings of a server and its cases; with ``here`` the GPUs of this host count, else the hardware table's."""
         spec = self._book.server(key)
         cases = [case for case in self._book.cases if case.server == key]
-        draft = spec.speculative.model if spec.speculative else None
-        configs = read_model_configs(
-            self._folder(spec.model, spec.revision), self._folder(draft, spec.speculative.revision if spec.speculative else None)
-        )
+        configs = self._configs(spec)
         found = examine(
             spec,
             cases,
@@ -52,6 +61,26 @@ class Doctor:
     def death(self, key: str) -> Failure | None:
         """The failure that a server would die of on this host, if the doctor foresees one."""
         return as_failure([finding for finding in self.findings(key, here=True) if not finding.cases])
+
+    def memory(self, key: str, facts: EngineFacts) -> dict[str, Any] | None:
+        """The memory estimate of a server beside what its engine says, with relative errors; None where there is no estimate."""
+        spec = self._book.server(key)
+        configs = self._configs(spec)
+        estimate = memory_of(
+            spec, hardware=HARDWARE[spec.hardware], target=configs.target, draft=configs.draft, node=self._node(spec)
+        )
+        if estimate is None:
+            return None
+        errors = estimate.errors(
+            model_loading_gib=facts.weights_gib, available_kv_gib=facts.kv_cache_memory_gib, kv_tokens=facts.kv_cache_tokens
+        )
+        return {"estimate": estimate, "relative_errors": errors}
+
+    def _configs(self, spec: ServerSpec) -> ModelConfigs:
+        draft = spec.speculative
+        return read_model_configs(
+            self._folder(spec.model, spec.revision), self._folder(draft.model, draft.revision) if draft else None
+        )
 
     def _folder(self, repository: str | None, revision: str | None) -> Path | None:
         if repository is None:

@@ -19,8 +19,8 @@ from pytest_gpubench.host.leases.cores import physical_cores
 from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.plugin.settings import Settings
 
-_MEMORY_SECONDS = 10.0
-_MEMORY_POLL_SECONDS = 0.5
+_MEMORY_SECONDS = 5.0
+_MEMORY_POLL_SECONDS = 0.2
 
 
 class Leasing:

@@ -15,6 +15,7 @@ from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import wait_idle
+from pytest_gpubench.engines.silence import SILENT, SilenceWatch
 from pytest_gpubench.gate.limits import judge
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.run import run_load
@@ -22,11 +23,13 @@ from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.plugin.doctoring import as_failure
 from pytest_gpubench.plugin.outcomes import RESULT, raise_verdict
-from pytest_gpubench.plugin.servers import ServerPool
+from pytest_gpubench.plugin.servers import ServerPool, failure_of
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, fingerprint, plain, write_record, write_requests
+from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, fingerprint, plain, try_to_write, write_requests
 
 IDLE_TIMEOUT_S = 60.0
+SILENCE_TIMEOUT_S = 240.0
+"""Without an ended request and without a token, while requests are in flight."""
 
 
 class CaseRunner:
@@ -46,16 +49,13 @@ class CaseRunner:
         self._refuse_doomed(case)
         engine = get_engine()
         record = self._new_record(launch, case, engine)
-        try:
-            measurement = self._run(launch, case, engine)
-        except BenchmarkError as error:
-            if not engine.attached and engine.alive() is not None:
-                self._servers.mark_failed(launch, error.failure)
-            self._fail(item, launch, case, record, error.failure)
-        except KeyboardInterrupt:
-            record["failure"] = Failure("interrupted", "client", "the run was interrupted while this case was measured")
-            self._write(launch, case, record)
-            raise
+        outcome = self._attempt(launch, case, engine, record)
+        if isinstance(outcome, Failure):
+            # What hangs or does not answer costs every other case as long.
+            if outcome.cause in (SILENT, "no-metrics") or (not engine.attached and engine.alive() is not None):
+                self._servers.mark_failed(launch, outcome)
+            self._fail(item, launch, case, record, outcome)
+        measurement = outcome
         record |= {"metrics": measurement.metrics, "measurement": measurement.to_json()}
         if measurement.problems:
             summary, *others = measurement.problems
@@ -84,23 +84,46 @@ class CaseRunner:
         if failure is not None:
             pytest.fail(f"{case.id}: {failure}", pytrace=False)
 
+    def _attempt(self, launch: Launch, case: Case, engine: Engine, record: dict[str, Any]) -> Measurement | Failure:
+        try:
+            return self._run(launch, case, engine)
+        except GpubenchError as error:
+            return failure_of(error)
+        except KeyboardInterrupt:
+            record["failure"] = Failure("interrupted", "client", "the run was interrupted while this case was measured")
+            self._try_to_write(launch, case, record)  # whatever the disk says, the interrupt goes on
+            raise
+
     def _run(self, launch: Launch, case: Case, engine: Engine) -> Measurement:
         spec = self._book.server(case.server)
         plan = LoadPlan(engine.url, engine.served_name, case.workload, launch=launch.label, salt=case.id)
         before = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
-        result = run_load(plan, api_key=engine.api_key, check_server=engine.alive)
-        write_requests(self._folder.requests_file(launch, case), (record.to_json() for record in result.records))
-        after = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
-        return compute(
-            result.records,
-            before,
-            after,
-            case.workload,
-            case.topology,
-            speculative=spec.speculative is not None,
-            prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
-            client=result.client,
+        silence = SILENCE_TIMEOUT_S + case.workload.think_time
+        watch = SilenceWatch(engine.scrape, silence, open_loop=case.workload.open_loop)
+        result = run_load(
+            plan,
+            api_key=engine.api_key,
+            check_server=lambda: engine.alive() or watch.check(),
+            on_progress=lambda progress: watch.note(None if progress.stage == "prompts" else progress.done),
         )
+        try:
+            write_requests(self._folder.requests_file(launch, case), (record.to_json() for record in result.records))
+        except GpubenchError as error:
+            raise BenchmarkError(_unwritten(str(error))) from error
+        after = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
+        try:
+            return compute(
+                result.records,
+                before,
+                after,
+                case.workload,
+                case.topology,
+                speculative=spec.speculative is not None,
+                prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
+                client=result.client,
+            )
+        except ValueError as error:
+            raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
 
     def _new_record(self, launch: Launch, case: Case, engine: Engine) -> dict[str, Any]:
         spec = self._book.server(case.server)
@@ -139,18 +162,26 @@ class CaseRunner:
         return ", ".join(names) if names and hardware != "cpu" else str(host["cpu"]["model"])
 
     def _write(self, launch: Launch, case: Case, record: dict[str, Any]) -> None:
+        unwritten = self._try_to_write(launch, case, record)
+        if unwritten is not None:
+            pytest.fail(f"{case.id}: {unwritten}", pytrace=False)
+
+    def _try_to_write(self, launch: Launch, case: Case, record: dict[str, Any]) -> Failure | None:
         record["finished"] = datetime.now(UTC).isoformat()
-        try:
-            write_record(self._folder.case_record(launch, case), record)
-        except GpubenchError as error:
-            pytest.fail(f"{case.id}: {error}", pytrace=False)
+        unwritten = try_to_write(self._folder.case_record(launch, case), record)
+        return None if unwritten is None else _unwritten(unwritten)
 
     def _fail(self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any], failure: Failure) -> NoReturn:
         record["failure"] = failure
-        self._write(launch, case, record)
+        unwritten = self._try_to_write(launch, case, record)
         item.stash[RESULT] = {"verdict": Status.FAIL.value, "note": failure.summary}
-        pytest.fail(f"{case.id}: {failure}", pytrace=False)
+        text = f"{case.id}: {failure}"
+        pytest.fail(f"{text}\n{unwritten}" if unwritten and unwritten != failure else text, pytrace=False)
 
     @staticmethod
     def _tell(item: pytest.Item, measurement: Measurement, more: dict[str, str]) -> None:
         item.stash[RESULT] = {"metrics": dict(measurement.metrics), "tentative": sorted(measurement.hidden), **more}
+
+
+def _unwritten(sentence: str) -> Failure:
+    return Failure("record-unwritten", "infrastructure", sentence)

@@ -25,7 +25,7 @@ from pytest_gpubench.plugin.leasing import Leasing
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.weights import fetch_weights
 from pytest_gpubench.report.provenance import client_versions, git_state
-from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, write_record
+from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, try_to_write
 
 
 class ServerPool:
@@ -96,7 +96,7 @@ class ServerPool:
         failure = self._failed.get(launch)
         if failure is not None:
             pytest.fail(
-                f"not run: {launch.server} failed before ({failure.cause}): {failure.summary}; its first failure shows why",
+                f"not run: {launch.server} failed before ({failure.cause}): {failure.summary.rstrip('.')}; its first failure shows why",
                 pytrace=False,
             )
 
@@ -127,6 +127,7 @@ class ServerPool:
             "attached": engine.attached if engine else False,
             "co_tenancy": self._leasing.co_tenancy(),
             "checks": self._checks.get(launch),
+            "memory": self.doctor.memory(launch.server, engine.facts) if engine and not engine.attached else None,
             "commits": self._commits.get(launch, {}),
         }
 
@@ -149,7 +150,7 @@ class ServerPool:
         try:
             return self._start(launch, spec)
         except GpubenchError as error:
-            return _failure_of(error)
+            return failure_of(error)
 
     def _start(self, launch: Launch, spec: ServerSpec) -> Engine:
         if self._settings.base_url:
@@ -158,12 +159,20 @@ class ServerPool:
         if unmet:
             remedy = "Use an engine that satisfies `requires`, or correct the recipe."
             raise BenchmarkError(Failure("engine-version", "recipe", "; ".join(unmet), remedy=remedy))
-        self._commits[launch] = fetch_weights(spec, self._settings.cache_dir)
+        self._commits[launch] = self._fetched(spec)
         # Their config.json files may say more than was known before.
         doomed = self.doctor.death(launch.server)
         if doomed is not None:
             raise BenchmarkError(doomed)
         return self._launched(launch, spec)
+
+    def _fetched(self, spec: ServerSpec) -> dict[str, str | None]:
+        try:
+            return fetch_weights(spec, self._settings.cache_dir)
+        except BenchmarkError:
+            raise
+        except GpubenchError as error:  # of the embedded pair: it is written, not fetched
+            raise BenchmarkError(Failure("weights-missing", "infrastructure", str(error))) from error
 
     def _launched(self, launch: Launch, spec: ServerSpec) -> Engine:
         engine = self._distribution(spec)
@@ -235,12 +244,10 @@ class ServerPool:
             **self.provenance(),
             **self.engine_part(launch, engine),
         }
-        try:
-            write_record(self._folder.init_record(launch), record)
-        except GpubenchError as error:
-            return Failure("record-unwritten", "infrastructure", str(error))
-        return None
+        unwritten = try_to_write(self._folder.init_record(launch), record)
+        return Failure("record-unwritten", "infrastructure", unwritten) if unwritten else None
 
 
-def _failure_of(error: GpubenchError) -> Failure:
+def failure_of(error: GpubenchError) -> Failure:
+    """The failure that an error carries, or one that is made of its sentence."""
     return error.failure if isinstance(error, BenchmarkError) else Failure("recipe-error", "recipe", str(error))

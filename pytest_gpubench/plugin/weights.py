@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES, write_demo_models
 from pytest_gpubench.domain.specs import ServerSpec
-from pytest_gpubench.host.hub.fetch import ensure_snapshot
+from pytest_gpubench.host.hub.fetch import Progress, ensure_snapshot
 from pytest_gpubench.host.hub.local import default_cache_dir
 
 
-def fetch_weights(spec: ServerSpec, cache_dir: Path | None) -> dict[str, str | None]:
+def fetch_weights(
+    spec: ServerSpec, cache_dir: Path | None, on_progress: Callable[[Progress], None] | None = None
+) -> dict[str, str | None]:
     """Commit by repository of everything that the server loads; what is missing is downloaded under a lock.
 
     The embedded pair is written from the package instead: it is on no hub. A folder of one's own has no commit.
@@ -24,7 +27,8 @@ def fetch_weights(spec: ServerSpec, cache_dir: Path | None) -> dict[str, str | N
         wanted.append((spec.speculative.model, spec.speculative.revision, False))
     if any(repository in DEMO_REPOSITORIES for repository, _, _ in wanted):
         write_demo_models(cache)
-    return {
-        repository: ensure_snapshot(repository, revision, cache_dir=cache, tokenizer=tokenizer).commit
-        for repository, revision, tokenizer in wanted
-    }
+    commits: dict[str, str | None] = {}
+    for repository, revision, tokenizer in wanted:
+        snapshot = ensure_snapshot(repository, revision, cache_dir=cache, tokenizer=tokenizer, on_progress=on_progress)
+        commits[repository] = snapshot.commit or None
+    return commits

@@ -15,7 +15,8 @@ from pytest_gpubench.recipes.checking import check_section, validated
 from pytest_gpubench.recipes.identity import SPEC_WORD, hardware_of, name_error, runner_hint
 from pytest_gpubench.recipes.merging import Lineage
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
-from pytest_gpubench.recipes.resolving import Resolved, Resolver
+from pytest_gpubench.recipes.resolved import Resolved
+from pytest_gpubench.recipes.resolving import Resolver
 from pytest_gpubench.recipes.rows import Point, concurrencies, topology
 from pytest_gpubench.recipes.sharing import share
 from pytest_gpubench.recipes.yamltree import Node, read_tree
@@ -229,9 +230,9 @@ class _Loading:
             return
         resolver = Resolver(section.name, merged, recipe, self._log)
         resolved = []
+        identities = {drafted: replace(base, spec=SPEC_WORD if drafted else "", variant=variant) for drafted in (False, True)}
         for point in self._points(section.name, merged, recipe):
-            identity = replace(base, spec=SPEC_WORD if point.speculative else "", variant=variant)
-            one = resolver.resolve(point, identity)
+            one = resolver.resolve(point, identities[point.speculative])
             if one is not None:
                 resolved.append(one)
         self._publish(section, recipe, resolved)
@@ -244,8 +245,9 @@ class _Loading:
         for node, item in zip(listed.items if listed else (), fixed or (), strict=True):
             space = node.get("search-space")
             for row_node, row in zip(space.items if space else (), item.search_space, strict=True):
+                parallelism = topology(row)
                 for conc in concurrencies(row):
-                    point = Point(topology(row), item.isl, item.osl, conc, row.spec_decoding == "mtp", row_node.at)
+                    point = Point(parallelism, item.isl, item.osl, conc, row.spec_decoding == "mtp", row_node.at)
                     key = (point.topology, point.isl, point.osl, conc, point.speculative)
                     if key in seen:
                         what = f"{point.topology.label} isl {item.isl} osl {item.osl} conc {conc}"
@@ -271,21 +273,22 @@ class _Loading:
 
 def _case(name: str, recipe: schema.Recipe, one: Resolved, server: str, policy: SharingPolicy) -> Case:
     identifier = f"{server}:{one.workload.label}"
+    served = one.served
     return Case(
         id=identifier,
         recipe=name,
-        identity=one.identity,
-        model=one.spec.model,
+        identity=served.identity,
+        model=served.spec.model,
         runner=recipe.runner or "",
-        topology=one.spec.topology,
+        topology=served.spec.topology,
         workload=one.workload,
-        max_model_len=one.max_model_len,
+        max_model_len=served.max_model_len,
         server=server,
         tags=tuple(dict.fromkeys(word for part in identifier.split(":") for word in part.split("-") if word)),
         position=one.point.at,
-        runnable=one.runnable,
-        why_not=one.why_not,
-        gates=one.gates,
+        runnable=served.runnable,
+        why_not=served.why_not,
+        gates=served.gates,
         source=recipe.source or "",
         policy=policy,
     )

@@ -20,6 +20,8 @@ from pytest_gpubench.recipes.expressions import ExpressionError, Value, parse
 from pytest_gpubench.recipes.fields import check_flag
 from pytest_gpubench.recipes.merging import overlay
 from pytest_gpubench.recipes.problems import ProblemLog, join_path
+from pytest_gpubench.recipes.reading import names_read, server_reads
+from pytest_gpubench.recipes.resolved import Resolved, Served
 from pytest_gpubench.recipes.rows import MODEL_LEN_MARGIN, Point
 from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
 from pytest_gpubench.recipes.templating import is_computed, render
@@ -33,17 +35,12 @@ _LAYERS = ("image", "serve", "speculative", "env", "client", "gates", "requires"
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """A point with its own server, before sharing."""
+class _Setting:
+    """What a point's workload is resolved from."""
 
-    point: Point
-    identity: Identity
-    workload: Workload
-    spec: ServerSpec
-    max_model_len: int
-    runnable: bool
-    why_not: str
-    gates: FrozenMap
+    served: Served
+    layer: Node
+    names: dict[str, Value]
 
 
 class _PointError(Exception):
@@ -65,8 +62,14 @@ class Resolver:
     """The same, validated."""
     log: ProblemLog
     _layers: dict[tuple[int, ...], Node] = field(default_factory=dict)
-    _constants: dict[tuple[str, int], Any] = field(default_factory=dict)
-    """Results of nodes without expressions, by use and identity (an alias makes one node serve twice): most of a recipe."""
+    _made: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    """Results by use, node (by identity: an alias makes one node serve twice) and values of the names that the node reads."""
+    _reads: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    _settings: dict[tuple[object, ...], _Setting] = field(default_factory=dict)
+    _server_reads_conc: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._server_reads_conc = "conc" in server_reads(self.node)
 
     def resolve(self, point: Point, identity: Identity) -> Resolved | None:
         """The point with all values, or None after reporting what is wrong."""
@@ -78,6 +81,14 @@ class Resolver:
             return None
 
     def _resolve(self, point: Point, identity: Identity) -> Resolved:
+        key = (identity, point.topology, point.speculative, point.isl, point.osl, point.conc if self._server_reads_conc else None)
+        setting = self._settings.get(key)
+        if setting is None:
+            setting = self._settings[key] = self._setting(point, identity)
+        names = {**setting.names, "conc": point.conc}
+        return Resolved(point, self._workload(setting.layer, names, point), setting.served)
+
+    def _setting(self, point: Point, identity: Identity) -> _Setting:
         row_names = point.names(identity.hardware, identity.precision, identity.framework)
         layer = self._layer(row_names)
         draft = layer.get("speculative") if point.speculative else None
@@ -86,7 +97,7 @@ class Resolver:
         max_model_len = names["max_model_len"] = self._max_model_len(layer, names)
         serve, extra_args = self._serve(layer, names, max_model_len)
         speculative = (
-            self._constant("speculative", draft, partial(self._speculative, draft, names, identity.hardware)) if draft else None
+            self._once("speculative", draft, names, partial(self._speculative, draft, names, identity.hardware)) if draft else None
         )
         image = layer.get("image")
         why_not = self._why_not(point, draft, identity.hardware)
@@ -104,12 +115,11 @@ class Resolver:
             requires=self._frozen(layer, "requires"),
             image=str(image.value) if image else "",
         )
-        workload = self._workload(layer, names, point)
-        return Resolved(point, identity, workload, spec, max_model_len, not why_not, why_not, self._frozen(layer, "gates"))
+        return _Setting(Served(identity, spec, max_model_len, not why_not, why_not, self._frozen(layer, "gates")), layer, names)
 
     def _frozen(self, layer: Node, key: str) -> FrozenMap:
         node = layer.get(key)
-        return self._constant(key, node, lambda: FrozenMap(node.plain())) if node else FrozenMap()
+        return self._once(key, node, {}, lambda: FrozenMap(node.plain())) if node else FrozenMap()
 
     def _layer(self, names: Mapping[str, Value]) -> Node:
         """The recipe with every `when` part laid over it that holds."""
@@ -152,15 +162,19 @@ class Resolver:
         except ExpressionError as error:
             raise _PointError(node.at, path, f"{error} (at isl {names['isl']}, conc {names['conc']}, tp {names['tp']})") from None
 
-    def _constant(self, use: str, node: Node, make: Callable[[], _T]) -> _T:
-        """The result of ``make``, remembered if nothing in the node depends on the point; nodes live as long as their layer."""
-        key = (use, id(node))
-        if key in self._constants:
-            found: _T = self._constants[key]
+    def _once(self, use: str, node: Node, names: Mapping[str, Value], make: Callable[[], _T]) -> _T:
+        """The result of ``make``, once for all points between which nothing differs that the node reads.
+
+        Nodes live as long as their layer, so that their identities stay unique.
+        """
+        reads = self._reads.get(id(node))
+        if reads is None:
+            reads = self._reads[id(node)] = tuple(names_read(node))
+        key = (use, id(node), *map(names.get, reads))
+        if key in self._made:
+            found: _T = self._made[key]
             return found
-        made = make()
-        if not _depends(node):
-            self._constants[key] = made
+        made = self._made[key] = make()
         return made
 
     def _spec_tokens(self, draft: Node, names: Mapping[str, Value]) -> int:
@@ -194,7 +208,7 @@ class Resolver:
             if flag == "extra-args":
                 extra = tuple(str(word) for word in self._render(entry.node, join_path(path, flag), names))
             else:
-                flags[flag] = self._constant(flag, entry.node, partial(self._flag, flag, entry.node, path, names))
+                flags[flag] = self._once(flag, entry.node, names, partial(self._flag, flag, entry.node, path, names))
         return FrozenMap({"max-model-len": max_model_len} | flags), extra
 
     def _flag(self, flag: str, node: Node, path: str, names: Mapping[str, Value]) -> Any:
@@ -242,12 +256,12 @@ class Resolver:
         if node is None:
             return FrozenMap()
         rendered = partial(self._render, node, join_path(self.name, "env"), names)
-        return self._constant("env", node, lambda: FrozenMap({name: _env_value(value) for name, value in rendered().items()}))
+        return self._once("env", node, names, lambda: FrozenMap({name: _env_value(value) for name, value in rendered().items()}))
 
     def _workload(self, layer: Node, names: Mapping[str, Value], point: Point) -> Workload:
         node = layer.get("client")
         path = join_path(self.name, "client")
-        given = dict(self._constant("client", node, partial(self._client, node, path, names))) if node else {}
+        given = dict(self._once("client", node, names, partial(self._client, node, path, names))) if node else {}
         prompts, warmups = given.pop("prompts_per_conc", 10), given.pop("warmups_per_conc", 2)
         workload = Workload(
             isl=point.isl,
@@ -284,12 +298,6 @@ class Resolver:
         if HARDWARE[hardware].platform == "rocm":
             return "AMD recipes are plan-only for now"
         return ""
-
-
-def _depends(node: Node) -> bool:
-    """Whether a node holds an expression."""
-    below = [entry.node for entry in node.entries.values()] or node.items
-    return is_computed(node.value) or any(_depends(child) for child in below)
 
 
 def _env_value(value: Any) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json
 from pytest_gpubench.domain.specs import ServerSpec, SharingPolicy
-from pytest_gpubench.recipes.resolving import Resolved
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.recipes.resolved import Resolved
 
 CAPACITIES = ("max-model-len", "max-num-batched-tokens", "max-num-seqs", "max-cudagraph-capture-size")
 """Flags of which a shared server gets the maximum; any other difference splits the group."""
@@ -22,9 +23,15 @@ def share(points: Iterable[Resolved], policy: SharingPolicy) -> list[tuple[str, 
         over all its points.
     """
     groups: dict[str, dict[ServerSpec, list[Resolved]]] = {}
+    known: dict[tuple[int, str], list[Resolved]] = {}  # by identity: many points have one object, and comparing specs is slow
     for point in points:
-        parts = groups.setdefault(_group(point, policy), {})
-        parts.setdefault(_without_capacities(point.spec), []).append(point)
+        load = _load(point.workload, policy)
+        members = known.get((id(point.served), load))
+        if members is None:
+            parts = groups.setdefault(f"{point.served.identity.label}-{point.served.spec.topology.label}{load}", {})
+            members = parts.setdefault(_without_capacities(point.served.spec), [])
+            known[id(point.served), load] = members
+        members.append(point)
     servers = []
     for name, parts in groups.items():
         for reduced, members in parts.items():
@@ -33,9 +40,11 @@ def share(points: Iterable[Resolved], policy: SharingPolicy) -> list[tuple[str, 
     return servers
 
 
-def _group(point: Resolved, policy: SharingPolicy) -> str:
-    fixed = {"parallelism": "", "shape": f"-{point.workload.shape}", "point": f"-{point.workload.label}"}
-    return f"{point.identity.label}-{point.spec.topology.label}{fixed[policy]}"
+def _load(workload: Workload, policy: SharingPolicy) -> str:
+    """What of the workload the policy fixes, as a part of the KEY."""
+    if policy == "parallelism":
+        return ""
+    return f"-{workload.shape if policy == 'shape' else workload.label}"
 
 
 def _is_capacity(flag: str, value: object) -> bool:
@@ -50,11 +59,10 @@ def _without_capacities(spec: ServerSpec) -> ServerSpec:
 
 
 def _with_maxima(members: list[Resolved]) -> ServerSpec:
-    first = members[0].spec
+    first = members[0].served.spec
+    flags = [member.serve for member in {id(member.served): member.served.spec for member in members}.values()]
     maxima = {
-        flag: max(int(str(member.spec.serve[flag])) for member in members)
-        for flag, value in first.serve.items()
-        if _is_capacity(flag, value)
+        flag: max(int(str(serve[flag])) for serve in flags) for flag, value in first.serve.items() if _is_capacity(flag, value)
     }
     return replace(first, serve=FrozenMap(dict(first.serve) | maxima))
 

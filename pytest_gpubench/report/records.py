@@ -66,6 +66,15 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
+def try_to_write(path: Path, record: Mapping[str, Any]) -> str | None:
+    """Write a record; the sentence that says why it could not be written, or None."""
+    try:
+        write_record(path, record)
+    except GpubenchError as error:
+        return str(error)
+    return None
+
+
 def write_requests(path: Path, requests: Iterable[Mapping[str, Any]]) -> None:
     """Write per-request records as gzipped JSON lines, whole or not at all.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from doctor_support import LOGS, served
 
 from pytest_gpubench.doctor import Finding, examine, prognosis
+from tests.doctor.doctor_support import LOGS, served
 
 
 def judged(name: str) -> tuple[Finding, ...]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_support import TINY_LLAMA, case, config, eagle3, server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +33,7 @@ from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import SHARING_POLICIES, ServerSpec
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.recipes.loading import load_recipes
+from tests.doctor.doctor_support import TINY_LLAMA, case, config, eagle3, server
 
 ROOT = Path(__file__).parents[2]
 SCALARS = st.one_of(

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from doctor_support import TINY_DRAFT, TINY_LLAMA, case, config, eagle3, server
 
 from pytest_gpubench.doctor import RULE_IDS, Finding, Node, examine
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.hardware import HARDWARE, Hardware
 from pytest_gpubench.domain.specs import ServerSpec, Speculative
 from pytest_gpubench.domain.topology import Topology
+from tests.doctor.doctor_support import TINY_DRAFT, TINY_LLAMA, case, config, eagle3, server
 
 GQA: dict[str, Any] = {**TINY_LLAMA, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 16384}
 MHA_DRAFT: dict[str, Any] = {**TINY_DRAFT, "head_dim": 64, "max_position_embeddings": 16384}

@@ -13,12 +13,12 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from fake_hub import FakeHub, Fault, fake_hub, model_files
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.host.hub.failures import redact
 from pytest_gpubench.host.hub.fetch import FetchSettings, Progress, ensure_snapshot
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder
+from tests.host.fake_hub import FakeHub, Fault, fake_hub, model_files
 
 REPO = "org/model"
 SECOND = "model-00002-of-00002.safetensors"
@@ -202,13 +202,15 @@ def test_offline_names_the_command_that_fetches(hub: FakeHub, tmp_path: Path, mo
     assert not hub.requests
 
 
-@pytest.mark.parametrize("damage", ["truncated", "dangling", "missing", "no ref"])
+@pytest.mark.parametrize("damage", ["truncated", "zeroed", "dangling", "missing", "no ref"])
 def test_damage_is_repaired_by_fetching_only_what_is_broken(hub: FakeHub, tmp_path: Path, damage: str) -> None:
     files = model_files()
     hub.add(REPO, files)
     shard = _fetch(hub, tmp_path).path / SECOND
     if damage == "truncated":
         shard.resolve().write_bytes(files[SECOND][:100])
+    elif damage == "zeroed":  # as after a power failure: the length is right
+        shard.resolve().write_bytes(bytes(len(files[SECOND])))
     elif damage == "dangling":
         shard.resolve().unlink()
     elif damage == "missing":

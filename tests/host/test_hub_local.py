@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_hub import model_files, shard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.host.hub.local import Incomplete, Snapshot, default_cache_dir, find_snapshot, is_local_path, is_offline
+from tests.host.fake_hub import model_files, shard
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -139,3 +140,17 @@ def test_any_bytes_for_a_weight_file_end_in_an_answer(content: bytes) -> None:
         found = find_snapshot(name, None, folder)
         assert isinstance(found, Incomplete)
         assert "model.safetensors" in found.reason
+
+
+def test_a_cache_that_may_not_be_entered_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.stat
+
+    def refuse(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.is_relative_to(tmp_path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    found = find_snapshot("org/model", None, tmp_path)
+    assert isinstance(found, Incomplete)
+    assert found.reason == f"the cache {tmp_path} cannot be read: Permission denied"

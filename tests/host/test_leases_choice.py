@@ -92,6 +92,7 @@ def test_waiting_for_another_worker_of_the_same_run_has_no_deadline() -> None:
     [
         (GPUS[0], None),
         (replace(GPUS[3], processes=(GpuProcess(99),)), "GPU 3 (GPU-3) has 0.5 GiB in use by <99>, outside pytest-gpubench"),
+        (replace(GPUS[3], memory_used=GIB * 7 // 10), None),
         (
             replace(GPUS[3], memory_used=71 * GIB),
             "GPU 3 (GPU-3) has 71.0 GiB in use by a process that cannot be seen from here, outside pytest-gpubench",

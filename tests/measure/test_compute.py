@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.domain.metrics import METRICS
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.engines.scrape import Scrape, parse_metrics, wait_idle
 from pytest_gpubench.load.loopback import LoopbackServer, Schedule
 from pytest_gpubench.load.loopback_state import Counters
-from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Phase, RequestRecord
+from pytest_gpubench.load.plan import ClientFacts, EngineView, LoadPlan, Phase, RequestRecord
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
@@ -87,6 +88,8 @@ def test_every_metric_by_hand() -> None:
             **{f"tpot_{stat}": 0.02 for stat in ("mean", "p50", "p90", "p99")},
             **{f"e2e_{stat}": 0.18 for stat in ("mean", "p50", "p90", "p99")},
             **{f"icl_{stat}": 0.02 for stat in ("mean", "p50", "p90", "p99")},
+            **{f"itl_{stat}": 0.02 for stat in ("mean", "p50", "p90", "p99")},
+            "peak_output_tput": 50 / duration,
             "interactivity": 50.0,
             # from the first completion to the last: nine requests of 5 tokens in 9 * 0.2 s
             "steady_output_tput": 25.0,
@@ -98,7 +101,11 @@ def test_every_metric_by_hand() -> None:
 
 
 def test_all_names_are_in_the_metric_table() -> None:
-    found = measurement(before=scrape(1000, drafts=()), after=scrape(1055, drafts=(3, 1)), speculative=True)
+    records = [replace(record, engine=EngineView(0.01, 0.08, 0.08, 2, 6, 4)) for record in RECORDS]
+    workload = replace(WORKLOAD, slo=FrozenMap({"ttft": 1}))
+    before, after = scrape(1000, drafts=()), scrape(1055, drafts=(3, 1))
+    found = compute(records, before, after, workload, Topology(), speculative=True, prefix_caching=False)
+    assert found.invalid == ()
     assert set(METRICS) - set(found.metrics) == {"engine_init"}
     assert set(found.metrics) <= set(METRICS)
 
@@ -174,17 +181,30 @@ def test_early_end_is_allowed_without_ignore_eos() -> None:
 @pytest.mark.parametrize(
     ("after", "extra", "words"),
     [
-        (scrape(1056), {}, "the engine counted 56 generated tokens, the client received 55"),
         (scrape(1055), {"speculative": True}, "the engine counted no draft"),
         (scrape(1055, drafts=()), {"speculative": True}, "the engine counted no draft"),
-        (scrape(1055, prefix_cache_hits=32), {}, "the engine counted 32 cached tokens"),
     ],
 )
-def test_engine_that_disagrees_fails_the_case(after: Scrape, extra: dict[str, Any], words: str) -> None:
+def test_engine_that_did_not_draft_fails_the_case(after: Scrape, extra: dict[str, Any], words: str) -> None:
     found = measurement(after=after, **extra)
     assert len(found.problems) == 1
     assert words in found.problems[0]
     assert found.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (scrape(1056), "the engine counted 56 generated tokens, the client received 55"),
+        (scrape(1055, prefix_cache_hits=32), "the engine counted 32 cached tokens"),
+    ],
+)
+def test_engine_that_disagrees_voids_the_measurement(after: Scrape, words: str) -> None:
+    found = measurement(after=after)
+    assert found.problems == ()
+    assert len(found.invalid) == 1
+    assert words in found.invalid[0]
+    assert found.metrics  # to be looked at
 
 
 def test_prefix_hits_are_fine_where_caching_is_on() -> None:
@@ -278,3 +298,44 @@ def test_from_a_real_run_to_numbers_near_the_truth() -> None:
     assert found.drafting is not None
     assert found.drafting.acceptance_per_position == (1.0, 1.0, 1.0)
     assert found.totals.engine_output_tokens == found.totals.output_tokens_with_warmup == 28 * 21
+
+
+def test_undrained_warmup_belongs_to_the_steady_state() -> None:
+    """One slot, handed over: the window opens with the first measured request and the throughput is that of the whole loop."""
+    warmups = [replace(request(index, "warmup"), request_id=f"w{index}") for index in range(5)]
+    later = [replace(request(5 + index), index=index) for index in range(10)]
+    workload = replace(WORKLOAD, num_warmups=5, handover="continue")
+    found = compute([*warmups, *later], BEFORE, scrape(1075), workload, Topology(), speculative=False, prefix_caching=False)
+    assert found.problems == ()
+    assert found.invalid == ()
+    # from the first measured due time (2.0 s) to the last completion (3.98 s): ten requests of 5 tokens
+    assert found.metrics["steady_output_tput"] == pytest.approx(50 / 1.98)
+
+
+def test_run_that_was_stopped_early_is_whole() -> None:
+    facts = ClientFacts("", "", "", stopped_by="duration", planned=400)
+    found = measurement(client=facts)
+    assert found.problems == ()
+    assert found.stopped_by == "duration"
+    assert measurement(client=replace(facts, stopped_by="count")).problems == ("10 of 400 measured requests were made",)
+    assert measurement(RECORDS[:1], after=scrape(1005), client=facts).problems == ("0 of 400 measured requests were made",)
+
+
+def test_slow_client_voids_the_measurement() -> None:
+    facts = ClientFacts("", "", "", lag_mean=0.01, lag_p99=0.02, lag_max=0.03, lag_samples=200)
+    found = measurement(client=facts)
+    assert found.problems == ()
+    assert len(found.invalid) == 1
+    assert "event loop was late by 10.0 ms" in found.invalid[0]
+    assert found.metrics
+    assert found.validity["lag_mean"] == 0.01
+    assert Measurement.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
+
+
+def test_acceptance_by_request_is_beside_that_of_the_counters() -> None:
+    views = [EngineView(None, None, None, 2, 6, accepted) for accepted in (1, 2, 3, 0, 6, 5, 4, 3, 2, 1, 3)]
+    records = [replace(record, engine=view) for record, view in zip(RECORDS, views, strict=True)]
+    found = measurement(records, before=scrape(1000, drafts=()), after=scrape(1055, drafts=(1, 2, 3)), speculative=True)
+    assert found.drafting is not None
+    assert found.drafting.requests_acceptance_length == pytest.approx(1 + 30 / 22)
+    assert found.metrics["acceptance_length"] == pytest.approx(3.0)

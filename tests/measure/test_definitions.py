@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_undefined_is_none() -> None:
     assert definitions.ttft(silent) is None
     assert definitions.e2e(silent) is None
     assert definitions.tpot(silent) is None
-    assert definitions.chunk_gaps([single, silent]) == []
+    assert definitions.chunk_gaps([single, silent]).size == 0
     assert definitions.span([silent]) is None
 
 
@@ -126,3 +127,58 @@ def test_no_steady_window_where_the_tokens_of_chunks_are_unknown() -> None:
         definitions.steady_throughput([*records[:-1], RequestRecord.from_json({**records[-1].to_json(), "chunk_tokens": ()})], 1)
         is None
     )
+
+
+THREE_PER_CHUNK = [record(0.0, [(0.05, 1), *((0.05 + 0.03 * step, 1 + 3 * step) for step in range(1, 21))]) for _ in range(4)]
+
+
+def test_three_tokens_per_chunk_every_30_ms() -> None:
+    """TPOT and ITL 10 ms, ICL 30 ms, and a peak that is not below the mean."""
+    assert definitions.tpot(THREE_PER_CHUNK[0]) == pytest.approx(0.010)
+    assert definitions.token_gaps(THREE_PER_CHUNK) == pytest.approx([0.010] * 60 * 4)
+    assert definitions.chunk_gaps(THREE_PER_CHUNK) == pytest.approx([0.030] * 20 * 4)
+    assert definitions.summary("itl", definitions.token_gaps(THREE_PER_CHUNK))["itl_p99"] == pytest.approx(0.010)
+    mean = 4 * 61 / 0.65
+    peak = definitions.peak_throughput(THREE_PER_CHUNK)
+    assert peak is not None
+    assert peak >= mean
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 20),
+            st.lists(st.tuples(st.floats(0.001, 3), st.integers(1, 5)), min_size=1, max_size=20),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_peak_is_never_below_the_mean(streams: list[tuple[float, list[tuple[float, int]]]]) -> None:
+    records = []
+    for due, steps in streams:
+        at, total, chunks = due, 0, []
+        for gap, tokens in steps:
+            at, total = at + gap, total + tokens
+            chunks.append((at, total))
+        records.append(record(due, chunks))
+    duration = definitions.span(records)
+    peak = definitions.peak_throughput(records)
+    assert duration is not None
+    assert peak is not None
+    assert peak >= sum(item.completion_tokens or 0 for item in records) / duration * (1 - 1e-9)
+
+
+def test_unknown_chunk_sizes_have_no_itl_and_no_peak() -> None:
+    known = record(0.0, [(0.1, 1), (0.2, 2)])
+    unknown = replace(known, chunk_tokens=())
+    assert definitions.token_gaps([known, unknown]).size == 0
+    assert definitions.peak_throughput([known, unknown]) is None
+
+
+def test_goodput_counts_requests_within_every_limit() -> None:
+    records = [record(0.0, [(0.1, 1), (0.2, 2)]), record(0.0, [(0.3, 1), (0.4, 2)]), record(0.0, [(0.1, 1), (1.0, 2)])]
+    assert definitions.goodput(records, {"ttft": 0.2}) == pytest.approx(2.0)
+    assert definitions.goodput(records, {"ttft": 0.2, "tpot": 0.5}) == pytest.approx(1.0)
+    assert definitions.goodput(records, {"e2e": 0.05}) == 0.0
+    assert definitions.goodput(records, {}) is None

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+# Imported here because pytester forgets what an inner run imports, and numpy refuses to be imported twice.
+import pytest_gpubench.plugin.runner  # noqa: F401
+
 STUB = Path(__file__).parents[1] / "stub_engine.py"
 
 RECIPES = """

@@ -1,4 +1,4 @@
-"""The plugin costs nothing in a run that has no recipes."""
+"""The plugin costs nothing in a run that has no recipes, and collecting pays for nothing that only a run needs."""
 
 from __future__ import annotations
 
@@ -52,3 +52,47 @@ def test_light():
         "pytest_gpubench.plugin.options",
         "pytest_gpubench.plugin.state",
     }
+
+
+def test_nothing_that_only_a_run_needs_is_imported_for_collecting(tmp_path: Path) -> None:
+    (tmp_path / "recipes.yaml").write_text(
+        """
+tiny-bf16-cpu-vllm:
+  model: org/tiny
+  model-prefix: tiny
+  precision: bf16
+  framework: vllm
+  multinode: false
+  runner: cpu
+  scenarios: {fixed-seq-len: [{isl: 32, osl: 4, search-space: [{tp: 1, conc-list: [1, 2]}]}]}
+  serve: {block-size: 128}
+"""
+    )
+    (tmp_path / "test_serving.py").write_text("from pytest_gpubench.suite import test_throughput")
+    (tmp_path / "conftest.py").write_text(
+        """
+import sys
+
+def pytest_collection_finish(session):
+    heavy = ("openai", "numpy", "scipy", "huggingface_hub", "psutil", "pynvml", "prometheus_client", "filelock")
+    ours = [f"pytest_gpubench.{room}" for room in ("host", "engines", "doctor", "load", "measure", "gate", "demo")]
+    print("imported:", [name for name in (*heavy, *ours) if name in sys.modules])
+"""
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:benchmark",
+        "-p",
+        "no:xdist",
+    ]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "2 tests collected" in run.stdout, run.stdout
+    assert "imported: []" in run.stdout

@@ -99,17 +99,38 @@ def engine():
 
 
 def test_a_limit_that_is_broken_fails_the_case(project: Project) -> None:
-    text = (project.pytester.path / "recipes.yaml").read_text()
-    project.recipes(text + "  gates: {output_tput: {at-least: 1000000000}}\n")  # of the last recipe: moved below
-    project.recipes(
-        text.replace("tiny-bf16-cpu-vllm: {extends: base}", "tiny-bf16-cpu-vllm: {extends: base, gates: {ttft_p50: {at-most: 0}}}")
-    )
-    result = project.run("benchmarks", "-k", "tiny and cpu and not mtp and c1")
+    _with_gates(project, "{ttft_p50: {at-most: 0}}")
+    result = project.run("benchmarks", "-m", "cpu and not mtp and c1")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*FAIL: ttft_p50 is * s, the recipe allows at most 0 s*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     (record,) = project.cases()
     assert record["verdict"]["status"] == "FAIL"
+
+
+def test_a_limit_that_holds_passes(project: Project) -> None:
+    _with_gates(project, "{ttft_p50: {at-most: 60}}")
+    result = project.run("benchmarks", "-m", "cpu and not mtp and c1")
+    assert result.ret == 0
+    (record,) = project.cases()
+    assert record["verdict"]["status"] == "PASS"
+
+
+def test_what_could_not_be_measured_is_inconclusive_and_exit_10(project: Project) -> None:
+    _with_gates(project, "{steady_output_tput: {at-least: 1}}")  # four tokens a request: no steady state
+    result = project.run("benchmarks", "-m", "cpu and not mtp and c1", "--junitxml=junit.xml")
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*1 inconclusive*"])
+    junit = (project.pytester.path / "junit.xml").read_text()
+    assert 'name="gpubench_verdict" value="INCONCLUSIVE"' in junit
+    assert "steady_output_tput could not be measured" in junit
+
+
+def _with_gates(project: Project, gates: str) -> None:
+    text = (project.pytester.path / "recipes.yaml").read_text()
+    plain = "tiny-bf16-cpu-vllm: {extends: base}"
+    assert plain in text
+    project.recipes(text.replace(plain, f"tiny-bf16-cpu-vllm: {{extends: base, gates: {gates}}}"))
 
 
 def test_attach_measures_a_server_that_runs_already(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,8 @@ def test_every_item_runs_once_and_a_server_on_one_worker_only(sizes: list[int], 
 def test_a_crash_costs_the_item_that_ran_and_nothing_else(sizes: list[int], order: Any, crashes: int) -> None:
     nodeids = [f"s{server}:{item}" for server, size in enumerate(sizes) for item in range(size)]
     scheduling, workers = _started(2, nodeids)
-    everybody, lost = list(workers), []
+    everybody = list(workers)
+    lost: list[str] = []
     while scheduling.has_pending:
         able = [worker for worker in workers if worker.next_item() is not None]
         assert able, "no worker can go on: a deadlock"
@@ -106,7 +107,7 @@ def test_a_crash_costs_the_item_that_ran_and_nothing_else(sizes: list[int], orde
         if crashes and order.random() < 0.3:
             crashes -= 1
             workers.remove(worker)
-            lost.append(scheduling.remove_node(worker))
+            lost.append(scheduling.remove_node(worker) or "nothing")
             fresh = Worker(f"gw{len(everybody)}")
             workers.append(fresh)
             everybody.append(fresh)
@@ -161,6 +162,14 @@ def test_workers_that_collect_differently_fail_the_run() -> None:
     assert scheduling.tests_finished
 
 
+@pytest.fixture
+def selection(monkeypatch: pytest.MonkeyPatch) -> Selection:
+    # The marks of a recipe book are registered in a run of the plugin, which this is not.
+    monkeypatch.setattr("pytest_gpubench.plugin.collection.case_marks", lambda *_: [])
+    monkeypatch.setattr("pytest_gpubench.plugin.collection.server_marks", lambda *_: [])
+    return Selection(*_book())
+
+
 def _book() -> tuple[RecipeBook, Parameters]:
     cases, servers = [], []
     for name, tp, concs in (("tiny", 1, (1, 16)), ("big", 8, (1,))):
@@ -203,11 +212,11 @@ def _book() -> tuple[RecipeBook, Parameters]:
         ("README.md", ""),
     ],
 )
-def test_items_are_known_by_the_ids_that_the_recipes_gave_them(nodeid: str, server: str) -> None:
-    assert Selection(*_book()).server_of(nodeid) == server
+def test_items_are_known_by_the_ids_that_the_recipes_gave_them(selection: Selection, nodeid: str, server: str) -> None:
+    assert selection.server_of(nodeid) == server
 
 
-def test_units_are_servers_with_all_their_launches_largest_first_and_others_alone() -> None:
+def test_units_are_servers_with_all_their_launches_largest_first_and_others_alone(selection: Selection) -> None:
     nodeids = [
         "a.py::test_plain",
         "t.py::test_engine_init[tiny-bf16-h100-vllm-tp1:launch1]",
@@ -216,7 +225,6 @@ def test_units_are_servers_with_all_their_launches_largest_first_and_others_alon
         "t.py::test_throughput[tiny-bf16-h100-vllm-tp1:1k1k-c1:launch2]",
         "a.py::test_plain[1]",
     ]
-    selection = Selection(*_book())
     assert selection.units(nodeids) == [
         Unit("", (0,)),
         Unit("", (5,)),

@@ -24,6 +24,7 @@ from pytest_gpubench.host.hub.local import (
     find_snapshot,
     is_local_path,
     is_offline,
+    looks_whole,
     repository_folder,
 )
 from pytest_gpubench.host.hub.locks import LockKind, repository_lock
@@ -188,11 +189,11 @@ def _literal(name: str) -> str:
 
 
 def _drop_damaged(snapshot: Path, sizes: dict[str, int | None]) -> int:
-    """Remove files of another length than the hub's, which the hub's client would keep; returns the bytes still missing."""
+    """Remove files that are not as the hub's, which the hub's client would keep; returns the bytes still missing."""
     missing = 0
     for name, size in sizes.items():
         path = snapshot / name
-        if path.is_file() and (size is None or path.stat().st_size == size):
+        if path.is_file() and (size is None or path.stat().st_size == size) and looks_whole(path):
             continue
         missing += size or 0
         if path.is_file():

@@ -81,6 +81,13 @@ def find_snapshot(model: str, revision: str | None, cache_dir: Path, *, tokenize
         folder = Path(model).expanduser()
         reason = _missing_part(folder, tokenizer) if folder.is_dir() else f"there is no folder {folder}"
         return Incomplete(model, reason, folder.is_dir()) if reason else Snapshot(model, folder)
+    try:
+        return _find_in_cache(model, revision, cache_dir, tokenizer)
+    except OSError as error:  # a folder of somebody else's
+        return Incomplete(model, f"the cache {cache_dir} cannot be read: {error.strerror or error}")
+
+
+def _find_in_cache(model: str, revision: str | None, cache_dir: Path, tokenizer: bool) -> Snapshot | Incomplete:
     repository = repository_folder(cache_dir, model)
     if not repository.is_dir():
         return Incomplete(model, f"it is not in the cache {cache_dir}")
@@ -105,6 +112,21 @@ def resolve_commit(repository: Path, revision: str) -> str | None:
     except (OSError, UnicodeDecodeError):
         return None
     return commit if _COMMIT.fullmatch(commit) else None
+
+
+def looks_whole(path: Path) -> bool:
+    """Whether what a file says about itself holds: JSON parses, safetensors are as long as their header states.
+
+    A file may have the right length and yet be full of zeros, after a power failure. Files that say nothing count as whole.
+    """
+    try:
+        if path.name == "config.json" or path.name in _INDEXES:
+            _json(path)
+        elif path.suffix == ".safetensors":
+            return _stated_size(path, path.name) == path.stat().st_size
+    except _UnreadableError:
+        return False
+    return True
 
 
 def _missing_part(folder: Path, tokenizer: bool) -> str:

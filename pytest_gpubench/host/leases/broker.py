@@ -70,18 +70,18 @@ class Broker:
         while True:
             with self._locked(_BROKER_SECONDS):
                 held = self._survey(orphan_seconds)
-                found = choose(wanted, held, gpus() if wanted.gpus else (), _in_words)
-                lease = self._take(wanted, found) if isinstance(found, Grant) else None
-            if lease is not None:
-                return lease
-            if isinstance(found, Blocked):
-                now = time.monotonic()
-                waited, looked = waited + (0.0 if found.own_run else now - looked), now
-                if waited >= timeout:
-                    raise BenchmarkError(_busy(wanted, found, timeout))
-                if found.who != said:
-                    self._say(f"{wanted.server} waits: {'; '.join(found.reasons)}")
-                    said = found.who
+                found: Grant | Blocked | Lease = choose(wanted, held, gpus() if wanted.gpus else (), _in_words)
+                if isinstance(found, Grant):
+                    found = self._take(wanted, found)
+            if isinstance(found, Lease):
+                return found
+            now = time.monotonic()
+            waited, looked = waited + (0.0 if found.own_run else now - looked), now
+            if waited >= timeout:
+                raise BenchmarkError(_busy(wanted, found, timeout))
+            if found.who != said:
+                self._say(f"{wanted.server} waits: {'; '.join(found.reasons)}")
+                said = found.who
             time.sleep(poll_seconds)
 
     @contextlib.contextmanager
@@ -138,8 +138,8 @@ class Broker:
             where = holder.unit if holder.unit.startswith("gpu-") else "this host"
             self._say(f"killed what {whose} left behind on {where}: {', '.join(map(str, killed))}")
 
-    def _take(self, wanted: Wanted, grant: Grant) -> Lease | None:
-        """Lock and write every file; None where somebody outside the broker was faster."""
+    def _take(self, wanted: Wanted, grant: Grant) -> Lease | Blocked:
+        """Lock and write every file, or none of them: a lock may be held by a process that the file does not name."""
         since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
         owner = identify(os.getpid())
         if owner is None:
@@ -160,7 +160,9 @@ class Broker:
             for file in files:
                 file.close()
             if isinstance(error, BlockingIOError):
-                return None
+                pids = frozenset(lock_holders(files[-1].path))
+                who = ", ".join(map(_in_words, sorted(pids))) or "a process that cannot be seen from here"
+                return Blocked((f"{files[-1].path} is locked by {who}",), pids, own_run=False)
             raise
         return Lease(grant, wanted, files, lambda: self._locked(_RELEASE_SECONDS))
 

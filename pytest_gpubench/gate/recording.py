@@ -1,0 +1,95 @@
+"""What may become a baseline: which launches are recorded, and which of them move an anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.domain.verdicts import MetricVerdict, Status, Verdict
+from pytest_gpubench.gate.baselines import LaunchEntry, mark
+from pytest_gpubench.gate.declared import usable
+from pytest_gpubench.gate.evidence import LaunchEvidence
+
+_NO_OBJECTION = frozenset({"short-baseline", "few-requests", "not-measured", "not-gateable"})
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Whether a case's launches may be recorded, and why not."""
+
+    allowed: bool
+    reason: str = ""
+    """One sentence where it is refused."""
+    anchors: Mapping[str, str] = field(default_factory=dict)
+    """Metrics of which the run begins a new anchor, with the reason."""
+
+
+def tree_refusal(git: Mapping[str, Any] | None) -> str:
+    """Why no baseline is written in this working tree, empty if one may be: a number must belong to a commit."""
+    if git is None:
+        return (
+            "no baseline is written: this is not a git working tree, or there is no git command, so the numbers belong to no commit"
+        )
+    if git.get("dirty"):
+        return "no baseline is written: the working tree has uncommitted changes, so the numbers belong to no commit; commit first"
+    return ""
+
+
+def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = "") -> Recording:
+    """Whether the launches behind the last verdict of a case may be recorded.
+
+    Recorded are PASS, UNGATED, and what is INCONCLUSIVE only because evidence is missing or because noise lets the interval reach
+    the tolerance while the change itself is inside: leaving those out would keep only lucky launches. A worse level needs
+    ``accept_regression`` and begins a new anchor of the metrics that failed; a better one begins its anchor by itself.
+    """
+    if verdict.status is Status.INVALID:
+        return Recording(False, f"not recorded: {verdict.reason}")
+    objections = [one for one in verdict.metrics if _objection(one)]
+    barred = [one for one in objections if one.code not in ("regressed", "drifted") or not accept_regression]
+    if barred:
+        hint = "" if accept_regression or barred[0].code != "regressed" else "; --gpubench-accept-regression accepts it"
+        return Recording(False, f"not recorded: {barred[0].reason}{hint}")
+    anchors = {one.metric: "improved" for one in verdict.metrics if one.improved}
+    anchors |= {one.metric: f"accepted: {note}" if note else "accepted" for one in objections}
+    return Recording(True, anchors=anchors)
+
+
+def _objection(one: MetricVerdict) -> bool:
+    if one.status is Status.FAIL:
+        return one.code not in ("no-baseline", "not-comparable")
+    if one.status is not Status.INCONCLUSIVE or one.code in _NO_OBJECTION:
+        return False
+    if one.change is None or one.tolerance is None:
+        return True
+    worse = one.change.estimate if METRICS[one.metric].direction == "lower" else -one.change.estimate
+    return worse >= one.tolerance
+
+
+def entries_of(
+    run: str, launches: Sequence[tuple[LaunchEvidence, str]], axis: FrozenMap, anchors: Mapping[str, str] | None = None
+) -> tuple[LaunchEntry, ...]:
+    """Entries for a baseline from the launches of one case in one run, invalid ones left out.
+
+    Args:
+        run: name of the run's folder.
+        launches: each with its date, ISO 8601 with offset.
+        axis: of the run.
+        anchors: from ``Recording``.
+    """
+    entries = (
+        LaunchEntry(
+            run=run,
+            launch=evidence.label,
+            date=date,
+            key="",
+            metrics=FrozenMap({name: evidence.metrics[name] for name in sorted(evidence.metrics) if usable(evidence, name)}),
+            requests=evidence.requests,
+            axis=axis,
+        )
+        for evidence, date in launches
+        if not evidence.invalid
+    )
+    return mark(entries, anchors or {})

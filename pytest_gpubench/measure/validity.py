@@ -1,0 +1,196 @@
+"""Can the numbers be believed? Pure rules with fixed limits; each broken one voids the measurement (INVALID) with its reason.
+
+A delay in the client of some per cent of the time to first token is an error of as many per cent in it: hence limits that are parts
+of the TTFT, with floors below which this host's kernel decides. ``docs/measuring.md`` gives the grounds for each.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from pytest_gpubench.load.calibration import MARGIN, Calibration
+from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.measure.definitions import span, ttft
+from pytest_gpubench.measure.measurement import Totals
+
+MEAN_LAG_SHARE, MEAN_LAG_FLOOR = 0.01, 0.0005
+"""Of the median TTFT, and seconds: the mean event-loop lag may be the greater of both."""
+TAIL_LAG_SHARE, TAIL_LAG_FLOOR = 0.10, 0.005
+"""Likewise for the 99th percentile of the event-loop lag."""
+SEND_LAG_SHARE, SEND_LAG_FLOOR = 0.05, 0.002
+"""Likewise for the mean send lag: a closed loop's first wave is due at one moment and can only be sent one by one."""
+CPU_LIMIT = 0.85
+"""CPU seconds per second of one client process."""
+ENGINE_GAP_SHARE, ENGINE_GAP_FLOOR = 0.20, 0.020
+"""Of the median TTFT, and seconds: median of client TTFT minus the engine's own queue and first-token time."""
+ENGINE_STRETCH = 0.05
+"""By how much the client may see a stream last longer than the engine took to generate it, in the median."""
+IMPOSSIBLE = 0.001
+"""Seconds by which a client may seem faster than the engine: two clocks are read at two places."""
+CLOCK_SHARE, CLOCK_FLOOR = 0.001, 0.020
+"""Of the window, and seconds: disagreement between the wall clock and the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """What the rules look at. Seconds; None: not known."""
+
+    lag_mean: float | None = None
+    """Event loop of the client, from a kernel timer that beats 100 times a second."""
+    lag_p99: float | None = None
+    lag_max: float | None = None
+    send_lag_mean: float | None = None
+    """From due time to write."""
+    send_lag_p99: float | None = None
+    send_lag_max: float | None = None
+    cpu_share: float | None = None
+    engine_gap: float | None = None
+    """Median of client TTFT - (queue + first token) by the engine's own clock."""
+    engine_stretch: float | None = None
+    """Median of the stream's length at the client over that at the engine, minus 1."""
+    clock_drift: float | None = None
+    in_flight_max: int = 0
+    chunk_rate: float | None = None
+    """Chunks per second, mean of the run."""
+    calibrated_conc: int | None = None
+    calibrated_rate: float | None = None
+
+
+def look(records: Sequence[RequestRecord], client: ClientFacts | None, calibration: Calibration | None) -> Validity:
+    """Collect what the rules need from the measured, good records."""
+    lags = sorted((record.send_ns - record.due_ns) / 1e9 for record in records if record.send_ns is not None)
+    gaps, stretches = [], []
+    for record in records:
+        view, seen = record.engine, ttft(record)
+        if view is None or seen is None:
+            continue
+        if view.ttft is not None:
+            gaps.append(seen - view.ttft - (view.queue or 0.0))
+        if view.generation and record.last_token_ns is not None and record.first_token_ns is not None:
+            stretches.append((record.last_token_ns - record.first_token_ns) / 1e9 / view.generation - 1)
+    duration = span(records)
+    probed = client is not None and client.lag_samples > 0
+    return Validity(
+        lag_mean=client.lag_mean if client and probed else None,
+        lag_p99=client.lag_p99 if client and probed else None,
+        lag_max=client.lag_max if client and probed else None,
+        send_lag_mean=statistics.fmean(lags) if lags else None,
+        send_lag_p99=lags[min(len(lags) - 1, int(0.99 * len(lags)))] if lags else None,
+        send_lag_max=lags[-1] if lags else None,
+        cpu_share=client.cpu_share if client else None,
+        engine_gap=statistics.median(gaps) if gaps else None,
+        engine_stretch=statistics.median(stretches) if stretches else None,
+        clock_drift=client.clock_drift if client else None,
+        in_flight_max=most_in_flight(records),
+        chunk_rate=sum(len(record.chunk_ns) for record in records) / duration if duration else None,
+        calibrated_conc=calibration.conc if calibration else None,
+        calibrated_rate=calibration.chunk_rate if calibration else None,
+    )
+
+
+def most_in_flight(records: Sequence[RequestRecord]) -> int:
+    """The most requests that were under way at one time."""
+    edges = chain.from_iterable(((record.due_ns, 1), (record.end_ns or record.due_ns, -1)) for record in records)
+    now = most = 0
+    for _, step in sorted(edges):  # an end before a start at the same time
+        now += step
+        most = max(most, now)
+    return most
+
+
+def reasons(
+    seen: Validity,
+    totals: Totals,
+    ttft_p50: float,
+    window: float,
+    *,
+    prefix_caching: bool,
+    calibration: Calibration | None = None,
+) -> tuple[str, ...]:
+    """Why the measurement does not count, one sentence each; empty: it does.
+
+    Args:
+        seen: of ``look``.
+        ttft_p50: median TTFT in seconds; what delays are measured against.
+        window: length of the measured window in seconds.
+        prefix_caching: whether the recipe allows it.
+    """
+    found = [*_client(seen, ttft_p50), *_clocks(seen, ttft_p50, window), *_counts(totals, prefix_caching)]
+    if calibration is not None:
+        found += _capacity(seen, calibration)
+    return tuple(found)
+
+
+def _client(seen: Validity, ttft_p50: float) -> list[str]:
+    found = []
+    mean = max(MEAN_LAG_FLOOR, MEAN_LAG_SHARE * ttft_p50)
+    tail = max(TAIL_LAG_FLOOR, TAIL_LAG_SHARE * ttft_p50)
+    send = max(SEND_LAG_FLOOR, SEND_LAG_SHARE * ttft_p50)
+    beats = (("in the mean", seen.lag_mean, mean), ("at the 99th percentile", seen.lag_p99, tail))
+    late = next(((where, lag, limit) for where, lag, limit in beats if lag is not None and lag > limit), None)
+    if late is not None:
+        where, lag, limit = late
+        found.append(
+            f"the client's event loop was late by {(lag or 0.0) * 1e3:.1f} ms {where} (limit {limit * 1e3:.1f} ms at a TTFT of "
+            f"{ttft_p50 * 1e3:.0f} ms): it was too slow, or other work took its processor"
+        )
+    if seen.send_lag_mean is not None and seen.send_lag_mean > send:
+        found.append(
+            f"requests were sent {seen.send_lag_mean * 1e3:.1f} ms after they were due, in the mean (limit {send * 1e3:.1f} ms): "
+            "the client could not keep to its schedule"
+        )
+    if seen.cpu_share is not None and seen.cpu_share > CPU_LIMIT:
+        found.append(
+            f"the client's process was busy {seen.cpu_share:.0%} of the time (limit {CPU_LIMIT:.0%}): give it more workers"
+        )
+    return found
+
+
+def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
+    found = []
+    limit = max(ENGINE_GAP_FLOOR, ENGINE_GAP_SHARE * ttft_p50)
+    if seen.engine_gap is not None and seen.engine_gap > limit:
+        found.append(
+            f"{seen.engine_gap * 1e3:.1f} ms of the client's TTFT are neither queue nor first token by the engine's own clock "
+            f"(median, limit {limit * 1e3:.1f} ms): client, network or API server are in the way"
+        )
+    if seen.engine_gap is not None and seen.engine_gap < -IMPOSSIBLE:
+        found.append(f"the client saw first tokens {-seen.engine_gap * 1e3:.1f} ms before the engine made them: a clock is wrong")
+    if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH:
+        found.append(
+            f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine (median, limit {ENGINE_STRETCH:.0%})"
+        )
+    drift = max(CLOCK_FLOOR, CLOCK_SHARE * window)
+    if seen.clock_drift is not None and abs(seen.clock_drift) > drift:
+        found.append(
+            f"the wall clock and the monotonic clock disagree by {seen.clock_drift * 1e3:+.0f} ms over the run "
+            f"(limit {drift * 1e3:.0f} ms): the clock was set, or the machine was suspended"
+        )
+    return found
+
+
+def _counts(totals: Totals, prefix_caching: bool) -> list[str]:
+    found = []
+    if totals.failed == 0 and totals.engine_output_tokens not in (None, totals.output_tokens_with_warmup):
+        found.append(
+            f"the engine counted {totals.engine_output_tokens} generated tokens, the client received "
+            f"{totals.output_tokens_with_warmup} (warm-up included): another client used the server, or a count is wrong"
+        )
+    if not prefix_caching and totals.prefix_cache_hits:
+        found.append(f"prefix caching is off in the recipe, but the engine counted {totals.prefix_cache_hits} cached tokens")
+    return found
+
+
+def _capacity(seen: Validity, calibration: Calibration) -> list[str]:
+    if calibration.problem:
+        return [f"the client of this host cannot measure at this rate: {calibration.problem} (calibration)"]
+    rate = seen.chunk_rate or 0.0
+    if seen.in_flight_max > MARGIN * calibration.conc or rate > MARGIN * calibration.chunk_rate:
+        return [
+            f"the run had {seen.in_flight_max} requests in flight and {rate:,.0f} chunks/s; the client is calibrated for "
+            f"{calibration.conc} and {calibration.chunk_rate:,.0f}"
+        ]
+    return []

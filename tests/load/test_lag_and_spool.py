@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from pytest_gpubench.load.alarm import Alarm
+from pytest_gpubench.load.lag import LagProbe
+from pytest_gpubench.load.spool import Spool
+from pytest_gpubench.load.transport import Exchange
+
+
+def test_alarm_fires_once_at_its_time_and_the_last_order_counts() -> None:
+    fired: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        alarm = Alarm(lambda when: fired.append((when, time.monotonic_ns())))
+        start = time.monotonic_ns()
+        alarm.at(start + 10_000_000_000)
+        alarm.at(start + 20_000_000)
+        await asyncio.sleep(0.15)
+        alarm.at(start)  # past: at once
+        await asyncio.sleep(0.05)
+        alarm.at(time.monotonic_ns() + 20_000_000)
+        alarm.close()
+        await asyncio.sleep(0.05)
+        assert [when for when, _ in fired] == [start + 20_000_000, start]
+
+    asyncio.run(main())
+    assert all(actual >= when for when, actual in fired)
+
+
+def test_probe_sees_a_blocked_loop_and_the_cpu_it_takes() -> None:
+    async def main() -> None:
+        probe = LagProbe()
+        probe.start()
+        quiet = time.monotonic_ns()
+        await asyncio.sleep(0.3)
+        blocked = time.monotonic_ns()
+        for _ in range(6):
+            until = time.monotonic() + 0.05
+            while time.monotonic() < until:
+                pass
+            await asyncio.sleep(0.001)
+        end = time.monotonic_ns()
+        await asyncio.sleep(0.05)
+        probe.stop()
+        before, during = probe.summary(quiet, blocked), probe.summary(blocked, end)
+        assert before.samples > 10
+        assert during.worst > 0.03
+        assert during.mean > before.mean
+        assert during.p99 >= during.mean
+        assert during.cpu > 0.1
+        assert before.cpu < during.cpu
+        assert probe.summary(0, 1).samples == 0
+
+    asyncio.run(main())
+
+
+def exchange(number: int) -> Exchange:
+    reads = [(number * 1000 + part, f"{number}:{part};".encode() * 40) for part in range(50)]
+    return Exchange(number, 0, reads=reads)
+
+
+@pytest.mark.parametrize("limit", [0, 20_000, 1 << 30])
+def test_spool_gives_every_byte_back(limit: int) -> None:
+    async def main() -> None:
+        spool = Spool(limit=limit)
+        exchanges = [exchange(number) for number in range(20)]
+        for item in exchanges:
+            spool.add(item)
+        await asyncio.sleep(0.3)
+        assert [spool.reads_of(item) for item in exchanges] == [exchange(number).reads for number in range(20)]
+        kept = sum(len(data) for item in exchanges for _, data in item.reads)
+        assert kept <= limit
+        spool.close()
+
+    asyncio.run(main())

@@ -1,0 +1,118 @@
+"""A client that is slowed on purpose must void its own measurement, with the right reason; an unslowed one must not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.engines.scrape import Scrape
+from pytest_gpubench.load.calibrate import loopback_process
+from pytest_gpubench.load.measuring import Measuring
+from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress, RequestRecord
+from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.transport import Slot
+from pytest_gpubench.measure.compute import compute
+from pytest_gpubench.measure.measurement import Measurement
+
+WORKLOAD = Workload(isl=40, osl=32, conc=8, num_prompts=24, num_warmups=8, range_ratio=1.0)
+
+
+def measurement(records: tuple[RequestRecord, ...], client: ClientFacts) -> Measurement:
+    empty = Scrape(())
+    return compute(records, empty, empty, WORKLOAD, Topology(), speculative=False, prefix_caching=False, client=client)
+
+
+def in_process(url: str) -> Measurement:
+    """The worker's own code in this process, where a test can slow it."""
+
+    async def main() -> tuple[ClientFacts, tuple[RequestRecord, ...]]:
+        async def gate(stage: str) -> int:
+            return 0
+
+        measuring = Measuring(LoadPlan(url, "loopback", WORKLOAD), "", lambda progress: None, gate)
+        facts = await measuring.work()
+        return facts, tuple(measuring.records())
+
+    facts, records = asyncio.run(main())
+    return measurement(records, facts)
+
+
+def test_sleep_in_the_reader_voids_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Slot.data_received
+
+    def sleepy(self: Slot, data: bytes) -> None:
+        time.sleep(0.003)
+        original(self, data)
+
+    monkeypatch.setattr(Slot, "data_received", sleepy)
+    with loopback_process() as url:
+        found = in_process(url)
+    assert found.problems == ()
+    assert any("event loop was late" in reason for reason in found.invalid), found.invalid
+
+
+def test_busy_reader_voids_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Slot.data_received
+
+    def busy(self: Slot, data: bytes) -> None:
+        until = time.monotonic() + 0.004
+        while time.monotonic() < until:
+            pass
+        original(self, data)
+
+    monkeypatch.setattr(Slot, "data_received", busy)
+    with loopback_process() as url:
+        found = in_process(url)
+    assert any("busy" in reason or "event loop was late" in reason for reason in found.invalid), found.invalid
+
+
+@contextlib.contextmanager
+def busy_processes(core: int, number: int) -> Iterator[None]:
+    script = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(core)]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_busy_neighbours_that_take_the_clients_core_void_the_measurement() -> None:
+    """The scheduler is kind to a client that needs 2% of a core; as an idle-class process it gets what the neighbours leave."""
+    own = os.sched_getaffinity(0)
+    core = min(own)
+
+    def pin(progress: Progress) -> None:
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if "pytest_gpubench.load.worker" in child.cmdline():
+                    os.sched_setaffinity(child.pid, {core})
+                    os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+
+    with loopback_process() as url, busy_processes(core, 2):
+        result = run_load(LoadPlan(url, "loopback", WORKLOAD), on_progress=pin)
+    found = measurement(result.records, result.client)
+    assert found.problems == ()
+    assert any("event loop was late" in reason or "requests were sent" in reason for reason in found.invalid), found.validity
+
+
+def test_undisturbed_client_counts() -> None:
+    """On a host that is busy with other work the client is slowed indeed: then nothing can be said."""
+    with loopback_process() as url:
+        for _ in range(5):
+            result = run_load(LoadPlan(url, "loopback", WORKLOAD))
+            found = measurement(result.records, result.client)
+            if not found.invalid:
+                return
+    assert os.getloadavg()[0] > 1.0, found.invalid

@@ -1,0 +1,91 @@
+"""The `gpubench` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_gpubench import __version__
+from pytest_gpubench.cli import main
+from pytest_gpubench.recipes import json_schema
+
+ROOT = Path(__file__).parents[1]
+
+DOOMED = """
+doomed-bf16-h100-vllm:
+  model: MiniMaxAI/MiniMax-M3
+  model-prefix: doomed
+  precision: bf16
+  framework: vllm
+  multinode: false
+  runner: h100
+  serve: {block-size: 64}
+  scenarios:
+    fixed-seq-len:
+    - {isl: 1024, osl: 1024, search-space: [{tp: 8, conc-list: [4]}]}
+"""
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"pytest-gpubench {__version__}\n"
+
+
+def test_schema_is_the_one_that_editors_are_pointed_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json_schema()
+    assert printed == json.loads((ROOT / "docs" / "recipes.schema.json").read_text()), "write it anew with `gpubench schema`"
+
+
+def test_demo_model_writes_two_repositories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo-model", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["pytest-gpubench/tiny-llama", "pytest-gpubench/tiny-llama-eagle3"]
+    assert (tmp_path / "models--pytest-gpubench--tiny-llama" / "refs" / "main").read_text() == lines[0].split()[1]
+
+
+def test_plan_prints_json_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(ROOT / "recipes.yaml"), "-m", "gpubench(hardware='h200', spec='mtp', conc=4)"]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert {case["conc"] for case in plan["cases"]} == {4}
+    assert {key for case in plan["cases"] for key in [case["server"]]} == set(plan["servers"])
+
+
+def test_plan_of_nothing_is_exit_4_with_pytests_words(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "nowhere.yaml"]) == 4
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "nowhere.yaml does not exist" in captured.err
+
+
+def test_doctor_names_the_death_and_exits_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipes.yaml"
+    path.write_text(DOOMED)
+    assert main(["doctor", str(path)]) == 1
+    printed = capfd.readouterr().out
+    assert "No common block size for 64" in printed
+    assert "1 case on 1 server: " in printed
+
+
+def test_doctor_finds_no_error_in_the_shipped_recipes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(ROOT / "recipes.yaml")]) == 0
+    assert capfd.readouterr().out.splitlines()[-1].endswith(": 0 errors")
+
+
+def test_fetch_names_what_it_has(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", str(ROOT / "recipes.yaml"), "-k", "tiny and cpu and mtp", "--cache-dir", str(tmp_path)]) == 0
+    names = [line.split()[0] for line in capfd.readouterr().out.splitlines()]
+    assert names == ["pytest-gpubench/tiny-llama", "pytest-gpubench/tiny-llama-eagle3"]
+
+
+def test_fetch_offline_says_what_is_missing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    arguments = ["fetch", str(ROOT / "recipes.yaml"), "-m", "gpubench(hardware='h100', spec='mtp', model='minimaxm3')"]
+    assert main([*arguments, "--cache-dir", str(tmp_path)]) == 4
+    assert "MiniMaxAI/MiniMax-M3-MXFP8 is not complete in" in capfd.readouterr().err
