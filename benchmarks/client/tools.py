@@ -23,6 +23,7 @@ from pytest_gpubench.measure import definitions
 
 WORDS = 32
 _SAMPLE_S = 0.02
+_WORKER = "pytest_gpubench.load.worker"
 _VLLM = """
 import sys
 from vllm.benchmarks.serve import add_cli_args, main
@@ -238,6 +239,8 @@ class _Watch(threading.Thread):
             return
         for process in found if self._own else [self._root, *found]:
             try:
+                if self._own and _WORKER not in process.cmdline():  # the loopback server is a child as well
+                    continue
                 times = process.cpu_times()
                 self._seen[process.pid, process.create_time()] = times.user + times.system
             except psutil.Error:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))  # tests/ is not installed
 STUB = REPOSITORY / "tests" / "stub_engine.py"
 MARK = "GPUBENCH_FAULT_MARK"
 """Environment variable that every process of a fault inherits, however far it strays."""
@@ -28,6 +29,8 @@ NO_FAILURE = "none"
 SETTLE_SECONDS = 12.0
 """How long processes may take to end after the run: the guard of a killed run gives its server five seconds."""
 _POLL = 0.02
+_NOT_LEFT = (f"gpubench-{os.getuid()}", "pytest-of-")
+"""Folders of locks (which are looked at one by one) and of pytest itself."""
 _T = TypeVar("_T")
 
 RECIPES = """
@@ -85,6 +88,8 @@ class Fault:
     exit_code: int | None = None
     within: float = 10.0
     """Seconds from event to verdict that are allowed, on a busy machine."""
+    may_leave: str = ""
+    """Start of the names of temporary files that nobody can remove, since their owner was killed."""
 
 
 class Run:
@@ -118,7 +123,9 @@ class Run:
     def measured(self) -> dict[str, str]:
         """Finished results by case, as their metrics."""
         return {
-            record["case"]: json.dumps(record["metrics"]) for record in self.records() if record["kind"] == "case" and record["metrics"]
+            record["case"]: json.dumps(record["metrics"])
+            for record in self.records()
+            if record["kind"] == "case" and record["metrics"]
         }
 
     def log(self) -> str:
@@ -221,12 +228,14 @@ class Project:
         suite = "from pytest_gpubench.suite import test_engine_init, test_throughput\n"
         (self.folder / "benchmarks" / "test_serving.py").write_text(suite)
 
-    def start(self, *arguments: str, name: str = "run", results: Path | None = None, fault: str = "", **variables: str) -> Run:
+    def start(
+        self, *arguments: str, name: str = "run", results: Path | None = None, fault: str = "", env: Mapping[str, str] | None = None
+    ) -> Run:
         """Start pytest as a user does."""
         results = results or self.folder / "results"
         command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", "-ra", f"--gpubench-results={results}"]
         command += [f"--gpubench-vllm-command={' '.join(self.engine)}", f"--gpubench-cache-dir={self.folder.parent / 'hub'}"]
-        environment = own_environment(self.folder) | {"GPUBENCH_STUB_FAULT": fault} | variables
+        environment = own_environment(self.folder) | {"GPUBENCH_STUB_FAULT": fault} | dict(env or {})
         return Run([*command, *arguments], self.folder, environment, results, name)
 
 
@@ -250,7 +259,7 @@ def marked(folder: Path) -> list[psutil.Process]:
 
 
 def remains(folder: Path) -> list[str]:
-    """What is left of a fault once processes have had time to end; processes are then killed, so that the next fault starts clean."""
+    """What is left of a fault once its processes have had time to end; they are then killed, so that the next starts clean."""
     limit = time.monotonic() + SETTLE_SECONDS
     while (left := marked(folder)) and time.monotonic() < limit:
         time.sleep(0.1)
@@ -261,7 +270,8 @@ def remains(folder: Path) -> list[str]:
             process.kill()
     words += [f"lease {path.name}" for path in sorted((folder / "leases").glob("*.lease"))]
     words += [f"lock {path.name}" for path in sorted(folder.rglob("*.lock")) if _is_locked(path)]
-    words += [f"temporary {path.name}" for path in sorted((folder / "tmp").glob("*")) if not path.name.startswith("gpubench-0")]
+    temporary = sorted(path.name for path in (folder / "tmp").glob("*"))
+    words += [f"temporary {name}" for name in temporary if not name.startswith(_NOT_LEFT)]
     return words
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from harness import ONE_SERVER, SLOW, Fault, Observed, Project, Run, fill, kill, small_disk
+from harness import ONE_SERVER, SLOW, Fault, Observed, Project, fill, kill, small_disk
 
 _SILENCE_SECONDS = 5
 
@@ -17,7 +18,7 @@ def _kill(role: str, number: signal.Signals = signal.SIGKILL) -> Callable[[Path]
     """A process of the engine is killed in the middle of the second case."""
 
     def inject(folder: Path) -> Observed:
-        run = Project(folder).start(*ONE_SERVER, **SLOW)
+        run = Project(folder).start(*ONE_SERVER, env=SLOW)
         finished = run.until_second_case()
         return run.observe(kill(run.engine(role), number), finished)
 
@@ -25,7 +26,7 @@ def _kill(role: str, number: signal.Signals = signal.SIGKILL) -> Callable[[Path]
 
 
 def _both(folder: Path) -> Observed:
-    run = Project(folder).start(*ONE_SERVER, fault="ignore-sigterm", **SLOW)
+    run = Project(folder).start(*ONE_SERVER, fault="ignore-sigterm", env=SLOW)
     finished = run.until_second_case()
     guard, api = run.guard(), run.engine("api")
     guard.kill()
@@ -33,7 +34,7 @@ def _both(folder: Path) -> Observed:
 
 
 def _exit_quietly(folder: Path) -> Observed:
-    run = Project(folder).start(*ONE_SERVER, fault="die-after:4", **SLOW)
+    run = Project(folder).start(*ONE_SERVER, fault="die-after:4", env=SLOW)
     # Warm-up and two requests of the first case; one more into the second.
     run.until("a finished case", run.measured)
     finished = run.measured()
@@ -62,7 +63,7 @@ def _frozen(folder: Path) -> Observed:
     """All processes of the engine are stopped (SIGSTOP), as a hung driver does: nothing answers any more."""
     project = Project(folder)
     _patient_for_seconds(project)
-    run = project.start(*ONE_SERVER, **SLOW)
+    run = project.start(*ONE_SERVER, env=SLOW)
     finished = run.until_second_case()
     for role in ("worker", "core", "api"):
         event = kill(run.engine(role), signal.SIGSTOP)
@@ -87,21 +88,32 @@ def _stubborn(fault: str) -> Callable[[Path], Observed]:
 
 
 def _disk_full_for_results(folder: Path) -> Observed:
+    """Where nothing can be written, the verdict is the terminal's."""
     with small_disk(folder / "disk", 4) as disk:
-        run = Project(folder).start(*ONE_SERVER, results=disk / "results", **SLOW)
+        run = Project(folder).start(*ONE_SERVER, results=disk / "results", env=SLOW)
         finished = run.until_second_case()
         fill(disk)
         event = time.monotonic()
-        # Where nothing can be written, the verdict is the terminal's.
-        run.until("the sentence about the disk", lambda: "No space left on device" in run.text())
-        seen = Observed(_cause_in(run), seconds=time.monotonic() - event)
-        seen = run.end(seen, finished)
-    seen.note = "includes the rest of the case: records are written at its end"
+        seen = run.end(finished=finished)
+        seen.seconds = time.monotonic() - event
+    if "No space left on device" in run.text() and (found := re.search(r"\[(record-unwritten), (\w+)\]", run.text())):
+        seen.cause, seen.whose = found.groups()
+    seen.note = "includes the rest of the case: its record is written at its end"
     return seen
 
 
-def _cause_in(run: Run) -> str:
-    return "record-unwritten" if "could not be written: No space left on device" in run.text() else "?"
+def _killed_on_full_disk(folder: Path) -> Observed:
+    """Both are said: why the engine failed, and that there is no record of it."""
+    with small_disk(folder / "disk", 4) as disk:
+        run = Project(folder).start(*ONE_SERVER, results=disk / "results", env=SLOW)
+        finished = run.until_second_case()
+        fill(disk)
+        event = kill(run.engine("api"))
+        seen = run.end(finished=finished)
+        seen.seconds = time.monotonic() - event
+    if "[record-unwritten, infrastructure]" in run.text() and (found := re.search(r"\[(killed), (\w+)\]", run.text())):
+        seen.cause, seen.whose = found.groups()
+    return seen
 
 
 def _talks(worker: psutil.Process) -> bool:
@@ -122,5 +134,6 @@ FAULTS = (
     Fault("whole engine frozen", _frozen, "silent-engine", "engine", 1, within=60.0),
     Fault("engine that ignores SIGTERM", _stubborn("ignore-sigterm"), exit_code=0, within=15.0),
     Fault("worker that leaves session and group", _stubborn("escape"), exit_code=0, within=15.0),
-    Fault("disk full for results", _disk_full_for_results, "record-unwritten", "", 1, within=30.0),
+    Fault("disk full for results", _disk_full_for_results, "record-unwritten", "infrastructure", 1, within=30.0),
+    Fault("API server killed while the disk is full", _killed_on_full_disk, "killed", "infrastructure", 1, within=15.0),
 )

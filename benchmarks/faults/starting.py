@@ -76,7 +76,7 @@ def _in_pytest(fault: str, line: str, *arguments: str) -> Callable[[Path], Obser
 
 
 def _api_server_killed(folder: Path) -> Observed:
-    run = Project(folder).start(*ONE_SERVER, GPUBENCH_STUB_LOAD="60")
+    run = Project(folder).start(*ONE_SERVER, env={"GPUBENCH_STUB_LOAD": "60"})
     run.until_logged("Initializing a V1 LLM engine")
     return run.observe(kill(run.engine("api")))
 
@@ -105,9 +105,8 @@ def _port_taken_meanwhile(folder: Path) -> Observed:
     with socket.socket() as thief:
         thief.bind(("127.0.0.1", 0))
         thief.listen()
-        free = lifecycle.free_port
-        ports = iter([thief.getsockname()[1]])
-        with mock.patch.object(lifecycle, "free_port", lambda: next(ports, None) or free()):
+        ports = [thief.getsockname()[1], lifecycle.free_port()]
+        with mock.patch.object(lifecycle, "free_port", side_effect=ports):
             seen = direct(settings(folder))
     log = (folder / "server.log").read_text()
     seen.note = "second attempt on another port is ready"
@@ -148,7 +147,9 @@ def _disk_full_for_log(folder: Path) -> Observed:
         seen = direct(settings(folder, "log-flood:4", log_path=disk / "server.log"))
         written = (disk / "server.log").stat().st_size
         failing = direct(settings(folder, "kv-cache", log_path=disk / "other.log"))
-    seen.note = f"the server is ready all the same, {written >> 10} KiB of its log are kept; a failing one beside it: {failing.cause}"
+    seen.note = (
+        f"the server is ready all the same, {written >> 10} KiB of its log are kept; a failing one beside it: {failing.cause}"
+    )
     if failing.cause != "kv-cache-too-small":
         seen.problems.append(seen.note)
     return seen
@@ -192,7 +193,13 @@ FAULTS = (
         within=14.0,
     ),
     Fault("foreign server on the port", _foreign_server, "port-in-use", "infrastructure"),
-    Fault("another model answers on the port", _in_pytest("foreign-name", "Starting vLLM server"), "foreign-server", "infrastructure", 1),
+    Fault(
+        "another model answers on the port",
+        _in_pytest("foreign-name", "Starting vLLM server"),
+        "foreign-server",
+        "infrastructure",
+        1,
+    ),
     Fault("port taken between choice and bind", _port_taken_meanwhile, NO_FAILURE, within=20.0),
     Fault("1 GiB of log", _flood("log-flood:1024"), exit_code=0, within=120.0),
     Fault("1 GiB without a line end", _flood("no-newline:1024"), exit_code=0, within=120.0),

@@ -16,16 +16,14 @@ from typing import Any
 from unittest import mock
 
 import huggingface_hub
-from harness import NO_FAILURE, ONE_SERVER, RECIPES, REPOSITORY, Fault, Observed, Project, fill, own_environment, small_disk
-
-sys.path.insert(0, str(REPOSITORY / "tests" / "host"))
-from fake_hub import FakeHub, fake_hub, model_files, shard
-from fake_hub import Fault as HubFault
+from harness import NO_FAILURE, ONE_SERVER, RECIPES, Fault, Observed, Project, fill, own_environment, small_disk
 
 from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.host.hub.fetch import FetchSettings, ensure_snapshot
-from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder
+from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
 from pytest_gpubench.host.hub.locks import lock_path
+from tests.host.fake_hub import FakeHub, fake_hub, model_files
+from tests.host.fake_hub import Fault as HubFault
 
 REPO = "org/model"
 SECOND = "model-00002-of-00002.safetensors"
@@ -91,9 +89,9 @@ def _unwritten_blob(shard_path: Path) -> None:
     shard_path.resolve().unlink()
 
 
-def _garbage(shard_path: Path) -> None:
+def _zeros(shard_path: Path) -> None:
     target = shard_path.resolve()
-    target.write_bytes(b"\xff" * target.stat().st_size)
+    target.write_bytes(bytes(target.stat().st_size))
 
 
 def _damaged(damage: Callable[[Path], None]) -> Callable[[Path], Observed]:
@@ -108,7 +106,9 @@ def _damaged(damage: Callable[[Path], None]) -> Callable[[Path], Observed]:
             damage(snapshot.path / SECOND)
             hub.downloads.clear()
             begin = time.monotonic()
-            run = Project(folder, recipes=_RECIPES).start(*ONE_SERVER, f"--gpubench-cache-dir={cache}", HF_ENDPOINT=hub.endpoint)
+            run = Project(folder, recipes=_RECIPES).start(
+                *ONE_SERVER, f"--gpubench-cache-dir={cache}", env={"HF_ENDPOINT": hub.endpoint}
+            )
             run.until("a repaired snapshot", lambda: isinstance(find_snapshot(REPO, None, cache), Snapshot))
             seen = run.end(Observed(seconds=time.monotonic() - begin))
             again = _fetch(hub, cache)
@@ -129,7 +129,7 @@ def _damaged_offline(folder: Path) -> Observed:
         snapshot = find_snapshot(REPO, None, cache)
         assert isinstance(snapshot, Snapshot)
         _truncate(snapshot.path / SECOND)
-        run = Project(folder, recipes=_RECIPES).start(*ONE_SERVER, f"--gpubench-cache-dir={cache}", HF_HUB_OFFLINE="1")
+        run = Project(folder, recipes=_RECIPES).start(*ONE_SERVER, f"--gpubench-cache-dir={cache}", env={"HF_HUB_OFFLINE": "1"})
         seen = run.observe(run.started)
     if SECOND not in run.text() or "gpubench fetch" not in run.text():
         seen.problems.append("neither the shard nor the remedy is named")
@@ -170,7 +170,12 @@ def _stale_lock(kind: str) -> Callable[[Path], Observed]:
             begin = time.monotonic()
             left = lock_path(cache, REPO, "shared" if kind == "shared" else "local").exists()
             done = subprocess.run(
-                [sys.executable, "-c", _FETCH, str(cache), kind], env=environment, capture_output=True, text=True, check=False, timeout=90
+                [sys.executable, "-c", _FETCH, str(cache), kind],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=90,
             )
             seen = Observed(seconds=time.monotonic() - begin)
             seen.note = f"the dead owner's lock file {'was there' if left else 'was gone'}; the next process fetches the rest"
@@ -246,6 +251,15 @@ except BenchmarkError as error:
     return seen
 
 
+def _no_folder(folder: Path) -> Observed:
+    """--gpubench-cache-dir names a file; the embedded models are to be written there."""
+    (folder / "file").touch()
+    run = Project(folder).start(*ONE_SERVER, f"--gpubench-cache-dir={folder / 'file'}")
+    seen = run.observe(run.started)
+    seen.note = "timed from pytest's start"
+    return seen
+
+
 def _disk_full_beforehand(folder: Path) -> Observed:
     with small_disk(folder / "disk", 1) as disk, _hub(folder, 2_000_000) as hub:
         seen = _fetch(hub, disk / "cache")
@@ -263,7 +277,11 @@ def _disk_full_midway(folder: Path) -> Observed:
         fill(folder / "disk")
         return str(real(*args, **keywords))
 
-    with small_disk(folder / "disk", 80) as disk, _hub(folder) as hub, mock.patch.object(huggingface_hub, "snapshot_download", full):
+    with (
+        small_disk(folder / "disk", 80) as disk,
+        _hub(folder) as hub,
+        mock.patch.object(huggingface_hub, "snapshot_download", full),
+    ):
         return _fetch(hub, disk / "cache")
 
 
@@ -276,15 +294,34 @@ FAULTS = (
     Fault("snapshot with a truncated shard, hub in reach", _damaged(_truncate), exit_code=0, within=30.0),
     Fault("snapshot without a shard, hub in reach", _damaged(_remove), exit_code=0, within=30.0),
     Fault("snapshot whose blob is gone, hub in reach", _damaged(_unwritten_blob), exit_code=0, within=30.0),
-    Fault("snapshot with a shard of garbage, hub in reach", _damaged(_garbage), exit_code=0, within=30.0),
+    Fault("snapshot with a shard of zeros (power failure), hub in reach", _damaged(_zeros), exit_code=0, within=30.0),
     Fault("snapshot with a truncated shard, offline", _damaged_offline, "weights-missing", "infrastructure", 1, within=20.0),
     Fault("nothing in the cache, offline", _nothing_offline, "weights-missing", "infrastructure"),
     Fault("download race of 8 processes", _race("local"), within=60.0),
     Fault("the same with a lock in the cache (NFS)", _race("shared"), within=60.0),
-    Fault("connection lost once in mid-file", _hub_fault(HubFault(f"resolve/.*/{SECOND}", "truncate"), note="fetched on the next attempt")),
-    Fault("connection lost every time", _hub_fault(HubFault("resolve/", "drop", times=999)), "download-failed", "infrastructure", within=30.0),
-    Fault("hub answers 429 for ever", _hub_fault(HubFault("api/models", "status", times=999, status=429)), "hub-rate-limit", "infrastructure"),
-    Fault("hub answers 503 for ever", _hub_fault(HubFault("api/models", "status", times=999, status=503)), "hub-unavailable", "infrastructure"),
+    Fault(
+        "connection lost once in mid-file",
+        _hub_fault(HubFault(f"resolve/.*/{SECOND}", "truncate"), note="fetched on the next attempt"),
+    ),
+    Fault(
+        "connection lost every time",
+        _hub_fault(HubFault("resolve/", "drop", times=999)),
+        "download-failed",
+        "infrastructure",
+        within=30.0,
+    ),
+    Fault(
+        "hub answers 429 for ever",
+        _hub_fault(HubFault("api/models", "status", times=999, status=429)),
+        "hub-rate-limit",
+        "infrastructure",
+    ),
+    Fault(
+        "hub answers 503 for ever",
+        _hub_fault(HubFault("api/models", "status", times=999, status=503)),
+        "hub-unavailable",
+        "infrastructure",
+    ),
     Fault(
         "gated repository",
         _hub_fault(HubFault("resolve/", "status", "HEAD", times=999, status=403, error_code="GatedRepo")),
@@ -297,6 +334,7 @@ FAULTS = (
     Fault("stale lock in the cache (NFS): its owner was killed", _stale_lock("shared"), within=30.0),
     Fault("cache on a read-only file system", _read_only, "cache-unwritable", "infrastructure"),
     Fault("cache that may not be entered", _unreadable, "cache-unwritable", "infrastructure"),
+    Fault("cache folder is a file", _no_folder, "weights-missing", "infrastructure", 1, within=15.0),
     Fault("disk too small for the download", _disk_full_beforehand, "disk-full", "infrastructure"),
     Fault("disk full in mid-download", _disk_full_midway, "disk-full", "infrastructure"),
 )

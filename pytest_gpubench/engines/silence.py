@@ -1,4 +1,4 @@
-"""Telling a busy engine from one that hangs, while a load runs on it: a hung one keeps its process, its port and often its health."""
+"""Telling a busy engine from one that hangs while a load runs: a hung one keeps its process, its port and often its health."""
 
 from __future__ import annotations
 

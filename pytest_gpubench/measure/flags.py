@@ -13,6 +13,8 @@ _TAILS: tuple[tuple[str, int, int], ...] = (("p90", 29, 100), ("p99", 299, 1000)
 """(percentile, shown from, gated from) so many requests: with 95% confidence one lies beyond it; ten are expected to."""
 _BLUR = 0.25
 """Of the median gap between chunks: a client that is this late at times cannot tell how uneven the gaps are."""
+_OUTSIDE, _OUTSIDE_FLOOR = 0.10, 0.020
+"""Of the median TTFT, and seconds."""
 _CACHED = 0.05
 """Of the prompt tokens; a chat template's first words may well be cached."""
 
@@ -34,6 +36,9 @@ def find_flags(
     if totals.engine_output_tokens is None:
         flags.append(Flag("tokens-unchecked", "/metrics has no vllm:generation_tokens_total: token totals could not be checked"))
     flags += _blurred(metrics, seen)
+    if seen.engine_gap is not None and seen.engine_gap > max(_OUTSIDE_FLOOR, _OUTSIDE * metrics.get("ttft_p50", 0.0)):
+        message = f"{seen.engine_gap * 1e3:.1f} ms of the TTFT (median) passed outside the engine: in its API server, or on the way"
+        flags.append(Flag("outside-engine", message))
     shared = workload.prefix_tokens or workload.turns > 1 or workload.dataset not in ("random", "text")
     if not shared and (totals.prefix_cache_hits or 0) > _CACHED * totals.prompt_tokens:
         names = tuple(name for name in metrics if name.startswith("ttft_"))

@@ -95,10 +95,8 @@ class ServerPool:
         """Fail at once where the launch is known to be dead, naming the cause instead of starting it again."""
         failure = self._failed.get(launch)
         if failure is not None:
-            pytest.fail(
-                f"not run: {launch.server} failed before ({failure.cause}): {failure.summary.rstrip('.')}; its first failure shows why",
-                pytrace=False,
-            )
+            why = f"({failure.cause}): {failure.summary.rstrip('.')}; its first failure shows why"
+            pytest.fail(f"not run: {launch.server} failed before {why}", pytrace=False)
 
     def inventory(self) -> Inventory:
         """The GPUs that this run may use, read once."""
@@ -216,6 +214,9 @@ class ServerPool:
         self._running = None
         try:
             stopped = engine.stop()
+        except KeyboardInterrupt:
+            # Not as such: at the session's end pytest has nobody left to catch it.
+            pytest.exit("interrupted while the server was being stopped; it is gone", returncode=pytest.ExitCode.INTERRUPTED)
         finally:
             self._leasing.end()
         if stopped is not None and stopped.remaining:

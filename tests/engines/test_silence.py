@@ -60,7 +60,7 @@ def test_any_sign_of_life_counts(silence: str) -> None:
     scene = Scene()
     watch = scene.watch()
     alive = {"tokens": 0.1} if silence == "requests" else {"done": True}
-    assert scene.pass_time(watch, 1000, **alive) is None  # type: ignore[arg-type]
+    assert scene.pass_time(watch, 1000, **alive) is None
     assert scene.scrapes <= (0 if silence == "tokens" else 40)
     assert scene.pass_time(watch, 200) is not None
 

@@ -29,6 +29,12 @@ def test_nothing_to_say() -> None:
     assert flags(seen=Validity(lag_p99=0.0024)) == []
 
 
+def test_time_outside_the_engine() -> None:
+    assert flags(seen=Validity(engine_gap=0.019)) == []
+    [flag] = flags(seen=Validity(engine_gap=0.021))
+    assert (flag.code, flag.metrics) == ("outside-engine", ())
+
+
 def test_late_client_cannot_tell_uneven_gaps() -> None:
     [flag] = flags(seen=Validity(lag_p99=0.003))
     assert flag.code == "chunk-times-blurred"

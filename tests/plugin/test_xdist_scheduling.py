@@ -211,6 +211,7 @@ def _book() -> tuple[RecipeBook, Parameters]:
         ("b[1]/test_s.py::test_other[big-bf16-h100-vllm-tp8:launch1]", "big-bf16-h100-vllm-tp8"),
         ("README.md", ""),
     ],
+    ids=str.upper,  # as they are, our own suite's recipes would take these tests for theirs
 )
 def test_items_are_known_by_the_ids_that_the_recipes_gave_them(selection: Selection, nodeid: str, server: str) -> None:
     assert selection.server_of(nodeid) == server

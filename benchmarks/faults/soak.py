@@ -1,0 +1,142 @@
+"""Starts and stops an engine again and again in one process, and counts what must not grow.
+
+    python benchmarks/faults/soak.py [--cycles 100]                                       the stub engine
+    python benchmarks/faults/soak.py --cycles 10 --vllm "PYTHON -m vllm.entrypoints..."   a real one, with the embedded model
+
+Counted after each stop: file descriptors, threads, resident memory and children of this process, processes that carry our mark,
+entries of /dev/shm. The exit code is 1 if they are not flat. With --write the table goes into docs/faults.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import psutil
+from document import machine, write_section
+from harness import STUB, marked, own_environment
+
+from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
+
+_RSS_SLACK_MIB = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What there is after a stop."""
+
+    cycle: int
+    fds: int
+    threads: int
+    rss_mib: float
+    children: int
+    marked: int
+    shm: int
+    seconds: float
+    """From the start of the cycle to its end."""
+
+
+def count(cycle: int, folder: Path, begin: float) -> Count:
+    """Look at this process, and for strays."""
+    gc.collect()
+    me = psutil.Process()
+    return Count(
+        cycle,
+        me.num_fds(),
+        me.num_threads(),
+        round(me.memory_info().rss / 2**20, 1),
+        len(me.children(recursive=True)),
+        len(marked(folder)),
+        len(os.listdir("/dev/shm")),  # noqa: PTH208
+        round(time.monotonic() - begin, 1),
+    )
+
+
+def is_flat(counts: Sequence[Count]) -> bool:
+    """Whether nothing grows from the first stop to the last; memory may settle during the first tenth."""
+    first, last, settled = counts[0], counts[-1], counts[len(counts) // 10 or 1]
+    counted = {(one.fds, one.threads, one.children, one.marked) for one in counts}
+    return (
+        counted == {(first.fds, first.threads, 0, 0)}
+        and all(one.shm <= first.shm for one in counts)
+        and last.rss_mib - settled.rss_mib < _RSS_SLACK_MIB
+    )
+
+
+def use(engine: Engine) -> None:
+    """One completion and one scrape.
+
+    Raises:
+        OSError: if the engine does not answer.
+    """
+    body = {"model": engine.served_name, "messages": [{"role": "user", "content": "hello"}], "max_completion_tokens": 4}
+    headers = {"Authorization": f"Bearer {engine.api_key}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{engine.base_url}/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        answer.read()
+    engine.scrape()
+
+
+def main() -> int:
+    """Cycle, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cycles", type=int, default=100)
+    parser.add_argument("--vllm", metavar="COMMAND", help="command of a real engine for the CPU (default: the stub)")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/faults.md")
+    options = parser.parse_args()
+    command = tuple(shlex.split(options.vllm)) if options.vllm else (sys.executable, str(STUB))
+    with tempfile.TemporaryDirectory(prefix="gpubench-soak-") as name:
+        folder = Path(name)
+        write_demo_models(folder / "hub")
+        serve = FrozenMap({"max-model-len": 256, "enforce-eager": True, "max-num-seqs": 4})
+        env = FrozenMap({"VLLM_CPU_KVCACHE_SPACE": 1, "OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None})
+        spec = ServerSpec("vllm", DEMO_TARGET, "cpu", Topology(), serve, env=env)
+        settings = EngineSettings(
+            command, folder / "server.log", cache_dir=str(folder / "hub"), host_env=own_environment(folder), start_timeout=600.0
+        )
+        counts: list[Count] = []
+        for cycle in range(options.cycles + 1):  # the first one loads what this process needs once
+            begin = time.monotonic()
+            engine = start_engine(spec, settings)
+            try:
+                use(engine)
+            finally:
+                report = engine.stop()
+            assert report is not None
+            if report.forced or report.remaining:
+                print(f"cycle {cycle}: {report}")
+                return 1
+            del engine
+            counts.append(count(cycle, folder, begin))
+            print(counts[-1], flush=True)
+    flat = is_flat(counts)
+    which = "real" if options.vllm else "stub"
+    mean = sum(one.seconds for one in counts[1:]) / options.cycles
+    words = f"{options.cycles} cycles of the {which} engine, {mean:.1f} s each: {'flat' if flat else 'NOT flat'}. {machine()}"
+    print(words)
+    if options.write:
+        shown = {1, *range(0, options.cycles, max(1, options.cycles // 5)), options.cycles}
+        names = ("cycle", "descriptors", "threads", "RSS, MiB", "children", "marked processes", "/dev/shm")
+        head = ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+        rows = [f"| {' | '.join(str(value) for value in astuple(one)[:-1])} |" for one in counts if one.cycle in shown]
+        write_section(f"soak-{which}", [words, *head, *rows])
+    return 0 if flat else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
