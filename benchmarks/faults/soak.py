@@ -4,15 +4,16 @@
     python benchmarks/faults/soak.py --cycles 10 --vllm "PYTHON -m vllm.entrypoints..."   a real one, with the embedded model
 
 Counted after each stop: file descriptors, threads, resident memory and children of this process, processes that carry our mark,
-entries of /dev/shm. The exit code is 1 if they are not flat. With --write the table goes into docs/faults.md.
+shared memory that the engine used and left. The exit code is 1 if they are not flat. With --write the table goes into docs/faults.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
-import os
+import re
 import shlex
 import sys
 import tempfile
@@ -47,11 +48,12 @@ class Count:
     children: int
     marked: int
     shm: int
+    """Entries of /dev/shm that the stopped engine used and that are still there."""
     seconds: float
     """From the start of the cycle to its end."""
 
 
-def count(cycle: int, folder: Path, begin: float) -> Count:
+def count(cycle: int, folder: Path, begin: float, memory: set[str]) -> Count:
     """Look at this process, and for strays."""
     gc.collect()
     me = psutil.Process()
@@ -62,9 +64,19 @@ def count(cycle: int, folder: Path, begin: float) -> Count:
         round(me.memory_info().rss / 2**20, 1),
         len(me.children(recursive=True)),
         len(marked(folder)),
-        len(os.listdir("/dev/shm")),  # noqa: PTH208
+        sum(Path(path).exists() for path in memory),
         round(time.monotonic() - begin, 1),
     )
+
+
+def shared_memory(engine: Engine) -> set[str]:
+    """The entries of /dev/shm that the engine's processes map or hold open."""
+    found: set[str] = set()
+    for process in engine.process.tree() if engine.process else []:
+        with contextlib.suppress(OSError):
+            found.update(re.findall(r"/dev/shm/\S+", Path(f"/proc/{process.pid}/maps").read_text(errors="replace")))
+            found.update(str(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    return {path for path in found if path.startswith("/dev/shm/")}
 
 
 def is_flat(counts: Sequence[Count]) -> bool:
@@ -73,7 +85,7 @@ def is_flat(counts: Sequence[Count]) -> bool:
     counted = {(one.fds, one.threads, one.children, one.marked) for one in counts}
     return (
         counted == {(first.fds, first.threads, 0, 0)}
-        and all(one.shm <= first.shm for one in counts)
+        and not any(one.shm for one in counts)
         and last.rss_mib - settled.rss_mib < _RSS_SLACK_MIB
     )
 
@@ -115,6 +127,7 @@ def main() -> int:
             engine = start_engine(spec, settings)
             try:
                 use(engine)
+                memory = shared_memory(engine)
             finally:
                 report = engine.stop()
             assert report is not None
@@ -122,7 +135,7 @@ def main() -> int:
                 print(f"cycle {cycle}: {report}")
                 return 1
             del engine
-            counts.append(count(cycle, folder, begin))
+            counts.append(count(cycle, folder, begin, memory))
             print(counts[-1], flush=True)
     flat = is_flat(counts)
     which = "real" if options.vllm else "stub"
@@ -131,7 +144,7 @@ def main() -> int:
     print(words)
     if options.write:
         shown = {1, *range(0, options.cycles, max(1, options.cycles // 5)), options.cycles}
-        names = ("cycle", "descriptors", "threads", "RSS, MiB", "children", "marked processes", "/dev/shm")
+        names = ("cycle", "descriptors", "threads", "RSS, MiB", "children", "marked processes", "shared memory")
         head = ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
         rows = [f"| {' | '.join(str(value) for value in astuple(one)[:-1])} |" for one in counts if one.cycle in shown]
         write_section(f"soak-{which}", [words, *head, *rows])

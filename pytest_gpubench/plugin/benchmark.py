@@ -14,7 +14,7 @@ import pytest
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.plugin import garbage, outcomes
-from pytest_gpubench.plugin.collection import Parameters, parameters_of, run_order
+from pytest_gpubench.plugin.collection import Parameters, parameters_of, refuse_reruns, run_order
 from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.state import ASKED, BENCHMARK
@@ -203,6 +203,9 @@ class _Hooks:
         positions = {item: index for index, item in enumerate(items)}
         if ASKED in config.stash and self._benchmark.book.problems:
             raise pytest.UsageError(_problem_text(self._benchmark.book))
+        refusal = refuse_reruns(config, items)
+        if refusal:
+            raise pytest.UsageError(refusal)
         yield
         items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
 

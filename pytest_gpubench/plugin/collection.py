@@ -149,3 +149,16 @@ def run_order(items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positi
         return 1, -gpus, first_seen[launch.server], launch.arm, launch.index, positions[item]
 
     return sorted(items, key=rank)
+
+
+def refuse_reruns(config: pytest.Config, items: Sequence[pytest.Item]) -> str | None:
+    """Why the run cannot go on if benchmark cases would be repeated until they pass; None if they would not.
+
+    Repeating the failed ones alone lets a slow engine pass by luck, and pytest-rerunfailures starts a server that failed again and
+    again.
+    """
+    ours = [item for item in items if parameters_of(item)]
+    if ours and config.getoption("reruns", None):
+        return f"--reruns {config.getoption('reruns')} would repeat benchmark cases until they pass; leave it out for them"
+    marked = [item.nodeid for item in ours if item.get_closest_marker("flaky")]
+    return f"{marked[0]} is marked flaky: a benchmark case is not repeated until it passes; remove the mark" if marked else None

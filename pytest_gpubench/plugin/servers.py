@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,12 +21,15 @@ from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engi
 from pytest_gpubench.host.facts import host_facts
 from pytest_gpubench.host.gpus.inventory import Inventory, read_inventory, visible_inventory
 from pytest_gpubench.host.gpus.requirements import missing_hardware
+from pytest_gpubench.host.hub.fetch import Progress
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.leasing import Leasing
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.weights import fetch_weights
 from pytest_gpubench.report.provenance import client_versions, git_state
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, try_to_write
+
+_PROGRESS_SECONDS = 30.0
 
 
 class ServerPool:
@@ -39,6 +43,7 @@ class ServerPool:
         self.doctor = Doctor(settings, book, self.inventory)
         self._running: Engine | None = None
         self._failed: dict[Launch, Failure] = {}
+        self._next_word = 0.0
         self._commits: dict[Launch, dict[str, str | None]] = {}
         self._checks: dict[Launch, EngineCheck] = {}
         self._inventory: Inventory | None = None
@@ -166,11 +171,20 @@ class ServerPool:
 
     def _fetched(self, spec: ServerSpec) -> dict[str, str | None]:
         try:
-            return fetch_weights(spec, self._settings.cache_dir)
+            return fetch_weights(spec, self._settings.cache_dir, self._say_progress)
         except BenchmarkError:
             raise
         except GpubenchError as error:  # of the embedded pair: it is written, not fetched
             raise BenchmarkError(Failure("weights-missing", "infrastructure", str(error))) from error
+
+    def _say_progress(self, progress: Progress) -> None:
+        """A line now and then: a download can take hours, and silence looks like a hang."""
+        now = time.monotonic()
+        if now >= self._next_word:
+            self._next_word = now + _PROGRESS_SECONDS
+            done, total = progress.done_bytes / 2**30, progress.total_bytes / 2**30
+            what = "another process is fetching it" if progress.waiting else f"{done:.1f} of {total:.1f} GiB"
+            self._leasing.say(f"weights of {progress.model}: {what}")
 
     def _launched(self, launch: Launch, spec: ServerSpec) -> Engine:
         engine = self._distribution(spec)

@@ -71,3 +71,36 @@ def test_a_command_with_open_quotes_is_exit_4(project: Project) -> None:
     result = project.inside("benchmarks", "--gpubench-vllm-command=vllm 'serve", stub=False)
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*--gpubench-vllm-command*quotes*"])
+
+
+RERUNS = """
+def pytest_addoption(parser):
+    parser.addoption("--reruns", type=int, default=0)  # as pytest-rerunfailures does
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "flaky: as pytest-rerunfailures registers it")
+"""
+
+
+def test_repeating_cases_until_they_pass_is_exit_4(project: Project) -> None:
+    (project.pytester.path / "conftest.py").write_text(RERUNS)
+    result = project.inside("benchmarks", "--reruns=2")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--reruns 2 would repeat benchmark cases until they pass*"])
+    assert project.inside("benchmarks", "-k", "big and h100").ret == 5
+
+
+def test_reruns_of_other_tests_are_none_of_our_business(project: Project) -> None:
+    (project.pytester.path / "conftest.py").write_text(RERUNS)
+    (project.pytester.path / "test_other.py").write_text("def test_other():\n    pass\n")
+    assert project.inside("test_other.py", "--reruns=2").ret == 0
+
+
+def test_a_flaky_mark_on_a_case_is_exit_4(project: Project) -> None:
+    (project.pytester.path / "conftest.py").write_text(RERUNS)
+    (project.pytester.path / "benchmarks" / "test_own.py").write_text(
+        "import pytest\n\n@pytest.mark.flaky(reruns=3)\ndef test_own(client):\n    pass\n"
+    )
+    result = project.inside("benchmarks")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*test_own*is marked flaky*"])
