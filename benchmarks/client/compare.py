@@ -10,7 +10,6 @@ The truth is in the server's own stamps: arrival of a request, and the moment be
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -18,10 +17,11 @@ import statistics
 import sys
 import tempfile
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Row:
     cpu_per_chunk: float
     chunk_rate: float
     load_average: float
+    flood: bool = False
 
 
 def measure(tool: Tool, url: str, conc: int, requests: int, tokens: int) -> Row:
@@ -88,7 +89,8 @@ def floods(tools: Sequence[Tool], number: int) -> Iterator[Row]:
     for turn in range(number):
         for tool in tools:
             with loopback_process("--ttft", str(TTFT), "--token-time", str(FLOOD_TOKEN_TIME)) as url:
-                yield from _attempt(tool, url, FLOOD_CONC, FLOOD_CONC, FLOOD_TOKENS, f"flood {turn + 1}")
+                for row in _attempt(tool, url, FLOOD_CONC, FLOOD_CONC, FLOOD_TOKENS, f"flood {turn + 1}"):
+                    yield replace(row, flood=True)
 
 
 def _attempt(tool: Tool, url: str, conc: int, requests: int, tokens: int, label: str) -> Iterator[Row]:
@@ -140,11 +142,12 @@ def table(rows: Sequence[Row], floods: Sequence[Row]) -> Iterator[str]:
         yield ""
 
 
-def machine(rows: Sequence[Row], number: int) -> str:
+def machine(rows: Sequence[Row]) -> str:
     """The sentence that says where and when."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     loads = [row.load_average for row in rows]
+    number = max(Counter((row.tool, row.conc) for row in rows).values())
     return (
         f"{model}, {os.cpu_count()} cores shared by server, client and whatever else ran (load average at the starts: "
         f"{min(loads):.1f} to {max(loads):.1f}, median {statistics.median(loads):.1f}); Linux {platform.release()}, Python "
@@ -158,6 +161,20 @@ def _request(method: str, url: str) -> bytes:
         return bytes(response.read())
 
 
+def _measured(options: argparse.Namespace) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(prefix="gpubench-tokenizer-") as cache:
+        write_demo_models(Path(cache))
+        folder = Path(cache) / f"models--{DEMO_TARGET.replace('/', '--')}" / "snapshots"
+        tools = available(options, next(folder.iterdir()))
+        racers = [tool for tool in tools if isinstance(tool, Ours | VllmBench)]
+        turns = 0 if options.no_flood else options.rounds
+        for row in chain(floods(racers, turns), rounds(tools, options.concurrency, options.rounds)):
+            if options.raw:
+                with options.raw.open("a") as file:
+                    file.write(json.dumps(asdict(row)) + "\n")
+            yield row
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -166,24 +183,13 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=sorted(WAVES))
     parser.add_argument("--no-flood", action="store_true", help="leave the most chunks per second out")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--raw", type=Path, help="all rows, as JSON lines")
+    parser.add_argument("--raw", type=Path, help="add every row to this file, as JSON lines")
+    parser.add_argument("--read", type=Path, help="measure nothing: make the table of the rows of such a file")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table between its marks in this file")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="gpubench-tokenizer-") as cache:
-        write_demo_models(Path(cache))
-        folder = Path(cache) / f"models--{DEMO_TARGET.replace('/', '--')}" / "snapshots"
-        tools = available(options, next(folder.iterdir()))
-        racers = [tool for tool in tools if isinstance(tool, Ours | VllmBench)]
-        flooded: list[Row] = []
-        rows: list[Row] = []
-        with contextlib.suppress(KeyboardInterrupt):  # the table is then made of what there is
-            for row in floods(racers, 0 if options.no_flood else options.rounds):
-                flooded.append(row)  # noqa: PERF402  # one by one: an interrupt keeps those that are done
-            for row in rounds(tools, options.concurrency, options.rounds):
-                rows.append(row)  # noqa: PERF402
-    if options.raw:
-        options.raw.write_text("".join(json.dumps(asdict(row)) + "\n" for row in [*rows, *flooded]))
-    text = "\n".join([machine(rows, options.rounds), "", *table(rows, flooded)])
+    found = [Row(**json.loads(line)) for line in options.read.open()] if options.read else list(_measured(options))
+    rows, flooded = [row for row in found if not row.flood], [row for row in found if row.flood]
+    text = "\n".join([machine(rows), "", *table(rows, flooded)])
     print(text)
     if options.write:
         page = options.write.read_text("utf-8")

@@ -52,7 +52,9 @@ async def main() -> None:
     rng = random.Random(0)
     texts = [" ".join(rng.choices(VOCABULARY, k=options.words)) for _ in range(options.requests)]
     http: Any = openai.DefaultAioHttpClient() if options.aiohttp else None
-    async with openai.AsyncOpenAI(base_url=f"{options.url}/v1", api_key="none", max_retries=0, http_client=http) as client:
+    # by default it gives up after 5 s without a connection, which it does not manage itself under load
+    chosen: Any = {"max_retries": 0, "timeout": 600, "http_client": http}
+    async with openai.AsyncOpenAI(base_url=f"{options.url}/v1", api_key="none", **chosen) as client:
         gate = asyncio.Semaphore(options.concurrency)
         await asyncio.gather(*(one(client, gate, options.tokens, f"warm {text}") for text in texts[: options.concurrency]))
         found = await asyncio.gather(*(one(client, gate, options.tokens, text) for text in texts))

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from harness import ONE_SERVER, REPOSITORY, SLOW, STUB, Fault, Observed, Project, Run, fill, kill, marked, small_disk
+from harness import REPOSITORY, STUB, Fault, Observed, fill, kill, marked, small_disk
+from project import ONE_SERVER, SLOW, Project, Run
 
 from pytest_gpubench.host.leases.owners import this_place
 

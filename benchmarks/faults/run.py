@@ -18,6 +18,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import downloads
 import interrupting
 import serving
 import starting
@@ -29,7 +30,8 @@ GROUPS = (
     ("Before the engine is ready", starting.FAULTS),
     ("While it serves", serving.FAULTS),
     ("The run and the host", interrupting.FAULTS),
-    ("Weights", weights.FAULTS),
+    ("The cache of weights", weights.FAULTS),
+    ("Downloads", downloads.FAULTS),
 )
 
 

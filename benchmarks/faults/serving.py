@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-from harness import ONE_SERVER, SLOW, Fault, Observed, Project, fill, kill, small_disk
+from harness import Fault, Observed, fill, kill, small_disk
+from project import ONE_SERVER, SLOW, Project, connected
 
 _SILENCE_SECONDS = 5
 
@@ -53,7 +53,7 @@ def _silent(folder: Path) -> Observed:
     _patient_for_seconds(project)
     run = project.start(*ONE_SERVER, fault="hang-after-health")
     worker = run.until("a load worker", lambda: run.processes("pytest_gpubench.load.worker"))
-    run.until("requests in flight", lambda: _talks(worker[0]))
+    run.until("requests in flight", lambda: connected(worker[0]))
     seen = run.observe(time.monotonic())
     seen.note = f"limit without a token set to {_SILENCE_SECONDS} s; 30 s are the last look at /metrics"
     return seen
@@ -114,13 +114,6 @@ def _killed_on_full_disk(folder: Path) -> Observed:
     if "[record-unwritten, infrastructure]" in run.text() and (found := re.search(r"\[(killed), (\w+)\]", run.text())):
         seen.cause, seen.whose = found.groups()
     return seen
-
-
-def _talks(worker: psutil.Process) -> bool:
-    try:
-        return any(connection.status == psutil.CONN_ESTABLISHED for connection in worker.net_connections("tcp"))
-    except psutil.Error:
-        return False
 
 
 FAULTS = (

@@ -4,7 +4,7 @@
     python benchmarks/faults/soak.py --cycles 10 --vllm "PYTHON -m vllm.entrypoints..."   a real one, with the embedded model
 
 Counted after each stop: file descriptors, threads, resident memory and children of this process, processes that carry our mark,
-shared memory that the engine used and left. The exit code is 1 if they are not flat. With --write the table goes into docs/faults.md.
+shared memory that the engine used and left. The exit code is 1 if they are not flat. --write puts the table into docs/faults.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from pathlib import Path
 from unittest import mock
 
 import psutil
-from harness import NO_FAILURE, ONE_SERVER, REPOSITORY, STUB, Fault, Observed, Project, kill, own_environment, small_disk
+from harness import NO_FAILURE, REPOSITORY, STUB, Fault, Observed, kill, own_environment, small_disk
+from project import ONE_SERVER, Project
 
 from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.domain.frozen import FrozenMap

@@ -6,7 +6,8 @@
   descended from the server can be found through /proc as the guard's own descendants;
 - ends the server when PARENT is gone (also by SIGKILL): SIGTERM, five seconds, SIGKILL of all descendants;
 - passes SIGTERM on to the server;
-- when the server ends, gives what it left behind one second, kills the rest, and ends in the same way: same exit code, same signal.
+- when the server ends, gives what it left behind one second, kills the rest, and ends in the same way: same exit code, same signal;
+- kills Python's resource trackers last: they remove the shared memory of the others (hundreds of MiB for vLLM) once those are gone.
 
 To the file descriptor REPORT it writes one line: ``pid N``, or ``exec ERRNO`` if the command could not be started.
 It imports no more than it must: it starts in about 20 ms and sleeps.
@@ -24,6 +25,8 @@ import time
 
 TERM_SECONDS = 5.0
 LEFTOVER_SECONDS = 1.0
+TRACKER_SECONDS = 1.0
+"""For a resource tracker to clean up, once those are gone for whom it does."""
 _POLL_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -49,6 +52,15 @@ def descendants(pid: int) -> list[int]:
         found += below
         queue += below
     return found
+
+
+def is_tracker(pid: int) -> bool:
+    """Whether a process is a resource tracker of Python's multiprocessing, which ends by itself when all its clients have."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+            return b"multiprocessing.resource_tracker" in file.read()
+    except OSError:
+        return False
 
 
 def _name(pid: int) -> bytes:
@@ -99,10 +111,12 @@ def _reap(server: int, status: int | None) -> int | None:
 
 def _kill_rest(server: int, status: int | None) -> int | None:
     """SIGKILL all descendants until none is left (each round also finds what was forked meanwhile)."""
-    until = time.monotonic() + 3.0
+    now = time.monotonic()
+    until, patience = now + 3.0, now + TRACKER_SECONDS
     told: set[int] = set()
     while (left := descendants(os.getpid())) and time.monotonic() < until:
-        for pid in left:
+        clients = [pid for pid in left if not is_tracker(pid)]
+        for pid in clients or (left if time.monotonic() > patience else []):
             with contextlib.suppress(OSError):
                 if pid not in told:
                     told.add(pid)

@@ -187,12 +187,14 @@ class ServerProcess:
         with self._known_lock:
             known = dict(self._known)
         alive = {process: name for process, name in known.items() if _alive(process)}
+        if trackers := [process for process in alive if guard.is_tracker(process.pid)]:
+            _kill(process for process in alive if process not in trackers)
+            psutil.wait_procs(trackers, timeout=guard.TRACKER_SECONDS)
+            alive = {process: name for process, name in alive.items() if process not in trackers or _alive(process)}
         if any(_group(process) == self.pid for process in alive):
             with contextlib.suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
-        for process in alive:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        _kill(alive)
         if forced:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._guard.wait(4.0)
@@ -234,6 +236,12 @@ def _alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def _group(process: psutil.Process) -> int:

@@ -13,7 +13,7 @@ from pytest_gpubench.load.alarm import Alarm
 from pytest_gpubench.load.loopback_http import STREAM_END, STREAM_HEAD, Connection, Response, chunk
 from pytest_gpubench.load.loopback_state import Counters
 
-_BATCH = 16
+_BATCH = 8
 """Streams that are served in one go."""
 
 

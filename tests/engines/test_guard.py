@@ -18,6 +18,8 @@ from pytest_gpubench.engines.process import ServerProcess
 
 from .conftest import STUB, stub_processes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -144,3 +146,65 @@ def test_the_guard_is_light() -> None:
     loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "ctypes" in loaded
     assert not {"psutil", "asyncio", "subprocess", "logging", "pytest_gpubench"} & set(loaded)
+
+
+SHARES_MEMORY = """
+import os, signal, sys, time
+from multiprocessing.shared_memory import SharedMemory
+
+memory = SharedMemory(create=True, size=4096)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork():
+    print("memory", memory.name, flush=True)
+time.sleep(300)
+"""
+
+
+def shared_memory_of(process: ServerProcess) -> Path:
+    assert wait_for(lambda: any(line.startswith("memory ") for line in process.log.lines()))
+    name = next(line.split()[1] for line in process.log.lines() if line.startswith("memory "))
+    path = Path("/dev/shm") / name
+    assert path.exists()
+    return path
+
+
+def test_shared_memory_goes_with_a_server_that_was_killed(tmp_path: Path) -> None:
+    """Python's resource tracker removes it once all who might use it are gone, if it is left the time."""
+    process = start(tmp_path, sys.executable, "-c", SHARES_MEMORY)
+    memory = shared_memory_of(process)
+    os.kill(process.pid, signal.SIGKILL)
+    assert wait_for(lambda: process.poll() is not None)
+    assert process.stop().remaining == ()
+    assert not memory.exists()
+
+
+def test_shared_memory_goes_with_a_server_that_had_to_be_killed(tmp_path: Path) -> None:
+    process = start(tmp_path, sys.executable, "-c", SHARES_MEMORY)
+    memory = shared_memory_of(process)
+    report = process.stop(grace=0.3)
+    assert report.forced
+    assert report.remaining == ()
+    assert not memory.exists()
+
+
+def test_shared_memory_goes_with_a_run_that_was_killed(tmp_path: Path) -> None:
+    then = f"""
+    from pytest_gpubench.engines.logsink import LogSink
+    from pytest_gpubench.engines.process import ServerProcess
+    import os
+    log = LogSink(Path({str(tmp_path)!r}) / "s.log")
+    process = ServerProcess.start([sys.executable, "-c", {SHARES_MEMORY!r}], dict(os.environ), log)
+    while "memory" not in str(process.log.lines()):
+        time.sleep(0.05)
+    print(process.log.lines()[0].split()[1], process.guard_pid, flush=True)
+    time.sleep(300)
+    """
+    owner = owner_of(tmp_path, "", then)
+    assert owner.stdout is not None
+    with owner.stdout:
+        name, guard_pid = owner.stdout.readline().decode().split()
+        assert (Path("/dev/shm") / name).exists()
+        owner.kill()
+        owner.wait()
+        assert wait_for(lambda: not psutil.pid_exists(int(guard_pid)), guard.TERM_SECONDS + 15)
+    assert not (Path("/dev/shm") / name).exists()

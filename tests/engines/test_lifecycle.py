@@ -22,6 +22,8 @@ from pytest_gpubench.load.loopback import LoopbackServer
 
 from .conftest import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def running(spec: ServerSpec, settings: EngineSettings) -> Iterator[Engine]:

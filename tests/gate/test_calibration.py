@@ -15,6 +15,8 @@ from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.judging import judge, judge_pair
 from pytest_gpubench.gate.policy import MetricPolicy
 
+pytestmark = pytest.mark.slow
+
 TRIALS = 100_000
 ESCALATING = LaunchPlan(1, 2)
 BASE = SCENARIOS[0]

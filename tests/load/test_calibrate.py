@@ -10,6 +10,8 @@ from pytest_gpubench.load.calibrate import calibrate, loopback_process
 from pytest_gpubench.load.calibration import Calibration, compare
 from pytest_gpubench.load.plan import ClientFacts, RequestRecord
 
+pytestmark = pytest.mark.slow
+
 GOOD = Calibration(64, 6400.0, 6400.0, 192, 0.05, 0.001, 0.002, 0.01, 0.00001, 0.2, 1e-5, 0.001)
 MS = 1_000_000
 

@@ -20,6 +20,8 @@ from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Schedu
 from pytest_gpubench.load.plan import LoadPlan, LoadResult, RequestRecord
 from pytest_gpubench.load.run import run_load
 
+pytestmark = pytest.mark.slow
+
 FAST = Schedule(ttft=0.03, token_time=0.002)
 WORKLOAD = Workload(isl=48, osl=8, conc=4, num_prompts=12, num_warmups=4)
 

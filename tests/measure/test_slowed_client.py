@@ -24,6 +24,8 @@ from pytest_gpubench.load.transport import Slot
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 
+pytestmark = pytest.mark.slow
+
 WORKLOAD = Workload(isl=40, osl=32, conc=8, num_prompts=24, num_warmups=8, range_ratio=1.0)
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.plugin.conftest import STUB, Project
 
+pytestmark = pytest.mark.slow
+
 
 def _ours(project: Project) -> list[str]:
     """Processes of this project's servers that are still there."""

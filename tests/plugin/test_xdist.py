@@ -14,6 +14,8 @@ import pytest
 
 from tests.plugin.conftest import Project
 
+pytestmark = pytest.mark.slow
+
 SIDE_BY_SIDE = ("--gpubench-exclusive=no", "-n", "2")
 FAKE_GPUS = """
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from pytest_gpubench.domain.cases import RecipeBook
 from pytest_gpubench.recipes import json_schema, load_recipes
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("GPUBENCH_FUZZ", "1000"))
 SHIPPED = (Path(__file__).parents[2] / "recipes.yaml").read_text()
 LINES = SHIPPED.splitlines(keepends=True)
