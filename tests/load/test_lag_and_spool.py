@@ -51,7 +51,7 @@ def test_probe_sees_a_blocked_loop_and_the_cpu_it_takes() -> None:
         assert during.worst > 0.03
         assert during.mean > before.mean
         assert during.p99 >= during.mean
-        assert during.cpu > 0.1
+        assert during.cpu > 0.03
         assert before.cpu < during.cpu
         assert probe.summary(0, 1).samples == 0
 
