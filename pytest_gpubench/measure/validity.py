@@ -119,7 +119,7 @@ def reasons(
         window: length of the measured window in seconds.
         prefix_caching: whether the recipe allows it.
     """
-    found = [*_client(seen, ttft_p50), *_clocks(seen, ttft_p50, window), *_counts(totals, prefix_caching)]
+    found = [*_client(seen, ttft_p50), *_clocks(seen, ttft_p50, window), *accounting(totals, prefix_caching=prefix_caching)]
     if calibration is not None:
         found += _capacity(seen, calibration)
     return tuple(found)
@@ -173,7 +173,8 @@ def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
     return found
 
 
-def _counts(totals: Totals, prefix_caching: bool) -> list[str]:
+def accounting(totals: Totals, *, prefix_caching: bool) -> list[str]:
+    """What does not add up between client and engine: tokens, and hits in a prefix cache that is off. No clock has a part in it."""
     found = []
     if totals.failed == 0 and totals.engine_output_tokens not in (None, totals.output_tokens_with_warmup):
         found.append(

@@ -21,6 +21,7 @@ from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.plugin.doctoring import as_failure
 from pytest_gpubench.plugin.outcomes import RESULT, raise_verdict
 from pytest_gpubench.plugin.servers import ServerPool, failure_of
@@ -66,15 +67,24 @@ class CaseRunner:
 
     def judge(self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement) -> Verdict:
         """Verdict of a measurement; raises pytest's failure or skip where it is not PASS or UNGATED."""
-        gated = {name: value for name, value in measurement.metrics.items() if name not in measurement.not_gated}
-        verdict = judge(case.gates, gated)
+        verdict = self._verdict(case, measurement)
         record = self._records[launch, case.id]
         record["verdict"] = verdict
         self._write(launch, case, record)
-        note = verdict.reason if verdict.status not in (Status.PASS, Status.UNGATED) else ""
+        note = verdict.reason if verdict.status not in (Status.PASS, Status.UNGATED) else _doubt(measurement)
         self._tell(item, measurement, {"verdict": verdict.status.value, "note": note})
         raise_verdict(verdict)
         return verdict
+
+    def _verdict(self, case: Case, measurement: Measurement) -> Verdict:
+        wrong = accounting(measurement.totals, prefix_caching=self._prefix_caching(case))
+        if wrong:
+            return Verdict(Status.INVALID, "; ".join(wrong), "Find who else used the server, or why the engine cached.")
+        gated = {name: value for name, value in measurement.metrics.items() if name not in measurement.not_gated}
+        return judge(case.gates, gated)
+
+    def _prefix_caching(self, case: Case) -> bool:
+        return self._book.server(case.server).serve.get("enable-prefix-caching") is not False
 
     def _refuse_doomed(self, case: Case) -> None:
         if self._settings.base_url:
@@ -119,7 +129,7 @@ class CaseRunner:
                 case.workload,
                 case.topology,
                 speculative=spec.speculative is not None,
-                prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
+                prefix_caching=self._prefix_caching(case),
                 client=result.client,
             )
         except ValueError as error:
@@ -185,3 +195,8 @@ class CaseRunner:
 
 def _unwritten(sentence: str) -> Failure:
     return Failure("record-unwritten", "infrastructure", sentence)
+
+
+def _doubt(measurement: Measurement) -> str:
+    """The first reason to doubt the times, which are reported and not judged yet; empty: there is none."""
+    return f"times in doubt: {measurement.invalid[0]}" if measurement.invalid else ""

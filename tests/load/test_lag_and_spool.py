@@ -50,7 +50,7 @@ def test_probe_sees_a_blocked_loop_and_the_cpu_it_takes() -> None:
         assert before.samples > 10
         assert during.worst > 0.03
         assert during.mean > before.mean
-        assert during.p99 >= during.mean
+        assert during.worst >= max(during.mean, during.p99)
         assert during.cpu > 0.03
         assert before.cpu < during.cpu
         assert probe.summary(0, 1).samples == 0

@@ -126,6 +126,22 @@ def test_what_could_not_be_measured_is_inconclusive_and_exit_10(project: Project
     assert "steady_output_tput could not be measured" in junit
 
 
+def test_counts_that_do_not_add_up_are_invalid_and_exit_10(project: Project) -> None:
+    (project.pytester.path / "conftest.py").write_text(
+        """
+import dataclasses
+from pytest_gpubench.measure import compute as module
+totals = module._totals
+module._totals = lambda *given: dataclasses.replace(totals(*given), prefix_cache_hits=7)
+"""
+    )
+    result = project.run("benchmarks", "-m", "cpu and not mtp and c1")
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*prefix caching is off in the recipe, but the engine counted 7 cached tokens", "*1 invalid*"])
+    (record,) = project.cases()
+    assert record["verdict"]["status"] == "INVALID"
+
+
 def _with_gates(project: Project, gates: str) -> None:
     text = (project.pytester.path / "recipes.yaml").read_text()
     plain = "tiny-bf16-cpu-vllm: {extends: base}"
