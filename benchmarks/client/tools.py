@@ -157,7 +157,7 @@ class VllmBench(_Command):
         flags = [str(word) for pair in chosen.items() for word in pair]
         return [str(self.python), "-c", _VLLM, *flags, "--ignore-eos", "--save-result", "--disable-tqdm"]
 
-    def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002
+    def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
         found: dict[str, Any] = json.loads((folder / "vllm.json").read_text())
         return Told(found["mean_ttft_ms"] / 1e3, found["mean_tpot_ms"] / 1e3)
 
@@ -170,11 +170,11 @@ class PlainOpenAI(_Command):
         self._flags = ["--aiohttp"] if aiohttp else []
         self.name = "openai + aiohttp" if aiohttp else "openai"
 
-    def argv(self, point: Point, folder: Path) -> Sequence[str]:  # noqa: ARG002
+    def argv(self, point: Point, folder: Path) -> Sequence[str]:  # noqa: ARG002  # of the interface
         numbers = [str(number) for number in (point.conc, point.requests, point.tokens, WORDS)]
         return [str(self.python), str(Path(__file__).with_name("plain_openai.py")), point.url, *numbers, *self._flags]
 
-    def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002
+    def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
         found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
         return Told(found["ttft"], found["tpot"])
 
@@ -206,7 +206,7 @@ class AIPerf(_Command):
         flags = [str(word) for pair in chosen.items() for word in pair]
         return [str(self.python.parent / "aiperf"), "profile", *flags, "--streaming", "--use-server-token-count"]
 
-    def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002
+    def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
         found: dict[str, Any] = json.loads(next((folder / "aiperf").rglob("profile_export_aiperf.json")).read_text())
         # AIPerf's inter-token latency is what everybody else calls TPOT
         return Told(found["time_to_first_token"]["avg"] / 1e3, found["inter_token_latency"]["avg"] / 1e3)
