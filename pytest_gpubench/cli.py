@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_gpubench import __version__
+from pytest_gpubench.commands import add_selection, baselines, calibration, clusters, reports
 from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.report.terminal import counted
@@ -50,28 +51,24 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo_model)
 
     plan = commands.add_parser("plan", help="print what a selection would run, as JSON")
-    _selection(plan)
+    add_selection(plan)
     plan.set_defaults(run=_plan)
 
     doctor = commands.add_parser("doctor", help="foretell which servers cannot start, and why")
-    _selection(doctor)
+    add_selection(doctor)
     doctor.set_defaults(run=_doctor)
 
     fetch = commands.add_parser("fetch", help="download the weights of a selection, under the lock, ahead of a run")
-    _selection(fetch)
+    add_selection(fetch)
     fetch.add_argument("--cache-dir", type=Path, metavar="DIR", help="as --gpubench-cache-dir")
     fetch.set_defaults(run=_fetch)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of recipes.yaml, for editors")
     schema.set_defaults(run=_schema)
+
+    for subject in (calibration, baselines, reports, clusters):
+        subject.add_commands(commands)
     return parser
-
-
-def _selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipes", nargs="*", type=Path, help="recipe files (default: recipes.yaml)")
-    parser.add_argument("-k", dest="keyword", metavar="EXPRESSION", help="as pytest's -k")
-    parser.add_argument("-m", dest="markexpr", metavar="EXPRESSION", help="as pytest's -m")
-    parser.add_argument("--server-per", choices=("parallelism", "shape", "point"), help="as --gpubench-server-per")
 
 
 def _init(parsed: argparse.Namespace) -> int:
