@@ -49,16 +49,25 @@ class Row(Section):
     """One row of a search space: a topology and the concurrencies at which it is measured."""
 
     tp: Ranks
+    """GPUs of the attention and expert group: tensor parallelism, or data parallelism with `dp-attn`."""
     pp: Ranks = 1
+    """Pipeline-parallel stages, each with GPUs of its own."""
     pcp_size: Ranks = 1
+    """Prefill-context-parallel ranks, each with GPUs of its own."""
     dcp_size: Ranks = 1
+    """Decode-context-parallel ranks; they reuse the GPUs of `tp`, so it divides `tp`."""
     ep: Ranks | None = None
     """1, or equal to tp: vLLM takes no expert-parallel size."""
     dp_attn: bool = False
+    """Attention is data-parallel over the ranks and experts are spread over them (DEP); needs `ep` equal to `tp`."""
     spec_decoding: Literal["mtp", "none"] = "none"
+    """`mtp`: the row is served with `speculative` and its id says mtp; `none`: without a draft."""
     conc_start: Concurrency | None = None
+    """Lowest concurrency; it doubles up to `conc-end`."""
     conc_end: Concurrency | None = None
+    """Highest concurrency; always measured, also where doubling steps over it."""
     conc_list: Annotated[list[Concurrency], Field(min_length=1, max_length=1000)] | None = None
+    """Concurrencies one by one, instead of `conc-start` and `conc-end`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Row:
@@ -83,14 +92,18 @@ class FixedSeqLen(Section):
     """Lengths in tokens, and the search space for them."""
 
     isl: Tokens
+    """Input length in tokens, chat template included."""
     osl: Tokens
+    """Output length in tokens."""
     search_space: Annotated[list[Row], Field(min_length=1, max_length=1000)]
+    """Rows: topologies and the concurrencies at which they are measured."""
 
 
 class Scenarios(Section):
     """What is measured."""
 
     fixed_seq_len: Annotated[list[FixedSeqLen], Field(min_length=1, max_length=1000)] | None = None
+    """Lengths and their search spaces."""
     agentic_coding: Annotated[Any, WithJsonSchema({"description": "InferenceX only; listed as not supported"})] = None
 
 
@@ -98,51 +111,86 @@ class SpeculativeKeys(Section):
     """A draft: vLLM's speculative config in kebab-case."""
 
     method: Text | None = None
+    """vLLM's method: `eagle3`, `mtp`, `ngram`, ..."""
     model: Text | None = None
+    """Repository or folder of the draft; absent for methods without a draft model."""
     revision: Text | None = None
+    """Branch, tag or commit of the draft's repository."""
     num_speculative_tokens: PositiveCount | None = None
+    """Draft tokens per step."""
     attention_backend: Text | None = None
     """Backend of the draft; `auto` leaves the choice to the engine."""
     code_revision: Text | None = None
+    """Revision of the draft's own code on the Hub."""
     draft_load_config: dict[str, Any] | None = None
+    """How the draft's weights are loaded."""
     draft_sample_method: Text | None = None
+    """How draft tokens are chosen: `greedy` or `probabilistic`."""
     draft_tensor_parallel_size: PositiveCount | None = None
+    """Ranks of the draft: 1, or the target's."""
     dspark_draft_topk: PositiveCount | None = None
+    """DSpark: candidates that are looked at per position."""
     enable_adaptive_verification: bool | None = None
+    """DSpark: how many draft tokens are verified follows the draft's confidence."""
     enforce_eager: bool | None = None
+    """The draft runs without CUDA graphs."""
     kv_cache_dtype: Text | None = None
+    """Type of the draft's KV cache."""
     max_model_len: PositiveTokens | None = None
+    """Longest sequence of the draft, in tokens."""
     moe_backend: Text | None = None
+    """Kernels of the draft's experts."""
     parallel_drafting: bool | None = None
+    """The draft makes all its tokens in one step."""
     prompt_lookup_max: PositiveCount | None = None
+    """n-gram: longest piece of text that is looked up."""
     prompt_lookup_min: PositiveCount | None = None
+    """n-gram: shortest piece of text that is looked up."""
     quantization: Text | None = None
+    """Quantization of the draft's weights."""
     rejection_sample_method: Text | None = None
+    """How draft tokens are accepted: `standard`, `block` or `synthetic`."""
     suffix_decoding_max_cached_requests: Count | None = None
+    """Suffix decoding: answers that are kept for lookup."""
     suffix_decoding_max_spec_factor: NonNegative | None = None
+    """Suffix decoding: draft tokens per matched token, at most."""
     suffix_decoding_max_tree_depth: PositiveCount | None = None
+    """Suffix decoding: longest match and draft together, in tokens."""
     suffix_decoding_min_token_prob: NonNegative | None = None
+    """Suffix decoding: least probability of a drafted token."""
     synthetic_acceptance_length: NonNegative | None = None
+    """Synthetic acceptance: mean tokens per step, whatever the draft says."""
     synthetic_acceptance_rates: list[NonNegative] | None = None
+    """Synthetic acceptance: per position, the share of steps in which it and all before it are accepted."""
     use_heterogeneous_vocab: bool | None = None
+    """The draft may have another vocabulary than the target."""
     use_local_argmax_reduction: bool | None = None
+    """Draft tokens are chosen per rank before they are gathered."""
 
 
 class ClientKeys(Section):
     """How the load is made."""
 
     api: Literal["chat", "completions"] | None = None
+    """`chat`: `/v1/chat/completions` (default); `completions`: `/v1/completions`."""
     chat_template: Literal["server", "none"] | None = None
+    """`server`: the server applies its chat template (default); `none`: no template."""
     chat_template_kwargs: dict[str, Any] | None = None
+    """Arguments of the chat template, sent with every request."""
     ignore_eos: bool | None = None
+    """Every answer is as long as asked (true)."""
     temperature: Temperature | None = None
+    """Sampling temperature (0: greedy)."""
     range_ratio: Ratio | None = None
+    """Lengths are drawn from [ratio x length, length] (0.8)."""
     prompts_per_conc: PositiveCount | None = None
     """Measured requests per unit of concurrency (10)."""
     warmups_per_conc: Count | None = None
     """Warm-up requests per unit of concurrency (2)."""
     dataset: Text | None = None
+    """Where prompts come from: `random` words (default), `text`, ..."""
     seed: Seed | None = None
+    """Seed of lengths, texts and schedules (0)."""
 
 
 class Laid(Section):
@@ -171,43 +219,66 @@ class When(Laid):
     """A part that is laid over the recipe for the cases where `if` holds."""
 
     if_: Annotated[Any, BeforeValidator(_condition), WithJsonSchema({"type": ["string", "boolean"]})]
+    """Condition over the case's names, such as `dp_attn` or `conc >= 64`."""
 
 
 class Recipe(Laid):
     """One entry: a superset of an InferenceX master entry."""
 
     extends: Texts | None = None
+    """A recipe, a template, or a list of them: maps merge, lists replace, null removes, `when` concatenates."""
     model: Text | None = None
+    """Repository on the Hub, or a folder."""
     revision: Text | None = None
+    """Branch, tag or commit of the model's repository."""
     model_prefix: Token | None = None
+    """The model's word in ids and selections, such as `minimaxm3`."""
     precision: Literal["fp4", "fp6", "fp8", "fp16", "fp32", "bf16", "int4", "int8"] | None = None
+    """Precision of the weights."""
     framework: Literal["vllm"] | None = None
+    """The engine."""
     runner: Text | None = None
+    """Label of the machines that it is for: a hardware key such as `h100`, or a name from `runners`."""
     multinode: Literal[False] | None = None
+    """One server on several nodes; not supported."""
     disagg: Literal[False] | None = None
+    """Prefill and decode on servers of their own; not supported."""
     scenarios: Scenarios | None = None
+    """What is measured."""
     when: Annotated[list[When], Field(max_length=200)] | None = None
+    """Parts that are laid over the recipe, in order, for the cases where their `if` holds."""
     server_per: SharingPolicy | None = None
+    """What shares a server: `parallelism` (default), `shape` or `point`."""
     command: Command | None = None
+    """How this recipe's engine is started, instead of the `--gpubench-vllm-command` option."""
     source: Text | None = None
+    """Address of the official recipe that it follows; shown in reports."""
 
 
 class Runner(Section):
     """What a runner label means."""
 
     hardware: Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(HARDWARE)})]
+    """Key of the hardware table."""
 
 
 class RatioGate(Section):
     """A gate across cases of one run."""
 
     name: Token
+    """Name of the gate in ids and reports."""
     metric: MetricName
+    """Metric that is compared."""
     of: Text
+    """Numerator: a recipe, a server, or tags joined by dashes."""
     over: Text
+    """Denominator, likewise."""
     at: Text | dict[str, Any] | None = None
+    """Workloads that take part, by tags or fields (default: all that both sides have)."""
     at_least: Annotated[float, Field(gt=0)] | None = None
+    """The ratio must be at least this."""
     at_most: Annotated[float, Field(gt=0)] | None = None
+    """The ratio must be at most this."""
 
     @model_validator(mode="after")
     def _bounded(self) -> RatioGate:
@@ -220,8 +291,11 @@ class File(Section):
     """The reserved keys of a recipe file; every other key is a recipe."""
 
     templates: dict[str, Recipe] | None = None
+    """Parts to extend; they are no recipes themselves."""
     runners: dict[str, Runner] | None = None
+    """Runner labels and the hardware that they stand for."""
     ratios: list[RatioGate] | None = None
+    """Gates between cases of one run."""
 
 
 def json_schema() -> dict[str, Any]:
