@@ -7,6 +7,14 @@ from typing import Literal, TypeAlias
 
 FailureClass: TypeAlias = Literal["infrastructure", "recipe", "engine", "client", "performance"]
 """Only ``infrastructure`` (node, network, download, foreign process) may be retried by a machine."""
+FAILURE_CLASSES: dict[FailureClass, str] = {
+    "infrastructure": "the node, its network or disk, a download, or a foreign process; it may be run again as it is",
+    "recipe": "what the recipe or the command line asks for cannot work; correct it",
+    "engine": "the engine failed, hangs, or says something that does not add up; report it or use another version",
+    "client": "the measuring side failed, or the run was ended",
+    "performance": "a gate: the numbers are worse than allowed",
+}
+"""Who must act, by class."""
 
 
 @dataclass(frozen=True, slots=True)

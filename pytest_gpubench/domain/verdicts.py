@@ -15,10 +15,15 @@ class Status(str, Enum):
     """The outcome of a gate, worst first."""
 
     FAIL = "FAIL"
+    """Worse than the tolerance, beyond reasonable doubt, or a declared limit is broken; the test fails."""
     INVALID = "INVALID"
+    """The measurement does not count, the client or a foreign process disturbed it; shown as skipped, exit code 10."""
     INCONCLUSIVE = "INCONCLUSIVE"
+    """The launches cannot tell, and the reason says what would settle it; shown as skipped, exit code 10."""
     PASS = "PASS"
+    """Not worse than the tolerance, beyond reasonable doubt, and every limit held; the test passes."""
     UNGATED = "UNGATED"
+    """There is nothing to compare with; the test passes, unless a baseline is required."""
 
 
 @dataclass(frozen=True, slots=True)
