@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import SharingPolicy
+from pytest_gpubench.recipes.client_schema import ClientKeys
 from pytest_gpubench.recipes.fields import (
     Command,
     Concurrency,
@@ -20,9 +21,6 @@ from pytest_gpubench.recipes.fields import (
     PositiveCount,
     PositiveTokens,
     Ranks,
-    Ratio,
-    Seed,
-    Temperature,
     Text,
     Texts,
     Token,
@@ -30,19 +28,10 @@ from pytest_gpubench.recipes.fields import (
     VersionSpecifier,
     fail,
 )
+from pytest_gpubench.recipes.section import Section
 
 PRECISIONS = ("fp4", "fp6", "fp8", "fp16", "fp32", "bf16", "int4", "int8")
 FRAMEWORKS = ("vllm",)
-
-
-def _kebab(name: str) -> str:
-    return name.rstrip("_").replace("_", "-")
-
-
-class Section(BaseModel):
-    """Base of all parts: kebab-case keys, nothing unknown, no coercion."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=_kebab, frozen=True, use_attribute_docstrings=True)
 
 
 class Row(Section):
@@ -168,31 +157,6 @@ class SpeculativeKeys(Section):
     """Draft tokens are chosen per rank before they are gathered."""
 
 
-class ClientKeys(Section):
-    """How the load is made."""
-
-    api: Literal["chat", "completions"] | None = None
-    """`chat`: `/v1/chat/completions` (default); `completions`: `/v1/completions`."""
-    chat_template: Literal["server", "none"] | None = None
-    """`server`: the server applies its chat template (default); `none`: no template."""
-    chat_template_kwargs: dict[str, Any] | None = None
-    """Arguments of the chat template, sent with every request."""
-    ignore_eos: bool | None = None
-    """Every answer is as long as asked (true)."""
-    temperature: Temperature | None = None
-    """Sampling temperature (0: greedy)."""
-    range_ratio: Ratio | None = None
-    """Lengths are drawn from [ratio x length, length] (0.8)."""
-    prompts_per_conc: PositiveCount | None = None
-    """Measured requests per unit of concurrency (10)."""
-    warmups_per_conc: Count | None = None
-    """Warm-up requests per unit of concurrency (2)."""
-    dataset: Text | None = None
-    """Where prompts come from: `random` words (default), `text`, ..."""
-    seed: Seed | None = None
-    """Seed of lengths, texts and schedules (0)."""
-
-
 class Laid(Section):
     """The keys that a `when` part may lay over the recipe."""
 
@@ -201,12 +165,15 @@ class Laid(Section):
     serve: dict[str, Any] | None = None
     """Flags of the server without dashes. true: --flag, false: --no-flag, map: one JSON value, list: --flag a b."""
     speculative: SpeculativeKeys | None = None
+    """The draft, for rows with `spec-decoding: mtp`."""
     env: dict[str, Any] | None = None
     """Environment of the server: text or integer; null unsets; {from: NAME, default: X} reads the host's."""
     client: ClientKeys | None = None
+    """How the load is made."""
     gates: dict[str, Any] | None = None
     """Metric to tolerance (5%), to {tolerance, absolute, at-least, at-most}, or to false."""
     requires: dict[str, VersionSpecifier] | None = None
+    """Versions of the engine, such as `{vllm: ">=0.24"}`; checked before the launch."""
 
 
 def _condition(value: Any) -> Any:
