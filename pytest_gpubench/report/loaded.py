@@ -1,0 +1,145 @@
+"""What result folders hold, as frozen types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.domain.cases import Identity
+from pytest_gpubench.domain.failures import Failure
+from pytest_gpubench.domain.specs import Launch, SharingPolicy
+from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.domain.verdicts import Status, Verdict
+from pytest_gpubench.measure.measurement import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that a result folder holds and that does not count, with the reason."""
+
+    path: Path
+    reason: str
+    """One sentence without the path."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What must agree for numbers to be compared; empty where a record does not say."""
+
+    engine: str = ""
+    plugin: str = ""
+    driver: str = ""
+    commit: str = ""
+    """Of the repository with the recipes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """One record of one case on one launch, without its bulky parts: ``loading.read_whole(path)`` gives the whole file."""
+
+    path: Path
+    run: str
+    """Name of the run folder."""
+    case: str
+    recipe: str
+    identity: Identity
+    """From the recipe's name, which must spell its fields."""
+    tags: tuple[str, ...]
+    server: str
+    policy: SharingPolicy
+    launch: Launch
+    fingerprint: str
+    finished: datetime
+    hardware: str
+    device: str
+    """Product names of the GPUs, or the CPU's model."""
+    hostname: str
+    topology: Topology
+    workload: Mapping[str, Any]
+    """The fields of ``domain.workload.Workload``: isl, osl, conc, ..."""
+    metrics: Mapping[str, float]
+    """Finite ones only; empty where nothing was measured."""
+    measurement: Measurement | None
+    """Without ``series``."""
+    verdict: Verdict | None
+    failure: Failure | None
+    versions: Versions
+    source: str = ""
+    image: str = ""
+    reused_from: str = ""
+    """Run in which it was measured, where this run only judged it again; empty: measured here."""
+
+    @property
+    def status(self) -> Status:
+        """A failure is FAIL; without a verdict nothing is decided."""
+        if self.failure is not None:
+            return Status.FAIL
+        return self.verdict.status if self.verdict else Status.INCONCLUSIVE
+
+    @property
+    def gpus(self) -> int:
+        return self.topology.gpus
+
+    @property
+    def point(self) -> str:
+        """Topology and workload: the id without the identity."""
+        return self.case.removeprefix(self.identity.label + "-")
+
+    @property
+    def requests_path(self) -> Path:
+        """Where the per-request records are, if they were kept."""
+        return self.path.with_name(f"{self.launch.label}.requests.jsonl.gz")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitResult:
+    """One record of the start of a server."""
+
+    path: Path
+    run: str
+    server: str
+    launch: Launch
+    finished: datetime
+    failure: Failure | None
+    phases: Mapping[str, float]
+    """Start-up phases in seconds, by name; empty where the server did not start."""
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    versions: Versions
+    hostname: str = ""
+
+    @property
+    def log_path(self) -> Path:
+        return self.path.with_name(f"{self.launch.label}.log")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder, records in the order in which they ended."""
+
+    name: str
+    path: Path
+    cases: tuple[CaseResult, ...]
+    inits: tuple[InitResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Everything that the given folders hold; runs by name."""
+
+    runs: tuple[Run, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def cases(self) -> Iterator[CaseResult]:
+        """All case records of all runs."""
+        return (case for run in self.runs for case in run.cases)
+
+    def inits(self) -> Iterator[InitResult]:
+        """All start records of all runs."""
+        return (init for run in self.runs for init in run.inits)

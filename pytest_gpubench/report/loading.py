@@ -1,0 +1,347 @@
+"""Result folders to typed runs. Files come from anywhere: what cannot be read is left out with a sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+
+from pytest_gpubench.domain.cases import Identity
+from pytest_gpubench.domain.failures import Failure, GpubenchError
+from pytest_gpubench.domain.policies import SharingPolicy
+from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.domain.verdicts import Verdict
+from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.report.loaded import CaseResult, InitResult, LeftOut, Loaded, Run, Versions
+from pytest_gpubench.report.records import SCHEMA_VERSION
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_TEXT = 20_000
+"""Characters of one text; the rest of it is left out."""
+_OWN_KINDS = ("matrix", "submission", "task")
+"""Our own files beside records: not results, and nothing to complain of."""
+_IDENTITY_WORDS = 4
+_HUGE = re.compile(rb"\d[eE]\+?\d{3}|\d{300}")
+"""What may be a number beyond every float: JSON has no word for infinity, but 1e999 becomes it."""
+
+
+class _UnreadableError(Exception):
+    """The file is no record of ours; the text says why."""
+
+
+def load_results(folders: Sequence[Path]) -> Loaded:
+    """Read every record below the given folders: run folders, parents of run folders, or anything above.
+
+    A record is ``RUN/SERVER/(init|WORKLOAD)/LAUNCH.json``, wherever RUN is; links are not followed. A run that is found twice (a
+    folder and its parent were given) counts once.
+
+    Raises:
+        GpubenchError: if a given folder does not exist: a mistyped name must not look like a run without results.
+    """
+    cases: dict[Path, list[CaseResult]] = {}
+    inits: dict[Path, list[InitResult]] = {}
+    left_out: list[LeftOut] = []
+    for path in _files(folders):
+        try:
+            record, notes = _read(path)
+            if record.get("kind") in _OWN_KINDS:
+                continue
+            left_out += [LeftOut(path, note) for note in notes]
+            result = _typed(path, record)
+        except _UnreadableError as error:
+            left_out.append(LeftOut(path, str(error)))
+            continue
+        run = path.parents[2]
+        if isinstance(result, CaseResult):
+            cases.setdefault(run, []).append(result)
+        else:
+            inits.setdefault(run, []).append(result)
+    runs = [_run(path, cases.get(path, []), inits.get(path, [])) for path in sorted({*cases, *inits}, key=_by_name)]
+    return Loaded(tuple(runs), tuple(left_out))
+
+
+def read_whole(path: Path) -> Mapping[str, Any]:
+    """All of a record as plain data, with the parts that typed results leave out (series, engine, host); safe as ``load_results``.
+
+    Empty where the file cannot be read any more.
+    """
+    try:
+        return _read(path)[0]
+    except _UnreadableError:
+        return {}
+
+
+def _by_name(path: Path) -> tuple[str, str]:
+    return path.name, str(path)
+
+
+def _run(path: Path, cases: list[CaseResult], inits: list[InitResult]) -> Run:
+    return Run(
+        path.name,
+        path,
+        tuple(sorted(cases, key=lambda one: (one.finished, one.case))),
+        tuple(sorted(inits, key=lambda one: (one.finished, one.server))),
+    )
+
+
+def _files(folders: Sequence[Path]) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for folder in folders:
+        if not folder.exists():
+            raise GpubenchError(f"{folder} does not exist; give a results folder or one of its runs")
+        top = folder.resolve()
+        for parent, names, files in os.walk(top):
+            names.sort()
+            for name in sorted(files):
+                path = Path(parent, name)
+                if name.endswith(".json") and not name.startswith(".") and path not in seen:
+                    seen.add(path)
+                    yield path
+        if top.is_file() and top not in seen:
+            seen.add(top)
+            yield top
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The JSON object of a file, cleaned, and what was left out of it."""
+    try:
+        # Not blocking: a named pipe would wait for a writer that never comes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _UnreadableError("is no regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise _UnreadableError(f"has {status.st_size / 2**20:.0f} MiB; a record has at most {MAX_FILE_BYTES // 2**20}")
+            data = file.read()
+    except OSError as error:
+        raise _UnreadableError(f"cannot be read: {error.strerror}") from None
+    cleaner = _Cleaner()
+    try:
+        parsed = json.loads(data.decode("utf-8"), parse_constant=cleaner.constant)
+        if not isinstance(parsed, dict):
+            raise _UnreadableError("is no record: a record is a JSON object")
+        if cleaner.needed(data):
+            parsed = cleaner.clean(parsed, "")
+    except UnicodeDecodeError:
+        raise _UnreadableError("is not UTF-8 text") from None
+    except RecursionError:
+        raise _UnreadableError("is nested too deeply for a record") from None
+    except json.JSONDecodeError as error:
+        where = "is cut off or no JSON" if data.strip() else "is empty"
+        raise _UnreadableError(f"{where} ({error.msg.lower()}, line {error.lineno})") from None
+    except ValueError:
+        raise _UnreadableError("holds a number that is too long to read") from None
+    return parsed, cleaner.notes()
+
+
+class _Cleaner:
+    """Replaces what JSON should not hold and cuts what no page can show."""
+
+    def __init__(self) -> None:
+        self._constants = False
+        self._numbers: list[str] = []
+        self._texts: list[str] = []
+
+    def constant(self, word: str) -> float:
+        self._constants = True
+        return float(word)
+
+    def needed(self, data: bytes) -> bool:
+        """Most files need no second look, which would cost more than reading them."""
+        return self._constants or _HUGE.search(data) is not None or max(map(len, data.split(b"\n"))) > MAX_TEXT
+
+    def clean(self, value: Any, where: str) -> Any:
+        if isinstance(value, dict):
+            return {
+                self.clean(key, where): self.clean(item, f"{where}.{key[:80]}" if where else key[:80])
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self.clean(item, where) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            self._numbers.append(where)
+            return None
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            self._texts.append(where)
+            return f"{value[:MAX_TEXT]} ... ({len(value) - MAX_TEXT:,} more characters are left out)"
+        return value
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self._numbers:
+            notes.append(f"numbers that are not finite are left out: {_listed(self._numbers)}")
+        if self._texts:
+            notes.append(f"texts are cut after {MAX_TEXT:,} characters: {_listed(self._texts)}")
+        return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    different = list(dict.fromkeys(names))
+    return ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
+
+
+def _known(metrics: object) -> object:
+    """Metrics that are numbers; a metric that is none is absent, as one that is undefined."""
+    if not isinstance(metrics, dict):
+        return metrics if metrics is not None else {}
+    return {
+        str(name): float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _or_empty(value: object) -> object:
+    return {} if value is None else value
+
+
+_Numbers = Annotated[dict[str, float], BeforeValidator(_known)]
+_Open = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
+
+
+class _Record(BaseModel):
+    """What both kinds of records share; unknown keys are a newer plugin's business."""
+
+    server: str
+    launch: Launch
+    finished: AwareDatetime
+    failure: Failure | None = None
+    host: _Open = Field(default_factory=dict)
+    versions: _Open = Field(default_factory=dict)
+    git: _Open = Field(default_factory=dict)
+    engine: _Open = Field(default_factory=dict)
+    argv: list[str] | None = None
+    env: Annotated[dict[str, str], BeforeValidator(_or_empty)] = Field(default_factory=dict)
+    phases: _Numbers = Field(default_factory=dict)
+
+
+class _Case(_Record):
+    kind: Literal["case"]
+    case: str
+    recipe: str
+    tags: tuple[str, ...] = ()
+    server_per: SharingPolicy = "parallelism"
+    fingerprint: str = ""
+    hardware: str = ""
+    topology: Topology
+    workload: dict[str, Any]
+    metrics: _Numbers = Field(default_factory=dict)
+    measurement: Annotated[Measurement | None, BeforeValidator(lambda value: _without_series(value))] = None
+    verdict: Verdict | None = None
+    source: str | None = ""
+    image: str | None = ""
+    reused_from: str | None = ""
+
+
+class _Init(_Record):
+    kind: Literal["engine-init"]
+
+
+def _without_series(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {**value, "metrics": _known(value.get("metrics")), "series": ()}
+
+
+@cache
+def _adapter() -> TypeAdapter[_Case | _Init]:
+    return TypeAdapter(Annotated[_Case | _Init, Field(discriminator="kind")])
+
+
+def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
+    schema = record.get("schema")
+    if record.get("kind") not in ("case", "engine-init") or not isinstance(schema, int):
+        raise _UnreadableError("is no record of pytest-gpubench")
+    if schema > SCHEMA_VERSION:
+        raise _UnreadableError(f"was written by a newer pytest-gpubench (schema {schema}, this one reads {SCHEMA_VERSION}); update")
+    if schema < 1 or len(path.parents) < 4:
+        raise _UnreadableError(f"has schema {schema}, which no release of pytest-gpubench wrote")
+    try:
+        parsed = _adapter().validate_python(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"][1:6])
+        raise _UnreadableError(f"is no whole record: {where}: {first['msg'].lower()}") from None
+    except RecursionError:
+        raise _UnreadableError("is nested too deeply for a record") from None
+    run = path.parents[2].name
+    if (parsed.server, parsed.launch.label) != (path.parents[1].name, path.stem):
+        raise _UnreadableError(f"says that it is {parsed.launch.label[:80]} of {parsed.server[:200]}, where it does not lie")
+    return _case(path, run, parsed) if isinstance(parsed, _Case) else _init(path, run, parsed)
+
+
+def _case(path: Path, run: str, record: _Case) -> CaseResult:
+    words = record.recipe.split("-")
+    if len(words) < _IDENTITY_WORDS:
+        raise _UnreadableError(f"is no whole record: '{record.recipe[:80]}' is no name of a recipe")
+    spec = "mtp" if "mtp" in record.tags else ""
+    variant = "-".join(word for word in words[_IDENTITY_WORDS:] if word != "mtp")
+    return CaseResult(
+        path=path,
+        run=run,
+        case=record.case,
+        recipe=record.recipe,
+        identity=Identity(words[0], words[1], record.hardware or words[2], words[3], spec, variant),
+        tags=record.tags,
+        server=record.server,
+        policy=record.server_per,
+        launch=record.launch,
+        fingerprint=record.fingerprint,
+        finished=record.finished,
+        hardware=record.hardware,
+        device=_device(record),
+        hostname=str(record.host.get("hostname") or ""),
+        topology=record.topology,
+        workload=record.workload,
+        metrics=record.metrics,
+        measurement=record.measurement,
+        verdict=record.verdict,
+        failure=record.failure,
+        versions=_versions(record),
+        source=record.source or "",
+        image=record.image or "",
+        reused_from=record.reused_from or "",
+    )
+
+
+def _init(path: Path, run: str, record: _Init) -> InitResult:
+    return InitResult(
+        path=path,
+        run=run,
+        server=record.server,
+        launch=record.launch,
+        finished=record.finished,
+        failure=record.failure,
+        phases=record.phases,
+        argv=tuple(record.argv or ()),
+        env=record.env,
+        versions=_versions(record),
+        hostname=str(record.host.get("hostname") or ""),
+    )
+
+
+def _versions(record: _Record) -> Versions:
+    return Versions(
+        engine=str(record.engine.get("version") or ""),
+        plugin=str(record.versions.get("pytest-gpubench") or ""),
+        driver=str(record.host.get("driver") or ""),
+        commit=str(record.git.get("commit") or ""),
+    )
+
+
+def _device(record: _Case) -> str:
+    gpus, cpu = record.host.get("gpus"), record.host.get("cpu")
+    gpus = [] if record.hardware == "cpu" else gpus
+    names = {str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)} if isinstance(gpus, list) else set()
+    model = str(cpu.get("model") or "") if isinstance(cpu, dict) else ""
+    return ", ".join(sorted(names)) or model
