@@ -16,12 +16,14 @@ from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchErr
 from pytest_gpubench.domain.specs import Launch, ServerSpec
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
-from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires, default_command, probe_command
+from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires, probe_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
 from pytest_gpubench.host.facts import host_facts
-from pytest_gpubench.host.gpus.inventory import Inventory, read_inventory, visible_inventory
+from pytest_gpubench.host.gpus.facts import gpu_facts
+from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, read_inventory, visible_inventory
 from pytest_gpubench.host.gpus.requirements import missing_hardware
 from pytest_gpubench.host.hub.fetch import Progress
+from pytest_gpubench.plugin.arms import Arms
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.leasing import Leasing
 from pytest_gpubench.plugin.settings import Settings
@@ -38,9 +40,8 @@ class ServerPool:
     def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder, leasing: Leasing) -> None:
         self._settings = settings
         self._leasing = leasing
-        self._book = book
         self._folder = folder
-        self.doctor = Doctor(settings, book, self.inventory)
+        self.arms = Arms(settings, book, self.inventory)
         self._running: Engine | None = None
         self._failed: dict[Launch, Failure] = {}
         self._next_word = 0.0
@@ -56,9 +57,9 @@ class ServerPool:
         Raises pytest's skip or failure, without a traceback, where the host lacks the hardware or the engine did not start as the
         recipe asks.
         """
-        spec = self._book.server(launch.server)
+        spec = self.arms.spec(launch)
         self.require_hardware(launch, spec)
-        doomed = None if self._settings.base_url else self.doctor.death(launch.server)
+        doomed = None if self._settings.base_url else self.arms.doctor(launch).death(launch.server)
         if doomed is not None:
             self._give_up(launch, spec, None, doomed)
         engine = self._started(launch, spec)
@@ -91,6 +92,11 @@ class ServerPool:
             runner = self._settings.runner
             pytest.fail(f"{launch.server}: {missing}, although --gpubench-runner={runner} names this host", pytrace=False)
         pytest.skip(missing)
+
+    @property
+    def doctor(self) -> Doctor:
+        """Findings for the servers as the recipes declare them."""
+        return self.arms.doctor(Launch(""))
 
     def mark_failed(self, launch: Launch, failure: Failure) -> None:
         """Remember a server's death: its other cases fail at once."""
@@ -128,11 +134,18 @@ class ServerPool:
             "phases": engine.phases if engine else None,
             "served_name": engine.served_name if engine else None,
             "attached": engine.attached if engine else False,
+            "against": self.arms.against(launch),
+            "gpus": gpu_facts([gpu.uuid for gpu in self.gpus]),
             "co_tenancy": self._leasing.co_tenancy(),
             "checks": self._checks.get(launch),
-            "memory": self.doctor.memory(launch.server, engine.facts) if engine and not engine.attached else None,
+            "memory": self.arms.doctor(launch).memory(launch.server, engine.facts) if engine and not engine.attached else None,
             "commits": self._commits.get(launch, {}),
         }
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs of the running server, as far as we gave them to it."""
+        return self._leasing.gpus
 
     def commits(self, launch: Launch) -> dict[str, str | None]:
         """Commits of the repositories that a launch was started with."""
@@ -164,7 +177,7 @@ class ServerPool:
             raise BenchmarkError(Failure("engine-version", "recipe", "; ".join(unmet), remedy=remedy))
         self._commits[launch] = self._fetched(spec)
         # Their config.json files may say more than was known before.
-        doomed = self.doctor.death(launch.server)
+        doomed = self.arms.doctor(launch).death(launch.server)
         if doomed is not None:
             raise BenchmarkError(doomed)
         return self._launched(launch, spec)
@@ -237,7 +250,7 @@ class ServerPool:
             self._leasing.say(f"{launch.server}: {', '.join(stopped.remaining)} outlived SIGKILL")
 
     def _command(self, spec: ServerSpec) -> tuple[str, ...]:
-        return spec.command or self._settings.vllm_command or default_command()
+        return self.arms.command(spec)
 
     def _distribution(self, spec: ServerSpec) -> EngineDistribution | None:
         return probe_command(self._command(spec))

