@@ -9,6 +9,8 @@ from pytest_gpubench.domain.frozen import FrozenMap
 
 Arrival: TypeAlias = Literal["closed", "constant", "poisson", "gamma", "trace"]
 """When requests are due: when one before has ended, or by a schedule that does not wait for the server."""
+RATED: tuple[Arrival, ...] = ("constant", "poisson", "gamma")
+"""Arrivals by a rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class Workload:
     """Requests sent, at the tested concurrency, before the measured ones; their outcome is checked, their times are not used."""
     api: Literal["chat", "completions"] = "chat"
     chat_template: str = "server"
-    """``server``: the server applies the model's own template; ``none``: the prompt is sent as it is (api completions)."""
+    """``server``: the model's own template, applied by the server; with api completions beforehand through ``/tokenize``, and token
+    ids are sent. ``none``: the prompt is sent as it is (api completions)."""
     chat_template_kwargs: FrozenMap = field(default_factory=FrozenMap)
     """Passed to the template by the server (a thinking switch, say); it changes acceptance, so it belongs to the workload."""
     dataset: str = "random"
@@ -53,7 +56,7 @@ class Workload:
     interval_metric: str = "output_tput"
     """The metric whose confidence interval is meant."""
     dataset_file: str = ""
-    """File of the dataset, relative to the working folder; empty: the shipped corpus (``text`` only)."""
+    """Path of the dataset's file; empty: the shipped corpus (``text`` only). Its contents, not its path, decide comparability."""
     prefix_tokens: int = 0
     """Tokens at the start of a prompt that it shares with others (``random`` and ``text``)."""
     prefix_groups: int = 1
@@ -68,11 +71,18 @@ class Workload:
     """Processes that share the load; each measures its own part."""
     slo: FrozenMap = field(default_factory=FrozenMap)
     """Goodput's limits in seconds: any of ``ttft``, ``tpot``, ``e2e``."""
+    profile: Literal["gpubench", "inferencex"] = "gpubench"
+    """``inferencex``: as the original's client: random token ids to ``/v1/completions``, every warm-up request is prompt 0."""
 
     @property
     def open_loop(self) -> bool:
         """Whether requests are due by a schedule."""
         return self.arrival != "closed"
+
+    @property
+    def sends_token_ids(self) -> bool:
+        """Whether prompts are made into token ids before they are sent."""
+        return self.profile == "inferencex" or (self.api == "completions" and self.chat_template == "server")
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
 from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.load.datasets import comparable
 
 
 def comparison_key(
@@ -52,8 +53,7 @@ def comparison_key(
         key["compile_cache"] = compile_cache
     else:
         key["precision"] = case.identity.precision
-        workload = asdict(case.workload) | {"chat_template_kwargs": thaw(case.workload.chat_template_kwargs)}
-        key |= {f"workload.{name}": value for name, value in workload.items()}
+        key |= {f"workload.{name}": value for name, value in comparable(case.workload).items()}
     return FrozenMap(key)
 
 

@@ -101,7 +101,13 @@ class Composer:
             size = (await self._count(sample) - vocabulary.overhead) / len(sample.split())
             material = _Material(vocabulary, lines, max(0.1, size))
 
+        first: list[Prompt] = []
+        if workload.profile == "inferencex":
+            first = await self._synthetic(material, "measured", 0)
+
         async def make(phase: Phase, number: int) -> list[Prompt]:
+            if first and phase == "warmup":
+                return [replace(first[0], phase="warmup")]
             if trace and phase == "measured":
                 return [await self._replayed(material, number, trace[number])]
             return await self._synthetic(material, phase, number)

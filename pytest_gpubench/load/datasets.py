@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.domain.frozen import FrozenMap, thaw
+from pytest_gpubench.domain.workload import Workload
 
 CORPUS = Path(__file__).with_name("corpus.txt")
 _MIN_SENTENCE_WORDS = 3
@@ -57,6 +61,39 @@ def read_text(path: str | Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise _failure(f"the dataset {path} cannot be read: {reason}") from error
+
+
+def dataset_problem(workload: Workload) -> Failure | None:
+    """Why the workload's file cannot be used, without parsing it; None: it is there, or none is asked for."""
+    if not workload.dataset_file:
+        return None
+    try:
+        with Path(workload.dataset_file).open("rb"):
+            return None
+    except OSError as error:
+        return _failure(f"the dataset {workload.dataset_file} cannot be read: {error.strerror}").failure
+
+
+def comparable(workload: Workload) -> dict[str, Any]:
+    """What must be equal for numbers to be comparable: the workload as plain data, the dataset's file as its contents' hash."""
+    plain = {item.name: getattr(workload, item.name) for item in fields(Workload)}
+    plain = {name: thaw(value) if isinstance(value, FrozenMap) else value for name, value in plain.items()}
+    return plain | {"dataset_file": _content_hash(workload.dataset_file) if workload.dataset_file else ""}
+
+
+def _content_hash(path: str) -> str:
+    try:
+        about = Path(path).stat()
+    except OSError:
+        return "unreadable"
+    return _hash_of(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=64)
+def _hash_of(path: str, _mtime_ns: int, _size: int) -> str:
+    """Of the bytes; the other arguments make a changed file a new one."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sentences(text: str) -> tuple[str, ...]:

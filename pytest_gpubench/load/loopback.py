@@ -243,6 +243,8 @@ def _prompt_of(body: Mapping[str, Any]) -> tuple[str, int]:
     """The text of a request and the tokens that the toy template adds."""
     if "messages" in body:
         return " ".join(str(message["content"]) for message in body["messages"]), _TEMPLATE_TOKENS
+    if isinstance(body.get("prompt"), list):  # token ids: as they are, one word each
+        return " ".join(f"{int(token) % 4096:03x}" for token in body["prompt"]), 0
     return str(body.get("prompt", "")), 1 if body.get("add_special_tokens", True) else 0
 
 

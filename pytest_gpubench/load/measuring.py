@@ -19,7 +19,7 @@ from pytest_gpubench.load.driver import Driver, Job
 from pytest_gpubench.load.lag import LagProbe
 from pytest_gpubench.load.parse import record_of
 from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
-from pytest_gpubench.load.requests import TokenCounter, WireRequest, build_requests
+from pytest_gpubench.load.requests import TokenCounter, WireRequest, build_requests, with_token_ids
 from pytest_gpubench.load.spool import Spool
 from pytest_gpubench.load.stopping import StopRule
 from pytest_gpubench.load.transport import Exchange
@@ -50,6 +50,8 @@ class Measuring:
         counter = TokenCounter(plan, self.api_key)
         try:
             prompts = await make_prompts(plan, counter, lambda done, total: self.report(Progress("prompts", done, total)))
+            if workload.sends_token_ids:
+                prompts = await with_token_ids(prompts[0], counter), await with_token_ids(prompts[1], counter)
         finally:
             await counter.close()
         warmups, measured = [await build_requests(plan, self.api_key, phase) for phase in prompts]

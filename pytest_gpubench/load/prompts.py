@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from array import array
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -43,6 +44,8 @@ class Prompt:
     """From 0; above it, the request follows the one before it."""
     due: float | None = None
     """Seconds after the start, where the data say so (a trace)."""
+    token_ids: array[int] | None = None
+    """What is sent instead of ``text`` where the workload sends token ids."""
 
 
 @dataclass(frozen=True, slots=True)

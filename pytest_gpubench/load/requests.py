@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -15,6 +17,7 @@ from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Message, Prompt
 
 _TOKENIZE_TIMEOUT = 120.0
+_PARALLEL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ async def _create(client: openai.AsyncOpenAI, plan: LoadPlan, prompt: Prompt, he
     if workload.api == "completions":
         return await client.completions.create(
             model=plan.model,
-            prompt=prompt.text,
+            prompt=prompt.text if prompt.token_ids is None else prompt.token_ids.tolist(),
             max_tokens=prompt.osl,
             temperature=workload.temperature,
             stream=True,
@@ -86,6 +89,21 @@ async def _create(client: openai.AsyncOpenAI, plan: LoadPlan, prompt: Prompt, he
         extra_body=extra,
         extra_headers=headers,
     )
+
+
+async def with_token_ids(prompts: Sequence[Prompt], counter: TokenCounter) -> list[Prompt]:
+    """The prompts as the token ids that the server's tokenizer, and its template where the workload has one, makes of them."""
+    gate = asyncio.Semaphore(_PARALLEL)
+    made: dict[tuple[str, tuple[Message, ...]], array[int]] = {}
+
+    async def one(prompt: Prompt) -> None:
+        async with gate:
+            key = prompt.text, prompt.history
+            if key not in made:
+                made[key] = await counter.token_ids(*key)
+
+    await asyncio.gather(*(one(prompt) for prompt in prompts))
+    return [replace(prompt, token_ids=made[prompt.text, prompt.history]) for prompt in prompts]
 
 
 def _messages(text: str, history: tuple[Message, ...]) -> Any:
@@ -110,9 +128,21 @@ class TokenCounter:
         Raises:
             BenchmarkError: if the server does not answer, or not with a count.
         """
+        return int(await self._ask(text, history, "count"))
+
+    async def token_ids(self, text: str, history: tuple[Message, ...] = ()) -> array[int]:
+        """The tokens themselves; raises as a call does."""
+        found = await self._ask(text, history, "tokens")
+        try:
+            return array("I", found)
+        except (TypeError, OverflowError, ValueError) as error:
+            summary = f"{self._plan.root}/tokenize answered without token ids"
+            raise BenchmarkError(Failure("tokenize-failed", "client", summary)) from error
+
+    async def _ask(self, text: str, history: tuple[Message, ...], wanted: str) -> Any:
         workload = self._plan.workload
         body: dict[str, Any] = {"model": self._plan.model}
-        if workload.api == "completions":
+        if workload.chat_template == "none":
             body["prompt"] = text
         else:
             body["messages"] = _messages(text, history)
@@ -128,7 +158,9 @@ class TokenCounter:
             remedy = "The server must offer vLLM's /tokenize." if response.status_code == 404 else ""
             raise BenchmarkError(Failure("tokenize-failed", "client", summary, (response.text[:500],), remedy))
         try:
-            return int(response.json()["count"])
+            answer = response.json()
+            int(answer["count"])
+            return answer[wanted]
         except (ValueError, KeyError, TypeError) as error:
-            summary = f"{self._plan.root}/tokenize answered without a count"
+            summary = f"{self._plan.root}/tokenize answered without a count or the tokens"
             raise BenchmarkError(Failure("tokenize-failed", "client", summary, (response.text[:500],))) from error

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.domain.workload_rules import contradictions
 from pytest_gpubench.load.crew import Worker, merge, open_gates, start_crew, total_progress
+from pytest_gpubench.load.datasets import dataset_problem
 from pytest_gpubench.load.plan import LoadPlan, LoadResult, Progress, RequestRecord
 from pytest_gpubench.load.sampler import Sampler
 
 _POLL = 0.1
 _LOST_SERVER = frozenset({"no-connection", "tokenize-failed"})
-_DATASETS = ("random", "text", "sharegpt", "jsonl", "trace")
 
 
 def run_load(
@@ -67,49 +68,21 @@ def run_load(
     return LoadResult(plan, facts, records, pages)
 
 
+def check_workload(workload: Workload) -> Failure | None:
+    """Why this workload cannot be run at all, before any server is asked: it contradicts itself, or its file cannot be read."""
+    found = contradictions(workload)
+    if found:
+        summary = "; ".join(f"client.{key}: {words}" for key, words in found)
+        return Failure("workload-unsupported", "recipe", summary, remedy="Correct the recipe's client section.")
+    return dataset_problem(workload)
+
+
 def _check(plan: LoadPlan) -> None:
-    problem = _wrong_lengths(plan.workload) or _wrong_combination(plan.workload)
+    failure = check_workload(plan.workload)
     if not plan.base_url.startswith(("http://", "https://")):
-        problem = f"the base URL {plan.base_url!r} is neither http nor https"
-    if problem:
-        raise BenchmarkError(Failure("workload-unsupported", "recipe", problem, remedy="Correct the recipe's client section."))
-
-
-def _wrong_lengths(workload: Workload) -> str:
-    if workload.conc < 1 or workload.num_prompts < 1:
-        return f"concurrency and number of prompts must be at least 1, not {workload.conc} and {workload.num_prompts}"
-    if workload.turns < 1 or workload.prefix_groups < 1 or not 1 <= workload.workers <= workload.conc:
-        return "turns, prefix-groups and workers must be at least 1, and workers at most the concurrency"
-    if workload.duration is not None and workload.duration <= 0:
-        return f"duration must be above 0 s, not {workload.duration:g}"
-    if workload.interval is not None and not 0 < workload.interval < 1:
-        return f"interval is a part of the metric's value, above 0 and below 1, not {workload.interval:g}"
-    if workload.burstiness <= 0 or workload.time_scale <= 0 or min(workload.ramp, workload.think_time, workload.prefix_tokens) < 0:
-        return "burstiness and time-scale must be above 0; ramp, think-time and prefix-tokens at least 0"
-    return ""
-
-
-def _wrong_combination(workload: Workload) -> str:
-    rated = workload.arrival in ("constant", "poisson", "gamma")
-    if workload.dataset not in _DATASETS:
-        return f"the dataset {workload.dataset!r} is not known; known: {', '.join(_DATASETS)}"
-    if workload.dataset in ("sharegpt", "jsonl", "trace") and not workload.dataset_file:
-        return f"the dataset {workload.dataset!r} needs dataset-file"
-    if (workload.dataset == "trace") != (workload.arrival == "trace"):
-        return "arrival trace and dataset trace belong together: a trace says when its requests are due"
-    if workload.dataset == "trace" and (workload.handover != "drain" or workload.turns > 1):
-        return "a trace is replayed request by request after a drained warm-up: no turns, handover drain"
-    if workload.api == "chat" and workload.chat_template != "server":
-        return f"api chat means chat-template server, not {workload.chat_template!r}"
-    if workload.api == "completions" and workload.turns > 1:
-        return "several turns need api chat"
-    if rated and workload.request_rate <= 0:
-        return f"arrival {workload.arrival} needs request-rate, requests per second above 0"
-    if not rated and workload.request_rate:
-        return f"request-rate has no meaning with arrival {workload.arrival}; use constant, poisson or gamma"
-    if workload.slo and (set(workload.slo) - {"ttft", "tpot", "e2e"}):
-        return f"slo knows ttft, tpot and e2e, not {', '.join(sorted(set(workload.slo) - {'ttft', 'tpot', 'e2e'}))}"
-    return ""
+        failure = Failure("workload-unsupported", "recipe", f"the base URL {plan.base_url!r} is neither http nor https")
+    if failure is not None:
+        raise BenchmarkError(failure)
 
 
 def _supervise(

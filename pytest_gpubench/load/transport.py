@@ -15,9 +15,8 @@ from urllib.parse import urlsplit
 _CHUNKED_END = b"\r\n0\r\n\r\n"
 _HEADER = rb"[!-9;-~]+:[^\r\n]*\r\n"
 _STREAM = re.compile(
-    rb"HTTP/1\.1 (\d{3})[^\r\n]*\r\n(?:%b)*?(?i:transfer-encoding):[ \t]*(?i:chunked)\r\n(?:%b)*\r\n" % (_HEADER, _HEADER)
+    rb"HTTP/1\.1 (\d{3})(?: [^\r\n]*)?\r\n(?:%b)*?(?i:transfer-encoding):[ \t]*(?i:chunked)\r\n(?:%b)*\r\n" % (_HEADER, _HEADER)
 )
-_CLOSES = re.compile(rb"(?i)\r\nconnection:[ \t]*close")
 
 
 @dataclass(slots=True)
@@ -55,7 +54,9 @@ def parse_head(data: bytes) -> Framing | None:
     # A stream's head comes with its first token, often many at once: one expression is a quarter of the time, and that is error.
     stream = _STREAM.match(data)
     if stream is not None:
-        return Framing(int(stream[1]), stream.end(), True, None, _CLOSES.search(data, 0, stream.end()) is None)
+        head = data[: stream.end()].lower()
+        if head.count(b"\ntransfer-encoding:") == 1 and b"\nconnection:" not in head and b"\ncontent-length:" not in head:
+            return Framing(int(stream[1]), stream.end(), True, None, True)
     end = data.find(b"\r\n\r\n")
     if end < 0:
         if not b"HTTP/1.".startswith(data[:7]):

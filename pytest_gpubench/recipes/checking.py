@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from pytest_gpubench.domain.cases import SourcePosition
 from pytest_gpubench.recipes import schema
+from pytest_gpubench.recipes.client_schema import ClientKeys, SloKeys
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse
 from pytest_gpubench.recipes.fields import check_env, check_flag, check_gate
 from pytest_gpubench.recipes.merging import without_nulls
@@ -28,7 +29,8 @@ _PARTS: dict[str, type[BaseModel]] = {
     "fixed-seq-len": schema.FixedSeqLen,
     "search-space": schema.Row,
     "speculative": schema.SpeculativeKeys,
-    "client": schema.ClientKeys,
+    "client": ClientKeys,
+    "slo": SloKeys,
     "when": schema.When,
 }
 _COMPUTED = ("serve", "speculative", "env", "client")

@@ -229,13 +229,26 @@ class _Loading:
             )
             return
         resolver = Resolver(section.name, merged, recipe, self._log)
-        resolved = []
+        resolved: list[Resolved] = []
+        loads: dict[tuple[object, ...], int] = {}
         identities = {drafted: replace(base, spec=SPEC_WORD if drafted else "", variant=variant) for drafted in (False, True)}
         for point in self._points(section.name, merged, recipe):
             one = resolver.resolve(point, identities[point.speculative])
-            if one is not None:
+            if one is not None and not self._same_load(section.name, one, loads):
                 resolved.append(one)
         self._publish(section, recipe, resolved)
+
+    def _same_load(self, name: str, one: Resolved, loads: dict[tuple[object, ...], int]) -> bool:
+        """Whether an earlier point has this one's id: an open loop's is its rate, so two concurrencies at one rate are the same."""
+        load, point = one.workload, one.point
+        if not load.request_rate:
+            return False
+        first = loads.setdefault((point.topology, point.speculative, load.label), point.conc)
+        if first == point.conc:
+            return False
+        words = f"conc {point.conc} has the same rate as conc {first} ({load.label}); write a rate that reads conc, or one conc"
+        self._log.add(point.at, join_path(name, "client.request-rate"), words)
+        return True
 
     def _points(self, name: str, merged: Node, recipe: schema.Recipe) -> Iterator[Point]:
         scenarios = merged.get("scenarios")

@@ -32,6 +32,14 @@ class ProblemLog:
         )
 
 
+class PointError(Exception):
+    """A value of one point of the search space is wrong."""
+
+    def __init__(self, at: SourcePosition, path: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = at, path, message
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'block-size'?`` where a known word is close, else nothing."""
     options = list(known)

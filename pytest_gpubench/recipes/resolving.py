@@ -10,20 +10,22 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pytest_gpubench.domain.cases import Identity, SourcePosition
+from pytest_gpubench.domain.cases import Identity
 from pytest_gpubench.domain.frozen import FrozenMap, freeze
 from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import ServerSpec, Speculative
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.recipes.checking import condition_text
+from pytest_gpubench.recipes.client import given_keys, workload_of
+from pytest_gpubench.recipes.client_schema import ClientKeys
 from pytest_gpubench.recipes.expressions import ExpressionError, Value, parse
 from pytest_gpubench.recipes.fields import check_flag
 from pytest_gpubench.recipes.merging import overlay
-from pytest_gpubench.recipes.problems import ProblemLog, join_path
+from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
 from pytest_gpubench.recipes.reading import names_read, server_reads
 from pytest_gpubench.recipes.resolved import Resolved, Served
 from pytest_gpubench.recipes.rows import MODEL_LEN_MARGIN, Point
-from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
+from pytest_gpubench.recipes.schema import Recipe, SpeculativeKeys
 from pytest_gpubench.recipes.templating import is_computed, render
 from pytest_gpubench.recipes.yamltree import Node
 
@@ -41,14 +43,6 @@ class _Setting:
     served: Served
     layer: Node
     names: dict[str, Value]
-
-
-class _PointError(Exception):
-    """A value of this point is wrong."""
-
-    def __init__(self, at: SourcePosition, path: str, message: str) -> None:
-        super().__init__(message)
-        self.problem = at, path, message
 
 
 @dataclass(slots=True)
@@ -75,7 +69,7 @@ class Resolver:
         """The point with all values, or None after reporting what is wrong."""
         try:
             return self._resolve(point, identity)
-        except _PointError as fault:
+        except PointError as fault:
             at, path, message = fault.problem
             self.log.add(at, path, message)
             return None
@@ -86,7 +80,7 @@ class Resolver:
         if setting is None:
             setting = self._settings[key] = self._setting(point, identity)
         names = {**setting.names, "conc": point.conc}
-        return Resolved(point, self._workload(setting.layer, names, point), setting.served)
+        return Resolved(point, self._workload(setting, names, point), setting.served)
 
     def _setting(self, point: Point, identity: Identity) -> _Setting:
         row_names = point.names(identity.hardware, identity.precision, identity.framework)
@@ -144,9 +138,9 @@ class Resolver:
                 names = {**names, "max_model_len": self._max_model_len(self.node, names)}
             value = expression.evaluate(names)
         except ExpressionError as error:
-            raise _PointError(condition.at, path, str(error)) from None
+            raise PointError(condition.at, path, str(error)) from None
         if not isinstance(value, bool):
-            raise _PointError(condition.at, path, f"the value is {value}, not true or false; write a comparison")
+            raise PointError(condition.at, path, f"the value is {value}, not true or false; write a comparison")
         return value
 
     def _render(self, node: Node, path: str, names: Mapping[str, Value]) -> Any:
@@ -160,7 +154,7 @@ class Resolver:
         try:
             return render(str(node.value), names)
         except ExpressionError as error:
-            raise _PointError(node.at, path, f"{error} (at isl {names['isl']}, conc {names['conc']}, tp {names['tp']})") from None
+            raise PointError(node.at, path, f"{error} (at isl {names['isl']}, conc {names['conc']}, tp {names['tp']})") from None
 
     def _once(self, use: str, node: Node, names: Mapping[str, Value], make: Callable[[], _T]) -> _T:
         """The result of ``make``, once for all points between which nothing differs that the node reads.
@@ -181,10 +175,10 @@ class Resolver:
         node = draft.get("num-speculative-tokens")
         path = join_path(self.name, "speculative", "num-speculative-tokens")
         if node is None:
-            raise _PointError(draft.at, path, "missing key 'num-speculative-tokens'; add it")
+            raise PointError(draft.at, path, "missing key 'num-speculative-tokens'; add it")
         value = self._render(node, path, names)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-            raise _PointError(node.at, path, f"must be an integer from 1 to 1000, not {value!r}")
+            raise PointError(node.at, path, f"must be an integer from 1 to 1000, not {value!r}")
         return value
 
     def _max_model_len(self, layer: Node, names: Mapping[str, Value]) -> int:
@@ -196,7 +190,7 @@ class Resolver:
         value = self._render(node, path, names)
         wrong = check_flag("max-model-len", value) or ("must be an integer" if is_computed(value) else None)
         if wrong:
-            raise _PointError(node.at, path, wrong)
+            raise PointError(node.at, path, wrong)
         return int(value)
 
     def _serve(self, layer: Node, names: Mapping[str, Value], max_model_len: int) -> tuple[FrozenMap, tuple[str, ...]]:
@@ -215,7 +209,7 @@ class Resolver:
         value = self._render(node, join_path(path, flag), names)
         wrong = check_flag(flag, value)
         if wrong:
-            raise _PointError(node.at, join_path(path, flag), wrong)
+            raise PointError(node.at, join_path(path, flag), wrong)
         return freeze(value)
 
     def _speculative(self, draft: Node, names: Mapping[str, Value], hardware: str) -> Speculative:
@@ -225,9 +219,9 @@ class Resolver:
         method = plain.pop("method", None)
         model = plain.pop("model", None)
         if method is None:
-            raise _PointError(draft.at, path, "missing key 'method'; add it (eagle3, mtp, ngram, ...)")
+            raise PointError(draft.at, path, "missing key 'method'; add it (eagle3, mtp, ngram, ...)")
         if model is None and method in _NEEDS_MODEL:
-            raise _PointError(draft.at, path, f"missing key 'model': method '{method}' needs a draft; add its repository")
+            raise PointError(draft.at, path, f"missing key 'model': method '{method}' needs a draft; add its repository")
         backend = plain.pop("attention-backend", None)
         if backend is None and method == "eagle3" and HARDWARE[hardware].platform == "cuda":
             backend = EAGLE3_DEFAULT_BACKEND
@@ -247,9 +241,10 @@ class Resolver:
             return model.model_validate(plain)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
-            key = str(detail["loc"][0]) if detail["loc"] else ""
+            location = [str(part) for part in detail["loc"] if isinstance(part, str) and "(" not in part]
+            key = location[0] if location else ""
             at = node.get(key)
-            raise _PointError((at or node).at, join_path(path, key), detail["msg"]) from None
+            raise PointError((at or node).at, join_path(path, key), detail["msg"]) from None
 
     def _env(self, layer: Node, names: Mapping[str, Value]) -> FrozenMap:
         node = layer.get("env")
@@ -258,37 +253,13 @@ class Resolver:
         rendered = partial(self._render, node, join_path(self.name, "env"), names)
         return self._once("env", node, names, lambda: FrozenMap({name: _env_value(value) for name, value in rendered().items()}))
 
-    def _workload(self, layer: Node, names: Mapping[str, Value], point: Point) -> Workload:
-        node = layer.get("client")
-        path = join_path(self.name, "client")
-        given = dict(self._once("client", node, names, partial(self._client, node, path, names))) if node else {}
-        prompts, warmups = given.pop("prompts_per_conc", 10), given.pop("warmups_per_conc", 2)
-        workload = Workload(
-            isl=point.isl,
-            osl=point.osl,
-            conc=point.conc,
-            num_prompts=prompts * point.conc,
-            num_warmups=warmups * point.conc,
-            **given,
-        )
-        template = node.get("chat-template") if node else None
-        at, where = (template or node or self.node).at, join_path(path, "chat-template")
-        if workload.chat_template == "none" and point.speculative:
-            raise _PointError(
-                at,
-                where,
-                "speculative decoding is measured through the chat template (acceptance on raw text means nothing); use server",
-            )
-        if workload.chat_template == "none" and workload.api == "chat":
-            raise _PointError(
-                at, where, "the chat API always applies the template; use `api: completions` or `chat-template: server`"
-            )
-        return workload
+    def _workload(self, setting: _Setting, names: Mapping[str, Value], point: Point) -> Workload:
+        node, path = setting.layer.get("client"), join_path(self.name, "client")
+        given = self._once("client", node, names, partial(self._client, node, path, names)) if node else {}
+        return workload_of(point, given, node or self.node, path, setting.served.max_model_len)
 
     def _client(self, node: Node, path: str, names: Mapping[str, Value]) -> dict[str, Any]:
-        keys = self._revalidate(ClientKeys, node, self._render(node, path, names), path)
-        given = {key: value for key, value in keys.model_dump().items() if value is not None}
-        return {key: freeze(value) for key, value in given.items()}
+        return given_keys(self._revalidate(ClientKeys, node, self._render(node, path, names), path), node)
 
     def _why_not(self, point: Point, draft: Node | None, hardware: str) -> str:
         if self.node.get("serve") is None or (point.speculative and draft is None):

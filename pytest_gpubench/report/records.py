@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
 from pytest_gpubench.domain.specs import Launch, ServerSpec
+from pytest_gpubench.load.datasets import comparable
 
 SCHEMA_VERSION = 1
 MEASUREMENT_VERSION = 1
@@ -123,7 +124,7 @@ def fingerprint(spec: ServerSpec, case: Case, engine_version: str, device: str, 
     """
     parts = {
         "spec": plain(spec),
-        "workload": asdict(case.workload) | {"chat_template_kwargs": thaw(case.workload.chat_template_kwargs)},
+        "workload": comparable(case.workload),
         "engine": engine_version,
         "device": device,
         "commits": dict(commits),

@@ -296,9 +296,10 @@ def test_worker_crash_is_a_client_failure() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dataset": "sharegpt"}, "dataset 'sharegpt'"),
+        ({"dataset": "sharegpt"}, "client.dataset: dataset sharegpt needs dataset-file"),
         ({"conc": 0}, "at least 1"),
-        ({"chat_template": "none"}, "chat-template server"),
+        ({"chat_template": "none"}, "client.chat-template: the chat API always applies"),
+        ({"dataset": "text", "dataset_file": "/no/such/file"}, "/no/such/file cannot be read: No such file"),
     ],
 )
 def test_plan_that_cannot_be_run_is_refused(change: dict[str, Any], words: str) -> None:

@@ -248,3 +248,43 @@ def test_a_thousand_streams_and_a_long_prompt_fit_into_a_gigabyte(chosen: dict[s
     assert len(result.records) == requests
     assert all(abs((record.prompt_tokens or 0) - record.asked_isl) <= 1 for record in result.records)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20  # in KiB; the largest child so far
+
+
+def test_inferencex_profile_sends_token_ids_and_warms_up_with_prompt_0() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def note(request: Request) -> Any:
+        bodies.append(request.json())
+        return original(request)
+
+    with LoopbackServer(FAST).in_thread() as server:
+        original = server.routes["POST", "/v1/completions"]
+        server.routes["POST", "/v1/completions"] = note
+        result = run(server, profile="inferencex", api="completions", chat_template="none", conc=2, num_prompts=6)
+    prompts = [body["prompt"] for body in bodies]
+    assert all(isinstance(token, int) for prompt in prompts for token in prompt)
+    warmups, rest = prompts[:4], prompts[4:]
+    assert all(prompt == warmups[0] for prompt in warmups)
+    assert len({tuple(prompt) for prompt in rest}) == 6
+    assert warmups[0] in rest
+    assert [record.prompt_tokens for record in result.records] == [record.asked_isl for record in result.records]
+    assert len({record.asked_osl for record in result.of_phase("warmup")}) == 1
+
+
+@pytest.mark.parametrize("template", ["server", "none"])
+def test_completions_get_the_template_beforehand(template: str) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def note(request: Request) -> Any:
+        bodies.append(request.json())
+        return original(request)
+
+    with LoopbackServer(FAST).in_thread() as server:
+        original = server.routes["POST", "/v1/completions"]
+        server.routes["POST", "/v1/completions"] = note
+        result = run(server, api="completions", chat_template=template, num_prompts=4, num_warmups=0)
+    as_ids = [isinstance(body["prompt"], list) for body in bodies]
+    assert all(as_ids) if template == "server" else not any(as_ids)
+    assert all(abs((record.prompt_tokens or 0) - record.asked_isl) <= 1 for record in result.records)
+    if template == "server":  # the toy template's own tokens are part of what is sent
+        assert [body["prompt"][:2] for body in bodies] == [[0, 0]] * 4

@@ -10,7 +10,7 @@ from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
 def chat_template(patient: Patient) -> Iterator[Symptom]:
     if patient.chat_template is not False or "chat-template" in patient.settings.flags:
         return
-    asking = tuple(case.id for case in patient.cases if case.workload.api == "chat" and case.workload.chat_template == "server")
+    asking = tuple(case.id for case in patient.cases if case.workload.chat_template == "server")
     if asking:
         yield Symptom(
             "The model's tokenizer has no chat template, and chat requests need one: every request would be refused.",
