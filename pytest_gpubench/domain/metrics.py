@@ -43,6 +43,8 @@ _TABLE: tuple[Metric, ...] = (
     Metric("goodput", "req/s", "higher", "measured requests within every SLO of the recipe / (last token - first start)"),
     Metric("steady_output_tput", "tok/s", "higher", "output tokens per second inside the steady-state window"),
     Metric("acceptance_length", "tok", "higher", "1 + accepted draft tokens / drafts, from /metrics, idle to idle"),
+    Metric("energy_per_output_token", "J/tok", "lower", "energy of the server's GPUs / output tokens, over the measured window"),
+    Metric("gpu_power", "W", "neutral", "energy of the server's GPUs / duration"),
     Metric("duration", "s", "neutral", "last token - first start"),
     Metric("engine_init", "s", "lower", "process start to ready"),
 )

@@ -80,6 +80,8 @@ class Measurement:
     """What the validity rules looked at: the fields of ``measure.validity.Validity``."""
     series: tuple[Mapping[str, float | None], ...] = ()
     """The engine over the run: the fields of ``measure.series.Point``."""
+    gpus: tuple[Mapping[str, Any], ...] = ()
+    """The server's GPUs over the window, one summary each (``measure.energy``); empty where they were not sampled."""
     stopped_by: str = "count"
     """What ended the run: ``count``, ``duration`` or ``interval``."""
 
@@ -108,6 +110,7 @@ class Measurement:
                 "problems": tuple(plain["problems"]),
                 "invalid": tuple(plain.get("invalid", ())),
                 "series": tuple(plain.get("series", ())),
+                "gpus": tuple(plain.get("gpus", ())),
                 "flags": tuple(
                     Flag(**{**flag, "metrics": tuple(flag["metrics"]), "hidden": tuple(flag["hidden"])}) for flag in plain["flags"]
                 ),

@@ -59,6 +59,11 @@ class Leasing:
         """Environment that keeps the server on what it was granted."""
         return {} if self._lease is None else server_env(self._lease.grant, engine_version, spec.topology.gpus)
 
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs of the running server; none where nothing was leased."""
+        return () if self._lease is None else self._lease.grant.gpus
+
     def co_tenancy(self) -> dict[str, Any] | None:
         """What else of ours was on this host since the server started; None where nothing was leased."""
         return None if self._lease is None else self._lease.co_tenancy()

@@ -94,8 +94,8 @@ def visible_inventory(inventory: Inventory, visible_devices: str | None) -> Inve
 def _read_gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    limit = _supported(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-    processes = _supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+    limit = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    processes = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
     return Gpu(
         index=index,
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
@@ -107,7 +107,8 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
     )
 
 
-def _supported(nvml: Any, ask: Callable[[], Any]) -> Any:
+def ask_if_supported(nvml: Any, ask: Callable[[], Any]) -> Any:
+    """The driver's answer, or None where it does not support the question."""
     try:
         return ask()
     except nvml.NVMLError:

@@ -1,0 +1,151 @@
+"""From GPU samples to what a measurement says about power, clocks and who else was there. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from pytest_gpubench.host.gpus.telemetry import CAPPED_BY, SLOWED_BY, GpuSample
+from pytest_gpubench.measure.measurement import Flag
+
+_EDGE_NS = 500_000_000
+"""A sample must lie within so much of either end of the window, or telemetry does not cover it."""
+_SLOWED_SHARE = 0.02
+"""Part of the window's samples from which a slowdown is no accident of one sample."""
+_CAPPED_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class GpuWindow:
+    """What the GPUs did during the measured window."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()
+    gpus: tuple[Mapping[str, Any], ...] = ()
+    """Per GPU: number of samples, energy, and least, mean and greatest of every number."""
+
+
+def gpu_window(
+    samples: Sequence[GpuSample],
+    start_ns: int,
+    end_ns: int,
+    output_tokens: int,
+    *,
+    own: Collection[int] | None = None,
+    timed: Iterable[str] = (),
+    name: Callable[[int], str] = str,
+) -> GpuWindow:
+    """Sum up the samples of a window.
+
+    Energy is the difference of the driver's counter between the window's ends (interpolated between samples), and the integral of
+    the power where there is no counter. It is that of all GPUs of the server, per output token of the measured requests.
+
+    Args:
+        samples: of the server's GPUs, from before the window until after it.
+        start_ns, end_ns: the window, first start to last token.
+        output_tokens: of the measured requests.
+        own: pids of the server; a process beside them is named in a flag. None: not known, nobody is.
+        timed: names of the metrics that a slow GPU or somebody else's work falsifies.
+        name: a process in words.
+    """
+    by_gpu: dict[str, list[GpuSample]] = {}
+    for sample in samples:
+        by_gpu.setdefault(sample.gpu, []).append(sample)
+    inside = {gpu: [one for one in mine if start_ns <= one.at_ns <= end_ns] for gpu, mine in by_gpu.items()}
+    energies = {gpu: _energy(mine, start_ns, end_ns) for gpu, mine in by_gpu.items()}
+    seconds = (end_ns - start_ns) / 1e9
+    known = [energy for energy in energies.values() if energy is not None]
+    metrics: dict[str, float] = {}
+    if known and len(known) == len(by_gpu) and seconds > 0:
+        metrics["gpu_power"] = sum(known) / seconds
+        if output_tokens > 0:
+            metrics["energy_per_output_token"] = sum(known) / output_tokens
+    flags = [] if not samples or len(known) == len(by_gpu) else [_uncovered()]
+    flags += _held_back(inside, tuple(timed))
+    flags += _foreign(inside, own, tuple(timed), name)
+    return GpuWindow(metrics, tuple(flags), tuple(_summary(gpu, inside[gpu], energies[gpu]) for gpu in by_gpu))
+
+
+def _energy(samples: Sequence[GpuSample], start_ns: int, end_ns: int) -> float | None:
+    """Joules of one GPU within the window; None where the samples do not cover it."""
+    for read in (_counted, _integrated):
+        total = read(samples)
+        if len(total) > 1 and total[0][0] <= start_ns + _EDGE_NS and total[-1][0] >= end_ns - _EDGE_NS:
+            return _at(total, end_ns) - _at(total, start_ns)
+    return None
+
+
+def _counted(samples: Sequence[GpuSample]) -> list[tuple[int, float]]:
+    return [(sample.at_ns, sample.energy) for sample in samples if sample.energy is not None]
+
+
+def _integrated(samples: Sequence[GpuSample]) -> list[tuple[int, float]]:
+    powers = [(sample.at_ns, sample.power) for sample in samples if sample.power is not None]
+    total, points = 0.0, [(powers[0][0], 0.0)] if powers else []
+    for (left, low), (right, high) in pairwise(powers):
+        total += (low + high) / 2 * (right - left) / 1e9
+        points.append((right, total))
+    return points
+
+
+def _at(points: Sequence[tuple[int, float]], moment_ns: int) -> float:
+    """By linear interpolation, and by the nearest slope outside."""
+    place = next((index for index, (at, _) in enumerate(points) if at >= moment_ns), len(points) - 1)
+    (left, low), (right, high) = points[max(place, 1) - 1], points[max(place, 1)]
+    return low if right == left else low + (high - low) * (moment_ns - left) / (right - left)
+
+
+def _uncovered() -> Flag:
+    return Flag(
+        "gpus-not-covered", "the samples of the GPUs do not cover the window: no energy", ("energy_per_output_token", "gpu_power")
+    )
+
+
+def _held_back(inside: Mapping[str, Sequence[GpuSample]], timed: tuple[str, ...]) -> list[Flag]:
+    flags = []
+    for code, bits, least, metrics in (
+        ("gpu-slowed", SLOWED_BY, _SLOWED_SHARE, timed),
+        ("gpu-power-capped", CAPPED_BY, _CAPPED_SHARE, ()),
+    ):
+        shares = {word: max((_share(mine, bit) for mine in inside.values()), default=0.0) for bit, word in bits.items()}
+        found = {word: share for word, share in shares.items() if share > least}
+        if found:
+            told = ", ".join(f"{word} in {share:.0%} of the samples" for word, share in found.items())
+            flags.append(Flag(code, f"a GPU's clocks were held back: {told}", metrics))
+    return flags
+
+
+def _share(samples: Sequence[GpuSample], bit: int) -> float:
+    known = [sample.reasons for sample in samples if sample.reasons is not None]
+    return sum(bool(reasons & bit) for reasons in known) / len(known) if known else 0.0
+
+
+def _foreign(
+    inside: Mapping[str, Sequence[GpuSample]], own: Collection[int] | None, timed: tuple[str, ...], name: Callable[[int], str]
+) -> list[Flag]:
+    if own is None:
+        return []
+    seen = {pid for mine in inside.values() for sample in mine for pid in sample.pids}
+    others = sorted(seen - set(own))
+    if not others:
+        return []
+    who = ", ".join(name(pid) for pid in others)
+    return [Flag("foreign-process", f"another process computed on the server's GPUs: {who}", timed)]
+
+
+_NUMBERS = ("power", "sm_clock", "memory_clock", "temperature", "utilization", "memory_used")
+
+
+def _summary(gpu: str, samples: Sequence[GpuSample], energy: float | None) -> dict[str, Any]:
+    summary: dict[str, Any] = {"gpu": gpu, "samples": len(samples), "energy": energy}
+    for number in _NUMBERS:
+        values = [value for sample in samples if (value := getattr(sample, number)) is not None]
+        if values:
+            summary[number] = {"min": min(values), "mean": statistics.fmean(values), "max": max(values)}
+    reasons = 0
+    for sample in samples:
+        reasons |= sample.reasons or 0
+    return {**summary, "clock_reasons": reasons}
