@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from pytest_gpubench.measure.measurement import Measurement
 
-CLIENT_SATURATED = 0.95
-"""CPU share of the load generator from which the client was measured, not the server."""
-
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
@@ -39,12 +36,13 @@ class LaunchEvidence:
 
 
 def evidence_of(label: str, measurement: Measurement) -> LaunchEvidence:
-    """Evidence from a measurement without problems (one with problems has failed before any statistics)."""
-    share = measurement.client_cpu_share
-    invalid: tuple[str, ...] = ()
-    if share is not None and share >= CLIENT_SATURATED:
-        invalid = (f"the load generator used {share:.0%} of its core, so the client was measured and not the server",)
-    return LaunchEvidence(label, measurement.metrics, measurement.totals.requests, measurement.not_gated, invalid)
+    """Evidence from a measurement without problems (one with problems has failed before any statistics).
+
+    What ``measure.validity`` found voids the launch: times, clocks, capacity and counts alike.
+    """
+    return LaunchEvidence(
+        label, measurement.metrics, measurement.totals.requests, measurement.not_gated, tuple(dict.fromkeys(measurement.invalid))
+    )
 
 
 def init_evidence(label: str, ready_s: float) -> LaunchEvidence:

@@ -120,6 +120,8 @@ def _decode(file: str, data: bytes) -> str:
 
 def _syntax_message(error: yaml.MarkedYAMLError, text: str) -> str:
     words = ", ".join(part for part in (error.context, error.problem) if part)
+    if "nesting depth" in words:  # the parser of newer releases has a limit of its own, above ours
+        return f"nested deeper than {MAX_DEPTH} levels"
     message = f"not valid YAML: {words}"
     mark = error.problem_mark or error.context_mark
     lines = text.splitlines()

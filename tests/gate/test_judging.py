@@ -236,10 +236,12 @@ def test_a_golden_length_far_exceeded_is_said() -> None:
     assert "easier to predict" in verdict.section
 
 
-def test_a_saturated_client_makes_the_launch_invalid() -> None:
+def test_an_invalid_measurement_makes_the_launch_invalid() -> None:
     totals = Totals(640, 0, 1, 1, 1, 1)
-    bad = evidence_of("launch-1", Measurement({"output_tput_per_gpu": 700.0}, totals, client_cpu_share=0.99))
-    good = evidence_of("launch-2", Measurement({"output_tput_per_gpu": 1000.0}, totals, client_cpu_share=0.2))
+    late = ("the client was measured", "a clock is wrong", "the client was measured")
+    bad = evidence_of("launch-1", Measurement({"output_tput_per_gpu": 700.0}, totals, invalid=late))
+    good = evidence_of("launch-2", Measurement({"output_tput_per_gpu": 1000.0}, totals))
+    assert bad.invalid == ("the client was measured", "a clock is wrong")
     base = stored(output_tput_per_gpu=1000)
     alone = judge(THROUGHPUT, [bad], base, KEY)
     assert (alone.status, "client was measured" in alone.reason) == (Status.INVALID, True)
