@@ -1,0 +1,158 @@
+"""A folder in which the commands of one page run, as a reader runs them; the stub engine stands in for `vllm`."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from tests.docs.commands import Block, split
+
+ROOT = Path(__file__).parents[2]
+STUB = ROOT / "tests" / "stub_engine.py"
+SECONDS = 120
+"""No command of the documentation may take longer here."""
+_OWN_MODULES = {"pytest": "pytest", "gpubench": "pytest_gpubench.cli"}
+_RUN_HERE = (*_OWN_MODULES, "git", "vllm")
+_SHIM = """#!/bin/sh
+# The stub in the place of `vllm`; threads taken away make it slow, as they make the real engine on a CPU.
+test -z "$VLLM_CPU_OMP_THREADS_BIND" || export GPUBENCH_STUB_TOKEN_TIME=0.05
+exec "{python}" "{stub}" "$@"
+"""
+
+
+@dataclass
+class Sandbox:
+    """One page's folder."""
+
+    path: Path
+    bin: Path
+
+    @classmethod
+    def create(cls, path: Path, *, empty: bool) -> Sandbox:
+        """A git repository with the recipes of this one, or with nothing but the settings that put the stub in place."""
+        tools = path / "bin"
+        work = path / "work"
+        tools.mkdir(parents=True)
+        (work / "benchmarks").mkdir(parents=True)
+        shim = tools / "vllm"
+        shim.write_text(_SHIM.format(python=sys.executable, stub=STUB))
+        shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+        settings = [f"gpubench_vllm_command = {shim} serve", f"gpubench_cache_dir = {path / 'hub'}"]
+        (work / "pytest.ini").write_text("[pytest]\ntestpaths = benchmarks\naddopts = -ra\n" + "\n".join(settings) + "\n")
+        (work / ".gitignore").write_text("results/\n__pycache__/\n.pytest_cache/\n")
+        if not empty:
+            shutil.copy(ROOT / "recipes.yaml", work)
+            shutil.copy(ROOT / "benchmarks" / "test_serving.py", work / "benchmarks")
+        made = cls(work, tools)
+        for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+            made.run(["git", *words])
+        return made
+
+    def place(self, block: Block) -> None:
+        """Write a block into the file that its comment names."""
+        name = block.notes.get("file") or block.notes["append"]
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w" if "file" in block.notes else "a", encoding="utf-8") as file:
+            file.write("\n".join(block.lines).rstrip("\n") + "\n")
+
+    def run(self, words: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command; its streams come together, as a terminal shows them."""
+        if words[0] not in _RUN_HERE:
+            raise ValueError(f"{words[0]} is not run here: say above the block what it needs")
+        own = [sys.executable, "-m", _OWN_MODULES[words[0]]] if words[0] in _OWN_MODULES else words[:1]
+        return subprocess.run(
+            [*own, *words[1:]],
+            cwd=self.path,
+            env=self._environment() | (env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            timeout=SECONDS,
+            check=False,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GPUBENCH_", "PYTEST_", "GIT_", "TOX_"))}
+        someone = {f"GIT_{role}_{what}": "someone@localhost" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        return (
+            kept
+            | someone
+            | {
+                "PATH": f"{self.bin}{os.pathsep}{kept['PATH']}",
+                "GPUBENCH_LEASE_DIR": str(self.path.parent / "leases"),
+                "HF_HUB_OFFLINE": "1",
+                "COLUMNS": "160",
+            }
+        )
+
+    def parse(self, command: str) -> str | None:
+        """Check the words of a command that cannot run here; what is wrong with them, None if nothing."""
+        _, words = split(command)
+        program, rest = words[0], words[1:]
+        if program == "pytest":
+            done = self.run(["pytest", *rest, "--collect-only", "-q", "-p", "no:cacheprovider"])
+            return None if done.returncode == 0 else done.stdout
+        if program == "gpubench":
+            return _parsed_by_gpubench(rest)
+        if program == "pip":
+            return _installable(rest)
+        if program == "tox":
+            return _tox_environment(rest)
+        if program == "python":
+            return _script(rest)
+        return f"nobody knows how to check {program!r} without running it"
+
+
+def _parsed_by_gpubench(words: list[str]) -> str | None:
+    from pytest_gpubench.cli import _parser
+
+    try:
+        _parser().parse_args(words)
+    except SystemExit as ended:
+        return f"gpubench {' '.join(words)} is refused with exit code {ended.code}"
+    return None
+
+
+def _installable(words: list[str]) -> str | None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for word in words[1:]:
+        if word.startswith("-"):
+            continue
+        wanted = Requirement(word)
+        if wanted.name not in (project["name"], "tox"):
+            return f"{wanted.name} is not what the documentation should install"
+        unknown = wanted.extras - set(project.get("optional-dependencies", {}))
+        if wanted.name == project["name"] and unknown:
+            return f"no extra is named {', '.join(sorted(unknown))}"
+    return None if words[:1] == ["install"] else "pip is only shown to install"
+
+
+def _tox_environment(words: list[str]) -> str | None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini", encoding="utf-8")
+    names = {section.removeprefix("testenv:") for section in tox.sections()} | set(tox["tox"]["env_list"].split())
+    asked = [words[at + 1] for at, word in enumerate(words) if word == "-e"]
+    missing = [name for word in asked for name in word.split(",") if name not in names]
+    return f"tox.ini has no environment {', '.join(missing)}" if missing else None
+
+
+def _script(words: list[str]) -> str | None:
+    """A script of the repository, and every option in it."""
+    module = words[0] == "-m"
+    path = ROOT.joinpath(*words[1].split(".")).with_suffix(".py") if module else ROOT / words[0]
+    if not path.is_file():
+        return f"{words} names no file of the repository"
+    text = "".join(each.read_text(encoding="utf-8") for each in (path, *path.parent.glob("*.py")))
+    missing = [word for word in words if word.startswith("--") and f'"{word.partition("=")[0]}"' not in text]
+    return f"{path.name} has no {', '.join(missing)}" if missing else None

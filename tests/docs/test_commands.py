@@ -1,0 +1,84 @@
+"""Every command of README and docs/ is run, or its words are checked where a comment says why it cannot run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docs_reference.commands import commands
+from docs_reference.options import declared
+from tests.docs.commands import Block, is_empty_folder, pages, read_blocks, split
+from tests.docs.sandbox import ROOT, Sandbox
+
+PAGES = pages(ROOT)
+BLOCKS = {page: read_blocks(page, text) for page, text in PAGES.items()}
+WITH_COMMANDS = [page for page, blocks in BLOCKS.items() if any(block.commands() for block in blocks)]
+REASONS = ("a GPU", "a cluster", "a network", "an hour", "the installation of packages", "a server that runs already")
+"""What a command may need that it is not run."""
+
+
+def commands_of(page: str) -> tuple[list[str], list[str]]:
+    """The commands of a page that are run, and those of which only the words are checked."""
+    run: list[str] = []
+    parsed: list[str] = []
+    for block in BLOCKS[page]:
+        (parsed if "only parsed" in block.notes else run).extend(block.commands())
+    return run, parsed
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
+    sandbox = Sandbox.create(tmp_path / "sandbox", empty=is_empty_folder(PAGES[page]))
+    run = parsed = 0
+    for block in BLOCKS[page]:
+        if "file" in block.notes or "append" in block.notes:
+            sandbox.place(block)
+            continue
+        for command in block.commands():
+            if "only parsed" in block.notes:
+                assert block.notes["only parsed"] in REASONS, f"{block.where}: {block.notes['only parsed']!r} is no reason"
+                wrong = sandbox.parse(command)
+                assert wrong is None, f"{block.where}: {command}\n{wrong}"
+                parsed += 1
+            else:
+                check(sandbox, block, command)
+                run += 1
+    expected = commands_of(page)
+    assert (run, parsed) == (len(expected[0]), len(expected[1]))
+
+
+def check(sandbox: Sandbox, block: Block, command: str) -> None:
+    """Run one command; it ends as its block says."""
+    env, words = split(command)
+    done = sandbox.run(words, env)
+    codes = re.findall(r"\d+", block.notes.get("exit", "0"))
+    assert str(done.returncode) in codes, f"{block.where}: {command}\nexit code {done.returncode}\n{done.stdout}"
+    assert "Traceback (most recent call last)" not in done.stdout, f"{block.where}: {command}\n{done.stdout}"
+    assert block.notes.get("expect", "") in " ".join(done.stdout.split()), f"{block.where}: {command}\n{done.stdout}"
+
+
+def counted() -> str:
+    """How many commands are run, and of how many the words are checked."""
+    run, parsed = ([len(commands_of(page)[at]) for page in WITH_COMMANDS] for at in (0, 1))
+    return f"documentation: {sum(run)} commands are run, the words of {sum(parsed)} are checked, on {len(run)} pages"
+
+
+def test_most_commands_are_run() -> None:
+    run, parsed = (sum(len(commands_of(page)[at]) for page in WITH_COMMANDS) for at in (0, 1))
+    assert run > parsed, counted()
+
+
+def test_every_option_that_is_mentioned_exists() -> None:
+    known = {option.name for option in declared().options}
+    for page, text in PAGES.items():
+        unknown = set(re.findall(r"--gpubench-[a-z]+(?:-[a-z]+)*", text)) - known
+        assert not unknown, f"{page} mentions {unknown}"
+
+
+def test_every_command_of_ours_that_is_mentioned_exists() -> None:
+    known = {word for command in commands() for word in command.name.split()[1:2]}
+    for page, text in PAGES.items():
+        unknown = set(re.findall(r"`gpubench ([a-z][a-z-]+)", text)) - known
+        assert not unknown, f"{page} mentions gpubench {unknown}"

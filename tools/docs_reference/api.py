@@ -1,0 +1,94 @@
+"""Fixtures and the types that they hand out; the types' own words are rendered by mkdocstrings."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+
+from docs_reference.markdown import prose, table
+from pytest_gpubench import suite
+from pytest_gpubench.plugin import fixtures
+
+_HEAD = """# Fixtures and types
+
+A test in any file gets these by naming them. [Write a test of your own](../how-to/own-test.md) shows how.
+"""
+_SUITE = """
+## Tests of the suite
+
+`benchmarks/test_serving.py` imports them from `pytest_gpubench.suite`.
+"""
+_TYPES = """
+## Types
+
+What the fixtures return, and what that is made of. Sizes and times are SI: tokens, seconds.
+"""
+TYPES = (
+    "engines.engine.Engine",
+    "engines.facts.EngineFacts",
+    "measure.measurement.Measurement",
+    "measure.measurement.Totals",
+    "measure.measurement.Drafting",
+    "measure.measurement.Flag",
+    "domain.cases.Case",
+    "domain.cases.Identity",
+    "domain.topology.Topology",
+    "domain.workload.Workload",
+    "domain.verdicts.Verdict",
+    "domain.verdicts.MetricVerdict",
+    "domain.verdicts.Change",
+    "domain.verdicts.Status",
+    "domain.failures.Failure",
+    "domain.failures.GpubenchError",
+    "domain.failures.BenchmarkError",
+)
+"""Below ``pytest_gpubench``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixture:
+    """One public fixture."""
+
+    name: str
+    scope: str
+    gives: str
+    doc: str
+
+
+def public_fixtures() -> list[Fixture]:
+    """The fixtures without a leading underscore, in the order of their definition."""
+    found = []
+    for name, value in vars(fixtures).items():
+        if name.startswith("_") or type(value).__name__ != "FixtureFunctionDefinition":
+            continue
+        function = inspect.unwrap(value)
+        gives = str(inspect.signature(function).return_annotation).removeprefix("Iterator[").removesuffix("]")
+        gives = gives if not gives.startswith("Callable") else gives + "]"
+        scope = value._fixture_function_marker.scope
+        found.append(Fixture(name, str(scope), gives, inspect.getdoc(function) or ""))
+    return found
+
+
+def suite_tests() -> dict[str, str]:
+    """The suite's tests and what they assert."""
+    return {name: inspect.getdoc(getattr(suite, name)) or "" for name in suite.__all__}
+
+
+def documented_types() -> list[type]:
+    """The classes of `TYPES`."""
+    found = []
+    for path in TYPES:
+        module, _, name = path.rpartition(".")
+        found.append(getattr(importlib.import_module(f"pytest_gpubench.{module}"), name))
+    return found
+
+
+def api_page() -> str:
+    """The page."""
+    rows = [(f"`{one.name}`", one.scope, f"`{one.gives}`", prose(one.doc)) for one in public_fixtures()]
+    lines = [_HEAD, table(("fixture", "scope", "gives", "meaning"), rows), _SUITE]
+    lines.append(table(("test", "what it asserts"), [(f"`{name}`", prose(doc)) for name, doc in suite_tests().items()]))
+    lines.append(_TYPES)
+    lines += [f"::: pytest_gpubench.{path}\n" for path in TYPES]
+    return "\n".join(lines)
