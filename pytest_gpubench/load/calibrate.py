@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
@@ -49,8 +51,10 @@ def calibrate(conc: int, chunk_rate: float, *, seconds: float = 3.0, workers: in
             result.client,
             conc=conc,
             asked_rate=chunk_rate * tokens * token_time / (_TTFT + (tokens - 1) * token_time),
-            host=f"{_processor()}, {os.cpu_count()} cores",
+            host=host_name(),
             load_average=os.getloadavg()[0],
+            software=software_name(),
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     except ValueError as error:
         summary = f"the client could not be calibrated at concurrency {conc} and {chunk_rate:,.0f} chunks/s: {error}"
@@ -82,6 +86,17 @@ def loopback_process(*options: str) -> Iterator[str]:
 def _get(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  # our own server's URL
         return bytes(response.read())
+
+
+def software_name() -> str:
+    """What the client is made of, as far as its speed depends on it."""
+    return f"python {platform.python_version()}, uvloop {importlib.metadata.version('uvloop')}"
+
+
+def host_name() -> str:
+    """This host as far as a client's speed depends on it: processor and the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    return f"{_processor()}, {cores} core{'s' if cores > 1 else ''}"
 
 
 def _processor() -> str:

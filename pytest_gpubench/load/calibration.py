@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ MAX_TPOT_ERROR = 0.005
 """Of the true TPOT, likewise."""
 MARGIN = 1.1
 """A run may be this much above what was calibrated."""
+_NUMBERS = ("chunk_rate", "asked_rate", "ttft", "ttft_error_mean", "ttft_error_p99", "tpot", "tpot_error_mean", "arrival_delay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,14 @@ class Calibration:
     """Processor and number of cores."""
     load_average: float = 0.0
     """Of the last minute, when it was made: other work on the host is part of the result."""
+    software: str = ""
+    """Python and event loop of the client."""
+    made: str = ""
+    """When, ISO 8601."""
+
+    def covers(self, in_flight: int, rate: float) -> bool:
+        """Whether a run with so many requests in flight and chunks per second is within what was calibrated, and its margin."""
+        return in_flight <= MARGIN * self.conc and rate <= MARGIN * self.chunk_rate
 
     @property
     def problem(self) -> str:
@@ -64,7 +74,16 @@ class Calibration:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Calibration:
-        return cls(**plain)
+        """The inverse of ``to_json``.
+
+        Raises:
+            TypeError: if a field is missing, unknown or no number where one belongs.
+        """
+        one = cls(**plain)
+        numbers = (one.conc, one.workers, *(getattr(one, name) for name in _NUMBERS))
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+            raise TypeError("a calibration is made of numbers")
+        return one
 
     def table(self) -> str:
         """The error table for a terminal."""
@@ -83,6 +102,41 @@ class Calibration:
         lines = [f"  {name:<{wide}}  {value:>12}  {more}".rstrip() for name, value, more in rows]
         verdict = f"not usable at this rate: {self.problem}" if self.problem else "usable at this rate"
         return "\n".join([f"client against the loopback server on {self.host or 'this host'}:", *lines, f"  {verdict}"])
+
+
+def best_of(calibrations: Sequence[Calibration], in_flight: int, rate: float) -> Calibration | None:
+    """The calibration that speaks for a run: a usable one that covers it, else one that forbids it; None: there is none at all."""
+    order = sorted(calibrations, key=lambda one: (one.conc, one.chunk_rate))
+    covering = [one for one in order if one.covers(in_flight, rate)]
+    usable = [one for one in covering if not one.problem]
+    return next(iter([*usable, *covering, *reversed(order)]), None)
+
+
+_HEAD = ("conc", "workers", "chunks/s", "planned", "TTFT error", "its p99", "until read", "TPOT error", "CPU", "us/chunk")
+
+
+def table_of(calibrations: Sequence[Calibration]) -> str:
+    """One line per calibration, for a terminal. "until read" is the part of the TTFT error that is not the client's."""
+    rows = [_HEAD, *map(_row, calibrations)]
+    wide = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    verdicts = ["", *(f"not usable: {one.problem}" if one.problem else "usable" for one in calibrations)]
+    lines = ["  ".join(cell.rjust(size) for cell, size in zip(row, wide, strict=True)) for row in rows]
+    return "\n".join(f"{line}  {verdict}".rstrip() for line, verdict in zip(lines, verdicts, strict=True))
+
+
+def _row(one: Calibration) -> tuple[str, ...]:
+    return (
+        f"{one.conc}",
+        f"{one.workers}",
+        f"{one.chunk_rate:,.0f}",
+        f"{one.asked_rate:,.0f}",
+        f"{one.ttft_error_mean * 1e3:+.2f} ms",
+        f"{one.ttft_error_p99 * 1e3:+.2f} ms",
+        f"{one.arrival_delay * 1e3:.2f} ms",
+        f"{one.tpot_error_mean / one.tpot:+.2%}" if one.tpot else "-",
+        f"{one.cpu_share:.0%}",
+        f"{one.cpu_per_chunk * 1e6:.1f}",
+    )
 
 
 def compare(records: Sequence[RequestRecord], truth: Sequence[Mapping[str, Any]], client: ClientFacts, **facts: Any) -> Calibration:

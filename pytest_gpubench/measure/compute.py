@@ -9,14 +9,14 @@ from pytest_gpubench.domain.frozen import thaw
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.engines.scrape import Scrape
-from pytest_gpubench.load.calibration import Calibration
+from pytest_gpubench.load.calibration import Calibration, best_of
 from pytest_gpubench.load.plan import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions
 from pytest_gpubench.measure.checks import find_problems
 from pytest_gpubench.measure.flags import find_flags
 from pytest_gpubench.measure.measurement import Drafting, Measurement, Totals
 from pytest_gpubench.measure.series import series_of
-from pytest_gpubench.measure.validity import look, reasons
+from pytest_gpubench.measure.validity import chunk_rate, look, most_in_flight, reasons
 
 
 def compute(
@@ -30,7 +30,7 @@ def compute(
     prefix_caching: bool,
     client: ClientFacts | None = None,
     pages: Sequence[tuple[int, str]] = (),
-    calibration: Calibration | None = None,
+    calibrations: Sequence[Calibration] = (),
 ) -> Measurement:
     """The measurement of a load run.
 
@@ -42,7 +42,7 @@ def compute(
         prefix_caching: whether hits are allowed.
         client: of the load run.
         pages: of ``/metrics`` during the load run.
-        calibration: of this host's client at the planned load, where it was made.
+        calibrations: of this host's client; none: it was never calibrated, and nothing is said about its capacity.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -53,6 +53,7 @@ def compute(
     drafting = _drafting(counted, records)
     problems = find_problems(records, workload, drafting, speculative=speculative, client=client)
     metrics = {} if problems else _metrics(records, totals, drafting, workload, topology)
+    calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
     invalid: tuple[str, ...] = ()
     if not problems:
@@ -73,6 +74,7 @@ def compute(
         started_unix=client.started_unix if client else None,
         client={"openai": client.openai, "python": client.python, "event_loop": client.event_loop} if client else {},
         validity=asdict(seen),
+        calibration=calibration.to_json() if calibration else None,
         series=tuple(asdict(point) for point in series_of(pages, start_ns)),
         stopped_by=client.stopped_by if client else "count",
     )

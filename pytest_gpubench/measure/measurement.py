@@ -78,6 +78,8 @@ class Measurement:
     """Versions of the measuring client."""
     validity: Mapping[str, float | int | None] = field(default_factory=dict)
     """What the validity rules looked at: the fields of ``measure.validity.Validity``."""
+    calibration: Mapping[str, Any] | None = None
+    """The calibration of this host's client that speaks for this run; None: the client was never calibrated here."""
     series: tuple[Mapping[str, float | None], ...] = ()
     """The engine over the run: the fields of ``measure.series.Point``."""
     gpus: tuple[Mapping[str, Any], ...] = ()

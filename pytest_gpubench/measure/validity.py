@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from pytest_gpubench.load.calibration import MARGIN, Calibration
+from pytest_gpubench.load.calibration import Calibration
 from pytest_gpubench.load.plan import ClientFacts, RequestRecord
 from pytest_gpubench.measure.definitions import span, ttft
 from pytest_gpubench.measure.measurement import Totals
@@ -72,7 +72,6 @@ def look(records: Sequence[RequestRecord], client: ClientFacts | None, calibrati
             gaps.append(seen - view.ttft - (view.queue or 0.0))
         if view.generation and record.last_token_ns is not None and record.first_token_ns is not None:
             stretches.append((record.last_token_ns - record.first_token_ns) / 1e9 / view.generation - 1)
-    duration = span(records)
     probed = client is not None and client.lag_samples > 0
     return Validity(
         lag_mean=client.lag_mean if client and probed else None,
@@ -86,10 +85,16 @@ def look(records: Sequence[RequestRecord], client: ClientFacts | None, calibrati
         engine_stretch=statistics.median(stretches) if stretches else None,
         clock_drift=client.clock_drift if client else None,
         in_flight_max=most_in_flight(records),
-        chunk_rate=sum(len(record.chunk_ns) for record in records) / duration if duration else None,
+        chunk_rate=chunk_rate(records),
         calibrated_conc=calibration.conc if calibration else None,
         calibrated_rate=calibration.chunk_rate if calibration else None,
     )
+
+
+def chunk_rate(records: Sequence[RequestRecord]) -> float | None:
+    """Chunks per second that the client received, mean of the run."""
+    duration = span(records)
+    return sum(len(record.chunk_ns) for record in records) / duration if duration else None
 
 
 def most_in_flight(records: Sequence[RequestRecord]) -> int:
@@ -190,9 +195,9 @@ def _capacity(seen: Validity, calibration: Calibration) -> list[str]:
     if calibration.problem:
         return [f"the client of this host cannot measure at this rate: {calibration.problem} (calibration)"]
     rate = seen.chunk_rate or 0.0
-    if seen.in_flight_max > MARGIN * calibration.conc or rate > MARGIN * calibration.chunk_rate:
+    if not calibration.covers(seen.in_flight_max, rate):
         return [
             f"the run had {seen.in_flight_max} requests in flight and {rate:,.0f} chunks/s; the client is calibrated for "
-            f"{calibration.conc} and {calibration.chunk_rate:,.0f}"
+            f"{calibration.conc} and {calibration.chunk_rate:,.0f}; run gpubench calibrate for this load"
         ]
     return []
