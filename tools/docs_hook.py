@@ -8,11 +8,11 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what `docs_reference` makes from the sources."""
+    # mkdocs gives hooks a search path of their own while they are loaded, and takes it away.
+    sys.path.insert(0, str(Path(__file__).parent))
     from docs_reference import pages
 
     for path, text in pages().items():
