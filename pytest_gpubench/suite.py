@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 __all__ = ["test_engine_init", "test_throughput"]
 
 
-def test_engine_init(_gpubench_engine: Engine, _gpubench_engine_check: EngineCheck) -> None:
-    """The engine that runs is the one that the recipe asked for: name, parallelism, block size, speculative config, backends."""
+def test_engine_init(
+    _gpubench_engine: Engine, _gpubench_engine_check: EngineCheck, _gpubench_init_gate: Callable[[], Verdict]
+) -> None:
+    """The engine that runs is the one that the recipe asked for: name, parallelism, block size, speculative config, backends; then
+    the gate on the duration of its start."""
     assert _gpubench_engine.served_name in _gpubench_engine.facts.served_names
     assert _gpubench_engine_check.deviations == ()
     assert _gpubench_engine_check.checked
+    _gpubench_init_gate()
 
 
 def test_throughput(_gpubench_measure: Callable[[], Measurement], _gpubench_gate: Callable[[Measurement], Verdict]) -> None:

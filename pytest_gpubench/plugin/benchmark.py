@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gpubench.domain.cases import Case, RecipeBook
+from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.plugin import garbage, outcomes
-from pytest_gpubench.plugin.collection import Parameters, parameters_of, refuse_reruns, run_order
-from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
+from pytest_gpubench.plugin import benchmark_json, garbage, outcomes
+from pytest_gpubench.plugin.baselining import Baselines
+from pytest_gpubench.plugin.collection import Parameters
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.state import ASKED, BENCHMARK
+from pytest_gpubench.plugin.settling import Settling
+from pytest_gpubench.plugin.state import BENCHMARK
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
 from pytest_gpubench.report.records import RunFolder
-from pytest_gpubench.report.terminal import summary_lines
 
 if TYPE_CHECKING:
+    from pytest_gpubench.plugin.gating import Gate
     from pytest_gpubench.plugin.runner import CaseRunner
     from pytest_gpubench.plugin.servers import ServerPool
 
@@ -39,6 +41,10 @@ class Benchmark:
     book: RecipeBook
     parameters: Parameters
     folder: RunFolder
+    launches: tuple[Launch, ...] = ()
+    """Planned for every server, in order."""
+    settling: Settling | None = None
+    """None where every launch is certain."""
     outcomes: list[outcomes.Outcome] = field(default_factory=list)
     selected: tuple[int, int] = (0, 0)
 
@@ -61,7 +67,34 @@ class Benchmark:
         """Measures the cases of this run."""
         from pytest_gpubench.plugin.runner import CaseRunner
 
-        return CaseRunner(self.settings, self.book, self.folder, self.servers)
+        return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate)
+
+    @cached_property
+    def gate(self) -> Gate:
+        """Judges what this process measures."""
+        from pytest_gpubench.plugin.gating import Gate
+        from pytest_gpubench.plugin.judging import Judging
+
+        judging = Judging(self.launches, self.baselines.of, require_baseline=self.settings.require_baseline)
+        return Gate(self.settings, self.book, judging)
+
+    @cached_property
+    def baselines(self) -> Baselines:
+        """The baseline files of this run's cases."""
+        return Baselines(self.settings.baselines, self.book)
+
+    def read_baselines(self, subjects: Iterable[str]) -> None:
+        """Read what the run will be judged against, before it starts anything.
+
+        Raises:
+            pytest.UsageError: if a file cannot be used.
+        """
+        if self.config.option.collectonly:
+            return
+        try:
+            self.baselines.read(subjects)
+        except GpubenchError as error:
+            raise pytest.UsageError(str(error)) from None
 
     def close(self) -> None:
         """Stop whatever still runs."""
@@ -91,10 +124,12 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         book = load_recipes(settings.recipe_files, policy=settings.server_per)
     garbage.spare_what_stays()
     if book.problems and processes:
-        raise pytest.UsageError(_problem_text(book))
-    launches = plan_launches(key for key, _ in book.servers)
+        raise pytest.UsageError(outcomes.problem_text(book))
+    launches = _planned(settings, book)
     folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
-    benchmark = Benchmark(config, settings, book, Parameters(book, launches), folder)
+    from pytest_gpubench.plugin.hooks import Hooks
+
+    benchmark = Benchmark(config, settings, book, Parameters(book, launches), folder, launches)
     if settings.ignore_findings:
         _ = benchmark.servers  # refuses an unknown rule now, not at the first test
     config.stash[BENCHMARK] = benchmark
@@ -102,9 +137,17 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     _refuse_ambiguous_selection(config, book)
     if settings.plan is not None:
         config.option.collectonly = True
-    config.pluginmanager.register(_Hooks(benchmark), name="gpubench-benchmark")
+    config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
+    benchmark_json.join_in(config, settings.benchmark_json, folder.path)
     config.add_cleanup(benchmark.close)
     _end_cleanly_on_sigterm(config)
+
+
+def _planned(settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:
+    try:
+        return plan_launches((key for key, _ in book.servers), settings.launches, against=settings.against is not None)
+    except GpubenchError as error:
+        raise pytest.UsageError(f"--gpubench-launches: {error}") from None
 
 
 def _register_marks(config: pytest.Config, book: RecipeBook) -> None:
@@ -143,111 +186,3 @@ def _end_cleanly_on_sigterm(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, previous)
 
     config.add_cleanup(restore)
-
-
-def _problem_text(book: RecipeBook) -> str:
-    count = len(book.problems)
-    head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
-    return "\n".join([head, *(f"  {problem}" for problem in book.problems)])
-
-
-class _Hooks:
-    """pytest's hooks, each a short adapter."""
-
-    def __init__(self, benchmark: Benchmark) -> None:
-        self._benchmark = benchmark
-        self._told_selection = False
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: object) -> None:
-        node.workerinput["gpubench_run"] = self._benchmark.folder.path.name  # type: ignore[attr-defined]
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_make_scheduler(self, config: pytest.Config) -> ServerScheduling | None:
-        if config.getoption("dist") != "load":
-            return None
-        from xdist.workermanage import parse_tx_spec_config
-
-        return ServerScheduling(config, len(parse_tx_spec_config(config)), self._selection().units)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        if self._told_selection:
-            return
-        self._told_selection = True
-        config, settings = node.config, self._benchmark.settings
-        selection = self._selection()
-        if any(selection.parameters_of(nodeid) for nodeid in ids):
-            workers = int(node.workerinput["workercount"])
-            refusal = refuse_what_would_mislead(config.getoption("dist"), workers, settings.exclusive, bool(settings.base_url))
-            if refusal:
-                raise pytest.UsageError(refusal)
-            config.stash[ASKED] = True
-        if ASKED in config.stash or not ids:
-            config.stash[ASKED] = True
-            self._benchmark.selected = selection.count(ids)
-            outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
-
-    def _selection(self) -> Selection:
-        return Selection(self._benchmark.book, self._benchmark.parameters)
-
-    def pytest_report_header(self) -> list[str]:
-        book = self._benchmark.book
-        lines = [f"gpubench: {len(book.cases)} cases of {', '.join(book.files)}, one server per {book.policy}"]
-        if book.unsupported:
-            lines.append(f"gpubench: {len(book.unsupported)} entries are not supported (gpubench plan lists them)")
-        return lines
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-        positions = {item: index for index, item in enumerate(items)}
-        if ASKED in config.stash and self._benchmark.book.problems:
-            raise pytest.UsageError(_problem_text(self._benchmark.book))
-        refusal = refuse_reruns(config, items)
-        if refusal:
-            raise pytest.UsageError(refusal)
-        yield
-        items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        found = [parameters for item in session.items if (parameters := parameters_of(item))]
-        cases: dict[str, Case] = {case.id: case for _, case in found if case}
-        servers: dict[Launch, None] = dict.fromkeys(launch for launch, _ in found if launch)
-        self._benchmark.selected = (len(cases), len({launch.server for launch in servers}))
-        if ASKED in session.config.stash:
-            outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
-        self._benchmark.write_plan(list(cases.values()))
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        found = parameters_of(item)
-        if found and found[0]:
-            self._benchmark.servers.refuse_failed(found[0])
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        report = yield
-        outcomes.attach(item, report)
-        return report
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        outcomes.collect(report, self._benchmark.outcomes)
-
-    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        return outcomes.status_of(report)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        session.exitstatus = outcomes.exit_status(session, self._benchmark.outcomes)
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        # Workers of xdist report in the order in which they end.
-        places = {case.id: (-case.gpus, place) for place, case in enumerate(self._benchmark.book.cases)}
-        measured = [outcome for outcome in self._benchmark.outcomes if outcome.case and outcome.metrics]
-        rows = [outcome.row() for outcome in sorted(measured, key=lambda outcome: places[outcome.case])]
-        if rows:
-            terminalreporter.section("gpubench")
-            for line in summary_lines(rows)[1:]:
-                terminalreporter.write_line(line)
-        if self._benchmark.folder.path.exists():
-            terminalreporter.write_line(f"\nrecords: {self._benchmark.folder.path}")

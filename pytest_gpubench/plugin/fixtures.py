@@ -63,6 +63,14 @@ def _gpubench_gate(
     return lambda measurement: runner.judge(request.node, _gpubench_launch, _gpubench_case, measurement)
 
 
+@pytest.fixture
+def _gpubench_init_gate(
+    request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_engine: Engine
+) -> Callable[[], Verdict]:
+    runner = benchmark_of(request.config).runner
+    return lambda: runner.judge_init(request.node, _gpubench_launch, _gpubench_engine)
+
+
 @pytest.fixture(scope="session")
 def engine(_gpubench_engine: Engine) -> Engine:
     """The running server of this test, with its facts (URL, version, backends, KV cache size, start-up phases)."""

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.domain.policies import SHARING_POLICIES
+from pytest_gpubench.plugin import fleet
 
 RECIPE_FILE = "recipes.yaml"
 DEFAULT_RESULTS = "results"
+DEFAULT_BASELINES = "benchmarks/baselines"
+INCONCLUSIVE_CHOICES = ("exit", "warn", "fail")
 DEFAULT_START_TIMEOUT_S = 3600.0
 
 
@@ -37,6 +40,30 @@ def add_options(parser: pytest.Parser) -> None:
         choices=SHARING_POLICIES,
         help="what shares a server: all points of a parallelism (default), of a shape (ISL/OSL), or one server per point",
     )
+    group.addoption(
+        "--gpubench-launches",
+        metavar="N|N..M",
+        help="fresh starts of every server: N, or N certain ones and up to M for what is undecided (default: 1)",
+    )
+    group.addoption(
+        "--gpubench-baselines", metavar="DIR", help=f"folder of baseline files, kept in git (default: {DEFAULT_BASELINES})"
+    )
+    group.addoption(
+        "--gpubench-update-baselines",
+        action="store_true",
+        help="record the launches of cases that pass as baselines; needs a clean git working tree",
+    )
+    group.addoption(
+        "--gpubench-accept-regression",
+        action="store_true",
+        help="with --gpubench-update-baselines: what became worse is accepted and begins a new anchor",
+    )
+    group.addoption("--gpubench-require-baseline", action="store_true", help="a case without a comparable baseline fails")
+    group.addoption(
+        "--gpubench-inconclusive",
+        choices=INCONCLUSIVE_CHOICES,
+        help="what INCONCLUSIVE and INVALID verdicts do: exit code 10 (exit, the default), only a skip (warn), a failure (fail)",
+    )
     group.addoption("--gpubench-results", metavar="DIR", help=f"folder of result records (default: {DEFAULT_RESULTS})")
     group.addoption(
         "--gpubench-base-url",
@@ -47,6 +74,17 @@ def add_options(parser: pytest.Parser) -> None:
         "--gpubench-vllm-command",
         metavar="COMMAND",
         help="how to start the engine (default: this interpreter's vLLM, else 'vllm serve')",
+    )
+    group.addoption(
+        "--gpubench-against",
+        metavar="ENGINE|ARGS",
+        help="compare with a second engine on this host, launches in the order A B B A: another command, or flags and environment "
+        "to change, such as '--block-size 256'; --gpubench-launches counts blocks",
+    )
+    group.addoption(
+        "--gpubench-benchmark-json",
+        metavar="FILE",
+        help="write the durations of this run as a JSON file of pytest-benchmark's schema, for its tools and those that read it",
     )
     group.addoption("--gpubench-cache-dir", metavar="DIR", help="Hugging Face cache (default: that of huggingface_hub)")
     group.addoption(
@@ -67,11 +105,15 @@ def add_options(parser: pytest.Parser) -> None:
         default=[],
         help="doctor rule whose errors do not stop a case, repeatable",
     )
+    fleet.add_options(group)
     parser.addini("gpubench_recipes", "recipe files (one a line)", type="linelist")
     parser.addini("gpubench_results", "folder of result records", default="")
     parser.addini("gpubench_vllm_command", "how to start the engine", default="")
     parser.addini("gpubench_cache_dir", "Hugging Face cache", default="")
     parser.addini("gpubench_start_timeout", "deadline for a server's start, in seconds", default="")
+    parser.addini("gpubench_launches", "fresh starts of every server: N or N..M", default="")
+    parser.addini("gpubench_baselines", "folder of baseline files", default="")
+    parser.addini("gpubench_inconclusive", "what INCONCLUSIVE and INVALID verdicts do: exit, warn or fail", default="")
     parser.addini("gpubench_server_per", "what shares a server: parallelism, shape or point", default="")
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.verdicts import Status, Verdict
+from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.plugin.collection import parameters_of
 from pytest_gpubench.plugin.state import ASKED
-from pytest_gpubench.report.terminal import Row
 
 EXIT_UNDECIDED = 10
 """Exit code where pytest's own would be 0 although a verdict is INCONCLUSIVE or INVALID."""
@@ -20,7 +19,21 @@ EXIT_UNDECIDED = 10
 RESULT = pytest.StashKey[dict[str, Any]]()
 """What a case leaves on its item, as built-in types: it travels on the test report."""
 
-_KEPT = ("case", "recipe", "point", "verdict", "note", "metrics", "tentative")
+_KEPT = (
+    "case",
+    "recipe",
+    "point",
+    "verdict",
+    "note",
+    "metrics",
+    "tentative",
+    "launch",
+    "arm",
+    "subject",
+    "pending",
+    "judged",
+)
+_MEASURED, _SETTLED, _ACCEPTED = ("measured", "m", "MEASURED"), ("settled", "t", "SETTLED"), ("accepted", "a", "ACCEPTED")
 _UNDECIDED = {Status.INCONCLUSIVE.value: ("inconclusive", "I", "INCONCLUSIVE"), Status.INVALID.value: ("invalid", "V", "INVALID")}
 
 
@@ -39,19 +52,21 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     tentative: list[str] = field(default_factory=list)
 
-    def row(self) -> Row:
-        """The line of the summary table."""
-        verdict = self.verdict or ("FAIL" if self.outcome == "failed" else "-")
-        return Row(self.recipe, self.point, self.metrics, verdict, self.note, frozenset(self.tentative))
+    launch: str = ""
+    """Of a server, as in the names of records: ``launch-1``, ``b2``."""
+    arm: str = ""
+    subject: str = ""
+    """What was judged: a case, or the start of a server; empty if nothing was."""
+    pending: bool = False
+    """The verdict is open, and the plan had another launch for it."""
+    judged: dict[str, Any] = field(default_factory=dict)
+    """The launch and the verdict, as a baseline needs them."""
 
 
-def raise_verdict(verdict: Verdict) -> None:
-    """Turn a verdict into pytest's outcome, without a traceback: FAIL fails, INVALID and INCONCLUSIVE are skips with a reason."""
-    text = f"{verdict.status.value}: {verdict.reason}" + (f"; {verdict.remedy}" if verdict.remedy else "")
-    if verdict.status is Status.FAIL:
-        pytest.fail(text, pytrace=False)
-    if verdict.status in (Status.INCONCLUSIVE, Status.INVALID):
-        pytest.skip(text)
+def settle(item: pytest.Item, reason: str) -> NoReturn:
+    """Skip an item of a reserve launch that nobody needs."""
+    item.stash[RESULT] = {"settled": True}
+    pytest.skip(reason)
 
 
 def attach(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -61,12 +76,14 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> None:
         return
     launch, case = found
     result: dict[str, Any] = item.stash.get(RESULT, {})
-    data = {"launch": launch.server if launch else "", **result}
+    data = {"server": launch.server, "launch": launch.label, "arm": launch.arm} if launch else {}
+    properties = result.pop("properties", [])
+    data |= result
     if case:
         data |= {"case": case.id, "recipe": case.recipe, "point": case.id.removeprefix(case.identity.label + "-")}
     report.gpubench = data  # type: ignore[attr-defined]
     if data.get("verdict"):
-        item.user_properties.append(("gpubench_verdict", str(data["verdict"])))
+        item.user_properties.extend(properties or [("gpubench_verdict", str(data["verdict"]))])
         report.user_properties = list(item.user_properties)
 
 
@@ -79,22 +96,31 @@ def collect(report: pytest.TestReport, into: list[Outcome]) -> None:
 
 
 def status_of(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """INCONCLUSIVE and INVALID have a category and a letter of their own."""
+    """What pytest has no word for has a category and a letter of its own."""
     data = getattr(report, "gpubench", None)
-    if data is None or not report.skipped:
+    if data is None or report.failed:
         return None
-    return _UNDECIDED.get(data.get("verdict", ""))
+    if report.passed:
+        return _ACCEPTED if data.get("accepted") else _MEASURED if data.get("pending") else None
+    return _SETTLED if data.get("settled") else _UNDECIDED.get(data.get("verdict", ""))
 
 
-def exit_status(session: pytest.Session, outcomes: Sequence[Outcome]) -> int:
-    """pytest's exit code, 10 for undecided verdicts, 5 for a run that was nothing but cases and skipped them all."""
+def last_verdicts(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
+    """By case (or start of a server) the item whose verdict counts: the last one."""
+    return {outcome.subject or outcome.case or outcome.nodeid: outcome for outcome in outcomes if outcome.verdict}
+
+
+def exit_status(session: pytest.Session, outcomes: Sequence[Outcome], inconclusive: str = "exit") -> int:
+    """pytest's exit code; where that is 0: 10 (or what ``inconclusive`` says) for undecided verdicts, 5 for a run that was nothing
+    but cases and skipped them all."""
     own = int(session.exitstatus)
     if own != pytest.ExitCode.OK or session.config.option.collectonly:
         return own
-    if any(outcome.verdict in _UNDECIDED for outcome in outcomes):
-        return EXIT_UNDECIDED
+    if inconclusive != "warn" and any(outcome.verdict in _UNDECIDED for outcome in last_verdicts(outcomes).values()):
+        return EXIT_UNDECIDED if inconclusive == "exit" else int(pytest.ExitCode.TESTS_FAILED)
+    undecided = any(outcome.verdict in _UNDECIDED for outcome in outcomes)
     skipped = sum(outcome.outcome == "skipped" for outcome in outcomes)
-    only_ours = session.testscollected == len(outcomes)
+    only_ours = session.testscollected == len(outcomes) and not undecided
     return int(pytest.ExitCode.NO_TESTS_COLLECTED) if outcomes and only_ours and skipped == len(outcomes) else own
 
 
@@ -111,3 +137,9 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: tuple[
         words = ", ".join(dict.fromkeys(tag for case in book.cases for tag in case.tags))
         files = ", ".join(book.files)
         reporter.write_line(f"{asked} selects none of the {len(book.cases)} cases of {files}; their words are: {words}")
+
+
+def problem_text(book: RecipeBook) -> str:
+    count = len(book.problems)
+    head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
+    return "\n".join([head, *(f"  {problem}" for problem in book.problems)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -16,16 +18,18 @@ from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import wait_idle
 from pytest_gpubench.engines.silence import SILENT, SilenceWatch
-from pytest_gpubench.gate.limits import judge
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.plugin.doctoring import as_failure
-from pytest_gpubench.plugin.outcomes import RESULT, raise_verdict
+from pytest_gpubench.plugin.gating import Gate
+from pytest_gpubench.plugin.outcomes import RESULT
 from pytest_gpubench.plugin.servers import ServerPool, failure_of
 from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.settling import init_subject
+from pytest_gpubench.plugin.telemetry import GpuWatch
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, fingerprint, plain, try_to_write, write_requests
 
 IDLE_TIMEOUT_S = 60.0
@@ -36,7 +40,8 @@ SILENCE_TIMEOUT_S = 240.0
 class CaseRunner:
     """Measures cases on engines and writes their records."""
 
-    def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder, servers: ServerPool) -> None:
+    def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder, servers: ServerPool, gate: Gate) -> None:
+        self.gate = gate
         self._settings = settings
         self._book = book
         self._folder = folder
@@ -47,7 +52,7 @@ class CaseRunner:
         """One measurement of the case on this launch; the record is on disk before this returns or fails."""
         if not case.runnable:
             pytest.skip(f"not runnable: {case.why_not}")
-        self._refuse_doomed(case)
+        self._refuse_doomed(launch, case)
         engine = get_engine()
         record = self._new_record(launch, case, engine)
         outcome = self._attempt(launch, case, engine, record)
@@ -66,30 +71,42 @@ class CaseRunner:
         return measurement
 
     def judge(self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement) -> Verdict:
-        """Verdict of a measurement; raises pytest's failure or skip where it is not PASS or UNGATED."""
-        verdict = self._verdict(case, measurement)
+        """The verdict on the case's launches so far; raises pytest's failure or skip where it is not PASS or UNGATED."""
         record = self._records[launch, case.id]
+        wrong = accounting(measurement.totals, prefix_caching=self._prefix_caching(launch))
+        try:
+            verdict = self.gate.case_verdict(launch, case, self._servers.arms.spec(launch), measurement, record, tuple(wrong))
+        except GpubenchError as error:
+            pytest.fail(f"{case.id}: {error}", pytrace=False)
         record["verdict"] = verdict
         self._write(launch, case, record)
-        note = verdict.reason if verdict.status not in (Status.PASS, Status.UNGATED) else _doubt(measurement)
-        self._tell(item, measurement, {"verdict": verdict.status.value, "note": note})
-        raise_verdict(verdict)
+        self._tell(item, measurement, self.gate.told(case.id, verdict, _doubt(measurement)))
+        self.gate.enforce(case.id, verdict)
         return verdict
 
-    def _verdict(self, case: Case, measurement: Measurement) -> Verdict:
-        wrong = accounting(measurement.totals, prefix_caching=self._prefix_caching(case))
-        if wrong:
-            return Verdict(Status.INVALID, "; ".join(wrong), "Find who else used the server, or why the engine cached.")
-        gated = {name: value for name, value in measurement.metrics.items() if name not in measurement.not_gated}
-        return judge(case.gates, gated)
+    def judge_init(self, item: pytest.Item, launch: Launch, engine: Engine) -> Verdict:
+        """The verdict on the starts of the server so far; raises as ``judge``."""
+        subject, path = init_subject(launch.server), self._folder.init_record(launch)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["gate"] = self.gate.part(None, self._servers.arms.spec(launch), record)
+        try:
+            verdict = self.gate.init_verdict(launch, engine, record)
+        except GpubenchError as error:
+            pytest.fail(f"{subject}: {error}", pytrace=False)
+        unwritten = try_to_write(path, record | {"verdict": verdict})
+        if unwritten is not None:
+            pytest.fail(f"{subject}: {_unwritten(unwritten)}", pytrace=False)
+        item.stash[RESULT] = self.gate.told(subject, verdict)
+        self.gate.enforce(subject, verdict)
+        return verdict
 
-    def _prefix_caching(self, case: Case) -> bool:
-        return self._book.server(case.server).serve.get("enable-prefix-caching") is not False
+    def _prefix_caching(self, launch: Launch) -> bool:
+        return self._servers.arms.spec(launch).serve.get("enable-prefix-caching") is not False
 
-    def _refuse_doomed(self, case: Case) -> None:
+    def _refuse_doomed(self, launch: Launch, case: Case) -> None:
         if self._settings.base_url:
             return
-        own = [finding for finding in self._servers.doctor.findings(case.server) if case.id in finding.cases]
+        own = [finding for finding in self._servers.arms.doctor(launch).findings(case.server) if case.id in finding.cases]
         failure = as_failure(own)
         if failure is not None:
             pytest.fail(f"{case.id}: {failure}", pytrace=False)
@@ -105,38 +122,44 @@ class CaseRunner:
             raise
 
     def _run(self, launch: Launch, case: Case, engine: Engine) -> Measurement:
-        spec = self._book.server(case.server)
-        plan = LoadPlan(engine.url, engine.served_name, case.workload, launch=launch.label, salt=case.id)
+        spec = self._servers.arms.spec(launch)
+        # Both launches of a pair get the same prompts, so that what prompts do to the numbers cancels.
+        prompts = replace(launch, arm="").label
+        plan = LoadPlan(engine.url, engine.served_name, case.workload, launch=prompts, salt=case.id)
         before = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
         silence = SILENCE_TIMEOUT_S + case.workload.think_time
         watch = SilenceWatch(engine.scrape, silence, open_loop=case.workload.open_loop)
-        result = run_load(
-            plan,
-            api_key=engine.api_key,
-            check_server=lambda: engine.alive() or watch.check(),
-            on_progress=lambda progress: watch.note(None if progress.stage == "prompts" else progress.done),
-        )
+        with GpuWatch(self._servers.gpus, engine) as gpus:
+            result = run_load(
+                plan,
+                api_key=engine.api_key,
+                check_server=lambda: engine.alive() or watch.check(),
+                on_progress=lambda progress: watch.note(None if progress.stage == "prompts" else progress.done),
+                fetch_metrics=engine.scrape,
+            )
         try:
             write_requests(self._folder.requests_file(launch, case), (record.to_json() for record in result.records))
         except GpubenchError as error:
             raise BenchmarkError(_unwritten(str(error))) from error
         after = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
         try:
-            return compute(
+            measurement = compute(
                 result.records,
                 before,
                 after,
                 case.workload,
                 case.topology,
                 speculative=spec.speculative is not None,
-                prefix_caching=self._prefix_caching(case),
+                prefix_caching=self._prefix_caching(launch),
                 client=result.client,
+                pages=result.pages,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
+        return gpus.complete(measurement, result.records)
 
     def _new_record(self, launch: Launch, case: Case, engine: Engine) -> dict[str, Any]:
-        spec = self._book.server(case.server)
+        spec = self._servers.arms.spec(launch)
         record: dict[str, Any] = {
             "schema": SCHEMA_VERSION,
             "kind": "case",
@@ -156,13 +179,14 @@ class CaseRunner:
             "topology": plain(case.topology) | {"gpus": case.gpus},
             "workload": case.workload,
             "max_model_len": case.max_model_len,
-            "findings": findings_for(self._servers.doctor.findings(case.server), case.id),
+            "findings": findings_for(self._servers.arms.doctor(launch).findings(case.server), case.id),
             **self._servers.provenance(),
             **self._servers.engine_part(launch, engine),
             "metrics": None,
             "verdict": None,
             "failure": None,
         }
+        record["gate"] = self.gate.part(case, spec, record)
         self._records[launch, case.id] = record
         return record
 
@@ -189,7 +213,7 @@ class CaseRunner:
         pytest.fail(f"{text}\n{unwritten}" if unwritten and unwritten != failure else text, pytrace=False)
 
     @staticmethod
-    def _tell(item: pytest.Item, measurement: Measurement, more: dict[str, str]) -> None:
+    def _tell(item: pytest.Item, measurement: Measurement, more: dict[str, Any]) -> None:
         item.stash[RESULT] = {"metrics": dict(measurement.metrics), "tentative": sorted(measurement.hidden), **more}
 
 

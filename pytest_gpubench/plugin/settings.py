@@ -9,8 +9,22 @@ from typing import Any
 
 import pytest
 
+from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
-from pytest_gpubench.plugin.options import DEFAULT_RESULTS, DEFAULT_START_TIMEOUT_S, recipe_files
+from pytest_gpubench.engines.against import Against, parse_against
+from pytest_gpubench.plugin.options import (
+    DEFAULT_BASELINES,
+    DEFAULT_RESULTS,
+    DEFAULT_START_TIMEOUT_S,
+    INCONCLUSIVE_CHOICES,
+    recipe_files,
+)
+
+_ALONE = {
+    "base-url": "a comparison starts both engines itself, one after the other",
+    "update-baselines": "the launches of a comparison alternate between two engines, a baseline is of one",
+}
+"""Options that contradict ``against``, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,16 @@ class Settings:
     start_timeout_s: float = DEFAULT_START_TIMEOUT_S
     exclusive: bool = True
     ignore_findings: tuple[str, ...] = ()
+    against: Against | None = None
+    benchmark_json: Path | None = None
+    launches: str = "1"
+    """``N`` or ``N..M``, as written."""
+    baselines: Path = Path(DEFAULT_BASELINES)
+    update_baselines: bool = False
+    accept_regression: bool = False
+    require_baseline: bool = False
+    inconclusive: str = "exit"
+    """What INCONCLUSIVE and INVALID do: ``exit`` (code 10), ``warn`` (a skip), ``fail``."""
 
 
 def resolve_settings(config: pytest.Config) -> Settings:
@@ -57,6 +81,14 @@ def resolve_settings(config: pytest.Config) -> Settings:
         start_timeout_s=_seconds(config),
         exclusive=config.getoption("gpubench_exclusive") != "no",
         ignore_findings=tuple(config.getoption("gpubench_ignore_findings")),
+        against=_against(config),
+        benchmark_json=_benchmark_json(config),
+        launches=_text(config, "launches") or "1",
+        baselines=_path(config, root, "baselines") or root / DEFAULT_BASELINES,
+        update_baselines=config.getoption("gpubench_update_baselines"),
+        accept_regression=_accept_regression(config),
+        require_baseline=config.getoption("gpubench_require_baseline"),
+        inconclusive=_inconclusive(config),
     )
 
 
@@ -77,6 +109,38 @@ def _plan_path(config: pytest.Config) -> Path | None:
     if not given:
         return None
     return Path(config.invocation_params.dir, given)
+
+
+def _accept_regression(config: pytest.Config) -> bool:
+    accepted = bool(config.getoption("gpubench_accept_regression"))
+    if accepted and not config.getoption("gpubench_update_baselines"):
+        raise pytest.UsageError("--gpubench-accept-regression accepts what is recorded: give --gpubench-update-baselines as well")
+    return accepted
+
+
+def _inconclusive(config: pytest.Config) -> str:
+    text = _text(config, "inconclusive") or INCONCLUSIVE_CHOICES[0]
+    if text not in INCONCLUSIVE_CHOICES:
+        raise pytest.UsageError(f"ini option gpubench_inconclusive: {text!r} is not one of {', '.join(INCONCLUSIVE_CHOICES)}")
+    return text
+
+
+def _against(config: pytest.Config) -> Against | None:
+    text = config.getoption("gpubench_against")
+    if text is None:
+        return None
+    for name, why in _ALONE.items():
+        if config.getoption(f"gpubench_{name.replace('-', '_')}", None):
+            raise pytest.UsageError(f"--gpubench-against and --gpubench-{name} exclude each other: {why}; leave one out")
+    try:
+        return parse_against(text)
+    except GpubenchError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _benchmark_json(config: pytest.Config) -> Path | None:
+    given = config.getoption("gpubench_benchmark_json")
+    return Path(config.invocation_params.dir, given).expanduser() if given else None
 
 
 def _server_per(config: pytest.Config) -> SharingPolicy | None:

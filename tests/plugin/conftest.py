@@ -76,17 +76,27 @@ class Project:
         """All records of the run, init records included."""
         return [json.loads(path.read_text()) for path in sorted((self.pytester.path / "results").rglob(name))]
 
-    def cases(self) -> list[dict[str, Any]]:
-        return [record for record in self.records() if record["kind"] == "case"]
+    def cases(self, name: str = "launch-1.json") -> list[dict[str, Any]]:
+        return [record for record in self.records(name) if record["kind"] == "case"]
 
     def inits(self) -> list[dict[str, Any]]:
         return [record for record in self.records() if record["kind"] == "engine-init"]
+
+
+def with_gates(project: Project, gates: str) -> None:
+    """Give the plain tiny recipe a ``gates`` section."""
+    text = (project.pytester.path / "recipes.yaml").read_text()
+    plain = "tiny-bf16-cpu-vllm: {extends: base}"
+    assert plain in text
+    project.recipes(text.replace(plain, f"tiny-bf16-cpu-vllm: {{extends: base, gates: {gates}}}"))
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith(("GPUBENCH_STUB", "PYTEST_ADDOPTS", "PYTEST_XDIST"))]:
         monkeypatch.delenv(name)
+    # Slow enough that a busy machine's client is exact in comparison, and no measurement INVALID.
+    monkeypatch.setenv("GPUBENCH_STUB_TTFT", "0.25")
     monkeypatch.setenv("GPUBENCH_LEASE_DIR", str(pytester.path / "leases"))  # the host's own leases are none of a test's business
     pytester.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
     made = Project(pytester)

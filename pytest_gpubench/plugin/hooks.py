@@ -1,0 +1,130 @@
+"""pytest's hooks in a run that has recipes, each a short adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.plugin import outcomes, summary
+from pytest_gpubench.plugin.benchmark import Benchmark
+from pytest_gpubench.plugin.collection import parameters_of, refuse_reruns, run_order
+from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
+from pytest_gpubench.plugin.settling import Settling, subjects_of
+from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.report.terminal import summary_lines
+
+
+class Hooks:
+    """pytest's hooks, each a short adapter."""
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        self._benchmark = benchmark
+        self._told_selection = False
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: object) -> None:
+        node.workerinput["gpubench_run"] = self._benchmark.folder.path.name  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config) -> ServerScheduling | None:
+        if config.getoption("dist") != "load":
+            return None
+        from xdist.workermanage import parse_tx_spec_config
+
+        return ServerScheduling(config, len(parse_tx_spec_config(config)), self._selection().units)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        if self._told_selection:
+            return
+        self._told_selection = True
+        config, settings = node.config, self._benchmark.settings
+        selection = self._selection()
+        if any(selection.parameters_of(nodeid) for nodeid in ids):
+            workers = int(node.workerinput["workercount"])
+            refusal = refuse_what_would_mislead(config.getoption("dist"), workers, settings.exclusive, bool(settings.base_url))
+            if refusal:
+                raise pytest.UsageError(refusal)
+            config.stash[ASKED] = True
+        if ASKED in config.stash or not ids:
+            config.stash[ASKED] = True
+            self._benchmark.selected = selection.count(ids)
+            outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
+
+    def _selection(self) -> Selection:
+        return Selection(self._benchmark.book, self._benchmark.parameters)
+
+    def pytest_report_header(self) -> list[str]:
+        book = self._benchmark.book
+        lines = [f"gpubench: {len(book.cases)} cases of {', '.join(book.files)}, one server per {book.policy}"]
+        if book.unsupported:
+            lines.append(f"gpubench: {len(book.unsupported)} entries are not supported (gpubench plan lists them)")
+        return lines
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+        positions = {item: index for index, item in enumerate(items)}
+        if ASKED in config.stash and self._benchmark.book.problems:
+            raise pytest.UsageError(outcomes.problem_text(self._benchmark.book))
+        refusal = refuse_reruns(config, items)
+        if refusal:
+            raise pytest.UsageError(refusal)
+        yield
+        items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        found = [parameters for item in session.items if (parameters := parameters_of(item))]
+        cases: dict[str, Case] = {case.id: case for _, case in found if case}
+        servers: dict[Launch, None] = dict.fromkeys(launch for launch, _ in found if launch)
+        self._benchmark.selected = (len(cases), len({launch.server for launch in servers}))
+        if ASKED in session.config.stash:
+            outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
+        self._benchmark.write_plan(list(cases.values()))
+        if session.config.option.collectonly:
+            return
+        if not hasattr(session.config, "workerinput"):  # a worker says it with the test that needs the file
+            self._benchmark.read_baselines(subjects_of(session.items))
+        if any(launch.reserve for launch in servers):
+            benchmark = self._benchmark
+            benchmark.settling = Settling(session.items, lambda subject: benchmark.gate.judging.verdict(subject))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        found = parameters_of(item)
+        if not found or not found[0]:
+            return
+        settled = self._benchmark.settling and self._benchmark.settling.reason(item)
+        if settled:
+            outcomes.settle(item, settled)
+        self._benchmark.servers.refuse_failed(found[0])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        outcomes.attach(item, report)
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        outcomes.collect(report, self._benchmark.outcomes)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        return outcomes.status_of(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        session.exitstatus = outcomes.exit_status(session, self._benchmark.outcomes, self._benchmark.settings.inconclusive)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        # Workers of xdist report in the order in which they end.
+        places = {case.id: (-case.gpus, place) for place, case in enumerate(self._benchmark.book.cases)}
+        rows = summary.rows(self._benchmark.outcomes, places)
+        if rows:
+            terminalreporter.section("gpubench")
+            for line in summary_lines(rows)[1:]:
+                terminalreporter.write_line(line)
+        if self._benchmark.folder.path.exists():
+            terminalreporter.write_line(f"\nrecords: {self._benchmark.folder.path}")

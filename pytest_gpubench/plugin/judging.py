@@ -1,0 +1,93 @@
+"""Verdicts of a run: after each launch all launches of a case so far are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.domain.verdicts import Verdict
+from pytest_gpubench.gate.baselines import Baseline
+from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
+from pytest_gpubench.gate.judging import judge, judge_pair
+from pytest_gpubench.gate.policy import MetricPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one launch says about one subject, and under which key it may be compared."""
+
+    launch: LaunchEvidence
+    date: str
+    """When it ended, ISO 8601."""
+    key: FrozenMap
+    axis: FrozenMap
+
+
+@dataclass(slots=True)
+class _Subject:
+    """A case, or the start of a server: its launches so far and the verdict on them."""
+
+    launches: dict[tuple[str, int], Evidence] = field(default_factory=dict)
+    """By arm and index; a launch that is measured again replaces what it said."""
+    verdict: Verdict | None = None
+
+    def of_arm(self, arm: str) -> list[LaunchEvidence]:
+        return [self.launches[place].launch for place in sorted(self.launches) if place[0] == arm]
+
+
+class Judging:
+    """The verdicts of one process: xdist keeps all launches of a server on one worker."""
+
+    def __init__(
+        self, launches: Sequence[Launch], baseline_of: Callable[[str], Baseline | None], *, require_baseline: bool = False
+    ) -> None:
+        self._plans = launch_plans(launches)
+        self._baseline_of = baseline_of
+        self._require_baseline = require_baseline
+        self._subjects: dict[str, _Subject] = {}
+
+    def judge(self, subject: str, launch: Launch, evidence: Evidence, policies: Sequence[MetricPolicy]) -> Verdict:
+        """The verdict on a subject with this launch taken in.
+
+        Raises:
+            GpubenchError: if its baseline file cannot be used.
+        """
+        state = self._subjects.setdefault(subject, _Subject())
+        state.launches[launch.arm, launch.index] = evidence
+        plan = self._plans[launch.server]
+        if launch.arm:
+            state.verdict = judge_pair(policies, state.of_arm("a"), state.of_arm("b"), plan)
+        else:
+            state.verdict = judge(
+                policies,
+                state.of_arm(""),
+                self._baseline_of(subject),
+                evidence.key,
+                plan,
+                axis=evidence.axis,
+                require_baseline=self._require_baseline,
+            )
+        return state.verdict
+
+    def verdict(self, subject: str) -> Verdict | None:
+        """The last verdict on a subject, None before the first."""
+        state = self._subjects.get(subject)
+        return state.verdict if state else None
+
+    def launches(self, subject: str) -> list[Evidence]:
+        """Evidence of a subject so far, in the order of the launches."""
+        state = self._subjects.get(subject)
+        return [state.launches[place] for place in sorted(state.launches)] if state else []
+
+
+def launch_plans(launches: Sequence[Launch]) -> dict[str, LaunchPlan]:
+    """Per server how many launches are certain and in reserve; of two arms only one counts, so that the unit is the pair."""
+    plans: dict[str, LaunchPlan] = {}
+    for launch in launches:
+        if launch.arm == "b":
+            continue
+        plan = plans.get(launch.server, LaunchPlan(0, 0))
+        plans[launch.server] = LaunchPlan(plan.certain + (not launch.reserve), plan.reserve + launch.reserve)
+    return plans

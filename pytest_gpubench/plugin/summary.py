@@ -1,0 +1,35 @@
+"""What the terminal says when a run ends: the table of cases."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from pytest_gpubench.plugin.outcomes import Outcome
+from pytest_gpubench.report.terminal import Row
+
+
+def rows(outcomes: Sequence[Outcome], places: Mapping[str, tuple[int, int]]) -> list[Row]:
+    """A line per measured case (per case and arm where two engines are compared), in the order of ``places``.
+
+    Metrics are geometric means over the launches; the last verdict counts.
+    """
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.case and outcome.metrics:
+            groups.setdefault((outcome.case, outcome.arm), []).append(outcome)
+    return [_row(groups[group]) for group in sorted(groups, key=lambda group: (places[group[0]], group[1]))]
+
+
+def _row(launches: Sequence[Outcome]) -> Row:
+    last = launches[-1]
+    point = f"{last.point} ({last.arm})" if last.arm else last.point
+    verdict = last.verdict or ("FAIL" if last.outcome == "failed" else "-")
+    tentative = frozenset(name for launch in launches for name in launch.tentative)
+    names = dict.fromkeys(name for launch in launches for name in launch.metrics)
+    metrics = {name: _mean([launch.metrics[name] for launch in launches if name in launch.metrics]) for name in names}
+    return Row(last.recipe, point, metrics, verdict, last.note, tentative)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.geometric_mean(values) if min(values) > 0 else statistics.fmean(values)
