@@ -1,0 +1,191 @@
+"""The report as one HTML file: no network, no library, nothing executed but its own small script.
+
+Whatever comes from a record is escaped where the markup is made (``html_tags``). On top of that the page's content security policy
+allows the shipped style sheet and script by their hashes and nothing else: no network, no image, no frame, no inline handler.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench import __version__
+from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.report.html_cases import case_table
+from pytest_gpubench.report.html_diff import difference
+from pytest_gpubench.report.html_parts import facts, section
+from pytest_gpubench.report.html_performance import performance
+from pytest_gpubench.report.html_servers import acceptance, servers, startup
+from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
+from pytest_gpubench.report.html_verdicts import attention, intervals, verdict_counts
+from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded
+from pytest_gpubench.report.loading import read_whole
+from pytest_gpubench.report.numbers import shown
+from pytest_gpubench.report.points import CaseView, case_views
+from pytest_gpubench.report.terminal import counted
+
+DETAILS_BUDGET = 3_500_000
+"""Characters for the details of servers and cases: with 200 cases the whole file stays below 6 MB."""
+_MOST_NAMED = 100
+
+
+def render(loaded: Loaded, against: Loaded | None = None, *, title: str = "Serving benchmarks", against_name: str = "") -> str:
+    """The page of everything that was loaded; ``against``: results to show differences to."""
+    views = case_views(_in_order(loaded.cases()))
+    inits = sorted(loaded.inits(), key=lambda init: init.server)
+    link_of = {id(view): f"case-{number}" for number, view in enumerate(views, 1)}
+    other = case_views(_in_order(against.cases())) if against else []
+    sections: list[Child] = [
+        attention(views, link_of),
+        performance(views),
+        intervals(views),
+        difference(other, views, list(against.inits()), inits, against_name or "the other results") if against else None,
+        acceptance(views),
+        startup(inits),
+        case_table(views, link_of),
+        servers(views, inits, read_whole, link_of, DETAILS_BUDGET),
+        _left_out(loaded, against),
+    ]
+    head = tag("div", tag("h1", title), tag("button", "Theme", type="button", class_="theme", hidden=True), class_="top")
+    body = join(
+        tag("a", "Skip to the results", href="#results", class_="skip"),
+        tag("header", head, _subtitle(loaded), verdict_counts(views), _highlights(views), _facts(loaded, views)),
+        _filter_bar(views),
+        tag("main", sections, id="results"),
+        tag("footer", _footer(loaded)),
+    )
+    return _document(title, body)
+
+
+def write(path: Path, page: str) -> None:
+    """Write a page.
+
+    Raises:
+        GpubenchError: if the disk refuses it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise GpubenchError(f"the report {path} could not be written: {error.strerror}; choose another file") from error
+
+
+def _in_order(results: Any) -> list[CaseResult]:
+    return sorted(results, key=lambda one: (one.identity.label, one.topology.label, one.finished))
+
+
+def _asset(name: str) -> Markup:
+    return Markup(files("pytest_gpubench.report").joinpath("html_assets", name).read_text(encoding="utf-8"))
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _document(title: str, body: Markup) -> str:
+    style, script = _asset("report.css"), _asset("report.js")
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name_="referrer", content="no-referrer"),
+        tag("meta", name_="generator", content=f"pytest-gpubench {__version__}"),
+        tag("title", title),
+        tag("style", style),
+    )
+    return "<!doctype html>\n" + tag("html", head, tag("body", body, tag("script", script)), lang="en") + "\n"
+
+
+def _subtitle(loaded: Loaded) -> Markup:
+    times = sorted(case.finished for case in loaded.cases())
+    span = f"{times[0]:%Y-%m-%d %H:%M}" if times else ""
+    span += f" to {times[-1]:%Y-%m-%d %H:%M} UTC" if times and times[-1] != times[0] else " UTC" if times else ""
+    cases = len({(case.case, case.launch.arm) for case in loaded.cases()})
+    servers_seen = len({case.server for case in loaded.cases()} | {init.server for init in loaded.inits()})
+    words = [counted(cases, "case"), counted(servers_seen, "server"), counted(len(loaded.runs), "run"), span]
+    return tag("p", " · ".join(word for word in words if word), class_="muted")
+
+
+def _highlights(views: Sequence[CaseView]) -> Markup | None:
+    """The best of what counts, in sentences."""
+    counted_views = [view for view in views if view.status is not Status.INVALID]
+    lines = []
+    for metric, words in (("output_tput_per_gpu", "Highest throughput per GPU"), ("interactivity", "Highest interactivity")):
+        found = [view for view in counted_views if view.metrics.get(metric, 0) > 0]
+        if found:
+            best = max(found, key=lambda view: view.metrics[metric])
+            lines.append(tag("li", f"{words}: ", tag("b", shown(metric, best.metrics[metric])), f" with {best.id}"))
+    return tag("ul", lines, class_="highlights") if lines else None
+
+
+def _facts(loaded: Loaded, views: Sequence[CaseView]) -> Markup:
+    def different(values: Any) -> str:
+        found = sorted({clip(str(value), 120) for value in values if value})
+        return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+
+    everything: list[CaseResult | InitResult] = [*loaded.cases(), *loaded.inits()]
+    return facts(
+        (
+            ("Engine", different(one.versions.engine for one in everything)),
+            ("Hardware", different(view.last.device for view in views)),
+            ("Driver", different(one.versions.driver for one in everything)),
+            ("Hosts", different(one.hostname for one in everything)),
+            ("Repository", different(one.versions.commit[:12] for one in everything)),
+            ("pytest-gpubench", different(one.versions.plugin for one in everything)),
+        )
+    )
+
+
+def _filter_bar(views: Sequence[CaseView]) -> Markup | None:
+    if not views:
+        return None
+    groups = (
+        ("Hardware", sorted({(view.hardware, view.hardware.upper()) for view in views})),
+        ("Topology", sorted({(view.topology.lower(), view.topology) for view in views})),
+        ("Decoding", sorted({(view.spec or "plain", view.spec or "plain") for view in views})),
+        ("Lengths", sorted({(view.shape, view.shape) for view in views})),
+        ("Verdict", sorted({(view.status.value.lower(), view.status.value) for view in views})),
+    )
+    fields = [
+        tag("fieldset", tag("legend", name), [_choice(value, label) for value, label in values])
+        for name, values in groups
+        if len(values) > 1
+    ]
+    search = tag("input", type="search", placeholder="Find a case", aria_label="Find a case")
+    inner = tag("div", fields, search, tag("output", aria_live="polite", class_="muted"), class_="bar-inner", hidden=True)
+    return tag("div", inner, class_="bar-outer", role="search", aria_label="Filter")
+
+
+def _choice(value: str, label: str) -> Markup:
+    return tag("label", tag("input", type="checkbox", value=value, checked=True), label)
+
+
+def _left_out(loaded: Loaded, against: Loaded | None) -> Markup | None:
+    found = [*loaded.left_out, *(against.left_out if against else ())]
+    if not found:
+        return None
+    items = [tag("li", clip(str(one), 500)) for one in found[:_MOST_NAMED]]
+    more = f"and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
+    lead = "These files, or parts of them, could not be used and are not in any number above."
+    return section(
+        "left-out",
+        f"Left out: {counted(len(found), 'finding')}",
+        tag("p", lead, class_="lead"),
+        tag("ul", items, class_="left-out", tabindex=0),
+        tag("p", more) if more else None,
+    )
+
+
+def _footer(loaded: Loaded) -> Markup:
+    names = ", ".join(run.name for run in loaded.runs[:20]) + (" …" if len(loaded.runs) > 20 else "")
+    return tag(
+        "p",
+        f"Made by pytest-gpubench {__version__} from {names or 'no runs'}. The definitions of metrics are in its documentation.",
+    )

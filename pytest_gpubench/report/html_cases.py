@@ -1,0 +1,144 @@
+"""The table of all cases, and one case in detail: numbers, doubts, the engine over the run, how latencies are distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
+from pytest_gpubench.report.html_parts import ABSENT, badge, section, table, table_row
+from pytest_gpubench.report.html_tags import Markup, clip, join, tag
+from pytest_gpubench.report.numbers import finite, seconds, shown
+from pytest_gpubench.report.points import CaseView, mapping, sequence
+
+_COLUMNS = (
+    ("output_tput_per_gpu", "tok/s/GPU", 1.0, 1),
+    ("output_tput", "out tok/s", 1.0, 1),
+    ("interactivity", "tok/s/user", 1.0, 1),
+    ("ttft_p50", "TTFT p50 ms", 1e3, 1),
+    ("ttft_p99", "TTFT p99 ms", 1e3, 1),
+    ("tpot_p50", "TPOT p50 ms", 1e3, 2),
+    ("acceptance_length", "accept len", 1.0, 2),
+    ("energy_per_output_token", "J/tok", 1.0, 2),
+)
+_MOST_POINTS = 120
+_GAUGES = (("running", "running requests", None), ("waiting", "waiting requests", None), ("kv_cache_usage", "KV cache, %", 100.0))
+_POWER = ("power_w", "power", "gpu_power")
+
+
+def case_table(views: Sequence[CaseView], link_of: dict[int, str]) -> Markup | None:
+    """All cases in one table; the page's script sorts it by a click on a heading."""
+    if not views:
+        return None
+    columns = [column for column in _COLUMNS if any(column[0] in view.metrics for view in views)]
+    head = ("Case", "Verdict", *(title for _, title, _, _ in columns))
+    rows = [_row(view, columns, link_of) for view in views]
+    note = "In brackets: too few requests for this percentile." if any(view.hidden for view in views) else ""
+    return section(
+        "cases",
+        "All cases",
+        tag("p", note, class_="lead") if note else None,
+        table(head, rows, class_="numbers sortable", caption="All cases"),
+    )
+
+
+def _row(view: CaseView, columns: Sequence[tuple[str, str, float, int]], link_of: dict[int, str]) -> Markup:
+    anchor = link_of.get(id(view))
+    name = tag("a", view.id, href=f"#{anchor}") if anchor else view.id
+    cells = [_cell(view, metric, scale, digits) for metric, _, scale, digits in columns]
+    return table_row((name, badge(view.status), *cells), view.tags)
+
+
+def _cell(view: CaseView, metric: str, scale: float, digits: int) -> str:
+    value = view.metrics.get(metric)
+    if value is None:
+        return ABSENT
+    text = f"{value * scale:,.{digits}f}"
+    return f"({text})" if metric in view.hidden else text
+
+
+def case_details(view: CaseView, record: Mapping[str, Any], anchor: str, *, charts: bool) -> Markup:
+    """Everything about a case that its record says; ``charts``: whether there is room for them."""
+    measurement = mapping(record.get("measurement"))
+    head = tag("summary", tag("span", view.id, class_="key"), " ", badge(view.status))
+    launches = f"Geometric means over {len(view.launches)} launches." if len(view.launches) > 1 else ""
+    body = join(
+        tag("p", clip(view.reason, 2000)) if view.reason else None,
+        [tag("p", clip(doubt, 1000), class_="problem") for doubt in view.doubts],
+        [tag("p", clip(str(mapping(flag).get("message")), 1000), class_="note") for flag in sequence(measurement.get("flags"))],
+        tag("p", launches, class_="muted") if launches else None,
+        tag("div", list(_charts(measurement, view)), class_="grid-small") if charts else None,
+        tag("div", [_metric(view, name) for name in view.metrics], class_="metric-list") if view.metrics else None,
+    )
+    return tag("details", head, body, class_="case", id=anchor or None, data_tags=view.tags)
+
+
+def _metric(view: CaseView, name: str) -> Markup:
+    value = shown(name, view.metrics[name])
+    return tag("span", tag("b", name), f" ({value})" if name in view.hidden else f" {value}")
+
+
+def _charts(measurement: Mapping[str, Any], view: CaseView) -> Iterator[Markup]:
+    points = [mapping(point) for point in sequence(measurement.get("series"))]
+    for name, title, top in _GAUGES:
+        factor = 100.0 if name == "kv_cache_usage" else 1.0
+        found = _thinned(_over_time(points, (name,), factor))
+        if len(found) > 1 and (name != "waiting" or any(y for _, y in found)):
+            yield tag("figure", sparkline(found, f"{view.id}: {title}", title, top=top))
+    power = _thinned(_over_time(points, _POWER, 1.0))
+    if len(power) > 1:
+        yield tag("figure", sparkline(power, f"{view.id}: power", "power, W", colour=1))
+    distribution = _distribution(measurement, view)
+    if distribution is not None:
+        yield tag("figure", distribution)
+
+
+def _over_time(points: Sequence[Mapping[str, Any]], names: Sequence[str], factor: float) -> list[tuple[float, float]]:
+    found = []
+    for point in points:
+        at = finite(point.get("seconds"))
+        value = next((number for name in names if (number := finite(point.get(name))) is not None), None)
+        if at is not None and value is not None and abs(at) < 1e9 and abs(value) < 1e12:
+            found.append((at, value * factor))
+    return sorted(found)
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most so many points, the least and the greatest of each stretch, so that no peak is lost."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    stretch = -(-len(points) * 2 // _MOST_POINTS)
+    kept: list[tuple[float, float]] = []
+    for start in range(0, len(points), stretch):
+        part = points[start : start + stretch]
+        kept += sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
+    return kept
+
+
+def _distribution(measurement: Mapping[str, Any], view: CaseView) -> Markup | None:
+    """Share of requests (or tokens) that took at most so long, from the record's quantiles, else from the percentiles."""
+    quantiles = mapping(measurement.get("quantiles"))
+    series = []
+    for index, (name, title) in enumerate((("tpot", "TPOT"), ("ttft", "TTFT"), ("e2e", "E2E"))):
+        values = [finite(value) for value in sequence(quantiles.get(name))]
+        pairs = [(value, 100 * place / (len(values) - 1)) for place, value in enumerate(values) if value is not None]
+        if not pairs:
+            known = ((50.0, f"{name}_p50"), (90.0, f"{name}_p90"), (99.0, f"{name}_p99"))
+            pairs = [(view.metrics[key], share) for share, key in known if key in view.metrics and key not in view.hidden]
+        drawn = [(value * 1000, share) for value, share in pairs if value > 0]
+        if len(drawn) > 1:
+            many = len(drawn) > 3
+            marks = tuple(Mark(x, y, "" if many else f"{title} p{y:.0f}\n{seconds(x / 1000)}") for x, y in drawn)
+            series.append(Series(title, marks, index, index, dots=not many))
+    if not series:
+        return None
+    words = "; ".join(f"{one.name} from {one.marks[0].x:.3g} to {one.marks[-1].x:.3g} ms" for one in series)
+    chart = Chart(
+        f"{view.id}: latency distribution",
+        words,
+        Axis("ms", "log10", zero=False),
+        Axis("% at most", top=100.0),
+        tuple(series),
+        "inside",
+    )
+    return draw(chart, 300, 130, "small-chart")

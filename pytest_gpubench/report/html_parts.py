@@ -1,0 +1,83 @@
+"""The page's recurring parts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.report.html_tags import Child, Markup, tag
+
+GLYPHS = {Status.FAIL: "✕", Status.INVALID: "⊘", Status.INCONCLUSIVE: "?", Status.PASS: "✓", Status.UNGATED: "\u2013"}
+"""A status is told by a sign and a word, never by colour alone."""
+
+
+ABSENT = "\u2013"
+"""A cell without a value."""
+
+
+def section(name: str, title: str, *children: Child) -> Markup:
+    """A section of the page with an anchor."""
+    return tag("section", tag("h2", title, id=f"{name}-title"), children, id=name, aria_labelledby=f"{name}-title")
+
+
+def figure(caption: str, drawing: Markup, note: str = "", tags: str = "") -> Markup:
+    """A chart with its caption above."""
+    words = [caption, tag("span", note, class_="muted") if note else None]
+    return tag("figure", tag("figcaption", words), drawing, data_tags=tags or None)
+
+
+def badge(status: Status) -> Markup:
+    """A verdict's sign and word."""
+    return tag("span", tag("span", GLYPHS[status], aria_hidden="true"), f" {status.value}", class_=f"badge {status.value.lower()}")
+
+
+def table(head: Sequence[Child], rows: Iterable[Sequence[Child] | Markup], *, class_: str = "", caption: str = "") -> Markup:
+    """A table that scrolls sideways in its own box; a row is its cells (the first one names it) or a ready ``tr``."""
+    lines = [row if isinstance(row, Markup) else table_row(row) for row in rows]
+    made = tag(
+        "table",
+        tag("caption", caption, class_="hidden-words") if caption else None,
+        tag("thead", tag("tr", [tag("th", cell, scope="col") for cell in head])),
+        tag("tbody", lines),
+        class_=class_ or None,
+    )
+    return tag("div", made, class_="scroll", tabindex=0, role="group", aria_label=caption or "table")
+
+
+def table_row(cells: Sequence[Child], tags: str = "", name: str = "") -> Markup:
+    """A row whose first cell names it."""
+    first, *others = cells
+    return tag("tr", tag("th", first, scope="row"), [tag("td", cell) for cell in others], data_tags=tags or None, id=name or None)
+
+
+def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
+    """Names and values in a list; empty values are left out."""
+    items = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs if value not in (None, "")]
+    return tag("dl", items, class_="facts")
+
+
+def link(address: str, words: str = "") -> Markup | str:
+    """A link for http(s) addresses, plain text for anything else: an address may come from anywhere."""
+    if address.startswith(("https://", "http://")) and not any(letter.isspace() for letter in address):
+        return tag("a", words or address, href=address, rel="noopener noreferrer nofollow")
+    return address
+
+
+def shell_text(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """Environment and command line as one would type them, a flag a line."""
+    lines = [f"{name}={shlex.quote(value)}" for name, value in sorted(env.items())]
+    current = ""
+    for word in map(shlex.quote, argv):
+        if word.startswith("--") and current:
+            lines.append(current)
+            current = f"  {word}"
+        else:
+            current = f"{current} {word}" if current.strip() else f"{current}{word}"
+    return " \\\n".join([*lines, current] if current else lines)
+
+
+def copyable(text: str, what: str) -> Markup:
+    """Text with a button that copies it; the button is of use with the page's script only and hidden without."""
+    button = tag("button", "Copy", type="button", class_="copy", aria_label=f"Copy {what}")
+    return tag("div", button, tag("pre", tag("code", text), tabindex=0), class_="copyable")

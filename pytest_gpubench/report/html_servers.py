@@ -1,0 +1,205 @@
+"""Servers: how long they took to start, what drafts achieved, and per server what ran, to copy, with its cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.report.html_cases import case_details
+from pytest_gpubench.report.html_chart import COLOURS, SHAPES, Axis, Chart, Mark, Series, draw
+from pytest_gpubench.report.html_parts import badge, copyable, facts, figure, link, section, shell_text, table, table_row
+from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
+from pytest_gpubench.report.loaded import InitResult
+from pytest_gpubench.report.numbers import finite, seconds, short
+from pytest_gpubench.report.points import CaseView, mapping, sequence
+from pytest_gpubench.report.terminal import counted
+
+_PHASES = ("process_start", "imports", "config", "weights", "compile", "kv_cache", "graph_capture", "other")
+_NAMES = {"process_start": "process", "kv_cache": "KV cache", "graph_capture": "graph capture"}
+_MOST_STARTS = 60
+
+
+def startup(inits: Sequence[InitResult]) -> Markup | None:
+    """Start-up phases of every launch, slowest first."""
+    started = sorted((init for init in inits if _total(init) > 0), key=_total, reverse=True)
+    if not started:
+        return None
+    most = _total(started[0])
+    rows = [table_row((_start_name(init), _phase_bar(init, most), seconds(_total(init)))) for init in started[:_MOST_STARTS]]
+    used = [phase for phase in _PHASES if any(_parts(init).get(phase, 0) > 0 for init in started)]
+    legend = [tag("li", tag("span", class_=f"block p{_PHASES.index(phase)}"), _NAMES.get(phase, phase)) for phase in used]
+    more = len(started) - _MOST_STARTS
+    return section(
+        "startup",
+        "Start-up",
+        tag("ul", legend, class_="legend", aria_label="Phases"),
+        table(("Server", "Phases", "Ready after"), rows, class_="bars", caption="Start-up phases per server"),
+        tag("p", f"The {more} fastest starts are left out.", class_="note") if more > 0 else None,
+    )
+
+
+def _start_name(init: InitResult) -> str:
+    return init.server if init.launch.label == "launch-1" else f"{init.server} {init.launch.label}"
+
+
+def _total(init: InitResult) -> float:
+    return max(init.phases.get("ready", 0.0), sum(init.phases.get(phase, 0.0) for phase in _PHASES))
+
+
+def _parts(init: InitResult) -> dict[str, float]:
+    parts = {phase: max(0.0, init.phases.get(phase, 0.0)) for phase in _PHASES[:-1]}
+    return parts | {"other": max(0.0, _total(init) - sum(parts.values()))}
+
+
+def _phase_bar(init: InitResult, most: float) -> Markup:
+    at, boxes, words = 0.0, [], []
+    for index, (phase, length) in enumerate(_parts(init).items()):
+        wide = length / most * 400
+        if length > 0:
+            words.append(f"{_NAMES.get(phase, phase)} {seconds(length)}")
+        if wide >= 0.3:
+            title = tag("title", words[-1])
+            boxes.append(tag("rect", title, x=at, y=2, width=max(wide - 0.6, 0.3), height=14, class_=f"p{index}"))
+        at += wide
+    return tag("svg", boxes, viewBox="0 0 400 18", class_="bar phases", role="img", aria_label="; ".join(words))
+
+
+def acceptance(views: Sequence[CaseView]) -> Markup | None:
+    """Share of accepted draft tokens per position, the mean over the cases of a server."""
+    groups: dict[str, dict[str, list[CaseView]]] = {}
+    for view in views:
+        if _positions(view):
+            groups.setdefault(view.model, {}).setdefault(f"{view.hardware.upper()} {view.topology}", []).append(view)
+    if not groups:
+        return None
+    figures = [figure(model, draw(_acceptance_chart(lines)), _omitted(lines)) for model, lines in groups.items()]
+    lead = "The share of drafts whose token at the position was accepted; acceptance length is 1 plus their sum."
+    lengths = [view.metrics["acceptance_length"] for view in views if "acceptance_length" in view.metrics]
+    span = f" Acceptance length: {min(lengths):.2f} to {max(lengths):.2f} tokens." if lengths else ""
+    return section("acceptance", "Drafts", tag("p", lead + span, class_="lead"), tag("div", figures, class_="grid"))
+
+
+def _positions(view: CaseView) -> tuple[float, ...]:
+    measurement = view.last.measurement
+    drafting = measurement.drafting if measurement else None
+    return tuple(drafting.acceptance_per_position) if drafting and view.metrics else ()
+
+
+def _omitted(lines: Mapping[str, Sequence[CaseView]]) -> str:
+    return f" (first {COLOURS} of {len(lines)})" if len(lines) > COLOURS else ""
+
+
+def _acceptance_chart(lines: Mapping[str, Sequence[CaseView]]) -> Chart:
+    series = []
+    for index, (name, views) in enumerate(list(lines.items())[:COLOURS]):
+        columns = [_positions(view) for view in views]
+        depth = min(map(len, columns))
+        means = [100 * sum(column[position] for column in columns) / len(columns) for position in range(depth)]
+        marks = tuple(Mark(place, mean, f"{name}, position {place}\n{mean:.1f}%") for place, mean in enumerate(means, 1))
+        series.append(Series(name, marks, index, index % SHAPES))
+    described = "; ".join(f"{one.name} {', '.join(f'{mark.y:.0f}%' for mark in one.marks)}" for one in series)
+    x = Axis("position in the draft", zero=False, form=lambda value: f"{value:.0f}" if value == int(value) else "")
+    return Chart("Acceptance per position", described, x, Axis("% accepted", top=100.0), tuple(series))
+
+
+def servers(
+    views: Sequence[CaseView],
+    inits: Sequence[InitResult],
+    read: Callable[[Any], Mapping[str, Any]],
+    link_of: dict[int, str],
+    budget: int,
+) -> Markup | None:
+    """Per server what ran, its facts and its cases, as far as the budget (in characters) goes."""
+    keys = list(dict.fromkeys([*(init.server for init in inits), *(view.last.server for view in views)]))
+    blocks: list[Markup] = []
+    spent, short_of, cases_left_out = 0, 0, 0
+    for key in keys:
+        own = [view for view in views if view.last.server == key]
+        starts = [init for init in inits if init.server == key]
+        if spent > budget:
+            short_of += 1
+            continue
+        block, omitted = _server(key, own, starts, read, link_of, budget - spent)
+        cases_left_out += omitted
+        spent += len(block)
+        blocks.append(block)
+    notes = [f"{short_of} servers"] if short_of else []
+    notes += [f"the charts of {cases_left_out} cases"] if cases_left_out else []
+    note = f"To keep this file small, {' and '.join(notes)} are left out; the result folders have everything." if notes else ""
+    return section("servers", "Servers", tag("p", note, class_="note") if note else None, blocks) if blocks else None
+
+
+def _server(
+    key: str,
+    views: Sequence[CaseView],
+    inits: Sequence[InitResult],
+    read: Callable[[Any], Mapping[str, Any]],
+    link_of: dict[int, str],
+    budget: int,
+) -> tuple[Markup, int]:
+    source = inits[-1].path if inits else views[-1].last.path
+    record = read(source)
+    failures = [init.failure for init in inits if init.failure]
+    status = min((view.status for view in views), key=list(Status).index, default=None)
+    head = tag(
+        "summary",
+        tag("span", key, class_="key"),
+        tag("span", f" {counted(len(views), 'case')}", class_="muted"),
+        join(" ", badge(status)) if status else None,
+    )
+    made: list[Markup] = []
+    omitted = 0
+    spent = 0
+    for view in views:
+        detail = case_details(view, read(view.last.path), link_of.get(id(view), ""), charts=spent < budget)
+        omitted += spent >= budget
+        spent += len(detail)
+        made.append(detail)
+    argv = [word for word in sequence(record.get("argv")) if isinstance(word, str)]
+    env = {str(name): value for name, value in mapping(record.get("env")).items() if isinstance(value, str)}
+    body = join(
+        [
+            tag("p", clip(f"{one.summary} [{one.cause}, {one.failure_class}] {one.remedy}", 2000), class_="problem")
+            for one in failures
+        ],
+        facts(_facts(record, views)),
+        copyable(shell_text(argv, env), f"the command of {key}")
+        if argv
+        else tag("p", "The server was not started here.", class_="muted"),
+        made,
+    )
+    return tag("details", head, body, class_="server"), omitted
+
+
+def _facts(record: Mapping[str, Any], views: Sequence[CaseView]) -> list[tuple[str, Child]]:
+    engine, host, git = (mapping(record.get(name)) for name in ("engine", "host", "git"))
+    gpus = [str(mapping(gpu).get("name")) for gpu in sequence(host.get("gpus"))]
+    hardware = f"{len(gpus)} x {gpus[0]}" if gpus else str(mapping(host.get("cpu")).get("model") or "")
+    checks = mapping(record.get("checks"))
+    unseen = ", ".join(str(item) for item in sequence(checks.get("unseen")))
+    commits = [f"{name} {str(commit)[:12]}" for name, commit in mapping(record.get("commits")).items()]
+    tokens = finite(engine.get("kv_cache_tokens"))
+    source = views[-1].last.source if views else ""
+    commit = f"{str(git.get('commit') or '')[:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
+    return [
+        ("Engine", _text(engine.get("version"))),
+        ("Hardware", hardware),
+        ("Host", _text(host.get("hostname"))),
+        ("Driver", _text(host.get("driver"))),
+        ("Attention", _text(engine.get("attention_backend"))),
+        ("Draft", _text(engine.get("speculative_method"))),
+        ("Draft attention", _text(engine.get("draft_attention_backend"))),
+        ("KV cache", f"{short(tokens)} tokens" if tokens else ""),
+        ("Compile cache", _text(engine.get("compile_cache"))),
+        ("Image", views[-1].last.image if views else ""),
+        ("Recipe's source", link(source) if source else ""),
+        ("Weights", ", ".join(commits)),
+        ("Repository", commit),
+        ("Checked", ", ".join(str(item) for item in sequence(checks.get("checked")))),
+        ("Not shown by the log", unseen),
+    ]
+
+
+def _text(value: object) -> str:
+    return str(value) if isinstance(value, str | int | float) else ""

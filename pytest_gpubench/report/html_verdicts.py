@@ -1,0 +1,132 @@
+"""The summary: what needs a person first, then what was compared with what, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.domain.verdicts import MetricVerdict, Status
+from pytest_gpubench.gate.prose import count, percent, size
+from pytest_gpubench.report.html_parts import badge, section, table, table_row
+from pytest_gpubench.report.html_scales import Scale
+from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
+from pytest_gpubench.report.numbers import shown
+from pytest_gpubench.report.points import CaseView, failed_first, status_counts
+
+_MOST_ROWS = 200
+_WORDS = {
+    Status.FAIL: "broken limits, regressions, failures",
+    Status.INVALID: "measurements that do not count",
+    Status.INCONCLUSIVE: "more evidence needed",
+    Status.PASS: "within every limit",
+    Status.UNGATED: "nothing to compare with",
+}
+
+
+def verdict_counts(views: Sequence[CaseView]) -> Markup:
+    """One tile per status."""
+    tiles = [
+        tag("li", badge(status), tag("strong", f"{number:,}"), tag("span", _WORDS[status], class_="muted"), class_="tile")
+        for status, number in status_counts(views).items()
+    ]
+    return tag("ul", tiles, class_="tiles", aria_label="Verdicts")
+
+
+def attention(views: Sequence[CaseView], link_of: dict[int, str]) -> Markup:
+    """The rows that need a person, with reasons; a word where there are none."""
+    found = failed_first(views)
+    if not found:
+        return section(
+            "attention", "Nothing needs attention", tag("p", "No case failed, and every measurement counts.", class_="lead")
+        )
+    rows = [table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags) for view in found[:_MOST_ROWS]]
+    return section(
+        "attention",
+        f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention",
+        table(("Case", "Verdict", "Why, and what next"), rows, class_="reasons", caption="Cases that need attention"),
+        _rest(len(found)),
+    )
+
+
+def _reason(view: CaseView) -> Markup:
+    evidence = view.last.failure.evidence if view.last.failure else ()
+    return join(
+        tag("p", clip(view.reason, 1500)),
+        tag("p", clip(view.remedy, 800), class_="muted") if view.remedy else None,
+        tag("details", tag("summary", "Evidence"), tag("pre", clip("\n".join(evidence), 6000), tabindex=0)) if evidence else None,
+    )
+
+
+def _name(view: CaseView, link_of: dict[int, str]) -> Child:
+    anchor = link_of.get(id(view))
+    return tag("a", view.id, href=f"#{anchor}") if anchor else view.id
+
+
+def intervals(views: Sequence[CaseView]) -> Markup | None:
+    """What gates compared: change, 95% interval and tolerance of every metric, worst first; what held is folded."""
+    found = [(view, one) for view in views if view.last.verdict for one in view.last.verdict.metrics if one.change is not None]
+    if not found:
+        return None
+    order = list(Status)
+    found.sort(key=lambda pair: (order.index(pair[1].status), pair[1].change.estimate if pair[1].change else 0))
+    reach = max(max(abs(one.change.low), abs(one.change.high), one.tolerance or 0) for _, one in found if one.change)
+    scale = Scale("linear", -min(max(reach, 0.02), 0.5) * 1.05, min(max(reach, 0.02), 0.5) * 1.05, 4, 196)
+    open_ones = [pair for pair in found if pair[1].status not in (Status.PASS, Status.UNGATED)]
+    held = [pair for pair in found if pair not in open_ones]
+    lead = (
+        f"A bar is the 95% interval of the change, from -{scale.high:.0%} to +{scale.high:.0%}, its dot the estimate; the shaded "
+        "side is what the tolerance does not allow."
+    )
+    summary = f"{len(held):,} {'comparison' if len(held) == 1 else 'comparisons'} within tolerance"
+    return section(
+        "intervals",
+        "Compared with before",
+        tag("p", lead, class_="lead"),
+        _comparisons(open_ones, scale) if open_ones else None,
+        tag("details", tag("summary", summary), _comparisons(held, scale)) if held else None,
+    )
+
+
+def _comparisons(found: Sequence[tuple[CaseView, MetricVerdict]], scale: Scale) -> Markup:
+    head = ("Case", "Verdict", "Metric", "Interval", "Change", "From, to")
+    rows = [_row(view, one, scale) for view, one in found[:_MOST_ROWS]]
+    return join(table(head, rows, class_="numbers intervals", caption="Changes with intervals"), _rest(len(found)))
+
+
+def _row(view: CaseView, one: MetricVerdict, scale: Scale) -> Markup:
+    change = one.change
+    assert change is not None  # noqa: S101  # only those with a change come here
+    moved = tag("span", percent(change.estimate), tag("small", f"{percent(change.low)} to {percent(change.high)}"), class_="delta")
+    sides = tag("span", shown(one.metric, change.now), tag("small", f"from {shown(one.metric, change.before)}"), class_="delta")
+    return table_row((view.id, badge(one.status), one.metric, _bar(one, scale), moved, sides), view.tags)
+
+
+def _bar(one: MetricVerdict, scale: Scale) -> Markup:
+    change = one.change
+    assert change is not None  # noqa: S101  # as above
+    metric = METRICS.get(one.metric)
+    lower_is_better = metric is not None and metric.direction == "lower"
+    zone = None
+    if one.tolerance is not None:
+        edge = scale(one.tolerance if lower_is_better else -one.tolerance)
+        left, right = (edge, 200.0) if lower_is_better else (0.0, edge)
+        zone = tag("rect", x=left, y=0, width=max(right - left, 0), height=18, class_="zone")
+    words = f"{percent(change.estimate)}, 95% interval {percent(change.low)} to {percent(change.high)}"
+    words += f", tolerance {size(one.tolerance)}" if one.tolerance is not None else ""
+    return tag(
+        "svg",
+        zone,
+        tag("line", x1=scale(0), x2=scale(0), y1=0, y2=18, class_="axis"),
+        tag("line", x1=scale(change.low), x2=scale(change.high), y1=9, y2=9, class_="interval"),
+        tag("circle", cx=scale(change.estimate), cy=9, r=3.5, class_="estimate"),
+        viewBox="0 0 200 18",
+        class_=f"bar {one.status.value.lower()}",
+        role="img",
+        aria_label=words,
+    )
+
+
+def _rest(number: int) -> Markup | None:
+    if number <= _MOST_ROWS:
+        return None
+    return tag("p", f"{number - _MOST_ROWS:,} more rows are left out here; the CSV export has them all.", class_="note")

@@ -1,0 +1,152 @@
+"""Loaded results as a report shows them: one view per case, with its launches side by side. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.report.loaded import CaseResult
+from pytest_gpubench.report.numbers import finite
+
+
+@dataclass(frozen=True, slots=True)
+class CaseView:
+    """One case (and arm) with all its launches; the last one decides its verdict."""
+
+    last: CaseResult
+    launches: tuple[CaseResult, ...] = field(repr=False)
+    metrics: Mapping[str, float]
+    """Geometric means over the launches, as in the terminal; those that rest on too few requests included."""
+    hidden: frozenset[str]
+    """Metrics that rest on too few requests."""
+    isl: int
+    osl: int
+    conc: int
+    shape: str
+    """Lengths: ``1k1k``."""
+    load: str
+    """``c64``, or ``r2.5`` where requests come at a rate."""
+
+    @property
+    def id(self) -> str:
+        arm = self.last.launch.arm
+        return f"{self.last.case} [{arm}]" if arm else self.last.case
+
+    @property
+    def model(self) -> str:
+        """What is served: prefix, precision and variant."""
+        identity = self.last.identity
+        return " ".join(word for word in (identity.model, identity.precision, identity.variant) if word)
+
+    @property
+    def hardware(self) -> str:
+        return self.last.hardware or "?"
+
+    @property
+    def topology(self) -> str:
+        return self.last.topology.label.upper()
+
+    @property
+    def spec(self) -> str:
+        return self.last.identity.spec
+
+    @property
+    def line(self) -> str:
+        """What stays the same along one curve over concurrency: ``TP8 mtp``."""
+        arm = f" [{self.last.launch.arm}]" if self.last.launch.arm else ""
+        return " ".join(word for word in (self.topology, self.spec) if word) + arm
+
+    @property
+    def point(self) -> str:
+        """Topology and workload, as the terminal's table has it."""
+        return self.last.point
+
+    @property
+    def status(self) -> Status:
+        return self.last.status
+
+    @property
+    def reason(self) -> str:
+        """Why the status is what it is; for a failure its summary with cause and class."""
+        failure, verdict = self.last.failure, self.last.verdict
+        if failure is not None:
+            return f"{failure.summary} [{failure.cause}, {failure.failure_class}]"
+        return verdict.reason if verdict is not None else "no verdict was reached"
+
+    @property
+    def remedy(self) -> str:
+        failure, verdict = self.last.failure, self.last.verdict
+        return failure.remedy if failure is not None else verdict.remedy if verdict is not None else ""
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Reasons why its times do not count, of any launch."""
+        found = [reason for launch in self.launches if launch.measurement for reason in launch.measurement.invalid]
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def tags(self) -> str:
+        """Words by which the page filters."""
+        return " ".join((self.hardware, self.topology.lower(), self.spec or "plain", self.shape, self.status.value.lower()))
+
+
+def case_views(results: Iterable[CaseResult]) -> list[CaseView]:
+    """Views of the results, in the order in which their cases appear; of a case that several runs hold, all count as launches."""
+    groups: dict[tuple[str, str], list[CaseResult]] = {}
+    for result in results:
+        groups.setdefault((result.case, result.launch.arm), []).append(result)
+    return [_view(group) for group in groups.values()]
+
+
+def failed_first(views: Sequence[CaseView]) -> list[CaseView]:
+    """What needs a person, worst first: FAIL, INVALID, INCONCLUSIVE."""
+    order = [Status.FAIL, Status.INVALID, Status.INCONCLUSIVE]
+    return sorted((view for view in views if view.status in order), key=lambda view: order.index(view.status))
+
+
+def status_counts(views: Iterable[CaseView]) -> dict[Status, int]:
+    """How many cases have each status, worst first, zeros left out."""
+    found = [view.status for view in views]
+    return {status: found.count(status) for status in Status if status in found}
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def sequence(value: object) -> Sequence[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _view(group: Sequence[CaseResult]) -> CaseView:
+    last = group[-1]
+    names = dict.fromkeys(name for result in group for name in result.metrics)
+    isl, osl, conc = (_size(last.workload.get(name)) for name in ("isl", "osl", "conc"))
+    rate = finite(last.workload.get("request_rate")) or 0.0
+    workload = Workload(isl, osl, conc, 1, 0, arrival="constant" if rate else "closed", request_rate=rate)
+    return CaseView(
+        last=last,
+        launches=tuple(group),
+        metrics={name: _mean([one.metrics[name] for one in group if name in one.metrics]) for name in names},
+        hidden=frozenset(name for one in group if one.measurement for name in one.measurement.hidden),
+        isl=isl,
+        osl=osl,
+        conc=conc,
+        shape=workload.shape,
+        load=workload.label.removeprefix(f"{workload.shape}-"),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.geometric_mean(values) if min(values) > 0 else statistics.fmean(values)
+
+
+def _size(value: object) -> int:
+    number = finite(value)
+    return int(number) if number is not None and 1 <= number <= 1e9 else 1
