@@ -1,0 +1,70 @@
+"""pytest-benchmark's side: its JSON written by us, its options named, its fixture left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_gpubench.domain.failures import GpubenchError
+
+_ITS_OPTIONS = ("benchmark_json", "benchmark_compare", "benchmark_save", "benchmark_autosave")
+
+
+def join_in(config: pytest.Config, target: Path | None, run: Path) -> None:
+    """Take part in the run with pytest-benchmark's users in mind.
+
+    Args:
+        target: of ``--gpubench-benchmark-json``; None: nothing is written.
+        run: folder of the run's records.
+
+    Raises:
+        pytest.UsageError: if the file's folder does not exist or the file is a folder.
+    """
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
+        raise pytest.UsageError(f"--gpubench-benchmark-json: {target} {what}; give the path of a file in an existing folder")
+    config.pluginmanager.register(_Export(config, target, run), name="gpubench-benchmark-json")
+
+
+class _Export:
+    """Names our option where its own is given, and writes the file at the end of the run."""
+
+    def __init__(self, config: pytest.Config, target: Path | None, run: Path) -> None:
+        self._given = [f"--{name.replace('_', '-')}" for name in _ITS_OPTIONS if config.getoption(name, None)]
+        self._target = target
+        self._run = run
+        self._said = ""
+
+    def pytest_report_header(self) -> list[str]:
+        if not self._given:
+            return []
+        option = self._given[0]
+        return [f"gpubench: {option} is about the benchmark fixture; these cases are written with --gpubench-benchmark-json FILE"]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        # The records of all workers of xdist lie in one folder by now; only the controller reads them.
+        if self._target is None or hasattr(session.config, "workerinput") or session.config.option.collectonly:
+            return
+        try:
+            self._said = self._write(self._target, session.config.rootpath.name)
+        except GpubenchError as error:
+            self._said = f"--gpubench-benchmark-json: {error}"
+            session.exitstatus = int(session.exitstatus) or int(pytest.ExitCode.TESTS_FAILED)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._said:
+            terminalreporter.write_line(self._said)
+
+    def _write(self, target: Path, project: str) -> str:
+        from pytest_gpubench.report.loading import load_results, read_whole
+        from pytest_gpubench.report.pytest_benchmark import pytest_benchmark_document
+        from pytest_gpubench.report.records import write_record
+
+        runs = load_results([self._run]).runs if self._run.is_dir() else ()
+        document = pytest_benchmark_document(runs[0], read_whole, project) if runs else None
+        if document is None:
+            return f"--gpubench-benchmark-json: nothing was measured, {target} is not written"
+        write_record(target, document)
+        return f"pytest-benchmark JSON: {target}"
