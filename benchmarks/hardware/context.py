@@ -1,0 +1,114 @@
+"""What every step of the hardware run works with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import recipes
+from fleet import Job
+
+from pytest_gpubench.domain.cases import Case, RecipeBook
+from pytest_gpubench.domain.policies import SharingPolicy
+from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
+from pytest_gpubench.plugin.doctoring import Doctor
+from pytest_gpubench.plugin.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One run on one kind of hardware."""
+
+    hardware: str
+    results: Path
+    cache: Path
+    few: bool = False
+    """A rehearsal: as few launches and requests as still go through every line."""
+
+    def folder(self, step: str) -> Path:
+        """A folder of a step's own."""
+        folder = self.results / step
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def book(self, policy: SharingPolicy | None = None) -> RecipeBook:
+        """All recipes, the repository's and the hardware run's."""
+        return recipes.load(self.hardware, self.cache, self.folder("recipes"), policy)
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The host's GPUs of this hardware."""
+        return read_inventory().of_hardware(self.hardware)
+
+    def doctor(self, book: RecipeBook) -> Doctor:
+        """The doctor, who knows this host and the models in the cache."""
+        settings = cast("Settings", SimpleNamespace(ignore_findings=(), cache_dir=self.cache))
+        return Doctor(settings, book, read_inventory)
+
+    def pytest(self, step: str, *arguments: str, limit: float, name: str = "pytest") -> dict[str, Any]:
+        """Run pytest over the benchmarks; its exit code, wall time and last lines."""
+        folder = self.folder(step)
+        started = time.monotonic()
+        process = self.pytest_process(step, *arguments, name=name)
+        try:
+            code: int | None = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            code = None
+            process.wait(60)
+        lines = (folder / f"{name}.txt").read_text("utf-8", "replace").splitlines()
+        return {"arguments": arguments, "code": code, "seconds": round(time.monotonic() - started, 1), "tail": lines[-40:]}
+
+    def pytest_process(self, step: str, *arguments: str, name: str = "pytest") -> subprocess.Popen[bytes]:
+        """The same, not waited for."""
+        folder = self.folder(step)
+        plugin = [] if _installed() else ["-p", "pytest_gpubench.plugin"]
+        command = [sys.executable, "-m", "pytest", *plugin, "benchmarks", "-v", f"--gpubench-results={folder / 'records'}"]
+        with (folder / f"{name}.txt").open("wb") as file:
+            return subprocess.Popen(
+                [*command, f"--gpubench-cache-dir={self.cache}", *arguments],
+                cwd=recipes.REPOSITORY,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def write(self, step: str, value: Any) -> None:
+        """A step's result."""
+        recipes.dump(self.results / f"{step}.json", value)
+
+
+def _installed() -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution("pytest-gpubench")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def cases_of(book: RecipeBook, recipe: str) -> list[Case]:
+    """The cases of a recipe, in its order.
+
+    Raises:
+        KeyError: if there are none.
+    """
+    found = [case for case in book.cases if case.recipe == recipe]
+    if not found:
+        raise KeyError(recipe)
+    return found
+
+
+def job_of(book: RecipeBook, case: Case, gpus: Sequence[Gpu], name: str = "", first: int = 0) -> Job:
+    """The server of a case on the host's GPUs from ``first`` on."""
+    spec = book.server(case.server)
+    count = case.gpus
+    chosen = [gpus[(first + offset) % len(gpus)].uuid for offset in range(count)] if len(gpus) >= count else []
+    return Job(name or case.server, spec, {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else {})

@@ -1,0 +1,161 @@
+"""Many servers at once, started side by side and measured one at a time.
+
+A start is nearly all imports and compilation on CPU cores; a server that waits for requests does next to nothing. So starts
+overlap, and while one server is measured all others are idle.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.engines.expectations import check_engine
+from pytest_gpubench.engines.interpreter import default_command
+from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
+from pytest_gpubench.engines.scrape import wait_idle
+from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
+from pytest_gpubench.load.plan import LoadPlan, LoadResult
+from pytest_gpubench.load.run import run_load
+from pytest_gpubench.measure.compute import compute
+from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.plugin.telemetry import GpuWatch
+from pytest_gpubench.report.records import plain
+
+START_LIMIT = 420.0
+"""Seconds that a server of a crowd may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A server to start."""
+
+    name: str
+    spec: ServerSpec
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it."""
+
+    job: Job
+    seconds: float
+    engine: Engine | None
+    failure: Failure | None
+    log: Path
+
+    def told(self) -> dict[str, Any]:
+        """For the results: outcome, what the engine says of itself, and whether that is what was asked for."""
+        told: dict[str, Any] = {"name": self.job.name, "outcome": "starts" if self.engine else "dies", "seconds": self.seconds}
+        if self.failure is not None:
+            told["failure"] = plain(self.failure)
+        if self.engine is not None:
+            told["facts"] = plain(self.engine.facts)
+            told["phases"] = dict(self.engine.phases)
+            told["argv"] = list(self.engine.argv)
+            told["env"] = dict(self.engine.env)
+            told["checks"] = plain(check_engine(self.job.spec, self.engine.facts, served_name=self.engine.served_name))
+        return told
+
+
+@contextmanager
+def fleet(jobs: Sequence[Job], folder: Path, cache: Path) -> Iterator[list[Future[Outcome]]]:
+    """Start servers side by side; futures of their outcomes, in the order of the jobs. All are stopped at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool:
+        futures = [pool.submit(_start, job, folder, cache) for job in jobs]
+        try:
+            yield futures
+        finally:
+            for future in futures:
+                future.cancel()
+            done = [future.result() for future in as_completed([f for f in futures if not f.cancelled()])]
+            stops = [pool.submit(outcome.engine.stop) for outcome in done if outcome.engine is not None]
+            for stop in stops:
+                stop.result()
+
+
+def _start(job: Job, folder: Path, cache: Path) -> Outcome:
+    log = folder / f"{job.name}.log"
+    settings = EngineSettings(
+        command=default_command(),
+        log_path=log,
+        label=job.name,
+        cache_dir=str(cache),
+        extra_env=dict(job.env),
+        start_timeout=START_LIMIT,
+    )
+    started = time.monotonic()
+    engine, failure = None, None
+    try:
+        engine = start_engine(job.spec, settings)
+    except BenchmarkError as error:
+        failure = error.failure
+    except GpubenchError as error:
+        failure = Failure("recipe-error", "recipe", str(error))
+    seconds = round(time.monotonic() - started, 1)
+    say(f"{job.name}: {'ready' if engine else failure.cause if failure else '?'} after {seconds} s")
+    return Outcome(job, seconds, engine, failure, log)
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def measure(
+    engine: Engine,
+    case: Case,
+    spec: ServerSpec,
+    *,
+    gpus: Sequence[Gpu] = (),
+    workload: Workload | None = None,
+    label: str = "launch-1",
+    pages: float | None = None,
+) -> tuple[Measurement, LoadResult]:
+    """One measurement of a case, as the plugin makes it.
+
+    Raises:
+        BenchmarkError: as the load run does.
+    """
+    load = workload or case.workload
+    before = wait_idle(engine.scrape, 60.0)
+    with GpuWatch(gpus, engine) as watch:
+        result = run_load(
+            LoadPlan(engine.url, engine.served_name, load, launch=label, salt=case.id),
+            api_key=engine.api_key,
+            check_server=engine.alive,
+            fetch_metrics=engine.scrape if pages else None,
+            metrics_interval=pages or 1.0,
+        )
+    after = wait_idle(engine.scrape, 60.0)
+    measurement = compute(
+        result.records,
+        before,
+        after,
+        load,
+        case.topology,
+        speculative=spec.speculative is not None,
+        prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
+        client=result.client,
+    )
+    # Idle neighbours hold memory, and that is all they do.
+    complete = watch.complete(measurement, result.records)
+    kept = tuple(flag for flag in complete.flags if flag.code != "foreign-process")
+    return replace(complete, flags=kept), result
+
+
+def gpus_now() -> tuple[Gpu, ...]:
+    """The GPUs of this host."""
+    return read_inventory().gpus
