@@ -173,7 +173,7 @@ FAULTS = (
         1,
         within=4.0,
     ),
-    Fault("the same, a real log replayed", _real_log, "illegal-memory-access", "engine", 1, within=2.0),
+    Fault("the same, a real log replayed", _real_log, "all-reduce-multicast", "engine", 1, within=2.0),
     Fault("command that does not exist", lambda folder: _no_command(folder), "command-not-found", "recipe", 1),
     Fault("hang at load, silent", _stalled("hang-at-load"), "stalled", "engine", within=9.0),
     Fault("hang at load, with heartbeats", _stalled("heartbeat-at-load"), "stalled", "engine", within=9.0),

@@ -27,6 +27,8 @@ class Node:
     """The least free memory over the GPUs that the server would get."""
     memory_gib: float | None = None
     """Main memory that this process may use (cgroup limits counted)."""
+    multicast: bool | None = None
+    """Whether programs may use NVLink multicast between its GPUs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pytest_gpubench.domain.failures import FailureClass
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One known cause; ``frames`` must occur in the traceback, too, where it is given."""
+    """One known cause; ``frames`` must occur in the traceback, and ``log`` in a line before it, where they are given."""
 
     name: str
     failure_class: FailureClass
@@ -22,15 +22,35 @@ class Cause:
     summary: str
     remedy: str
     frames: re.Pattern[str] | None = None
+    log: re.Pattern[str] | None = None
 
 
-def _cause(name: str, failure_class: FailureClass, pattern: str, summary: str, remedy: str, frames: str | None = None) -> Cause:
-    return Cause(name, failure_class, re.compile(pattern), summary, remedy, re.compile(frames) if frames else None)
+def _cause(
+    name: str,
+    failure_class: FailureClass,
+    pattern: str,
+    summary: str,
+    remedy: str,
+    frames: str | None = None,
+    log: str | None = None,
+) -> Cause:
+    def compiled(text: str | None) -> re.Pattern[str] | None:
+        return re.compile(text) if text else None
+
+    return Cause(name, failure_class, re.compile(pattern), summary, remedy, compiled(frames), compiled(log))
 
 
 _OOM = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
 
 CAUSES: tuple[Cause, ...] = (
+    _cause(
+        "all-reduce-multicast",
+        "engine",
+        r"illegal memory access|cudaErrorIllegalAddress",
+        "FlashInfer's fused all-reduce (mnnvl) wrote through NVLink multicast, which this host most likely does not offer.",
+        "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm, or use a vLLM that looks for multicast first (0.32 does).",
+        log=r"FlashInfer Allreduce norm fusion workspace with backend=mnnvl",
+    ),
     _cause(
         "illegal-memory-access",
         "engine",
@@ -74,6 +94,14 @@ CAUSES: tuple[Cause, ...] = (
         "The GPU ran out of memory while CUDA graphs were captured.",
         "Lower max-cudagraph-capture-size or gpu-memory-utilization.",
         r"capture_model|capture_graph|capture_cudagraph|_capture_|cudagraph_memory|CUDAGraph",
+    ),
+    _cause(
+        "out-of-memory-kv-cache",
+        "recipe",
+        _OOM,
+        "The GPU ran out of memory while the KV cache was allocated.",
+        "Lower kv-cache-memory-bytes or gpu-memory-utilization, or find who took the memory meanwhile.",
+        r"initialize_kv_cache|allocate_kv_cache|init_kv_cache",
     ),
     _cause(
         "out-of-memory-activation",
@@ -122,7 +150,8 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "backend-not-valid",
         "recipe",
-        r"[Ss]elected backend .* is not valid|No valid attention backend found|No \w+ MoE backends? available",
+        r"[Ss]elected backend .* is not valid|Unknown attention backend|No valid attention backend found"
+        r"|No \w+ MoE backends? available",
         "A backend that the recipe asks for cannot serve this model on this GPU.",
         "Remove the backend from the recipe or choose one that the engine's message allows.",
     ),

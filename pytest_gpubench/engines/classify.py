@@ -94,7 +94,7 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
         return _too_late(parsed, root, ending)
     if root is not None:
         for each in _chain(root, tracebacks):
-            cause = _match("\n".join(each.message), each.frames)
+            cause = _match("\n".join(each.message), each.frames, parsed[: each.index])
             if cause is not None:
                 return _known(cause, each.message, ending)
         if not _died_without_word(parsed, root):
@@ -181,9 +181,11 @@ def _how(ending: Ending) -> str:
     return f"{when} (exit code {ending.returncode})."
 
 
-def _match(message: str, frames: str) -> Cause | None:
+def _match(message: str, frames: str, before: Sequence[LogLine] = ()) -> Cause | None:
     for cause in CAUSES:
-        if cause.pattern.search(message) and (cause.frames is None or cause.frames.search(frames)):
+        if not cause.pattern.search(message) or (cause.frames is not None and not cause.frames.search(frames)):
+            continue
+        if cause.log is None or any(cause.log.search(line.text) for line in before):
             return cause
     return None
 

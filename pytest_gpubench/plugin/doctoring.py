@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ class Doctor:
         if not gpus:
             return None
         free = min(gpu.memory_total - gpu.memory_used for gpu in gpus) / _GIB
-        return Node(gpus=len(gpus), vram_gib=gpus[0].memory_total / _GIB, free_vram_gib=free)
+        multicast = False if os.environ.get("TORCH_SYMM_MEM_DISABLE_MULTICAST") == "1" else None
+        return Node(gpus=len(gpus), vram_gib=gpus[0].memory_total / _GIB, free_vram_gib=free, multicast=multicast)
 
 
 def as_failure(findings: list[Finding]) -> Failure | None:

@@ -92,7 +92,8 @@ def served(name: str) -> Served:
         ),
     )
     total = re.search(r"Free memory on device \([0-9.]+/([0-9.]+) GiB\)", log)
-    node = Node(gpus=4 if "h200" in name else 1, vram_gib=float(total.group(1)) if total else None)
+    multicast = False if "symmetric memory multicast operations are not supported" in log else None
+    node = Node(gpus=4 if "h200" in name else 1, vram_gib=float(total.group(1)) if total else None, multicast=multicast)
     model, head = _models(args["model"])
     return Served(spec, HARDWARE[spec.hardware], node, model, head if draft else None, log)
 

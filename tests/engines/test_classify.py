@@ -38,7 +38,7 @@ _PARENT = [
         ("m3mini-mxfp8-tep4-h200-died-vision-heads.log", "parallel-size", "recipe", "AssertionError: 2 is not divisible by 4"),
         (
             "m3mini-mxfp8-tp2-h200-died-illegal-memory.log",
-            "illegal-memory-access",
+            "all-reduce-multicast",
             "engine",
             "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
         ),
@@ -94,7 +94,10 @@ KNOWN = [
     ("out-of-memory-weights", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "load_model"),
     ("out-of-memory-capture", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "capture_model"),
     ("out-of-memory-activation", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "profile_run"),
+    ("out-of-memory-kv-cache", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 200.00 GiB.", "initialize_kv_cache"),
     ("out-of-memory", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "elsewhere"),
+    ("illegal-memory-access", "torch.AcceleratorError: CUDA error: an illegal memory access was encountered", "run"),
+    ("backend-not-valid", "ValueError: Unknown attention backend: 'FLASH_ATTENTION_9'. Valid options are: FLASH_ATTN", "run"),
     (
         "out-of-memory-host",
         "RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",

@@ -56,7 +56,30 @@ def nvfp4_cache(patient: Patient) -> Iterator[Symptom]:
         )
 
 
+def multicast(patient: Patient) -> Iterator[Symptom]:
+    """vLLM 0.26's MiniMax-M3 fuses the all-reduce with the norm; FlashInfer's kernel for it stores through a multicast address,
+    which is 0 where PyTorch's symmetric memory has none. 0.32 looks at the address and takes the other backend."""
+    if patient.target is None or not patient.target.is_minimax_m3 or patient.tp == 1 or patient.hardware.platform != "cuda":
+        return
+    backend = patient.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND", "auto")
+    if patient.node.multicast is False and backend != "trtllm":
+        yield Symptom(
+            "NVLink multicast is off on this host (TORCH_SYMM_MEM_DISABLE_MULTICAST), and MiniMax-M3's fused all-reduce writes "
+            "through it: vLLM 0.26 dies in its profiling run, 0.32 falls back, in between we have not looked.",
+            "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm.",
+        )
+
+
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "all-reduce-multicast",
+        "NVLink multicast for MiniMax-M3's fused all-reduce",
+        "warning",
+        "seen on a GPU",
+        "Worker failed with error 'CUDA error: an illegal memory access was encountered",
+        multicast,
+        outcome_unknown=True,
+    ),
     Rule(
         "nvfp4-cache-needs-blackwell",
         "an NVFP4 KV cache for MiniMax-M3 on Blackwell only",

@@ -125,19 +125,10 @@ def marlin_hidden(patient: Patient) -> Iterator[Symptom]:
 
 
 def dummy_scales(patient: Patient) -> Iterator[Symptom]:
-    if patient.settings.load_format == "dummy" and patient.target and patient.target.quantization in _MX8 and patient.tp == 1:
+    if patient.settings.load_format == "dummy" and patient.target and patient.target.quantization in _MX8:
         yield Symptom(
             "Dummy weights leave MXFP8 scales uninitialised: logits may be NaN.",
             "Good for engine start and throughput only; for answers load real weights.",
-        )
-
-
-def dummy_scales_with_tp(patient: Patient) -> Iterator[Symptom]:
-    if patient.settings.load_format == "dummy" and patient.target and patient.target.quantization in _MX8 and patient.tp > 1:
-        yield Symptom(
-            f"Dummy MXFP8 weights with tensor parallel size {patient.tp}: the one such server that we saw died in its profiling "
-            "run, and its API server had to be killed; the cause is not established, so the outcome is unknown.",
-            "Keep a start deadline; use real weights, bf16 dummies, or data-parallel attention (which was seen to start).",
         )
 
 
@@ -171,13 +162,4 @@ RULES: tuple[Rule, ...] = (
     Rule("mxfp8-blocks", "MXFP8 experts cut into whole blocks of 32", "error", "read in source", "{sentence}", mx_blocks),
     Rule("marlin-hidden-size", "Marlin's hidden size is a multiple of 128", "error", "read in source", "{sentence}", marlin_hidden),
     Rule("dummy-mxfp8", "dummy MXFP8 weights have no scales", "note", "seen on a GPU", "", dummy_scales),
-    Rule(
-        "dummy-mxfp8-tensor-parallel",
-        "dummy MXFP8 weights over several ranks: seen to die, cause unknown",
-        "warning",
-        "seen on a GPU",
-        "Worker failed with error 'CUDA error: an illegal memory access was encountered",
-        dummy_scales_with_tp,
-        outcome_unknown=True,
-    ),
 )
