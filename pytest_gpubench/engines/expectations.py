@@ -10,6 +10,7 @@ from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.interpreter import check_version
+from pytest_gpubench.engines.kernels import kernel_choices
 
 _SERVE = (
     ("block-size", "block_size", "block size"),
@@ -45,6 +46,7 @@ class _Check:
     asked: object
     found: object
     unseen: str = ""
+    source: str = "the recipe asks for"
 
     @property
     def holds(self) -> bool:
@@ -67,7 +69,7 @@ def check_engine(spec: ServerSpec, facts: EngineFacts, *, served_name: str) -> E
         elif check.holds:
             checked.append(check.name)
         else:
-            deviations.append(f"{check.name}: the recipe asks for {_show(check.asked)}, the engine runs with {_show(check.found)}.")
+            deviations.append(f"{check.name}: {check.source} {_show(check.asked)}, the engine runs with {_show(check.found)}.")
     if spec.requires:
         if facts.version is None:
             unseen.append("engine version: the engine does not say which it is.")
@@ -96,6 +98,8 @@ def _checks(spec: ServerSpec, facts: EngineFacts, served_name: str) -> Iterator[
         if asked is None or asked == "auto" or (on_cpu and flag == "attention-backend"):
             continue
         yield _Check(name, asked, getattr(facts, attribute))
+    for name, must, found in kernel_choices(spec, facts):
+        yield _Check(name, must, found, source="model, GPU and recipe call for")
     yield from _draft_checks(spec, facts, on_cpu)
 
 

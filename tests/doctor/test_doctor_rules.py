@@ -201,6 +201,7 @@ ILL = [
         severity="warning",
     ),
     Ill("dummy-mxfp8", server(load_format="dummy"), target={**MOE, "quantization_config": MXFP8}, severity="note"),
+    Ill("cache-above-memory", server(kv_cache_memory_bytes=200 << 30), "CUDA out of memory", target=GQA),
     Ill("all-reduce-multicast", server(tp=2), "illegal memory access", target=M3, node=Node(multicast=False), severity="warning"),
     Ill("draft-tokens", server(draft=eagle3(0)), "Input should be greater than 0", draft=MHA_DRAFT),
     Ill("draft-tokens", server(draft=eagle3(3)), "must be divisible by n_predict=2", draft={**MHA_DRAFT, "n_predict": 2}),

@@ -107,3 +107,45 @@ def test_on_the_cpu_the_one_backend_there_is_satisfies_any_wish() -> None:
 def test_all_mtp_variants_have_one_name_in_the_engine() -> None:
     draft = Speculative("deepseek_mtp", 3)
     assert check({"speculative": draft}, {"speculative_method": "mtp"}).ok
+
+
+def test_the_kernels_of_a_quantized_minimax_m3_on_hopper() -> None:
+    result = check({"serve": FrozenMap({"max-cudagraph-capture-size": 64})})
+    assert result.ok
+    assert {"sparse attention", "MXFP8 experts", "MXFP8 matrices", "largest captured batch"} <= set(result.checked)
+
+
+@pytest.mark.parametrize(
+    ("serve", "facts_changes", "deviation"),
+    [
+        ({}, {"other_backends": FrozenMap({"sparse_attention": "MSA"})}, "sparse attention: model, GPU and recipe call for Triton"),
+        ({}, {"other_backends": FrozenMap({"moe": "TRITON"})}, "MXFP8 experts: model, GPU and recipe call for MARLIN"),
+        (
+            {"max-cudagraph-capture-size": 1024},
+            {},
+            "largest captured batch: model, GPU and recipe call for 1024, the engine runs with 64",
+        ),
+        (
+            {"max-cudagraph-capture-size": 16},
+            {},
+            "largest captured batch: model, GPU and recipe call for 16, the engine runs with 64",
+        ),
+    ],
+)
+def test_other_kernels_and_captures_are_deviations(
+    serve: Mapping[str, object], facts_changes: Mapping[str, object], deviation: str
+) -> None:
+    result = check({"serve": FrozenMap(serve)}, facts_changes)  # type: ignore[arg-type]
+    assert any(found.startswith(deviation) for found in result.deviations), result.deviations
+
+
+def test_a_backend_that_the_recipe_names_is_the_recipes_affair() -> None:
+    result = check(
+        {"serve": FrozenMap({"moe-backend": "humming", "linear-backend": "humming"})},
+        {"other_backends": FrozenMap({"moe": "HUMMING", "linear": "HummingKernel", "sparse_attention": "Triton"})},
+    )
+    assert result.ok
+
+
+def test_a_capture_limit_between_two_sizes_is_kept_as_the_engine_rounds_it() -> None:
+    assert check({"serve": FrozenMap({"max-cudagraph-capture-size": 70})}).ok

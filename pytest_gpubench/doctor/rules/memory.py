@@ -57,6 +57,18 @@ def one_request(patient: Patient) -> Iterator[Symptom]:
         )
 
 
+def fixed_cache(patient: Patient) -> Iterator[Symptom]:
+    memory = patient.memory
+    if memory is None or patient.hardware.platform == "cpu" or not patient.settings.flags.get("kv-cache-memory-bytes"):
+        return
+    if memory.loaded_gib + memory.kv_gib > memory.total_gib:
+        yield Symptom(
+            f"kv-cache-memory-bytes asks for {memory.kv_gib:.1f} GiB beside {memory.loaded_gib:.1f} GiB of weights, the GPU has "
+            f"{memory.total_gib:.1f} GiB.",
+            "Lower kv-cache-memory-bytes, or leave it out: gpu-memory-utilization then decides.",
+        )
+
+
 def thin_memory(patient: Patient) -> Iterator[Symptom]:
     memory = patient.memory
     if memory is None or patient.hardware.platform == "cpu" or memory.kv_gib_at_most <= 0:
@@ -130,6 +142,14 @@ RULES: tuple[Rule, ...] = (
         free_memory,
     ),
     Rule("weights-above-memory", "the weights leave room", "error", "read in source", "{sentence}", weights),
+    Rule(
+        "cache-above-memory",
+        "kv-cache-memory-bytes that the GPU has",
+        "error",
+        "read in source",
+        "torch.OutOfMemoryError: CUDA out of memory.",
+        fixed_cache,
+    ),
     Rule(
         "cache-below-one-request",
         "the KV cache holds one request of max-model-len",
