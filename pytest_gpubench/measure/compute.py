@@ -76,8 +76,18 @@ def compute(
         validity=asdict(seen),
         calibration=calibration.to_json() if calibration else None,
         series=tuple(asdict(point) for point in series_of(pages, start_ns)),
+        quantiles={} if problems else _quantiles(measured),
         stopped_by=client.stopped_by if client else "count",
     )
+
+
+def _quantiles(measured: Sequence[RequestRecord]) -> dict[str, tuple[float, ...]]:
+    found = {}
+    for name, definition in (("ttft", definitions.ttft), ("tpot", definitions.tpot), ("e2e", definitions.e2e)):
+        values = _values(definition, measured)
+        if values:
+            found[name] = definitions.quantiles(values)
+    return found
 
 
 def _totals(records: Sequence[RequestRecord], counted: Scrape) -> Totals:

@@ -84,6 +84,9 @@ class Measurement:
     """The engine over the run: the fields of ``measure.series.Point``."""
     gpus: tuple[Mapping[str, Any], ...] = ()
     """The server's GPUs over the window, one summary each (``measure.energy``); empty where they were not sampled."""
+    quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """How ``ttft``, ``tpot`` and ``e2e`` are distributed over the measured requests: 21 values in seconds, the least, every 5%, the
+    greatest; for charts, nothing is gated on them."""
     stopped_by: str = "count"
     """What ended the run: ``count``, ``duration`` or ``interval``."""
 
@@ -113,6 +116,7 @@ class Measurement:
                 "invalid": tuple(plain.get("invalid", ())),
                 "series": tuple(plain.get("series", ())),
                 "gpus": tuple(plain.get("gpus", ())),
+                "quantiles": {name: tuple(values) for name, values in plain.get("quantiles", {}).items()},
                 "flags": tuple(
                     Flag(**{**flag, "metrics": tuple(flag["metrics"]), "hidden": tuple(flag["hidden"])}) for flag in plain["flags"]
                 ),

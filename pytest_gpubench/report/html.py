@@ -25,7 +25,7 @@ from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
 from pytest_gpubench.report.html_verdicts import attention, intervals, verdict_counts
 from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded
 from pytest_gpubench.report.loading import read_whole
-from pytest_gpubench.report.numbers import shown
+from pytest_gpubench.report.numbers import finite, shown
 from pytest_gpubench.report.points import CaseView, case_views
 from pytest_gpubench.report.terminal import counted
 
@@ -76,7 +76,12 @@ def write(path: Path, page: str) -> None:
 
 
 def _in_order(results: Any) -> list[CaseResult]:
-    return sorted(results, key=lambda one: (one.identity.label, one.topology.label, one.finished))
+    return sorted(results, key=_place)
+
+
+def _place(result: CaseResult) -> tuple[str, str, float, float, float, Any]:
+    sizes = (finite(result.workload.get(name)) or 0.0 for name in ("isl", "osl", "conc"))
+    return result.identity.label, result.topology.label, *sizes, result.finished  # type: ignore[return-value]
 
 
 def _asset(name: str) -> Markup:

@@ -75,7 +75,8 @@ class Chart:
 def draw(chart: Chart, width: int = 352, height: int = 236, class_: str = "") -> Markup:
     """The chart as an ``svg`` element with title and description; drawn at this size, it scales."""
     frame = _frame(chart, width, height)
-    labels = list(_names(chart, frame)) + list(_mark_labels(chart, frame))
+    crossings = [point for series in chart.series if series.line for point in _along(series, frame)]
+    labels = list(_names(chart, frame, crossings)) + list(_mark_labels(chart, frame, crossings))
     return tag(
         "svg",
         _grid(chart, frame, width, height),
@@ -194,13 +195,13 @@ def _shape(shape: int, x: float, y: float) -> str:
     )
 
 
-def _names(chart: Chart, frame: _Frame) -> Iterator[Markup]:
+def _names(chart: Chart, frame: _Frame, crossings: Sequence[tuple[float, float]]) -> Iterator[Markup]:
     named = [series for series in chart.series if series.named and series.marks]
     if chart.names == "inside":
-        crossings = [point for series in chart.series if series.line for point in _along(series, frame)]
         for series in named:
             ends = [series.marks[-1], series.marks[0], *series.marks[1:-1]]
-            placed = frame.placer.place(series.name, [(frame.x(mark.x), frame.y(mark.y)) for mark in ends], crossings)
+            anchors = [(frame.x(mark.x), frame.y(mark.y)) for mark in ends]
+            placed = frame.placer.place(series.name, anchors, crossings) or frame.placer.place(series.name, anchors, over=True)
             if placed:
                 yield tag(
                     "text", placed.text, x=placed.x, y=placed.y, class_=f"name {_class(series)}", data_tags=series.tags or None
@@ -230,12 +231,12 @@ def _along(series: Series, frame: _Frame) -> Iterator[tuple[float, float]]:
             yield x1 + (x2 - x1) * step / steps, y1 + (y2 - y1) * step / steps
 
 
-def _mark_labels(chart: Chart, frame: _Frame) -> Iterator[Markup]:
+def _mark_labels(chart: Chart, frame: _Frame, crossings: Sequence[tuple[float, float]]) -> Iterator[Markup]:
     for series in chart.series:
         for mark in series.marks:
             if not mark.label:
                 continue
-            placed = frame.placer.place(mark.label, [(frame.x(mark.x), frame.y(mark.y))])
+            placed = frame.placer.place(mark.label, [(frame.x(mark.x), frame.y(mark.y))], crossings)
             if placed:
                 yield tag(
                     "text", placed.text, x=placed.x, y=placed.y, class_=f"small {_class(series)}", data_tags=series.tags or None

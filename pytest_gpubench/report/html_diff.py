@@ -78,7 +78,7 @@ def _cell(pair: Pair, metric: str) -> Child:
     better = change > 0 if direction == "higher" else change < 0
     word = "same" if abs(change) < 0.005 or direction == "neutral" else "better" if better else "worse"
     sign = {"better": "▲", "worse": "▼", "same": "="}[word]
-    words = f"{shown(metric, pair.before.metrics[metric])} → {shown(metric, pair.now.metrics[metric])}"
+    words = f"{shown(metric, pair.before.metrics[metric]).split()[0]} → {shown(metric, pair.now.metrics[metric])}"
     return tag("span", tag("span", f"{sign} {percent(change)}", class_=word), tag("small", words), class_="delta", title=word)
 
 

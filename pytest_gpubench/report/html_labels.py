@@ -59,9 +59,21 @@ class Placer:
         self.marks += boxes
 
     def place(
-        self, text: str, anchors: Sequence[tuple[float, float]], crossings: Sequence[tuple[float, float]] = ()
+        self,
+        text: str,
+        anchors: Sequence[tuple[float, float]],
+        crossings: Sequence[tuple[float, float]] = (),
+        *,
+        over: bool = False,
     ) -> Placed | None:
-        """Put a text beside one of the anchors, the first with room; ``crossings`` (points of lines) are better not covered."""
+        """Put a text beside one of the anchors, the first with room.
+
+        Args:
+            text: what is put.
+            anchors: points that it may stand beside, best first.
+            crossings: points of lines, better not covered.
+            over: whether marks may be covered; other texts never are.
+        """
         width, height, gap = text_width(text, self.size), self.size * LINE, 7.0
         best: tuple[int, Box] | None = None
         for x, y in anchors:
@@ -76,7 +88,7 @@ class Placer:
                 (x - width - gap * 0.7, y + height * 0.85),
             ):
                 box = Box(left, middle - height / 2, left + width, middle + height / 2)
-                if not self._inside(box) or any(box.meets(other) for other in (*self.taken, *self.marks)):
+                if not self._inside(box) or any(box.meets(other) for other in (self.taken if over else (*self.taken, *self.marks))):
                     continue
                 covered = sum(box.left <= px <= box.right and box.top <= py <= box.bottom for px, py in crossings)
                 if best is None or covered < best[0]:

@@ -131,7 +131,7 @@ def _case(case: dict[str, Any], number: int, chance: random.Random, factor: floa
     metrics = _metrics(case, tp, chance, factor)
     isl, osl = _SHAPES[case["shape"]]
     spec = bool(case["spec"])
-    positions = [0.78, 0.61, 0.47] if spec else []
+    positions = [share - 0.05 * list(_TOPOLOGIES).index(case["topology"]) for share in (0.78, 0.61, 0.47)] if spec else []
     measurement = {
         "metrics": metrics,
         "totals": {
@@ -154,6 +154,7 @@ def _case(case: dict[str, Any], number: int, chance: random.Random, factor: floa
         else None,
         "client_cpu_share": 0.21,
         "started_unix": 1756728000.0,
+        "quantiles": _quantiles(metrics),
         "series": _series(case, chance),
     }
     return _shared(case) | {
@@ -188,7 +189,8 @@ def _metrics(case: dict[str, Any], gpus: int, chance: random.Random, factor: flo
     single = {"tp8": 145, "tep8": 120, "dep8": 70, "tp4": 95}[case["topology"]] * speed * chance.uniform(0.97, 1.03)
     per_user = single / (1 + case["conc"] / half)
     tpot = 1 / per_user
-    ttft = (0.08 + 0.0006 * case["conc"] ** 1.1) * (4 if case["shape"] == "8k1k" else 1) / speed
+    bend = {"tp8": 1.1, "tep8": 1.04, "dep8": 0.97, "tp4": 1.2}[case["topology"]]
+    ttft = (0.08 + 0.0006 * case["conc"] ** bend) * (4 if case["shape"] == "8k1k" else 1) / speed
     isl, osl = _SHAPES[case["shape"]]
     e2e = ttft + tpot * osl
     output = case["conc"] * osl / e2e
@@ -212,6 +214,14 @@ def _metrics(case: dict[str, Any], gpus: int, chance: random.Random, factor: flo
     if case["spec"]:
         metrics["acceptance_length"] = chance.uniform(2.6, 2.95)
     return metrics
+
+
+def _quantiles(metrics: dict[str, float]) -> dict[str, list[float]]:
+    found = {}
+    for name in ("ttft", "tpot", "e2e"):
+        middle, high = metrics[f"{name}_p50"], metrics[f"{name}_p99"]
+        found[name] = [round(middle * (high / middle) ** ((step - 10) / 9.8 * abs((step - 10) / 9.8)), 7) for step in range(21)]
+    return found
 
 
 def _series(case: dict[str, Any], chance: random.Random) -> list[dict[str, float]]:
