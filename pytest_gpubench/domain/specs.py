@@ -82,3 +82,11 @@ class Launch:
     def label(self) -> str:
         """``launch-1`` or ``b2``: the name of its records."""
         return f"{self.arm}{self.index}" if self.arm else f"launch-{self.index}"
+
+    @property
+    def turn(self) -> int:
+        """Place among the launches of its server, from 0; two arms take turns as A B B A."""
+        if not self.arm:
+            return self.index - 1
+        block, second = divmod(self.index - 1, 2)
+        return 4 * block + ((3 if second else 0) if self.arm == "a" else 1 + second)

@@ -123,7 +123,8 @@ def _env_and_command(text: str, words: list[str], which: Callable[[str], str | N
     env: dict[str, str] = {}
     while words and (found := _ENVIRONMENT.fullmatch(words[0])):
         name, value = found[1], found[2]
-        if is_secret_name(name) or name == "CUDA_VISIBLE_DEVICES":
+        secret = is_secret_name(name) and not _DECIMAL.fullmatch(value) and not _WHOLE.fullmatch(value)
+        if secret or name in ("VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"):
             raise _wrong(
                 text, f"sets {name}, which is not an engine's difference: keys are made for every launch and GPUs are leased"
             )

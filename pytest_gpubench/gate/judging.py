@@ -71,7 +71,12 @@ def judge(
 
 
 def judge_pair(
-    policies: Sequence[MetricPolicy], first: Sequence[LaunchEvidence], second: Sequence[LaunchEvidence], plan: LaunchPlan
+    policies: Sequence[MetricPolicy],
+    first: Sequence[LaunchEvidence],
+    second: Sequence[LaunchEvidence],
+    plan: LaunchPlan,
+    *,
+    difference: str = "",
 ) -> Verdict:
     """The verdict on the second engine (arm b) against the first (arm a), by pairs of launches with the same index.
 
@@ -79,10 +84,11 @@ def judge_pair(
         first: launches of arm a so far, by index.
         second: launches of arm b so far, by index. The shorter side decides how many pairs there are.
         plan: in pairs; two pairs make one ABBA block.
+        difference: what the second engine is, in a line; becomes a note.
     """
     whole = list(zip(first, second, strict=False))
     pairs = [(a, b) for a, b in whole if not a.invalid and not b.invalid]
-    notes = _invalid([*first, *second])
+    notes = ([difference] if difference else []) + _invalid([*first, *second])
     results = limit_results(policies, [b for _, b in pairs]) + golden_results(policies, [b for _, b in pairs])
     for policy in policies:
         if policy.tolerance is None:

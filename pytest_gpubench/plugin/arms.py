@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from pytest_gpubench.domain.cases import RecipeBook
@@ -21,6 +21,7 @@ class Arms:
 
     def __init__(self, settings: Settings, book: RecipeBook, inventory: Callable[[], Inventory]) -> None:
         self._settings = settings
+        self._words: dict[str, str] = {}
         self._books = {"": book}
         if settings.against is not None:
             servers = tuple((key, settings.against.applied(spec)) for key, spec in book.servers)
@@ -49,6 +50,15 @@ class Arms:
             found += [f"{names[1]} instead of {names[0]}"] if names[0] != names[1] else []
         return tuple(found)
 
+    def words(self, server: str) -> str:
+        """One line about the second engine on a server: the option as written, and what differs."""
+        option = self._settings.against
+        if option is None:
+            return ""
+        if server not in self._words:
+            self._words[server] = f"engine B is {option.text} ({'; '.join(self.differences(server)) or 'the same as engine A'})"
+        return self._words[server]
+
     def against(self, launch: Launch) -> dict[str, object] | None:
         """For the records of the second engine: the option as written, and what differs; None for the first engine."""
         option = self._settings.against
@@ -58,8 +68,3 @@ class Arms:
 
     def _arm(self, launch: Launch) -> str:
         return SECOND if SECOND in self._books and launch.arm == SECOND else ""
-
-
-def arm_words(text: str, found: Sequence[str]) -> str:
-    """One line about the second engine: the option as written, and what differs on a server."""
-    return f"engine B: {text} ({'; '.join(found) or 'the same as engine A'})"

@@ -14,7 +14,7 @@ import pytest
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.plugin import benchmark_json, garbage, outcomes
+from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes
 from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.plugin.collection import Parameters
 from pytest_gpubench.plugin.settings import Settings
@@ -24,6 +24,7 @@ from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
 from pytest_gpubench.report.records import RunFolder
 
 if TYPE_CHECKING:
+    from pytest_gpubench.plugin.arms import Arms
     from pytest_gpubench.plugin.gating import Gate
     from pytest_gpubench.plugin.runner import CaseRunner
     from pytest_gpubench.plugin.servers import ServerPool
@@ -47,6 +48,8 @@ class Benchmark:
     """None where every launch is certain."""
     outcomes: list[outcomes.Outcome] = field(default_factory=list)
     selected: tuple[int, int] = (0, 0)
+    said: list[str] = field(default_factory=list)
+    """Lines for the end of the run, below the table."""
 
     @cached_property
     def servers(self) -> ServerPool:
@@ -62,6 +65,11 @@ class Benchmark:
         leasing = Leasing(self.config, self.settings, self.folder.path.name, worker["workercount"] if worker else 1)
         return ServerPool(self.settings, self.book, self.folder, leasing)
 
+    @property
+    def arms(self) -> Arms:
+        """What each launch starts; one engine, or the two of ``--gpubench-against``."""
+        return self.servers.arms
+
     @cached_property
     def runner(self) -> CaseRunner:
         """Measures the cases of this run."""
@@ -75,7 +83,12 @@ class Benchmark:
         from pytest_gpubench.plugin.gating import Gate
         from pytest_gpubench.plugin.judging import Judging
 
-        judging = Judging(self.launches, self.baselines.of, require_baseline=self.settings.require_baseline)
+        judging = Judging(
+            self.launches,
+            self.baselines.of,
+            require_baseline=self.settings.require_baseline,
+            difference_of=lambda server: self.arms.words(server),
+        )
         return Gate(self.settings, self.book, judging)
 
     @cached_property
@@ -95,6 +108,19 @@ class Benchmark:
             self.baselines.read(subjects)
         except GpubenchError as error:
             raise pytest.UsageError(str(error)) from None
+
+    def finish(self, session: pytest.Session) -> None:
+        """On the controller: record what is to be recorded, and decide the exit code."""
+        session.exitstatus = outcomes.exit_status(session, self.outcomes, self.settings.inconclusive)
+        if self.config.option.collectonly or not any(outcome.verdict for outcome in self.outcomes):
+            return
+        from pytest_gpubench.plugin.finishing import finish
+
+        interrupted = session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+        path = self.folder.path
+        self.said, failed = finish(self.config, self.settings, self.baselines, path, self.outcomes, interrupted=interrupted)
+        if failed and session.exitstatus in (pytest.ExitCode.OK, outcomes.EXIT_UNDECIDED):
+            session.exitstatus = int(pytest.ExitCode.TESTS_FAILED)
 
     def close(self) -> None:
         """Stop whatever still runs."""
@@ -125,6 +151,8 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     garbage.spare_what_stays()
     if book.problems and processes:
         raise pytest.UsageError(outcomes.problem_text(book))
+    if settings.update_baselines and not worker and not (config.option.collectonly or settings.plan):
+        _refuse_unclean_tree(settings)
     launches = _planned(settings, book)
     folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
     from pytest_gpubench.plugin.hooks import Hooks
@@ -138,9 +166,20 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     if settings.plan is not None:
         config.option.collectonly = True
     config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
+    fleet.take_part(config, benchmark)
     benchmark_json.join_in(config, settings.benchmark_json, folder.path)
     config.add_cleanup(benchmark.close)
     _end_cleanly_on_sigterm(config)
+
+
+def _refuse_unclean_tree(settings: Settings) -> None:
+    """Now, and not after hours of measuring."""
+    from pytest_gpubench.gate.recording import tree_refusal
+    from pytest_gpubench.report.provenance import git_state
+
+    refusal = tree_refusal(git_state(settings.root, apart=settings.baselines))
+    if refusal:
+        raise pytest.UsageError(f"--gpubench-update-baselines: {refusal}")
 
 
 def _planned(settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:

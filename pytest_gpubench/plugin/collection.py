@@ -138,15 +138,15 @@ def run_order(items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positi
         if found and found[0]:
             first_seen.setdefault(found[0].server, positions[item])
 
-    def rank(item: pytest.Item) -> tuple[int, int, int, str, int, int]:
+    def rank(item: pytest.Item) -> tuple[int, int, int, int, int]:
         found = found_of[item]
         if found is None:
-            return 0, 0, 0, "", 0, positions[item]
+            return 0, 0, 0, 0, positions[item]
         launch = found[0]
         if launch is None:
-            return 2, 0, 0, "", 0, positions[item]
+            return 2, 0, 0, 0, positions[item]
         gpus = specs[launch.server].topology.gpus
-        return 1, -gpus, first_seen[launch.server], launch.arm, launch.index, positions[item]
+        return 1, -gpus, first_seen[launch.server], launch.turn, positions[item]
 
     return sorted(items, key=rank)
 

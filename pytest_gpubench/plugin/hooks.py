@@ -13,7 +13,7 @@ from pytest_gpubench.plugin import outcomes, summary
 from pytest_gpubench.plugin.benchmark import Benchmark
 from pytest_gpubench.plugin.collection import parameters_of, refuse_reruns, run_order
 from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
-from pytest_gpubench.plugin.settling import Settling, subjects_of
+from pytest_gpubench.plugin.settling import Settling, subject_of, subjects_of
 from pytest_gpubench.plugin.state import ASKED
 from pytest_gpubench.report.terminal import summary_lines
 
@@ -53,6 +53,7 @@ class Hooks:
         if ASKED in config.stash or not ids:
             config.stash[ASKED] = True
             self._benchmark.selected = selection.count(ids)
+            self._benchmark.read_baselines(selection.subjects(ids))
             outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
 
     def _selection(self) -> Selection:
@@ -61,6 +62,8 @@ class Hooks:
     def pytest_report_header(self) -> list[str]:
         book = self._benchmark.book
         lines = [f"gpubench: {len(book.cases)} cases of {', '.join(book.files)}, one server per {book.policy}"]
+        if self._benchmark.settings.against is not None:
+            lines.append(f"gpubench: against: {self._benchmark.settings.against.text}; the engines take turns as A B B A")
         if book.unsupported:
             lines.append(f"gpubench: {len(book.unsupported)} entries are not supported (gpubench plan lists them)")
         return lines
@@ -99,7 +102,7 @@ class Hooks:
             return
         settled = self._benchmark.settling and self._benchmark.settling.reason(item)
         if settled:
-            outcomes.settle(item, settled)
+            outcomes.settle(item, subject_of(item)[1], settled)
         self._benchmark.servers.refuse_failed(found[0])
 
     @pytest.hookimpl(wrapper=True)
@@ -116,7 +119,8 @@ class Hooks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        session.exitstatus = outcomes.exit_status(session, self._benchmark.outcomes, self._benchmark.settings.inconclusive)
+        if not hasattr(session.config, "workerinput"):
+            self._benchmark.finish(session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         # Workers of xdist report in the order in which they end.
@@ -126,5 +130,9 @@ class Hooks:
             terminalreporter.section("gpubench")
             for line in summary_lines(rows)[1:]:
                 terminalreporter.write_line(line)
+        for line in summary.against_lines(self._benchmark.settings.against, self._benchmark.outcomes):
+            terminalreporter.write_line(line)
+        for line in self._benchmark.said:
+            terminalreporter.write_line(line)
         if self._benchmark.folder.path.exists():
             terminalreporter.write_line(f"\nrecords: {self._benchmark.folder.path}")

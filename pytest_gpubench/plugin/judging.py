@@ -41,11 +41,17 @@ class Judging:
     """The verdicts of one process: xdist keeps all launches of a server on one worker."""
 
     def __init__(
-        self, launches: Sequence[Launch], baseline_of: Callable[[str], Baseline | None], *, require_baseline: bool = False
+        self,
+        launches: Sequence[Launch],
+        baseline_of: Callable[[str], Baseline | None],
+        *,
+        require_baseline: bool = False,
+        difference_of: Callable[[str], str] = lambda _server: "",
     ) -> None:
         self._plans = launch_plans(launches)
         self._baseline_of = baseline_of
         self._require_baseline = require_baseline
+        self._difference_of = difference_of
         self._subjects: dict[str, _Subject] = {}
 
     def judge(self, subject: str, launch: Launch, evidence: Evidence, policies: Sequence[MetricPolicy]) -> Verdict:
@@ -58,7 +64,8 @@ class Judging:
         state.launches[launch.arm, launch.index] = evidence
         plan = self._plans[launch.server]
         if launch.arm:
-            state.verdict = judge_pair(policies, state.of_arm("a"), state.of_arm("b"), plan)
+            difference = self._difference_of(launch.server)
+            state.verdict = judge_pair(policies, state.of_arm("a"), state.of_arm("b"), plan, difference=difference)
         else:
             state.verdict = judge(
                 policies,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+from pytest_gpubench.engines.against import Against
 from pytest_gpubench.plugin.outcomes import Outcome
 from pytest_gpubench.report.terminal import Row
 
@@ -29,6 +30,13 @@ def _row(launches: Sequence[Outcome]) -> Row:
     names = dict.fromkeys(name for launch in launches for name in launch.metrics)
     metrics = {name: _mean([launch.metrics[name] for launch in launches if name in launch.metrics]) for name in names}
     return Row(last.recipe, point, metrics, verdict, last.note, tentative)
+
+
+def against_lines(against: Against | None, outcomes: Sequence[Outcome]) -> list[str]:
+    """What the two engines of a comparison are; nothing where there is one engine or nothing was measured."""
+    if against is None or not any(outcome.arm == "b" and outcome.metrics for outcome in outcomes):
+        return []
+    return ["", f"(a) is the engine of the recipes, (b) the one of --gpubench-against: {against.text}"]
 
 
 def _mean(values: Sequence[float]) -> float:
