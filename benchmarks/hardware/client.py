@@ -13,9 +13,9 @@ from typing import Any
 
 import recipes
 from context import Context, cases_of, job_of
-from fleet import fleet, measure, say
+from fleet import Crowd, Job, measure, say
 
-from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import Scrape, wait_idle
 from pytest_gpubench.report.records import plain
@@ -37,23 +37,26 @@ _HISTOGRAMS = {
 }
 
 
-def step(context: Context) -> None:
-    """Every tool at every concurrency; ours first and last, so that a drift of the machine shows."""
+def _cases(context: Context) -> tuple[RecipeBook, list[Case]]:
     book = context.book()
-    cases = cases_of(book, f"tiny-bf16-{context.hardware}-vllm-mtp-client")
-    job = job_of(book, cases[0], context.gpus)
-    with fleet([job], context.folder("client"), context.cache) as (future,):
-        outcome = future.result()
-        if outcome.engine is None:
-            context.write("client", {"failure": plain(outcome.failure)})
-            return
-        measure_all(context, outcome.engine, cases, job.spec)
+    return book, cases_of(book, f"tiny-bf16-{context.hardware}-vllm-mtp-client")
 
 
-def measure_all(context: Context, engine: Engine, cases: list[Case], spec: Any) -> None:
-    """The rows of the table."""
+def jobs(context: Context) -> list[Job]:
+    """The one server."""
+    book, cases = _cases(context)
+    return [job_of(book, cases[0], context.gpus, "client")]
+
+
+def run(context: Context, crowd: Crowd) -> None:
+    """Every tool at every concurrency; ours first and last, so that a drift of the machine shows."""
+    outcome = crowd["client"].result()
+    engine, spec = outcome.engine, outcome.job.spec
+    if engine is None:
+        context.write("client", {"failure": plain(outcome.failure)})
+        return
     rows: list[dict[str, Any]] = []
-    for case in cases:
+    for case in _cases(context)[1]:
         conc = case.workload.conc
         number = 4 * conc if context.few else REQUESTS.get(conc, 10 * conc)
         workload = replace(case.workload, num_prompts=number, num_warmups=conc)
@@ -61,7 +64,7 @@ def measure_all(context: Context, engine: Engine, cases: list[Case], spec: Any) 
             before = wait_idle(engine.scrape, 60.0)
             row: dict[str, Any] = {"tool": turn, "conc": conc, "requests": number}
             if turn.startswith("ours"):
-                measurement, _ = measure(engine, case, spec, gpus=context.gpus, workload=workload, label=turn.replace(" ", "-"))
+                measurement, _ = measure(engine, case, spec, gpus=context.gpus[:1], workload=workload, label=turn.replace(" ", "-"))
                 row |= {
                     "metrics": dict(measurement.metrics),
                     "invalid": list(measurement.invalid),

@@ -100,10 +100,11 @@ def _out_of_memory_at_capture(context: Context) -> dict[str, Any]:
     words = [sys.executable, str(Path(__file__).with_name("balloon.py"))]
     with (
         subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as balloon,
-        fleet([job], context.folder("faults"), context.cache) as (future,),
+        fleet([job], context.folder("faults"), context.cache) as crowd,
     ):
         assert balloon.stdin is not None  # it was asked for
         assert balloon.stdout is not None
+        future = crowd[job.name]
         ready = balloon.stdout.readline().strip()
         log = context.folder("faults") / f"{job.name}.log"
         seen = until(lambda: future.done() or (log.is_file() and _BEFORE_CAPTURE.search(log.read_text("utf-8", "replace"))), 300.0)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
@@ -69,21 +69,28 @@ class Outcome:
         return told
 
 
+Crowd: TypeAlias = Mapping[str, Future[Outcome]]
+"""Servers that start side by side, by the names of their jobs."""
+
+
 @contextmanager
-def fleet(jobs: Sequence[Job], folder: Path, cache: Path) -> Iterator[list[Future[Outcome]]]:
-    """Start servers side by side; futures of their outcomes, in the order of the jobs. All are stopped at the end."""
+def fleet(jobs: Sequence[Job], folder: Path, cache: Path) -> Iterator[Crowd]:
+    """Start servers side by side. All are stopped at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(max(1, len(jobs))) as pool:
-        futures = [pool.submit(_start, job, folder, cache) for job in jobs]
+        crowd = {job.name: pool.submit(_start, job, folder, cache) for job in jobs}
         try:
-            yield futures
+            yield crowd
         finally:
-            for future in futures:
-                future.cancel()
-            done = [future.result() for future in as_completed([f for f in futures if not f.cancelled()])]
-            stops = [pool.submit(outcome.engine.stop) for outcome in done if outcome.engine is not None]
-            for stop in stops:
-                stop.result()
+            stop(outcome for outcome in (future.result() for future in as_completed(crowd.values())))
+
+
+def stop(outcomes: Iterable[Outcome]) -> None:
+    """Stop servers, all at once; those that never started or are stopped already count as stopped."""
+    engines = [outcome.engine for outcome in outcomes if outcome.engine is not None]
+    with ThreadPoolExecutor(max(1, len(engines))) as pool:
+        for done in [pool.submit(engine.stop) for engine in engines]:
+            done.result()
 
 
 def _start(job: Job, folder: Path, cache: Path) -> Outcome:

@@ -1,19 +1,20 @@
 """Everything that only a GPU can show, step by step into one results folder.
 
-    benchmarks/hardware/run --results DIR [--hardware h100] [--steps doomed,client,...]
+    benchmarks/hardware/run --results DIR [--hardware h100] [--steps doomed+client,faults,...]
 
-Steps run in this order, each writes its own JSON as it goes, and one that fails does not stop the next. On a host of its own only:
-servers of a crowd are started past the leases. `--hardware cpu --few` rehearses the whole on the CPU engine.
+Each step writes its own JSON as it goes, and one that fails does not stop the next. On a host of its own only: servers of a crowd
+are started past the leases. `--hardware cpu --few` rehearses the whole on the CPU engine.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-import shutil
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import wait
 from pathlib import Path
 
 import client
@@ -24,24 +25,27 @@ import sharing
 import spread
 import topologies
 from context import Context
-from fleet import say
+from fleet import Crowd, Job, fleet, say
 
 from pytest_gpubench.host.facts import host_facts
 from pytest_gpubench.host.gpus.facts import gpu_facts
 from pytest_gpubench.host.gpus.inventory import read_inventory
 from pytest_gpubench.report.provenance import client_versions
 
-STEPS: dict[str, Callable[[Context], None]] = {
-    "doomed": outcomes.step,
-    "client": client.step,
+CROWDS: dict[str, tuple[Callable[[Context], list[Job]], Callable[[Context, Crowd], None]]] = {
+    "doomed": (outcomes.jobs, outcomes.run),
+    "topologies": (topologies.jobs, topologies.run),
+    "client": (client.jobs, client.run),
+    "aa": (spread.jobs, spread.run),
+    "sharing": (sharing.jobs, sharing.run),
+}
+"""Steps whose servers start side by side, with the other steps joined by ``+``: what to start, and what to do then."""
+ALONE: dict[str, Callable[[Context], None]] = {
     "faults": faults.step,
-    "m3mini": lambda context: _pytest(context, "m3mini", f"m3mini and {context.hardware} and mtp", 420.0),
-    "aa": spread.step,
-    "sharing": sharing.step,
-    "topologies": topologies.step,
+    "m3mini": lambda context: _pytest(context, "m3mini", f"m3mini and {context.hardware} and mtp and tp1", 420.0),
     "parallel": lambda context: topologies.side_by_side(context, 240.0),
 }
-ONE_GPU = ("doomed", "client", "faults", "m3mini", "aa", "sharing")
+DEFAULT = "doomed+topologies+client,faults,m3mini,aa+sharing"
 
 
 def _pytest(context: Context, step: str, keyword: str, limit: float) -> None:
@@ -50,13 +54,44 @@ def _pytest(context: Context, step: str, keyword: str, limit: float) -> None:
     context.write(step, context.pytest(step, "-k", keyword, limit=limit))
 
 
+def _attempt(context: Context, step: str, work: Callable[[], None]) -> None:
+    """A step that fails says why, and the next ones need not suffer."""
+    started = time.monotonic()
+    say(f"step {step}")
+    try:
+        work()
+    except Exception:  # noqa: BLE001  # whatever it is
+        say(traceback.format_exc())
+        (context.results / f"{step}.error.txt").write_text(traceback.format_exc(), "utf-8")
+    seconds, memory = round(time.monotonic() - started, 1), faults.level_of(context.gpus)
+    recipes.dump(context.results / f"{step}.time.json", {"seconds": seconds, "memory_gib_after": memory})
+    say(f"step {step} took {seconds} s; memory in use {memory} GiB")
+    (context.results / f"{step}.done").touch()
+
+
+def _crowd(context: Context, steps: list[str]) -> None:
+    """Start the servers of several steps side by side; nothing is measured before the last of them is up or dead."""
+    jobs = [job for step in steps for job in CROWDS[step][0](context)]
+    say(f"{len(jobs)} servers start")
+    with fleet(jobs, context.folder("+".join(steps)), context.cache) as crowd:
+        if "doomed" in steps:
+            _attempt(context, "doomed", lambda: outcomes.run(context, crowd))
+        wait(crowd.values())
+        say("no server is starting any more")
+        for step in steps:
+            if step != "doomed":
+                _attempt(context, step, functools.partial(CROWDS[step][1], context, crowd))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hardware", help="h100, h200 or cpu (default: what this host has)")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="Hugging Face cache for the models (default: in the results' parent)")
-    parser.add_argument("--steps", help=f"of {', '.join(STEPS)}, by commas (default: all that this host can do)")
+    parser.add_argument(
+        "--steps", help=f"of {', '.join([*CROWDS, *ALONE])} (default: {DEFAULT})")
+    )
     parser.add_argument("--few", action="store_true", help="a rehearsal with few launches and requests")
     options = parser.parse_args()
     inventory = read_inventory()
@@ -77,23 +112,13 @@ def main() -> None:
         "environment": {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "TORCH_", "NVSHMEM_"))},
     }
     context.write("host", facts)
-    several = ("topologies", "parallel") if len(context.gpus) > 1 else ()
-    steps = options.steps.split(",") if options.steps else [*ONE_GPU, *several]
-    times: dict[str, float] = {}
-    for step in steps:
-        started = time.monotonic()
-        say(f"step {step}")
-        try:
-            STEPS[step](context)
-        except Exception:  # noqa: BLE001  # the next steps need not suffer
-            say(traceback.format_exc())
-            (results / f"{step}.error.txt").write_text(traceback.format_exc(), "utf-8")
-        times[step] = round(time.monotonic() - started, 1)
-        memory = faults.level_of(context.gpus)
-        recipes.dump(results / f"{step}.time.json", {"seconds": times[step], "memory_gib_after": memory})
-        say(f"step {step} took {times[step]} s; memory in use {memory} GiB")
-        (results / f"{step}.done").touch()
-    shutil.rmtree(results / "recipes" / "__pycache__", ignore_errors=True)
+    several = ",parallel" if len(context.gpus) > 1 else ""
+    for steps in (options.steps or DEFAULT + several).split(","):
+        names = steps.split("+")
+        if names[0] in ALONE:
+            _attempt(context, steps, functools.partial(ALONE[steps], context))
+        else:
+            _attempt(context, f"crowd-{steps}", functools.partial(_crowd, context, names))
 
 
 if __name__ == "__main__":

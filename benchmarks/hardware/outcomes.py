@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import as_completed
 from typing import Any
 
 import recipes
 from context import Context, cases_of, job_of
-from fleet import Job, fleet, say
+from fleet import Crowd, Job, stop
 
 from pytest_gpubench.doctor.findings import prognosis
 from pytest_gpubench.domain.cases import RecipeBook
@@ -25,28 +26,28 @@ def words(context: Context, book: RecipeBook, each: recipes.Doomed) -> dict[str,
     }
 
 
-def chosen(context: Context, *, gpus: int | None = None) -> list[recipes.Doomed]:
+def chosen(context: Context) -> list[recipes.Doomed]:
     """The doomed servers that this host can try."""
     have = len(context.gpus)
     several = [each for each in recipes.doomed(context.hardware, context.cache) if each.gpus <= max(1, have)]
     alone = [each for each in recipes.doomed(context.hardware, context.cache) if each.gpus > max(1, have)]
     # What the engine refuses by its config alone needs no GPU that is not there.
-    several += [each for each in alone if each.name.endswith("threeways")]
-    return [each for each in several if gpus is None or each.gpus == gpus or each.name.endswith("threeways")]
+    return several + [each for each in alone if each.name.endswith("threeways")]
 
 
-def step(context: Context, extra: tuple[Job, ...] = ()) -> None:
-    """Ask the doctor, start them all, and write a row each."""
+def jobs(context: Context) -> list[Job]:
+    """The servers; the doctor is asked before any of them starts."""
     book = context.book()
     todo = chosen(context)
-    rows: dict[str, dict[str, Any]] = {each.name: words(context, book, each) for each in todo}
-    gpus = context.gpus
-    jobs = [job_of(book, cases_of(book, each.name)[0], gpus, each.name) for each in todo]
-    say(f"{len(jobs)} doomed servers start")
-    with fleet([*jobs, *extra], context.folder("doomed"), context.cache) as futures:
-        for future in as_completed(futures[: len(jobs)]):
-            outcome = future.result()
-            rows[outcome.job.name] |= outcome.told()
-            context.write("doomed", rows)
-            if outcome.engine is not None:
-                outcome.engine.stop()
+    context.write("doomed", {each.name: words(context, book, each) for each in todo})
+    return [job_of(book, cases_of(book, each.name)[0], context.gpus, each.name) for each in todo]
+
+
+def run(context: Context, crowd: Crowd) -> None:
+    """A row each, as they end; those that start in spite of everything are stopped."""
+    rows: dict[str, dict[str, Any]] = json.loads((context.results / "doomed.json").read_text("utf-8"))
+    for future in as_completed([crowd[name] for name in rows]):
+        outcome = future.result()
+        rows[outcome.job.name] |= outcome.told()
+        context.write("doomed", rows)
+        stop([outcome])

@@ -8,20 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from context import Context, cases_of, job_of
-from fleet import Job, Outcome, fleet, measure, say
+from fleet import Crowd, Job, Outcome, measure, say
 from scipy import special
 
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.domain.policies import SharingPolicy
+from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.report.records import plain
 
 POLICIES: tuple[SharingPolicy, ...] = ("point", "shape", "parallelism")
-ROUNDS = 4
+ROUNDS = 3
 _METRICS = ("output_tput", "ttft_p50", "tpot_p50", "e2e_p50")
 
 
-def jobs(context: Context) -> tuple[list[Job], dict[tuple[SharingPolicy, str], tuple[Case, str]]]:
+def _places(context: Context) -> tuple[list[Job], dict[tuple[SharingPolicy, str], tuple[Case, str]]]:
     """The servers of all policies, and where each point is measured: (policy, point) to (case, job's name)."""
     recipe = "tiny-bf16-cpu-vllm-sharing" if context.hardware == "cpu" else f"m3mini-bf16-{context.hardware}-vllm-sharing"
     made: dict[str, Job] = {}
@@ -30,28 +31,28 @@ def jobs(context: Context) -> tuple[list[Job], dict[tuple[SharingPolicy, str], t
         book = context.book(policy)
         for case in cases_of(book, recipe):
             name = f"{policy}-{case.server}"
-            made.setdefault(name, job_of(book, case, context.gpus, name))
+            made.setdefault(name, job_of(book, case, context.gpus, name, first=1))
             places[policy, case.workload.label] = (case, name)
     return list(made.values()), places
 
 
-def step(context: Context) -> None:
-    """Start all servers, then measure every point under every policy, round by round in changing order."""
-    todo, places = jobs(context)
-    rounds = 2 if context.few else ROUNDS
-    say(f"{len(todo)} servers of {len(POLICIES)} policies start")
-    with fleet(todo, context.folder("sharing"), context.cache) as futures:
-        outcomes = {outcome.job.name: outcome for outcome in (future.result() for future in futures)}
-        starts = {name: outcome.told() for name, outcome in outcomes.items()}
-        result: dict[str, Any] = {"starts": starts, "measurements": []}
-        points = sorted({point for _, point in places})
-        for turn in range(rounds):
-            for point in points:
-                order = [*POLICIES[turn % 3 :], *POLICIES[: turn % 3]]
-                for policy in order:
-                    case, name = places[policy, point]
-                    result["measurements"].append(_one(context, outcomes[name], case, policy, point, turn))
-            context.write("sharing", result)
+def jobs(context: Context) -> list[Job]:
+    """The servers of all policies."""
+    return _places(context)[0]
+
+
+def run(context: Context, crowd: Crowd) -> None:
+    """Measure every point under every policy, round by round in changing order."""
+    todo, places = _places(context)
+    outcomes = {job.name: crowd[job.name].result() for job in todo}
+    starts = {name: outcome.told() for name, outcome in outcomes.items()}
+    result: dict[str, Any] = {"starts": starts, "measurements": []}
+    points = sorted({point for _, point in places})
+    for turn in range(2 if context.few else ROUNDS):
+        for point in points:
+            for policy in (*POLICIES[turn % 3 :], *POLICIES[: turn % 3]):
+                case, name = places[policy, point]
+                result["measurements"].append(_one(context, outcomes[name], case, policy, point, turn))
         result["differences"] = differences(result["measurements"])
         result["wall"] = walls(result["measurements"], {p: sum(name.startswith(f"{p}-") for name in starts) for p in POLICIES})
         context.write("sharing", result)
@@ -64,12 +65,16 @@ def _one(context: Context, outcome: Outcome, case: Case, policy: str, point: str
     started = time.monotonic()
     try:
         # The same prompts under every policy.
-        measurement, _ = measure(outcome.engine, case, outcome.job.spec, gpus=context.gpus, label=f"round-{turn}")
+        measurement, _ = measure(outcome.engine, case, outcome.job.spec, gpus=_gpu_of(context, outcome), label=f"round-{turn}")
     except BenchmarkError as error:
         return {**row, "failure": plain(error.failure)}
     seconds = time.monotonic() - started
     say(f"{policy} {point} round {turn}: {measurement.metrics.get('output_tput', 0):,.0f} tok/s in {seconds:.1f} s")
     return {**row, "seconds": seconds, "metrics": dict(measurement.metrics), "problems": list(measurement.problems)}
+
+
+def _gpu_of(context: Context, outcome: Outcome) -> list[Gpu]:
+    return [gpu for gpu in context.gpus if gpu.uuid in outcome.job.env.get("CUDA_VISIBLE_DEVICES", "")]
 
 
 def differences(measurements: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

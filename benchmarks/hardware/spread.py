@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from context import Context, cases_of, job_of
 from faults import kill_engines
-from fleet import Outcome, fleet, gpus_now, measure, say
+from fleet import Crowd, Job, Outcome, gpus_now, measure, say
 
+from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.engines.scrape import parse_metrics
 from pytest_gpubench.load.plan import LoadResult, RequestRecord
@@ -23,31 +24,38 @@ LAUNCHES, ROUNDS = 10, 2
 _BINS = 50
 
 
-def step(context: Context) -> None:
-    """Launches side by side, then measured one by one: all of them forwards, then all of them backwards."""
+def _case(context: Context) -> tuple[RecipeBook, Case]:
     book = context.book()
     (case,) = cases_of(book, f"tiny-bf16-{context.hardware}-vllm-mtp-aa")
-    launches = 2 if context.few else LAUNCHES
-    jobs = [job_of(book, case, context.gpus, f"aa-{number}", number) for number in range(1, launches + 1)]
-    say(f"{launches} launches of {case.id} start")
-    with fleet(jobs, context.folder("aa"), context.cache) as futures:
-        outcomes = [future.result() for future in futures]
-        result: dict[str, Any] = {"case": case.id, "starts": [outcome.told() for outcome in outcomes], "measurements": []}
-        ready = [outcome for outcome in outcomes if outcome.engine is not None]
-        for turn in range(ROUNDS):
-            for outcome in ready if turn % 2 == 0 else ready[::-1]:
-                try:
-                    result["measurements"].append(_one(context, outcome, case, turn))
-                except BenchmarkError as error:
-                    result["measurements"].append({"launch": outcome.job.name, "round": turn, "failure": plain(error.failure)})
-                context.write("aa", result)
-        result["spread"] = spreads(result["measurements"])
-        context.write("aa", result)
-        result["killed"] = kill_engines(ready[:2])
-        context.write("aa", result)
+    return book, case
 
 
-def _one(context: Context, outcome: Outcome, case: Any, turn: int) -> dict[str, Any]:
+def jobs(context: Context) -> list[Job]:
+    """Launches of the same server on the same GPU."""
+    book, case = _case(context)
+    return [job_of(book, case, context.gpus, f"aa-{number}") for number in range(1, (2 if context.few else LAUNCHES) + 1)]
+
+
+def run(context: Context, crowd: Crowd) -> None:
+    """Measure them one by one, all of them forwards, then all of them backwards; in the end two of them are killed."""
+    _, case = _case(context)
+    outcomes = [future.result() for name, future in crowd.items() if name.startswith("aa-")]
+    result: dict[str, Any] = {"case": case.id, "starts": [outcome.told() for outcome in outcomes], "measurements": []}
+    ready = [outcome for outcome in outcomes if outcome.engine is not None]
+    for turn in range(ROUNDS):
+        for outcome in ready if turn % 2 == 0 else ready[::-1]:
+            try:
+                result["measurements"].append(_one(context, outcome, case, turn))
+            except BenchmarkError as error:
+                result["measurements"].append({"launch": outcome.job.name, "round": turn, "failure": plain(error.failure)})
+            context.write("aa", result)
+    result["spread"] = spreads(result["measurements"])
+    context.write("aa", result)
+    result["killed"] = kill_engines(ready[:2])
+    context.write("aa", result)
+
+
+def _one(context: Context, outcome: Outcome, case: Case, turn: int) -> dict[str, Any]:
     assert outcome.engine is not None  # only ready ones are measured
     uuids = outcome.job.env.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpus = [gpu for gpu in gpus_now() if gpu.uuid in uuids]

@@ -3,55 +3,61 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import as_completed
 from typing import Any
 
 from context import Context, cases_of, job_of
-from fleet import Job, fleet, measure, say
-from outcomes import chosen, words
+from fleet import Crowd, Job, Outcome, measure, say, stop
 
-from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.report.records import plain
 
 
-def step(context: Context) -> None:
-    """Every topology in both precisions beside the servers that should die; then the ready ones are measured one by one."""
+def _cases(context: Context) -> tuple[RecipeBook, dict[str, list[Case]], Case]:
+    """What is measured, by server; and the server whose all-reduce chooses its own way."""
     book = context.book()
     cases: dict[str, list[Case]] = {}
     for precision in ("bf16", "fp8"):
         for case in cases_of(book, f"m3mini-{precision}-{context.hardware}-vllm-mtp-two"):
             cases.setdefault(case.server, []).append(case)
-    multicast = cases_of(book, f"m3mini-bf16-{context.hardware}-vllm-multicast")[0]
-    doomed = chosen(context, gpus=2)
-    rows: dict[str, dict[str, Any]] = {each.name: words(context, book, each) for each in doomed}
-    rows[multicast.server] = {"what": "FlashInfer's fused all-reduce left to choose (mnnvl)"}
-    gpus = context.gpus
-    jobs: list[Job] = [job_of(book, mine[0], gpus) for mine in cases.values()]
-    jobs += [job_of(book, multicast, gpus), *(job_of(book, cases_of(book, each.name)[0], gpus, each.name) for each in doomed)]
-    say(f"{len(jobs)} servers on {len(gpus)} GPUs start")
-    with fleet(jobs, context.folder("topologies"), context.cache) as futures:
-        for future in as_completed(futures):
-            outcome = future.result()
-            rows.setdefault(outcome.job.name, {})
-            rows[outcome.job.name] |= outcome.told()
-            context.write("topologies", {"servers": rows})
-            if outcome.engine is not None and outcome.job.name not in cases:
-                outcome.engine.stop()
-        measured = []
-        for future in futures[: len(cases)]:
-            outcome = future.result()
-            for case in cases[outcome.job.name] if outcome.engine is not None else []:
-                assert outcome.engine is not None  # it is ready
-                row: dict[str, Any] = {"case": case.id}
-                try:
-                    measurement, _ = measure(outcome.engine, case, outcome.job.spec, gpus=gpus[: case.gpus])
-                    row |= {"measurement": measurement.to_json()}
-                    say(f"{case.id}: {measurement.metrics.get('output_tput', 0):,.0f} tok/s {measurement.problems}")
-                except BenchmarkError as error:
-                    row["failure"] = plain(error.failure)
-                measured.append(row)
-                context.write("topologies", {"servers": rows, "measured": measured})
+    return book, cases, cases_of(book, f"m3mini-bf16-{context.hardware}-vllm-multicast")[0]
+
+
+def jobs(context: Context) -> list[Job]:
+    """Every topology in both precisions; none where there is one GPU."""
+    if len(context.gpus) < 2:
+        return []
+    book, cases, multicast = _cases(context)
+    return [job_of(book, case, context.gpus) for case in [*(mine[0] for mine in cases.values()), multicast]]
+
+
+def run(context: Context, crowd: Crowd) -> None:
+    """Write what came of the starts, then measure the ready ones one by one."""
+    if len(context.gpus) < 2:
+        return
+    book, cases, multicast = _cases(context)
+    doctor = context.doctor(book)
+    outcomes = {name: crowd[name].result() for name in [*cases, multicast.server]}
+    servers = {name: {"findings": plain(doctor.findings(name, here=True)), **outcome.told()} for name, outcome in outcomes.items()}
+    measured: list[dict[str, Any]] = []
+    for name, outcome in outcomes.items():
+        for case in cases.get(name, []):
+            measured.append(_one(context, outcome, case))
+            context.write("topologies", {"servers": servers, "measured": measured})
+    context.write("topologies", {"servers": servers, "measured": measured})
+    stop(outcomes.values())
+
+
+def _one(context: Context, outcome: Outcome, case: Case) -> dict[str, Any]:
+    row: dict[str, Any] = {"case": case.id}
+    if outcome.engine is None:
+        return {**row, "failure": plain(outcome.failure)}
+    try:
+        measurement, _ = measure(outcome.engine, case, outcome.job.spec, gpus=context.gpus[: case.gpus])
+    except BenchmarkError as error:
+        return {**row, "failure": plain(error.failure)}
+    say(f"{case.id}: {measurement.metrics.get('output_tput', 0):,.0f} tok/s {measurement.problems}")
+    return {**row, "measurement": measurement.to_json()}
 
 
 def side_by_side(context: Context, limit: float) -> None:
