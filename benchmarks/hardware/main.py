@@ -89,9 +89,7 @@ def main() -> None:
     parser.add_argument("--hardware", help="h100, h200 or cpu (default: what this host has)")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="Hugging Face cache for the models (default: in the results' parent)")
-    parser.add_argument(
-        "--steps", help=f"of {', '.join([*CROWDS, *ALONE])} (default: {DEFAULT})")
-    )
+    parser.add_argument("--steps", help=f"of {', '.join([*CROWDS, *ALONE])} (default: {DEFAULT})")
     parser.add_argument("--few", action="store_true", help="a rehearsal with few launches and requests")
     options = parser.parse_args()
     inventory = read_inventory()
