@@ -1,12 +1,96 @@
-"""``gpubench report, and what else is made of result folders``."""
+"""``gpubench report``, and what else is made of result folders."""
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
+    from pytest_gpubench.report.exports_common import Exported
+    from pytest_gpubench.report.loaded import Loaded
+
+_SHOWN = 10
 
 
 def add_commands(commands: Subparsers) -> None:
     """Add the parsers."""
+    report = commands.add_parser("report", help="make one HTML file, tables or exports of result folders")
+    report.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="results folders or single runs, merged")
+    report.add_argument("-o", "--output", type=Path, metavar="FILE.html", help="one self-contained page")
+    report.add_argument("--against-run", type=Path, metavar="DIR", help="show differences to these results in the page")
+    report.add_argument("--title", default="Serving benchmarks", help="heading of page and Markdown")
+    report.add_argument("--csv", type=Path, metavar="FILE", help="one row per case and launch")
+    report.add_argument("--markdown", type=Path, metavar="FILE", help="for a pull-request comment; - prints it")
+    report.add_argument("--agg", type=Path, metavar="DIR", help="InferenceX's agg_*.json, of cases with client profile inferencex")
+    report.add_argument("--vllm-json", type=Path, metavar="DIR", help="result JSON as 'vllm bench serve' writes it")
+    report.set_defaults(run=_report)
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.domain.failures import GpubenchError
+    from pytest_gpubench.report.loading import load_results
+
+    wanted = (parsed.output, parsed.csv, parsed.markdown, parsed.agg, parsed.vllm_json)
+    if not any(wanted):
+        raise GpubenchError("report: say what to make of the results: -o FILE.html, --csv, --markdown, --agg or --vllm-json")
+    if parsed.against_run and not parsed.output:
+        raise GpubenchError("report: --against-run shows differences in the page: give -o FILE.html too")
+    loaded = load_results(parsed.results)
+    for one in loaded.left_out[:_SHOWN]:
+        print(f"left out: {one}", file=sys.stderr)
+    if len(loaded.left_out) > _SHOWN:
+        print(f"left out: {len(loaded.left_out) - _SHOWN} more", file=sys.stderr)
+    if not any(True for _ in loaded.cases()) and not any(True for _ in loaded.inits()):
+        raise GpubenchError(f"no result records in {', '.join(map(str, parsed.results))}; give a folder that a run has written")
+    if parsed.output:
+        _page(parsed, loaded)
+    if parsed.csv:
+        from pytest_gpubench.report.exports_csv import csv_text
+
+        _write(parsed.csv, csv_text(loaded.cases()))
+    if parsed.markdown:
+        from pytest_gpubench.report.markdown import markdown
+
+        _write(parsed.markdown, markdown(loaded, title=parsed.title))
+    if parsed.agg:
+        from pytest_gpubench.report.exports_agg import export_agg
+
+        _told(parsed.agg, export_agg(loaded.cases(), parsed.agg))
+    if parsed.vllm_json:
+        from pytest_gpubench.report.exports_vllm import export_vllm
+
+        _told(parsed.vllm_json, export_vllm(loaded.cases(), parsed.vllm_json))
+    return 0
+
+
+def _page(parsed: argparse.Namespace, loaded: Loaded) -> None:
+    from pytest_gpubench.report import html
+    from pytest_gpubench.report.loading import load_results
+
+    against = load_results([parsed.against_run]) if parsed.against_run else None
+    name = parsed.against_run.name if parsed.against_run else ""
+    html.write(parsed.output, html.render(loaded, against, title=parsed.title, against_name=name))
+    print(f"wrote {parsed.output}")
+
+
+def _write(path: Path, text: str) -> None:
+    from pytest_gpubench.report.html import write
+
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    write(path, text)
+    print(f"wrote {path}")
+
+
+def _told(folder: Path, exported: Exported) -> None:
+    print(f"wrote {len(exported.written)} files in {folder}")
+    lines: Sequence[object] = exported.left_out[:_SHOWN]
+    for one in lines:
+        print(f"not exported: {one}", file=sys.stderr)
+    if len(exported.left_out) > _SHOWN:
+        print(f"not exported: {len(exported.left_out) - _SHOWN} more", file=sys.stderr)

@@ -1,0 +1,120 @@
+"""The report for a pull-request comment and a CI summary: what needs a person, the rest folded, never longer than they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pytest_gpubench.report.html_parts import GLYPHS
+from pytest_gpubench.report.html_tags import clip, printable
+from pytest_gpubench.report.loaded import Loaded
+from pytest_gpubench.report.pareto import frontier
+from pytest_gpubench.report.points import CaseView, case_views, failed_first, status_counts
+from pytest_gpubench.report.terminal import counted
+
+LONGEST_COMMENT = 60_000
+"""GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves both."""
+_MOST_ATTENTION = 50
+_COLUMNS = (
+    ("output_tput_per_gpu", "tok/s/GPU", 1.0, 1),
+    ("interactivity", "tok/s/user", 1.0, 1),
+    ("ttft_p50", "TTFT p50 ms", 1e3, 1),
+    ("tpot_p50", "TPOT p50 ms", 1e3, 2),
+    ("acceptance_length", "accept len", 1.0, 2),
+)
+
+
+def markdown(loaded: Loaded, *, title: str = "Serving benchmarks", longest: int = LONGEST_COMMENT) -> str:
+    """GitHub-flavoured Markdown of everything loaded, at most ``longest`` characters."""
+    views = case_views(loaded.cases())
+    counts = ", ".join(f"{number} {status.value}" for status, number in status_counts(views).items())
+    head = [f"### {plain(title)}", "", f"**{counts or 'no results'}** in {counted(len(views), 'case')}"]
+    parts = ["\n".join(head), *_attention(views), *_best(views)]
+    parts += _folded(views) + _left_out(loaded)
+    return _within(parts, longest)
+
+
+def plain(text: str, longest: int = 300) -> str:
+    """A text in one line that no Markdown or HTML in it can change, and that mentions nobody."""
+    line = clip(printable(" ".join(text.split())), longest)
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", line)
+    return re.sub(r"@|://|\bwww\.|\bGH-", lambda found: f"{found[0][0]}&#8203;{found[0][1:]}", line)
+
+
+def _attention(views: Sequence[CaseView]) -> list[str]:
+    found = failed_first(views)
+    if not found:
+        return []
+    rows = ["| case | verdict | why |", "|---|---|---|"]
+    for view in found[:_MOST_ATTENTION]:
+        why = plain(view.reason) + (f"<br>{plain(view.remedy)}" if view.remedy else "")
+        rows.append(f"| {plain(view.id)} | {GLYPHS[view.status]} {view.status.value} | {why} |")
+    more = len(found) - _MOST_ATTENTION
+    return ["\n".join([*rows, *([f"\n… and {more} more"] if more > 0 else [])])]
+
+
+def _best(views: Sequence[CaseView]) -> list[str]:
+    """Ends of the Pareto frontier per model and lengths."""
+    groups: dict[tuple[str, str], list[CaseView]] = {}
+    for view in views:
+        if view.metrics.get("interactivity", 0) > 0 and "output_tput_per_gpu" in view.metrics:
+            groups.setdefault((view.model, view.shape), []).append(view)
+    lines = []
+    for (model, shape), group in list(groups.items())[:10]:
+        best = frontier(group, lambda view: view.metrics["interactivity"], lambda view: view.metrics["output_tput_per_gpu"])
+        ends = " to ".join(
+            f"{view.metrics['output_tput_per_gpu']:,.0f} tok/s/GPU at {view.metrics['interactivity']:,.1f} tok/s/user "
+            f"({plain(f'{view.hardware} {view.line} {view.load}')})"
+            for view in ([best[0], best[-1]] if len(best) > 1 else best)
+        )
+        lines.append(f"- {plain(f'{model} {shape}')}: {ends}")
+    return ["\n".join(lines)] if lines else []
+
+
+def _folded(views: Sequence[CaseView]) -> list[str]:
+    columns = [column for column in _COLUMNS if any(column[0] in view.metrics for view in views)]
+    if not views:
+        return []
+    rows = [
+        f"| case | verdict |{''.join(f' {title} |' for _, title, _, _ in columns)}",
+        f"|---|---|{'---:|' * len(columns)}",
+    ]
+    for view in views:
+        cells = "".join(f" {_cell(view, metric, scale, digits)} |" for metric, _, scale, digits in columns)
+        rows.append(f"| {plain(view.id)} | {GLYPHS[view.status]} {view.status.value} |{cells}")
+    return [f"<details><summary>{counted(len(views), 'case')}</summary>\n\n" + "\n".join(rows) + "\n\n</details>"]
+
+
+def _cell(view: CaseView, metric: str, scale: float, digits: int) -> str:
+    value = view.metrics.get(metric)
+    if value is None:
+        return "-"
+    text = f"{value * scale:,.{digits}f}"
+    return f"({text})" if metric in view.hidden else text
+
+
+def _left_out(loaded: Loaded) -> list[str]:
+    if not loaded.left_out:
+        return []
+    lines = [f"- {plain(str(one))}" for one in loaded.left_out[:20]]
+    more = len(loaded.left_out) - 20
+    lines += [f"- … and {more} more"] if more > 0 else []
+    head = f"<details><summary>Left out: {counted(len(loaded.left_out), 'finding')}</summary>"
+    return [f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"]
+
+
+def _within(parts: Sequence[str], longest: int) -> str:
+    """The parts as far as they fit; one that does not is cut at a line, and its folding is closed."""
+    note = "\n\n_The rest is left out here: it is too long for this place. The HTML report has everything._\n"
+    text = ""
+    for part in parts:
+        if len(text) + len(part) + 4 <= longest - len(note):
+            text += part + "\n\n"
+            continue
+        closing = "\n\n</details>" if part.startswith("<details>") else ""
+        room = longest - len(text) - len(note) - len(closing)
+        cut = part[: max(0, room)].rpartition("\n")[0]
+        keeps = cut.count("\n") >= 4
+        return f"{text}{cut + closing if keeps else ''}{note}"
+    return text.rstrip() + "\n"
