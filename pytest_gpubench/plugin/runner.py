@@ -18,8 +18,9 @@ from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import wait_idle
 from pytest_gpubench.engines.silence import SILENT, SilenceWatch
+from pytest_gpubench.load.calibration_store import stored
 from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.run import check_workload, run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.measure.validity import accounting
@@ -80,7 +81,7 @@ class CaseRunner:
             pytest.fail(f"{case.id}: {error}", pytrace=False)
         record["verdict"] = verdict
         self._write(launch, case, record)
-        self._tell(item, measurement, self.gate.told(case.id, verdict, _doubt(measurement)))
+        self._tell(item, measurement, self.gate.told(case.id, verdict))
         self.gate.enforce(case.id, verdict)
         return verdict
 
@@ -104,6 +105,9 @@ class CaseRunner:
         return self._servers.arms.spec(launch).serve.get("enable-prefix-caching") is not False
 
     def _refuse_doomed(self, launch: Launch, case: Case) -> None:
+        unusable = check_workload(case.workload)
+        if unusable is not None:
+            pytest.fail(f"{case.id}: {unusable}", pytrace=False)
         if self._settings.base_url:
             return
         own = [finding for finding in self._servers.arms.doctor(launch).findings(case.server) if case.id in finding.cases]
@@ -126,6 +130,7 @@ class CaseRunner:
         # Both launches of a pair get the same prompts, so that what prompts do to the numbers cancels.
         prompts = replace(launch, arm="").label
         plan = LoadPlan(engine.url, engine.served_name, case.workload, launch=prompts, salt=case.id)
+        calibrations = stored(self._settings.results, case.workload.workers)
         before = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
         silence = SILENCE_TIMEOUT_S + case.workload.think_time
         watch = SilenceWatch(engine.scrape, silence, open_loop=case.workload.open_loop)
@@ -153,6 +158,7 @@ class CaseRunner:
                 prefix_caching=self._prefix_caching(launch),
                 client=result.client,
                 pages=result.pages,
+                calibrations=calibrations,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
@@ -219,8 +225,3 @@ class CaseRunner:
 
 def _unwritten(sentence: str) -> Failure:
     return Failure("record-unwritten", "infrastructure", sentence)
-
-
-def _doubt(measurement: Measurement) -> str:
-    """The first reason to doubt the times, which are reported and not judged yet; empty: there is none."""
-    return f"times in doubt: {measurement.invalid[0]}" if measurement.invalid else ""
