@@ -14,7 +14,7 @@ import pytest
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes
+from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting
 from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.plugin.collection import Parameters
 from pytest_gpubench.plugin.settings import Settings
@@ -73,9 +73,10 @@ class Benchmark:
     @cached_property
     def runner(self) -> CaseRunner:
         """Measures the cases of this run."""
+        from pytest_gpubench.plugin.live import shows_of
         from pytest_gpubench.plugin.runner import CaseRunner
 
-        return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate)
+        return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config))
 
     @cached_property
     def gate(self) -> Gate:
@@ -167,6 +168,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         config.option.collectonly = True
     config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
     fleet.take_part(config, benchmark)
+    reporting.take_part(config, benchmark)
     benchmark_json.join_in(config, settings.benchmark_json, folder.path)
     config.add_cleanup(benchmark.close)
     _end_cleanly_on_sigterm(config)

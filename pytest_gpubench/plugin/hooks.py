@@ -128,7 +128,8 @@ class Hooks:
         rows = summary.rows(self._benchmark.outcomes, places)
         if rows:
             terminalreporter.section("gpubench")
-            for line in summary_lines(rows)[1:]:
+            verbosity = terminalreporter.config.get_verbosity()
+            for line in summary_lines(rows, frontier=verbosity >= 0, verbose=verbosity > 0)[1:]:
                 terminalreporter.write_line(line)
         for line in summary.against_lines(self._benchmark.settings.against, self._benchmark.outcomes):
             terminalreporter.write_line(line)

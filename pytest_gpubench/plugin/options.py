@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.domain.policies import SHARING_POLICIES
-from pytest_gpubench.plugin import fleet
+from pytest_gpubench.plugin import fleet, reporting
 
 RECIPE_FILE = "recipes.yaml"
 DEFAULT_RESULTS = "results"
@@ -106,6 +106,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="doctor rule whose errors do not stop a case, repeatable",
     )
     fleet.add_options(group)
+    reporting.add_options(group)
     parser.addini("gpubench_recipes", "recipe files (one a line)", type="linelist")
     parser.addini("gpubench_results", "folder of result records", default="")
     parser.addini("gpubench_vllm_command", "how to start the engine", default="")

@@ -19,13 +19,14 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import wait_idle
 from pytest_gpubench.engines.silence import SILENT, SilenceWatch
 from pytest_gpubench.load.calibration_store import stored
-from pytest_gpubench.load.plan import LoadPlan
+from pytest_gpubench.load.plan import LoadPlan, Progress
 from pytest_gpubench.load.run import check_workload, run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.plugin.doctoring import as_failure
 from pytest_gpubench.plugin.gating import Gate
+from pytest_gpubench.plugin.live import Shows, nothing
 from pytest_gpubench.plugin.outcomes import RESULT
 from pytest_gpubench.plugin.servers import ServerPool, failure_of
 from pytest_gpubench.plugin.settings import Settings
@@ -41,12 +42,15 @@ SILENCE_TIMEOUT_S = 240.0
 class CaseRunner:
     """Measures cases on engines and writes their records."""
 
-    def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder, servers: ServerPool, gate: Gate) -> None:
+    def __init__(
+        self, settings: Settings, book: RecipeBook, folder: RunFolder, servers: ServerPool, gate: Gate, shows: Shows = nothing
+    ) -> None:
         self.gate = gate
         self._settings = settings
         self._book = book
         self._folder = folder
         self._servers = servers
+        self._shows = shows
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
 
     def measure(self, item: pytest.Item, launch: Launch, case: Case, get_engine: Callable[[], Engine]) -> Measurement:
@@ -134,13 +138,18 @@ class CaseRunner:
         before = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
         silence = SILENCE_TIMEOUT_S + case.workload.think_time
         watch = SilenceWatch(engine.scrape, silence, open_loop=case.workload.open_loop)
-        with GpuWatch(self._servers.gpus, engine) as gpus:
+        with GpuWatch(self._servers.gpus, engine) as gpus, self._shows(case) as showing:
+
+            def on_progress(progress: Progress) -> None:
+                watch.note(None if progress.stage == "prompts" else progress.done)
+                showing.note(progress)
+
             result = run_load(
                 plan,
                 api_key=engine.api_key,
                 check_server=lambda: engine.alive() or watch.check(),
-                on_progress=lambda progress: watch.note(None if progress.stage == "prompts" else progress.done),
-                fetch_metrics=engine.scrape,
+                on_progress=on_progress,
+                fetch_metrics=lambda: showing.page(engine.scrape()),
             )
         try:
             write_requests(self._folder.requests_file(launch, case), (record.to_json() for record in result.records))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_gpubench.report.pareto import frontier_lines
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -38,26 +40,63 @@ _COLUMNS = (
 )
 
 
+_MORE = (
+    _Column("TTFT p90 ms", "ttft_p90", 1e3, 1),
+    _Column("TPOT p99 ms", "tpot_p99", 1e3, 2),
+    _Column("E2E p50 s", "e2e_p50", 1, 2),
+    _Column("tok/s/user", "interactivity", 1, 1),
+    _Column("in tok/s/GPU", "input_tput_per_gpu", 1, 1),
+    _Column("J/tok", "energy_per_output_token", 1, 3),
+)
+
+
 def counted(number: int, noun: str) -> str:
     """``1 case``, ``2 cases``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def summary_lines(rows: Sequence[Row]) -> list[str]:
-    """One table per recipe: a title line, a header and a line per case; a metric that a case lacks is a dash."""
+def summary_lines(rows: Sequence[Row], *, frontier: bool = True, verbose: bool = False) -> list[str]:
+    """One table per recipe: a title line, a header and a line per case; a metric that a case lacks is a dash.
+
+    Args:
+        frontier: draw the Pareto frontier under the table of a recipe with enough points of one shape.
+        verbose: more columns.
+    """
     lines: list[str] = []
     for recipe in dict.fromkeys(row.recipe for row in rows):
         own = [row for row in rows if row.recipe == recipe]
-        columns = [column for column in _COLUMNS if any(column.metric in row.metrics for row in own)]
+        columns = [
+            column for column in (*_COLUMNS, *(_MORE if verbose else ())) if any(column.metric in row.metrics for row in own)
+        ]
         header = ["case", *(column.title for column in columns), "verdict"]
         body = [[row.point, *(_cell(row, column) for column in columns), row.verdict] for row in own]
         widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
         lines += ["", recipe]
         lines += ["  " + _aligned(line, widths) for line in [header, *body]]
         lines += [f"  {row.point}: {row.note}" for row in own if row.note]
+        lines += _frontiers(own) if frontier else []
     if any(row.tentative.intersection(column.metric for column in _COLUMNS).intersection(row.metrics) for row in rows):
         lines += ["", "(in brackets: too few requests for this percentile)"]
     return lines
+
+
+def _frontiers(rows: Sequence[Row]) -> list[str]:
+    """A plot in text per shape (the lengths) that has enough points; an INVALID measurement counts for none."""
+    shapes: dict[str, list[tuple[str, float, float]]] = {}
+    for row in rows:
+        across, up = row.metrics.get("interactivity"), row.metrics.get("output_tput_per_gpu")
+        if across is not None and up is not None and row.verdict != "INVALID":
+            shape = row.point.partition(":")[2].partition("-")[0]
+            shapes.setdefault(shape, []).append((row.point, across, up))
+    return [
+        f"  {line}" if line else ""
+        for shape, points in shapes.items()
+        for line in _with_gap(frontier_lines(points, f"Pareto frontier of {shape}" if shape else ""))
+    ]
+
+
+def _with_gap(lines: list[str]) -> list[str]:
+    return ["", *lines] if lines else []
 
 
 def _cell(row: Row, column: _Column) -> str:

@@ -50,6 +50,7 @@ def test_light():
         "pytest_gpubench.plugin.collection",
         "pytest_gpubench.plugin.fixtures",
         "pytest_gpubench.plugin.options",
+        "pytest_gpubench.plugin.reporting",
         "pytest_gpubench.plugin.state",
     }
 

@@ -1,0 +1,120 @@
+"""What a run tells at its beginning and leaves at its end: the estimate, the HTML report, the summary of a CI job."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gpubench.plugin.state import ASKED
+
+if TYPE_CHECKING:
+    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.report.estimate import Estimate
+    from pytest_gpubench.report.loaded import Loaded
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+def add_options(group: pytest.OptionGroup) -> None:
+    """Declare the options."""
+    group.addoption(
+        "--gpubench-report",
+        metavar="FILE.html",
+        help="write this run's results as one self-contained HTML page (gpubench report makes it of any results)",
+    )
+
+
+def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
+    """Register the hooks; in a worker of xdist there is nothing to do.
+
+    Raises:
+        pytest.UsageError: if the report's file cannot be written there.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    given = config.getoption("gpubench_report")
+    target = Path(config.invocation_params.dir, given).expanduser() if given else None
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
+        raise pytest.UsageError(f"--gpubench-report: {target} {what}; give the path of a file in an existing folder")
+    config.pluginmanager.register(_Hooks(benchmark, target, os.environ.get(STEP_SUMMARY)), name="gpubench-reporting")
+
+
+class _Hooks:
+    def __init__(self, benchmark: Benchmark, target: Path | None, step_summary: str | None) -> None:
+        self._benchmark = benchmark
+        self._target = target
+        self._step_summary = step_summary
+        self._said: list[str] = []
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if ASKED not in session.config.stash or session.config.option.collectonly or reporter is None:
+            return
+        found = _estimate(self._benchmark, session)
+        if found is not None and found.total and session.config.get_verbosity() > -2:
+            reporter.write_line(f"estimated time: {found}")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly or not (self._target or self._step_summary):
+            return
+        from pytest_gpubench.domain.failures import GpubenchError
+        from pytest_gpubench.report.loaded import Loaded
+        from pytest_gpubench.report.loading import load_results
+
+        run = self._benchmark.folder.path
+        loaded = load_results([run]) if run.is_dir() else Loaded((), ())
+        if self._target is not None:
+            try:
+                self._said.append(_write_report(self._target, loaded))
+            except GpubenchError as error:
+                self._said.append(f"--gpubench-report: {error}")
+                session.exitstatus = int(session.exitstatus) or int(pytest.ExitCode.TESTS_FAILED)
+        if self._step_summary and loaded.runs:
+            self._said += _append_summary(Path(self._step_summary), loaded)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self._said:
+            terminalreporter.write_line(line)
+
+
+def _estimate(benchmark: Benchmark, session: pytest.Session) -> Estimate | None:
+    """None where nothing would be started or measured."""
+    from pytest_gpubench.plugin.collection import parameters_of
+    from pytest_gpubench.report.estimate import Wanted, estimate
+
+    labels: dict[tuple[str, str], dict[str, None]] = {}
+    for item in session.items:
+        launch, case = parameters_of(item) or (None, None)
+        if launch is None or launch.reserve:
+            continue
+        mine = labels.setdefault((launch.server, launch.label), {})
+        if case is not None and case.runnable:
+            mine[case.workload.label] = None
+    wanted = [Wanted(server, tuple(mine)) for (server, _), mine in labels.items()]
+    return estimate(wanted, benchmark.settings.results) if wanted else None
+
+
+def _write_report(target: Path, loaded: Loaded) -> str:
+    if not loaded.runs:
+        return f"--gpubench-report: nothing was measured, {target} is not written"
+    from pytest_gpubench.report import html
+
+    html.write(target, html.render(loaded))
+    return f"report: {target}"
+
+
+def _append_summary(path: Path, loaded: Loaded) -> list[str]:
+    from pytest_gpubench.report.markdown import markdown
+
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(markdown(loaded) + "\n")
+    except OSError as error:
+        return [f"{STEP_SUMMARY}: {path} could not be written: {error.strerror}"]
+    return []
