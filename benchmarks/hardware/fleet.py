@@ -32,7 +32,7 @@ from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.plugin.telemetry import GpuWatch
 from pytest_gpubench.report.records import plain
 
-START_LIMIT = 420.0
+START_LIMIT = 360.0
 """Seconds that a server of a crowd may take."""
 
 
