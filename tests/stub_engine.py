@@ -5,7 +5,8 @@
 
 Like the real one it is three processes (API server, engine core, worker), asks for the key in VLLM_API_KEY, and binds its port
 before it loads. Environment: GPUBENCH_STUB_FAULT (one of FAULTS, some with ``:NUMBER``), GPUBENCH_STUB_DEVICE (cpu or cuda),
-GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_TTFT and GPUBENCH_STUB_TOKEN_TIME (seconds).
+GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_TTFT and GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a draft:
+tokens of each chunk).
 """
 
 from __future__ import annotations
@@ -309,6 +310,7 @@ class ApiServer:
         schedule = Schedule(
             float(os.environ.get("GPUBENCH_STUB_TTFT", "0.02")),
             float(os.environ.get("GPUBENCH_STUB_TOKEN_TIME", "0.002")),
+            tokens_per_chunk=int(os.environ.get("GPUBENCH_STUB_TOKENS_PER_DRAFT", "1")) if draft else 1,
             num_speculative_tokens=draft["num_speculative_tokens"] if draft else 0,
         )
         name = "somebody-else" if FAULT == "foreign-name" else options.served_model_name[0]

@@ -25,6 +25,7 @@ _RUN_HERE = (*_OWN_MODULES, "git", "vllm")
 _SHIM = """#!/bin/sh
 # The stub in the place of `vllm`; threads taken away make it slow, as they make the real engine on a CPU.
 test -z "$VLLM_CPU_OMP_THREADS_BIND" || export GPUBENCH_STUB_TOKEN_TIME=0.05
+export GPUBENCH_STUB_TOKENS_PER_DRAFT=3
 exec "{python}" "{stub}" "$@"
 """
 
@@ -92,6 +93,7 @@ class Sandbox:
                 "PATH": f"{self.bin}{os.pathsep}{kept['PATH']}",
                 "GPUBENCH_LEASE_DIR": str(self.path.parent / "leases"),
                 "HF_HUB_OFFLINE": "1",
+            "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio",
                 "COLUMNS": "160",
             }
         )
