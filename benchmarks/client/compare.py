@@ -12,25 +12,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from document import machine_line, replace_part
 
 from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
 from pytest_gpubench.load.calibrate import loopback_process
 from pytest_gpubench.load.loopback import TRUTH_PATH
 from tools import Ours, Point, Told, Tool, VllmBench, available
 
-BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
 TTFT, TOKEN_TIME, TOKENS = 0.05, 0.01, 64
 WAVES = {1: 12, 16: 6, 64: 4, 256: 4, 1024: 2}
 FLOOD_TOKENS, FLOOD_CONC, FLOOD_TOKEN_TIME = 2000, 64, 0.0004
@@ -75,11 +75,31 @@ def _row(name: str, conc: int, told: Told, truth: Sequence[dict[str, Any]], load
     return Row(name, conc, told.ttft - ttft, told.tpot - tpot / 1e9, ttft, tpot / 1e9, cpu, chunks / (end - start) * 1e9, load)
 
 
+@contextmanager
+def server(token_time: float) -> Iterator[str]:
+    """The loopback server on the last core, everything else (all tools alike) on the others.
+
+    Left to itself the kernel puts a process that is woken over loopback on the core of the one that wakes it; then a client's error
+    is the time that its server takes, which no real server on another machine, or on a GPU, would take from it.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    apart = len(cores) > 1
+    if apart:
+        os.sched_setaffinity(0, {cores[-1]})
+    try:
+        with loopback_process("--ttft", str(TTFT), "--token-time", str(token_time)) as url:
+            if apart:
+                os.sched_setaffinity(0, set(cores[:-1]))
+            yield url
+    finally:
+        os.sched_setaffinity(0, set(cores))
+
+
 def rounds(tools: Sequence[Tool], concs: Sequence[int], number: int) -> Iterator[Row]:
     """All rows, one round after the other, so that a disturbance meets all tools; what fails is said and left out."""
     for turn in range(number):
         for conc in concs:
-            with loopback_process("--ttft", str(TTFT), "--token-time", str(TOKEN_TIME)) as url:
+            with server(TOKEN_TIME) as url:
                 for tool in tools:
                     yield from _attempt(tool, url, conc, WAVES.get(conc, 3) * conc, TOKENS, f"round {turn + 1}")
 
@@ -88,7 +108,7 @@ def floods(tools: Sequence[Tool], number: int) -> Iterator[Row]:
     """As many chunks as the tool takes: 64 streams of a token per 0.4 ms, that is 160,000 chunks/s if all keep up."""
     for turn in range(number):
         for tool in tools:
-            with loopback_process("--ttft", str(TTFT), "--token-time", str(FLOOD_TOKEN_TIME)) as url:
+            with server(FLOOD_TOKEN_TIME) as url:
                 for row in _attempt(tool, url, FLOOD_CONC, FLOOD_CONC, FLOOD_TOKENS, f"flood {turn + 1}"):
                     yield replace(row, flood=True)
 
@@ -144,14 +164,12 @@ def table(rows: Sequence[Row], floods: Sequence[Row]) -> Iterator[str]:
 
 def machine(rows: Sequence[Row]) -> str:
     """The sentence that says where and when."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     loads = [row.load_average for row in rows]
     number = max(Counter((row.tool, row.conc) for row in rows).values())
     return (
-        f"{model}, {os.cpu_count()} cores shared by server, client and whatever else ran (load average at the starts: "
-        f"{min(loads):.1f} to {max(loads):.1f}, median {statistics.median(loads):.1f}); Linux {platform.release()}, Python "
-        f"{platform.python_version()}, uvloop {version('uvloop')}, openai {version('openai')}. Medians of up to {number} rounds. "
+        f"{machine_line(load=False)} The server has the last core to itself, every tool the others (with two cores: one). Load "
+        f"average at the starts {min(loads):.1f} to {max(loads):.1f}, median {statistics.median(loads):.1f}. "
+        f"Medians of up to {number} rounds. "
         f"Schedule: first token after {TTFT * 1e3:.0f} ms, then one per {TOKEN_TIME * 1e3:.0f} ms, {TOKENS} tokens."
     )
 
@@ -192,9 +210,7 @@ def main() -> None:
     text = "\n".join([machine(rows), "", *table(rows, flooded)])
     print(text)
     if options.write:
-        page = options.write.read_text("utf-8")
-        head, tail = page.partition(BEGIN)[0], page.partition(END)[2]
-        options.write.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", "utf-8")
+        replace_part(options.write, "comparison", text)
 
 
 if __name__ == "__main__":

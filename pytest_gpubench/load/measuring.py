@@ -19,6 +19,7 @@ from pytest_gpubench.load.driver import Driver, Job
 from pytest_gpubench.load.lag import LagProbe
 from pytest_gpubench.load.parse import record_of
 from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
+from pytest_gpubench.load.priority import foremost
 from pytest_gpubench.load.requests import TokenCounter, WireRequest, build_requests, with_token_ids
 from pytest_gpubench.load.spool import Spool
 from pytest_gpubench.load.stopping import StopRule
@@ -64,14 +65,15 @@ class Measuring:
         probe = LagProbe()
         try:
             await driver.open()
-            probe.start()
-            clock = time.time_ns() - time.monotonic_ns()
-            if workload.handover == "continue" and warmups:
-                self._requests = [*warmups, *measured]
-                await self._run(driver, "measured", self._requests, workload.ramp, rule)
-            else:
-                await self._drained(driver, warmups, measured, rule)
-            clock = time.time_ns() - time.monotonic_ns() - clock
+            with foremost(plan.priority) as priority:
+                probe.start()
+                clock = time.time_ns() - time.monotonic_ns()
+                if workload.handover == "continue" and warmups:
+                    self._requests = [*warmups, *measured]
+                    await self._run(driver, "measured", self._requests, workload.ramp, rule)
+                else:
+                    await self._drained(driver, warmups, measured, rule)
+                clock = time.time_ns() - time.monotonic_ns() - clock
         except OSError as error:
             summary = f"the server at {plan.root} takes no connection: {error or type(error).__name__}"
             raise BenchmarkError(Failure("no-connection", "client", summary)) from error
@@ -80,7 +82,7 @@ class Measuring:
             gc.enable()
             gc.unfreeze()
             driver.close()
-        return self._facts(probe, clock, len(measured), rule)
+        return replace(self._facts(probe, clock, len(measured), rule), priority=priority)
 
     def records(self) -> Iterator[RequestRecord]:
         """The record of every request that was begun, in order; parsed one by one, for memory's sake."""

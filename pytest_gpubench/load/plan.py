@@ -32,6 +32,8 @@ class LoadPlan:
     """Seconds that one stream may be silent before its request counts as failed."""
     deadline: float | None = None
     """Seconds for the whole run, prompts included, after which the worker is killed; None: none."""
+    priority: bool = True
+    """Whether the measuring thread takes real-time priority where the host permits it."""
     share: int = 0
     """Which part of the load this process makes, from 0; set by ``run_load`` where the workload has several workers."""
 
@@ -158,6 +160,8 @@ class ClientFacts:
     """Measured requests that were ready to be sent; None: as many as the workload says."""
     workers: int = 1
     """Processes; with several, CPU share and lags are those of the worst."""
+    priority: str = ""
+    """``real-time`` or ``nice -20`` where the host permitted it; empty: as any process."""
 
     @property
     def cpu_share(self) -> float:

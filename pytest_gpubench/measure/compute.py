@@ -72,7 +72,9 @@ def compute(
         send_lag_max=seen.send_lag_max or 0.0,
         client_cpu_share=client.cpu_share if client else None,
         started_unix=client.started_unix if client else None,
-        client={"openai": client.openai, "python": client.python, "event_loop": client.event_loop} if client else {},
+        client={"openai": client.openai, "python": client.python, "event_loop": client.event_loop, "priority": client.priority}
+        if client
+        else {},
         validity=asdict(seen),
         calibration=calibration.to_json() if calibration else None,
         series=tuple(asdict(point) for point in series_of(pages, start_ns)),

