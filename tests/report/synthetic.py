@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -15,15 +16,17 @@ _SHAPES = {"1k1k": (1024, 1024), "8k1k": (8192, 1024)}
 CONCURRENCIES = (1, 4, 16, 64, 128, 256, 512, 1024, 2048)
 
 
-def write_results(folder: Path, cases: int = 200, *, run: str = "20260901T120000Z-0001", seed: int = 1, factor: float = 1.0) -> int:
+def write_results(
+    folder: Path, cases: int = 200, *, run: str = "20260901T120000Z-0001", seed: int = 1, factor: float = 1.0, first: int = 0
+) -> int:
     """Write a run folder with this many case records (and the starts of their servers); returns the number of files.
 
-    ``factor`` scales throughput, for runs to compare.
+    ``factor`` scales throughput, for runs to compare; ``first`` skips cases, for runs to merge.
     """
     chance = random.Random(seed)
     files = 0
     servers: set[str] = set()
-    for number, case in enumerate(_cases(cases)):
+    for number, case in enumerate(itertools.islice(_cases(first + cases), first, None)):
         server = case["server"]
         if server not in servers:
             servers.add(server)

@@ -1,0 +1,205 @@
+"""Exports: the fields that other tools read, and what is not exported, with the reason."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.report.exports_agg import export_agg
+from pytest_gpubench.report.exports_csv import csv_text
+from pytest_gpubench.report.exports_vllm import export_vllm
+from pytest_gpubench.report.loading import load_results
+from tests.report.synthetic import write_results
+
+# As vllm 0.32's benchmarks/serve.py writes them without --save-detailed, for a run with a draft.
+VLLM_FIELDS = [
+    "date",
+    "endpoint_type",
+    "backend",
+    "label",
+    "model_id",
+    "tokenizer_id",
+    "num_prompts",
+    "request_rate",
+    "burstiness",
+    "max_concurrency",
+    "duration",
+    "completed",
+    "failed",
+    "total_input_tokens",
+    "total_output_tokens",
+    "request_throughput",
+    "request_goodput",
+    "output_throughput",
+    "total_token_throughput",
+    "latencies",
+    "queue_times",
+    "max_output_tokens_per_s",
+    "max_concurrent_requests",
+    "rtfx",
+    "spec_decode_acceptance_rate",
+    "spec_decode_acceptance_length",
+    "spec_decode_num_drafts",
+    "spec_decode_draft_tokens",
+    "spec_decode_accepted_tokens",
+    "spec_decode_per_position_acceptance_rates",
+]
+AGG_FIELDS = [
+    "hw",
+    "conc",
+    "image",
+    "model",
+    "infmax_model_prefix",
+    "framework",
+    "precision",
+    "spec_decoding",
+    "disagg",
+    "recipe_fingerprint",
+    "isl",
+    "osl",
+    "is_multinode",
+    "tp",
+    "pp",
+    "dcp_size",
+    "pcp_size",
+    "ep",
+    "dp_attention",
+    "tput_per_gpu",
+    "output_tput_per_gpu",
+    "input_tput_per_gpu",
+]
+
+
+def _statistics(percentiles: tuple[str, ...], suffix: str) -> list[str]:
+    kinds = ("mean", "median", "std", *percentiles)
+    return [f"{kind}_{name}{suffix}" for name in ("ttft", "tpot", "itl", "e2el") for kind in kinds]
+
+
+def _requests(tokens: int = 5, gap_ns: int = 10_000_000) -> list[RequestRecord]:
+    found = []
+    for index in range(4):
+        due = index * 50_000_000
+        stamps = tuple(due + 100_000_000 + step * gap_ns for step in range(tokens))
+        found.append(
+            RequestRecord(
+                index,
+                "measured",
+                f"r{index}",
+                10,
+                tokens,
+                due,
+                due + 1000,
+                stamps[0],
+                stamps[-1],
+                stamps[-1],
+                stamps,
+                tuple(range(1, tokens + 1)),
+                10,
+                tokens,
+                "length",
+                200,
+            )
+        )
+    return found
+
+
+def _results(folder: Path, requests: list[RequestRecord], **change: Any) -> Path:
+    """One case with a draft (the synthetic case 36 and later have one) and its requests."""
+    write_results(folder, 37)
+    path = sorted(path for path in folder.rglob("launch-1.json") if path.parent.name != "init" and "mtp" in str(path))[0]
+    record = json.loads(path.read_text())
+    record["workload"] |= change.pop("workload", {})
+    path.write_text(json.dumps(record | change))
+    with gzip.open(path.with_name("launch-1.requests.jsonl.gz"), "wt") as file:
+        file.writelines(json.dumps(request.to_json()) + "\n" for request in requests)
+    return path
+
+
+def test_vllm_json_has_its_fields_in_its_order(tmp_path: Path) -> None:
+    _results(tmp_path / "r", _requests())
+    done = export_vllm(load_results([tmp_path / "r"]).cases(), tmp_path / "out")
+    (path,) = done.written
+    document = json.loads(path.read_text())
+    assert list(document) == [*VLLM_FIELDS, *_statistics(("p90", "p99"), "_ms")]
+    assert document["model_id"] == "MiniMaxAI/MiniMax-M3-MXFP8"
+    assert document["completed"] == document["num_prompts"] == 4
+    assert document["duration"] == pytest.approx(0.29)
+    assert document["output_throughput"] == pytest.approx(20 / 0.29)
+    assert document["total_token_throughput"] == pytest.approx(60 / 0.29)
+    assert document["median_ttft_ms"] == pytest.approx(100)
+    assert document["mean_tpot_ms"] == document["p99_itl_ms"] == pytest.approx(10)
+    assert document["std_tpot_ms"] == pytest.approx(0)
+    assert document["max_output_tokens_per_s"] == 20
+    assert document["max_concurrent_requests"] == 4
+    assert document["spec_decode_acceptance_length"] == pytest.approx(2.86)
+    assert document["spec_decode_acceptance_rate"] == pytest.approx(62.0)
+
+
+def test_what_has_no_requests_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    path = _results(tmp_path / "r", _requests())
+    path.with_name("launch-1.requests.jsonl.gz").write_bytes(b"not gzip")
+    done = export_vllm(load_results([tmp_path / "r"]).cases(), tmp_path / "out")
+    assert not done.written
+    assert len(done.left_out) == 37
+    reasons = {str(one).partition(": ")[2] for one in done.left_out}
+    assert "its requests cannot be read (launch-1.requests.jsonl.gz): BadGzipFile" in reasons
+    assert any(reason.startswith("its requests are not there") for reason in reasons)
+
+
+def test_agg_is_only_for_the_inferencex_profile(tmp_path: Path) -> None:
+    _results(tmp_path / "r", _requests())
+    done = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out")
+    assert not done.written
+    assert all("client profile gpubench" in one.reason for one in done.left_out)
+
+
+def test_agg_has_the_fields_of_process_result_without_its_defects(tmp_path: Path) -> None:
+    _results(tmp_path / "r", _requests(), workload={"profile": "inferencex"}, server_per="point")
+    (path,) = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out").written
+    document = json.loads(path.read_text())
+    rates = [f"{kind}_intvty" for kind in ("mean", "median", "p90", "p99", "p99.9")]
+    assert path.name.startswith("agg_minimaxm3-fp8-")
+    assert set(document) == {*AGG_FIELDS, *_statistics(("p90", "p99", "p99.9"), ""), *rates}
+    assert document["spec_decoding"] == "mtp"
+    assert document["dp_attention"] in ("true", "false")
+    assert document["tp"] == 8
+    assert document["median_ttft"] == pytest.approx(0.1)
+    assert document["p90_intvty"] == pytest.approx(100)
+    assert document["tput_per_gpu"] == pytest.approx(document["output_tput_per_gpu"] + document["input_tput_per_gpu"])
+
+
+def test_agg_marks_a_shared_server_and_survives_a_zero(tmp_path: Path) -> None:
+    _results(tmp_path / "r", _requests(gap_ns=0), workload={"profile": "inferencex"})
+    (path,) = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out").written
+    document = json.loads(path.read_text())
+    assert document["shared_server"] is True
+    assert document["mean_tpot"] == 0
+    assert not [key for key in document if key.endswith("intvty")]
+
+
+def test_csv_comes_back_as_it_went(tmp_path: Path) -> None:
+    write_results(tmp_path, 20)
+    results = list(load_results([tmp_path]).cases())
+    rows = list(csv.DictReader(io.StringIO(csv_text(results))))
+    assert len(rows) == 20
+    for row, result in zip(rows, results, strict=True):
+        assert row["case"] == result.case
+        assert row["status"] == result.status.value
+        assert int(row["conc"]) == result.workload["conc"]
+        assert {name: float(row[name]) for name in result.metrics} == dict(result.metrics)
+
+
+def test_csv_holds_no_formula(tmp_path: Path) -> None:
+    write_results(tmp_path, 1)
+    path = next(path for path in tmp_path.rglob("launch-1.json") if path.parent.name != "init")
+    failure = {"cause": "c", "failure_class": "engine", "summary": "=cmd|' /C calc'!A0\nsecond", "evidence": [], "remedy": ""}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"failure": failure}))
+    (row,) = csv.DictReader(io.StringIO(csv_text(load_results([tmp_path]).cases())))
+    assert row["reason"] == "'=cmd|' /C calc'!A0 second"
