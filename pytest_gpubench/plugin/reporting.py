@@ -78,6 +78,7 @@ class _Hooks:
         if self._step_summary and loaded.runs:
             self._said += _append_summary(Path(self._step_summary), loaded)
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for line in self._said:
             terminalreporter.write_line(line)

@@ -41,7 +41,7 @@ def render(loaded: Loaded, against: Loaded | None = None, *, title: str = "Servi
     link_of = {id(view): f"case-{number}" for number, view in enumerate(views, 1)}
     other = case_views(_in_order(against.cases())) if against else []
     sections: list[Child] = [
-        attention(views, link_of),
+        attention(views, inits, link_of),
         performance(views),
         intervals(views),
         difference(other, views, list(against.inits()), inits, against_name or "the other results") if against else None,

@@ -10,8 +10,9 @@ from pytest_gpubench.gate.prose import count, percent, size
 from pytest_gpubench.report.html_parts import badge, section, table, table_row
 from pytest_gpubench.report.html_scales import Scale
 from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
+from pytest_gpubench.report.loaded import InitResult
 from pytest_gpubench.report.numbers import shown
-from pytest_gpubench.report.points import CaseView, failed_first, status_counts
+from pytest_gpubench.report.points import CaseView, failed_first, failed_starts, failure_words, status_counts
 
 _MOST_ROWS = 200
 _WORDS = {
@@ -32,27 +33,44 @@ def verdict_counts(views: Sequence[CaseView]) -> Markup:
     return tag("ul", tiles, class_="tiles", aria_label="Verdicts")
 
 
-def attention(views: Sequence[CaseView], link_of: dict[int, str]) -> Markup:
+def attention(views: Sequence[CaseView], inits: Sequence[InitResult], link_of: dict[int, str]) -> Markup:
     """The rows that need a person, with reasons; a word where there are none."""
     found = failed_first(views)
-    if not found:
-        return section(
-            "attention", "Nothing needs attention", tag("p", "No case failed, and every measurement counts.", class_="lead")
-        )
-    rows = [table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags) for view in found[:_MOST_ROWS]]
+    starts = failed_starts(inits)
+    if not found and not starts:
+        doubtful = sum(bool(view.doubts) for view in views)
+        words = f"No case failed. The times of {count(doubtful, 'case')} are in doubt: the details say why."
+        lead = words if doubtful else "No case failed, and every measurement counts."
+        return section("attention", "Nothing needs attention", tag("p", lead, class_="lead"))
+    rows = [table_row((f"start of {init.server}", badge(Status.FAIL), _start_reason(init))) for init in starts[:_MOST_ROWS]]
+    rows += [table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags) for view in found[:_MOST_ROWS]]
+    parts = [count(len(starts), "server") + " did not start"] if starts else []
+    parts += [f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"] if found else []
     return section(
         "attention",
-        f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention",
+        ", ".join(parts),
         table(("Case", "Verdict", "Why, and what next"), rows, class_="reasons", caption="Cases that need attention"),
-        _rest(len(found)),
+        _rest(max(len(found), len(starts))),
     )
 
 
+def _doubtful(number: int) -> str:
+    return f"The times of {count(number, 'case')} are in doubt: the details say why."
+
+
+def _start_reason(init: InitResult) -> Markup | None:
+    failure = init.failure
+    return _words(failure_words(failure), failure.remedy, failure.evidence) if failure else None
+
+
 def _reason(view: CaseView) -> Markup:
-    evidence = view.last.failure.evidence if view.last.failure else ()
+    return _words(view.reason, view.remedy, view.last.failure.evidence if view.last.failure else ())
+
+
+def _words(reason: str, remedy: str, evidence: Sequence[str]) -> Markup:
     return join(
-        tag("p", clip(view.reason, 1500)),
-        tag("p", clip(view.remedy, 800), class_="muted") if view.remedy else None,
+        tag("p", clip(reason, 1500)),
+        tag("p", clip(remedy, 800), class_="muted") if remedy else None,
         tag("details", tag("summary", "Evidence"), tag("pre", clip("\n".join(evidence), 6000), tabindex=0)) if evidence else None,
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.report.html_parts import GLYPHS
 from pytest_gpubench.report.html_tags import clip, printable
-from pytest_gpubench.report.loaded import Loaded
+from pytest_gpubench.report.loaded import InitResult, Loaded
 from pytest_gpubench.report.pareto import frontier
-from pytest_gpubench.report.points import CaseView, case_views, failed_first, status_counts
+from pytest_gpubench.report.points import CaseView, case_views, failed_first, failed_starts, failure_words, status_counts
 from pytest_gpubench.report.terminal import counted
 
 LONGEST_COMMENT = 60_000
@@ -29,7 +30,9 @@ def markdown(loaded: Loaded, *, title: str = "Serving benchmarks", longest: int 
     views = case_views(loaded.cases())
     counts = ", ".join(f"{number} {status.value}" for status, number in status_counts(views).items())
     head = [f"### {plain(title)}", "", f"**{counts or 'no results'}** in {counted(len(views), 'case')}"]
-    parts = ["\n".join(head), *_attention(views), *_best(views)]
+    starts = failed_starts(loaded.inits())
+    head[-1] += f", {counted(len(starts), 'server')} did not start" if starts else ""
+    parts = ["\n".join(head), *_attention(views, starts), *_best(views)]
     parts += _folded(views) + _left_out(loaded)
     return _within(parts, longest)
 
@@ -42,16 +45,20 @@ def plain(text: str, longest: int = 300) -> str:
     return re.sub(r"@|://|\bwww\.|\bGH-", lambda found: f"{found[0][0]}&#8203;{found[0][1:]}", line)
 
 
-def _attention(views: Sequence[CaseView]) -> list[str]:
-    found = failed_first(views)
-    if not found:
+def _attention(views: Sequence[CaseView], starts: Sequence[InitResult]) -> list[str]:
+    failures = [(init, init.failure) for init in starts if init.failure]
+    rows = [_attention_row(f"start of {init.server}", Status.FAIL, failure_words(one), one.remedy) for init, one in failures]
+    rows += [_attention_row(view.id, view.status, view.reason, view.remedy) for view in failed_first(views)]
+    if not rows:
         return []
-    rows = ["| case | verdict | why |", "|---|---|---|"]
-    for view in found[:_MOST_ATTENTION]:
-        why = plain(view.reason) + (f"<br>{plain(view.remedy)}" if view.remedy else "")
-        rows.append(f"| {plain(view.id)} | {GLYPHS[view.status]} {view.status.value} | {why} |")
-    more = len(found) - _MOST_ATTENTION
-    return ["\n".join([*rows, *([f"\n… and {more} more"] if more > 0 else [])])]
+    more = len(rows) - _MOST_ATTENTION
+    lines = ["| case | verdict | why |", "|---|---|---|", *rows[:_MOST_ATTENTION]]
+    return ["\n".join([*lines, *([f"\n… and {more} more"] if more > 0 else [])])]
+
+
+def _attention_row(name: str, status: Status, reason: str, remedy: str) -> str:
+    why = plain(reason) + (f"<br>{plain(remedy)}" if remedy else "")
+    return f"| {plain(name)} | {GLYPHS[status]} {status.value} | {why} |"
 
 
 def _best(views: Sequence[CaseView]) -> list[str]:

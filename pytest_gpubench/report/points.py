@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_gpubench.domain.failures import Failure
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.domain.workload import Workload
-from pytest_gpubench.report.loaded import CaseResult
+from pytest_gpubench.report.loaded import CaseResult, InitResult
 from pytest_gpubench.report.numbers import finite
 
 
@@ -74,7 +75,7 @@ class CaseView:
         """Why the status is what it is; for a failure its summary with cause and class."""
         failure, verdict = self.last.failure, self.last.verdict
         if failure is not None:
-            return f"{failure.summary} [{failure.cause}, {failure.failure_class}]"
+            return failure_words(failure)
         return verdict.reason if verdict is not None else "no verdict was reached"
 
     @property
@@ -106,6 +107,16 @@ def failed_first(views: Sequence[CaseView]) -> list[CaseView]:
     """What needs a person, worst first: FAIL, INVALID, INCONCLUSIVE."""
     order = [Status.FAIL, Status.INVALID, Status.INCONCLUSIVE]
     return sorted((view for view in views if view.status in order), key=lambda view: order.index(view.status))
+
+
+def failed_starts(inits: Iterable[InitResult]) -> list[InitResult]:
+    """Starts of servers that failed: none of their cases has a record."""
+    return [init for init in inits if init.failure is not None]
+
+
+def failure_words(failure: Failure) -> str:
+    """``summary [cause, class]``."""
+    return f"{failure.summary} [{failure.cause}, {failure.failure_class}]"
 
 
 def status_counts(views: Iterable[CaseView]) -> dict[Status, int]:
