@@ -1,0 +1,80 @@
+"""What a run among many needs: its options, and pytest's hooks for them. Imported in every pytest run, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gpubench.plugin.collection import parameters_of
+
+if TYPE_CHECKING:
+    from pytest_gpubench.domain.cases import Case
+    from pytest_gpubench.plugin.benchmark import Benchmark
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """The options of this module, resolved."""
+
+    matrix: Path | None = None
+    reuse: bool = False
+    changed_since: str | None = None
+
+
+def add_options(group: pytest.OptionGroup) -> None:
+    """Declare the options."""
+    group.addoption(
+        "--gpubench-matrix",
+        metavar="FILE",
+        help="collect only, and write the jobs of the selection (one per server) as JSON for a CI matrix",
+    )
+    group.addoption(
+        "--gpubench-reuse",
+        action="store_true",
+        help="do not measure again what the results folder holds already: same server, workload, engine version, device, weights",
+    )
+    group.addoption(
+        "--gpubench-changed-since",
+        metavar="REV",
+        help="only cases whose resolved recipe differs from that of a git revision, each with the reason",
+    )
+
+
+def resolve(config: pytest.Config) -> FleetSettings:
+    """The options' values."""
+    matrix = config.getoption("gpubench_matrix")
+    return FleetSettings(
+        matrix=Path(config.invocation_params.dir, matrix).expanduser() if matrix else None,
+        reuse=bool(config.getoption("gpubench_reuse")),
+        changed_since=config.getoption("gpubench_changed_since"),
+    )
+
+
+def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
+    """Register the hooks that the options ask for.
+
+    Raises:
+        pytest.UsageError: for options that cannot be met.
+    """
+    settings = resolve(config)
+    if settings.matrix is not None:
+        config.option.collectonly = True
+        config.pluginmanager.register(_Matrix(benchmark, settings.matrix), name="gpubench-matrix")
+
+
+class _Matrix:
+    """Writes the matrix once the items are known."""
+
+    def __init__(self, benchmark: Benchmark, path: Path) -> None:
+        self._benchmark = benchmark
+        self._path = path
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        from pytest_gpubench.plugin.planning import write_matrix
+
+        cases: dict[str, Case] = {found[1].id: found[1] for item in session.items if (found := parameters_of(item)) and found[1]}
+        write_matrix(self._path, self._benchmark.book, list(cases.values()), self._benchmark.settings.launches)

@@ -1,0 +1,188 @@
+"""The matrix: a selection cut into jobs, each with its servers and the ``-m`` expression that selects exactly their cases. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pytest_gpubench.domain.cases import Case, RecipeBook
+from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.hardware import HARDWARE
+from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.gate.ratios import ratio_points
+
+MATRIX_VERSION = 1
+MAX_JOBS = 256
+"""GitHub's limit for one matrix."""
+START_MINUTES = {"cpu": 5.0, "cuda": 30.0, "rocm": 30.0}
+"""For one start of a server, by platform: reading weights, compiling, capturing graphs."""
+SLOW_TPOT = {"cpu": 0.25, "cuda": 0.06, "rocm": 0.06}
+"""Seconds per output token of a slow server: a time limit must hold for slow ones."""
+SLOW_PREFILL = {"cpu": 1e3, "cuda": 2e4, "rocm": 2e4}
+"""Prompt tokens per second of a slow server, all requests together."""
+MARGIN = 1.5
+LEAST_MINUTES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something of the selection that no job runs, with the reason."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One entry: servers that one machine runs one after the other."""
+
+    name: str
+    runner: str
+    hardware: str
+    image: str
+    gpus: int
+    minutes: int
+    """Time limit: the estimate with its margin."""
+    selection: str
+    """For ``-m``."""
+    servers: tuple[str, ...]
+    cases: tuple[str, ...]
+    """Ids of the cases that must report."""
+
+
+def jobs_of(book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, most: int = MAX_JOBS) -> tuple[list[Job], list[Skipped]]:
+    """One job per server, packed where there would be more than ``most``; and what no job runs.
+
+    Servers are packed only with servers of the same runner, image and number of GPUs.
+
+    Args:
+        book: everything declared; a server of which all cases are selected is named as a whole.
+        cases: the selected ones.
+        launches: fresh starts of every server, for the time limit.
+        most: jobs at most.
+
+    Raises:
+        GpubenchError: if not even packing stays below the limit.
+    """
+    skipped = [Skipped(case.id, f"not runnable: {case.why_not}") for case in cases if not case.runnable]
+    wanted: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.runnable:
+            wanted.setdefault(case.server, []).append(case)
+    declared: dict[str, int] = {}
+    for case in book.cases:
+        declared[case.server] = declared.get(case.server, 0) + 1
+    specs = dict(book.servers)
+    groups: dict[tuple[str, str, str, int], list[str]] = {}
+    for server, own in wanted.items():
+        spec = specs[server]
+        reason = _too_big(spec.hardware, spec.topology.gpus)
+        if reason:
+            skipped += [Skipped(case.id, reason) for case in own]
+        else:
+            groups.setdefault((own[0].runner, spec.hardware, spec.image, spec.topology.gpus), []).append(server)
+    size = _pack_size([len(servers) for servers in groups.values()], most)
+    jobs = []
+    for (runner, hardware, image, gpus), servers in groups.items():
+        for part in _parts(servers, size):
+            minutes = sum(_minutes(hardware, [case.workload for case in wanted[server]], launches) for server in part)
+            jobs.append(
+                Job(
+                    name=part[0] if len(part) == 1 else f"{part[0]} and {len(part) - 1} more",
+                    runner=runner,
+                    hardware=hardware,
+                    image=image,
+                    gpus=0 if HARDWARE[hardware].platform == "cpu" else gpus,
+                    minutes=max(LEAST_MINUTES, math.ceil(minutes * MARGIN)),
+                    selection=" or ".join(_selection(server, wanted[server], declared[server]) for server in part),
+                    servers=tuple(part),
+                    cases=tuple(case.id for server in part for case in wanted[server]),
+                )
+            )
+    return jobs, skipped
+
+
+def matrix_document(
+    book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, labels: Mapping[str, str] | None = None, most: int = MAX_JOBS
+) -> dict[str, Any]:
+    """The matrix as JSON data.
+
+    ``include`` is what GitHub's ``strategy.matrix.include`` takes; ``ratios`` and ``cases`` tell a merge what must have reported.
+
+    Args:
+        labels: runner label of a recipe to the label that GitHub knows (``cpu`` to ``ubuntu-latest``).
+    """
+    jobs, skipped = jobs_of(book, cases, launches=launches, most=most)
+    skipped += [Skipped(entry.recipe, f"not supported: {entry.reason} ({entry.position})") for entry in book.unsupported]
+    runnable = [case for case in cases if case.runnable]
+    return {
+        "kind": "matrix",
+        "schema": MATRIX_VERSION,
+        "has_jobs": bool(jobs),
+        "launches": launches,
+        "include": [_entry(job, labels or {}) for job in jobs],
+        "ratios": [asdict(point) for point in ratio_points(book.ratios, runnable)],
+        "left_out": [asdict(one) for one in skipped],
+    }
+
+
+def _entry(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "runs_on": labels.get(job.runner, job.runner),
+        "hardware": job.hardware,
+        "image": job.image,
+        "gpus": job.gpus,
+        "timeout_minutes": job.minutes,
+        "selection": job.selection,
+        "servers": list(job.servers),
+        "cases": list(job.cases),
+    }
+
+
+def _too_big(hardware: str, gpus: int) -> str:
+    node = HARDWARE[hardware].gpus_per_node
+    if gpus <= node or HARDWARE[hardware].platform == "cpu":
+        return ""
+    return f"not supported: needs {gpus} GPUs and a node of {hardware} has {node}; one server runs on one node"
+
+
+def _pack_size(counts: Sequence[int], most: int) -> int:
+    """The fewest servers per job that keep the number of jobs at or below ``most``."""
+    if len(counts) > most:
+        raise GpubenchError(f"{len(counts)} kinds of jobs (runner, image, GPUs) are more than {most}: select fewer with -k or -m")
+    size = max(1, math.ceil(sum(counts) / most)) if counts else 1
+    while sum(math.ceil(count / size) for count in counts) > most:
+        size += 1
+    return size
+
+
+def _parts(servers: Sequence[str], size: int) -> Iterable[list[str]]:
+    """Parts of nearly equal length, at most ``size`` long."""
+    count = math.ceil(len(servers) / size)
+    ends = [round(len(servers) * number / count) for number in range(count + 1)]
+    return [list(servers[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+
+
+def _selection(server: str, cases: Sequence[Case], declared: int) -> str:
+    """The server as a whole, or its selected cases one by one. Ids are made of letters, digits, dots, dashes and colons."""
+    if len(cases) == declared:
+        return f"gpubench(server='{server}')"
+    return " or ".join(f"gpubench(case='{case.id}')" for case in cases)
+
+
+def _minutes(hardware: str, workloads: Sequence[Workload], launches: int) -> float:
+    platform = HARDWARE[hardware].platform
+    return launches * (START_MINUTES[platform] + sum(_seconds(platform, workload) for workload in workloads) / 60)
+
+
+def _seconds(platform: str, workload: Workload) -> float:
+    """A case on a slow server; where a duration ends the run it may end earlier, never later."""
+    requests = workload.num_prompts + workload.num_warmups
+    rounds = math.ceil(requests / max(1, workload.conc))
+    decode = rounds * workload.osl * SLOW_TPOT[platform]
+    prefill = requests * workload.isl / SLOW_PREFILL[platform]
+    paced = requests / workload.request_rate if workload.open_loop and workload.request_rate else 0.0
+    return max(decode + prefill, paced) + workload.ramp
