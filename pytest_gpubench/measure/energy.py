@@ -136,6 +136,33 @@ def _foreign(
     return [Flag("foreign-process", f"another process computed on the server's GPUs: {who}", timed)]
 
 
+def gpu_series(samples: Sequence[GpuSample], start_ns: int, most: int = 240) -> tuple[dict[str, float], ...]:
+    """Power (watts, all GPUs together) and lowest SM clock (MHz) over time, for charts; ``seconds`` count from the window's start.
+
+    The run is cut into equal parts of at least 0.5 s, at most ``most`` of them; a part in which a GPU said nothing is left out.
+    """
+    timed = [sample for sample in samples if sample.power is not None]
+    if not timed:
+        return ()
+    first, last = min(sample.at_ns for sample in timed), max(sample.at_ns for sample in timed)
+    length = max(500_000_000, (last - first) // most + 1)
+    gpus = {sample.gpu for sample in timed}
+    parts: dict[int, dict[str, list[GpuSample]]] = {}
+    for sample in timed:
+        parts.setdefault((sample.at_ns - first) // length, {}).setdefault(sample.gpu, []).append(sample)
+    return tuple(
+        _point(list(found.values()), (first + (number + 0.5) * length - start_ns) / 1e9)
+        for number, found in sorted(parts.items())
+        if set(found) == gpus
+    )
+
+
+def _point(by_gpu: Sequence[Sequence[GpuSample]], seconds: float) -> dict[str, float]:
+    power = sum(statistics.fmean(sample.power for sample in mine if sample.power is not None) for mine in by_gpu)
+    clocks = [sample.sm_clock for mine in by_gpu for sample in mine if sample.sm_clock is not None]
+    return {"seconds": round(seconds, 3), "power": round(power, 1)} | ({"sm_clock": float(min(clocks))} if clocks else {})
+
+
 _NUMBERS = ("power", "sm_clock", "memory_clock", "temperature", "utilization", "memory_used")
 
 

@@ -84,6 +84,8 @@ class Measurement:
     """The engine over the run: the fields of ``measure.series.Point``."""
     gpus: tuple[Mapping[str, Any], ...] = ()
     """The server's GPUs over the window, one summary each (``measure.energy``); empty where they were not sampled."""
+    gpu_series: tuple[Mapping[str, float], ...] = ()
+    """Power and lowest clock of the server's GPUs over the run (``measure.energy.gpu_series``)."""
     quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """How ``ttft``, ``tpot`` and ``e2e`` are distributed over the measured requests: 21 values in seconds, the least, every 5%, the
     greatest; for charts, nothing is gated on them."""
@@ -116,6 +118,7 @@ class Measurement:
                 "invalid": tuple(plain.get("invalid", ())),
                 "series": tuple(plain.get("series", ())),
                 "gpus": tuple(plain.get("gpus", ())),
+                "gpu_series": tuple(plain.get("gpu_series", ())),
                 "quantiles": {name: tuple(values) for name, values in plain.get("quantiles", {}).items()},
                 "flags": tuple(
                     Flag(**{**flag, "metrics": tuple(flag["metrics"]), "hidden": tuple(flag["hidden"])}) for flag in plain["flags"]

@@ -12,7 +12,7 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.gpus.sampling import GpuSampler
 from pytest_gpubench.load.plan import RequestRecord
-from pytest_gpubench.measure.energy import gpu_window
+from pytest_gpubench.measure.energy import gpu_series, gpu_window
 from pytest_gpubench.measure.measurement import Measurement
 
 
@@ -49,6 +49,7 @@ class GpuWatch:
             metrics={**measurement.metrics, **window.metrics},
             flags=measurement.flags + window.flags,
             gpus=window.gpus,
+            gpu_series=gpu_series(samples, start),
         )
 
 

@@ -23,7 +23,6 @@ _COLUMNS = (
 )
 _MOST_POINTS = 120
 _GAUGES = (("running", "running requests", None), ("waiting", "waiting requests", None), ("kv_cache_usage", "KV cache, %", 100.0))
-_POWER = ("power_w", "power", "gpu_power")
 
 
 def case_table(views: Sequence[CaseView], link_of: dict[int, str]) -> Markup | None:
@@ -82,22 +81,23 @@ def _charts(measurement: Mapping[str, Any], view: CaseView) -> Iterator[Markup]:
     points = [mapping(point) for point in sequence(measurement.get("series"))]
     for name, title, top in _GAUGES:
         factor = 100.0 if name == "kv_cache_usage" else 1.0
-        found = _thinned(_over_time(points, (name,), factor))
+        found = _thinned(_over_time(points, name, factor))
         if len(found) > 1 and (name != "waiting" or any(y for _, y in found)):
             yield tag("figure", sparkline(found, f"{view.id}: {title}", title, top=top))
-    power = _thinned(_over_time(points, _POWER, 1.0))
-    if len(power) > 1:
-        yield tag("figure", sparkline(power, f"{view.id}: power", "power, W", colour=1))
+    gpus = [mapping(point) for point in sequence(measurement.get("gpu_series"))]
+    for name, title in (("power", "GPU power, W"), ("sm_clock", "lowest SM clock, MHz")):
+        found = _thinned(_over_time(gpus, name, 1.0))
+        if len(found) > 1:
+            yield tag("figure", sparkline(found, f"{view.id}: {title}", title, colour=1))
     distribution = _distribution(measurement, view)
     if distribution is not None:
         yield tag("figure", distribution)
 
 
-def _over_time(points: Sequence[Mapping[str, Any]], names: Sequence[str], factor: float) -> list[tuple[float, float]]:
+def _over_time(points: Sequence[Mapping[str, Any]], name: str, factor: float) -> list[tuple[float, float]]:
     found = []
     for point in points:
-        at = finite(point.get("seconds"))
-        value = next((number for name in names if (number := finite(point.get(name))) is not None), None)
+        at, value = finite(point.get("seconds")), finite(point.get(name))
         if at is not None and value is not None and abs(at) < 1e9 and abs(value) < 1e12:
             found.append((at, value * factor))
     return sorted(found)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.host.gpus.telemetry import GpuSample
-from pytest_gpubench.measure.energy import GpuWindow, gpu_window
+from pytest_gpubench.measure.energy import GpuWindow, gpu_series, gpu_window
 
 SECOND = 1_000_000_000
 
@@ -102,3 +102,20 @@ def test_the_summary_has_least_mean_and_greatest() -> None:
 
 def test_no_samples_say_nothing() -> None:
     assert _window([]) == GpuWindow()
+
+
+def test_the_series_adds_up_the_gpus_and_keeps_the_lowest_clock() -> None:
+    samples = _samples("GPU-a", 10, power=300.0, sm_clock=1980) + _samples("GPU-b", 10, power=100.0, sm_clock=1200)
+    points = gpu_series(samples, 2_000_000_000)
+    assert {point["power"] for point in points} == {400.0}
+    assert {point["sm_clock"] for point in points} == {1200.0}
+    assert points[0]["seconds"] == pytest.approx(-1.75, abs=0.01)
+    assert len(points) == 21
+    assert len(gpu_series(samples, 0, most=5)) == 5
+    assert gpu_series([], 0) == ()
+
+
+def test_a_part_in_which_a_gpu_is_silent_is_left_out() -> None:
+    samples = _samples("GPU-a", 10, power=300.0) + [one for one in _samples("GPU-b", 10, power=100.0) if one.at_ns < 5e9]
+    assert {point["power"] for point in gpu_series(samples, 0)} == {400.0}
+    assert len(gpu_series(samples, 0)) == 10

@@ -159,6 +159,7 @@ def _case(case: dict[str, Any], number: int, chance: random.Random, factor: floa
         "started_unix": 1756728000.0,
         "quantiles": _quantiles(metrics),
         "series": _series(case, chance),
+        "gpu_series": [{"seconds": float(at), "power": 4200 + 400 * chance.random(), "sm_clock": 1980.0} for at in range(-4, 120)],
     }
     return _shared(case) | {
         "kind": "case",
@@ -239,7 +240,6 @@ def _series(case: dict[str, Any], chance: random.Random) -> list[dict[str, float
                 "kv_cache_usage": round(0.6 * running / (case["conc"] + 40) + 0.02 * math.sin(second), 3) + 0.03,
                 "preemptions": 0.0,
                 "generated_tokens": 1000.0 * second,
-                "power_w": 4200 + 400 * chance.random(),
             }
         )
     return points

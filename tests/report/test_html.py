@@ -60,7 +60,7 @@ def test_two_hundred_cases_stay_below_six_megabytes(tmp_path: Path) -> None:
     assert len(page.encode()) < 6_000_000
     assert page.count('class="case"') == 200
     assert "KV cache, %" in page
-    assert "power, W" in page
+    assert "GPU power, W" in page
 
 
 def test_the_policy_allows_the_shipped_style_and_script_and_nothing_else(tmp_path: Path) -> None:
