@@ -12,6 +12,7 @@ may say, separated by semicolons:
 - ``exit 0 or 10``: the exit codes that are right (0 where nothing is said);
 - ``expect: TEXT``: the output holds TEXT;
 - ``only parsed: REASON``: the command is not run, because it needs REASON; its words are checked as far as that goes;
+- ``first: COMMAND``: run this beforehand, out of the reader's sight;
 - ``file NAME`` and ``append NAME``: the block is no command, it becomes a file or the end of one;
 - ``empty folder``, anywhere on a page: the page begins without recipes.
 """
@@ -121,7 +122,7 @@ def parse_notes(text: str) -> dict[str, str]:
     """
     notes: dict[str, str] = {}
     for part in text.split(";"):
-        found = re.fullmatch(r"(exit|expect:|only parsed:|file|append|empty folder)\s*(.*)", part.strip(), re.DOTALL)
+        found = re.fullmatch(r"(exit|expect:|first:|only parsed:|file|append|empty folder)\s*(.*)", part.strip(), re.DOTALL)
         if not found:
             raise ValueError(f"{part.strip()!r} says nothing that is known")
         notes[found[1].rstrip(":")] = " ".join(found[2].split())

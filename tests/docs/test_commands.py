@@ -36,6 +36,9 @@ def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
         if "file" in block.notes or "append" in block.notes:
             sandbox.place(block)
             continue
+        if "first" in block.notes:
+            done = sandbox.run(split(block.notes["first"])[1])
+            assert done.returncode == 0, f"{block.where}: {done.stdout}"
         for command in block.commands():
             if "only parsed" in block.notes:
                 assert block.notes["only parsed"] in REASONS, f"{block.where}: {block.notes['only parsed']!r} is no reason"
