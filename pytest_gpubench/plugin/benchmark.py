@@ -76,7 +76,8 @@ class Benchmark:
         from pytest_gpubench.plugin.live import shows_of
         from pytest_gpubench.plugin.runner import CaseRunner
 
-        return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config))
+        reuse = fleet.resolve(self.config).reuse
+        return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config), reuse=reuse)
 
     @cached_property
     def gate(self) -> Gate:

@@ -1,4 +1,4 @@
-"""What a run among many needs: its options, and pytest's hooks for them. Imported in every pytest run, so it imports nothing heavy."""
+"""What a run among many needs: its options, and pytest's hooks for them. Imported in every pytest run, so nothing heavy here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from pytest_gpubench.plugin.collection import parameters_of
 
 if TYPE_CHECKING:
     from pytest_gpubench.domain.cases import Case
+    from pytest_gpubench.domain.specs import Launch
     from pytest_gpubench.plugin.benchmark import Benchmark
+
+
+_INIT_FIXTURE = "_gpubench_init_gate"
+_NOT_REUSED = {
+    "base-url": "what a running server is, only the server can say",
+    "update-baselines": "a baseline takes launches that this run has measured",
+}
+"""Options that contradict ``reuse``, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,35 @@ def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
     if settings.matrix is not None:
         config.option.collectonly = True
         config.pluginmanager.register(_Matrix(benchmark, settings.matrix), name="gpubench-matrix")
+    if settings.reuse:
+        for name, why in _NOT_REUSED.items():
+            if config.getoption(f"gpubench_{name.replace('-', '_')}"):
+                raise pytest.UsageError(f"--gpubench-reuse and --gpubench-{name} exclude each other: {why}; leave one out")
+        config.pluginmanager.register(_Reuse(benchmark), name="gpubench-reuse")
+
+
+class _Reuse:
+    """Skips the test of a server's start where no case of that launch needs the server."""
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        self._benchmark = benchmark
+        self._cases: dict[Launch, list[Case]] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            launch, case = parameters_of(item) or (None, None)
+            if launch and case:
+                self._cases.setdefault(launch, []).append(case)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        launch, case = parameters_of(item) or (None, None)
+        reuse = self._benchmark.runner.reuse
+        if launch is None or case is not None or reuse is None or _INIT_FIXTURE not in getattr(item, "fixturenames", ()):
+            return
+        cases = self._cases.get(launch, [])
+        if cases and all(reuse.find(launch, one) for one in cases):
+            pytest.skip("not started: every result on this launch is reused")
 
 
 class _Matrix:

@@ -28,6 +28,7 @@ from pytest_gpubench.plugin.doctoring import as_failure
 from pytest_gpubench.plugin.gating import Gate
 from pytest_gpubench.plugin.live import Shows, nothing
 from pytest_gpubench.plugin.outcomes import RESULT
+from pytest_gpubench.plugin.reusing import Reuse
 from pytest_gpubench.plugin.servers import ServerPool, failure_of
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.settling import init_subject
@@ -43,7 +44,15 @@ class CaseRunner:
     """Measures cases on engines and writes their records."""
 
     def __init__(
-        self, settings: Settings, book: RecipeBook, folder: RunFolder, servers: ServerPool, gate: Gate, shows: Shows = nothing
+        self,
+        settings: Settings,
+        book: RecipeBook,
+        folder: RunFolder,
+        servers: ServerPool,
+        gate: Gate,
+        shows: Shows = nothing,
+        *,
+        reuse: bool = False,
     ) -> None:
         self.gate = gate
         self._settings = settings
@@ -52,12 +61,16 @@ class CaseRunner:
         self._servers = servers
         self._shows = shows
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
+        self.reuse = Reuse(settings, servers, folder, self._device) if reuse else None
 
     def measure(self, item: pytest.Item, launch: Launch, case: Case, get_engine: Callable[[], Engine]) -> Measurement:
         """One measurement of the case on this launch; the record is on disk before this returns or fails."""
         if not case.runnable:
             pytest.skip(f"not runnable: {case.why_not}")
         self._refuse_doomed(launch, case)
+        reused = self.reuse.find(launch, case) if self.reuse else None
+        if self.reuse and reused:
+            return self._take_over(item, launch, case, self.reuse.take_over(launch, case, reused))
         engine = get_engine()
         record = self._new_record(launch, case, engine)
         outcome = self._attempt(launch, case, engine, record)
@@ -85,9 +98,19 @@ class CaseRunner:
             pytest.fail(f"{case.id}: {error}", pytrace=False)
         record["verdict"] = verdict
         self._write(launch, case, record)
-        self._tell(item, measurement, self.gate.told(case.id, verdict))
+        note = f"reused from run {record['reused_from']}" if record.get("reused_from") else ""
+        self._tell(item, measurement, self.gate.told(case.id, verdict, note))
         self.gate.enforce(case.id, verdict)
         return verdict
+
+    def _take_over(self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any]) -> Measurement:
+        """An earlier record as one of this run: what it measured is judged again."""
+        record["gate"] = self.gate.part(case, self._servers.arms.spec(launch), record)
+        measurement = Measurement.from_json(record["measurement"])
+        self._records[launch, case.id] = record
+        self._write(launch, case, record)
+        self._tell(item, measurement, {})
+        return measurement
 
     def judge_init(self, item: pytest.Item, launch: Launch, engine: Engine) -> Verdict:
         """The verdict on the starts of the server so far; raises as ``judge``."""
@@ -188,7 +211,7 @@ class CaseRunner:
             "launch": launch,
             "started": datetime.now(UTC).isoformat(),
             "fingerprint": fingerprint(
-                spec, case, engine.facts.version or "", self._device(spec.hardware), self._servers.commits(launch)
+                spec, case, self._servers.engine_version(spec, engine), self._device(spec.hardware), self._servers.commits(launch)
             ),
             "hardware": spec.hardware,
             "topology": plain(case.topology) | {"gpus": case.gpus},
@@ -216,7 +239,8 @@ class CaseRunner:
             pytest.fail(f"{case.id}: {unwritten}", pytrace=False)
 
     def _try_to_write(self, launch: Launch, case: Case, record: dict[str, Any]) -> Failure | None:
-        record["finished"] = datetime.now(UTC).isoformat()
+        if not record.get("reused_from"):
+            record["finished"] = datetime.now(UTC).isoformat()
         unwritten = try_to_write(self._folder.case_record(launch, case), record)
         return None if unwritten is None else _unwritten(unwritten)
 

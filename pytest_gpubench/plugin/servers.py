@@ -142,6 +142,13 @@ class ServerPool:
             "commits": self._commits.get(launch, {}),
         }
 
+    def engine_version(self, spec: ServerSpec, engine: Engine | None = None) -> str:
+        """As the distribution behind the command says, known before a start; else as the running engine says; else empty."""
+        distribution = None if engine and engine.attached else self._distribution(spec)
+        if distribution is not None:
+            return distribution.version
+        return (engine.facts.version or "") if engine else ""
+
     @property
     def gpus(self) -> tuple[Gpu, ...]:
         """The GPUs of the running server, as far as we gave them to it."""

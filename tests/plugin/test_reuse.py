@@ -1,0 +1,87 @@
+"""``--gpubench-reuse`` on the stub engine: what is there is judged again, what is missing is measured, nothing twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.conftest import Project
+
+
+def _runs(project: Project) -> list[Path]:
+    return sorted((project.pytester.path / "results").iterdir(), key=lambda run: run.stat().st_mtime_ns)
+
+
+def test_a_second_run_starts_no_server_and_judges_again(project: Project) -> None:
+    selection = ("benchmarks", "-m", "gpubench(server='tiny-bf16-cpu-vllm-tp1')")
+    first = project.run(*selection)
+    assert first.ret == 0, first.stdout.str()
+    second = project.run(*selection, "--gpubench-reuse")
+    assert second.ret == 0, second.stdout.str()
+    second.assert_outcomes(passed=2, skipped=1)
+    second.stdout.fnmatch_lines(["*reused from run *"])
+    old, new = _runs(project)
+    assert len(list(old.rglob("init/launch-1.json"))) == 1
+    assert not list(new.rglob("init/*")), "a server was started"
+    before, after = (json.loads((run / "tiny-bf16-cpu-vllm-tp1/32x4-c1/launch-1.json").read_text()) for run in (old, new))
+    assert after["reused_from"] == old.name
+    assert after["metrics"] == before["metrics"]
+    assert after["finished"] == before["finished"]
+    assert after["verdict"]["status"] == "UNGATED"
+    assert (new / "tiny-bf16-cpu-vllm-tp1/32x4-c1/launch-1.requests.jsonl.gz").is_file()
+
+
+def test_only_what_is_missing_is_measured(project: Project) -> None:
+    project.run("benchmarks", "-m", "gpubench(case='tiny-bf16-cpu-vllm-tp1:32x4-c1')")
+    second = project.run("benchmarks", "-m", "gpubench(server='tiny-bf16-cpu-vllm-tp1')", "--gpubench-reuse")
+    assert second.ret == 0, second.stdout.str()
+    second.assert_outcomes(passed=3)
+    _, new = _runs(project)
+    found = {
+        record["case"]: record.get("reused_from") for record in map(json.loads, (p.read_text() for p in new.rglob("*c*/*.json")))
+    }
+    assert bool(found["tiny-bf16-cpu-vllm-tp1:32x4-c1"])
+    assert not found["tiny-bf16-cpu-vllm-tp1:32x4-c2"]
+
+
+@pytest.mark.parametrize("damage", ["failure", "invalid", "fingerprint", "cut"])
+def test_a_result_that_does_not_count_is_measured_again(project: Project, damage: str) -> None:
+    selection = ("benchmarks", "-m", "gpubench(case='tiny-bf16-cpu-vllm-tp1:32x4-c1')")
+    project.run(*selection)
+    (run,) = _runs(project)
+    path = run / "tiny-bf16-cpu-vllm-tp1/32x4-c1/launch-1.json"
+    record = json.loads(path.read_text())
+    changes = {
+        "failure": {"failure": {"cause": "x", "failure_class": "engine", "summary": "y"}},
+        "invalid": {"verdict": {"status": "INVALID", "reason": "z"}},
+        "fingerprint": {"fingerprint": "0" * 16},
+        "cut": {},
+    }
+    path.write_text(json.dumps(record | changes[damage])[: -5 if damage == "cut" else None])
+    second = project.run(*selection, "--gpubench-reuse")
+    assert second.ret == 0, second.stdout.str()
+    assert "reused from run" not in second.stdout.str()
+
+
+def test_a_limit_that_came_later_fails_the_reused_result(project: Project) -> None:
+    selection = ("benchmarks", "-m", "gpubench(case='tiny-bf16-cpu-vllm-tp1:32x4-c1')")
+    project.run(*selection)
+    recipes = project.pytester.path / "recipes.yaml"
+    text = recipes.read_text()
+    recipes.write_text(text.replace("    client:", "    gates: {output_tput: {at-least: 1000000000}}\n    client:", 1))
+    second = project.run(*selection, "--gpubench-reuse")
+    assert second.ret == 1, second.stdout.str()
+    (_, new) = _runs(project)
+    assert not list(new.rglob("init/*"))
+
+
+@pytest.mark.parametrize("other", ["--gpubench-base-url=http://127.0.0.1:1", "--gpubench-update-baselines"])
+def test_options_that_contradict_reuse_end_the_run(project: Project, other: str) -> None:
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", *words], cwd=project.pytester.path, check=True)
+    result = project.inside("benchmarks", "--gpubench-reuse", other)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--gpubench-reuse and --gpubench-* exclude each other: *"])
