@@ -27,6 +27,9 @@ def add_commands(commands: Subparsers) -> None:
     report.add_argument("--markdown", type=Path, metavar="FILE", help="for a pull-request comment; - prints it")
     report.add_argument("--agg", type=Path, metavar="DIR", help="InferenceX's agg_*.json, of cases with client profile inferencex")
     report.add_argument("--vllm-json", type=Path, metavar="DIR", help="result JSON as 'vllm bench serve' writes it")
+    report.add_argument(
+        "--matrix", type=Path, metavar="FILE", help="a matrix of which every entry must have reported; the exit code is the merged one"
+    )
     report.set_defaults(run=_report)
 
 
@@ -34,9 +37,9 @@ def _report(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.domain.failures import GpubenchError
     from pytest_gpubench.report.loading import load_results
 
-    wanted = (parsed.output, parsed.csv, parsed.markdown, parsed.agg, parsed.vllm_json)
+    wanted = (parsed.matrix, parsed.output, parsed.csv, parsed.markdown, parsed.agg, parsed.vllm_json)
     if not any(wanted):
-        raise GpubenchError("report: say what to make of the results: -o FILE.html, --csv, --markdown, --agg or --vllm-json")
+        raise GpubenchError("report: say what to make of the results: -o FILE.html, --csv, --markdown, --agg, --vllm-json or --matrix")
     if parsed.against_run and not parsed.output:
         raise GpubenchError("report: --against-run shows differences in the page: give -o FILE.html too")
     loaded = load_results(parsed.results)
@@ -44,7 +47,7 @@ def _report(parsed: argparse.Namespace) -> int:
         print(f"left out: {one}", file=sys.stderr)
     if len(loaded.left_out) > _SHOWN:
         print(f"left out: {len(loaded.left_out) - _SHOWN} more", file=sys.stderr)
-    if not any(True for _ in loaded.cases()) and not any(True for _ in loaded.inits()):
+    if not parsed.matrix and not any(True for _ in loaded.cases()) and not any(True for _ in loaded.inits()):
         raise GpubenchError(f"no result records in {', '.join(map(str, parsed.results))}; give a folder that a run has written")
     if parsed.output:
         _page(parsed, loaded)
@@ -64,7 +67,15 @@ def _report(parsed: argparse.Namespace) -> int:
         from pytest_gpubench.report.exports_vllm import export_vllm
 
         _told(parsed.vllm_json, export_vllm(loaded.cases(), parsed.vllm_json))
-    return 0
+    return _merged(parsed.matrix, loaded) if parsed.matrix else 0
+
+
+def _merged(matrix: Path, loaded: Loaded) -> int:
+    from pytest_gpubench.report.merging import merge, read_matrix
+
+    merged = merge(loaded, read_matrix(matrix))
+    print("\n".join(merged.lines()))
+    return merged.exit_code
 
 
 def _page(parsed: argparse.Namespace, loaded: Loaded) -> None:
