@@ -29,7 +29,7 @@ from pytest_gpubench.report.numbers import finite, shown
 from pytest_gpubench.report.points import CaseView, case_views
 from pytest_gpubench.report.terminal import counted
 
-DETAILS_BUDGET = 3_500_000
+DETAILS_BUDGET = 4_200_000
 """Characters for the details of servers and cases: with 200 cases the whole file stays below 6 MB."""
 _MOST_NAMED = 100
 

@@ -141,7 +141,8 @@ def _server(
     source = inits[-1].path if inits else views[-1].last.path
     record = read(source)
     failures = [init.failure for init in inits if init.failure]
-    status = min((view.status for view in views), key=list(Status).index, default=None)
+    statuses = [view.status for view in views] + ([Status.FAIL] if failures else [])
+    status = min(statuses, key=list(Status).index, default=None)
     head = tag(
         "summary",
         tag("span", key, class_="key"),

@@ -69,7 +69,7 @@ def _reason(view: CaseView) -> Markup:
 
 def _words(reason: str, remedy: str, evidence: Sequence[str]) -> Markup:
     return join(
-        tag("p", clip(reason, 1500)),
+        tag("p", clip(reason, 800)),
         tag("p", clip(remedy, 800), class_="muted") if remedy else None,
         tag("details", tag("summary", "Evidence"), tag("pre", clip("\n".join(evidence), 6000), tabindex=0)) if evidence else None,
     )
