@@ -1,12 +1,125 @@
-"""``gpubench matrix, submit, status, cancel``."""
+"""``gpubench matrix, submit, status, cancel, retry``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_gpubench.commands import add_selection
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
 
+DEFAULT_FOLDER = Path("results/slurm")
+
 
 def add_commands(commands: Subparsers) -> None:
     """Add the parsers."""
+    matrix = commands.add_parser("matrix", help="cut a selection into jobs, one per server, for a CI matrix or for Slurm")
+    add_selection(matrix)
+    matrix.add_argument(
+        "--format", choices=("github", "slurm"), default="github", help="JSON (default), or batch scripts to look at"
+    )
+    matrix.add_argument("--changed-since", metavar="REV", help="as --gpubench-changed-since")
+    matrix.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
+    _add_slurm(matrix)
+    matrix.set_defaults(run=_matrix)
+
+    submit = commands.add_parser("submit", help="run a selection on a cluster: a job array, one server per task, and a merge job")
+    add_selection(submit)
+    submit.add_argument("--slurm", action="store_true", required=True, help="the cluster's scheduler; there is one so far")
+    submit.add_argument("--changed-since", metavar="REV", help="as --gpubench-changed-since")
+    submit.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
+    submit.add_argument("--no-fetch", action="store_true", help="no job that fetches the weights first")
+    submit.add_argument("--tests", action="append", default=[], metavar="PATH", help="tests that tasks run (default: benchmarks)")
+    submit.add_argument("--pytest-arg", action="append", default=[], metavar="ARG", help="further argument of pytest, repeatable")
+    _add_slurm(submit)
+    submit.set_defaults(run=_submit)
+
+    for name, words, function in (("status", "say how far a submission is", _status), ("cancel", "cancel its jobs", _cancel)):
+        parser = commands.add_parser(name, help=words)
+        parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER, help=f"its folder (default: {DEFAULT_FOLDER})")
+        parser.set_defaults(run=function)
+
+    retry = commands.add_parser("retry", help="run pytest, again while every failure is of the infrastructure; verdicts stand")
+    retry.add_argument("--attempts", type=int, default=2, metavar="N", help="at most (default: 2)")
+    retry.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="as --gpubench-results")
+    retry.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS", help="of pytest")
+    retry.set_defaults(run=_retry)
+
+    step = commands.add_parser("slurm-step")  # what batch scripts call
+    step.add_argument("step", choices=("fetch", "task", "merge"))
+    step.add_argument("folder", type=Path)
+    step.set_defaults(run=_step)
+
+
+def _add_slurm(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("Slurm")
+    group.add_argument(
+        "--results", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help=f"shared folder (default: {DEFAULT_FOLDER})"
+    )
+    group.add_argument("--account", default="", help="as sbatch's")
+    group.add_argument("--partition", default="", help="as sbatch's")
+    group.add_argument("--time", default="", help="limit of every task (default: the estimate of its entry)")
+    group.add_argument("--gres-type", default="", metavar="TYPE", help="asks for gpu:TYPE:N instead of gpu:N")
+    group.add_argument(
+        "--container-image", default="", metavar="IMAGE", help="pyxis image of the tasks; 'recipe': that of each recipe"
+    )
+    group.add_argument("--container-mounts", default="", metavar="LIST", help="pyxis mounts besides the results folder")
+    group.add_argument("--max-parallel", type=int, default=0, metavar="N", help="tasks of one array at a time (default: no limit)")
+    group.add_argument(
+        "--sbatch-arg", action="append", default=[], metavar="ARG", help="further argument of every sbatch, repeatable"
+    )
+
+
+def _document(parsed: argparse.Namespace) -> dict[str, Any]:
+    from pytest_gpubench.plugin.main import selection_matrix
+
+    more = [f"--gpubench-changed-since={parsed.changed_since}"] if parsed.changed_since else []
+    more += [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
+    return selection_matrix(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per, more)
+
+
+def _matrix(parsed: argparse.Namespace) -> int:
+    document = _document(parsed)
+    if parsed.format == "github":
+        print(json.dumps(document, indent=1, ensure_ascii=False))
+        return 0
+    from pytest_gpubench.commands import slurm
+
+    for script in slurm.scripts_of(document, parsed):
+        print(f"# {script.name}.sh\n{script.text}")
+    return 0
+
+
+def _submit(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands import slurm
+
+    return slurm.submit(_document(parsed), parsed)
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands import slurm
+
+    return slurm.status(parsed.folder)
+
+
+def _cancel(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands import slurm
+
+    return slurm.cancel(parsed.folder)
+
+
+def _step(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands import slurm_steps
+
+    return slurm_steps.run(parsed.step, parsed.folder)
+
+
+def _retry(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands.attempts import run_pytest
+
+    arguments = parsed.arguments[1:] if parsed.arguments[:1] == ["--"] else parsed.arguments
+    return run_pytest(arguments, parsed.results, parsed.attempts)

@@ -28,7 +28,7 @@ def add_commands(commands: Subparsers) -> None:
     report.add_argument("--agg", type=Path, metavar="DIR", help="InferenceX's agg_*.json, of cases with client profile inferencex")
     report.add_argument("--vllm-json", type=Path, metavar="DIR", help="result JSON as 'vllm bench serve' writes it")
     report.add_argument(
-        "--matrix", type=Path, metavar="FILE", help="a matrix of which every entry must have reported; the exit code is the merged one"
+        "--matrix", type=Path, metavar="FILE", help="a matrix of which every entry must report; the exit code is the merged one"
     )
     report.set_defaults(run=_report)
 
@@ -39,7 +39,7 @@ def _report(parsed: argparse.Namespace) -> int:
 
     wanted = (parsed.matrix, parsed.output, parsed.csv, parsed.markdown, parsed.agg, parsed.vllm_json)
     if not any(wanted):
-        raise GpubenchError("report: say what to make of the results: -o FILE.html, --csv, --markdown, --agg, --vllm-json or --matrix")
+        raise GpubenchError("report: say what to make of them: -o FILE.html, --csv, --markdown, --agg, --vllm-json or --matrix")
     if parsed.against_run and not parsed.output:
         raise GpubenchError("report: --against-run shows differences in the page: give -o FILE.html too")
     loaded = load_results(parsed.results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -163,7 +164,7 @@ def _parts(servers: Sequence[str], size: int) -> Iterable[list[str]]:
     """Parts of nearly equal length, at most ``size`` long."""
     count = math.ceil(len(servers) / size)
     ends = [round(len(servers) * number / count) for number in range(count + 1)]
-    return [list(servers[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+    return [list(servers[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def _selection(server: str, cases: Sequence[Case], declared: int) -> str:

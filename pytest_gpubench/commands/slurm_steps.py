@@ -1,0 +1,80 @@
+"""What runs inside a submission's jobs: fetch weights, run one task, merge."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pytest_gpubench.commands.attempts import run_pytest
+from pytest_gpubench.commands.slurm import MANIFEST, read_manifest
+from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.report.records import write_record
+
+ATTEMPTS = 2
+"""Of one task on one node, where every failure was of the infrastructure."""
+
+
+def run(step: str, folder: Path) -> int:
+    """Run a step and write down how it ended, also where a signal ends it."""
+    # Slurm signals every process of a step; this one waits for pytest, which stops its server. A handler, as pytest would inherit
+    # an ignored signal.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    restarts = _number("SLURM_RESTART_COUNT") or 0
+    manifest = read_manifest(folder)
+    if step != "task":
+        code = _fetch(manifest) if step == "fetch" else _merge(folder, manifest)
+        _note(folder, step, {"exit": code, "restarts": restarts})
+        return code
+    index = _number("SLURM_ARRAY_TASK_ID")
+    if index is None or index >= len(manifest["include"]):
+        raise GpubenchError("slurm-step task: SLURM_ARRAY_TASK_ID names no entry of the manifest; submit with gpubench submit")
+    _note(folder, f"task-{index}", {"exit": None, "restarts": restarts})
+    entry = manifest["include"][index]
+    arguments = [*manifest["pytest"], "-m", entry["selection"], "--color=no", "-p", "no:cacheprovider"]
+    arguments += ["--gpubench-reuse"] if restarts else []
+    code = run_pytest(arguments, folder / "results", ATTEMPTS)
+    _note(folder, f"task-{index}", {"exit": code, "restarts": restarts})
+    return code
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else None
+
+
+def _note(folder: Path, name: str, what: dict[str, Any]) -> None:
+    write_record(folder / "steps" / f"{name}.json", {"kind": "task", **what})
+
+
+def _fetch(manifest: dict[str, Any]) -> int:
+    selection = " or ".join(entry["selection"] for entry in manifest["include"])
+    command = [sys.executable, "-m", "pytest_gpubench.cli", "fetch", *manifest["recipes"], "-m", selection]
+    return subprocess.run(command, check=False).returncode
+
+
+def _merge(folder: Path, manifest: dict[str, Any]) -> int:
+    """The report, and what became of the tasks; the exit code is that of the verdicts."""
+    from pytest_gpubench.commands.slurm import _ended
+
+    (folder / "results").mkdir(exist_ok=True)
+    lines = []
+    for index, entry in enumerate(manifest["include"]):
+        ended = _ended(folder, f"task-{index}")
+        restarts = ended.get("restarts")
+        if not ended:
+            lines.append(f"task {index} ({entry['name']}) never ran")
+        elif ended["exit"] is None:
+            lines.append(f"task {index} ({entry['name']}) was killed before it could end")
+        elif ended["exit"] not in (0, 1, 10):
+            how = "it was interrupted, as by scancel or a time limit" if ended["exit"] == 2 else f"exit code {ended['exit']}"
+            lines.append(f"task {index} ({entry['name']}) did not finish: {how}")
+        if restarts:
+            lines.append(f"task {index} ({entry['name']}) was requeued {restarts} times and went on")
+    print("\n".join(lines), flush=True)
+    report = [sys.executable, "-m", "pytest_gpubench.cli", "report", str(folder / "results"), "--matrix", str(folder / MANIFEST)]
+    outputs = ["-o", str(folder / "report.html"), "--markdown", str(folder / "report.md")]
+    return subprocess.run([*report, *outputs], check=False).returncode
