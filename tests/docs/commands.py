@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROGRAMS = ("pytest", "gpubench", "tox", "pip", "python", "git", "sbatch", "squeue", "scancel", "vllm", "docker", "podman")
+PROGRAMS = ("pytest", "gpubench", "tox", "pip", "python", "git", "srun", "sbatch", "squeue", "scancel", "vllm", "docker", "podman")
 _COMMENT = re.compile(r"<!-- docs: (.*?) -->", re.DOTALL)
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 

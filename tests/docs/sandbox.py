@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from tests.docs.commands import Block, split
+from tests.plugin.conftest import CALM
 
 ROOT = Path(__file__).parents[2]
 STUB = ROOT / "tests" / "stub_engine.py"
@@ -23,8 +24,8 @@ SECONDS = 120
 _OWN_MODULES = {"pytest": "pytest", "gpubench": "pytest_gpubench.cli"}
 _RUN_HERE = (*_OWN_MODULES, "git", "vllm")
 _SHIM = """#!/bin/sh
-# The stub in the place of `vllm`; threads taken away make it slow, as they make the real engine on a CPU.
-test -z "$VLLM_CPU_OMP_THREADS_BIND" || export GPUBENCH_STUB_TOKEN_TIME=0.05
+# The stub in the place of `vllm`; one request at a time makes it slow, as it makes the real engine.
+case " $* " in *" --max-num-seqs 1 "*) export GPUBENCH_STUB_TOKEN_TIME=0.05 ;; esac
 export GPUBENCH_STUB_TOKENS_PER_DRAFT=3
 exec "{python}" "{stub}" "$@"
 """
@@ -47,6 +48,7 @@ class Sandbox:
         shim = tools / "vllm"
         shim.write_text(_SHIM.format(python=sys.executable, stub=STUB))
         shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+        (tools / "calm_clocks.py").write_text(CALM)
         settings = [f"gpubench_vllm_command = {shim} serve", f"gpubench_cache_dir = {path / 'hub'}"]
         (work / "pytest.ini").write_text("[pytest]\ntestpaths = benchmarks\naddopts = -ra\n" + "\n".join(settings) + "\n")
         (work / ".gitignore").write_text("results/\n__pycache__/\n.pytest_cache/\n")
@@ -93,7 +95,8 @@ class Sandbox:
                 "PATH": f"{self.bin}{os.pathsep}{kept['PATH']}",
                 "GPUBENCH_LEASE_DIR": str(self.path.parent / "leases"),
                 "HF_HUB_OFFLINE": "1",
-            "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio",
+                "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio -p calm_clocks",
+                "PYTHONPATH": str(self.bin),
                 "COLUMNS": "160",
             }
         )
@@ -102,6 +105,10 @@ class Sandbox:
         """Check the words of a command that cannot run here; what is wrong with them, None if nothing."""
         _, words = split(command)
         program, rest = words[0], words[1:]
+        if program == "srun":
+            program, rest = rest[0], rest[1:]
+        if program == "sbatch":
+            return None if (self.path / rest[-1]).is_file() else f"the page has no {rest[-1]}"
         if program == "pytest":
             done = self.run(["pytest", *rest, "--collect-only", "-q", "-p", "no:cacheprovider"])
             return None if done.returncode == 0 else done.stdout

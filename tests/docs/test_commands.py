@@ -35,10 +35,10 @@ def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
     for block in BLOCKS[page]:
         if "file" in block.notes or "append" in block.notes:
             sandbox.place(block)
-            continue
         if "first" in block.notes:
             done = sandbox.run(split(block.notes["first"])[1])
             assert done.returncode == 0, f"{block.where}: {done.stdout}"
+        said = ""
         for command in block.commands():
             if "only parsed" in block.notes:
                 assert block.notes["only parsed"] in REASONS, f"{block.where}: {block.notes['only parsed']!r} is no reason"
@@ -46,20 +46,21 @@ def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
                 assert wrong is None, f"{block.where}: {command}\n{wrong}"
                 parsed += 1
             else:
-                check(sandbox, block, command)
+                said += check(sandbox, block, command)
                 run += 1
+        assert block.notes.get("expect", "") in said, f"{block.where}: {block.notes['expect']!r} is not in\n{said}"
     expected = commands_of(page)
     assert (run, parsed) == (len(expected[0]), len(expected[1]))
 
 
-def check(sandbox: Sandbox, block: Block, command: str) -> None:
-    """Run one command; it ends as its block says."""
+def check(sandbox: Sandbox, block: Block, command: str) -> str:
+    """Run one command, which ends as its block says; returns its output on one line."""
     env, words = split(command)
     done = sandbox.run(words, env)
     codes = re.findall(r"\d+", block.notes.get("exit", "0"))
     assert str(done.returncode) in codes, f"{block.where}: {command}\nexit code {done.returncode}\n{done.stdout}"
     assert "Traceback (most recent call last)" not in done.stdout, f"{block.where}: {command}\n{done.stdout}"
-    assert block.notes.get("expect", "") in " ".join(done.stdout.split()), f"{block.where}: {command}\n{done.stdout}"
+    return " ".join(done.stdout.split())
 
 
 def counted() -> str:
