@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
     from pytest_gpubench.report.exports_common import Exported
     from pytest_gpubench.report.loaded import Loaded
+    from pytest_gpubench.report.merging import Merged
 
 _SHOWN = 10
 
@@ -36,6 +37,7 @@ def add_commands(commands: Subparsers) -> None:
 def _report(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.domain.failures import GpubenchError
     from pytest_gpubench.report.loading import load_results
+    from pytest_gpubench.report.merging import merge, read_matrix
 
     wanted = (parsed.matrix, parsed.output, parsed.csv, parsed.markdown, parsed.agg, parsed.vllm_json)
     if not any(wanted):
@@ -49,8 +51,9 @@ def _report(parsed: argparse.Namespace) -> int:
         print(f"left out: {len(loaded.left_out) - _SHOWN} more", file=sys.stderr)
     if not parsed.matrix and not any(True for _ in loaded.cases()) and not any(True for _ in loaded.inits()):
         raise GpubenchError(f"no result records in {', '.join(map(str, parsed.results))}; give a folder that a run has written")
+    merged = merge(loaded, read_matrix(parsed.matrix) if parsed.matrix else None)
     if parsed.output:
-        _page(parsed, loaded)
+        _page(parsed, loaded, merged)
     if parsed.csv:
         from pytest_gpubench.report.exports_csv import csv_text
 
@@ -58,7 +61,7 @@ def _report(parsed: argparse.Namespace) -> int:
     if parsed.markdown:
         from pytest_gpubench.report.markdown import markdown
 
-        _write(parsed.markdown, markdown(loaded, title=parsed.title))
+        _write(parsed.markdown, markdown(loaded, merged=merged, title=parsed.title))
     if parsed.agg:
         from pytest_gpubench.report.exports_agg import export_agg
 
@@ -67,24 +70,19 @@ def _report(parsed: argparse.Namespace) -> int:
         from pytest_gpubench.report.exports_vllm import export_vllm
 
         _told(parsed.vllm_json, export_vllm(loaded.cases(), parsed.vllm_json))
-    return _merged(parsed.matrix, loaded) if parsed.matrix else 0
-
-
-def _merged(matrix: Path, loaded: Loaded) -> int:
-    from pytest_gpubench.report.merging import merge, read_matrix
-
-    merged = merge(loaded, read_matrix(matrix))
+    if not parsed.matrix:
+        return 0
     print("\n".join(merged.lines()))
     return merged.exit_code
 
 
-def _page(parsed: argparse.Namespace, loaded: Loaded) -> None:
+def _page(parsed: argparse.Namespace, loaded: Loaded, merged: Merged) -> None:
     from pytest_gpubench.report import html
     from pytest_gpubench.report.loading import load_results
 
     against = load_results([parsed.against_run]) if parsed.against_run else None
     name = parsed.against_run.name if parsed.against_run else ""
-    html.write(parsed.output, html.render(loaded, against, title=parsed.title, against_name=name))
+    html.write(parsed.output, html.render(loaded, against, merged=merged, title=parsed.title, against_name=name))
     print(f"wrote {parsed.output}")
 
 

@@ -25,8 +25,9 @@ from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
 from pytest_gpubench.report.html_verdicts import attention, intervals, verdict_counts
 from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded
 from pytest_gpubench.report.loading import read_whole
+from pytest_gpubench.report.merging import Merged, merge
 from pytest_gpubench.report.numbers import finite, shown
-from pytest_gpubench.report.points import CaseView, case_views
+from pytest_gpubench.report.points import CaseView, case_views, without_results
 from pytest_gpubench.report.terminal import counted
 
 DETAILS_BUDGET = 4_200_000
@@ -34,14 +35,29 @@ DETAILS_BUDGET = 4_200_000
 _MOST_NAMED = 100
 
 
-def render(loaded: Loaded, against: Loaded | None = None, *, title: str = "Serving benchmarks", against_name: str = "") -> str:
-    """The page of everything that was loaded; ``against``: results to show differences to."""
+def render(
+    loaded: Loaded,
+    against: Loaded | None = None,
+    *,
+    merged: Merged | None = None,
+    title: str = "Serving benchmarks",
+    against_name: str = "",
+) -> str:
+    """The page of everything that was loaded.
+
+    Args:
+        against: results to show differences to.
+        merged: what a merge says about it (with a matrix: also what has not reported); made here if not given.
+        against_name: how to call them.
+    """
+    merged = merged or merge(loaded)
     views = case_views(_in_order(loaded.cases()))
     inits = sorted(loaded.inits(), key=lambda init: init.server)
     link_of = {id(view): f"case-{number}" for number, view in enumerate(views, 1)}
     other = case_views(_in_order(against.cases())) if against else []
     sections: list[Child] = [
-        attention(views, inits, link_of),
+        attention(views, inits, link_of, without_results(merged.rows)),
+        _merge_notes(merged),
         performance(views),
         intervals(views),
         difference(other, views, list(against.inits()), inits, against_name or "the other results") if against else None,
@@ -185,6 +201,20 @@ def _left_out(loaded: Loaded, against: Loaded | None) -> Markup | None:
         tag("p", lead, class_="lead"),
         tag("ul", items, class_="left-out", tabindex=0),
         tag("p", more) if more else None,
+    )
+
+
+def _merge_notes(merged: Merged) -> Markup | None:
+    """Versions that disagree, attempts that do not count, what no job was to run."""
+    notes = [f"versions disagree: {sentence}" for sentence in merged.disagreements]
+    notes += [f"in no job: {sentence}" for sentence in merged.left_out]
+    notes += [f"{row.name}: {note}" for row in merged.rows for note in row.notes]
+    if not notes:
+        return None
+    items = [tag("li", clip(note, 500)) for note in notes[:_MOST_NAMED]]
+    more = f"and {len(notes) - _MOST_NAMED:,} more" if len(notes) > _MOST_NAMED else ""
+    return section(
+        "merge", "Merged from several runs", tag("ul", items, class_="left-out", tabindex=0), tag("p", more) if more else None
     )
 
 

@@ -11,6 +11,7 @@ from pytest_gpubench.report.html_parts import badge, section, table, table_row
 from pytest_gpubench.report.html_scales import Scale
 from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
 from pytest_gpubench.report.loaded import InitResult
+from pytest_gpubench.report.merging import Row
 from pytest_gpubench.report.numbers import shown
 from pytest_gpubench.report.points import CaseView, failed_first, failed_starts, failure_words, status_counts
 
@@ -33,18 +34,27 @@ def verdict_counts(views: Sequence[CaseView]) -> Markup:
     return tag("ul", tiles, class_="tiles", aria_label="Verdicts")
 
 
-def attention(views: Sequence[CaseView], inits: Sequence[InitResult], link_of: dict[int, str]) -> Markup:
-    """The rows that need a person, with reasons; a word where there are none."""
+def attention(
+    views: Sequence[CaseView], inits: Sequence[InitResult], link_of: dict[int, str], others: Sequence[Row] = ()
+) -> Markup:
+    """The rows that need a person, with reasons; a word where there are none.
+
+    Args:
+        link_of: anchors of views' details, by their ``id()``.
+        others: rows of a merge that no view stands for: ratios, cases that have not reported.
+    """
     found = failed_first(views)
     starts = failed_starts(inits)
-    if not found and not starts:
+    if not found and not starts and not others:
         doubtful = sum(bool(view.doubts) for view in views)
         words = f"No case failed. The times of {count(doubtful, 'case')} are in doubt: the details say why."
         lead = words if doubtful else "No case failed, and every measurement counts."
         return section("attention", "Nothing needs attention", tag("p", lead, class_="lead"))
     rows = [table_row((f"start of {init.server}", badge(Status.FAIL), _start_reason(init))) for init in starts[:_MOST_ROWS]]
+    rows += [table_row((row.name, badge(row.status), _words(row.reason, "", ()))) for row in others[:_MOST_ROWS]]
     rows += [table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags) for view in found[:_MOST_ROWS]]
     parts = [count(len(starts), "server") + " did not start"] if starts else []
+    parts += [f"{len(others)} more did not hold or have not reported"] if others else []
     parts += [f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"] if found else []
     return section(
         "attention",

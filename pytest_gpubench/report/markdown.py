@@ -9,8 +9,17 @@ from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.report.html_parts import GLYPHS
 from pytest_gpubench.report.html_tags import clip, printable
 from pytest_gpubench.report.loaded import InitResult, Loaded
+from pytest_gpubench.report.merging import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier
-from pytest_gpubench.report.points import CaseView, case_views, failed_first, failed_starts, failure_words, status_counts
+from pytest_gpubench.report.points import (
+    CaseView,
+    case_views,
+    failed_first,
+    failed_starts,
+    failure_words,
+    status_counts,
+    without_results,
+)
 from pytest_gpubench.report.terminal import counted
 
 LONGEST_COMMENT = 60_000
@@ -25,14 +34,19 @@ _COLUMNS = (
 )
 
 
-def markdown(loaded: Loaded, *, title: str = "Serving benchmarks", longest: int = LONGEST_COMMENT) -> str:
-    """GitHub-flavoured Markdown of everything loaded, at most ``longest`` characters."""
+def markdown(
+    loaded: Loaded, *, merged: Merged | None = None, title: str = "Serving benchmarks", longest: int = LONGEST_COMMENT
+) -> str:
+    """GitHub-flavoured Markdown of everything loaded, at most ``longest`` characters; ``merged`` adds what has not reported."""
+    merged = merged or merge(loaded)
     views = case_views(loaded.cases())
     counts = ", ".join(f"{number} {status.value}" for status, number in status_counts(views).items())
     head = [f"### {plain(title)}", "", f"**{counts or 'no results'}** in {counted(len(views), 'case')}"]
     starts = failed_starts(loaded.inits())
     head[-1] += f", {counted(len(starts), 'server')} did not start" if starts else ""
-    parts = ["\n".join(head), *_attention(views, starts), *_best(views)]
+    parts = ["\n".join(head), *_attention(views, starts, without_results(merged.rows)), *_best(views)]
+    notes = [f"- versions disagree: {plain(sentence)}" for sentence in merged.disagreements[:10]]
+    parts += ["\n".join(notes)] if notes else []
     parts += _folded(views) + _left_out(loaded)
     return _within(parts, longest)
 
@@ -45,9 +59,10 @@ def plain(text: str, longest: int = 300) -> str:
     return re.sub(r"@|://|\bwww\.|\bGH-", lambda found: f"{found[0][0]}&#8203;{found[0][1:]}", line)
 
 
-def _attention(views: Sequence[CaseView], starts: Sequence[InitResult]) -> list[str]:
+def _attention(views: Sequence[CaseView], starts: Sequence[InitResult], others: Sequence[Row]) -> list[str]:
     failures = [(init, init.failure) for init in starts if init.failure]
     rows = [_attention_row(f"start of {init.server}", Status.FAIL, failure_words(one), one.remedy) for init, one in failures]
+    rows += [_attention_row(row.name, row.status, row.reason, "") for row in others]
     rows += [_attention_row(view.id, view.status, view.reason, view.remedy) for view in failed_first(views)]
     if not rows:
         return []

@@ -129,17 +129,20 @@ def gave_answer(result: CaseResult) -> bool:
     return failure is None or (failure.failure_class != "infrastructure" and failure.cause != INTERRUPTED)
 
 
-def _row(case: str, job: str, found: Sequence[CaseResult], starts: Mapping[str, InitResult], certain: int) -> Row:
+def attempts_that_count(found: Sequence[CaseResult]) -> list[CaseResult]:
+    """Of each launch the newest attempt that gave an answer, else the newest, in the order in which they ended."""
     by_launch: dict[str, list[CaseResult]] = {}
     for result in sorted(found, key=lambda one: one.finished):
         by_launch.setdefault(result.launch.label, []).append(result)
-    chosen: list[CaseResult] = []
-    notes: list[str] = []
-    for attempts in by_launch.values():
-        counts = next((one for one in reversed(attempts) if gave_answer(one)), attempts[-1])
-        chosen.append(counts)
-        notes += [_other(one, counts) for one in attempts if one.finished != counts.finished]
-    chosen.sort(key=lambda one: one.finished)
+    chosen = [next((one for one in reversed(mine) if gave_answer(one)), mine[-1]) for mine in by_launch.values()]
+    return sorted(chosen, key=lambda one: one.finished)
+
+
+def _row(case: str, job: str, found: Sequence[CaseResult], starts: Mapping[str, InitResult], certain: int) -> Row:
+    chosen = attempts_that_count(found)
+    counts = {one.launch.label: one for one in chosen}
+    others = [one for one in sorted(found, key=lambda one: one.finished) if one.finished != counts[one.launch.label].finished]
+    notes = [_other(one, counts[one.launch.label]) for one in others]
     start = starts.get(case.rpartition(":")[0])
     status, reason, failure = _judged(chosen, start, certain)
     return Row(case, job, status, reason, tuple(chosen), tuple(notes), failure)

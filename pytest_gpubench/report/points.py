@@ -11,14 +11,16 @@ from pytest_gpubench.domain.failures import Failure
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.report.loaded import CaseResult, InitResult
+from pytest_gpubench.report.merging import INTERRUPTED, Row, attempts_that_count, gave_answer
 from pytest_gpubench.report.numbers import finite
 
 
 @dataclass(frozen=True, slots=True)
 class CaseView:
-    """One case (and arm) with all its launches; the last one decides its verdict."""
+    """One case (and arm) with the attempt of each launch that counts."""
 
     last: CaseResult
+    """The one that decides: a launch that failed, else the last."""
     launches: tuple[CaseResult, ...] = field(repr=False)
     metrics: Mapping[str, float]
     """Geometric means over the launches, as in the terminal; those that rest on too few requests included."""
@@ -68,7 +70,8 @@ class CaseView:
 
     @property
     def status(self) -> Status:
-        return self.last.status
+        failure = self.last.failure
+        return Status.INCONCLUSIVE if failure is not None and failure.cause == INTERRUPTED else self.last.status
 
     @property
     def reason(self) -> str:
@@ -96,7 +99,7 @@ class CaseView:
 
 
 def case_views(results: Iterable[CaseResult]) -> list[CaseView]:
-    """Views of the results, in the order in which their cases appear; of a case that several runs hold, all count as launches."""
+    """Views of the results, in the order in which their cases appear; of several attempts that of a merge counts."""
     groups: dict[tuple[str, str], list[CaseResult]] = {}
     for result in results:
         groups.setdefault((result.case, result.launch.arm), []).append(result)
@@ -110,8 +113,14 @@ def failed_first(views: Sequence[CaseView]) -> list[CaseView]:
 
 
 def failed_starts(inits: Iterable[InitResult]) -> list[InitResult]:
-    """Starts of servers that failed: none of their cases has a record."""
-    return [init for init in inits if init.failure is not None]
+    """The last starts of servers, of those where it failed: their cases have no record."""
+    last = {init.server: init for init in sorted(inits, key=lambda init: init.finished)}
+    return [init for init in last.values() if init.failure is not None]
+
+
+def without_results(rows: Iterable[Row]) -> list[Row]:
+    """Rows of a merge that need a person and that no case's record stands for: ratios, cases that have not reported."""
+    return [row for row in rows if not row.results and row.status not in (Status.PASS, Status.UNGATED)]
 
 
 def failure_words(failure: Failure) -> str:
@@ -135,8 +144,10 @@ def sequence(value: object) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _view(group: Sequence[CaseResult]) -> CaseView:
-    last = group[-1]
+def _view(attempts: Sequence[CaseResult]) -> CaseView:
+    group = attempts_that_count(attempts)
+    failed = [one for one in group if one.failure is not None]
+    last = next(filter(gave_answer, failed), failed[0] if failed else group[-1])
     names = dict.fromkeys(name for result in group for name in result.metrics)
     isl, osl, conc = (_size(last.workload.get(name)) for name in ("isl", "osl", "conc"))
     rate = finite(last.workload.get("request_rate")) or 0.0

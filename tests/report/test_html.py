@@ -17,6 +17,8 @@ from pytest_gpubench.report import html
 from pytest_gpubench.report.html_servers import servers
 from pytest_gpubench.report.html_tags import clip, printable, tag
 from pytest_gpubench.report.loading import load_results, read_whole
+from pytest_gpubench.report.markdown import markdown
+from pytest_gpubench.report.merging import merge
 from pytest_gpubench.report.points import case_views
 from tests.report.synthetic import write_results
 
@@ -210,6 +212,39 @@ def test_launches_of_a_case_are_one_row_with_their_mean(tmp_path: Path) -> None:
     (view,) = case_views(load_results([tmp_path]).cases())
     assert view.metrics["output_tput_per_gpu"] == pytest.approx(200.0)
     assert len(view.launches) == 2
+
+
+def test_an_interrupted_attempt_does_not_count_beside_its_resumption(tmp_path: Path) -> None:
+    write_results(tmp_path, 1, run="20260901T000000Z-0001")
+    failure = {
+        "cause": "interrupted",
+        "failure_class": "client",
+        "summary": "the run was interrupted",
+        "evidence": [],
+        "remedy": "",
+    }
+    first = _change(tmp_path, {"failure": failure, "metrics": None, "measurement": None, "verdict": None})
+    assert "? INCONCLUSIVE" in html.render(load_results([tmp_path])).replace("</span> ", " ").replace(
+        '<span aria-hidden="true">', ""
+    )
+    write_results(tmp_path, 1, run="20260902T000000Z-0002")
+    second = tmp_path / "20260902T000000Z-0002" / first.relative_to(tmp_path / "20260901T000000Z-0001")
+    second.write_text(json.dumps(json.loads(second.read_text()) | {"finished": "2026-09-02T12:00:00+00:00"}))
+    (view,) = case_views(load_results([tmp_path]).cases())
+    assert [launch.run for launch in view.launches] == ["20260902T000000Z-0002"]
+    text = html.render(load_results([tmp_path]))
+    assert "Nothing needs attention" in text
+    assert "another attempt of launch-1 in run 20260901T000000Z-0001 does not count (the run was interrupted)" in text
+
+
+def test_a_case_that_has_not_reported_is_in_page_and_comment(tmp_path: Path) -> None:
+    write_results(tmp_path, 1)
+    loaded = load_results([tmp_path])
+    (case,) = (result.case for result in loaded.cases())
+    merged = merge(loaded, {"include": [{"name": "job", "cases": [case, "absent-fp8-h100-vllm-tp8:1k1k-c1"]}]})
+    for text in (html.render(loaded, merged=merged), markdown(loaded, merged=merged)):
+        assert "absent-fp8-h100-vllm-tp8:1k1k-c1" in text
+        assert "has not reported" in text
 
 
 def test_tags_escape_and_clip() -> None:

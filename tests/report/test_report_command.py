@@ -27,7 +27,7 @@ def test_it_writes_what_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["RESULTS"], "say what to make of the results"),
+        (["RESULTS"], "say what to make of them"),
         (["RESULTS", "--csv", "x.csv", "--against-run", "RESULTS"], "give -o FILE.html too"),
         (["RESULTS/nowhere", "-o", "x.html"], "does not exist"),
         (["EMPTY", "-o", "x.html"], "no result records in"),
