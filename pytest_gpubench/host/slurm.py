@@ -60,15 +60,30 @@ def states(job: str) -> list[JobState]:
         if "Invalid job id" in str(error):
             return []
         raise
-    return [_state(line) for line in text.splitlines() if line.startswith("JobId=")]
+    return parse_states(text)
 
 
-def _state(line: str) -> JobState:
+def parse_states(text: str) -> list[JobState]:
+    """What ``scontrol --oneliner show job`` printed, one entry per task; waiting tasks share a line (``ArrayTaskId=0-3,7%2``)."""
+    return [state for line in text.splitlines() if line.startswith("JobId=") for state in _states_of(line)]
+
+
+def _states_of(line: str) -> list[JobState]:
     fields = dict(re.findall(r"(?:^|\s)([A-Za-z:/_-]+)=(\S*)", line))
     array, task = fields.get("ArrayJobId"), fields.get("ArrayTaskId", "")
-    name = f"{array}_{task}" if array and task else fields["JobId"]
+    names = [f"{array}_{index}" for index in _indices(task)] if array and task else [fields["JobId"]]
     restarts = fields.get("Restarts", "0")
-    return JobState(name, fields.get("JobState", "UNKNOWN"), fields.get("Reason", ""), int(restarts) if restarts.isdigit() else 0)
+    times = int(restarts) if restarts.isdigit() else 0
+    return [JobState(name, fields.get("JobState", "UNKNOWN"), fields.get("Reason", ""), times) for name in names]
+
+
+def _indices(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def _run(words: Sequence[str]) -> str:
