@@ -20,6 +20,8 @@ from pytest_gpubench.domain.failures import FAILURE_CLASSES
 from pytest_gpubench.domain.metrics import METRICS
 from pytest_gpubench.recipes import json_schema
 
+PAGES = pages()
+
 
 def test_every_key_of_a_recipe_says_what_it_means() -> None:
     keys = schema_keys()
@@ -82,9 +84,9 @@ def test_failures_are_of_a_known_class() -> None:
     assert {"engine-died", "weights-missing", "doctor", "silent-engine"} <= {one.cause for one in found}
 
 
-@pytest.mark.parametrize("path", sorted(pages()))
+@pytest.mark.parametrize("path", sorted(PAGES))
 def test_pages_are_whole(path: str) -> None:
-    text = pages()[path]
+    text = PAGES[path]
     assert text.startswith("# ")
     rows = [line for line in text.split("\n") if line.startswith("| ")]
     assert rows

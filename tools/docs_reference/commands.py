@@ -38,10 +38,12 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[Command]:
             continue
         helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
         for name, below in action.choices.items():
+            if name not in helps:
+                continue  # for the product's own use, and not shown by --help either
             nested = list(_commands(below))
             if not nested:
                 usage = " ".join(below.format_usage().removeprefix("usage: ").split())
-                yield Command(below.prog, helps.get(name) or below.description or "", usage, list(_arguments(below)))
+                yield Command(below.prog, helps[name], usage, list(_arguments(below)))
             yield from nested
 
 
