@@ -25,7 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+def on_post_page(output: str, page: Page, **_more: object) -> str:
     """The site works without a network: no page may load anything from another host."""
     foreign = _LOADED.search(output)
     if foreign:
