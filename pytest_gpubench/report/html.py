@@ -22,7 +22,7 @@ from pytest_gpubench.report.html_parts import facts, section
 from pytest_gpubench.report.html_performance import performance
 from pytest_gpubench.report.html_servers import acceptance, servers, startup
 from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
-from pytest_gpubench.report.html_verdicts import attention, intervals, verdict_counts
+from pytest_gpubench.report.html_verdicts import attention, intervals, ratios, verdict_counts
 from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded
 from pytest_gpubench.report.loading import read_whole
 from pytest_gpubench.report.merging import Merged, merge
@@ -60,6 +60,7 @@ def render(
         _merge_notes(merged),
         performance(views),
         intervals(views),
+        ratios(merged.rows),
         difference(other, views, list(against.inits()), inits, against_name or "the other results") if against else None,
         acceptance(views),
         startup(inits),

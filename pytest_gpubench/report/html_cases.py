@@ -59,13 +59,17 @@ def _cell(view: CaseView, metric: str, scale: float, digits: int) -> str:
 def case_details(view: CaseView, record: Mapping[str, Any], anchor: str, *, charts: bool) -> Markup:
     """Everything about a case that its record says; ``charts``: whether there is room for them."""
     measurement = mapping(record.get("measurement"))
-    head = tag("summary", tag("span", view.id, class_="key"), " ", badge(view.status))
+    reused = tag("span", " reused", class_="muted") if view.last.reused_from else None
+    head = tag("summary", tag("span", view.id, class_="key"), " ", badge(view.status), reused)
     launches = f"Geometric means over {len(view.launches)} launches." if len(view.launches) > 1 else ""
     body = join(
         tag("p", clip(view.reason, 2000)) if view.reason else None,
         [tag("p", clip(doubt, 1000), class_="problem") for doubt in view.doubts],
         [tag("p", clip(str(mapping(flag).get("message")), 1000), class_="note") for flag in sequence(measurement.get("flags"))],
         tag("p", launches, class_="muted") if launches else None,
+        tag("p", f"Not measured again: reused from run {view.last.reused_from}.", class_="muted")
+        if view.last.reused_from
+        else None,
         tag("div", list(_charts(measurement, view)), class_="grid-small") if charts else None,
         tag("div", [_metric(view, name) for name in view.metrics], class_="metric-list") if view.metrics else None,
     )

@@ -90,6 +90,16 @@ def _name(view: CaseView, link_of: dict[int, str]) -> Child:
     return tag("a", view.id, href=f"#{anchor}") if anchor else view.id
 
 
+def ratios(rows: Sequence[Row]) -> Markup | None:
+    """Gates across cases, as a merge with a matrix has judged them."""
+    found = [row for row in rows if row.name.startswith("ratio ")]
+    if not found:
+        return None
+    lines = [table_row((row.name.removeprefix("ratio "), badge(row.status), clip(row.reason, 800))) for row in found[:_MOST_ROWS]]
+    head = ("Ratio", "Verdict", "Why")
+    return section("ratios", "Ratios", table(head, lines, class_="reasons", caption="Ratios across cases"), _rest(len(found)))
+
+
 def intervals(views: Sequence[CaseView]) -> Markup | None:
     """What gates compared: change, 95% interval and tolerance of every metric, worst first; what held is folded."""
     found = [(view, one) for view in views if view.last.verdict for one in view.last.verdict.metrics if one.change is not None]

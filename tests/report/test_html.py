@@ -241,10 +241,21 @@ def test_a_case_that_has_not_reported_is_in_page_and_comment(tmp_path: Path) -> 
     write_results(tmp_path, 1)
     loaded = load_results([tmp_path])
     (case,) = (result.case for result in loaded.cases())
-    merged = merge(loaded, {"include": [{"name": "job", "cases": [case, "absent-fp8-h100-vllm-tp8:1k1k-c1"]}]})
+    ratio = {
+        "name": "speed-up",
+        "metric": "output_tput",
+        "of": case,
+        "over": case,
+        "point": "1k1k-c1",
+        "at_least": 1.2,
+        "at_most": None,
+    }
+    include = [{"name": "job", "cases": [case, "absent-fp8-h100-vllm-tp8:1k1k-c1"]}]
+    merged = merge(loaded, {"include": include, "ratios": [ratio]})
     for text in (html.render(loaded, merged=merged), markdown(loaded, merged=merged)):
         assert "absent-fp8-h100-vllm-tp8:1k1k-c1" in text
         assert "has not reported" in text
+        assert "speed-up:1k1k-c1" in text
 
 
 def test_tags_escape_and_clip() -> None:
