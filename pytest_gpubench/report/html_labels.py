@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-CHARACTER = 0.62
-"""Width of a character, as a share of the font's size; generous, since the reader's font is not ours."""
+CHARACTER = 0.7
+"""Width of a character, as a share of the font's size; generous, since the reader's font is not ours and names are bold."""
+_WIDE = 0.88
+_WIDE_LETTERS = frozenset("ABCDEFGHKLMNOPQRSTUVWXYZmw%@…")
 LINE = 1.25
 
 
@@ -34,14 +36,16 @@ class Placed:
 
 def text_width(text: str, size: float) -> float:
     """Estimated width in pixels; wide scripts count double."""
-    return sum(2 if ord(letter) > 0x2E80 else 1 for letter in text) * size * CHARACTER
+    return size * sum(1.3 if ord(letter) > 0x2E80 else _WIDE if letter in _WIDE_LETTERS else CHARACTER for letter in text)
 
 
 def shortened(text: str, room: float, size: float) -> str:
     """The text, or as much of it as fits, with an ellipsis."""
     if text_width(text, size) <= room:
         return text
-    keep = max(1, int(room / (size * CHARACTER)) - 1)
+    keep = len(text) - 1
+    while keep > 1 and text_width(text[:keep] + "…", size) > room:
+        keep -= 1
     return text[:keep].rstrip() + "…"
 
 
