@@ -6,12 +6,14 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 
 import pytest_gpubench
 from docs_reference.markdown import attribute_docstrings, code, prose, sentence, table
-from pytest_gpubench import cli
+from pytest_gpubench import cli, commands
 from pytest_gpubench.domain.failures import FAILURE_CLASSES
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.engines.causes import CAUSES
@@ -36,6 +38,10 @@ failed test's text and in reports. Only failures of the class `infrastructure` m
 """
 
 
+_OTHERS = (
+    ("0, 1, 10", "of `report --matrix`, `retry`: what pytest would say of all of it"),
+    ("130", "interrupted"),
+)
 _CAUSES = ("cause", "class", "what happened", "what to do")
 
 
@@ -47,7 +53,9 @@ def verdicts() -> dict[str, str]:
 
 def exit_codes() -> dict[str, list[tuple[str, str]]]:
     """Codes and meanings, of pytest and of `gpubench`; our own from the docstrings of their constants."""
-    return {"pytest": [*_PYTESTS, *_codes(outcomes)], "gpubench": [("0", "it is done"), *_codes(cli), ("130", "interrupted")]}
+    modules = [cli, *(import_module(f"{commands.__name__}.{found.name}") for found in iter_modules(commands.__path__))]
+    ours = sorted(code for module in modules for code in _codes(module))
+    return {"pytest": [*_PYTESTS, *_codes(outcomes)], "gpubench": [("0", "it is done"), *ours, *_OTHERS]}
 
 
 def _codes(module: ModuleType) -> list[tuple[str, str]]:
