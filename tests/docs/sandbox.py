@@ -120,6 +120,8 @@ class Sandbox:
             return _tox_environment(rest)
         if program == "python":
             return _script(rest)
+        if program == "git":
+            return None if rest[0] in ("add", "commit") else f"git {rest[0]} is not for the documentation"
         return f"nobody knows how to check {program!r} without running it"
 
 

@@ -15,7 +15,7 @@ from tests.docs.sandbox import ROOT, Sandbox
 PAGES = pages(ROOT)
 BLOCKS = {page: read_blocks(page, text) for page, text in PAGES.items()}
 WITH_COMMANDS = [page for page, blocks in BLOCKS.items() if any(block.commands() for block in blocks)]
-REASONS = ("a GPU", "a cluster", "a network", "an hour", "the installation of packages", "a server that runs already")
+REASONS = ("a GPU", "a cluster", "a network", "many minutes", "the installation of packages", "a server that runs already")
 """What a command may need that it is not run."""
 
 
@@ -28,6 +28,7 @@ def commands_of(page: str) -> tuple[list[str], list[str]]:
     return run, parsed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
     sandbox = Sandbox.create(tmp_path / "sandbox", empty=is_empty_folder(PAGES[page]))
