@@ -5,8 +5,8 @@
 
 Like the real one it is three processes (API server, engine core, worker), asks for the key in VLLM_API_KEY, and binds its port
 before it loads. Environment: GPUBENCH_STUB_FAULT (one of FAULTS, some with ``:NUMBER``), GPUBENCH_STUB_DEVICE (cpu or cuda),
-GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_TTFT and GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a draft:
-tokens of each chunk).
+GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_TTFT and GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a
+draft: tokens of each chunk).
 """
 
 from __future__ import annotations
