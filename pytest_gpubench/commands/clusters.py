@@ -22,7 +22,6 @@ def add_commands(commands: Subparsers) -> None:
     matrix.add_argument(
         "--format", choices=("github", "slurm"), default="github", help="JSON (default), or batch scripts to look at"
     )
-    matrix.add_argument("--changed-since", metavar="REV", help="as --gpubench-changed-since")
     matrix.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
     _add_slurm(matrix)
     matrix.set_defaults(run=_matrix)
@@ -30,7 +29,6 @@ def add_commands(commands: Subparsers) -> None:
     submit = commands.add_parser("submit", help="run a selection on a cluster: a job array, one server per task, and a merge job")
     add_selection(submit)
     submit.add_argument("--slurm", action="store_true", required=True, help="the cluster's scheduler; there is one so far")
-    submit.add_argument("--changed-since", metavar="REV", help="as --gpubench-changed-since")
     submit.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
     submit.add_argument("--no-fetch", action="store_true", help="no job that fetches the weights first")
     submit.add_argument("--tests", action="append", default=[], metavar="PATH", help="tests that tasks run (default: benchmarks)")
@@ -77,8 +75,7 @@ def _add_slurm(parser: argparse.ArgumentParser) -> None:
 def _document(parsed: argparse.Namespace) -> dict[str, Any]:
     from pytest_gpubench.plugin.main import selection_matrix
 
-    more = [f"--gpubench-changed-since={parsed.changed_since}"] if parsed.changed_since else []
-    more += [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
+    more = [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
     return selection_matrix(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per, more)
 
 

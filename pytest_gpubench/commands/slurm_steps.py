@@ -73,7 +73,7 @@ def _merge(folder: Path, manifest: dict[str, Any]) -> int:
             how = "it was interrupted, as by scancel or a time limit" if ended["exit"] == 2 else f"exit code {ended['exit']}"
             lines.append(f"task {index} ({entry['name']}) did not finish: {how}")
         if restarts:
-            lines.append(f"task {index} ({entry['name']}) was requeued {restarts} times and went on")
+            lines.append(f"task {index} ({entry['name']}) was requeued and went on (restarts: {restarts})")
     print("\n".join(lines), flush=True)
     report = [sys.executable, "-m", "pytest_gpubench.cli", "report", str(folder / "results"), "--matrix", str(folder / MANIFEST)]
     outputs = ["-o", str(folder / "report.html"), "--markdown", str(folder / "report.md")]

@@ -30,7 +30,6 @@ class FleetSettings:
 
     matrix: Path | None = None
     reuse: bool = False
-    changed_since: str | None = None
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -45,11 +44,6 @@ def add_options(group: pytest.OptionGroup) -> None:
         action="store_true",
         help="do not measure again what the results folder holds already: same server, workload, engine version, device, weights",
     )
-    group.addoption(
-        "--gpubench-changed-since",
-        metavar="REV",
-        help="only cases whose resolved recipe differs from that of a git revision, each with the reason",
-    )
 
 
 def resolve(config: pytest.Config) -> FleetSettings:
@@ -58,7 +52,6 @@ def resolve(config: pytest.Config) -> FleetSettings:
     return FleetSettings(
         matrix=Path(config.invocation_params.dir, matrix).expanduser() if matrix else None,
         reuse=bool(config.getoption("gpubench_reuse")),
-        changed_since=config.getoption("gpubench_changed_since"),
     )
 
 

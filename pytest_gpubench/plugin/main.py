@@ -36,7 +36,7 @@ def selection_matrix(
     """The matrix of a selection, as ``selection_plan``.
 
     Args:
-        more: further arguments of pytest, for instance ``--gpubench-changed-since=REV``.
+        more: further arguments of pytest, for instance ``--gpubench-launches=3``.
     """
     return _collected("matrix", recipes, keyword, markexpr, server_per, more)
 
