@@ -69,7 +69,12 @@ class Updated:
 
 
 def update_baselines(
-    baselines: Baselines, run: str, judged: Mapping[str, Sequence[Mapping[str, Any]]], *, accept_regression: bool = False
+    baselines: Baselines,
+    run: str,
+    judged: Mapping[str, Sequence[Mapping[str, Any]]],
+    not_judged: Sequence[str] = (),
+    *,
+    accept_regression: bool = False,
 ) -> Updated:
     """Append the launches of every case that may be recorded.
 
@@ -78,13 +83,14 @@ def update_baselines(
         run: name of the run's folder.
         judged: by case (or start of a server) its launches in order, as ``plugin.gating.Gate.told`` describes them, with
             the verdict on all of them in the last one.
+        not_judged: sentences on cases that are left out.
         accept_regression: whether worse levels are recorded.
     """
     from pytest_gpubench.gate.documents import verdict_of
     from pytest_gpubench.gate.recording import recording
 
     recorded: list[str] = []
-    refused: list[str] = []
+    refused = list(not_judged)
     errors: list[str] = []
     for subject, launches in judged.items():
         decision = recording(verdict_of(launches[-1]["verdict"]), accept_regression=accept_regression)

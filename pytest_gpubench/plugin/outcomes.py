@@ -62,10 +62,15 @@ class Outcome:
     judged: dict[str, Any] = field(default_factory=dict)
     """The launch and the verdict, as a baseline needs them."""
 
+    @property
+    def key(self) -> str:
+        """What the item is about: a case, the start of a server, or itself."""
+        return self.subject or self.case or self.nodeid
 
-def settle(item: pytest.Item, reason: str) -> NoReturn:
+
+def settle(item: pytest.Item, subject: str, reason: str) -> NoReturn:
     """Skip an item of a reserve launch that nobody needs."""
-    item.stash[RESULT] = {"settled": True}
+    item.stash[RESULT] = {"settled": True, "subject": subject}
     pytest.skip(reason)
 
 
@@ -107,7 +112,12 @@ def status_of(report: pytest.TestReport) -> tuple[str, str, str] | None:
 
 def last_verdicts(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
     """By case (or start of a server) the item whose verdict counts: the last one."""
-    return {outcome.subject or outcome.case or outcome.nodeid: outcome for outcome in outcomes if outcome.verdict}
+    return {outcome.key: outcome for outcome in outcomes if outcome.verdict}
+
+
+def is_undecided(verdict: str) -> bool:
+    """Whether a verdict leaves the question open."""
+    return verdict in _UNDECIDED
 
 
 def exit_status(session: pytest.Session, outcomes: Sequence[Outcome], inconclusive: str = "exit") -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gpubench.plugin.collection import CASE, LAUNCH, Parameters
+from pytest_gpubench.plugin.settling import init_subject
 
 if TYPE_CHECKING:
     from pytest_gpubench.domain.cases import Case, RecipeBook
@@ -76,6 +77,11 @@ class Selection:
         """Cases and servers among these items."""
         found = [one for one in map(self.parameters_of, nodeids) if one is not None]
         return len({case.id for _, case in found if case}), len({launch.server for launch, _ in found if launch})
+
+    def subjects(self, nodeids: Sequence[str]) -> list[str]:
+        """Cases among these items, and starts of servers: what may have a baseline."""
+        found = [one for one in map(self.parameters_of, nodeids) if one is not None]
+        return list(dict.fromkeys(case.id if case else init_subject(launch.server) for launch, case in found if launch))
 
     def units(self, nodeids: Sequence[str]) -> list[Unit]:
         """The items in portions: other items each by itself, then servers, those with most GPUs first."""

@@ -23,13 +23,18 @@ def client_versions() -> dict[str, str]:
     return versions
 
 
-def git_state(folder: Path) -> dict[str, str | bool] | None:
-    """Commit of the working tree and whether it has uncommitted changes; None outside git or without the git command."""
+def git_state(folder: Path, apart: Path | None = None) -> dict[str, str | bool] | None:
+    """Commit of the working tree and whether it has uncommitted changes; None outside git or without the git command.
+
+    Changes below ``apart`` do not count: baselines that a run before this one wrote.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": bool(status)}
+    inside = apart is not None and apart.is_relative_to(folder)
+    without = [":/", f":(exclude){apart.relative_to(folder)}"] if apart is not None and inside else []
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *without)
+    return {"commit": commit, "dirty": status != ""}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

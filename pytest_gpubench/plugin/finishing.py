@@ -1,0 +1,133 @@
+"""When a run ends, on the controller: baselines are recorded, what is undecided is written down for another run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gpubench.plugin.baselining import Baselines, Updated, update_baselines
+from pytest_gpubench.plugin.outcomes import Outcome, is_undecided, last_verdicts
+from pytest_gpubench.plugin.settings import Settings
+
+RERUN_FILE = "rerun.txt"
+LAUNCHES_TO_RECORD = 8
+"""Of a first baseline: as many as its anchor holds."""
+
+_NOT_TO_REPEAT = ("plan", "matrix", "update_baselines", "accept_regression", "reuse", "changed_since", "report", "benchmark_json")
+_NOT_TO_RECORD = (*_NOT_TO_REPEAT, "launches", "require_baseline", "inconclusive", "against")
+_CASES_NAMED = 4
+"""With more cases the command that records them keeps the run's own selection."""
+
+
+def finish(
+    config: pytest.Config, settings: Settings, baselines: Baselines, run: Path, outcomes: Sequence[Outcome], *, interrupted: bool
+) -> tuple[list[str], bool]:
+    """Record baselines if asked, write ``rerun.txt`` where something is undecided.
+
+    Returns:
+        Lines for the terminal, and whether something that was asked for could not be written.
+    """
+    lines: list[str] = []
+    failed = False
+    if settings.update_baselines and interrupted:
+        lines.append("no baseline is written: the run was interrupted")
+    elif settings.update_baselines:
+        updated = update_baselines(baselines, run.name, *_recordable(outcomes), accept_regression=settings.accept_regression)
+        lines += _update_lines(updated)
+        failed = bool(updated.errors)
+    elif settings.against is None:
+        lines += _offer(config, outcomes)
+    ids = undecided_ids(outcomes)
+    if ids:
+        path = run / RERUN_FILE
+        try:
+            path.write_text("\n".join([*_options(config, _NOT_TO_REPEAT), *_relative(config, ids)]) + "\n", encoding="utf-8")
+        except OSError as error:
+            lines.append(f"{path} could not be written: {error.strerror}")
+            return lines, True
+        lines.append(f"undecided, to be measured again: pytest @{os.path.relpath(path, config.invocation_params.dir)}")
+    return lines, failed
+
+
+def undecided_ids(outcomes: Iterable[Outcome]) -> list[str]:
+    """Node ids of all launches of what ended INCONCLUSIVE or INVALID, in the order of the run."""
+    outcomes = list(outcomes)
+    wanted = {key for key, last in last_verdicts(outcomes).items() if is_undecided(last.verdict)}
+    return list(dict.fromkeys(outcome.nodeid for outcome in outcomes if outcome.key in wanted))
+
+
+def _recordable(outcomes: Sequence[Outcome]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """By case (or start of a server) its judged launches; and a sentence for each that failed before it could be judged."""
+    judged: dict[str, list[dict[str, Any]]] = {}
+    for outcome in outcomes:
+        if outcome.judged:
+            judged.setdefault(outcome.key, []).append(outcome.judged)
+    failed = {outcome.key for outcome in outcomes if outcome.outcome == "failed" and not outcome.judged}
+    refused = [f"{key} not recorded: a launch of it failed" for key in judged if key in failed]
+    return {key: launches for key, launches in judged.items() if key not in failed}, refused
+
+
+def _update_lines(updated: Updated) -> list[str]:
+    lines = [f"baseline of {line}" for line in updated.recorded]
+    lines += updated.refused
+    return lines + [f"error: {sentence}" for sentence in updated.errors]
+
+
+def _offer(config: pytest.Config, outcomes: Sequence[Outcome]) -> list[str]:
+    """Where verdicts are UNGATED for want of a baseline: the command that records one."""
+    last = last_verdicts(outcomes)
+    without = [key for key, outcome in last.items() if _lacks_baseline(outcome)]
+    if not without:
+        return []
+    cases = [key for key in without if last[key].case]
+    words = ["pytest", *_paths(config)]
+    if cases and len(without) < len(last) and len(cases) <= _CASES_NAMED:
+        words += ["-m", " or ".join(f"gpubench(case='{case}')" for case in cases)]
+    else:
+        words += [
+            word
+            for name, value in (("-k", config.option.keyword), ("-m", config.option.markexpr))
+            if value
+            for word in (name, value)
+        ]
+    words += _options(config, _NOT_TO_RECORD)
+    words += [f"--gpubench-launches={LAUNCHES_TO_RECORD}", "--gpubench-update-baselines"]
+    what = "1 verdict has" if len(without) == 1 else f"{len(without)} verdicts have"
+    return [f"{what} no baseline to compare with; this records one:", f"  {shlex.join(words)}"]
+
+
+def _lacks_baseline(outcome: Outcome) -> bool:
+    metrics = (outcome.judged.get("verdict") or {}).get("metrics", ())
+    return outcome.verdict == "UNGATED" and any(one["code"] in ("no-baseline", "not-comparable") for one in metrics)
+
+
+def _paths(config: pytest.Config) -> list[str]:
+    """The files and folders that this run was given; ids name launches that another number of launches does not have."""
+    if config.args_source is not config.ArgsSource.ARGS:
+        return []
+    return list(dict.fromkeys(argument.split("::")[0] for argument in config.args))
+
+
+def _relative(config: pytest.Config, ids: Iterable[str]) -> list[str]:
+    """Ids are relative to the root folder, arguments to the folder in which pytest is started."""
+    if config.rootpath == config.invocation_params.dir:
+        return list(ids)
+    return [os.path.relpath(config.rootpath, config.invocation_params.dir) + os.sep + nodeid for nodeid in ids]
+
+
+def _options(config: pytest.Config, without: Sequence[str]) -> list[str]:
+    """Our options of this run, as words."""
+    words: list[str] = []
+    for name, value in sorted(vars(config.option).items()):
+        kind = name.removeprefix("gpubench_")
+        if kind == name or kind in without or not value:
+            continue
+        option = f"--gpubench-{kind.replace('_', '-')}"
+        values = value if isinstance(value, list) else [value]
+        words += [option if one is True else f"{option}={one}" for one in values]
+    return words
