@@ -189,11 +189,14 @@ def _measured(results: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the steps, keep what they gave, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", choices=[*STEPS, []], metavar="STEP", help=", ".join(STEPS))
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--work", type=Path, default=Path("gate-work"), help="folder of recipe, weights, baselines and records")
     parser.add_argument("--write", type=Path, help="Markdown file with the marks")
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file with what the steps gave")
     options = parser.parse_args(arguments)
+    unknown = [name for name in options.steps if name not in STEPS]
+    if unknown:
+        parser.error(f"no step {unknown[0]}; there are {', '.join(STEPS)}")
     found: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
     for name in options.steps:
         found[name] = run(options.work.resolve(), name, STEPS[name])
