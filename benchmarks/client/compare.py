@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from document import machine_line, replace_part
+from client_tables import machine_line, replace_part
 
 from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
 from pytest_gpubench.load.calibrate import loopback_process

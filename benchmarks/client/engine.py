@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from document import machine_line, replace_part
+from client_tables import machine_line, replace_part
 
 from pytest_gpubench.demo.models import write_demo_models
 from pytest_gpubench.domain.cases import Case

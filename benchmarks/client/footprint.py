@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import psutil
-from document import machine_line, replace_part
+from client_tables import machine_line, replace_part
 
 from pytest_gpubench.load.calibrate import loopback_process
 

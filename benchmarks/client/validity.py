@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
-from document import machine_line, replace_part
+from client_tables import machine_line, replace_part
 
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.domain.workload import Workload

@@ -17,7 +17,8 @@ def fetch_weights(
 ) -> dict[str, str | None]:
     """Commit by repository of everything that the server loads; what is missing is downloaded under a lock.
 
-    The embedded pair and the shrunken MiniMax-M3 are written from the package instead: they are on no hub. A folder of one's own has no commit.
+    The embedded pair and the shrunken MiniMax-M3 are written from the package instead: they are on no hub. A folder of one's own
+    has no commit.
 
     Raises:
         BenchmarkError: where a repository cannot be had, with cause and remedy.

@@ -135,7 +135,7 @@ def test_the_kernels_of_a_quantized_minimax_m3_on_hopper() -> None:
 def test_other_kernels_and_captures_are_deviations(
     serve: Mapping[str, object], facts_changes: Mapping[str, object], deviation: str
 ) -> None:
-    result = check({"serve": FrozenMap(serve)}, facts_changes)  # type: ignore[arg-type]
+    result = check({"serve": FrozenMap(serve)}, facts_changes)
     assert any(found.startswith(deviation) for found in result.deviations), result.deviations
 
 

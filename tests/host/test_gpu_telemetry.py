@@ -44,7 +44,7 @@ class Driver:
 
     def nvmlDeviceGetTotalEnergyConsumption(self, _: str) -> int:  # noqa: N802
         self.asked += 1
-        return self._answer("nvmlDeviceGetTotalEnergyConsumption", 70_000 * self.asked)
+        return int(self._answer("nvmlDeviceGetTotalEnergyConsumption", 70_000 * self.asked))
 
     def _answer(self, name: str, value: Any) -> Any:
         if name in self.refuses:

@@ -1,0 +1,84 @@
+"""Keys of the client section, validity and calibration, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import pytest
+
+from pytest_gpubench.load.calibrate import host_name, software_name
+from pytest_gpubench.load.calibration import Calibration
+from pytest_gpubench.load.calibration_store import store
+from tests.plugin.conftest import Project
+
+PLAIN = "tiny-bf16-cpu-vllm: {extends: base}"
+ONE = ("-m", "tiny and not mtp and c1")
+
+
+def with_client(project: Project, client: str) -> None:
+    """Give the plain tiny recipe a ``client`` section."""
+    text = (project.pytester.path / "recipes.yaml").read_text()
+    project.recipes(text.replace(PLAIN, f"tiny-bf16-cpu-vllm: {{extends: base, client: {client}}}"))
+
+
+def test_dataset_file_that_is_missing_fails_before_any_server(project: Project) -> None:
+    with_client(project, "{dataset: jsonl, dataset-file: data/asked.jsonl}")
+    result = project.run(*ONE, "-k", "throughput")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*data/asked.jsonl cannot be read: No such file or directory*"])
+    assert project.records() == []
+
+
+def test_dataset_file_is_read_beside_the_recipes_and_part_of_the_fingerprint(project: Project) -> None:
+    file = project.pytester.path / "data" / "asked.jsonl"
+    file.parent.mkdir()
+    lines = [json.dumps({"prompt": f"question {number} about it", "output_tokens": 4}) for number in range(6)]
+    fingerprints = []
+    with_client(project, "{dataset: jsonl, dataset-file: data/asked.jsonl}")
+    for text in ("\n".join(lines), "\n".join([*lines, lines[0]])):
+        file.write_text(text)
+        project.run(*ONE, "-k", "throughput").assert_outcomes(passed=1)
+        fingerprints += [record["fingerprint"] for record in project.cases()]
+    assert len(set(fingerprints)) == 2
+
+
+def test_run_beyond_the_calibration_is_invalid_and_says_what_to_do(project: Project) -> None:
+    good = Calibration(1, 2.0, 2.0, 3, 0.05, 0.001, 0.002, 0.01, 1e-5, 0.1, 1e-5, 0.001)
+    small = Calibration(**{**good.to_json(), "host": host_name(), "software": software_name()})
+    results = project.pytester.path / "results"
+    store(results, (small,))
+    result = project.run(*ONE)
+    assert result.parseoutcomes()["invalid"] == 1
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*INVALID*the client is calibrated for 1 and 2; run gpubench calibrate for this load*"])
+    (record,) = project.cases()
+    assert record["measurement"]["calibration"]["chunk_rate"] == 2.0
+    assert record["verdict"]["status"] == "INVALID"
+
+    store(results, (Calibration(**{**small.to_json(), "conc": 64, "chunk_rate": 6400.0, "asked_rate": 6400.0}),))
+    project.run(*ONE).assert_outcomes(passed=1)
+    assert {record["measurement"]["calibration"]["conc"] for record in project.cases()} == {1, 64}
+
+
+def test_damaged_calibration_is_a_sentence(project: Project) -> None:
+    path = Path(project.pytester.path / "results" / "calibration" / f"{platform.node()}.json")
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    result = project.run(*ONE, "-k", "throughput")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*is damaged; delete it, then run gpubench calibrate*"])
+
+
+@pytest.mark.slow
+def test_engine_over_time_reaches_the_record(project: Project) -> None:
+    with_client(project, "{prompts-per-conc: 8}")
+    project.run(*ONE, "-k", "throughput").assert_outcomes(passed=1)
+    (record,) = project.cases()
+    series = record["measurement"]["series"]
+    assert len(series) >= 2
+    assert max(point["running"] or 0 for point in series) >= 1
+    tokens = [point["generated_tokens"] for point in series]
+    assert tokens == sorted(tokens)
+    assert tokens[-1] > tokens[0]
