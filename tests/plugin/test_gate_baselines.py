@@ -241,3 +241,21 @@ def test_an_ini_value_that_means_nothing_is_a_sentence(project: Project) -> None
     result = project.inside("benchmarks")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: ini option gpubench_inconclusive: 'perhaps' is not one of exit, warn, fail"])
+
+
+def test_a_regression_can_be_accepted_afterwards(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """``gpubench baseline accept`` takes the launches of a run, whose verdict was FAIL, as the new level."""
+    from pytest_gpubench.cli import main
+    from pytest_gpubench.gate.baseline_files import read_baseline
+
+    repository.run(*ONE)
+    seed(repository, factor=0.2)
+    repository.run(*ONE).stdout.fnmatch_lines(["*FAIL*"])
+    runs = sorted((repository.pytester.path / "results").iterdir())
+    folder = repository.pytester.path / "benchmarks" / "baselines"
+    last = next(run for run in reversed(runs) if list(run.glob("*/32x4-c1/launch-1.json")))
+    assert main(["baseline", "accept", CASE, str(last), "--note", "new driver", "--baselines", str(folder)]) == 0
+    assert "1 of 1 launches added" in capsys.readouterr().out
+    baseline = read_baseline(baseline_file(repository), CASE)
+    assert baseline is not None
+    assert any("accepted: new driver" in entry.anchors.values() for entry in baseline.launches)
