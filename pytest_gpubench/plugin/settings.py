@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
-from pytest_gpubench.engines.against import Against, parse_against
 from pytest_gpubench.plugin.options import (
     DEFAULT_BASELINES,
     DEFAULT_RESULTS,
@@ -19,6 +18,9 @@ from pytest_gpubench.plugin.options import (
     INCONCLUSIVE_CHOICES,
     recipe_files,
 )
+
+if TYPE_CHECKING:
+    from pytest_gpubench.engines.against import Against
 
 _ALONE = {
     "base-url": "a comparison starts both engines itself, one after the other",
@@ -133,6 +135,8 @@ def _against(config: pytest.Config) -> Against | None:
         if config.getoption(f"gpubench_{name.replace('-', '_')}", None):
             raise pytest.UsageError(f"--gpubench-against and --gpubench-{name} exclude each other: {why}; leave one out")
     try:
+        from pytest_gpubench.engines.against import parse_against
+
         return parse_against(text)
     except GpubenchError as error:
         raise pytest.UsageError(str(error)) from None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from pytest_gpubench.engines.against import Against
 from pytest_gpubench.plugin.outcomes import Outcome
 from pytest_gpubench.report.terminal import Row
+
+if TYPE_CHECKING:
+    from pytest_gpubench.engines.against import Against
 
 
 def rows(outcomes: Sequence[Outcome], places: Mapping[str, tuple[int, int]]) -> list[Row]:

@@ -18,7 +18,6 @@ from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
 from pytest_gpubench.domain.specs import Launch, ServerSpec
-from pytest_gpubench.load.datasets import comparable
 
 SCHEMA_VERSION = 1
 MEASUREMENT_VERSION = 1
@@ -122,6 +121,8 @@ def fingerprint(spec: ServerSpec, case: Case, engine_version: str, device: str, 
     Covers the server spec, the workload, the engine's version, the device's product name, the commits of the weights that ran and
     the version of our way of measuring. The recipe's name is not part of it.
     """
+    from pytest_gpubench.load.datasets import comparable  # collecting needs no load room
+
     parts = {
         "spec": plain(spec),
         "workload": comparable(case.workload),

@@ -48,6 +48,7 @@ def test_light():
         "pytest_gpubench.domain.policies",
         "pytest_gpubench.plugin",
         "pytest_gpubench.plugin.collection",
+        "pytest_gpubench.plugin.fleet",
         "pytest_gpubench.plugin.fixtures",
         "pytest_gpubench.plugin.options",
         "pytest_gpubench.plugin.reporting",
