@@ -27,12 +27,12 @@ def add_commands(commands: Subparsers) -> None:
     show.set_defaults(run=_show)
 
     history = actions.add_parser("history", help="one line per recorded launch of a case")
-    history.add_argument("case", metavar="CASE")
+    history.add_argument("case", metavar="CASE", help="case id, as show prints it")
     history.add_argument("metric", metavar="METRIC", help="for instance tpot_p50")
     history.set_defaults(run=_history)
 
     accept = actions.add_parser("accept", help="take a case's launches of a run as the new level, a worse one included")
-    accept.add_argument("case", metavar="CASE")
+    accept.add_argument("case", metavar="CASE", help="case id")
     accept.add_argument("run_folder", type=Path, metavar="RUN", help="results/RUN, as the run's last line names it")
     accept.add_argument(
         "--metric", action="append", metavar="NAME", help="begin the anchor of this metric anew (default: what failed)"
