@@ -46,6 +46,7 @@ def finish(
     if ids:
         path = run / RERUN_FILE
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join([*_options(config, _NOT_TO_REPEAT), *_relative(config, ids)]) + "\n", encoding="utf-8")
         except OSError as error:
             lines.append(f"{path} could not be written: {error.strerror}")

@@ -224,7 +224,7 @@ def test_engines_own_view_is_in_the_records() -> None:
         ({"duration": 0.0}, "duration"),
         ({"interval": 1.0}, "interval"),
         ({"slo": FrozenMap({"tttf": 1})}, "not tttf"),
-        ({"api": "completions", "chat_template": "none", "turns": 2}, "several turns need api chat"),
+        ({"api": "completions", "chat_template": "none", "turns": 2}, "several turns need `api: chat`"),
         ({"burstiness": 0.0}, "burstiness"),
     ],
 )

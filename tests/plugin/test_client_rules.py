@@ -52,7 +52,7 @@ def test_run_beyond_the_calibration_is_invalid_and_says_what_to_do(project: Proj
     result = project.run(*ONE)
     assert result.parseoutcomes()["invalid"] == 1
     assert result.ret == 10
-    result.stdout.fnmatch_lines(["*INVALID*the client is calibrated for 1 and 2; run gpubench calibrate for this load*"])
+    result.stdout.fnmatch_lines(["*INVALID*", "*the client is calibrated for 1 and 2; run gpubench calibrate for this load*"])
     (record,) = project.cases()
     assert record["measurement"]["calibration"]["chunk_rate"] == 2.0
     assert record["verdict"]["status"] == "INVALID"
