@@ -20,7 +20,7 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import Scrape, wait_idle
 from pytest_gpubench.report.records import plain
 
-REQUESTS: Mapping[int, int] = {1: 30, 64: 640, 256: 1536}
+REQUESTS: Mapping[int, int] = {1: 20, 64: 640, 256: 1280}
 _BENCH = """
 import sys
 from vllm.benchmarks.serve import add_cli_args, main

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -30,6 +31,12 @@ class Context:
     cache: Path
     few: bool = False
     """A rehearsal: as few launches and requests as still go through every line."""
+    leave_out: str = ""
+    """Servers that are not started, as a regular expression."""
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a server is not started."""
+        return bool(self.leave_out and re.search(self.leave_out, name))
 
     def folder(self, step: str) -> Path:
         """A folder of a step's own."""

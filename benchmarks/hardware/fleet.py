@@ -6,6 +6,7 @@ overlap, and while one server is measured all others are idle.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.plugin.telemetry import GpuWatch
 from pytest_gpubench.report.records import plain
 
-START_LIMIT = 360.0
+START_LIMIT = float(os.environ.get("HARDWARE_START_LIMIT", "360"))
 """Seconds that a server of a crowd may take."""
 
 

@@ -71,7 +71,7 @@ def _attempt(context: Context, step: str, work: Callable[[], None]) -> None:
 
 def _crowd(context: Context, steps: list[str]) -> None:
     """Start the servers of several steps side by side; nothing is measured before the last of them is up or dead."""
-    jobs = [job for step in steps for job in CROWDS[step][0](context)]
+    jobs = [job for step in steps for job in CROWDS[step][0](context) if not context.leaves_out(job.name)]
     say(f"{len(jobs)} servers start")
     with fleet(jobs, context.folder("+".join(steps)), context.cache) as crowd:
         if "doomed" in steps:
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="Hugging Face cache for the models (default: in the results' parent)")
     parser.add_argument("--steps", help=f"of {', '.join([*CROWDS, *ALONE])} (default: {DEFAULT})")
+    parser.add_argument("--leave-out", default="", metavar="REGEX", help="servers of topologies that are not started")
     parser.add_argument("--few", action="store_true", help="a rehearsal with few launches and requests")
     options = parser.parse_args()
     inventory = read_inventory()
@@ -102,7 +103,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     recipes.prepare(cache)
-    context = Context(hardware, results, cache, options.few)
+    context = Context(hardware, results, cache, options.few, options.leave_out)
     facts = {
         "host": host_facts(inventory),
         "gpus": gpu_facts([gpu.uuid for gpu in inventory.gpus]),

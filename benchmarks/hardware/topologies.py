@@ -37,7 +37,7 @@ def run(context: Context, crowd: Crowd) -> None:
         return
     book, cases, multicast = _cases(context)
     doctor = context.doctor(book)
-    outcomes = {name: crowd[name].result() for name in [*cases, multicast.server]}
+    outcomes = {name: crowd[name].result() for name in [*cases, multicast.server] if name in crowd}
     servers = {name: {"findings": plain(doctor.findings(name, here=True)), **outcome.told()} for name, outcome in outcomes.items()}
     measured: list[dict[str, Any]] = []
     for name, outcome in outcomes.items():

@@ -46,7 +46,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "all-reduce-multicast",
         "engine",
-        r"illegal memory access|cudaErrorIllegalAddress",
+        r"illegal memory access|cudaErrorIllegalAddress|CUBLAS_STATUS_EXECUTION_FAILED",
         "FlashInfer's fused all-reduce (mnnvl) wrote through NVLink multicast, which this host most likely does not offer.",
         "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm, or use a vLLM that looks for multicast first (0.32 does).",
         log=r"FlashInfer Allreduce norm fusion workspace with backend=mnnvl",
@@ -174,7 +174,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "parallel-size",
         "recipe",
-        r"is not divisible by|must be divisible by|not evenly divisible",
+        r"is not divisible by|must be divisible by|not evenly divisible|is greater than the number of experts",
         "A size of the model cannot be divided by the parallel size.",
         "Choose a TP (or DP) size that divides heads, experts and widths of the model, vision tower and draft included.",
     ),

@@ -43,6 +43,12 @@ _PARENT = [
             "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
         ),
         (
+            "m3mini-tp2-h100-died-multicast.log",
+            "all-reduce-multicast",
+            "engine",
+            "RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(",
+        ),
+        (
             "tiny-cpu-died-wrong-flag.log",
             "wrong-argument",
             "recipe",
@@ -103,6 +109,7 @@ KNOWN = [
         "RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",
         "run",
     ),
+    ("parallel-size", "ValueError: Tensor parallel size 2 is greater than the number of experts 1.", "run"),
     ("page-size", "AssertionError: Unexpected FlashInfer page size 128 without trtllm-gen GQA", "run"),
     (
         "backend-not-valid",
