@@ -57,6 +57,7 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
     arguments += [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
     arguments += [f"--gpubench-server-per={parsed.server_per}"] if parsed.server_per else []
     manifest = document | {"kind": "submission", "pytest": [*arguments, *parsed.pytest_arg], "jobs": {}}
+    manifest["server_per"] = parsed.server_per
     manifest["recipes"] = [str(path.resolve()) for path in parsed.recipes]
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     write_record(folder / MANIFEST, manifest)

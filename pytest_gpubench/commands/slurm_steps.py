@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,20 @@ def _note(folder: Path, name: str, what: dict[str, Any]) -> None:
 
 
 def _fetch(manifest: dict[str, Any]) -> int:
-    selection = " or ".join(entry["selection"] for entry in manifest["include"])
-    command = [sys.executable, "-m", "pytest_gpubench.cli", "fetch", *manifest["recipes"], "-m", selection]
+    command = [sys.executable, "-m", "pytest_gpubench.cli", *fetch_arguments(manifest)]
     return subprocess.run(command, check=False).returncode
+
+
+def fetch_arguments(manifest: Mapping[str, Any]) -> list[str]:
+    """``gpubench fetch`` for all tasks of a submission: their servers have these names only under the same sharing policy, and
+    their weights are looked for in the same cache."""
+    arguments = ["fetch", *manifest["recipes"], "-m", " or ".join(entry["selection"] for entry in manifest["include"])]
+    if manifest.get("server_per"):
+        arguments += ["--server-per", manifest["server_per"]]
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    given.add_argument("--gpubench-cache-dir")
+    cache = given.parse_known_args(manifest["pytest"])[0].gpubench_cache_dir
+    return [*arguments, "--cache-dir", cache] if cache else arguments
 
 
 def _merge(folder: Path, manifest: dict[str, Any]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import secrets
@@ -50,7 +49,7 @@ def store(results: Path, calibrations: tuple[Calibration, ...]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)  # noqa: PTH105  # whole or not at all
+        temporary.replace(path)  # whole or not at all
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise GpubenchError(f"the calibration cannot be written to {path}: {error.strerror}; choose another --results") from error
