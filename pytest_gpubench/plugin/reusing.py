@@ -30,6 +30,7 @@ class Reuse:
         self._folder = folder
         self._device = device
         self._answers: dict[tuple[Launch, str], CaseResult | None] = {}
+        self._said: set[str] = set()
 
     def find(self, launch: Launch, case: Case) -> CaseResult | None:
         """The newest valid result of the same thing; None where it must be measured.
@@ -56,9 +57,18 @@ class Reuse:
         version = self._servers.engine_version(spec)
         commits = self._commits(spec)
         if not version or commits is None:
+            lacking = (
+                "its weights are not on this machine" if version else "the version of its engine cannot be told before it starts"
+            )
+            self._say_once(f"nothing is reused for {launch.server}: {lacking}")
             return None
         wanted = fingerprint(spec, case, version, self._device(spec.hardware), commits)
         return next((result for result in candidates if result.fingerprint == wanted), None)
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self._servers.say(sentence)
 
     @cached_property
     def _known(self) -> dict[tuple[str, str], list[CaseResult]]:

@@ -149,6 +149,10 @@ class ServerPool:
             return distribution.version
         return (engine.facts.version or "") if engine else ""
 
+    def say(self, text: str) -> None:
+        """A line for the person at the terminal, now."""
+        self._leasing.say(text)
+
     @property
     def gpus(self) -> tuple[Gpu, ...]:
         """The GPUs of the running server, as far as we gave them to it."""

