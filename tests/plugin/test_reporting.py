@@ -42,8 +42,11 @@ def test_a_server_that_does_not_start_is_in_both(project: Project, monkeypatch: 
     assert "[wrong-argument, recipe]" in page
 
 
+WORKERS = ("-n", "1", "-p", "no:benchmark")  # older releases of pytest-benchmark warn under xdist, and a warning is an error here
+
+
 def test_workers_leave_one_page(project: Project) -> None:
-    result = project.run("benchmarks", "-m", "cpu and mtp", "-n", "1", "--gpubench-report=out.html")
+    result = project.run("benchmarks", "-m", "cpu and mtp", *WORKERS, "--gpubench-report=out.html")
     assert result.ret == 0, result.stdout.str()
     assert (project.pytester.path / "out.html").read_text().count('class="case"') == 1
     assert result.stdout.str().count("report: ") == 1
@@ -102,7 +105,7 @@ def _on_a_terminal(project: Project, *arguments: str) -> str:
 
 @pytest.mark.parametrize(
     ("arguments", "live", "escapes"),
-    [((), True, True), (("--color=no",), True, False), (("-q", "-q"), False, True), (("-n", "1"), False, True)],
+    [((), True, True), (("--color=no",), True, False), (("-q", "-q"), False, True), (WORKERS, False, True)],
 )
 def test_the_live_line_on_a_terminal(project: Project, arguments: tuple[str, ...], live: bool, escapes: bool) -> None:
     text = _on_a_terminal(project, "benchmarks", "-m", "cpu and mtp", *arguments)
