@@ -79,7 +79,9 @@ class Tool(ABC):
 class Ours(Tool):
     """pytest-gpubench's own: plan, worker process, definitions."""
 
-    name = "pytest-gpubench"
+    def __init__(self, priority: bool = True) -> None:
+        self.name = "pytest-gpubench" if priority else "pytest-gpubench, no priority"
+        self._priority = priority
 
     def run(self, point: Point, folder: Path) -> Told:  # noqa: ARG002  # it needs none
         workload = Workload(
@@ -88,7 +90,7 @@ class Ours(Tool):
         watch = _Watch(psutil.Process())
         watch.start()
         try:
-            result = run_load(LoadPlan(point.url, "loopback", workload))
+            result = run_load(LoadPlan(point.url, "loopback", workload, priority=self._priority))
         finally:
             watch.stop()
         if result.failed:
@@ -250,7 +252,7 @@ class _Watch(threading.Thread):
 
 def available(options: Any, tokenizer: Path) -> list[Tool]:
     """Our client and those for which an interpreter was given."""
-    tools: list[Tool] = [Ours(), PlainOpenAI(Path(sys.executable), False)]
+    tools: list[Tool] = [Ours(), Ours(priority=False), PlainOpenAI(Path(sys.executable), False)]
     if options.aiohttp:
         tools.append(PlainOpenAI(options.aiohttp, True))
     if options.vllm:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from pathlib import Path
 
+import backport
 import client
 import faults
 import outcomes
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="Hugging Face cache for the models (default: in the results' parent)")
     parser.add_argument("--steps", help=f"of {', '.join([*CROWDS, *ALONE])} (default: {DEFAULT})")
     parser.add_argument("--leave-out", default="", metavar="REGEX", help="servers of topologies that are not started")
+    parser.add_argument("--backport", action="store_true", help="mend vLLM 0.26's MiniMax-M3 on Hopper first: see backport.py")
     parser.add_argument("--few", action="store_true", help="a rehearsal with few launches and requests")
     options = parser.parse_args()
     inventory = read_inventory()
@@ -103,11 +105,13 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     recipes.prepare(cache)
-    context = Context(hardware, results, cache, options.few, options.leave_out)
+    mended = backport.apply() if options.backport else []
+    context = Context(hardware, results, cache, options.few, options.leave_out, bool(mended))
     facts = {
         "host": host_facts(inventory),
         "gpus": gpu_facts([gpu.uuid for gpu in inventory.gpus]),
         "versions": client_versions(),
+        "mended": mended,
         "environment": {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "TORCH_", "NVSHMEM_"))},
     }
     context.write("host", facts)

@@ -29,6 +29,8 @@ class Node:
     """Main memory that this process may use (cgroup limits counted)."""
     multicast: bool | None = None
     """Whether programs may use NVLink multicast between its GPUs."""
+    engine: str | None = None
+    """Version of the vLLM that would serve."""
 
 
 @dataclass(frozen=True, slots=True)

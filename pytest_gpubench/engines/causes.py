@@ -44,6 +44,15 @@ _OOM = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out o
 
 CAUSES: tuple[Cause, ...] = (
     _cause(
+        "minimax-m3-top-k-layout",
+        "engine",
+        r"illegal memory access|cudaErrorIllegalAddress",
+        "MiniMax-M3's Triton sparse attention reads its top-k buffer in the wrong layout in this vLLM (its issue 48603).",
+        "Use a vLLM with its pull request 49149 (0.32 has it); whatever the older one measured before it died does not count.",
+        frames=r"minimax_m3/common/(indexer|sparse_attention)\.py",
+        log=r"LLM engine \(v0\.2[56]\.",
+    ),
+    _cause(
         "all-reduce-multicast",
         "engine",
         r"illegal memory access|cudaErrorIllegalAddress|CUBLAS_STATUS_EXECUTION_FAILED",

@@ -130,7 +130,7 @@ def _foreign(
         return []
     seen = {pid for mine in inside.values() for sample in mine for pid in sample.pids}
     others = sorted(seen - set(own))
-    if not others:
+    if not others or not seen & set(own):  # the server's own must be among them: in a container these are the host's numbers
         return []
     who = ", ".join(name(pid) for pid in others)
     return [Flag("foreign-process", f"another process computed on the server's GPUs: {who}", timed)]

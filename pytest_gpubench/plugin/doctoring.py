@@ -25,6 +25,7 @@ from pytest_gpubench.domain.failures import Failure
 from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.interpreter import default_command, probe_command
 from pytest_gpubench.host.gpus.inventory import Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.plugin.settings import Settings
@@ -95,7 +96,14 @@ class Doctor:
             return None
         free = min(gpu.memory_total - gpu.memory_used for gpu in gpus) / _GIB
         multicast = False if os.environ.get("TORCH_SYMM_MEM_DISABLE_MULTICAST") == "1" else None
-        return Node(gpus=len(gpus), vram_gib=gpus[0].memory_total / _GIB, free_vram_gib=free, multicast=multicast)
+        engine = probe_command(spec.command or self._settings.vllm_command or default_command())
+        return Node(
+            gpus=len(gpus),
+            vram_gib=gpus[0].memory_total / _GIB,
+            free_vram_gib=free,
+            multicast=multicast,
+            engine=engine.version if engine else None,
+        )
 
 
 def as_failure(findings: list[Finding]) -> Failure | None:

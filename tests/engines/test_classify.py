@@ -49,6 +49,12 @@ _PARENT = [
             "RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(",
         ),
         (
+            "m3mini-eagle3-h100-died-top-k-layout.log",
+            "minimax-m3-top-k-layout",
+            "engine",
+            "RuntimeError: Triton Error [CUDA]: an illegal memory access was encountered",
+        ),
+        (
             "tiny-cpu-died-wrong-flag.log",
             "wrong-argument",
             "recipe",

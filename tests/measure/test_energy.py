@@ -119,3 +119,7 @@ def test_a_part_in_which_a_gpu_is_silent_is_left_out() -> None:
     samples = _samples("GPU-a", 10, power=300.0) + [one for one in _samples("GPU-b", 10, power=100.0) if one.at_ns < 5e9]
     assert {point["power"] for point in gpu_series(samples, 0)} == {400.0}
     assert len(gpu_series(samples, 0)) == 10
+
+
+def test_process_numbers_of_the_host_name_nobody_foreign_to_a_container() -> None:
+    assert _window(_samples(pids=lambda _: (31_337,)), own={11, 12}, timed=("output_tput",)).flags == ()

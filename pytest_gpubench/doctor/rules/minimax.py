@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from packaging.version import InvalidVersion, Version
+
 from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
 
 
@@ -70,7 +72,36 @@ def multicast(patient: Patient) -> Iterator[Symptom]:
         )
 
 
+def top_k_layout(patient: Patient) -> Iterator[Symptom]:
+    """vLLM issue 48603: the model's top-k buffer became token-major for Blackwell's kernels while the Triton ones, which every
+    other GPU takes, went on to read it head-major. Seen in 0.25.1 (there) and 0.26.0 (here, on an H100); 0.32 transposes it."""
+    target = patient.target
+    if target is None or target.sparse is None or not target.is_minimax_m3 or patient.hardware.platform != "cuda":
+        return
+    if not patient.is_family(100) and patient.node.engine is not None and _release(patient.node.engine) in ((0, 25), (0, 26)):
+        yield Symptom(
+            f"vLLM {patient.node.engine} reads MiniMax-M3's top-k buffer in the wrong layout on {patient.hardware.key} (its issue "
+            "48603): it starts, attends to wrong blocks, and dies as soon as it decodes one request and prefills another.",
+            "Use a vLLM with its pull request 49149 (0.32 has it).",
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    try:
+        return Version(version).release[:2]
+    except InvalidVersion:
+        return ()
+
+
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "minimax-m3-top-k-layout",
+        "a vLLM that reads MiniMax-M3's top-k buffer as it is written",
+        "error",
+        "seen on a GPU",
+        "Triton Error [CUDA]: an illegal memory access was encountered",
+        top_k_layout,
+    ),
     Rule(
         "all-reduce-multicast",
         "NVLink multicast for MiniMax-M3's fused all-reduce",
