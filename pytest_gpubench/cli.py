@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_gpubench import __version__
-from pytest_gpubench.commands import add_selection, baselines, calibration, clusters, reports
+from pytest_gpubench.commands import add_selection, baselines, calibration, changelogs, clusters, reports
 from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.report.terminal import counted
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON Schema of recipes.yaml, for editors")
     schema.set_defaults(run=_schema)
 
-    for subject in (calibration, baselines, reports, clusters):
+    for subject in (calibration, baselines, changelogs, reports, clusters):
         subject.add_commands(commands)
     return parser
 

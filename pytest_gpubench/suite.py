@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.engines.expectations import EngineCheck
     from pytest_gpubench.measure.measurement import Measurement
 
-__all__ = ["test_engine_init", "test_throughput"]
+__all__ = ["test_engine_init", "test_ratio", "test_throughput"]
 
 
 def test_engine_init(
@@ -28,3 +28,8 @@ def test_engine_init(
 def test_throughput(_gpubench_measure: Callable[[], Measurement], _gpubench_gate: Callable[[Measurement], Verdict]) -> None:
     """No failed request, every output as long as asked, the draft really drafted, prefix cache unused; then the gates."""
     _gpubench_gate(_gpubench_measure())
+
+
+def test_ratio(_gpubench_ratio_gate: Callable[[], Verdict]) -> None:
+    """One metric of two cases of this run, as the recipes' ``ratios`` demand it: last, without a server."""
+    _gpubench_ratio_gate()

@@ -179,7 +179,7 @@ class Project:
         (self.folder / "benchmarks").mkdir(parents=True, exist_ok=True)
         (self.folder / "recipes.yaml").write_text(self.recipes)
         (self.folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
-        suite = "from pytest_gpubench.suite import test_engine_init, test_throughput\n"
+        suite = "from pytest_gpubench.suite import test_engine_init, test_ratio, test_throughput\n"
         (self.folder / "benchmarks" / "test_serving.py").write_text(suite)
 
     def start(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.plugin.collection import PARAMETERS, parametrize
+from pytest_gpubench.plugin.collection import ASKING, parametrize
 from pytest_gpubench.plugin.fixtures import (
     _gpubench_case,
     _gpubench_engine,
@@ -17,6 +17,8 @@ from pytest_gpubench.plugin.fixtures import (
     _gpubench_init_gate,
     _gpubench_launch,
     _gpubench_measure,
+    _gpubench_ratio,
+    _gpubench_ratio_gate,
     async_client,
     case,
     client,
@@ -34,6 +36,8 @@ __all__ = [
     "_gpubench_init_gate",
     "_gpubench_launch",
     "_gpubench_measure",
+    "_gpubench_ratio",
+    "_gpubench_ratio_gate",
     "async_client",
     "case",
     "client",
@@ -66,5 +70,5 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if PARAMETERS.intersection(metafunc.fixturenames):
+    if ASKING.intersection(metafunc.fixturenames):
         parametrize(metafunc)

@@ -98,6 +98,14 @@ class Benchmark:
         """The baseline files of this run's cases."""
         return Baselines(self.settings.baselines, self.book)
 
+    def unmatched_ratios(self) -> str | None:
+        """The ratios of the recipes that would judge nothing, as one text; None where there is none."""
+        if not self.book.ratios:
+            return None
+        from pytest_gpubench.gate.ratios import unmatched
+
+        return "\n".join(f"{', '.join(self.book.files)}: {words}" for words in unmatched(self.book.ratios, self.book.cases)) or None
+
     def read_baselines(self, subjects: Iterable[str]) -> None:
         """Read what the run will be judged against, before it starts anything.
 
@@ -134,7 +142,7 @@ class Benchmark:
         if self.settings.plan is not None:
             from pytest_gpubench.plugin.planning import write_plan
 
-            write_plan(self.settings.plan, self.settings, self.book, cases, self.servers.doctor)
+            write_plan(self.settings.plan, self.book, cases, self.arms, self.launches)
 
 
 def activate(config: pytest.Config, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 
 LAUNCH = "_gpubench_launch"
 CASE = "_gpubench_case"
+RATIO = "_gpubench_ratio"
 PARAMETERS = frozenset({LAUNCH, CASE})
+ASKING = PARAMETERS | {RATIO}
+"""Fixtures of ours that a test is parametrized by."""
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Give a test its launches and cases: both, launches only, or cases only."""
+    """Give a test its launches and cases: both, launches only, or cases only; or the ratios between cases."""
     metafunc.config.stash[ASKED] = True
-    names = tuple(name for name in (LAUNCH, CASE) if name in metafunc.fixturenames)
+    names = tuple(name for name in (LAUNCH, CASE) if name in metafunc.fixturenames) or (RATIO,)
     benchmark = find_benchmark(metafunc.config)
     if benchmark is None:
         metafunc.config.pluginmanager.unregister(name="gpubench-no-recipes")
@@ -32,7 +36,9 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     from pytest_gpubench.plugin import garbage
 
     with garbage.paused():
-        metafunc.parametrize(names, benchmark.parameters.of(names), indirect=True, scope="session")
+        sets = benchmark.parameters.of(names)
+        if sets or names != (RATIO,):  # without ratios the test is one item, which is taken out again
+            metafunc.parametrize(names, sets, indirect=True, scope="session")
 
 
 class _NoRecipes:
@@ -54,12 +60,18 @@ class Parameters:
         self._sets: dict[tuple[str, ...], list[Any]] = {}
 
     def of(self, names: tuple[str, ...]) -> list[Any]:
-        """Parameter sets for ``(launch, case)``, ``(launch,)`` or ``(case,)``, in the order of the plan."""
+        """Parameter sets for ``(launch, case)``, ``(launch,)``, ``(case,)`` or ``(ratio,)``, in the order of the plan."""
         if names not in self._sets:
             self._sets[names] = list(self._build(names))
         return self._sets[names]
 
     def _build(self, names: tuple[str, ...]) -> list[Any]:
+        if names == (RATIO,):
+            from pytest_gpubench.gate.ratios import ratio_points
+
+            points = ratio_points(self._book.ratios, self._book.cases)
+            often = Counter(point.label for point in points)
+            return [pytest.param(one, id=one.label if often[one.label] == 1 else f"{one.label}:{one.of}") for one in points]
         cases_of: dict[str, list[Case]] = {}
         for case in self._book.cases:
             cases_of.setdefault(case.server, []).append(case)

@@ -56,9 +56,10 @@ def finish(
 
 
 def undecided_ids(outcomes: Iterable[Outcome]) -> list[str]:
-    """Node ids of all launches of what ended INCONCLUSIVE or INVALID, in the order of the run."""
+    """Node ids of all launches of what ended INCONCLUSIVE or INVALID, and of the sides of such a ratio, in the order of the run."""
     outcomes = list(outcomes)
-    wanted = {key for key, last in last_verdicts(outcomes).items() if is_undecided(last.verdict)}
+    open_ones = {key: last for key, last in last_verdicts(outcomes).items() if is_undecided(last.verdict)}
+    wanted = {*open_ones, *(case for last in open_ones.values() for case in last.sides)}
     return list(dict.fromkeys(outcome.nodeid for outcome in outcomes if outcome.key in wanted))
 
 

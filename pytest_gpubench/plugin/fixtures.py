@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.domain.verdicts import Verdict
     from pytest_gpubench.engines.engine import Engine
     from pytest_gpubench.engines.expectations import EngineCheck
+    from pytest_gpubench.gate.ratios import RatioPoint
     from pytest_gpubench.measure.measurement import Measurement
 
 
@@ -69,6 +70,19 @@ def _gpubench_init_gate(
 ) -> Callable[[], Verdict]:
     runner = benchmark_of(request.config).runner
     return lambda: runner.judge_init(request.node, _gpubench_launch, _gpubench_engine)
+
+
+@pytest.fixture(scope="session")
+def _gpubench_ratio(request: pytest.FixtureRequest) -> RatioPoint:
+    point: RatioPoint = request.param
+    return point
+
+
+@pytest.fixture
+def _gpubench_ratio_gate(request: pytest.FixtureRequest, _gpubench_ratio: RatioPoint) -> Callable[[], Verdict]:
+    from pytest_gpubench.plugin.ratioing import judge_item
+
+    return lambda: judge_item(benchmark_of(request.config), request.node, _gpubench_ratio)
 
 
 @pytest.fixture(scope="session")

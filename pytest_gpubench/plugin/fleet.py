@@ -44,6 +44,11 @@ def add_options(group: pytest.OptionGroup) -> None:
         action="store_true",
         help="do not measure again what the results folder holds already: same server, workload, engine version, device, weights",
     )
+    group.addoption(
+        "--gpubench-changed-since",
+        metavar="REV",
+        help="only cases whose resolved recipe differs from that of a git revision; each is printed with what differs",
+    )
 
 
 def resolve(config: pytest.Config) -> FleetSettings:
@@ -67,6 +72,11 @@ def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
     if settings.matrix is not None:
         config.option.collectonly = True
         config.pluginmanager.register(_Matrix(benchmark, settings.matrix), name="gpubench-matrix")
+    revision = config.getoption("gpubench_changed_since")
+    if revision is not None:
+        from pytest_gpubench.plugin.changing import Changed
+
+        config.pluginmanager.register(Changed(benchmark, revision), name="gpubench-changed")
     if settings.reuse:
         for name, why in _NOT_REUSED.items():
             if config.getoption(f"gpubench_{name.replace('-', '_')}"):

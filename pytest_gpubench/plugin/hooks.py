@@ -9,7 +9,7 @@ import pytest
 
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.plugin import outcomes, summary
+from pytest_gpubench.plugin import outcomes, ratioing, summary
 from pytest_gpubench.plugin.benchmark import Benchmark
 from pytest_gpubench.plugin.collection import parameters_of, refuse_reruns, run_order
 from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
@@ -24,6 +24,9 @@ class Hooks:
     def __init__(self, benchmark: Benchmark) -> None:
         self._benchmark = benchmark
         self._told_selection = False
+        self._scheduling = False
+        self._ratios_left: list[str] = []
+        """Node ids that no worker runs."""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: object) -> None:
@@ -35,6 +38,7 @@ class Hooks:
             return None
         from xdist.workermanage import parse_tx_spec_config
 
+        self._scheduling = True
         return ServerScheduling(config, len(parse_tx_spec_config(config)), self._selection().units)
 
     @pytest.hookimpl(optionalhook=True)
@@ -55,6 +59,8 @@ class Hooks:
             self._benchmark.selected = selection.count(ids)
             self._benchmark.read_baselines(selection.subjects(ids))
             outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
+            if self._scheduling:
+                self._ratios_left = [nodeid for nodeid, _ in ratioing.points_among(self._benchmark, ids)]
 
     def _selection(self) -> Selection:
         return Selection(self._benchmark.book, self._benchmark.parameters)
@@ -73,11 +79,14 @@ class Hooks:
         positions = {item: index for index, item in enumerate(items)}
         if ASKED in config.stash and self._benchmark.book.problems:
             raise pytest.UsageError(outcomes.problem_text(self._benchmark.book))
-        refusal = refuse_reruns(config, items)
+        refusal = self._benchmark.unmatched_ratios() if ASKED in config.stash else None
+        refusal = refusal or refuse_reruns(config, items)
         if refusal:
             raise pytest.UsageError(refusal)
+        ratios = ratioing.take_out(items)
         yield
         items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
+        ratioing.put_back(config, items, ratios)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         found = [parameters for item in session.items if (parameters := parameters_of(item))]
@@ -117,6 +126,11 @@ class Hooks:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         return outcomes.status_of(report)
 
+    @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish")
+    def judge_ratios(self, session: pytest.Session) -> None:
+        if self._ratios_left and not (session.shouldstop or session.shouldfail or session.config.option.collectonly):
+            ratioing.judge_from_controller(self._benchmark, self._ratios_left)
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if not hasattr(session.config, "workerinput"):
@@ -132,6 +146,8 @@ class Hooks:
             for line in summary_lines(rows, frontier=verbosity >= 0, verbose=verbosity > 0)[1:]:
                 terminalreporter.write_line(line)
         for line in summary.against_lines(self._benchmark.settings.against, self._benchmark.outcomes):
+            terminalreporter.write_line(line)
+        for line in summary.ratio_lines(self._benchmark.outcomes):
             terminalreporter.write_line(line)
         for line in self._benchmark.said:
             terminalreporter.write_line(line)

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_gpubench.domain.cases import RecipeBook
 from pytest_gpubench.domain.verdicts import Status
-from pytest_gpubench.plugin.collection import parameters_of
+from pytest_gpubench.plugin.collection import RATIO, parameters_of
 from pytest_gpubench.plugin.state import ASKED
 
 EXIT_UNDECIDED = 10
@@ -32,6 +32,7 @@ _KEPT = (
     "subject",
     "pending",
     "judged",
+    "sides",
 )
 _MEASURED, _SETTLED, _ACCEPTED = ("measured", "m", "MEASURED"), ("settled", "t", "SETTLED"), ("accepted", "a", "ACCEPTED")
 _UNDECIDED = {Status.INCONCLUSIVE.value: ("inconclusive", "I", "INCONCLUSIVE"), Status.INVALID.value: ("invalid", "V", "INVALID")}
@@ -61,6 +62,8 @@ class Outcome:
     """The verdict is open, and the plan had another launch for it."""
     judged: dict[str, Any] = field(default_factory=dict)
     """The launch and the verdict, as a baseline needs them."""
+    sides: list[str] = field(default_factory=list)
+    """The two cases of a ratio."""
 
     @property
     def key(self) -> str:
@@ -76,7 +79,7 @@ def settle(item: pytest.Item, subject: str, reason: str) -> NoReturn:
 
 def attach(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put the case's result on the report of the phase that decided it."""
-    found = parameters_of(item)
+    found = parameters_of(item) or ((None, None) if RATIO in getattr(item, "fixturenames", ()) else None)
     if found is None or (report.when != "call" and report.passed):
         return
     launch, case = found

@@ -5,32 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.engines.argv import render
-from pytest_gpubench.engines.interpreter import default_command
-from pytest_gpubench.plugin.doctoring import Doctor
-from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.engines.argv import CommandLine, render
+from pytest_gpubench.plugin.arms import SECOND, Arms
 from pytest_gpubench.recipes.launches import parse_launches
 from pytest_gpubench.report.matrix import matrix_document
 from pytest_gpubench.report.plan import plan_document
 from pytest_gpubench.report.records import write_record
 
 
-def write_plan(path: Path, settings: Settings, book: RecipeBook, cases: Sequence[Case], doctor: Doctor) -> None:
+def write_plan(path: Path, book: RecipeBook, cases: Sequence[Case], arms: Arms, launches: Sequence[Launch]) -> None:
     """Write the plan of the selected cases to the file that ``--gpubench-plan`` names."""
-    default = settings.vllm_command or default_command()
-    lines = {}
+    lines: dict[str, CommandLine] = {}
+    against: dict[str, dict[str, Any]] = {}
     for key in dict.fromkeys(case.server for case in cases):
-        spec = book.server(key)
-        lines[key] = render(spec, spec.command or default, served_name=key)
-    found = {key: doctor.findings(key) for key in lines}
+        lines[key] = _line(arms, Launch(key))
+        other = arms.against(Launch(key, arm=SECOND))
+        if other is not None:
+            line = _line(arms, Launch(key, arm=SECOND))
+            against[key] = {**other, "argv": list(line.argv), "env": line.printable_env() | dict.fromkeys(line.unset)}
+    found = {key: arms.doctor(Launch(key)).findings(key) for key in lines}
     findings = {case.id: [asdict(finding) for finding in findings_for(found[case.server], case.id)] for case in cases}
-    write_record(path, plan_document(book, cases, lines, findings))
+    write_record(path, plan_document(book, cases, lines, findings, launches, against))
+
+
+def _line(arms: Arms, launch: Launch) -> CommandLine:
+    spec = arms.spec(launch)
+    return render(spec, arms.command(spec), served_name=launch.server)
 
 
 def write_matrix(path: Path, book: RecipeBook, cases: Sequence[Case], launches: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.plugin.collection import CASE, LAUNCH, Parameters
+from pytest_gpubench.plugin.collection import CASE, LAUNCH, RATIO, Parameters
 from pytest_gpubench.plugin.settling import init_subject
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Selection:
 
     def __init__(self, book: RecipeBook, parameters: Parameters) -> None:
         self._gpus = {key: spec.topology.gpus for key, spec in book.servers}
+        self._ratios = {made.id for made in parameters.of((RATIO,))}
         self._known: dict[str, tuple[Launch | None, Case | None]] = {}
         for names in ((CASE,), (LAUNCH,), (LAUNCH, CASE)):
             for made in parameters.of(names):
@@ -84,10 +85,12 @@ class Selection:
         return list(dict.fromkeys(case.id if case else init_subject(launch.server) for launch, case in found if launch))
 
     def units(self, nodeids: Sequence[str]) -> list[Unit]:
-        """The items in portions: other items each by itself, then servers, those with most GPUs first."""
+        """The items in portions: other items each by itself, then servers, those with most GPUs first. Ratios are in none."""
         servers: dict[str, list[int]] = {}
         others: list[Unit] = []
         for index, nodeid in enumerate(nodeids):
+            if nodeid.partition("[")[2].removesuffix("]") in self._ratios:
+                continue
             server = self.server_of(nodeid)
             if server:
                 servers.setdefault(server, []).append(index)

@@ -42,5 +42,11 @@ def against_lines(against: Against | None, outcomes: Sequence[Outcome]) -> list[
     return ["", f"(a) is the engine of the recipes, (b) the one of --gpubench-against: {against.text}"]
 
 
+def ratio_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line per ratio that was judged."""
+    lines = [f"{outcome.verdict}: {outcome.subject}: {outcome.note}" for outcome in outcomes if outcome.sides and outcome.verdict]
+    return ["", *lines] if lines else []
+
+
 def _mean(values: Sequence[float]) -> float:
     return statistics.geometric_mean(values) if min(values) > 0 else statistics.fmean(values)

@@ -182,12 +182,18 @@ def _failed_starts(inits: Iterable[InitResult]) -> dict[str, InitResult]:
     return {server: init for server, init in last.items() if init.failure is not None}
 
 
-def _ratio_row(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) -> Row:
+def ratio_verdict(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) -> Verdict:
+    """The verdict on a ratio from the results that count, by case; of two engines that were compared the recipes' own counts."""
     sides = []
     for case in (point.of, point.over):
         valid = [one for one in chosen.get(case, ()) if one.failure is None and one.status is not Status.INVALID]
+        valid = [one for one in valid if one.launch.arm != "b"]
         sides.append([evidence_of(one.launch.label, one.measurement) for one in valid if one.measurement is not None])
-    verdict: Verdict = judge_ratio(point, *sides)
+    return judge_ratio(point, *sides)
+
+
+def _ratio_row(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) -> Row:
+    verdict = ratio_verdict(point, chosen)
     return Row(f"ratio {point.label}", "", verdict.status, verdict.reason)
 
 

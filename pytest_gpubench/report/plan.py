@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pytest_gpubench.doctor import Finding
 from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.frozen import thaw
+from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.engines.argv import CommandLine
+from pytest_gpubench.gate.policy import policies, policy_document
+from pytest_gpubench.gate.ratios import ratio_points
 
 
 def plan_document(
@@ -16,20 +19,32 @@ def plan_document(
     cases: Sequence[Case],
     command_lines: Mapping[str, CommandLine],
     findings: Mapping[str, Sequence[Mapping[str, Any]]],
+    launches: Sequence[Launch] = (),
+    against: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Cases in the order given, and the servers they need.
+    """Cases in the order given, the servers they need with their launches, and the ratios between them.
 
-    ``command_lines`` is keyed by server, ``findings`` by case id. ``{port}`` stands for the port; revisions are as written.
+    ``command_lines`` and ``against`` (the second engine: what starts it, and what differs) are keyed by server, ``findings`` by
+    case id. ``{port}`` stands for the port; revisions are as written. ``gates`` are those in force: the defaults with the recipe's.
     """
     servers = list(dict.fromkeys(case.server for case in cases))
     return {
-        "cases": [_case(case, findings.get(case.id, ())) for case in cases],
-        "servers": {key: _server(book, key, cases, command_lines[key]) for key in servers},
+        "cases": [_case(book, case, findings.get(case.id, ())) for case in cases],
+        "servers": {
+            key: _server(book, key, cases, command_lines[key])
+            | {"launches": [_launch(launch) for launch in launches if launch.server == key], "against": (against or {}).get(key)}
+            for key in servers
+        },
+        "ratios": [asdict(point) for point in ratio_points(book.ratios, cases)],
         "unsupported": [{"recipe": it.recipe, "where": str(it.position), "reason": it.reason} for it in book.unsupported],
     }
 
 
-def _case(case: Case, findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _launch(launch: Launch) -> dict[str, Any]:
+    return {"launch": launch.label, "reserve": launch.reserve}
+
+
+def _case(book: RecipeBook, case: Case, findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     topology = case.topology
     return {
         "id": case.id,
@@ -51,7 +66,7 @@ def _case(case: Case, findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "server": case.server,
         "runnable": case.runnable,
         "why_not": case.why_not,
-        "gates": thaw(case.gates),
+        "gates": policy_document(policies(case.gates, case.workload, book.server(case.server).speculative)),
         "findings": list(findings),
     }
 

@@ -117,5 +117,5 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     made.recipes(RECIPES)
     (pytester.path / "calm_clocks.py").write_text(CALM)
     benchmarks = pytester.mkdir("benchmarks")
-    (benchmarks / "test_serving.py").write_text("from pytest_gpubench.suite import test_engine_init, test_throughput\n")
+    (benchmarks / "test_serving.py").write_text("from pytest_gpubench.suite import test_engine_init, test_ratio, test_throughput\n")
     return made

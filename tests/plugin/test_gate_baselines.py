@@ -259,3 +259,27 @@ def test_a_regression_can_be_accepted_afterwards(repository: Project, capsys: py
     baseline = read_baseline(baseline_file(repository), CASE)
     assert baseline is not None
     assert any("accepted: new driver" in entry.anchors.values() for entry in baseline.launches)
+
+
+def test_two_runs_that_record_at_once_are_both_kept(repository: Project) -> None:
+    words = repository.command(*ONE, "--gpubench-launches=2", UPDATE, "--gpubench-exclusive=no")
+    runs = [
+        subprocess.Popen(words, cwd=repository.pytester.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in "ab"
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=120)
+        assert run.returncode == 0, output
+    entries = json.loads(baseline_file(repository).read_text())["launches"]
+    assert sorted(entry["launch"] for entry in entries) == ["launch-1", "launch-1", "launch-2", "launch-2"]
+    assert len({entry["run"] for entry in entries}) == 2
+
+
+def test_under_xdist_every_launch_of_every_worker_is_recorded(repository: Project) -> None:
+    options = ("-n", "2", "--gpubench-exclusive=no", "--gpubench-launches=2", UPDATE)
+    result = repository.run("benchmarks", "-m", "cpu and c1", *options)
+    assert result.ret == 0, result.stdout.str() + result.stderr.str()
+    files = sorted((repository.pytester.path / "benchmarks" / "baselines").rglob("32x4-c1.json"))
+    assert [path.parent.name for path in files] == ["tiny-bf16-cpu-vllm-mtp-tp1", "tiny-bf16-cpu-vllm-tp1"]
+    for path in files:
+        assert [entry["launch"] for entry in json.loads(path.read_text())["launches"]] == ["launch-1", "launch-2"]

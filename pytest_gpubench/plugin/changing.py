@@ -1,0 +1,76 @@
+"""``--gpubench-changed-since``: only cases that are not what they were at a git revision, and why each is run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.plugin.collection import parameters_of
+from pytest_gpubench.plugin.state import ASKED
+
+if TYPE_CHECKING:
+    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.recipes.changes import Change
+
+
+class Changed:
+    """Deselects what is as it was."""
+
+    def __init__(self, benchmark: Benchmark, revision: str) -> None:
+        from pytest_gpubench.host.revisions import files_at
+        from pytest_gpubench.recipes import load_recipes
+        from pytest_gpubench.recipes.changes import changes
+
+        settings, book = benchmark.settings, benchmark.book
+        try:
+            with tempfile.TemporaryDirectory(prefix="gpubench-revision-") as folder:
+                before = load_recipes(files_at(settings.recipe_files, revision, Path(folder)), policy=settings.server_per)
+        except GpubenchError as error:
+            raise pytest.UsageError(f"--gpubench-changed-since: {error}") from None
+        self._benchmark = benchmark
+        self._revision = revision
+        self._changes: dict[str, Change] = {one.case: one for one in changes(before, book) if one.kind != "removed"}
+        self._servers = {case.server for case in book.cases if case.id in self._changes}
+        self._told = False
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        same = [item for item in items if self._is_as_it_was(item)]
+        if same:
+            unchanged = set(same)
+            items[:] = [item for item in items if item not in unchanged]
+            config.hook.pytest_deselected(items=same)
+
+    def _is_as_it_was(self, item: pytest.Item) -> bool:
+        launch, case = parameters_of(item) or (None, None)
+        if case is not None:
+            return case.id not in self._changes
+        return launch is not None and launch.server not in self._servers
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        found = [case for item in session.items if (case := (parameters_of(item) or (None, None))[1])]
+        self._tell(session.config, {case.id for case in found})
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        from pytest_gpubench.plugin.scheduling import Selection
+
+        selection = Selection(self._benchmark.book, self._benchmark.parameters)
+        node.config.stash[ASKED] = True
+        self._tell(node.config, {found[1].id for nodeid in ids if (found := selection.parameters_of(nodeid)) and found[1]})
+
+    def _tell(self, config: pytest.Config, selected: set[str]) -> None:
+        from pytest_gpubench.recipes.changes import lines
+
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if self._told or reporter is None or ASKED not in config.stash:
+            return
+        self._told = True
+        reporter.ensure_newline()
+        chosen = [change for case, change in self._changes.items() if case in selected]
+        for line in lines(chosen) or ["no selected case changed"]:
+            reporter.write_line(f"since {self._revision}: {line}")

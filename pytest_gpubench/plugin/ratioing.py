@@ -1,0 +1,125 @@
+"""Ratios as test items: run last where both sides are selected, judged from the records of the run.
+
+Under xdist the sides may be measured by different workers, so that no worker can judge; the controller does, when all have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from pytest_gpubench.plugin.collection import RATIO, parameters_of
+from pytest_gpubench.plugin.outcomes import RESULT
+
+if TYPE_CHECKING:
+    from pytest_gpubench.domain.verdicts import Verdict
+    from pytest_gpubench.gate.ratios import RatioPoint
+    from pytest_gpubench.plugin.benchmark import Benchmark
+
+
+def take_out(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Remove the items of ratios, so that no ``-k`` chooses among them: what counts is whether their sides are selected."""
+    found = [item for item in items if RATIO in getattr(item, "fixturenames", ())]
+    if found:
+        items[:] = [item for item in items if item not in found]
+    return [item for item in found if ratio_of(item)]  # without ratios the function is an item by itself
+
+
+def put_back(config: pytest.Config, items: list[pytest.Item], ratios: Sequence[pytest.Item]) -> None:
+    """Append the ratios whose two sides are selected; the others are deselected."""
+    selected = {case.id for item in items if (case := (parameters_of(item) or (None, None))[1]) is not None}
+    refused = tuple(config.getoption("deselect") or ())
+    chosen = [item for item in ratios if _both(ratio_of(item), selected) and not item.nodeid.startswith(refused)]
+    items += chosen
+    others = [item for item in ratios if item not in chosen]
+    if others:
+        config.hook.pytest_deselected(items=others)
+
+
+def ratio_of(item: pytest.Item) -> RatioPoint | None:
+    """The ratio of an item; None for another item."""
+    callspec = getattr(item, "callspec", None)
+    point: RatioPoint | None = callspec.params.get(RATIO) if callspec is not None else None
+    return point
+
+
+def _both(point: RatioPoint | None, selected: Collection[str]) -> bool:
+    return point is not None and point.of in selected and point.over in selected
+
+
+def verdict_on(benchmark: Benchmark, point: RatioPoint) -> Verdict:
+    """The verdict from the records that this run has written."""
+    from pytest_gpubench.report.loading import load_results
+    from pytest_gpubench.report.merging import attempts_that_count, ratio_verdict
+
+    path = benchmark.folder.path
+    found = load_results([path]).cases() if path.is_dir() else ()
+    sides = {case: attempts_that_count([one for one in found if one.case == case]) for case in (point.of, point.over)}
+    return ratio_verdict(point, sides)
+
+
+def judge_item(benchmark: Benchmark, item: pytest.Item, point: RatioPoint) -> Verdict:
+    """The verdict on a ratio; raises pytest's failure or skip where it is not PASS."""
+    verdict = verdict_on(benchmark, point)
+    item.stash[RESULT] = _told(benchmark, point, verdict)
+    benchmark.gate.enforce(subject_of_ratio(point), verdict)
+    return verdict
+
+
+def judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> None:
+    """Judge these items of ratios and report each as if it had run."""
+    hook = benchmark.config.hook
+    for nodeid, point in points_among(benchmark, nodeids):
+        verdict = verdict_on(benchmark, point)
+        outcome: Literal["passed", "failed", "skipped"] = "passed"
+        words = ""
+        try:
+            benchmark.gate.enforce(subject_of_ratio(point), verdict)
+        except pytest.fail.Exception as error:
+            outcome, words = "failed", str(error)
+        except pytest.skip.Exception as error:
+            outcome, words = "skipped", str(error)
+        told = _told(benchmark, point, verdict)
+        properties = told.pop("properties")
+        path, name = nodeid.split("::")[0], nodeid.partition("::")[2]
+        for when in ("setup", "call", "teardown"):
+            mine = when == "call"
+            report = pytest.TestReport(
+                nodeid=nodeid,
+                location=(path, None, name),
+                keywords={name: 1},
+                outcome=outcome if mine else "passed",
+                longrepr=_longrepr(outcome, path, words) if mine else None,
+                when=when,
+                user_properties=properties if when != "setup" else [],
+            )
+            if mine:
+                report.gpubench = told  # type: ignore[attr-defined]
+            hook.pytest_runtest_logreport(report=report)
+
+
+def points_among(benchmark: Benchmark, nodeids: Iterable[str]) -> list[tuple[str, RatioPoint]]:
+    """The items of ratios among these, with their ratios."""
+    known = {made.id: made.values[0] for made in benchmark.parameters.of((RATIO,))}
+    found = []
+    for nodeid in nodeids:
+        point = known.get(nodeid.partition("[")[2].removesuffix("]"))
+        if point is not None:
+            found.append((nodeid, point))
+    return found
+
+
+def subject_of_ratio(point: RatioPoint) -> str:
+    """What is judged, beside cases and the starts of servers."""
+    return f"ratio {point.label}"
+
+
+def _told(benchmark: Benchmark, point: RatioPoint, verdict: Verdict) -> dict[str, Any]:
+    told = benchmark.gate.told(subject_of_ratio(point), verdict, verdict.reason)
+    return told | {"sides": [point.of, point.over]}
+
+
+def _longrepr(outcome: str, path: str, words: str) -> Any:
+    return (path, 0, f"Skipped: {words}") if outcome == "skipped" else words or None

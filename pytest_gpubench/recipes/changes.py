@@ -1,0 +1,124 @@
+"""What changed between two states of the recipes, case by case, as resolved: a template's change is one of all who extend it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pytest_gpubench.domain.cases import Case, RecipeBook
+from pytest_gpubench.domain.frozen import canonical_json, thaw
+
+Kind = Literal["new", "changed", "removed"]
+
+_SHOWN = 4
+"""Details of a change in a line; the rest is counted."""
+_ABSENT = "not set"
+_CASE_FIELDS = ("runner", "workload", "max_model_len", "runnable", "gates", "policy")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One case that is not what it was."""
+
+    case: str
+    recipe: str
+    kind: Kind
+    details: tuple[str, ...] = ()
+    """``serve.block-size: 128 -> 64``, sorted by name; empty for a case that is new or removed."""
+
+
+def changes(before: RecipeBook, after: RecipeBook) -> tuple[Change, ...]:
+    """Cases of ``after`` that are new or differ, in its order, then those of ``before`` that are gone.
+
+    Cases are matched by id. What counts is everything that decides the server and the measurement, and the gates; names of files,
+    places in them and links do not. Values of environment variables are compared and never shown.
+    """
+    old = {case.id: case for case in before.cases}
+    found: list[Change] = []
+    for case in after.cases:
+        if case.id not in old:
+            found.append(Change(case.id, case.recipe, "new"))
+            continue
+        details = tuple(_differences(_facts(before, old[case.id]), _facts(after, case)))
+        if details:
+            found.append(Change(case.id, case.recipe, "changed", details))
+    kept = {case.id for case in after.cases}
+    return (*found, *(Change(case.id, case.recipe, "removed") for case in before.cases if case.id not in kept))
+
+
+def grouped(found: Iterable[Change]) -> Iterator[tuple[str, Kind, tuple[str, ...], list[str]]]:
+    """Changes that are the same for several cases of a recipe, together: recipe, kind, details, cases."""
+    groups: dict[tuple[str, Kind, tuple[str, ...]], list[str]] = {}
+    for change in found:
+        groups.setdefault((change.recipe, change.kind, change.details), []).append(change.case)
+    for (recipe, kind, details), cases in groups.items():
+        yield recipe, kind, details, cases
+
+
+def lines(found: Iterable[Change]) -> list[str]:
+    """A line per group: which cases, and why."""
+    told = []
+    for recipe, kind, details, cases in grouped(found):
+        words = ", ".join(details[:_SHOWN]) + (f" and {len(details) - _SHOWN} more" if len(details) > _SHOWN else "")
+        told.append(f"{recipe}: {counted(cases)} {kind}" + (f": {words}" if words else ""))
+    return told
+
+
+def changelog(found: Sequence[Change], revision: str) -> str:
+    """Markdown: what is new, what changed and how, what is gone."""
+    text = [f"## Recipes since {revision}", ""]
+    for kind, title in (("new", "New"), ("changed", "Changed"), ("removed", "Removed")):
+        groups = [group for group in grouped(found) if group[1] == kind]
+        if not groups:
+            continue
+        text += [f"### {title}", ""]
+        for recipe, _, details, cases in groups:
+            points = ", ".join(case.removeprefix(f"{recipe}-") for case in cases[:_SHOWN])
+            more = f" and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else ""
+            text.append(f"- `{recipe}` ({counted(cases)}: {points}{more})")
+            text += [f"    - {detail}" for detail in details]
+        text.append("")
+    return "\n".join(text).rstrip() if len(text) > 2 else f"{text[0]}\n\nNo case changed."
+
+
+def counted(cases: Sequence[str]) -> str:
+    """``1 case``, ``12 cases``."""
+    return f"{len(cases)} case" + ("" if len(cases) == 1 else "s")
+
+
+def _facts(book: RecipeBook, case: Case) -> dict[str, Any]:
+    spec = dict(book.servers)[case.server]
+    facts: dict[str, Any] = {}
+    for name in _CASE_FIELDS:
+        _flatten(name.replace("_", "-"), getattr(case, name), facts)
+    for item in dataclasses.fields(spec):
+        _flatten(item.name.replace("_", "-"), getattr(spec, item.name), facts)
+    return facts
+
+
+def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for item in dataclasses.fields(value):
+            _flatten(f"{name}.{item.name.replace('_', '-')}", getattr(value, item.name), into)
+    elif isinstance(value, Mapping):
+        for key in value:
+            _flatten(f"{name}.{key}", value[key], into)
+    else:
+        into[name] = thaw(value)
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted({*before, *after}):
+        one, other = (_words(name, side) for side in (before, after))
+        if one == other:
+            continue
+        yield f"{name} changed" if name.startswith("env.") else f"{name}: {one} -> {other}"
+
+
+def _words(name: str, side: Mapping[str, Any]) -> str:
+    if name not in side:
+        return _ABSENT
+    value = side[name]
+    return value if isinstance(value, str) and value else _ABSENT if value is None else canonical_json(value)

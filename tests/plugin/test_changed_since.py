@@ -1,0 +1,105 @@
+"""``--gpubench-changed-since`` and ``gpubench changelog``, in a git repository."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pytest_gpubench.cli import main
+from tests.plugin.conftest import RECIPES, Project
+
+DRAFT = "num-speculative-tokens: 3"
+
+
+def _git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def committed(project: Project) -> Project:
+    folder = project.pytester.path
+    _git(folder, "init", "-q")
+    _git(folder, "add", "recipes.yaml")
+    _git(folder, "commit", "-q", "-m", "recipes")
+    _git(folder, "tag", "v1")
+    return project
+
+
+def test_only_what_changed_is_selected_and_the_reason_is_printed(committed: Project) -> None:
+    committed.recipes(RECIPES.replace(DRAFT, "num-speculative-tokens: 2"))
+    result = committed.inside("benchmarks", "--collect-only", "-q", "--gpubench-changed-since=v1")
+    assert result.ret == 0
+    found = [line for line in result.stdout.lines if "::" in line]
+    assert [line.partition("::")[2] for line in found] == [
+        "test_engine_init[tiny-bf16-cpu-vllm-mtp-tp1]",
+        "test_throughput[tiny-bf16-cpu-vllm-mtp-tp1:32x4-c1]",
+    ]
+    result.stdout.fnmatch_lines(
+        [
+            "since v1: tiny-bf16-cpu-vllm-mtp: 1 case changed: speculative.num-speculative-tokens: 3 -> 2",
+            "selected 1 case on 1 server",
+        ]
+    )
+
+
+def test_it_adds_to_other_selections(committed: Project) -> None:
+    committed.recipes(RECIPES.replace("block-size: 128", "block-size: 64"))
+    result = committed.inside("benchmarks", "--collect-only", "-q", "-m", "mtp", "--gpubench-changed-since=v1")
+    result.stdout.fnmatch_lines(["since v1: *-mtp: 1 case changed: serve.block-size: 128 -> 64", "selected 1 case on 1 server"])
+
+
+def test_without_a_change_nothing_is_selected(committed: Project) -> None:
+    result = committed.inside("benchmarks", "--gpubench-changed-since=HEAD")
+    assert result.ret == 5
+    result.stdout.fnmatch_lines(["since HEAD: no selected case changed"])
+
+
+def test_a_recipe_file_that_did_not_exist_then_is_all_new(committed: Project) -> None:
+    (committed.pytester.path / "more.yaml").write_text(RECIPES)
+    words = ("--gpubench-recipes=more.yaml", "--gpubench-changed-since=v1")
+    result = committed.inside("benchmarks", "--collect-only", "-q", "-m", "mtp", *words)
+    result.stdout.fnmatch_lines(["since v1: tiny-bf16-cpu-vllm-mtp: 1 case new"])
+
+
+def test_other_tests_stay(committed: Project) -> None:
+    committed.pytester.makepyfile(test_other="def test_it(): pass")
+    result = committed.inside("--gpubench-changed-since=v1")
+    result.assert_outcomes(passed=1, deselected=8)
+
+
+def test_an_unknown_revision_is_a_sentence(committed: Project) -> None:
+    result = committed.inside("benchmarks", "--gpubench-changed-since=v9")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --gpubench-changed-since: v9 is no revision of the repository of *recipes.yaml; *"])
+    assert committed.inside("benchmarks", "--gpubench-changed-since=--output=x").ret == 4
+
+
+def test_outside_git_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.pytester.path.parent))
+    result = project.inside("benchmarks", "--gpubench-changed-since=v1")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --gpubench-changed-since: *recipes.yaml is in no git repository, *"])
+
+
+def test_under_xdist(committed: Project) -> None:
+    committed.recipes(RECIPES.replace(DRAFT, "num-speculative-tokens: 2"))
+    result = committed.run("benchmarks", "-n", "2", "--gpubench-exclusive=no", "--gpubench-changed-since=v1")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["since v1: tiny-bf16-cpu-vllm-mtp: 1 case changed: *", "selected 1 case on 1 server"])
+
+
+def test_the_changelog_command(committed: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(committed.pytester.path)
+    committed.recipes(RECIPES.replace(DRAFT, "num-speculative-tokens: 2"))
+    assert main(["changelog", "v1"]) == 0
+    assert "    - speculative.num-speculative-tokens: 3 -> 2" in capsys.readouterr().out
+    assert main(["changelog", "v9"]) == 4
+    assert "v9 is no revision" in capsys.readouterr().err
+    assert main(["changelog", "v1", "gone.yaml"]) == 4
+    assert "gone.yaml does not exist" in capsys.readouterr().err
+    committed.recipes("x: [")
+    assert main(["changelog", "v1"]) == 4
+    assert "recipes.yaml:" in capsys.readouterr().err
