@@ -3,7 +3,8 @@
     python benchmarks/client/validity.py [--runs 100] [--write docs/measuring.md]
 
 An undisturbed client is measured ``--runs`` times; then clients that are slowed on purpose in three ways: by busy processes on its
-core, by a sleep in its reader, and by a stop of the whole process now and then.
+core (which the kernel keeps from doing harm, mostly) and by one that goes before it, by a sleep in its reader, and by a stop of the
+whole process now and then.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ def measure(url: str, priority: bool) -> Measurement:
 
 
 def spin(core: int) -> None:
-    """A busy process on one core, at the highest nice level where that is permitted: else it only gets what others leave."""
+    """A busy process on one core, a little before others where that is permitted: at one level the kernel favours who sleeps."""
     os.sched_setaffinity(0, {core})
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
+        os.setpriority(os.PRIO_PROCESS, 0, -3)
     while True:
         pass
 
@@ -79,6 +80,31 @@ def busy_core(number: int = 3) -> Iterator[None]:
         yield
     finally:
         for process in spinners:
+            process.kill()
+            process.join()
+
+
+def burst(core: int) -> None:
+    """A real-time process above the client's level: it computes for 15 ms of every 30. Needs CAP_SYS_NICE."""
+    os.sched_setaffinity(0, {core})
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(50))
+    while True:
+        end = time.monotonic() + 0.015
+        while time.monotonic() < end:
+            pass
+        time.sleep(0.015)
+
+
+@contextlib.contextmanager
+def pushed_aside() -> Iterator[None]:
+    """Such a process on every core that the client may use."""
+    bursts = [multiprocessing.Process(target=burst, args=(core,), daemon=True) for core in os.sched_getaffinity(0)]
+    for process in bursts:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in bursts:
             process.kill()
             process.join()
 
@@ -125,9 +151,23 @@ WAYS: dict[str, tuple[Callable[[], contextlib.AbstractContextManager[None]], boo
     "undisturbed": (contextlib.nullcontext, True),
     "beside busy processes, at normal priority": (busy_core, False),
     "beside busy processes, at real-time priority": (busy_core, True),
+    "pushed aside by a busy real-time process, 15 of every 30 ms": (pushed_aside, True),
     "delayed by 3 ms of sleep in the reader": (slow_reader, True),
     "stopped for 30 ms, five times a second": (stopped_now_and_then, True),
 }
+
+
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """The loopback server on the last core, the client and its tormentors on the others."""
+    cores = sorted(os.sched_getaffinity(0))
+    try:
+        os.sched_setaffinity(0, {cores[-1]})
+        with loopback_process("--ttft", "0.05", "--token-time", "0.01") as url:
+            os.sched_setaffinity(0, set(cores[:-1] or cores))
+            yield url
+    finally:
+        os.sched_setaffinity(0, set(cores))
 
 
 def line(name: str, found: Sequence[Measurement]) -> str:
@@ -146,7 +186,7 @@ def line(name: str, found: Sequence[Measurement]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=100, help="undisturbed runs (default: 100)")
+    parser.add_argument("--runs", type=int, default=100, help="undisturbed runs (default: 100; 0: no such row)")
     parser.add_argument("--slowed", type=int, default=5, help="runs of each slowed kind (default: 5)")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table between its marks in this file")
     options = parser.parse_args()
@@ -156,8 +196,10 @@ def main() -> None:
         "| the client is | runs | INVALID | mean event-loop lag, ms: median / worst run | reasons |",
         "|---|---|---|---|---|",
     ]
-    with loopback_process("--ttft", "0.05", "--token-time", "0.01") as url:
+    with server() as url:
         for name, (way, priority) in WAYS.items():
+            if way is contextlib.nullcontext and not options.runs:
+                continue
             found = []
             for turn in range(options.runs if way is contextlib.nullcontext else options.slowed):
                 with way():

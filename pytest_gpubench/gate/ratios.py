@@ -73,7 +73,7 @@ def judge_ratio(point: RatioPoint, of: Sequence[LaunchEvidence], over: Sequence[
     sides = [[one.metrics[point.metric] for one in side if not one.invalid and usable(one, point.metric)] for side in (of, over)]
     if not all(sides):
         missing = point.of if not sides[0] else point.over
-        reason = f"{point.label}: {point.metric} of {missing} was not measured in this run"
+        reason = f"{point.metric} of {missing} was not measured in this run"
         return Verdict(Status.INCONCLUSIVE, reason, "select both sides, and see why the case has no result")
     above, below = (statistics.geometric_mean(side) for side in sides)
     ratio = above / below
@@ -87,7 +87,7 @@ def judge_ratio(point: RatioPoint, of: Sequence[LaunchEvidence], over: Sequence[
     reason = f"{words}; the recipe {broken or 'is satisfied'}"
     code = "limit-broken" if broken else "limit-held"
     result = MetricVerdict(point.metric, status, code, reason, against="ratio")
-    return Verdict(status, reason, metrics=(result,), section=prose.section(f"{status.value}: ratio {point.label}", [result], []))
+    return Verdict(status, reason, metrics=(result,), section=prose.section(status.value, [result], []))
 
 
 def _broken(point: RatioPoint, ratio: float) -> str:

@@ -127,9 +127,11 @@ class Hooks:
         return outcomes.status_of(report)
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish")
-    def judge_ratios(self, session: pytest.Session) -> None:
+    def pytest_judge_ratios(self, session: pytest.Session) -> None:
         if self._ratios_left and not (session.shouldstop or session.shouldfail or session.config.option.collectonly):
-            ratioing.judge_from_controller(self._benchmark, self._ratios_left)
+            failed = ratioing.judge_from_controller(self._benchmark, self._ratios_left)
+            if failed and session.exitstatus == pytest.ExitCode.OK:  # pytest has counted its failures before
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -55,7 +55,7 @@ def verdict_on(benchmark: Benchmark, point: RatioPoint) -> Verdict:
     from pytest_gpubench.report.merging import attempts_that_count, ratio_verdict
 
     path = benchmark.folder.path
-    found = load_results([path]).cases() if path.is_dir() else ()
+    found = list(load_results([path]).cases()) if path.is_dir() else []
     sides = {case: attempts_that_count([one for one in found if one.case == case]) for case in (point.of, point.over)}
     return ratio_verdict(point, sides)
 
@@ -68,9 +68,10 @@ def judge_item(benchmark: Benchmark, item: pytest.Item, point: RatioPoint) -> Ve
     return verdict
 
 
-def judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> None:
-    """Judge these items of ratios and report each as if it had run."""
+def judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> bool:
+    """Judge these items of ratios and report each as if it had run; whether one failed."""
     hook = benchmark.config.hook
+    failed = False
     for nodeid, point in points_among(benchmark, nodeids):
         verdict = verdict_on(benchmark, point)
         outcome: Literal["passed", "failed", "skipped"] = "passed"
@@ -78,7 +79,7 @@ def judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> None:
         try:
             benchmark.gate.enforce(subject_of_ratio(point), verdict)
         except pytest.fail.Exception as error:
-            outcome, words = "failed", str(error)
+            outcome, words, failed = "failed", str(error), True
         except pytest.skip.Exception as error:
             outcome, words = "skipped", str(error)
         told = _told(benchmark, point, verdict)
@@ -98,6 +99,7 @@ def judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> None:
             if mine:
                 report.gpubench = told  # type: ignore[attr-defined]
             hook.pytest_runtest_logreport(report=report)
+    return failed
 
 
 def points_among(benchmark: Benchmark, nodeids: Iterable[str]) -> list[tuple[str, RatioPoint]]:

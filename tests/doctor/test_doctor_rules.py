@@ -221,6 +221,12 @@ ILL = [
     ),
     Ill("draft-hidden-size", server(draft=eagle3()), "shape mismatch", draft={**MHA_DRAFT, "target_hidden_size": 512}),
     Ill(
+        "draft-hidden-size",
+        server(draft=eagle3(), load_format="dummy"),
+        draft={**MHA_DRAFT, "target_hidden_size": 512},
+        severity="warning",
+    ),
+    Ill(
         "draft-vocabulary",
         server(draft=Speculative("draft_model", 3, "org/draft")),
         "Target model vocab_size=2048. Draft model vocab_size=1024.",
