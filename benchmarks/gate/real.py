@@ -30,6 +30,7 @@ from pytest_gpubench.report.loading import load_results
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "real.json"
 ENGINE = f"{sys.executable} -m vllm.entrypoints.openai.api_server"
+WANDERING = f"{sys.executable} {HERE / 'wandering_engine.py'}"
 PROXIED = f"{sys.executable} {HERE / 'delaying_engine.py'} {ENGINE}"
 _METRICS = ("output_tput_per_gpu", "tpot_p50", "ttft_p50", "acceptance_length")
 _UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTEST_ADDOPTS")
@@ -91,6 +92,36 @@ STEPS: dict[str, Step] = {
         command=PROXIED,
         tight=True,
         baselines="tight",
+    ),
+    **{
+        f"loop-baseline-{number}": Step(
+            f"loopback engine, day {number} ({day:+.1%}), recorded",
+            ("--gpubench-launches=2", "--gpubench-update-baselines"),
+            "not FAIL",
+            env={"GATE_DAY": str(day)},
+            command=WANDERING,
+            tight=True,
+            baselines="loop",
+        )
+        for number, day in enumerate((0.01, -0.01, 0.005, -0.005), 1)
+    },
+    "loop-gate": Step(
+        "loopback engine, day 5 (-1.0%), every gap 3% longer",
+        ("--gpubench-launches=12",),
+        "INCONCLUSIVE",
+        env={"GATE_DAY": "-0.01", "GATE_STRETCH": "0.03"},
+        command=WANDERING,
+        tight=True,
+        baselines="loop",
+    ),
+    "loop-against": Step(
+        "loopback engine, day 5 (-1.0%), every gap of engine B 3% longer",
+        ("--gpubench-launches=3", "--gpubench-against=GATE_STRETCH=0.03"),
+        "FAIL",
+        env={"GATE_DAY": "-0.01"},
+        command=WANDERING,
+        tight=True,
+        baselines="loop",
     ),
 }
 

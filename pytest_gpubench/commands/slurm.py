@@ -93,12 +93,12 @@ def status(folder: Path) -> int:
     known = {state.job: state for job in manifest["jobs"].values() for state in states(job)}
     for name, job in manifest["jobs"].items():
         if not name.startswith("tasks"):
-            print(f"{name}: job {job}: {_told(known.get(job), _ended(folder, name))}")
+            print(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}")
     done = {path.parent.parent.name + ":" + path.parent.name for path in (folder / "results").glob("*/*/*/*.json")}
     for index, entry in enumerate(manifest["include"]):
         task = next((state for job, state in known.items() if job.endswith(f"_{index}")), None)
         reported = sum(case in done for case in entry["cases"])
-        told = _told(task, _ended(folder, f"task-{index}"))
+        told = _told(task, ended_of(folder, f"task-{index}"))
         print(f"task {index} {entry['name']}: {told}, {reported} of {counted(len(entry['cases']), 'case')}")
     return 0
 
@@ -110,7 +110,7 @@ def _told(state: JobState | None, ended: Mapping[str, Any]) -> str:
     return words + (f", exit code {ended['exit']}" if ended.get("exit") is not None else "")
 
 
-def _ended(folder: Path, name: str) -> dict[str, Any]:
+def ended_of(folder: Path, name: str) -> dict[str, Any]:
     """What a task or job wrote down of itself; empty before it has."""
     try:
         found: dict[str, Any] = json.loads((folder / "steps" / f"{name}.json").read_text(encoding="utf-8"))

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.commands.attempts import run_pytest
-from pytest_gpubench.commands.slurm import MANIFEST, read_manifest
+from pytest_gpubench.commands.slurm import ended_of, read_manifest
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.report.records import write_record
 
@@ -70,24 +70,28 @@ def fetch_arguments(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _merge(folder: Path, manifest: dict[str, Any]) -> int:
-    """The report, and what became of the tasks; the exit code is that of the verdicts."""
-    from pytest_gpubench.commands.slurm import _ended
-
+    """The report, with what became of the tasks; the exit code is that of the verdicts."""
     (folder / "results").mkdir(exist_ok=True)
-    lines = []
-    for index, entry in enumerate(manifest["include"]):
-        ended = _ended(folder, f"task-{index}")
-        restarts = ended.get("restarts")
-        if not ended:
-            lines.append(f"task {index} ({entry['name']}) never ran")
-        elif ended["exit"] is None:
-            lines.append(f"task {index} ({entry['name']}) was killed before it could end")
-        elif ended["exit"] not in (0, 1, 10):
-            how = "it was interrupted, as by scancel or a time limit" if ended["exit"] == 2 else f"exit code {ended['exit']}"
-            lines.append(f"task {index} ({entry['name']}) did not finish: {how}")
-        if restarts:
-            lines.append(f"task {index} ({entry['name']}) was requeued and went on (restarts: {restarts})")
-    print("\n".join(lines), flush=True)
-    report = [sys.executable, "-m", "pytest_gpubench.cli", "report", str(folder / "results"), "--matrix", str(folder / MANIFEST)]
+    ended = [ended_of(folder, f"task-{index}") for index in range(len(manifest["include"]))]
+    matrix = folder / "merged-matrix.json"
+    write_record(matrix, manifest | {"ended": told_of_tasks(manifest["include"], ended)})
+    report = [sys.executable, "-m", "pytest_gpubench.cli", "report", str(folder / "results"), "--matrix", str(matrix)]
     outputs = ["-o", str(folder / "report.html"), "--markdown", str(folder / "report.md")]
     return subprocess.run([*report, *outputs], check=False).returncode
+
+
+def told_of_tasks(entries: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence per task that did not run, did not end by itself, or began anew."""
+    lines = []
+    for index, (entry, end) in enumerate(zip(entries, ended, strict=True)):
+        task = f"task {index} ({entry['name']})"
+        if not end:
+            lines.append(f"{task} never ran")
+        elif end["exit"] is None:
+            lines.append(f"{task} was killed before it could end")
+        elif end["exit"] not in (0, 1, 10):
+            how = "it was interrupted, as by scancel or a time limit" if end["exit"] == 2 else f"exit code {end['exit']}"
+            lines.append(f"{task} did not finish: {how}")
+        if end.get("restarts"):
+            lines.append(f"{task} was requeued and went on (restarts: {end['restarts']})")
+    return lines

@@ -209,6 +209,7 @@ def _merge_notes(merged: Merged) -> Markup | None:
     """Versions that disagree, attempts that do not count, what no job was to run."""
     notes = [f"versions disagree: {sentence}" for sentence in merged.disagreements]
     notes += [f"in no job: {sentence}" for sentence in merged.left_out]
+    notes += merged.jobs
     notes += [f"{row.name}: {note}" for row in merged.rows for note in row.notes]
     if not notes:
         return None

@@ -46,6 +46,7 @@ def markdown(
     head[-1] += f", {counted(len(starts), 'server')} did not start" if starts else ""
     parts = ["\n".join(head), *_attention(views, starts, without_results(merged.rows)), *_best(views)]
     notes = [f"- versions disagree: {plain(sentence)}" for sentence in merged.disagreements[:10]]
+    notes += [f"- {plain(sentence)}" for sentence in merged.jobs[:10]]
     parts += ["\n".join(notes)] if notes else []
     parts += _folded(views) + _left_out(loaded)
     return _within(parts, longest)

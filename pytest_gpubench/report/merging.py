@@ -52,6 +52,8 @@ class Merged:
     """Versions that differ between results, one sentence each."""
     left_out: tuple[str, ...]
     """Of the matrix: what no job was to run, one sentence each."""
+    jobs: tuple[str, ...] = ()
+    """Of a submission: jobs that were killed, cancelled or begun anew, one sentence each."""
 
     @property
     def exit_code(self) -> int:
@@ -77,6 +79,7 @@ class Merged:
         lines += [f"{row.name}: {note}" for row in self.rows for note in row.notes]
         lines += [f"versions disagree: {sentence}" for sentence in self.disagreements]
         lines += [f"in no job: {sentence}" for sentence in self.left_out]
+        lines += self.jobs
         counts = [(status, sum(row.status is status for row in self.rows)) for status in _WORST_FIRST]
         return [*lines, "merged: " + (", ".join(f"{count} {status.value}" for status, count in counts if count) or "nothing")]
 
@@ -120,7 +123,8 @@ def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
     rows += [_ratio_row(RatioPoint(**point), chosen) for point in (matrix or {}).get("ratios", ())]
     counted = [result for row in rows for result in row.results]
     skipped = tuple(f"{one['what']}: {one['reason']}" for one in (matrix or {}).get("left_out", ()))
-    return Merged(tuple(rows), tuple(_disagreements(counted)), skipped)
+    jobs_ended = tuple(str(sentence) for sentence in (matrix or {}).get("ended", ()))
+    return Merged(tuple(rows), tuple(_disagreements(counted)), skipped, jobs_ended)
 
 
 def gave_answer(result: CaseResult) -> bool:
