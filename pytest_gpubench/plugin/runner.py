@@ -67,7 +67,7 @@ class CaseRunner:
         """One measurement of the case on this launch; the record is on disk before this returns or fails."""
         if not case.runnable:
             pytest.skip(f"not runnable: {case.why_not}")
-        self._refuse_doomed(launch, case)
+        self._refuse_doomed(item, launch, case)
         reused = self.reuse.find(launch, case) if self.reuse else None
         if self.reuse and reused:
             return self._take_over(item, launch, case, self.reuse.take_over(launch, case, reused))
@@ -131,16 +131,13 @@ class CaseRunner:
     def _prefix_caching(self, launch: Launch) -> bool:
         return self._servers.arms.spec(launch).serve.get("enable-prefix-caching") is not False
 
-    def _refuse_doomed(self, launch: Launch, case: Case) -> None:
-        unusable = check_workload(case.workload)
-        if unusable is not None:
-            pytest.fail(f"{case.id}: {unusable}", pytrace=False)
-        if self._settings.base_url:
-            return
-        own = [finding for finding in self._servers.arms.doctor(launch).findings(case.server) if case.id in finding.cases]
-        failure = as_failure(own)
+    def _refuse_doomed(self, item: pytest.Item, launch: Launch, case: Case) -> None:
+        failure = check_workload(case.workload)
+        if failure is None and not self._settings.base_url:
+            found = self._servers.arms.doctor(launch).findings(case.server)
+            failure = as_failure([finding for finding in found if case.id in finding.cases])
         if failure is not None:
-            pytest.fail(f"{case.id}: {failure}", pytrace=False)
+            self._fail(item, launch, case, self._new_record(launch, case, None), failure)
 
     def _attempt(self, launch: Launch, case: Case, engine: Engine, record: dict[str, Any]) -> Measurement | Failure:
         try:
@@ -196,7 +193,7 @@ class CaseRunner:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
         return gpus.complete(measurement, result.records)
 
-    def _new_record(self, launch: Launch, case: Case, engine: Engine) -> dict[str, Any]:
+    def _new_record(self, launch: Launch, case: Case, engine: Engine | None) -> dict[str, Any]:
         spec = self._servers.arms.spec(launch)
         record: dict[str, Any] = {
             "schema": SCHEMA_VERSION,

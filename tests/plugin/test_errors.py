@@ -52,6 +52,9 @@ def test_a_finding_of_the_doctor_fails_before_anything_starts(project: Project) 
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*the doctor foresees*", "*--gpubench-ignore-findings *"])
     assert not list(project.pytester.path.rglob("launch-1.log")), "a server was started"
+    (record,) = project.cases()
+    assert (record["failure"]["cause"], record["metrics"]) == ("doctor", None)
+    assert record["findings"]
 
 
 def test_an_unknown_rule_is_exit_4_with_a_suggestion(project: Project) -> None:
