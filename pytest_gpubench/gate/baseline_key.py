@@ -61,6 +61,7 @@ def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
     """The axis, from a record as plain JSON data: recorded with each launch, shown when a verdict is not a plain PASS."""
     engine, host = record.get("engine") or {}, record.get("host") or {}
     git, versions = record.get("git") or {}, record.get("versions") or {}
+    client = (record.get("measurement") or {}).get("client") or {}
     axis: dict[str, Any] = {
         "engine": engine.get("version"),
         "attention": engine.get("attention_backend"),
@@ -71,6 +72,7 @@ def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
         "commit": git.get("commit"),
         "pytest-gpubench": versions.get("pytest-gpubench"),
         "openai": versions.get("openai"),
+        "client.priority": client.get("priority") or None,
     }
     axis |= {f"serve.{name}": canonical_json(thaw(value)) for name, value in spec.serve.items()}
     axis |= {f"env.{name}": canonical_json(thaw(value)) for name, value in spec.env.items()}

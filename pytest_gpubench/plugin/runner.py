@@ -81,6 +81,7 @@ class CaseRunner:
             self._fail(item, launch, case, record, outcome)
         measurement = outcome
         record |= {"metrics": measurement.metrics, "measurement": measurement.to_json()}
+        record["gate"] = self.gate.part(case, self._servers.arms.spec(launch), record)  # now with the client's part
         if measurement.problems:
             summary, *others = measurement.problems
             self._fail(item, launch, case, record, Failure("measurement-refused", "engine", summary, tuple(others)))

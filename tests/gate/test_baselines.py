@@ -121,10 +121,13 @@ def test_the_axis_names_engine_flags_and_host() -> None:
         "host": {"hostname": "n1", "driver": "580", "kernel": "6"},
         "git": None,
         "versions": {"openai": "3.0"},
+        "measurement": {"client": {"priority": "real-time"}},
     }
     axis = measurement_axis(case_and_spec()[1], record)
     assert (axis["engine"], axis["serve.block-size"], axis["env.B"]) == ("0.25.0", "128", '{"default":2,"from":"B"}')
+    assert axis["client.priority"] == "real-time"
     assert "commit" not in axis
+    assert "client.priority" not in measurement_axis(case_and_spec()[1], record | {"measurement": None})
 
 
 def verdict(
