@@ -164,9 +164,11 @@ def _judged(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
 
 
 def _note(verdict: Verdict) -> str:
+    improved = [one.reason for one in verdict.metrics if one.improved]
     if verdict.status in (Status.PASS, Status.UNGATED):
-        return "; ".join(one.reason for one in verdict.metrics if one.improved)
-    return verdict.reason + (f"; {verdict.remedy}" if verdict.remedy else "")
+        return "; ".join(improved)
+    why = verdict.reason + (f"; {verdict.remedy}" if verdict.remedy else "")
+    return "; ".join([why, *improved]) if verdict.status is Status.INCONCLUSIVE else why
 
 
 def _properties(verdict: Verdict) -> list[tuple[str, str]]:
