@@ -67,6 +67,8 @@ class Parameters:
 
     def _build(self, names: tuple[str, ...]) -> list[Any]:
         if names == (RATIO,):
+            if not self._book.ratios:
+                return []
             from pytest_gpubench.gate.ratios import ratio_points
 
             points = ratio_points(self._book.ratios, self._book.cases)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def take_out(items: list[pytest.Item]) -> list[pytest.Item]:
     """Remove the items of ratios, so that no ``-k`` chooses among them: what counts is whether their sides are selected."""
-    found = [item for item in items if RATIO in getattr(item, "fixturenames", ())]
+    found = {item: None for item in items if RATIO in getattr(item, "fixturenames", ())}
     if found:
         items[:] = [item for item in items if item not in found]
     return [item for item in found if ratio_of(item)]  # without ratios the function is an item by itself
@@ -31,9 +31,9 @@ def put_back(config: pytest.Config, items: list[pytest.Item], ratios: Sequence[p
     """Append the ratios whose two sides are selected; the others are deselected."""
     selected = {case.id for item in items if (case := (parameters_of(item) or (None, None))[1]) is not None}
     refused = tuple(config.getoption("deselect") or ())
-    chosen = [item for item in ratios if _both(ratio_of(item), selected) and not item.nodeid.startswith(refused)]
-    items += chosen
-    others = [item for item in ratios if item not in chosen]
+    others = [item for item in ratios if not _both(ratio_of(item), selected) or item.nodeid.startswith(refused)]
+    left = set(others)
+    items += [item for item in ratios if item not in left]
     if others:
         config.hook.pytest_deselected(items=others)
 
