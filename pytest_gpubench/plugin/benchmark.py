@@ -168,6 +168,9 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     from pytest_gpubench.plugin.hooks import Hooks
 
     benchmark = Benchmark(config, settings, book, Parameters(book, launches), folder, launches)
+    unmatched = benchmark.unmatched_ratios() if processes else None
+    if unmatched:  # without workers it is said when one of our tests is collected
+        raise pytest.UsageError(unmatched)
     if settings.ignore_findings:
         _ = benchmark.servers  # refuses an unknown rule now, not at the first test
     config.stash[BENCHMARK] = benchmark

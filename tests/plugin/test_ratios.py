@@ -62,7 +62,11 @@ def test_a_side_that_matches_nothing_is_a_sentence(project: Project) -> None:
     _declare(project, "at-least: 1.2", over="tiny-bf16-cpu-vlm")
     result = project.inside("benchmarks", "--collect-only")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: *recipes.yaml: the ratio gain judges nothing: no case matches over: tiny-bf16-cpu-vlm"])
+    words = "ERROR: *recipes.yaml: the ratio gain judges nothing: no case matches over: tiny-bf16-cpu-vlm"
+    result.stderr.fnmatch_lines([words])
+    result = project.run("benchmarks", "-n", "2", "--gpubench-exclusive=no")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([words])
 
 
 def test_a_side_without_a_result_is_inconclusive_and_both_sides_are_to_be_measured_again(
