@@ -15,11 +15,14 @@ import shlex
 import statistics
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from client_tables import machine_line, replace_part
 
 from pytest_gpubench.demo.models import write_demo_models
+from pytest_gpubench.demo.repository import publish_repository
+from pytest_gpubench.demo.trained import write_trained_target
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.domain.specs import ServerSpec
@@ -35,10 +38,11 @@ from pytest_gpubench.recipes import load_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes.yaml"
 SERVER = "tiny-bf16-cpu-vllm-mtp"
+LEAST = "pytest-gpubench-client/one-layer"
 SEEN = {"enable-per-request-metrics": True, "per-request-spec-decode-metrics": "summary"}
 HISTOGRAM = "vllm:time_to_first_token_seconds"
 HEAD = (
-    "| c | requests | client TTFT, ms | queue + first token, ms | difference, ms "
+    "| model | c | requests | client TTFT, ms | queue + first token, ms | difference, ms "
     "| mean of all: client TTFT, ms | API server's TTFT, ms | difference, ms | output tokens: client / counter "
     "| prompts off by, tokens | acceptance length: counters / per request | INVALID |"
 )
@@ -85,34 +89,46 @@ def row(conc: int, result: LoadResult, found: Measurement, histogram: float) -> 
     )
 
 
-def lines(options: argparse.Namespace) -> Iterator[str]:
-    """The table, a case at a time."""
+def servers(cache: Path) -> Iterator[tuple[str, ServerSpec, list[Case]]]:
+    """The embedded pair as the recipe serves it, and one layer of its model without a draft: its steps are as short as they get."""
     book = load_recipes([RECIPES])
     cases = [case for case in book.cases if case.recipe == SERVER]
     spec = book.server(cases[0].server)
+    yield "the pair", replace(spec, serve=FrozenMap({**spec.serve, **SEEN})), cases
+    publish_repository(cache, LEAST, _write_least)
+    flags = {**spec.serve, "enable-per-request-metrics": True, "load-format": "dummy"}
+    least = replace(spec, model=LEAST, speculative=None, serve=FrozenMap(flags))
+    yield "one layer", least, [case for case in cases if case.workload.conc == 8]
+
+
+def _write_least(folder: Path) -> None:
+    write_trained_target(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}, indent=2) + "\n")
+
+
+def lines(options: argparse.Namespace) -> Iterator[str]:
+    """The table, a case at a time."""
     cores = sorted(os.sched_getaffinity(0))
     bound = {"VLLM_CPU_OMP_THREADS_BIND": str(cores[0])}
-    spec = ServerSpec(
-        **{**{name: getattr(spec, name) for name in spec.__dataclass_fields__}, "serve": FrozenMap({**spec.serve, **SEEN})}
-    )
     yield f"{machine_line()} The engine's threads are bound to one core; its API server and the client share the rest. Medians."
     yield ""
     yield HEAD
-    yield "|" + "---|" * 12
+    yield "|" + "---|" * 13
     with tempfile.TemporaryDirectory(prefix="gpubench-engine-") as folder:
         write_demo_models(Path(folder))
         command = tuple(shlex.split(options.vllm_command)) if options.vllm_command else default_command()
-        settings = EngineSettings(command, Path(folder, "engine.log"), cache_dir=folder, extra_env=bound)
-        engine = start_engine(spec, settings)
-        try:
-            for case in cases:
-                result, found, histogram = measure(engine, case, spec)
-                yield row(case.workload.conc, result, found, histogram)
-                if options.raw:
-                    with options.raw.open("a") as file:
-                        file.write(json.dumps(found.to_json()) + "\n")
-        finally:
-            engine.stop()
+        for name, spec, cases in servers(Path(folder)):
+            engine = start_engine(spec, EngineSettings(command, Path(folder, "engine.log"), cache_dir=folder, extra_env=bound))
+            try:
+                for case in cases:
+                    result, found, histogram = measure(engine, case, spec)
+                    yield f"| {name} {row(case.workload.conc, result, found, histogram)}"
+                    if options.raw:
+                        with options.raw.open("a") as file:
+                            file.write(json.dumps(found.to_json()) + "\n")
+            finally:
+                engine.stop()
     yield ""
     yield NOTE
 
