@@ -88,7 +88,9 @@ def test_the_doctor_examines_the_second_engine(project: Project) -> None:
     result = project.run(*ONE, "--gpubench-against=--max-model-len 32", "--gpubench-launches=1")
     assert result.ret == 1, result.stdout.str()
     result.stdout.fnmatch_lines(["*the doctor foresees that this cannot work*"])
-    assert not list((project.pytester.path / "results").rglob("32x4-c1/b*.json"))
+    for arm in ("b1", "b2"):
+        record = _record(project, arm)
+        assert (record["failure"]["cause"], record["argv"]) == ("doctor", None)
     assert _record(project, "a1")["failure"] is None
 
 

@@ -28,7 +28,8 @@ def test_dataset_file_that_is_missing_fails_before_any_server(project: Project) 
     result = project.run(*ONE, "-k", "throughput")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*data/asked.jsonl cannot be read: No such file or directory*"])
-    assert project.records() == []
+    (record,) = project.records()
+    assert (record["failure"]["cause"], record["argv"]) == ("dataset-unusable", None)
 
 
 def test_dataset_file_is_read_beside_the_recipes_and_part_of_the_fingerprint(project: Project) -> None:
