@@ -74,6 +74,10 @@ class Hooks:
             lines.append(f"gpubench: {len(book.unsupported)} entries are not supported (gpubench plan lists them)")
         return lines
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makeitem(self, obj: object) -> list[pytest.Item] | None:
+        return [] if ratioing.is_idle(obj, self._benchmark.book) else None
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
         positions = {item: index for index, item in enumerate(items)}

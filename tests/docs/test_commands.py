@@ -15,15 +15,7 @@ from tests.docs.sandbox import ROOT, Sandbox
 PAGES = pages(ROOT)
 BLOCKS = {page: read_blocks(page, text) for page, text in PAGES.items()}
 WITH_COMMANDS = [page for page, blocks in BLOCKS.items() if any(block.commands() for block in blocks)]
-REASONS = (
-    "a GPU",
-    "a cluster",
-    "a network",
-    "many minutes",
-    "a git history",
-    "the installation of packages",
-    "a server that runs already",
-)
+REASONS = ("a GPU", "a cluster", "a network", "many minutes", "the installation of packages", "a server that runs already")
 """What a command may need that it is not run."""
 
 

@@ -56,6 +56,7 @@ def test_without_ratios_there_is_no_trace_of_them(project: Project) -> None:
     result = project.inside("benchmarks", "--collect-only", "-q")
     assert "ratio" not in result.stdout.str()
     assert "deselected" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["8 tests collected*"])
 
 
 def test_a_side_that_matches_nothing_is_a_sentence(project: Project) -> None:
