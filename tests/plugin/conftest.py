@@ -62,6 +62,11 @@ def pytest_runtest_call(item):
 """A plugin of the inner runs: a busy test machine makes no measurement INVALID there, counts that do not add up still do."""
 
 
+def workers(number: int) -> tuple[str, ...]:
+    """Options for xdist; older releases of pytest-benchmark warn under it, and a warning is an error here."""
+    return ("-n", str(number), "-p", "no:benchmark")
+
+
 @dataclass
 class Project:
     """A folder with recipes.yaml and benchmarks/, and pytest run in it as a user runs it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.cli import main
-from tests.plugin.conftest import RECIPES, Project
+from tests.plugin.conftest import RECIPES, Project, workers
 
 DRAFT = "num-speculative-tokens: 3"
 
@@ -86,7 +86,7 @@ def test_outside_git_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyP
 
 def test_under_xdist(committed: Project) -> None:
     committed.recipes(RECIPES.replace(DRAFT, "num-speculative-tokens: 2"))
-    result = committed.run("benchmarks", "-n", "2", "--gpubench-exclusive=no", "--gpubench-changed-since=v1")
+    result = committed.run("benchmarks", *workers(2), "--gpubench-exclusive=no", "--gpubench-changed-since=v1")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["since v1: tiny-bf16-cpu-vllm-mtp: 1 case changed: *", "selected 1 case on 1 server"])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import Project, workers
 
 CASE = "tiny-bf16-cpu-vllm-tp1:32x4-c1"
 ONE = ("benchmarks", "-m", "cpu and not mtp and c1")
@@ -276,7 +276,7 @@ def test_two_runs_that_record_at_once_are_both_kept(repository: Project) -> None
 
 
 def test_under_xdist_every_launch_of_every_worker_is_recorded(repository: Project) -> None:
-    options = ("-n", "2", "--gpubench-exclusive=no", "--gpubench-launches=2", UPDATE)
+    options = (*workers(2), "--gpubench-exclusive=no", "--gpubench-launches=2", UPDATE)
     result = repository.run("benchmarks", "-m", "cpu and c1", *options)
     assert result.ret == 0, result.stdout.str() + result.stderr.str()
     files = sorted((repository.pytester.path / "benchmarks" / "baselines").rglob("32x4-c1.json"))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.plugin.conftest import RECIPES, Project
+from tests.plugin.conftest import RECIPES, Project, workers
 
 PLAIN, DRAFTED = "tiny-bf16-cpu-vllm", "tiny-bf16-cpu-vllm-mtp"
 NAME = "test_ratio[[]gain:tp1:32x4-c1]"
@@ -65,7 +65,7 @@ def test_a_side_that_matches_nothing_is_a_sentence(project: Project) -> None:
     assert result.ret == 4
     words = "ERROR: *recipes.yaml: the ratio gain judges nothing: no case matches over: tiny-bf16-cpu-vlm"
     result.stderr.fnmatch_lines([words])
-    result = project.run("benchmarks", "-n", "2", "--gpubench-exclusive=no")
+    result = project.run("benchmarks", *workers(2), "--gpubench-exclusive=no")
     assert result.ret == 4
     result.stderr.fnmatch_lines([words])
 
@@ -86,7 +86,7 @@ def test_a_side_without_a_result_is_inconclusive_and_both_sides_are_to_be_measur
 @pytest.mark.parametrize(("bounds", "code"), [("at-least: 0.02", 0), ("at-least: 50", 1)])
 def test_under_xdist_the_controller_judges_what_two_workers_measured(project: Project, bounds: str, code: int) -> None:
     _declare(project, bounds)
-    options = ("-n", "2", "--gpubench-exclusive=no", "--junitxml=junit.xml")
+    options = (*workers(2), "--gpubench-exclusive=no", "--junitxml=junit.xml")
     result = project.run("benchmarks", "-k", "cpu and c1", *options)
     assert result.ret == code
     result.assert_outcomes(passed=3 - code, failed=code)
@@ -98,7 +98,7 @@ def test_under_xdist_the_controller_judges_what_two_workers_measured(project: Pr
 
 def test_with_one_worker_too(project: Project) -> None:
     _declare(project, "at-least: 0.02")
-    result = project.run("benchmarks", "-k", "cpu and c1", "-n", "1")
+    result = project.run("benchmarks", "-k", "cpu and c1", *workers(1))
     result.assert_outcomes(passed=3)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import Project, workers
 
 
 def test_a_run_leaves_its_page_and_the_summary_of_its_job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_a_server_that_does_not_start_is_in_both(project: Project, monkeypatch: 
     assert "[wrong-argument, recipe]" in page
 
 
-WORKERS = ("-n", "1", "-p", "no:benchmark")  # older releases of pytest-benchmark warn under xdist, and a warning is an error here
+WORKERS = workers(1)
 
 
 def test_workers_leave_one_page(project: Project) -> None:
