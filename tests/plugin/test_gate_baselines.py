@@ -146,7 +146,7 @@ def plant(project: Project) -> None:
 def test_a_damaged_baseline_ends_a_run_on_workers_too(project: Project) -> None:
     plant(project)
     damage(baseline_file(project), "truncated")
-    result = project.run(*ONE, "-n", "2", "--gpubench-exclusive=no")
+    result = project.run(*ONE, *workers(2), "--gpubench-exclusive=no")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: the baseline *truncated or corrupt*"])
     assert project.records() == []
