@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ def add_commands(commands: Subparsers) -> None:
 def _changelog(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.host.revisions import files_at
     from pytest_gpubench.recipes import load_recipes
-    from pytest_gpubench.recipes.changes import changelog, changes
+    from pytest_gpubench.recipes.changes import broken_before, changelog, changes
 
     files = parsed.recipes or [Path("recipes.yaml")]
     missing = next((path for path in files if not path.is_file()), None)
@@ -35,5 +36,7 @@ def _changelog(parsed: argparse.Namespace) -> int:
         raise GpubenchError(f"{book.problems[0]}" + (f" (and {len(book.problems) - 1} more)" if len(book.problems) > 1 else ""))
     with tempfile.TemporaryDirectory(prefix="gpubench-revision-") as folder:
         before = load_recipes(files_at(files, parsed.revision, Path(folder)))
+    if before.problems:
+        print(f"gpubench: at {parsed.revision} {broken_before(len(before.problems))}", file=sys.stderr)
     print(changelog(changes(before, book), parsed.revision))
     return 0

@@ -33,6 +33,7 @@ class Changed:
             raise pytest.UsageError(f"--gpubench-changed-since: {error}") from None
         self._benchmark = benchmark
         self._revision = revision
+        self._broken = len(before.problems)
         self._changes: dict[str, Change] = {one.case: one for one in changes(before, book) if one.kind != "removed"}
         self._servers = {case.server for case in book.cases if case.id in self._changes}
         self._told = False
@@ -60,17 +61,21 @@ class Changed:
         from pytest_gpubench.plugin.scheduling import Selection
 
         selection = Selection(self._benchmark.book, self._benchmark.parameters)
-        node.config.stash[ASKED] = True
-        self._tell(node.config, {found[1].id for nodeid in ids if (found := selection.parameters_of(nodeid)) and found[1]})
+        found = [one for nodeid in ids if (one := selection.parameters_of(nodeid))]
+        if found or not ids:
+            node.config.stash[ASKED] = True
+        self._tell(node.config, {case.id for _, case in found if case})
 
     def _tell(self, config: pytest.Config, selected: set[str]) -> None:
-        from pytest_gpubench.recipes.changes import lines
+        from pytest_gpubench.recipes.changes import broken_before, lines
 
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         if self._told or reporter is None or ASKED not in config.stash:
             return
         self._told = True
         reporter.ensure_newline()
+        if self._broken:
+            reporter.write_line(f"since {self._revision}: {broken_before(self._broken)}")
         chosen = [change for case, change in self._changes.items() if case in selected]
         for line in lines(chosen) or ["no selected case changed"]:
             reporter.write_line(f"since {self._revision}: {line}")

@@ -132,7 +132,8 @@ class Hooks:
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish")
     def pytest_judge_ratios(self, session: pytest.Session) -> None:
-        if self._ratios_left and not (session.shouldstop or session.shouldfail or session.config.option.collectonly):
+        whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)  # neither interrupted nor broken
+        if self._ratios_left and whole and not (session.shouldstop or session.shouldfail or session.config.option.collectonly):
             failed = ratioing.judge_from_controller(self._benchmark, self._ratios_left)
             if failed and session.exitstatus == pytest.ExitCode.OK:  # pytest has counted its failures before
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED

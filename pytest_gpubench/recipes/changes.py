@@ -83,6 +83,11 @@ def changelog(found: Sequence[Change], revision: str) -> str:
     return "\n".join(text).rstrip() if len(text) > 2 else f"{text[0]}\n\nNo case changed."
 
 
+def broken_before(problems: int) -> str:
+    """The sentence for recipe files that were wrong at the earlier revision."""
+    return f"the recipes had {problems} problem{'' if problems == 1 else 's'} then; a recipe that could not be read counts as new"
+
+
 def counted(cases: Sequence[str]) -> str:
     """``1 case``, ``12 cases``."""
     return f"{len(cases)} case" + ("" if len(cases) == 1 else "s")

@@ -64,6 +64,22 @@ def test_a_recipe_file_that_did_not_exist_then_is_all_new(committed: Project) ->
     result.stdout.fnmatch_lines(["since v1: tiny-bf16-cpu-vllm-mtp: 1 case new"])
 
 
+def test_recipes_that_were_broken_then_are_said_to_be_new(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = project.pytester.path
+    project.recipes("x: [")
+    _git(folder, "init", "-q")
+    _git(folder, "add", "recipes.yaml")
+    _git(folder, "commit", "-q", "-m", "broken")
+    project.recipes(RECIPES)
+    result = project.inside("benchmarks", "--collect-only", "-q", "-m", "mtp", "--gpubench-changed-since=HEAD")
+    result.stdout.fnmatch_lines(
+        ["since HEAD: the recipes had 1 problem then; a recipe that could not be read counts as new", "since HEAD: *: 1 case new"]
+    )
+    capsys.readouterr()
+    assert main(["changelog", "HEAD", str(folder / "recipes.yaml")]) == 0
+    assert "at HEAD the recipes had 1 problem then" in capsys.readouterr().err
+
+
 def test_other_tests_stay(committed: Project) -> None:
     committed.pytester.makepyfile(test_other="def test_it(): pass")
     result = committed.inside("--gpubench-changed-since=v1")
