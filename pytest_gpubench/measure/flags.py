@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.plan import ClientFacts
 from pytest_gpubench.measure.measurement import Flag, Totals
-from pytest_gpubench.measure.validity import Validity
+from pytest_gpubench.measure.validity import ENGINE_STRETCH, Validity
 
 _TAILS: tuple[tuple[str, int, int], ...] = (("p90", 29, 100), ("p99", 299, 1000))
 """(percentile, shown from, gated from) so many requests: with 95% confidence one lies beyond it; ten are expected to."""
@@ -39,6 +39,9 @@ def find_flags(
     if seen.engine_gap is not None and seen.engine_gap > max(_OUTSIDE_FLOOR, _OUTSIDE * metrics.get("ttft_p50", 0.0)):
         message = f"{seen.engine_gap * 1e3:.1f} ms of the TTFT (median) passed outside the engine: in its API server, or on the way"
         flags.append(Flag("outside-engine", message))
+    if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH:
+        message = f"streams lasted {seen.engine_stretch:.1%} longer than in the engine (median): its API server is behind"
+        flags.append(Flag("streams-outside-engine", message))
     shared = workload.prefix_tokens or workload.turns > 1 or workload.dataset not in ("random", "text")
     if not shared and (totals.prefix_cache_hits or 0) > _CACHED * totals.prompt_tokens:
         names = tuple(name for name in metrics if name.startswith("ttft_"))

@@ -29,6 +29,9 @@ ENGINE_GAP_SHARE, ENGINE_GAP_FLOOR = 0.50, 0.100
 server's part of it is the server's; less is flagged."""
 ENGINE_STRETCH = 0.05
 """By how much the client may see a stream last longer than the engine took to generate it, in the median."""
+CLEARED = 0.2
+"""Of time that passed outside the engine: a client whose own event loop was never later than this, at the 99th percentile, did not
+cause it. An API server that cannot keep up is the server's property, and a gate must be able to see it."""
 IMPOSSIBLE = 0.001
 """Seconds by which a client may seem faster than the engine: two clocks are read at two places."""
 CLOCK_SHARE, CLOCK_FLOOR = 0.001, 0.020
@@ -52,6 +55,8 @@ class Validity:
     """Median of client TTFT - (queue + first token) by the engine's own clock."""
     engine_stretch: float | None = None
     """Median of the stream's length at the client over that at the engine, minus 1."""
+    stretch_seconds: float | None = None
+    """Median of the stream's length at the client minus that at the engine."""
     clock_drift: float | None = None
     in_flight_max: int = 0
     chunk_rate: float | None = None
@@ -63,7 +68,7 @@ class Validity:
 def look(records: Sequence[RequestRecord], client: ClientFacts | None, calibration: Calibration | None) -> Validity:
     """Collect what the rules need from the measured, good records."""
     lags = sorted((record.send_ns - record.due_ns) / 1e9 for record in records if record.send_ns is not None)
-    gaps, stretches = [], []
+    gaps, stretches, extra = [], [], []
     for record in records:
         view, seen = record.engine, ttft(record)
         if view is None or seen is None:
@@ -71,7 +76,9 @@ def look(records: Sequence[RequestRecord], client: ClientFacts | None, calibrati
         if view.ttft is not None:
             gaps.append(seen - view.ttft - (view.queue or 0.0))
         if view.generation and record.last_token_ns is not None and record.first_token_ns is not None:
-            stretches.append((record.last_token_ns - record.first_token_ns) / 1e9 / view.generation - 1)
+            length = (record.last_token_ns - record.first_token_ns) / 1e9
+            stretches.append(length / view.generation - 1)
+            extra.append(length - view.generation)
     probed = client is not None and client.lag_samples > 0
     return Validity(
         lag_mean=client.lag_mean if client and probed else None,
@@ -83,6 +90,7 @@ def look(records: Sequence[RequestRecord], client: ClientFacts | None, calibrati
         cpu_share=client.cpu_share if client else None,
         engine_gap=statistics.median(gaps) if gaps else None,
         engine_stretch=statistics.median(stretches) if stretches else None,
+        stretch_seconds=statistics.median(extra) if extra else None,
         clock_drift=client.clock_drift if client else None,
         in_flight_max=most_in_flight(records),
         chunk_rate=chunk_rate(records),
@@ -155,19 +163,28 @@ def _client(seen: Validity, ttft_p50: float) -> list[str]:
     return found
 
 
+def cleared(seen: Validity, seconds: float | None) -> bool:
+    """Whether the client's own probes rule it out as the cause of so much time outside the engine; unprobed, nothing does."""
+    if seconds is None or seen.lag_p99 is None or (seen.cpu_share or 0.0) > CPU_LIMIT:
+        return False
+    return seen.lag_p99 <= CLEARED * seconds
+
+
 def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
     found = []
     limit = max(ENGINE_GAP_FLOOR, ENGINE_GAP_SHARE * ttft_p50)
-    if seen.engine_gap is not None and seen.engine_gap > limit:
+    if seen.engine_gap is not None and seen.engine_gap > limit and not cleared(seen, seen.engine_gap):
         found.append(
             f"{seen.engine_gap * 1e3:.1f} ms of the client's TTFT are neither queue nor first token by the engine's own clock "
-            f"(median, limit {limit * 1e3:.1f} ms): client, network or API server are in the way"
+            f"(median, limit {limit * 1e3:.1f} ms), and the client's event loop does not clear it: client, network or API server "
+            "are in the way"
         )
     if seen.engine_gap is not None and seen.engine_gap < -IMPOSSIBLE:
         found.append(f"the client saw first tokens {-seen.engine_gap * 1e3:.1f} ms before the engine made them: a clock is wrong")
-    if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH:
+    if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH and not cleared(seen, seen.stretch_seconds):
         found.append(
-            f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine (median, limit {ENGINE_STRETCH:.0%})"
+            f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine (median, limit {ENGINE_STRETCH:.0%}),"
+            " and the client's event loop does not clear it"
         )
     drift = max(CLOCK_FLOOR, CLOCK_SHARE * window)
     if seen.clock_drift is not None and abs(seen.clock_drift) > drift:

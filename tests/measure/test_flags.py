@@ -35,6 +35,12 @@ def test_time_outside_the_engine() -> None:
     assert (flag.code, flag.metrics) == ("outside-engine", ())
 
 
+def test_streams_that_the_api_server_delays() -> None:
+    assert flags(seen=Validity(engine_stretch=0.05)) == []
+    [flag] = flags(seen=Validity(engine_stretch=0.07))
+    assert (flag.code, flag.metrics) == ("streams-outside-engine", ())
+
+
 def test_late_client_cannot_tell_uneven_gaps() -> None:
     [flag] = flags(seen=Validity(lag_p99=0.003))
     assert flag.code == "chunk-times-blurred"

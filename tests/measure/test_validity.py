@@ -22,6 +22,7 @@ GOOD = Validity(
     cpu_share=0.3,
     engine_gap=0.003,
     engine_stretch=0.001,
+    stretch_seconds=0.001,
     clock_drift=0.00001,
     in_flight_max=64,
     chunk_rate=6000.0,
@@ -46,9 +47,9 @@ def test_good_run_counts() -> None:
         ({"lag_p99": 0.006}, "event loop was late by 6.0 ms at the 99th percentile (limit 5.0 ms"),
         ({"send_lag_mean": 0.004}, "requests were sent 4.0 ms after they were due, in the mean (limit 2.5 ms)"),
         ({"cpu_share": 0.9}, "busy 90% of the time (limit 85%)"),
-        ({"engine_gap": 0.110}, "110.0 ms of the client's TTFT are neither queue nor first token"),
+        ({"engine_gap": 0.110, "lag_p99": None}, "110.0 ms of the client's TTFT are neither queue nor first token"),
         ({"engine_gap": -0.002}, "2.0 ms before the engine made them"),
-        ({"engine_stretch": 0.06}, "streams lasted 6.0% longer at the client"),
+        ({"engine_stretch": 0.06, "stretch_seconds": 0.004}, "streams lasted 6.0% longer at the client"),
         ({"clock_drift": -0.5}, "disagree by -500 ms over the run (limit 20 ms)"),
     ],
 )
@@ -58,10 +59,32 @@ def test_each_rule_has_its_reason(change: dict[str, Any], words: str) -> None:
     assert words in found[0]
 
 
-@pytest.mark.parametrize("change", [{"lag_mean": 0.008}, {"send_lag_mean": 0.04}, {"lag_p99": 0.08}, {"engine_gap": 0.45}])
+@pytest.mark.parametrize(
+    "change", [{"lag_mean": 0.008}, {"send_lag_mean": 0.04}, {"lag_p99": 0.08}, {"engine_gap": 0.45, "lag_p99": None}]
+)
 def test_delays_are_measured_against_the_ttft(change: dict[str, Any]) -> None:
     assert judged(replace(GOOD, **change), ttft=1.0) == ()
     assert judged(replace(GOOD, **change), ttft=0.1) != ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"engine_gap": 0.110}, {"engine_gap": 0.8}, {"engine_stretch": 0.5, "stretch_seconds": 0.4}],
+    ids=["gap", "more", "stretch"],
+)
+def test_time_in_the_api_server_counts_where_the_client_is_cleared(change: dict[str, Any]) -> None:
+    slow_server = replace(GOOD, **change)
+    assert judged(slow_server) == ()
+    assert judged(replace(slow_server, lag_p99=None)) != ()  # not probed
+    assert judged(replace(slow_server, cpu_share=0.9))[1:] != ()  # beside the rule for the processor
+
+
+def test_a_late_client_is_not_cleared() -> None:
+    late = replace(GOOD, engine_gap=0.130, lag_p99=0.027)
+    [lag, gap] = judged(late)
+    assert "event loop was late" in lag
+    assert "does not clear it" in gap
+    assert len(judged(replace(late, engine_gap=0.150))) == 1
 
 
 def test_counts() -> None:
@@ -133,6 +156,7 @@ def test_look_collects_by_hand() -> None:
     assert seen.send_lag_max == pytest.approx(0.003)
     assert seen.engine_gap == pytest.approx(0.003)
     assert seen.engine_stretch == pytest.approx(0.25)
+    assert seen.stretch_seconds == pytest.approx(0.02)
     assert (seen.lag_mean, seen.lag_p99, seen.lag_max, seen.cpu_share) == (0.001, 0.002, 0.003, 0.1)
     # one starts when another is half done
     assert seen.in_flight_max == 2
