@@ -20,7 +20,7 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import Scrape, wait_idle
 from pytest_gpubench.report.records import plain
 
-REQUESTS: Mapping[int, int] = {1: 20, 64: 640, 256: 1280}
+REQUESTS: Mapping[int, int] = {1: 20, 8: 160, 64: 640, 256: 1280}
 _BENCH = """
 import sys
 from vllm.benchmarks.serve import add_cli_args, main
@@ -58,6 +58,8 @@ def run(context: Context, crowd: Crowd) -> None:
     rows: list[dict[str, Any]] = []
     for case in _cases(context)[1]:
         conc = case.workload.conc
+        if context.concurrencies and conc not in context.concurrencies:
+            continue
         number = 4 * conc if context.few else REQUESTS.get(conc, 10 * conc)
         workload = replace(case.workload, num_prompts=number, num_warmups=conc)
         for turn in ("ours", "vllm bench serve", "ours again"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -35,6 +36,8 @@ class Context:
     """Servers that are not started, as a regular expression."""
     mended: bool = False
     """Whether the engine's known fault with MiniMax-M3 was mended (`backport`), so that the doctor need not stop it."""
+    concurrencies: tuple[int, ...] = ()
+    """Of the client step, where not all."""
 
     def leaves_out(self, name: str) -> bool:
         """Whether a server is not started."""
@@ -64,11 +67,11 @@ class Context:
     def _ignored(self) -> tuple[str, ...]:
         return ("minimax-m3-top-k-layout",) if self.mended else ()
 
-    def pytest(self, step: str, *arguments: str, limit: float, name: str = "pytest") -> dict[str, Any]:
-        """Run pytest over the benchmarks; its exit code, wall time and last lines."""
+    def pytest(self, step: str, *arguments: str, limit: float, name: str = "pytest", gpus: int | None = None) -> dict[str, Any]:
+        """Run pytest over the benchmarks, with so many of the GPUs (default: all); its exit code, wall time and last lines."""
         folder = self.folder(step)
         started = time.monotonic()
-        process = self.pytest_process(step, *arguments, name=name)
+        process = self.pytest_process(step, *arguments, name=name, gpus=gpus)
         try:
             code: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -78,12 +81,14 @@ class Context:
         lines = (folder / f"{name}.txt").read_text("utf-8", "replace").splitlines()
         return {"arguments": arguments, "code": code, "seconds": round(time.monotonic() - started, 1), "tail": lines[-40:]}
 
-    def pytest_process(self, step: str, *arguments: str, name: str = "pytest") -> subprocess.Popen[bytes]:
+    def pytest_process(self, step: str, *arguments: str, name: str = "pytest", gpus: int | None = None) -> subprocess.Popen[bytes]:
         """The same, not waited for."""
         folder = self.folder(step)
         plugin = [] if _installed() else ["-p", "pytest_gpubench.plugin"]
         command = [sys.executable, "-m", "pytest", *plugin, "benchmarks", "-v", f"--gpubench-results={folder / 'records'}"]
         ignored = [f"--gpubench-ignore-findings={rule}" for rule in self._ignored]
+        chosen = ",".join(gpu.uuid for gpu in self.gpus[:gpus])
+        visible = {"CUDA_VISIBLE_DEVICES": chosen} if chosen and gpus is not None else {}
         with (folder / f"{name}.txt").open("wb") as file:
             return subprocess.Popen(
                 [*command, f"--gpubench-cache-dir={self.cache}", *ignored, *arguments],
@@ -91,6 +96,7 @@ class Context:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, **visible},
             )
 
     def write(self, step: str, value: Any) -> None:

@@ -88,7 +88,7 @@ def _document(hardware: str, cache: Path) -> dict[str, Any]:
             "runner": hardware,
             "serve": {**small, "enable-per-request-metrics": True, **({"max-num-seqs": 256} if hardware != "cpu" else {})},
             "client": {"range-ratio": 1.0},
-            "scenarios": _points([(128, 16 * scale, [1, 64, 256] if hardware != "cpu" else [1, 8])], "mtp"),
+            "scenarios": _points([(128, 16 * scale, [1, 8, 64, 256] if hardware != "cpu" else [1, 8])], "mtp"),
         },
         f"{tiny}-mtp-capture": {
             "extends": [*base, "tiny-draft"],

@@ -98,6 +98,8 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
                 Failure("metrics-unreadable", "engine", f"/metrics is not in Prometheus text format: {error}")
             ) from error
         running, waiting = scrape.total(RUNNING), scrape.total(WAITING)
+        if _untouched(scrape):
+            running, waiting = running or 0.0, waiting or 0.0
         if running is None or waiting is None:
             summary = f"/metrics lacks {RUNNING if running is None else WAITING}, so nobody can tell whether the engine is idle"
             raise BenchmarkError(
@@ -111,3 +113,12 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
             summary = f"the engine is not idle after {timeout:g} s: {running:g} requests running, {waiting:g} waiting"
             raise BenchmarkError(Failure("server-not-idle", "engine", summary, remedy="Another client may be using the server."))
         time.sleep(interval)
+
+
+def _untouched(scrape: Scrape) -> bool:
+    """Whether a vLLM page says that no request has ended yet: then gauges may be missing, not only zero.
+
+    With several API server processes (``--data-parallel-size``, ``--api-server-count``) a gauge is not on the page before it is set.
+    """
+    counted = [scrape.total(name) for name in _SETTLING]
+    return any(value is not None for value in counted) and not any(counted)

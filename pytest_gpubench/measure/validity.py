@@ -183,8 +183,8 @@ def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
         found.append(f"the client saw first tokens {-seen.engine_gap * 1e3:.1f} ms before the engine made them: a clock is wrong")
     if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH and not cleared(seen, seen.stretch_seconds):
         found.append(
-            f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine (median, limit {ENGINE_STRETCH:.0%}),"
-            " and the client's event loop does not clear it"
+            f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine (median, limit "
+            f"{ENGINE_STRETCH:.0%}), and the client's event loop does not clear it"
         )
     drift = max(CLOCK_FLOOR, CLOCK_SHARE * window)
     if seen.clock_drift is not None and abs(seen.clock_drift) > drift:

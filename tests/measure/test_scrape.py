@@ -117,6 +117,17 @@ def test_engine_that_stays_busy_is_one_sentence() -> None:
         wait_idle(pages(Counters(running=3, waiting=1)), 0.05, interval=0.01)
 
 
+FRESH = 'vllm:generation_tokens_total{engine="0"} 0.0\nvllm:generation_tokens_total{engine="1"} 0.0\nvllm:request_success_total 0.0\n'
+"""Several API server processes, before the first request: prometheus_client leaves a gauge of the kind "most recent" out until it is
+set (seen with --data-parallel-size 2 on two H100s)."""
+
+
+def test_gauges_that_were_never_set_are_idle() -> None:
+    assert wait_idle(lambda: FRESH, 0.05, interval=0).total("vllm:generation_tokens_total") == 0
+    with pytest.raises(BenchmarkError, match="lacks vllm:num_requests_waiting"):
+        wait_idle(lambda: FRESH.replace("0.0", "3.0") + "vllm:num_requests_running 0.0\n", 0.05)
+
+
 @pytest.mark.parametrize(("page", "words"), [("up 1\n", "lacks vllm:num_requests_running"), ("<html>\n", "not in Prometheus")])
 def test_page_of_another_server_is_one_sentence(page: str, words: str) -> None:
     with pytest.raises(BenchmarkError, match=words):
