@@ -36,6 +36,7 @@ FAULTS = {
     "hang-at-load": "no output and no CPU time after the load began",
     "heartbeat-at-load": "hangs, and says every 100 ms that it waits",
     "busy-at-load": "computes for ever, without output",
+    "compile-at-load": "a compiler of CUDA kernels (a process with its name) computes for ever",
     "health-500": "the server answers, and is never healthy",
     "foreign-name": "serves another model name, as somebody else's server would",
     "hang-after-health": "ready, and silent from the first completion on",
@@ -197,6 +198,10 @@ def fault_while_loading(worker: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
     while FAULT == "busy-at-load":
         pass
+    if FAULT == "compile-at-load":
+        compiler = Path(tempfile.mkdtemp(), "cicc")
+        compiler.symlink_to(sys.executable)
+        subprocess.run([compiler, "-S", "-c", "while True: pass"], check=True)
     if FAULT == "worker-killed":
         worker.kill()
         code = worker.wait()

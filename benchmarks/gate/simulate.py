@@ -17,8 +17,9 @@ import numpy as np
 import rules
 
 from pytest_gpubench.gate import statistics
-from pytest_gpubench.gate.calibration import SCENARIOS, Rates, Scenario, draw, gate_rates, gate_verdicts, pair_rates
+from pytest_gpubench.gate.calibration import MEASURED, SCENARIOS, Rates, Scenario, draw, gate_rates, gate_verdicts, pair_rates
 from pytest_gpubench.gate.evidence import LaunchPlan
+from pytest_gpubench.gate.policy import DEFAULTS
 
 SEED = 20261122
 TOLERANCE = 0.05
@@ -40,6 +41,24 @@ def gate_table(trials: int) -> Iterator[str]:
         cells = [same.fail, same.passed, at.fail, at.passed, twice.fail, twice.passed]
         used = f"{same.launches:.2f}, {twice.launches:.2f}"
         yield f"| {scenario.name} | {label} | {' | '.join(_rate(cell) for cell in cells)} | {used} |"
+
+
+def measured_table(trials: int) -> Iterator[str]:
+    """The default gates in the worlds that were measured on a GPU: what the launches of a run can tell, and what more of them could."""
+    yield "| metric | tolerance | spread of launches, of repeats | launches | A/A FAIL | A/A PASS | FAIL at twice | PASS at twice |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for index, (metric, scenario) in enumerate(MEASURED):
+        tolerance = next(policy.tolerance for policy in DEFAULTS if policy.metric == metric)
+        assert tolerance is not None  # every default has one
+        for plan in (_ESCALATING, LaunchPlan(8), LaunchPlan(20)):
+            rng = np.random.default_rng([SEED, 6, index, plan.certain])
+            same, twice = (
+                gate_rates(scenario, shift, trials, rng, tolerance=tolerance, plan=plan) for shift in (0.0, 2 * tolerance)
+            )
+            label = f"{plan.certain} to {plan.total}" if plan.reserve else str(plan.certain)
+            spreads = f"{scenario.spread:.1%}, {scenario.repeat:.1%}"
+            cells = " | ".join(_rate(cell) for cell in (same.fail, same.passed, twice.fail, twice.passed))
+            yield f"| `{metric}` | {tolerance:.0%} | {spreads} | {label} | {cells} |"
 
 
 def session_line(sessions: int, gates: int = 40) -> str:
@@ -159,6 +178,11 @@ def main() -> int:
         *gate_table(options.trials),
         "",
         session_line(options.trials // 40),
+        "",
+        "The default gates in a world as measured: ten launches of the tiny pair on an H100, 384 requests (2.9 s) per measurement, 8",
+        "launches in the baseline ([On real GPUs](hardware.md)):",
+        "",
+        *measured_table(options.trials // 4),
         "",
         f"Side by side, tolerance 5%; {options.trials // 10:,} runs per number, {options.slow_trials:,} of inference-doctor:",
         *peer_tables(options.trials // 10, options.slow_trials, options.inference_doctor),

@@ -52,6 +52,8 @@ class Ending:
     """Whether it had been ready before."""
     answering: bool = False
     """Whether the server answered ``/health``, though never with 200."""
+    compilers: tuple[str, ...] = ()
+    """Compilers of CUDA kernels among its processes at that time, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,15 @@ def _too_late(parsed: Sequence[LogLine], root: _Traceback | None, ending: Ending
             f"The engine showed no sign of life for {ending.seconds:g} s: no new line in its log and no CPU time.",
             _clip(evidence),
             "Look at the last lines of the log for what it waits for (a download, a lock, another rank).",
+        )
+    if ending.compilers:
+        return Failure(
+            "kernels-compiling",
+            "engine",
+            f"The engine was not ready after {ending.seconds:g} s: it was compiling CUDA kernels ({', '.join(ending.compilers)}).",
+            _clip(evidence),
+            "Raise --gpubench-start-timeout: a compilation that is cut off begins anew at the next start, one that ends is kept in "
+            "the user's cache. FlashInfer's kernels can also be had compiled (flashinfer-jit-cache).",
         )
     return Failure(
         "timeout",

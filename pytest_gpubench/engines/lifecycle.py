@@ -196,7 +196,8 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
                 progress, cpu, moved = process.log.progress, used, now
         ending: Ending | None = None
         if now - process.started > settings.start_timeout:
-            ending = Ending("timeout", seconds=settings.start_timeout, answering=who == "unhealthy")
+            answering = who == "unhealthy"
+            ending = Ending("timeout", seconds=settings.start_timeout, answering=answering, compilers=process.compilers())
         elif now - moved > settings.stall_timeout:
             ending = Ending("stalled", seconds=settings.stall_timeout, answering=who == "unhealthy")
         if ending is not None:

@@ -27,6 +27,7 @@ from pytest_gpubench.engines.logsink import LogSink
 
 _CHUNK = 64 * 2**10
 SNAPSHOT_SECONDS = 1.0
+_COMPILERS = frozenset({"nvcc", "cicc", "ptxas", "fatbinary", "cudafe++", "ninja"})
 CALM_SNAPSHOT_SECONDS = 15.0
 """Between snapshots once the server is ready: its tree no longer changes, and a measurement is running."""
 
@@ -137,6 +138,14 @@ class ServerProcess:
                 times = process.cpu_times()
                 total += times.user + times.system
         return total
+
+    def compilers(self) -> tuple[str, ...]:
+        """Names of the CUDA compilers that run in the tree: an engine may compile kernels for minutes before it is ready."""
+        found = set()
+        for process in self.tree():
+            with contextlib.suppress(psutil.Error):
+                found.add(process.name())
+        return tuple(sorted(found & _COMPILERS))
 
     def calm(self) -> None:
         """Watch less often: the server is ready."""

@@ -118,7 +118,7 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
 def _untouched(scrape: Scrape) -> bool:
     """Whether a vLLM page says that no request has ended yet: then gauges may be missing, not only zero.
 
-    With several API server processes (``--data-parallel-size``, ``--api-server-count``) a gauge is not on the page before it is set.
+    With several API server processes (``--data-parallel-size``, ``--api-server-count``) a gauge is off the page until it is set.
     """
     counted = [scrape.total(name) for name in _SETTLING]
     return any(value is not None for value in counted) and not any(counted)

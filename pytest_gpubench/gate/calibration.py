@@ -134,3 +134,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("3% spread", spread=0.03),
 )
 """The worlds of the table in docs/gates.md."""
+
+MEASURED: tuple[tuple[str, Scenario], ...] = (
+    ("output_tput_per_gpu", Scenario("H100, tiny pair, c=64", spread=0.0596, repeat=0.0689)),
+    ("tpot_p50", Scenario("H100, tiny pair, c=64", spread=0.0561, repeat=0.0862)),
+    ("ttft_p50", Scenario("H100, tiny pair, c=64", spread=0.0623, repeat=0.0454)),
+    ("acceptance_length", Scenario("H100, tiny pair, c=64", spread=0.0027, repeat=0.0022)),
+)
+"""Worlds as measured: ten launches without a change, twice each (docs/hardware.md, 2026-11-25), by the metric of the default gates."""

@@ -203,6 +203,13 @@ ILL = [
     Ill("dummy-mxfp8", server(load_format="dummy"), target={**MOE, "quantization_config": MXFP8}, severity="note"),
     Ill("cache-above-memory", server(kv_cache_memory_bytes=200 << 30), "CUDA out of memory", target=GQA),
     Ill("all-reduce-multicast", server(tp=2), "illegal memory access", target=M3, node=Node(multicast=False), severity="warning"),
+    Ill(
+        "all-reduce-compiles",
+        server(tp=2, env={"VLLM_FLASHINFER_ALLREDUCE_BACKEND": "trtllm"}),
+        target=M3,
+        node=Node(multicast=False),
+        severity="note",
+    ),
     Ill("minimax-m3-top-k-layout", server(), "illegal memory access", target=M3, node=Node(engine="0.26.0+cu130")),
     Ill("draft-tokens", server(draft=eagle3(0)), "Input should be greater than 0", draft=MHA_DRAFT),
     Ill("draft-tokens", server(draft=eagle3(3)), "must be divisible by n_predict=2", draft={**MHA_DRAFT, "n_predict": 2}),

@@ -236,6 +236,8 @@ def test_an_exit_without_a_word() -> None:
     [
         (Ending("timeout", seconds=3600), "timeout"),
         (Ending("stalled", seconds=600), "stalled"),
+        (Ending("timeout", seconds=300, compilers=("cicc", "nvcc")), "kernels-compiling"),
+        (Ending("stalled", seconds=300, compilers=("cicc",)), "stalled"),
         (Ending("timeout", seconds=60, answering=True), "never-healthy"),
         (Ending("foreign-server"), "foreign-server"),
     ],

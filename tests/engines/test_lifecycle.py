@@ -156,6 +156,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
         ("hang-at-load", {"stall_timeout": 2.0}, "stalled"),
         ("heartbeat-at-load", {"stall_timeout": 2.0}, "stalled"),
         ("busy-at-load", {"stall_timeout": 3.0, "start_timeout": 5.0}, "timeout"),
+        ("compile-at-load", {"stall_timeout": 3.0, "start_timeout": 5.0}, "kernels-compiling"),
         ("health-500", {"start_timeout": 10.0}, "never-healthy"),
     ],
 )

@@ -10,10 +10,10 @@ import pytest
 from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
-from pytest_gpubench.gate.calibration import METRIC, SCENARIOS, Scenario, draw, gate_rates, gate_verdicts, pair_rates
+from pytest_gpubench.gate.calibration import MEASURED, METRIC, SCENARIOS, Scenario, draw, gate_rates, gate_verdicts, pair_rates
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.judging import judge, judge_pair
-from pytest_gpubench.gate.policy import MetricPolicy
+from pytest_gpubench.gate.policy import DEFAULTS, MetricPolicy
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +58,14 @@ def test_twice_the_tolerance_is_found() -> None:
 def test_in_every_world_no_false_alarm_and_no_wrong_pass(scenario: Scenario) -> None:
     assert _at_most(gate_rates(scenario, 0.0, TRIALS, _rng(5), plan=ESCALATING).fail, 0.001)
     assert _at_most(gate_rates(scenario, 0.10, TRIALS, _rng(6), plan=ESCALATING).passed, 0.001)
+
+
+@pytest.mark.parametrize(("metric", "scenario"), MEASURED, ids=lambda value: value if isinstance(value, str) else "")
+def test_defaults_hold_in_the_worlds_that_were_measured(metric: str, scenario: Scenario) -> None:
+    tolerance = next(policy.tolerance for policy in DEFAULTS if policy.metric == metric)
+    assert tolerance
+    assert _at_most(gate_rates(scenario, 0.0, TRIALS, _rng(14), tolerance=tolerance, plan=ESCALATING).fail, 0.001)
+    assert _at_most(gate_rates(scenario, 2 * tolerance, TRIALS, _rng(15), tolerance=tolerance, plan=ESCALATING).passed, 0.001)
 
 
 @pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.outlier], ids=lambda scenario: scenario.name)

@@ -117,9 +117,11 @@ def test_engine_that_stays_busy_is_one_sentence() -> None:
         wait_idle(pages(Counters(running=3, waiting=1)), 0.05, interval=0.01)
 
 
-FRESH = 'vllm:generation_tokens_total{engine="0"} 0.0\nvllm:generation_tokens_total{engine="1"} 0.0\nvllm:request_success_total 0.0\n'
-"""Several API server processes, before the first request: prometheus_client leaves a gauge of the kind "most recent" out until it is
-set (seen with --data-parallel-size 2 on two H100s)."""
+FRESH = (
+    'vllm:generation_tokens_total{engine="0"} 0.0\nvllm:generation_tokens_total{engine="1"} 0.0\nvllm:request_success_total 0.0\n'
+)
+"""Several API server processes, before the first request: prometheus_client leaves a gauge of the kind "most recent" out until it
+is set (seen with --data-parallel-size 2 on two H100s)."""
 
 
 def test_gauges_that_were_never_set_are_idle() -> None:

@@ -72,6 +72,19 @@ def multicast(patient: Patient) -> Iterator[Symptom]:
         )
 
 
+def all_reduce_compiles(patient: Patient) -> Iterator[Symptom]:
+    """Seen with 0.26.0 on two H100s: ranks say nothing after "Using flashinfer allreduce backend: trtllm" while nvcc compiles; one
+    file alone was not done after 170 s of a core that had nothing else to do."""
+    if patient.target is None or not patient.target.is_minimax_m3 or patient.tp == 1 or patient.hardware.platform != "cuda":
+        return
+    if patient.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND") == "trtllm":
+        yield Symptom(
+            "At its first start on a host FlashInfer compiles MiniMax-M3's fused all-reduce with nvcc: that took more than five "
+            "minutes on a host with two H100s, without a line in the log.",
+            "Leave --gpubench-start-timeout at its hour, or install flashinfer-jit-cache.",
+        )
+
+
 def top_k_layout(patient: Patient) -> Iterator[Symptom]:
     """vLLM issue 48603: the model's top-k buffer became token-major for Blackwell's kernels while the Triton ones, which every
     other GPU takes, went on to read it head-major. Seen in 0.25.1 (there) and 0.26.0 (here, on an H100); 0.32 transposes it."""
@@ -110,6 +123,14 @@ RULES: tuple[Rule, ...] = (
         "Worker failed with error 'CUDA error: an illegal memory access was encountered",
         multicast,
         outcome_unknown=True,
+    ),
+    Rule(
+        "all-reduce-compiles",
+        "time to compile MiniMax-M3's fused all-reduce at the first start",
+        "note",
+        "seen on a GPU",
+        "",
+        all_reduce_compiles,
     ),
     Rule(
         "nvfp4-cache-needs-blackwell",
