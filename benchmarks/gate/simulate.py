@@ -44,7 +44,7 @@ def gate_table(trials: int) -> Iterator[str]:
 
 
 def measured_table(trials: int) -> Iterator[str]:
-    """The default gates in the worlds that were measured on a GPU: what the launches of a run can tell, and what more of them could."""
+    """The default gates in the worlds that were measured on a GPU: what a run's launches can tell, and what more of them could."""
     yield "| metric | tolerance | spread of launches, of repeats | launches | A/A FAIL | A/A PASS | FAIL at twice | PASS at twice |"
     yield "|---|---|---|---|---|---|---|---|"
     for index, (metric, scenario) in enumerate(MEASURED):
@@ -52,9 +52,8 @@ def measured_table(trials: int) -> Iterator[str]:
         assert tolerance is not None  # every default has one
         for plan in (_ESCALATING, LaunchPlan(8), LaunchPlan(20)):
             rng = np.random.default_rng([SEED, 6, index, plan.certain])
-            same, twice = (
-                gate_rates(scenario, shift, trials, rng, tolerance=tolerance, plan=plan) for shift in (0.0, 2 * tolerance)
-            )
+            shifts = (0.0, 2 * tolerance)
+            same, twice = (gate_rates(scenario, shift, trials, rng, tolerance=tolerance, plan=plan) for shift in shifts)
             label = f"{plan.certain} to {plan.total}" if plan.reserve else str(plan.certain)
             spreads = f"{scenario.spread:.1%}, {scenario.repeat:.1%}"
             cells = " | ".join(_rate(cell) for cell in (same.fail, same.passed, twice.fail, twice.passed))
@@ -179,8 +178,8 @@ def main() -> int:
         "",
         session_line(options.trials // 40),
         "",
-        "The default gates in a world as measured: ten launches of the tiny pair on an H100, 384 requests (2.9 s) per measurement, 8",
-        "launches in the baseline ([On real GPUs](hardware.md)):",
+        "The default gates in a world as measured: ten launches of the tiny pair on an H100, 384 requests (2.9 s) per measurement,",
+        "8 launches in the baseline ([On real GPUs](hardware.md)):",
         "",
         *measured_table(options.trials // 4),
         "",

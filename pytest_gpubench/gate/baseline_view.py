@@ -96,7 +96,9 @@ def accepted_entries(
         label = f"{launch['arm']}{launch['index']}" if launch["arm"] else f"launch-{launch['index']}"
         launches.append((evidence_of(label, Measurement.from_json(record["measurement"])), str(record["finished"])))
     verdict = records[-1].get("verdict") or {}
-    failed = [one["metric"] for one in verdict.get("metrics", ()) if one["code"] in ("regressed", "drifted", "straddles")]
+    failed = [
+        one["metric"] for one in verdict.get("metrics", ()) if one["code"] in ("regressed", "drifted", "straddles", "too-noisy")
+    ]
     anchors = dict.fromkeys(metrics or failed, f"accepted: {note}" if note else "accepted")
     axis = FrozenMap((records[-1].get("gate") or {}).get("axis") or {})
     return case, FrozenMap(key), entries_of(run, launches, axis, anchors)

@@ -93,7 +93,7 @@ def gate_verdicts(baseline: Array, now: Array, tolerance: float, plan: LaunchPla
         used[undecided] = launches
         verdicts[undecided & statistics.inside(estimate, limit)] = -1
         if statistics.confirmed(launches, plan.certain, plan.total):
-            verdicts[undecided & statistics.worse(estimate, limit)] = 1
+            verdicts[undecided & statistics.worse(estimate, limit, plan.looks)] = 1
     return verdicts, used
 
 
@@ -141,4 +141,4 @@ MEASURED: tuple[tuple[str, Scenario], ...] = (
     ("ttft_p50", Scenario("H100, tiny pair, c=64", spread=0.0623, repeat=0.0454)),
     ("acceptance_length", Scenario("H100, tiny pair, c=64", spread=0.0027, repeat=0.0022)),
 )
-"""Worlds as measured: ten launches without a change, twice each (docs/hardware.md, 2026-11-25), by the metric of the default gates."""
+"""Worlds as measured: ten launches without a change, two measurements on each (docs/hardware.md, 2026-11-25), by metric."""

@@ -84,13 +84,19 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
             remedy = (
                 "check the workload, then refresh the baseline with --gpubench-update-baselines" if against == "baseline" else ""
             )
-    elif statistics.worse(estimate, limit) and statistics.confirmed(estimate.launches, plan.certain, plan.total):
+    elif statistics.worse(estimate, limit, plan.looks) and statistics.confirmed(estimate.launches, plan.certain, plan.total):
         status, code = Status.FAIL, "drifted" if against == "anchor" else "regressed"
         words, remedy = f"{moved}, {prose.size(tolerance)} allowed", _remedy_of_fail(against)
-    elif statistics.worse(estimate, limit):
+    elif statistics.worse(estimate, limit, plan.looks):
         status, code = Status.INCONCLUSIVE, "unconfirmed"
         words = f"{moved}, {prose.size(tolerance)} allowed: not yet confirmed by another launch"
         remedy = "another launch confirms or refutes it"
+    elif statistics.beyond(estimate, limit) or statistics.within(estimate, limit):
+        status, code = Status.INCONCLUSIVE, "too-noisy"
+        inside = bool(statistics.within(estimate, limit))
+        what = "twice the tolerance is not ruled out" if inside else "chance alone is not ruled out"
+        words = f"{moved}, {prose.size(tolerance)} allowed, but launches spread by {prose.size(float(estimate.spread))}: {what}"
+        remedy = _settle(estimate, limit, against)
     else:
         status, code = Status.INCONCLUSIVE, "straddles"
         words = f"{moved}: the interval contains the {prose.size(tolerance)} that are allowed"
@@ -130,10 +136,10 @@ def _remedy_of_fail(against: Against) -> str:
 
 def _settle(estimate: Estimate, limit: float, against: Against) -> str:
     """What would settle it: the fewest launches whose interval would leave the limit outside, if the change stays as it is."""
-    distance = abs(float(estimate.change) - limit)
     step = 2 if against == "engine" else 1
     for launches in range(estimate.launches + 1, MAX_LAUNCHES + 1):
-        if launches % step == 0 and distance > float(estimate.with_launches(launches).half_width()):
+        then = estimate.with_launches(launches)
+        if launches % step == 0 and (statistics.worse(then, limit) or statistics.inside(then, limit)):
             what = f"{launches} pairs of launches" if against == "engine" else prose.count(launches, "launch")
             return f"a new run of {what} would settle it if the change stays as it is (--gpubench-launches={launches // step})"
     if against == "engine":

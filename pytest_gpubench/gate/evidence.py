@@ -19,6 +19,11 @@ class LaunchPlan:
     def total(self) -> int:
         return self.certain + self.reserve
 
+    @property
+    def looks(self) -> int:
+        """How often a run may be found to have regressed: from two launches on, where two are planned."""
+        return self.total - max(self.certain, min(2, self.total)) + 1
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchEvidence:

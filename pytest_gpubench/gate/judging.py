@@ -14,7 +14,7 @@ from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
 
 _CHANGES_SHOWN = 6
-_MORE_LAUNCHES_HELP = frozenset({"straddles", "unconfirmed", "few-launches"})
+_MORE_LAUNCHES_HELP = frozenset({"straddles", "too-noisy", "unconfirmed", "few-launches"})
 
 
 def judge(

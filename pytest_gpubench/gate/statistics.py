@@ -17,6 +17,13 @@ Array: TypeAlias = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 """Of the interval, two-sided: each verdict is wrong at most once in forty at the tolerance itself, for one look."""
+CHANCE = 0.001
+"""Of a verdict on the wrong side of what its tolerance is for, by noise alone: FAIL where nothing changed, PASS at twice the
+tolerance. An interval about the tolerance keeps both far below that while launches spread little; where they spread by more than
+the tolerance, as on an H100 whose API server was the bottleneck, it does not, and this second condition decides."""
+CHANCE_OF_PAIRS = 0.005
+"""The same for pairs, of which a run has few: their spread is so uncertain that at one in a thousand four pairs could not fail an
+engine that takes half as long again."""
 POWER = 0.95
 """The minimum detectable change is found in this share of runs."""
 SPREAD_FLOOR = 0.003
@@ -81,6 +88,11 @@ class Estimate:
         """Half of the interval's length."""
         return quantile(0.5 + CONFIDENCE / 2, self.df) * self.error
 
+    def sure_width(self, looks: int = 1) -> Array:
+        """Half of the length of an interval that the true change leaves on one given side in CHANCE of the runs, in all looks."""
+        chance = CHANCE_OF_PAIRS if self.before is None else CHANCE
+        return quantile(1 - chance / looks, self.df) * self.error
+
     def with_launches(self, launches: int) -> Estimate:
         """The same change and spread as if so many launches had shown them."""
         share = 1 / launches + (1 / launches if self.before is None else self.before)
@@ -89,7 +101,7 @@ class Estimate:
 
     def detectable(self, limit: float) -> Array:
         """Worsening (log scale) that would be found beyond the limit with probability POWER, at this spread."""
-        return limit + (quantile(0.5 + CONFIDENCE / 2, self.df) + quantile(POWER, self.df)) * self.error
+        return np.maximum(limit + self.half_width(), self.sure_width()) + quantile(POWER, self.df) * self.error
 
 
 def quantile(probability: float, df: float) -> float:
@@ -181,13 +193,28 @@ def _pooled(sides: list[Summary], floor: float) -> tuple[Array, float]:
     return np.maximum(np.sqrt(variance), floor), df
 
 
-def worse(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
-    """Whether the whole interval lies beyond the limit (log scale, positive is worse)."""
-    return np.asarray(estimate.change - estimate.half_width() > limit)
+def worse(estimate: Estimate, limit: Any, looks: int = 1) -> NDArray[np.bool_]:
+    """Whether the whole interval lies beyond the limit (log scale, positive is worse), and chance alone is ruled out.
+
+    ``looks``: how often the run may be judged so.
+    """
+    chance = (np.asarray(limit) > 0) & (estimate.change <= estimate.sure_width(looks))
+    return np.asarray(beyond(estimate, limit) & ~chance)
 
 
 def inside(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
-    """Whether the whole interval lies inside the limit."""
+    """Whether the whole interval lies inside the limit, and twice the limit (no change, if it is an improvement) is ruled out."""
+    surely = estimate.change + estimate.sure_width() < np.maximum(2 * np.asarray(limit), 0.0)
+    return np.asarray(within(estimate, limit) & surely)
+
+
+def beyond(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
+    """Whether the interval lies beyond the limit, whatever the spread."""
+    return np.asarray(estimate.change - estimate.half_width() > limit)
+
+
+def within(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
+    """Whether the interval lies inside the limit, whatever the spread."""
     return np.asarray(estimate.change + estimate.half_width() < limit)
 
 

@@ -43,8 +43,10 @@ def markdown(
     counts = ", ".join(f"{number} {status.value}" for status, number in status_counts(views).items())
     head = [f"### {plain(title)}", "", f"**{counts or 'no results'}** in {counted(len(views), 'case')}"]
     starts = failed_starts(loaded.inits())
+    others = without_results(merged.rows)
     head[-1] += f", {counted(len(starts), 'server')} did not start" if starts else ""
-    parts = ["\n".join(head), *_attention(views, starts, without_results(merged.rows)), *_best(views)]
+    head[-1] += f", {len(others)} more did not hold or have not reported" if others else ""
+    parts = ["\n".join(head), *_attention(views, starts, others), *_best(views)]
     notes = [f"- versions disagree: {plain(sentence)}" for sentence in merged.disagreements[:10]]
     notes += [f"- {plain(sentence)}" for sentence in merged.jobs[:10]]
     parts += ["\n".join(notes)] if notes else []
