@@ -56,6 +56,7 @@ FAULTS = {
     "illegal-memory": "a worker reports an illegal memory access; no process exits",
     "port-in-use-once": "the first start finds the port taken (a file named by GPUBENCH_STUB_ONCE says whether it was)",
     "tell-key": "prints its API key into the log",
+    "compile-serving": "says of each of the first N completions that it compiled a kernel for it",
     "stderr-binary": "prints bytes that are not UTF-8",
 }
 FAULT, _, _NUMBER = os.environ.get("GPUBENCH_STUB_FAULT", "").partition(":")
@@ -64,9 +65,9 @@ DEVICE = os.environ.get("GPUBENCH_STUB_DEVICE", "cpu")
 VERSION = "0.0.0+stub"
 
 
-def say(process: str, text: str, level: str = "INFO") -> None:
+def say(process: str, text: str, level: str = "INFO", source: str = "stub.py:1") -> None:
     """One log line, as vLLM prints it."""
-    print(f"({process} pid={os.getpid()}) {level} {time.strftime('%m-%d %H:%M:%S')} [stub.py:1] {text}", flush=True)
+    print(f"({process} pid={os.getpid()}) {level} {time.strftime('%m-%d %H:%M:%S')} [{source}] {text}", flush=True)
 
 
 def say_traceback(process: str, mark: str, error: str, frame: str = "load_model") -> None:
@@ -351,6 +352,9 @@ class ApiServer:
                 self.core.kill()
             if FAULT == "worker-killed-serving" and self.core is not None:
                 self.core.send_signal(signal.SIGUSR1)
+            if FAULT == "compile-serving" and self.completions <= NUMBER:
+                words = "Triton kernel JIT compilation during inference: fused_moe_kernel. This causes a latency spike"
+                say("EngineCore", words, "WARNING", "jit_monitor.py:135")
             answer = complete(request)
             assert answer is None or isinstance(answer, Response)
             return answer

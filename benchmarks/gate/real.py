@@ -62,6 +62,7 @@ STEPS: dict[str, Step] = {
     "aa3": Step("none", (_UP_TO_3,), "not FAIL"),
     "threads": Step("one OMP thread instead of two", (_UP_TO_3,), "FAIL", threads="0"),
     "delay": Step("a proxy that makes every gap 8 ms longer", (_UP_TO_3,), "FAIL", env={"GATE_DELAY_MS": "8"}, command=PROXIED),
+    "delay16": Step("a proxy that makes every gap 16 ms longer", (_UP_TO_3,), "FAIL", env={"GATE_DELAY_MS": "16"}, command=PROXIED),
     "undrafted": Step(
         "speculative decoding off (engine B)", ("--gpubench-launches=2", "--gpubench-against=--no-speculative-config"), "FAIL"
     ),

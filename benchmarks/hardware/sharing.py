@@ -19,6 +19,7 @@ from pytest_gpubench.report.records import plain
 
 POLICIES: tuple[SharingPolicy, ...] = ("point", "shape", "parallelism")
 ROUNDS = 3
+ALL = "all points"
 _METRICS = ("output_tput", "ttft_p50", "tpot_p50", "e2e_p50")
 
 
@@ -78,19 +79,20 @@ def _gpu_of(context: Context, outcome: Outcome) -> list[Gpu]:
 
 
 def differences(measurements: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Shared against one server per point: difference as a part of the latter, with a 95% interval over the paired rounds.
+    """Shared against one server per point: difference as a part of the latter, with a 95% interval over the paired rounds; last of
+    each policy the mean over all points.
 
     One launch per policy: the interval speaks of repeats, not of launches.
     """
     values = {(m["policy"], m["point"], m["round"]): m["metrics"] for m in measurements if m.get("metrics")}
     rows = []
     for policy in POLICIES[1:]:
-        for point in sorted({point for _, point, _ in values}):
+        for point in [*sorted({point for _, point, _ in values}), ALL]:
             for metric in _METRICS:
                 pairs = [
-                    (values["point", point, turn][metric], found[metric])
+                    (values["point", q, turn][metric], found[metric])
                     for (p, q, turn), found in values.items()
-                    if p == policy and q == point and ("point", point, turn) in values and metric in found
+                    if p == policy and point in (q, ALL) and ("point", q, turn) in values and metric in found
                 ]
                 ratios = [shared / own - 1 for own, shared in pairs if own]
                 if len(ratios) > 1:

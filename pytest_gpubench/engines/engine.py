@@ -68,6 +68,11 @@ class Engine:
             )
         return failure_of(self.process, serving=True)
 
+    def compiled_between(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
+        """Kernels that the engine said it compiled between two moments of `time.monotonic_ns`, by name; () where we attached."""
+        compiled = self.process.log.compiled if self.process else ()
+        return tuple(dict.fromkeys(name for moment, name in list(compiled) if start_ns <= moment <= end_ns))
+
     def scrape(self) -> str:
         """The text of ``/metrics`` now.
 

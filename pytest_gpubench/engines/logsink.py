@@ -22,6 +22,8 @@ MAX_PIECE = 64 * 2**10
 _HIDDEN = b"<removed>"
 _HF_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
 _WORTH_READING = re.compile(rb"(?:INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d |terminate called|Fatal Python error|CUDA error|Traceback")
+_COMPILED = re.compile(r"\[jit_monitor\.py:\d+\] .* during inference: ([^\s.(]+)")
+"""vLLM's word for a kernel that it compiled while it served, from 0.26 on; each kernel is named once."""
 LEFT_BEHIND = "[gpubench] killed "
 """Start of the guard's line about processes that the server left behind."""
 
@@ -46,6 +48,8 @@ class LogSink:
         """The first fatal line, until a stop is requested."""
         self.left_behind: list[str] = []
         """Processes that outlived the server's first one and were killed by the guard, as ``name (pid)``."""
+        self.compiled: list[tuple[int, str]] = []
+        """Kernels that were compiled while requests were served: `time.monotonic_ns` of the line, name."""
         self._lock = threading.Lock()
         self._reader = LogReader()
         self._secrets = sorted({secret.encode() for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
@@ -146,6 +150,8 @@ class LogSink:
                 self.progress += 1
             if self.first_engine_line is None and parsed.level:
                 self.first_engine_line = now
+            if compiled := _COMPILED.search(line):
+                self.compiled.append((int(now * 1e9), compiled[1]))
             if self.fatal is None and fatal_line(parsed):
                 self.fatal = parsed.text.strip()[:400]
             if not full:

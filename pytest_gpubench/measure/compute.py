@@ -16,7 +16,7 @@ from pytest_gpubench.measure.checks import find_problems
 from pytest_gpubench.measure.flags import find_flags
 from pytest_gpubench.measure.measurement import Drafting, Measurement, Totals
 from pytest_gpubench.measure.series import series_of
-from pytest_gpubench.measure.validity import chunk_rate, look, most_in_flight, reasons
+from pytest_gpubench.measure.validity import chunk_rate, compilation, look, most_in_flight, reasons
 
 
 def compute(
@@ -31,6 +31,8 @@ def compute(
     client: ClientFacts | None = None,
     pages: Sequence[tuple[int, str]] = (),
     calibrations: Sequence[Calibration] = (),
+    compiled: Sequence[str] = (),
+    attempts: int = 1,
 ) -> Measurement:
     """The measurement of a load run.
 
@@ -43,6 +45,8 @@ def compute(
         client: of the load run.
         pages: of ``/metrics`` during the load run.
         calibrations: of this host's client; none: it was never calibrated, and nothing is said about its capacity.
+        compiled: kernels that the engine compiled in the measured window (``window_of``).
+        attempts: how often the case was measured on this launch; all but the last were spoilt by compilations.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -61,13 +65,14 @@ def compute(
         invalid = reasons(
             seen, totals, metrics.get("ttft_p50", 0.0), window, prefix_caching=prefix_caching, calibration=calibration
         )
+        invalid += compilation(compiled, attempts)
     start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
         metrics=metrics,
         totals=totals,
         problems=problems,
         invalid=invalid,
-        flags=() if problems else find_flags(metrics, totals, len(measured), workload, seen, client),
+        flags=() if problems else find_flags(metrics, totals, len(measured), workload, seen, client, attempts),
         drafting=drafting,
         send_lag_max=seen.send_lag_max or 0.0,
         client_cpu_share=client.cpu_share if client else None,
@@ -81,6 +86,12 @@ def compute(
         quantiles={} if problems else _quantiles(measured),
         stopped_by=client.stopped_by if client else "count",
     )
+
+
+def window_of(records: Sequence[RequestRecord]) -> tuple[int, int]:
+    """From the first start to the last end of measured requests, in the records' nanoseconds; (0, 0) if there are none."""
+    measured = [record for record in records if record.phase == "measured"]
+    return min((record.due_ns for record in measured), default=0), max((record.end_ns or 0 for record in measured), default=0)
 
 
 def _quantiles(measured: Sequence[RequestRecord]) -> dict[str, tuple[float, ...]]:

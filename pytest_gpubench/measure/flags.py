@@ -20,7 +20,13 @@ _CACHED = 0.05
 
 
 def find_flags(
-    metrics: Mapping[str, float], totals: Totals, requests: int, workload: Workload, seen: Validity, client: ClientFacts | None
+    metrics: Mapping[str, float],
+    totals: Totals,
+    requests: int,
+    workload: Workload,
+    seen: Validity,
+    client: ClientFacts | None,
+    attempts: int = 1,
 ) -> tuple[Flag, ...]:
     """All flags of a measurement."""
     flags = []
@@ -36,6 +42,9 @@ def find_flags(
     if totals.engine_output_tokens is None:
         flags.append(Flag("tokens-unchecked", "/metrics has no vllm:generation_tokens_total: token totals could not be checked"))
     flags += _blurred(metrics, seen)
+    if attempts > 1:
+        message = f"this is measurement {attempts} on this launch: the engine compiled kernels while the one before was made"
+        flags.append(Flag("measured-again", message))
     if seen.engine_gap is not None and seen.engine_gap > max(_OUTSIDE_FLOOR, _OUTSIDE * metrics.get("ttft_p50", 0.0)):
         message = f"{seen.engine_gap * 1e3:.1f} ms of the TTFT (median) passed outside the engine: in its API server, or on the way"
         flags.append(Flag("outside-engine", message))

@@ -208,6 +208,17 @@ def accounting(totals: Totals, *, prefix_caching: bool) -> list[str]:
     return found
 
 
+def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
+    """A measured window in which the engine compiled kernels: at low concurrency that is most of what is measured."""
+    if not compiled:
+        return ()
+    shown = ", ".join(compiled[:3]) + (f" and {len(compiled) - 3} more" if len(compiled) > 3 else "")
+    return (
+        f"the engine compiled kernels while it was measured ({shown}; attempt {attempts} on this launch): raise warmups-per-conc, "
+        "or keep its compile caches",
+    )
+
+
 def _capacity(seen: Validity, calibration: Calibration) -> list[str]:
     if calibration.problem:
         return [f"the client of this host cannot measure at this rate: {calibration.problem} (calibration)"]

@@ -21,7 +21,7 @@ from pytest_gpubench.engines.silence import SILENT, SilenceWatch
 from pytest_gpubench.load.calibration_store import stored
 from pytest_gpubench.load.plan import LoadPlan, Progress
 from pytest_gpubench.load.run import check_workload, run_load
-from pytest_gpubench.measure.compute import compute
+from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.plugin.doctoring import as_failure
@@ -36,6 +36,9 @@ from pytest_gpubench.plugin.telemetry import GpuWatch
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, fingerprint, plain, try_to_write, write_requests
 
 IDLE_TIMEOUT_S = 60.0
+ATTEMPTS = 3
+"""Measurements of a case on one launch, where the engine compiled kernels during the ones before: these count as its warm-up. What
+was measured has no part in that decision."""
 SILENCE_TIMEOUT_S = 240.0
 """Without an ended request and without a token, while requests are in flight."""
 
@@ -151,9 +154,18 @@ class CaseRunner:
             raise
 
     def _run(self, launch: Launch, case: Case, engine: Engine) -> Measurement:
+        attempt = 1
+        while True:
+            measurement, spoilt = self._measured(launch, case, engine, attempt)
+            if not spoilt or attempt == ATTEMPTS:
+                return measurement
+            attempt += 1
+
+    def _measured(self, launch: Launch, case: Case, engine: Engine, attempt: int) -> tuple[Measurement, bool]:
+        """One measurement, and whether the engine compiled kernels meanwhile."""
         spec = self._servers.arms.spec(launch)
         # Both launches of a pair get the same prompts, so that what prompts do to the numbers cancels.
-        prompts = replace(launch, arm="").label
+        prompts = replace(launch, arm="").label + (f"-again-{attempt}" if attempt > 1 else "")
         plan = LoadPlan(engine.url, engine.served_name, case.workload, launch=prompts, salt=case.id)
         calibrations = stored(self._settings.results, case.workload.workers)
         before = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
@@ -177,6 +189,7 @@ class CaseRunner:
         except GpubenchError as error:
             raise BenchmarkError(_unwritten(str(error))) from error
         after = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
+        compiled = engine.compiled_between(*window_of(result.records))
         try:
             measurement = compute(
                 result.records,
@@ -189,10 +202,12 @@ class CaseRunner:
                 client=result.client,
                 pages=result.pages,
                 calibrations=calibrations,
+                compiled=compiled,
+                attempts=attempt,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
-        return gpus.complete(measurement, result.records)
+        return gpus.complete(measurement, result.records), bool(compiled)
 
     def _new_record(self, launch: Launch, case: Case, engine: Engine | None) -> dict[str, Any]:
         spec = self._servers.arms.spec(launch)

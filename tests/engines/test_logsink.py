@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,22 @@ def test_no_secret_reaches_file_or_memory(tmp_path: Path) -> None:
     sink.close()
     assert (tmp_path / "server.log").read_text() == "my key is <removed> and <removed>\n"
     assert sink.lines() == ["my key is <removed> and <removed>"]
+
+
+def test_kernels_that_are_compiled_while_serving_are_kept_with_their_time(tmp_path: Path) -> None:
+    """Lines of vLLM 0.26.0 on an H100."""
+    sink = LogSink(tmp_path / "server.log")
+    begin = time.monotonic_ns()
+    for text in (
+        "INFO 11-25 17:35:54 [jit_monitor.py:79] Kernel JIT monitor activated; monitored JIT compilations during inference will "
+        "use mode=warn.",
+        "WARNING 11-25 17:36:31 [jit_monitor.py:135] Triton kernel JIT compilation during inference: fused_moe_kernel. This causes "
+        "a latency spike; consider extending warmup to cover this shape/config.",
+        "WARNING 11-25 17:36:48 [jit_monitor.py:135] CuTeDSL compilation during inference: _gqa_decode (M=1). This causes",
+    ):
+        sink.feed(f"(EngineCore pid=1927) {text}\n".encode())
+    assert [name for _, name in sink.compiled] == ["fused_moe_kernel", "_gqa_decode"]
+    assert all(begin <= moment <= time.monotonic_ns() for moment, _ in sink.compiled)
 
 
 @given(chunks=st.lists(st.integers(1, 60_000), min_size=3, max_size=8), position=st.integers(0, 200_000))

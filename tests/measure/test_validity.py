@@ -8,7 +8,7 @@ import pytest
 from pytest_gpubench.load.calibration import Calibration
 from pytest_gpubench.load.plan import ClientFacts, EngineView, RequestRecord
 from pytest_gpubench.measure.measurement import Totals
-from pytest_gpubench.measure.validity import Validity, look, most_in_flight, reasons
+from pytest_gpubench.measure.validity import Validity, compilation, look, most_in_flight, reasons
 
 MS = 1_000_000
 TOTALS = Totals(10, 0, 100, 50, 55, 55, 0, 0)
@@ -85,6 +85,12 @@ def test_a_late_client_is_not_cleared() -> None:
     assert "event loop was late" in lag
     assert "does not clear it" in gap
     assert len(judged(replace(late, engine_gap=0.150))) == 1
+
+
+def test_compilations_in_the_window_are_a_reason_with_names() -> None:
+    assert compilation((), 1) == ()
+    [words] = compilation(("a", "b", "c", "d"), 3)
+    assert "compiled kernels while it was measured (a, b, c and 1 more; attempt 3 on this launch)" in words
 
 
 def test_counts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,3 +84,28 @@ def test_engine_over_time_reaches_the_record(project: Project) -> None:
     tokens = [point["generated_tokens"] for point in series]
     assert tokens == sorted(tokens)
     assert tokens[-1] > tokens[0]
+
+
+def compiling(project: Project, monkeypatch: pytest.MonkeyPatch, completions: int) -> tuple[dict[str, Any], pytest.RunResult]:
+    """A run whose engine compiles a kernel at each of its first completions, and the record of its one case."""
+    monkeypatch.setenv("GPUBENCH_STUB_FAULT", f"compile-serving:{completions}")
+    result = project.run(*ONE, "-k", "throughput")
+    (record,) = project.cases()
+    return record, result
+
+
+def test_what_was_spoilt_by_compilations_is_measured_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, result = compiling(project, monkeypatch, 3)
+    result.assert_outcomes(passed=1)
+    flags = {flag["code"]: flag["message"] for flag in record["measurement"]["flags"]}
+    assert flags["measured-again"].startswith("this is measurement 2 on this launch: the engine compiled kernels")
+    assert record["measurement"]["invalid"] == []
+    assert record["measurement"]["totals"]["engine_output_tokens"] == record["measurement"]["totals"]["output_tokens_with_warmup"]
+
+
+def test_an_engine_that_goes_on_compiling_is_invalid(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, result = compiling(project, monkeypatch, 1000)
+    assert result.parseoutcomes()["invalid"] == 1
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*engine compiled kernels while it was measured (fused_moe_kernel; attempt 3 on this launch)*"])
+    assert record["verdict"]["status"] == "INVALID"
