@@ -43,7 +43,7 @@ CROWDS: dict[str, tuple[Callable[[Context], list[Job]], Callable[[Context, Crowd
 """Steps whose servers start side by side, with the other steps joined by ``+``: what to start, and what to do then."""
 ALONE: dict[str, Callable[[Context], None]] = {
     "faults": faults.step,
-    "m3mini": lambda context: _pytest(context, "m3mini", f"m3mini and {context.hardware} and mtp", 560.0),
+    "m3mini": lambda context: _pytest(context, "m3mini", f"m3mini and {context.hardware} and mtp", 900.0),
     "parallel": lambda context: topologies.side_by_side(context, 240.0),
 }
 DEFAULT = "doomed+topologies+client,faults,m3mini,aa+sharing"
