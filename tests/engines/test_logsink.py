@@ -33,6 +33,7 @@ def test_kernels_that_are_compiled_while_serving_are_kept_with_their_time(tmp_pa
         "WARNING 11-25 17:36:48 [jit_monitor.py:135] CuTeDSL compilation during inference: _gqa_decode (M=1). This causes",
     ):
         sink.feed(f"(EngineCore pid=1927) {text}\n".encode())
+    sink.close()
     assert [name for _, name in sink.compiled] == ["fused_moe_kernel", "_gqa_decode"]
     assert all(begin <= moment <= time.monotonic_ns() for moment, _ in sink.compiled)
 
