@@ -56,6 +56,7 @@ FAULTS = {
     "illegal-memory": "a worker reports an illegal memory access; no process exits",
     "port-in-use-once": "the first start finds the port taken (a file named by GPUBENCH_STUB_ONCE says whether it was)",
     "tell-key": "prints its API key into the log",
+    "compile-refusing": "as compile-serving, and refuses the last of them with status 503",
     "compile-serving": "says of each of the first N completions that it compiled a kernel for it",
     "stderr-binary": "prints bytes that are not UTF-8",
 }
@@ -352,9 +353,11 @@ class ApiServer:
                 self.core.kill()
             if FAULT == "worker-killed-serving" and self.core is not None:
                 self.core.send_signal(signal.SIGUSR1)
-            if FAULT == "compile-serving" and self.completions <= NUMBER:
+            if FAULT in ("compile-serving", "compile-refusing") and self.completions <= NUMBER:
                 words = "Triton kernel JIT compilation during inference: fused_moe_kernel. This causes a latency spike"
                 say("EngineCore", words, "WARNING", "jit_monitor.py:135")
+                if FAULT == "compile-refusing" and self.completions == NUMBER:
+                    return Response(b"{}", 503)
             answer = complete(request)
             assert answer is None or isinstance(answer, Response)
             return answer

@@ -207,7 +207,8 @@ class CaseRunner:
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
-        return gpus.complete(measurement, result.records), bool(compiled)
+        # A failure stays one, whatever the engine compiled meanwhile.
+        return gpus.complete(measurement, result.records), bool(compiled) and not measurement.problems
 
     def _new_record(self, launch: Launch, case: Case, engine: Engine | None) -> dict[str, Any]:
         spec = self._servers.arms.spec(launch)

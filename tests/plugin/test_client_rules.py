@@ -86,9 +86,11 @@ def test_engine_over_time_reaches_the_record(project: Project) -> None:
     assert tokens[-1] > tokens[0]
 
 
-def compiling(project: Project, monkeypatch: pytest.MonkeyPatch, completions: int) -> tuple[dict[str, Any], pytest.RunResult]:
+def compiling(
+    project: Project, monkeypatch: pytest.MonkeyPatch, completions: int, fault: str = "compile-serving"
+) -> tuple[dict[str, Any], pytest.RunResult]:
     """A run whose engine compiles a kernel at each of its first completions, and the record of its one case."""
-    monkeypatch.setenv("GPUBENCH_STUB_FAULT", f"compile-serving:{completions}")
+    monkeypatch.setenv("GPUBENCH_STUB_FAULT", f"{fault}:{completions}")
     result = project.run(*ONE, "-k", "throughput")
     (record,) = project.cases()
     return record, result
@@ -109,3 +111,9 @@ def test_an_engine_that_goes_on_compiling_is_invalid(project: Project, monkeypat
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*engine compiled kernels while it was measured (fused_moe_kernel; attempt 3 on this launch)*"])
     assert record["verdict"]["status"] == "INVALID"
+
+
+def test_a_failure_while_kernels_compile_stays_a_failure(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, result = compiling(project, monkeypatch, 3, "compile-refusing")
+    result.assert_outcomes(failed=1)
+    assert record["failure"]["cause"] == "measurement-refused"
