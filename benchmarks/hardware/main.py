@@ -45,6 +45,7 @@ ALONE: dict[str, Callable[[Context], None]] = {
     "faults": faults.step,
     "m3mini": lambda context: _pytest(context, "m3mini", f"m3mini and {context.hardware} and mtp", 900.0),
     "parallel": lambda context: topologies.side_by_side(context, 240.0),
+    "several": lambda context: _several(context, 480.0),
 }
 DEFAULT = "doomed+topologies+client,faults,m3mini,aa+sharing"
 
@@ -54,6 +55,14 @@ def _pytest(context: Context, step: str, keyword: str, limit: float) -> None:
         keyword = "tiny and cpu and mtp and not ngram"
     # One GPU, also where there are more: what needs several is skipped here and measured by the step topologies.
     context.write(step, context.pytest(step, "-k", keyword, limit=limit, gpus=1))
+
+
+def _several(context: Context, limit: float) -> None:
+    """Tensor and data parallelism as a user runs them, with the plugin's own starts one after the other."""
+    if len(context.gpus) < 2:
+        return
+    keyword = f"m3mini and {context.hardware} and mtp and fp8 and (tp2 or dep2)"
+    context.write("several", context.pytest("several", "-k", keyword, limit=limit))
 
 
 def _attempt(context: Context, step: str, work: Callable[[], None]) -> None:
@@ -118,7 +127,7 @@ def main() -> None:
         "environment": {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "TORCH_", "NVSHMEM_"))},
     }
     context.write("host", facts)
-    several = ",parallel" if len(context.gpus) > 1 else ""
+    several = ",parallel,several" if len(context.gpus) > 1 else ""
     for steps in (options.steps or DEFAULT + several).split(","):
         names = steps.split("+")
         if names[0] in ALONE:

@@ -5,6 +5,7 @@ python benchmarks/hardware/tables.py RESULTS > README.md
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections import defaultdict
@@ -17,6 +18,9 @@ GATED = (
     *("interactivity", "acceptance_length", "energy_per_output_token", "gpu_power"),
 )
 
+_TOLD = ("gpu", "foreign", "measured-again")
+"""Beginnings of the flags that a table tells."""
+
 
 def main() -> None:
     """Print the tables of every step that has results."""
@@ -26,11 +30,12 @@ def main() -> None:
         ("doomed", _doomed),
         ("topologies", _topologies),
         ("client", _client),
-        ("m3mini", _m3mini),
+        ("m3mini", functools.partial(_pytest, "m3mini")),
         ("aa", _spread),
         ("sharing", _sharing),
         ("faults", _faults),
         ("parallel", _parallel),
+        ("several", functools.partial(_pytest, "several")),
     ):
         path = folder / f"{name}.json"
         if path.is_file():
@@ -80,7 +85,8 @@ def _topologies(found: Mapping[str, Any], _: Path) -> Iterator[str]:
         table.append((name, state, row["seconds"], kernels, facts.get("draft_attention_backend"), deviations))
     yield from _table(("server", "outcome", "s", "kernels", "draft", "deviations"), table)
     yield ""
-    yield from _metrics((row["case"], row.get("measurement") or {}) for row in found["measured"])
+    failed = [{"problems": [f"`{row['failure']['cause']}`"]} if row.get("failure") else {} for row in found["measured"]]
+    yield from _metrics((row["case"], row.get("measurement") or why) for row, why in zip(found["measured"], failed, strict=True))
 
 
 def _metrics(rows: Any) -> Iterator[str]:
@@ -88,7 +94,7 @@ def _metrics(rows: Any) -> Iterator[str]:
     for name, measurement in rows:
         metrics = measurement.get("metrics") or {}
         notes = [*measurement.get("problems", ()), *measurement.get("invalid", ())]
-        notes += [flag["code"] for flag in measurement.get("flags", ()) if flag["code"].startswith(("gpu", "foreign"))]
+        notes += [code for code in (flag["code"] for flag in measurement.get("flags", ())) if code.startswith(_TOLD)]
         table.append(
             (
                 name,
@@ -139,12 +145,12 @@ def _records(folder: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _m3mini(found: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    yield "## `pytest benchmarks` on the shrunken MiniMax-M3"
+def _pytest(step: str, found: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    yield f'## `pytest benchmarks -k "{found["arguments"][1]}"`'
     yield ""
     yield f"Exit code {found['code']} after {found['seconds']} s."
     yield ""
-    records = sorted(_records(folder / "m3mini" / "records"), key=lambda record: (record["server"], record["workload"]["conc"]))
+    records = sorted(_records(folder / step / "records"), key=lambda record: (record["server"], record["workload"]["conc"]))
     yield from _metrics((record["case"], record.get("measurement") or {}) for record in records)
 
 

@@ -40,10 +40,10 @@ def run(context: Context, crowd: Crowd) -> None:
     outcomes = {name: crowd[name].result() for name in [*cases, multicast.server] if name in crowd}
     servers = {name: {"findings": plain(doctor.findings(name, here=True)), **outcome.told()} for name, outcome in outcomes.items()}
     measured: list[dict[str, Any]] = []
-    for name, outcome in outcomes.items():
-        for case in cases.get(name, []):
-            measured.append(_one(context, outcome, case))
-            context.write("topologies", {"servers": servers, "measured": measured})
+    # The short ones of every server first: what is cut off later has shown each topology at least.
+    for case in sorted((case for name in outcomes for case in cases.get(name, [])), key=lambda case: case.workload.conc):
+        measured.append(_one(context, outcomes[case.server], case))
+        context.write("topologies", {"servers": servers, "measured": measured})
     context.write("topologies", {"servers": servers, "measured": measured})
     stop(outcomes.values())
 
