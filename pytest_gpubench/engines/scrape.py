@@ -12,6 +12,8 @@ from pytest_gpubench.domain.failures import BenchmarkError, Failure
 
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
+STALE_S = 5.0
+"""Seconds without any count after which the gauges of several API server processes are not believed."""
 _SETTLING = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:request_success_total")
 
 
@@ -80,16 +82,21 @@ def parse_metrics(text: str) -> Scrape:
     return Scrape(tuple(samples))
 
 
-def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: float = 0.1) -> Scrape:
+def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: float = 0.1, stale: float = STALE_S) -> Scrape:
     """Wait until no request runs or waits and the token counters of two scrapes agree; the second of them is returned.
 
     ``fetch`` returns the text of ``/metrics``; what it raises passes through. Times are in seconds.
+
+    Several API server processes share a page that shows the value told last to any of them, and one that is behind is told last of
+    a time when requests still ran: such a gauge stays above zero for good. There an engine that has counted nothing for ``stale``
+    seconds is idle, whatever the gauges say.
 
     Raises:
         BenchmarkError: if the page is not vLLM's, or the engine is not idle in time.
     """
     limit = time.monotonic() + timeout
     previous: tuple[float | None, ...] | None = None
+    counts, moved = None, time.monotonic()
     while True:
         try:
             scrape = parse_metrics(fetch())
@@ -109,10 +116,24 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
         if running == 0 and waiting == 0 and counted == previous:
             return scrape
         previous = counted if running == 0 and waiting == 0 else None
+        latest = frozenset((sample.name, sample.labels, sample.value) for sample in scrape.samples if _counts_work(sample))
+        if latest != counts:
+            counts, moved = latest, time.monotonic()
+        elif _several_processes(scrape) and time.monotonic() - moved >= stale:
+            return scrape
         if time.monotonic() > limit:
             summary = f"the engine is not idle after {timeout:g} s: {running:g} requests running, {waiting:g} waiting"
             raise BenchmarkError(Failure("server-not-idle", "engine", summary, remedy="Another client may be using the server."))
         time.sleep(interval)
+
+
+def _counts_work(sample: Sample) -> bool:
+    return sample.cumulative and sample.name.startswith("vllm:")
+
+
+def _several_processes(scrape: Scrape) -> bool:
+    """Whether the page was put together from several processes: prometheus_client leaves out there what describes only one."""
+    return scrape.total("python_info") is None
 
 
 def _untouched(scrape: Scrape) -> bool:

@@ -37,7 +37,8 @@ class Counters:
     def metrics_text(self, model: str, *, speculative: bool) -> str:
         """The ``/metrics`` page (Prometheus text format) with vLLM's names and labels."""
         labels = f'engine="0",model_name="{model}"'
-        lines: list[str] = []
+        # As of one process: pages of several lack it.
+        lines = ["# HELP python_info Python platform information", "# TYPE python_info gauge", "python_info 1.0"]
 
         def put(name: str, kind: str, values: dict[str, float]) -> None:
             lines.append(f"# HELP {name} {name}")
