@@ -21,6 +21,7 @@ _SERVE = (
     ("kv-cache-dtype", "kv_cache_dtype", "KV cache dtype"),
     ("enforce-eager", "enforce_eager", "eager mode"),
     ("attention-backend", "attention_backend", "attention backend"),
+    ("api-server-count", "api_servers", "API servers"),
 )
 
 

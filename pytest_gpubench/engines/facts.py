@@ -35,6 +35,8 @@ class EngineFacts:
     decode_context_parallel_size: int | None = None
     prefill_context_parallel_size: int | None = None
     expert_parallel: bool | None = None
+    api_servers: int | None = None
+    """Processes that answer requests. Only ``vllm serve`` starts several; the module ``openai.api_server`` ignores the wish."""
 
     attention_backend: str | None = None
     """Of the target's ordinary attention layers."""

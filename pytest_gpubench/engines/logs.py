@@ -39,6 +39,7 @@ class LogReader:
         self._compiled = {"cold": 0, "warm": 0}
         self._other: dict[str, str] = {}
         self._expert_parallel = False
+        self._api_servers: set[str] = set()
         self._times: dict[str, float] = {}
         self._line = LogLine("", None, "", "", "")
 
@@ -53,6 +54,8 @@ class LogReader:
                         act(self, found)
             if "_EP" in line.process:
                 self._expert_parallel = True
+            if line.process.lower().startswith("apiserver"):
+                self._api_servers.add(line.process)
         return line
 
     def feed_all(self, lines: Iterable[str]) -> LogReader:
@@ -71,6 +74,7 @@ class LogReader:
             values["expert_parallel"] = True
         return EngineFacts(
             **values,  # type: ignore[arg-type]  # every key is set by a rule below, with the type of its field
+            api_servers=len({name for name in self._api_servers if "_" in name}) or len(self._api_servers) or None,
             architectures=tuple(self._architectures),
             attention_backend=target,
             draft_attention_backend=draft,

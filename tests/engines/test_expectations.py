@@ -65,6 +65,7 @@ def test_an_engine_that_runs_as_asked() -> None:
         ({"speculative": None}, {}, "speculative decoding: the recipe asks for none, the engine runs with eagle3."),
         ({}, {"draft_attention_backend": "FLASHINFER"}, "draft attention backend: the recipe asks for FLASH_ATTN"),
         ({"requires": FrozenMap({"vllm": ">=0.30"})}, {}, "requires.vllm: the recipe needs >=0.30, the engine is 0.26.0."),
+        ({"serve": FrozenMap({"api-server-count": 4})}, {}, "API servers: the recipe asks for 4, the engine runs with 2."),
         ({}, {"served_names": ("other",)}, "served name: the recipe asks for m, the engine runs with other."),
     ],
 )

@@ -78,7 +78,12 @@ def test_no_line_breaks_the_reader(raw: str) -> None:
         ),
         (
             "m3mini-eagle3-flash-attn-ready.log",
-            {"draft_attention_backend": "FLASH_ATTN", "draft_attention_backend_inferred": False, "tensor_parallel_size": 1},
+            {
+                "draft_attention_backend": "FLASH_ATTN",
+                "draft_attention_backend_inferred": False,
+                "tensor_parallel_size": 1,
+                "api_servers": 1,
+            },
         ),
         ("m3mini-mxfp8-eagle3-flash-attn-ready.log", {"quantization": "mxfp8", "dtype": "bfloat16", "draft_model": "/models/m3d"}),
         (
@@ -92,6 +97,7 @@ def test_no_line_breaks_the_reader(raw: str) -> None:
                 "data_parallel_size": 2,
                 "expert_parallel": True,
                 "kv_cache_tokens_per_rank": (3_450_368, 3_450_368),
+                "api_servers": 2,
                 "draft_attention_backend": "FLASH_ATTN",
             },
         ),
