@@ -28,7 +28,7 @@ from pytest_gpubench.engines.scrape import wait_idle
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
 from pytest_gpubench.load.plan import LoadPlan, LoadResult
 from pytest_gpubench.load.run import run_load
-from pytest_gpubench.measure.compute import compute
+from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.plugin.telemetry import GpuWatch
 from pytest_gpubench.report.records import plain
@@ -157,6 +157,7 @@ def measure(
         speculative=spec.speculative is not None,
         prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
         client=result.client,
+        compiled=engine.compiled_between(*window_of(result.records)),
     )
     # Idle neighbours hold memory, and that is all they do.
     complete = watch.complete(measurement, result.records)

@@ -150,7 +150,7 @@ def _pytest(step: str, found: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield ""
     yield f"Exit code {found['code']} after {found['seconds']} s."
     yield ""
-    records = sorted(_records(folder / step / "records"), key=lambda record: (record["server"], record["workload"]["conc"]))
+    records = sorted(_records(folder / step), key=lambda record: (record["server"], record["workload"]["conc"]))
     yield from _metrics((record["case"], record.get("measurement") or {}) for record in records)
 
 

@@ -63,9 +63,10 @@ def _one(context: Context, outcome: Outcome, case: Case) -> dict[str, Any]:
 def side_by_side(context: Context, limit: float) -> None:
     """Two servers on disjoint GPUs under ``-n 2``; which GPUs is read from their records."""
     recipe = f"tiny-bf16-{context.hardware}-vllm"
-    done = context.pytest(
-        "parallel", "-n", "2", "--gpubench-exclusive=no", "-m", f"tiny and {context.hardware} and bf16", "-k", recipe, limit=limit
-    )
+    selection = ("-m", f"tiny and {context.hardware} and bf16", "-k", recipe)
+    # pytest-benchmark, where installed, warns of xdist, and warnings are errors here.
+    options = ("-p", "no:benchmark", "-n", "2", "--gpubench-exclusive=no")
+    done = context.pytest("parallel", *options, *selection, limit=limit)
     seen = []
     for path in sorted((context.folder("parallel") / "records").rglob("*/init/launch-1.json")):
         record = json.loads(path.read_text())

@@ -83,7 +83,7 @@ class CaseRunner:
                 self._servers.mark_failed(launch, outcome)
             self._fail(item, launch, case, record, outcome)
         measurement = outcome
-        record |= {"metrics": measurement.metrics, "measurement": measurement.to_json()}
+        record |= {"metrics": measurement.metrics, "measurement": measurement.to_json(), "co_tenancy": self._servers.co_tenancy()}
         record["gate"] = self.gate.part(case, self._servers.arms.spec(launch), record)  # now with the client's part
         if measurement.problems:
             summary, *others = measurement.problems

@@ -136,11 +136,15 @@ class ServerPool:
             "attached": engine.attached if engine else False,
             "against": self.arms.against(launch),
             "gpus": gpu_facts([gpu.uuid for gpu in self.gpus]),
-            "co_tenancy": self._leasing.co_tenancy(),
+            "co_tenancy": self.co_tenancy(),
             "checks": self._checks.get(launch),
             "memory": self.arms.doctor(launch).memory(launch.server, engine.facts) if engine and not engine.attached else None,
             "commits": self._commits.get(launch, {}),
         }
+
+    def co_tenancy(self) -> dict[str, Any] | None:
+        """What else of ours was on this host since the server started, as of now; None where nothing was leased."""
+        return self._leasing.co_tenancy()
 
     def engine_version(self, spec: ServerSpec, engine: Engine | None = None) -> str:
         """As the distribution behind the command says, known before a start; else as the running engine says; else empty."""

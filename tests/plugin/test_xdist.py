@@ -91,6 +91,35 @@ def test_alone_a_server_has_the_host(project: Project) -> None:
     assert _leases(project) == []
 
 
+LATE_NEIGHBOUR = """
+from pytest_gpubench.host.leases.broker import Broker
+from pytest_gpubench.host.leases.choice import Wanted
+from pytest_gpubench.plugin import runner
+
+run_load, leases = runner.run_load, []
+
+def with_neighbour(*arguments, **options):
+    result = run_load(*arguments, **options)
+    leases.append(Broker().acquire(Wanted("late", "another-run", exclusive=False), timeout=5))
+    return result
+
+runner.run_load = with_neighbour
+
+def pytest_unconfigure():
+    for lease in leases:
+        lease.release()
+"""
+
+
+def test_neighbour_that_came_while_a_case_was_measured_is_in_its_record(project: Project) -> None:
+    project.pytester.makeconftest(LATE_NEIGHBOUR)
+    project.run("benchmarks", "-k", "tiny and mtp", "--gpubench-exclusive=no")
+    (record,) = project.cases()
+    assert [neighbour["server"] for neighbour in record["co_tenancy"]["neighbours"]] == ["late"]
+    (init,) = project.inits()
+    assert init["co_tenancy"]["neighbours"] == []
+
+
 def test_servers_get_gpus_of_their_own_by_uuid(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_DEVICE", "cuda")
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "3")
