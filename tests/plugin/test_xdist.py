@@ -24,6 +24,7 @@ GIB = 1 << 30
 GPUS = tuple(Gpu(i, f"GPU-{i}", "NVIDIA H100 80GB HBM3", 80 * GIB, GIB // 2) for i in range(8))
 for module in (leasing, servers):
     module.read_inventory = lambda: Inventory(GPUS, "580.1")
+servers.probe_command = lambda command: None  # a vLLM for the CPU beside the tests does not speak for the stub
 """
 TWO_ON_GPUS = """
 templates:
