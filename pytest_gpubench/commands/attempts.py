@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RUN_FILE = "run.json"
+from pytest_gpubench.report.records import RUN_FILE
 
 
 def run_pytest(arguments: Sequence[str], results: Path, attempts: int) -> int:

@@ -49,7 +49,7 @@ def _report(parsed: argparse.Namespace) -> int:
         print(f"left out: {one}", file=sys.stderr)
     if len(loaded.left_out) > _SHOWN:
         print(f"left out: {len(loaded.left_out) - _SHOWN} more", file=sys.stderr)
-    if not parsed.matrix and not any(True for _ in loaded.cases()) and not any(True for _ in loaded.inits()):
+    if not parsed.matrix and not any(run.cases or run.inits or run.end for run in loaded.runs):
         raise GpubenchError(f"no result records in {', '.join(map(str, parsed.results))}; give a folder that a run has written")
     merged = merge(loaded, read_matrix(parsed.matrix) if parsed.matrix else None)
     if parsed.output:

@@ -31,11 +31,16 @@ class Failure:
     remedy: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.summary} [{self.cause}, {self.failure_class}]"]
+        parts = [failure_words(self)]
         parts += [f"    {line}" for line in self.evidence]
         if self.remedy:
             parts.append(self.remedy)
         return "\n".join(parts)
+
+
+def failure_words(failure: Failure) -> str:
+    """``summary [cause, class]``, in one line."""
+    return f"{failure.summary} [{failure.cause}, {failure.failure_class}]"
 
 
 class GpubenchError(Exception):

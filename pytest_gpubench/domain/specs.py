@@ -90,3 +90,8 @@ class Launch:
             return self.index - 1
         block, second = divmod(self.index - 1, 2)
         return 4 * block + ((3 if second else 0) if self.arm == "a" else 1 + second)
+
+
+def init_subject(server: str) -> str:
+    """The name under which the start of a server is judged and recorded, beside its cases' ids."""
+    return f"{server}:init"

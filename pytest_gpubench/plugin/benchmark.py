@@ -16,7 +16,8 @@ from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting
 from pytest_gpubench.plugin.baselining import Baselines
-from pytest_gpubench.plugin.collection import Parameters
+from pytest_gpubench.plugin.collection import Chosen, Parameters
+from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.settling import Settling
 from pytest_gpubench.plugin.state import BENCHMARK
@@ -47,7 +48,9 @@ class Benchmark:
     settling: Settling | None = None
     """None where every launch is certain."""
     outcomes: list[outcomes.Outcome] = field(default_factory=list)
-    selected: tuple[int, int] = (0, 0)
+    selected: Chosen = field(default_factory=Chosen)
+    ratios_left: list[str] = field(default_factory=list)
+    """Node ids of ratios that no worker of xdist runs."""
     said: list[str] = field(default_factory=list)
     """Lines for the end of the run, below the table."""
 
@@ -122,13 +125,15 @@ class Benchmark:
     def finish(self, session: pytest.Session) -> None:
         """On the controller: record what is to be recorded, and decide the exit code."""
         session.exitstatus = outcomes.exit_status(session, self.outcomes, self.settings.inconclusive)
-        if self.config.option.collectonly or not any(outcome.verdict for outcome in self.outcomes):
+        self.said = outcomes.swallowed(self.outcomes)
+        if not any(outcome.verdict for outcome in self.outcomes):
             return
         from pytest_gpubench.plugin.finishing import finish
 
         interrupted = session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
         path = self.folder.path
-        self.said, failed = finish(self.config, self.settings, self.baselines, path, self.outcomes, interrupted=interrupted)
+        lines, failed = finish(self.config, self.settings, self.baselines, path, self.outcomes, interrupted=interrupted)
+        self.said += lines
         if failed and session.exitstatus in (pytest.ExitCode.OK, outcomes.EXIT_UNDECIDED):
             session.exitstatus = int(pytest.ExitCode.TESTS_FAILED)
 
@@ -180,8 +185,11 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         config.option.collectonly = True
     config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
     fleet.take_part(config, benchmark)
-    reporting.take_part(config, benchmark)
-    benchmark_json.join_in(config, settings.benchmark_json, folder.path)
+    write_report = reporting.take_part(config, benchmark)
+    write_json = benchmark_json.join_in(config, settings.benchmark_json, folder.path)
+    if worker is None:
+        writers = (benchmark.finish, write_report, write_json)
+        config.pluginmanager.register(SessionEnd(benchmark, writers), name="gpubench-session-end")
     config.add_cleanup(benchmark.close)
     _end_cleanly_on_sigterm(config)
 

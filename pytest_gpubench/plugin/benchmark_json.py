@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gpubench.domain.failures import GpubenchError
 
+if TYPE_CHECKING:
+    from pytest_gpubench.plugin.session_end import Writer
+
 _ITS_OPTIONS = ("benchmark_json", "benchmark_compare", "benchmark_save", "benchmark_autosave")
 
 
-def join_in(config: pytest.Config, target: Path | None, run: Path) -> None:
+def join_in(config: pytest.Config, target: Path | None, run: Path) -> Writer:
     """Take part in the run with pytest-benchmark's users in mind.
 
     Args:
         target: of ``--gpubench-benchmark-json``; None: nothing is written.
         run: folder of the run's records.
+
+    Returns:
+        What writes the file when the run ends.
 
     Raises:
         pytest.UsageError: if the file's folder does not exist or the file is a folder.
@@ -24,7 +31,9 @@ def join_in(config: pytest.Config, target: Path | None, run: Path) -> None:
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
         what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
         raise pytest.UsageError(f"--gpubench-benchmark-json: {target} {what}; give the path of a file in an existing folder")
-    config.pluginmanager.register(_Export(config, target, run), name="gpubench-benchmark-json")
+    export = _Export(config, target, run)
+    config.pluginmanager.register(export, name="gpubench-benchmark-json")
+    return export.write
 
 
 class _Export:
@@ -42,10 +51,9 @@ class _Export:
         option = self._given[0]
         return [f"gpubench: {option} is about the benchmark fixture; these cases are written with --gpubench-benchmark-json FILE"]
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        # The records of all workers of xdist lie in one folder by now; only the controller reads them.
-        if self._target is None or hasattr(session.config, "workerinput") or session.config.option.collectonly:
+    def write(self, session: pytest.Session) -> None:
+        """Write the file, if it is asked for: the records of all workers of xdist lie in one folder."""
+        if self._target is None:
             return
         try:
             self._said = self._write(self._target, session.config.rootpath.name)

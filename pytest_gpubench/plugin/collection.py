@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 LAUNCH = "_gpubench_launch"
 CASE = "_gpubench_case"
 RATIO = "_gpubench_ratio"
+INIT_GATE = "_gpubench_init_gate"
+"""Fixture of a test that judges the start of a server."""
 PARAMETERS = frozenset({LAUNCH, CASE})
 ASKING = PARAMETERS | {RATIO}
 """Fixtures of ours that a test is parametrized by."""
@@ -39,6 +42,25 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         sets = benchmark.parameters.of(names)
         if sets or names != (RATIO,):  # without ratios the test is one item, which is taken out again
             metafunc.parametrize(names, sets, indirect=True, scope="session")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is selected, in the order of the run."""
+
+    cases: tuple[str, ...] = ()
+    """Ids."""
+    servers: tuple[str, ...] = ()
+    """KEYs of servers that will be started."""
+
+    @classmethod
+    def of(cls, parameters: Iterable[tuple[Launch | None, Case | None]]) -> Chosen:
+        """The selection that these parameters of items make up."""
+        found = list(parameters)
+        return cls(
+            tuple(dict.fromkeys(case.id for _, case in found if case)),
+            tuple(dict.fromkeys(launch.server for launch, _ in found if launch)),
+        )
 
 
 class _NoRecipes:
@@ -165,14 +187,55 @@ def run_order(items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positi
     return sorted(items, key=rank)
 
 
-def refuse_reruns(config: pytest.Config, items: Sequence[pytest.Item]) -> str | None:
-    """Why the run cannot go on if benchmark cases would be repeated until they pass; None if they would not.
+_REPEATING = {
+    "reruns": "--reruns or the ini option reruns",
+    "force_reruns": "--force-reruns",
+    "max_suite_reruns": "--max-suite-reruns",
+    "retries": "--retries or the ini option retries",
+    "force_flaky": "--force-flaky",
+}
+"""Options (and ini options) of plugins that run a failed test again: pytest-rerunfailures,
+pytest-retry, flaky. Of others it is noticed when it happens (``hooks.Hooks``)."""
+UNTIL_GREEN = (
+    "a benchmark case is not repeated until it passes: a slow engine would pass by luck; "
+    "leave it out for them, and give --gpubench-launches=1..3 for more evidence"
+)
 
-    Repeating the failed ones alone lets a slow engine pass by luck, and pytest-rerunfailures starts a server that failed again and
-    again.
-    """
+
+def refuse_repeats(config: pytest.Config, items: Sequence[pytest.Item]) -> str | None:
+    """Why the run cannot go on if benchmark cases would be repeated until they pass, or if one test
+    of them was collected twice; None if neither."""
     ours = [item for item in items if parameters_of(item)]
-    if ours and config.getoption("reruns", None):
-        return f"--reruns {config.getoption('reruns')} would repeat benchmark cases until they pass; leave it out for them"
+    if not ours:
+        return None
+    for name, words in _REPEATING.items():
+        if config.getoption(name, None) or _positive(_ini(config, name)):
+            return f"{words}: {UNTIL_GREEN}"
     marked = [item.nodeid for item in ours if item.get_closest_marker("flaky")]
-    return f"{marked[0]} is marked flaky: a benchmark case is not repeated until it passes; remove the mark" if marked else None
+    return f"{marked[0]} is marked flaky: {UNTIL_GREEN}" if marked else _collected_twice(ours)
+
+
+def _ini(config: pytest.Config, name: str) -> object:
+    try:
+        return config.getini(name)
+    except (KeyError, ValueError):  # no plugin declares it
+        return None
+
+
+def _positive(value: object) -> bool:
+    return str(value or 0).strip() not in ("0", "False", "[]")
+
+
+def _collected_twice(items: Sequence[pytest.Item]) -> str | None:
+    """Names both places where one function was collected with the same parameters."""
+    seen: dict[object, pytest.Item] = {}
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        key = (getattr(item, "function", item), callspec.id if callspec else "")
+        first = seen.setdefault(key, item)
+        if first.nodeid != item.nodeid:
+            return (
+                f"{first.nodeid} and {item.nodeid} are the same test, collected twice: every case "
+                "would be measured twice; import the suite in one file, or select one of them"
+            )
+    return None

@@ -65,10 +65,11 @@ def undecided_ids(outcomes: Iterable[Outcome]) -> list[str]:
 
 def _recordable(outcomes: Sequence[Outcome]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """By case (or start of a server) its judged launches; and a sentence for each that failed before it could be judged."""
-    judged: dict[str, list[dict[str, Any]]] = {}
+    by_launch: dict[str, dict[str, dict[str, Any]]] = {}
     for outcome in outcomes:
         if outcome.judged:
-            judged.setdefault(outcome.key, []).append(outcome.judged)
+            by_launch.setdefault(outcome.key, {})[outcome.launch] = outcome.judged
+    judged = {key: list(launches.values()) for key, launches in by_launch.items()}
     failed = {outcome.key for outcome in outcomes if outcome.outcome == "failed" and not outcome.judged}
     refused = [f"{key} not recorded: a launch of it failed" for key in judged if key in failed]
     return {key: launches for key, launches in judged.items() if key not in failed}, refused

@@ -7,7 +7,7 @@ stays the user's and breaks nothing of ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,14 +27,26 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def _gpubench_launch(request: pytest.FixtureRequest) -> Launch:
-    launch: Launch = request.param
+    launch: Launch = _parameter(request, "server")
     return launch
 
 
 @pytest.fixture(scope="session")
 def _gpubench_case(request: pytest.FixtureRequest) -> Case:
-    case: Case = request.param
+    case: Case = _parameter(request, "case")
     return case
+
+
+def _parameter(request: pytest.FixtureRequest, what: str) -> Any:
+    """What the test was parametrized with: pytest does so only for fixtures that are arguments."""
+    if not hasattr(request, "param"):
+        pytest.fail(
+            f"this test asks for its {what} with request.getfixturevalue(), or is a method of a "
+            "unittest.TestCase: pytest had to know before. Name the fixture as an argument, as in "
+            "def test_own(engine): ..., in a function or a plain class",
+            pytrace=False,
+        )
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +86,7 @@ def _gpubench_init_gate(
 
 @pytest.fixture(scope="session")
 def _gpubench_ratio(request: pytest.FixtureRequest) -> RatioPoint:
-    point: RatioPoint = request.param
+    point: RatioPoint = _parameter(request, "ratio")
     return point
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gpubench.plugin.collection import parameters_of
+from pytest_gpubench.plugin.collection import INIT_GATE, parameters_of
 
 if TYPE_CHECKING:
     from pytest_gpubench.domain.cases import Case
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pytest_gpubench.plugin.benchmark import Benchmark
 
 
-_INIT_FIXTURE = "_gpubench_init_gate"
 _NOT_REUSED = {
     "base-url": "what a running server is, only the server can say",
     "update-baselines": "a baseline takes launches that this run has measured",
@@ -67,8 +66,6 @@ def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
         pytest.UsageError: for options that cannot be met.
     """
     settings = resolve(config)
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Ending(benchmark), name="gpubench-ending")
     if settings.matrix is not None:
         config.option.collectonly = True
         config.pluginmanager.register(_Matrix(benchmark, settings.matrix), name="gpubench-matrix")
@@ -82,41 +79,6 @@ def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
             if config.getoption(f"gpubench_{name.replace('-', '_')}"):
                 raise pytest.UsageError(f"--gpubench-reuse and --gpubench-{name} exclude each other: {why}; leave one out")
         config.pluginmanager.register(_Reuse(benchmark), name="gpubench-reuse")
-
-
-class _Ending:
-    """Writes down how the run ended, for machines that decide whether to try again."""
-
-    def __init__(self, benchmark: Benchmark) -> None:
-        self._benchmark = benchmark
-        self._failed: list[tuple[str, str, str]] = []
-        """Case, server and launch of what failed; empty words for tests that are not ours."""
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            data = getattr(report, "gpubench", {})
-            self._failed.append((data.get("case", ""), data.get("server", ""), data.get("launch", "")))
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        folder = self._benchmark.folder.path
-        if session.config.option.collectonly or not folder.is_dir():
-            return
-        from pytest_gpubench.report.loading import load_results
-        from pytest_gpubench.report.records import try_to_write
-
-        retryable = False
-        if self._failed and int(session.exitstatus) == pytest.ExitCode.TESTS_FAILED:
-            loaded = load_results([folder])
-            classes = {(one.case, one.launch.label): one.failure for one in loaded.cases()}
-            starts = {(one.server, one.launch.label): one.failure for one in loaded.inits()}
-            causes = [
-                classes[case, launch] if (case, launch) in classes else starts.get((server, launch))
-                for case, server, launch in self._failed
-            ]
-            retryable = all(cause is not None and cause.failure_class == "infrastructure" for cause in causes)
-        document = {"kind": "run", "exit": int(session.exitstatus), "failed": len(self._failed), "retryable": retryable}
-        try_to_write(folder / "run.json", document)  # whatever the disk says: the run has ended
 
 
 class _Reuse:
@@ -136,7 +98,7 @@ class _Reuse:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         launch, case = parameters_of(item) or (None, None)
         reuse = self._benchmark.runner.reuse
-        if launch is None or case is not None or reuse is None or _INIT_FIXTURE not in getattr(item, "fixturenames", ()):
+        if launch is None or case is not None or reuse is None or INIT_GATE not in getattr(item, "fixturenames", ()):
             return
         cases = self._cases.get(launch, [])
         if cases and all(reuse.find(launch, one) for one in cases):

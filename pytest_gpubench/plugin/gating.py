@@ -12,7 +12,7 @@ import pytest
 
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.frozen import FrozenMap, thaw
-from pytest_gpubench.domain.specs import Launch, ServerSpec
+from pytest_gpubench.domain.specs import Launch, ServerSpec, init_subject
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.gate import prose
@@ -24,7 +24,6 @@ from pytest_gpubench.gate.recording import recording
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.plugin.judging import Evidence, Judging
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.settling import init_subject
 from pytest_gpubench.report.records import MEASUREMENT_VERSION, plain
 
 UNDECIDED = (Status.INCONCLUSIVE, Status.INVALID)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.domain.specs import Launch, init_subject
 from pytest_gpubench.plugin import outcomes, ratioing, summary
 from pytest_gpubench.plugin.benchmark import Benchmark
-from pytest_gpubench.plugin.collection import parameters_of, refuse_reruns, run_order
+from pytest_gpubench.plugin.collection import UNTIL_GREEN, Chosen, parameters_of, refuse_repeats, run_order
 from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
 from pytest_gpubench.plugin.settling import Settling, subject_of, subjects_of
 from pytest_gpubench.plugin.state import ASKED
@@ -25,8 +25,8 @@ class Hooks:
         self._benchmark = benchmark
         self._told_selection = False
         self._scheduling = False
-        self._ratios_left: list[str] = []
-        """Node ids that no worker runs."""
+        self._phases_run: set[tuple[str, str]] = set()
+        """Node id and phase of our items."""
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: object) -> None:
@@ -56,11 +56,12 @@ class Hooks:
             config.stash[ASKED] = True
         if ASKED in config.stash or not ids:
             config.stash[ASKED] = True
-            self._benchmark.selected = selection.count(ids)
+            self._benchmark.selected = selection.chosen(ids)
             self._benchmark.read_baselines(selection.subjects(ids))
             outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
             if self._scheduling:
-                self._ratios_left = [nodeid for nodeid, _ in ratioing.points_among(self._benchmark, ids)]
+                points = ratioing.points_among(self._benchmark, ids)
+                self._benchmark.ratios_left = [nodeid for nodeid, _ in points]
 
     def _selection(self) -> Selection:
         return Selection(self._benchmark.book, self._benchmark.parameters)
@@ -84,11 +85,13 @@ class Hooks:
         if ASKED in config.stash and self._benchmark.book.problems:
             raise pytest.UsageError(outcomes.problem_text(self._benchmark.book))
         refusal = self._benchmark.unmatched_ratios() if ASKED in config.stash else None
-        refusal = refusal or refuse_reruns(config, items)
         if refusal:
             raise pytest.UsageError(refusal)
         ratios = ratioing.take_out(items)
         yield
+        repeated = refuse_repeats(config, items)
+        if repeated:
+            raise pytest.UsageError(repeated)
         items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
         ratioing.put_back(config, items, ratios)
 
@@ -96,7 +99,7 @@ class Hooks:
         found = [parameters for item in session.items if (parameters := parameters_of(item))]
         cases: dict[str, Case] = {case.id: case for _, case in found if case}
         servers: dict[Launch, None] = dict.fromkeys(launch for launch, _ in found if launch)
-        self._benchmark.selected = (len(cases), len({launch.server for launch in servers}))
+        self._benchmark.selected = Chosen.of(found)
         if ASKED in session.config.stash:
             outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
         self._benchmark.write_plan(list(cases.values()))
@@ -113,15 +116,35 @@ class Hooks:
         found = parameters_of(item)
         if not found or not found[0]:
             return
+        self._refuse_repeat(item, "setup")
         settled = self._benchmark.settling and self._benchmark.settling.reason(item)
         if settled:
             outcomes.settle(item, subject_of(item)[1], settled)
-        self._benchmark.servers.refuse_failed(found[0])
+        dead = self._benchmark.servers.failed_before(found[0])
+        if dead is not None:
+            if found[1] is not None:
+                self._benchmark.runner.note_failure(found[0], found[1], dead)
+            outcomes.refuse(item, dead)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        if parameters_of(item):
+            self._refuse_repeat(item, "call")
+
+    def _refuse_repeat(self, item: pytest.Item, phase: str) -> None:
+        """Whichever plugin repeats an item: it fails, and the run ends with a usage error."""
+        if (item.nodeid, phase) in self._phases_run:
+            outcomes.refuse_repeat(item, f"{item.nodeid} was run before: {UNTIL_GREEN}")
+        self._phases_run.add((item.nodeid, phase))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         outcomes.attach(item, report)
+        launch, case = parameters_of(item) or (None, None)
+        told = getattr(report, "gpubench", {})
+        if report.failed and launch and case and case.runnable and not told.get("refused"):
+            self._benchmark.runner.note_failure(launch, case, outcomes.as_failure(report))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -130,22 +153,12 @@ class Hooks:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         return outcomes.status_of(report)
 
-    @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish")
-    def pytest_judge_ratios(self, session: pytest.Session) -> None:
-        whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)  # neither interrupted nor broken
-        if self._ratios_left and whole and not (session.shouldstop or session.shouldfail or session.config.option.collectonly):
-            failed = ratioing.judge_from_controller(self._benchmark, self._ratios_left)
-            if failed and session.exitstatus == pytest.ExitCode.OK:  # pytest has counted its failures before
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not hasattr(session.config, "workerinput"):
-            self._benchmark.finish(session)
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         # Workers of xdist report in the order in which they end.
-        places = {case.id: (-case.gpus, place) for place, case in enumerate(self._benchmark.book.cases)}
+        places: dict[str, tuple[int, float]] = {}
+        for place, case in enumerate(self._benchmark.book.cases):
+            places.setdefault(init_subject(case.server), (-case.gpus, place - 0.5))
+            places[case.id] = (-case.gpus, place)
         rows = summary.rows(self._benchmark.outcomes, places)
         if rows:
             terminalreporter.section("gpubench")

@@ -9,9 +9,11 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.domain.failures import Failure
+from pytest_gpubench.domain.specs import Launch, init_subject
 from pytest_gpubench.domain.verdicts import Status
-from pytest_gpubench.plugin.collection import RATIO, parameters_of
-from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.plugin.collection import INIT_GATE, RATIO, Chosen, parameters_of
+from pytest_gpubench.plugin.state import ASKED, benchmark_of
 
 EXIT_UNDECIDED = 10
 """Exit code where pytest's own would be 0 although a verdict is INCONCLUSIVE or INVALID."""
@@ -21,6 +23,7 @@ RESULT = pytest.StashKey[dict[str, Any]]()
 
 _KEPT = (
     "case",
+    "start",
     "recipe",
     "point",
     "verdict",
@@ -33,6 +36,8 @@ _KEPT = (
     "pending",
     "judged",
     "sides",
+    "accepted",
+    "repeated",
 )
 _MEASURED, _SETTLED, _ACCEPTED = ("measured", "m", "MEASURED"), ("settled", "t", "SETTLED"), ("accepted", "a", "ACCEPTED")
 _UNDECIDED = {Status.INCONCLUSIVE.value: ("inconclusive", "I", "INCONCLUSIVE"), Status.INVALID.value: ("invalid", "V", "INVALID")}
@@ -46,6 +51,8 @@ class Outcome:
     outcome: str
     """pytest's: passed, failed, skipped."""
     case: str = ""
+    start: str = ""
+    """``KEY:init`` where the item is about the start of a server; its case is empty then."""
     recipe: str = ""
     point: str = ""
     verdict: str = ""
@@ -64,6 +71,10 @@ class Outcome:
     """The launch and the verdict, as a baseline needs them."""
     sides: list[str] = field(default_factory=list)
     """The two cases of a ratio."""
+    accepted: bool = False
+    """A regression that is being recorded as the new level."""
+    repeated: bool = False
+    """Some plugin ran the item again; the run ends with a usage error."""
 
     @property
     def key(self) -> str:
@@ -75,6 +86,26 @@ def settle(item: pytest.Item, subject: str, reason: str) -> NoReturn:
     """Skip an item of a reserve launch that nobody needs."""
     item.stash[RESULT] = {"settled": True, "subject": subject}
     pytest.skip(reason)
+
+
+def refuse(item: pytest.Item, failure: Failure) -> NoReturn:
+    """Fail an item whose launch failed before; its record, or that of the start, says why."""
+    item.stash[RESULT] = {"refused": True}
+    pytest.fail(failure.summary, pytrace=False)
+
+
+def refuse_repeat(item: pytest.Item, reason: str) -> NoReturn:
+    """Fail an item that a plugin runs again, and end the run."""
+    item.stash[RESULT] = {"repeated": True, "note": reason}
+    item.session.shouldstop = reason
+    pytest.fail(reason, pytrace=False)
+
+
+def as_failure(report: pytest.TestReport) -> Failure:
+    """The failure of a case whose test failed for a reason of its own, before it was measured."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    words = str(crash.message if crash else report.longrepr).strip().splitlines() or ["no word"]
+    return Failure("test-failed", "client", f"its test failed in {report.when}: {words[0]}")
 
 
 def attach(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -89,10 +120,23 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> None:
     data |= result
     if case:
         data |= {"case": case.id, "recipe": case.recipe, "point": case.id.removeprefix(case.identity.label + "-")}
+    elif launch and INIT_GATE in getattr(item, "fixturenames", ()):
+        data |= _start_of(benchmark_of(item.config).book, launch)
     report.gpubench = data  # type: ignore[attr-defined]
     if data.get("verdict"):
         item.user_properties.extend(properties or [("gpubench_verdict", str(data["verdict"]))])
         report.user_properties = list(item.user_properties)
+
+
+def _start_of(book: RecipeBook, launch: Launch) -> dict[str, Any]:
+    """What a report says of the start of a server, as of a case."""
+    served = next(case for case in book.cases if case.server == launch.server)
+    start = init_subject(launch.server)
+    return {
+        "start": start,
+        "recipe": served.recipe,
+        "point": start.removeprefix(served.identity.label + "-"),
+    }
 
 
 def collect(report: pytest.TestReport, into: list[Outcome]) -> None:
@@ -127,8 +171,12 @@ def exit_status(session: pytest.Session, outcomes: Sequence[Outcome], inconclusi
     """pytest's exit code; where that is 0: 10 (or what ``inconclusive`` says) for undecided verdicts, 5 for a run that was nothing
     but cases and skipped them all."""
     own = int(session.exitstatus)
+    if any(outcome.repeated for outcome in outcomes):
+        return int(pytest.ExitCode.USAGE_ERROR)
     if own != pytest.ExitCode.OK or session.config.option.collectonly:
         return own
+    if swallowed(outcomes):
+        return int(pytest.ExitCode.TESTS_FAILED)
     if inconclusive != "warn" and any(outcome.verdict in _UNDECIDED for outcome in last_verdicts(outcomes).values()):
         return EXIT_UNDECIDED if inconclusive == "exit" else int(pytest.ExitCode.TESTS_FAILED)
     undecided = any(outcome.verdict in _UNDECIDED for outcome in outcomes)
@@ -137,9 +185,20 @@ def exit_status(session: pytest.Session, outcomes: Sequence[Outcome], inconclusi
     return int(pytest.ExitCode.NO_TESTS_COLLECTED) if outcomes and only_ours and skipped == len(outcomes) else own
 
 
-def announce_selection(config: pytest.Config, book: RecipeBook, selected: tuple[int, int]) -> None:
+def swallowed(outcomes: Sequence[Outcome]) -> list[str]:
+    """A sentence per verdict FAIL of which pytest knows nothing: the test caught it, or is marked
+    xfail."""
+    told = [one for one in outcomes if one.verdict == Status.FAIL.value and not one.accepted]
+    return [
+        f"FAIL {one.key}: {one.note}, although its test {one.outcome}: the verdict counts"
+        for one in told
+        if one.outcome != "failed"
+    ]
+
+
+def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen) -> None:
     """Say how many cases and servers were selected; where none was, which words would select some."""
-    cases, servers = selected
+    cases, servers = len(selected.cases), len(selected.servers)
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or ASKED not in config.stash:
         return

@@ -76,7 +76,18 @@ def judge_item(benchmark: Benchmark, item: pytest.Item, point: RatioPoint) -> Ve
     return verdict
 
 
-def judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> bool:
+def judge_left(benchmark: Benchmark, session: pytest.Session) -> None:
+    """Judge the ratios that no worker of xdist runs, in a run that was neither interrupted nor
+    broken."""
+    whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if not whole or session.shouldstop or session.shouldfail:
+        return
+    failed = _judge_from_controller(benchmark, benchmark.ratios_left)
+    if failed and session.exitstatus == pytest.ExitCode.OK:  # pytest has counted its failures
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> bool:
     """Judge these items of ratios and report each as if it had run; whether one failed."""
     hook = benchmark.config.hook
     failed = False

@@ -12,6 +12,7 @@ from pytest_gpubench.plugin.state import ASKED
 
 if TYPE_CHECKING:
     from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.plugin.session_end import Writer
     from pytest_gpubench.report.estimate import Estimate
     from pytest_gpubench.report.loaded import Loaded
 
@@ -27,20 +28,25 @@ def add_options(group: pytest.OptionGroup) -> None:
     )
 
 
-def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
+def take_part(config: pytest.Config, benchmark: Benchmark) -> Writer:
     """Register the hooks; in a worker of xdist there is nothing to do.
+
+    Returns:
+        What writes the report when the run ends.
 
     Raises:
         pytest.UsageError: if the report's file cannot be written there.
     """
     if hasattr(config, "workerinput"):
-        return
+        return lambda _session: None
     given = config.getoption("gpubench_report")
     target = Path(config.invocation_params.dir, given).expanduser() if given else None
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
         what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
         raise pytest.UsageError(f"--gpubench-report: {target} {what}; give the path of a file in an existing folder")
-    config.pluginmanager.register(_Hooks(benchmark, target, os.environ.get(STEP_SUMMARY)), name="gpubench-reporting")
+    hooks = _Hooks(benchmark, target, os.environ.get(STEP_SUMMARY))
+    config.pluginmanager.register(hooks, name="gpubench-reporting")
+    return hooks.write
 
 
 class _Hooks:
@@ -59,9 +65,9 @@ class _Hooks:
         if found is not None and found.total and session.config.get_verbosity() > -2:
             reporter.write_line(f"estimated time: {found}")
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if session.config.option.collectonly or not (self._target or self._step_summary):
+    def write(self, session: pytest.Session) -> None:
+        """Write the page and the job's summary, where they are asked for."""
+        if not (self._target or self._step_summary):
             return
         from pytest_gpubench.domain.failures import GpubenchError
         from pytest_gpubench.report.loaded import Loaded

@@ -12,8 +12,8 @@ import pytest
 
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
-from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError, failure_words
+from pytest_gpubench.domain.specs import Launch, init_subject
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import wait_idle
@@ -29,9 +29,8 @@ from pytest_gpubench.plugin.gating import Gate
 from pytest_gpubench.plugin.live import Shows, nothing
 from pytest_gpubench.plugin.outcomes import RESULT
 from pytest_gpubench.plugin.reusing import Reuse
-from pytest_gpubench.plugin.servers import ServerPool, failure_of
+from pytest_gpubench.plugin.servers import ServerPool, ended_by, failure_of
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.settling import init_subject
 from pytest_gpubench.plugin.telemetry import GpuWatch
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, fingerprint, plain, try_to_write, write_requests
 
@@ -64,12 +63,23 @@ class CaseRunner:
         self._servers = servers
         self._shows = shows
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
+        self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
         self.reuse = Reuse(settings, servers, folder, self._device) if reuse else None
 
     def measure(self, item: pytest.Item, launch: Launch, case: Case, get_engine: Callable[[], Engine]) -> Measurement:
-        """One measurement of the case on this launch; the record is on disk before this returns or fails."""
+        """The one measurement of the case on this launch; the record is on disk before this returns or fails.
+
+        Whoever asks again, gets the same: a case is measured once per launch.
+        """
         if not case.runnable:
             pytest.skip(f"not runnable: {case.why_not}")
+        before = self._measured_before.get((launch, case.id))
+        if isinstance(before, Failure):
+            item.stash[RESULT] = {"verdict": Status.FAIL.value, "note": before.summary}
+            pytest.fail(f"{case.id}: {failure_words(before)}; it is not measured again", pytrace=False)
+        if before is not None:
+            self._tell(item, before, {})
+            return before
         self._refuse_doomed(item, launch, case)
         reused = self.reuse.find(launch, case) if self.reuse else None
         if self.reuse and reused:
@@ -89,12 +99,32 @@ class CaseRunner:
             summary, *others = measurement.problems
             self._fail(item, launch, case, record, Failure("measurement-refused", "engine", summary, tuple(others)))
         self._write(launch, case, record)
+        return self._keep(item, launch, case, measurement)
+
+    def _keep(self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement) -> Measurement:
+        self._measured_before[launch, case.id] = measurement
         self._tell(item, measurement, {})
         return measurement
 
+    def note_failure(self, launch: Launch, case: Case, failure: Failure) -> None:
+        """A record of a case whose test failed before it was measured, unless there is one, or the
+        record of its server's start says why."""
+        if (launch, case.id) in self._records or not self._servers.did_start(launch):
+            return
+        record = self._new_record(launch, case, None) | {"failure": failure}
+        self._try_to_write(launch, case, record)
+        del self._records[launch, case.id]  # it may yet be measured by another test
+
     def judge(self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement) -> Verdict:
         """The verdict on the case's launches so far; raises pytest's failure or skip where it is not PASS or UNGATED."""
+        if measurement is not self._measured_before.get((launch, case.id)):
+            pytest.fail(f"{case.id}: gate() judges what measure() returned in this run", pytrace=False)
         record = self._records[launch, case.id]
+        if record["verdict"] is not None:  # another test has asked before
+            self._tell(item, measurement, self.gate.told(case.id, record["verdict"]))
+            self.gate.enforce(case.id, record["verdict"])
+            judged: Verdict = record["verdict"]
+            return judged
         wrong = accounting(measurement.totals, prefix_caching=self._prefix_caching(launch))
         try:
             verdict = self.gate.case_verdict(launch, case, self._servers.arms.spec(launch), measurement, record, tuple(wrong))
@@ -113,8 +143,7 @@ class CaseRunner:
         measurement = Measurement.from_json(record["measurement"])
         self._records[launch, case.id] = record
         self._write(launch, case, record)
-        self._tell(item, measurement, {})
-        return measurement
+        return self._keep(item, launch, case, measurement)
 
     def judge_init(self, item: pytest.Item, launch: Launch, engine: Engine) -> Verdict:
         """The verdict on the starts of the server so far; raises as ``judge``."""
@@ -148,9 +177,11 @@ class CaseRunner:
             return self._run(launch, case, engine)
         except GpubenchError as error:
             return failure_of(error)
-        except KeyboardInterrupt:
-            record["failure"] = Failure("interrupted", "client", "the run was interrupted while this case was measured")
-            self._try_to_write(launch, case, record)  # whatever the disk says, the interrupt goes on
+        except pytest.fail.Exception as error:  # a time limit of the test, for instance
+            return ended_by(error, "this case was measured")
+        except BaseException as error:
+            record["failure"] = ended_by(error, "this case was measured")
+            self._try_to_write(launch, case, record)  # whatever the disk says, the error goes on
             raise
 
     def _run(self, launch: Launch, case: Case, engine: Engine) -> Measurement:
@@ -260,6 +291,7 @@ class CaseRunner:
 
     def _fail(self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any], failure: Failure) -> NoReturn:
         record["failure"] = failure
+        self._measured_before[launch, case.id] = failure
         unwritten = self._try_to_write(launch, case, record)
         item.stash[RESULT] = {"verdict": Status.FAIL.value, "note": failure.summary}
         text = f"{case.id}: {failure}"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.plugin.collection import CASE, LAUNCH, RATIO, Parameters
-from pytest_gpubench.plugin.settling import init_subject
+from pytest_gpubench.domain.specs import init_subject
+from pytest_gpubench.plugin.collection import CASE, LAUNCH, RATIO, Chosen, Parameters
 
 if TYPE_CHECKING:
     from pytest_gpubench.domain.cases import Case, RecipeBook
@@ -74,10 +74,10 @@ class Selection:
         launch, case = found
         return launch.server if launch else case.server if case else ""
 
-    def count(self, nodeids: Sequence[str]) -> tuple[int, int]:
+    def chosen(self, nodeids: Sequence[str]) -> Chosen:
         """Cases and servers among these items."""
         found = [one for one in map(self.parameters_of, nodeids) if one is not None]
-        return len({case.id for _, case in found if case}), len({launch.server for launch, _ in found if launch})
+        return Chosen.of(found)
 
     def subjects(self, nodeids: Sequence[str]) -> list[str]:
         """Cases among these items, and starts of servers: what may have a baseline."""

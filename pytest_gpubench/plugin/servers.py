@@ -44,6 +44,7 @@ class ServerPool:
         self.arms = Arms(settings, book, self.inventory)
         self._running: Engine | None = None
         self._failed: dict[Launch, Failure] = {}
+        self._dead_starts: set[Launch] = set()
         self._next_word = 0.0
         self._commits: dict[Launch, dict[str, str | None]] = {}
         self._checks: dict[Launch, EngineCheck] = {}
@@ -89,8 +90,10 @@ class ServerPool:
         if missing is None:
             return
         if self._settings.runner:
-            runner = self._settings.runner
-            pytest.fail(f"{launch.server}: {missing}, although --gpubench-runner={runner} names this host", pytrace=False)
+            summary = f"{missing}, although --gpubench-runner={self._settings.runner} names this host"
+            remedy = "Look at nvidia-smi and the driver there, or run it where the hardware is."
+            lost = Failure("hardware-missing", "infrastructure", summary, remedy=remedy)
+            self._give_up(launch, spec, None, lost)
         pytest.skip(missing)
 
     @property
@@ -102,12 +105,19 @@ class ServerPool:
         """Remember a server's death: its other cases fail at once."""
         self._failed.setdefault(launch, failure)
 
-    def refuse_failed(self, launch: Launch) -> None:
-        """Fail at once where the launch is known to be dead, naming the cause instead of starting it again."""
+    def failed_before(self, launch: Launch) -> Failure | None:
+        """Why a case on this launch is not run: the launch is known to be dead, and is not started
+        again; None where it is not."""
         failure = self._failed.get(launch)
-        if failure is not None:
-            why = f"({failure.cause}): {failure.summary.rstrip('.')}; its first failure shows why"
-            pytest.fail(f"not run: {launch.server} failed before {why}", pytrace=False)
+        if failure is None:
+            return None
+        why = f"({failure.cause}): {failure.summary.rstrip('.')}; its first failure shows why"
+        summary = f"not run: {launch.server} failed before {why}"
+        return Failure(failure.cause, failure.failure_class, summary)
+
+    def did_start(self, launch: Launch) -> bool:
+        """Whether a launch has no failed start: its record speaks for every case of it."""
+        return launch not in self._dead_starts
 
     def inventory(self) -> Inventory:
         """The GPUs that this run may use, read once."""
@@ -182,6 +192,11 @@ class ServerPool:
             return self._start(launch, spec)
         except GpubenchError as error:
             return failure_of(error)
+        except pytest.fail.Exception as error:  # a time limit of the test, for instance
+            return ended_by(error, f"{launch.server} was starting")
+        except BaseException as error:
+            self._write_init(launch, spec, None, ended_by(error, f"{launch.server} was starting"))
+            raise
 
     def _start(self, launch: Launch, spec: ServerSpec) -> Engine:
         if self._settings.base_url:
@@ -248,6 +263,7 @@ class ServerPool:
 
     def _give_up(self, launch: Launch, spec: ServerSpec, engine: Engine | None, failure: Failure) -> NoReturn:
         self.mark_failed(launch, failure)
+        self._dead_starts.add(launch)
         unwritten = self._write_init(launch, spec, engine, failure)
         text = f"{launch.server}: {failure}"
         pytest.fail(f"{text}\n{unwritten.summary}" if unwritten else text, pytrace=False)
@@ -294,3 +310,24 @@ class ServerPool:
 def failure_of(error: GpubenchError) -> Failure:
     """The failure that an error carries, or one that is made of its sentence."""
     return error.failure if isinstance(error, BenchmarkError) else Failure("recipe-error", "recipe", str(error))
+
+
+def ended_by(error: BaseException, doing: str) -> Failure:
+    """The failure of what was cut off by an exception that is none of ours: an interrupt, pytest's
+    own outcomes (a time limit of the test raises one), a plugin's or a bug.
+
+    Args:
+        doing: what was going on, for instance ``KEY was starting``.
+    """
+    if isinstance(error, KeyboardInterrupt | SystemExit | pytest.exit.Exception):
+        return Failure("interrupted", "client", f"the run was interrupted while {doing}")
+    words = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, pytest.fail.Exception):
+        remedy = (
+            "A start takes up to --gpubench-start-timeout and a case as long as its requests. A time limit "
+            "of pytest-timeout must leave room for both: raise it with --timeout or "
+            "pytest.mark.timeout for these tests; timeout_func_only = true leaves starts out of it."
+        )
+        return Failure("test-ended", "client", f"the test was ended while {doing}: {words}", remedy=remedy)
+    what = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return Failure("unexpected-error", "client", f"an error ended it while {doing}: {what}")

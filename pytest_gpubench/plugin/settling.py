@@ -6,17 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.domain.specs import Launch, init_subject
 from pytest_gpubench.domain.verdicts import Verdict
-from pytest_gpubench.plugin.collection import parameters_of
-
-INIT_GATE = "_gpubench_init_gate"
-"""Fixture of a test that judges the start of a server."""
-
-
-def init_subject(server: str) -> str:
-    """The name under which the start of a server is judged and recorded, beside its cases' ids."""
-    return f"{server}:init"
+from pytest_gpubench.plugin.collection import INIT_GATE, parameters_of
 
 
 class Settling:

@@ -13,22 +13,25 @@ if TYPE_CHECKING:
     from pytest_gpubench.engines.against import Against
 
 
-def rows(outcomes: Sequence[Outcome], places: Mapping[str, tuple[int, int]]) -> list[Row]:
-    """A line per measured case (per case and arm where two engines are compared), in the order of ``places``.
+def rows(outcomes: Sequence[Outcome], places: Mapping[str, tuple[int, float]]) -> list[Row]:
+    """A line per start of a server and per measured case (and arm, where two engines are compared), in the
+    order of ``places``.
 
     Metrics are geometric means over the launches; the last verdict counts.
     """
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
-        if outcome.case and outcome.metrics:
-            groups.setdefault((outcome.case, outcome.arm), []).append(outcome)
-    return [_row(groups[group]) for group in sorted(groups, key=lambda group: (places[group[0]], group[1]))]
+        if (outcome.case and outcome.metrics) or outcome.start:
+            groups.setdefault((outcome.start or outcome.case, outcome.arm), []).append(outcome)
+    ordered = sorted(groups, key=lambda group: (places[group[0]], group[1]))
+    return [_row(groups[group]) for group in ordered]
 
 
 def _row(launches: Sequence[Outcome]) -> Row:
     last = launches[-1]
     point = f"{last.point} ({last.arm})" if last.arm else last.point
-    verdict = last.verdict or ("FAIL" if last.outcome == "failed" else "-")
+    told = [launch.verdict for launch in launches if launch.verdict]
+    verdict = "FAIL" if last.outcome == "failed" and not told else next(reversed(told), "-")
     tentative = frozenset(name for launch in launches for name in launch.tentative)
     names = dict.fromkeys(name for launch in launches for name in launch.metrics)
     metrics = {name: _mean([launch.metrics[name] for launch in launches if name in launch.metrics]) for name in names}

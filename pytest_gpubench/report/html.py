@@ -27,7 +27,7 @@ from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded
 from pytest_gpubench.report.loading import read_whole
 from pytest_gpubench.report.merging import Merged, merge
 from pytest_gpubench.report.numbers import finite, shown
-from pytest_gpubench.report.points import CaseView, case_views, without_results
+from pytest_gpubench.report.points import CaseView, case_views
 from pytest_gpubench.report.terminal import counted
 
 DETAILS_BUDGET = 4_200_000
@@ -56,7 +56,7 @@ def render(
     link_of = {id(view): f"case-{number}" for number, view in enumerate(views, 1)}
     other = case_views(_in_order(against.cases())) if against else []
     sections: list[Child] = [
-        attention(views, inits, link_of, without_results(merged.rows)),
+        attention(views, merged.rows, link_of),
         _merge_notes(merged),
         performance(views),
         intervals(views),
@@ -64,14 +64,14 @@ def render(
         difference(other, views, list(against.inits()), inits, against_name or "the other results") if against else None,
         acceptance(views),
         startup(inits),
-        case_table(views, link_of),
+        case_table(views, [row for row in merged.rows if row.kind == "start"], link_of),
         servers(views, inits, read_whole, link_of, DETAILS_BUDGET),
         _left_out(loaded, against),
     ]
     head = tag("div", tag("h1", title), tag("button", "Theme", type="button", class_="theme", hidden=True), class_="top")
     body = join(
         tag("a", "Skip to the results", href="#results", class_="skip"),
-        tag("header", head, _subtitle(loaded), verdict_counts(views), _highlights(views), _facts(loaded, views)),
+        tag("header", head, _subtitle(loaded), verdict_counts(views, merged.rows), _highlights(views), _facts(loaded, views)),
         _filter_bar(views),
         tag("main", sections, id="results"),
         tag("footer", _footer(loaded)),

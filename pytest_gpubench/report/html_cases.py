@@ -8,6 +8,7 @@ from typing import Any
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
 from pytest_gpubench.report.html_parts import ABSENT, badge, section, table, table_row
 from pytest_gpubench.report.html_tags import Markup, clip, join, tag
+from pytest_gpubench.report.merging import Row
 from pytest_gpubench.report.numbers import finite, seconds, shown
 from pytest_gpubench.report.points import CaseView, mapping, sequence
 
@@ -25,13 +26,16 @@ _MOST_POINTS = 120
 _GAUGES = (("running", "running requests", None), ("waiting", "waiting requests", None), ("kv_cache_usage", "KV cache, %", 100.0))
 
 
-def case_table(views: Sequence[CaseView], link_of: dict[int, str]) -> Markup | None:
-    """All cases in one table; the page's script sorts it by a click on a heading."""
-    if not views:
+def case_table(views: Sequence[CaseView], starts: Sequence[Row], link_of: dict[int, str]) -> Markup | None:
+    """All cases and starts of servers in one table; the page's script sorts it by a click on a
+    heading."""
+    if not views and not starts:
         return None
     columns = [column for column in _COLUMNS if any(column[0] in view.metrics for view in views)]
     head = ("Case", "Verdict", *(title for _, title, _, _ in columns))
     rows = [_row(view, columns, link_of) for view in views]
+    blank = [ABSENT] * len(columns)
+    rows += [table_row((start.name, badge(start.status), *blank)) for start in starts]
     note = "In brackets: too few requests for this percentile." if any(view.hidden for view in views) else ""
     return section(
         "cases",

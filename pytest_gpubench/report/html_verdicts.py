@@ -10,10 +10,9 @@ from pytest_gpubench.gate.prose import count, percent, size
 from pytest_gpubench.report.html_parts import badge, section, table, table_row
 from pytest_gpubench.report.html_scales import Scale
 from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
-from pytest_gpubench.report.loaded import InitResult
 from pytest_gpubench.report.merging import Row
 from pytest_gpubench.report.numbers import shown
-from pytest_gpubench.report.points import CaseView, failed_first, failed_starts, failure_words, status_counts
+from pytest_gpubench.report.points import CaseView, failed_first, open_rows, other_counts, status_counts
 
 _MOST_ROWS = 200
 _WORDS = {
@@ -25,52 +24,49 @@ _WORDS = {
 }
 
 
-def verdict_counts(views: Sequence[CaseView]) -> Markup:
-    """One tile per status."""
+def verdict_counts(views: Sequence[CaseView], rows: Sequence[Row]) -> Markup:
+    """One tile per status, and one per kind of what is no measured case and needs a person."""
     tiles = [
         tag("li", badge(status), tag("strong", f"{number:,}"), tag("span", _WORDS[status], class_="muted"), class_="tile")
         for status, number in status_counts(views).items()
     ]
+    for words in other_counts(rows):
+        number, _, what = words.partition(" ")
+        parts = (tag("strong", number), tag("span", what, class_="muted"))
+        tiles.append(tag("li", badge(Status.FAIL), *parts, class_="tile"))
     return tag("ul", tiles, class_="tiles", aria_label="Verdicts")
 
 
-def attention(
-    views: Sequence[CaseView], inits: Sequence[InitResult], link_of: dict[int, str], others: Sequence[Row] = ()
-) -> Markup:
-    """The rows that need a person, with reasons; a word where there are none.
+def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int, str]) -> Markup:
+    """What needs a person, with reasons; a word where there is nothing.
 
     Args:
+        rows: of a merge; those that no view stands for come first: starts, cases that did not run,
+            ratios, other tests.
         link_of: anchors of views' details, by their ``id()``.
-        others: rows of a merge that no view stands for: ratios, cases that have not reported.
     """
     found = failed_first(views)
-    starts = failed_starts(inits)
-    if not found and not starts and not others:
+    others = open_rows(rows)
+    if not found and not others:
         doubtful = sum(bool(view.doubts) for view in views)
         words = f"No case failed. The times of {count(doubtful, 'case')} are in doubt: the details say why."
         lead = words if doubtful else "No case failed, and every measurement counts."
         return section("attention", "Nothing needs attention", tag("p", lead, class_="lead"))
-    rows = [table_row((f"start of {init.server}", badge(Status.FAIL), _start_reason(init))) for init in starts[:_MOST_ROWS]]
-    rows += [table_row((row.name, badge(row.status), _words(row.reason, "", ()))) for row in others[:_MOST_ROWS]]
-    rows += [table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags) for view in found[:_MOST_ROWS]]
-    parts = [count(len(starts), "server") + " did not start"] if starts else []
-    parts += [f"{len(others)} more did not hold or have not reported"] if others else []
+    lines = [table_row((row.name, badge(row.status), _why(row))) for row in others[:_MOST_ROWS]]
+    lines += [table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags) for view in found[:_MOST_ROWS]]
+    parts = other_counts(rows)
     parts += [f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"] if found else []
     return section(
         "attention",
         ", ".join(parts),
-        table(("Case", "Verdict", "Why, and what next"), rows, class_="reasons", caption="Cases that need attention"),
-        _rest(max(len(found), len(starts))),
+        table(("Case", "Verdict", "Why, and what next"), lines, class_="reasons", caption="Cases that need attention"),
+        _rest(max(len(found), len(others))),
     )
 
 
-def _doubtful(number: int) -> str:
-    return f"The times of {count(number, 'case')} are in doubt: the details say why."
-
-
-def _start_reason(init: InitResult) -> Markup | None:
-    failure = init.failure
-    return _words(failure_words(failure), failure.remedy, failure.evidence) if failure else None
+def _why(row: Row) -> Markup:
+    failure = row.failure
+    return _words(row.reason, failure.remedy if failure else "", failure.evidence if failure else ())
 
 
 def _reason(view: CaseView) -> Markup:
@@ -92,7 +88,7 @@ def _name(view: CaseView, link_of: dict[int, str]) -> Child:
 
 def ratios(rows: Sequence[Row]) -> Markup | None:
     """Gates across cases, as a merge with a matrix has judged them."""
-    found = [row for row in rows if row.name.startswith("ratio ")]
+    found = [row for row in rows if row.kind == "ratio"]
     if not found:
         return None
     lines = [table_row((row.name.removeprefix("ratio "), badge(row.status), clip(row.reason, 800))) for row in found[:_MOST_ROWS]]

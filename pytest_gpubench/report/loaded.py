@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_gpubench.domain.cases import Identity
 from pytest_gpubench.domain.failures import Failure
-from pytest_gpubench.domain.specs import Launch, SharingPolicy
+from pytest_gpubench.domain.specs import Launch, SharingPolicy, init_subject
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.measure.measurement import Measurement
@@ -113,10 +113,52 @@ class InitResult:
     env: Mapping[str, str]
     versions: Versions
     hostname: str = ""
+    verdict: Verdict | None = None
+    """Of the gate on the start; None where nothing judged it."""
+
+    @property
+    def subject(self) -> str:
+        """The name under which the start is judged, beside its cases' ids."""
+        return init_subject(self.server)
+
+    @property
+    def status(self) -> Status:
+        """A failure is FAIL; a start that nothing judged is UNGATED."""
+        if self.failure is not None:
+            return Status.FAIL
+        return self.verdict.status if self.verdict else Status.UNGATED
 
     @property
     def log_path(self) -> Path:
         return self.path.with_name(f"{self.launch.label}.log")
+
+
+@dataclass(frozen=True, slots=True)
+class TestFailure:
+    """A test that failed and that no record stands for: a user's own, an error of a fixture, a file
+    that cannot be collected."""
+
+    test: str
+    """pytest's node id."""
+    reason: str
+    """One line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How pytest ended: the file ``run.json`` of a run's folder."""
+
+    exit: int
+    """pytest's exit code."""
+    finished: datetime | None = None
+    selection: tuple[str, ...] = ()
+    """What was asked for: files, ``-k``, ``-m``. A later run of the same selection is another
+    attempt."""
+    failures: tuple[TestFailure, ...] = ()
+    ratios: tuple[TestFailure, ...] = ()
+    """Gates across cases that failed, under the names by which they are judged."""
+    not_run: tuple[str, ...] = ()
+    """Selected cases that were neither measured nor skipped with a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +169,8 @@ class Run:
     path: Path
     cases: tuple[CaseResult, ...]
     inits: tuple[InitResult, ...]
+    end: RunEnd | None = None
+    """None where the run was killed, or still goes on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,13 @@ from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.domain.verdicts import Verdict
 from pytest_gpubench.measure.measurement import Measurement
-from pytest_gpubench.report.loaded import CaseResult, InitResult, LeftOut, Loaded, Run, Versions
+from pytest_gpubench.report.loaded import CaseResult, InitResult, LeftOut, Loaded, Run, RunEnd, Versions
 from pytest_gpubench.report.records import SCHEMA_VERSION
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_TEXT = 20_000
 """Characters of one text; the rest of it is left out."""
-_OWN_KINDS = ("matrix", "submission", "task", "run")
+_OWN_KINDS = ("matrix", "submission", "task")
 """Our own files beside records: not results, and nothing to complain of."""
 _IDENTITY_WORDS = 4
 _HUGE = re.compile(rb"\d[eE]\+?\d{3}|\d{300}")
@@ -49,6 +49,7 @@ def load_results(folders: Sequence[Path]) -> Loaded:
     """
     cases: dict[Path, list[CaseResult]] = {}
     inits: dict[Path, list[InitResult]] = {}
+    ends: dict[Path, RunEnd] = {}
     left_out: list[LeftOut] = []
     for path in _files(folders):
         try:
@@ -56,6 +57,9 @@ def load_results(folders: Sequence[Path]) -> Loaded:
             if record.get("kind") in _OWN_KINDS:
                 continue
             left_out += [LeftOut(path, note) for note in notes]
+            if record.get("kind") == "run":
+                ends[path.parent] = _run_end(record)
+                continue
             result = _typed(path, record)
         except _UnreadableError as error:
             left_out.append(LeftOut(path, str(error)))
@@ -65,7 +69,10 @@ def load_results(folders: Sequence[Path]) -> Loaded:
             cases.setdefault(run, []).append(result)
         else:
             inits.setdefault(run, []).append(result)
-    runs = [_run(path, cases.get(path, []), inits.get(path, [])) for path in sorted({*cases, *inits}, key=_by_name)]
+    runs = [
+        _run(path, cases.get(path, []), inits.get(path, []), ends.get(path))
+        for path in sorted({*cases, *inits, *ends}, key=_by_name)
+    ]
     return Loaded(tuple(runs), tuple(left_out))
 
 
@@ -84,12 +91,13 @@ def _by_name(path: Path) -> tuple[str, str]:
     return path.name, str(path)
 
 
-def _run(path: Path, cases: list[CaseResult], inits: list[InitResult]) -> Run:
+def _run(path: Path, cases: list[CaseResult], inits: list[InitResult], end: RunEnd | None) -> Run:
     return Run(
         path.name,
         path,
         tuple(sorted(cases, key=lambda one: (one.finished, one.case))),
         tuple(sorted(inits, key=lambda one: (one.finished, one.server))),
+        end,
     )
 
 
@@ -245,6 +253,7 @@ class _Case(_Record):
 
 class _Init(_Record):
     kind: Literal["engine-init"]
+    verdict: Verdict | None = None
 
 
 def _without_series(value: object) -> object:
@@ -256,6 +265,11 @@ def _without_series(value: object) -> object:
 @cache
 def _adapter() -> TypeAdapter[_Case | _Init]:
     return TypeAdapter(Annotated[_Case | _Init, Field(discriminator="kind")])
+
+
+@cache
+def _end_adapter() -> TypeAdapter[RunEnd]:
+    return TypeAdapter(RunEnd)
 
 
 def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
@@ -327,7 +341,17 @@ def _init(path: Path, run: str, record: _Init) -> InitResult:
         env=record.env,
         versions=_versions(record),
         hostname=str(record.host.get("hostname") or ""),
+        verdict=record.verdict,
     )
+
+
+def _run_end(record: Mapping[str, Any]) -> RunEnd:
+    try:
+        return _end_adapter().validate_python(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"][:4])
+        raise _UnreadableError(f"does not say how the run ended: {where}: {first['msg'].lower()}") from None
 
 
 def _versions(record: _Record) -> Versions:

@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.report.html_parts import GLYPHS
 from pytest_gpubench.report.html_tags import clip, printable
-from pytest_gpubench.report.loaded import InitResult, Loaded
+from pytest_gpubench.report.loaded import Loaded
 from pytest_gpubench.report.merging import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier
 from pytest_gpubench.report.points import (
     CaseView,
     case_views,
     failed_first,
-    failed_starts,
-    failure_words,
+    open_rows,
+    other_counts,
     status_counts,
-    without_results,
 )
 from pytest_gpubench.report.terminal import counted
 
@@ -42,15 +41,13 @@ def markdown(
     views = case_views(loaded.cases())
     counts = ", ".join(f"{number} {status.value}" for status, number in status_counts(views).items())
     head = [f"### {plain(title)}", "", f"**{counts or 'no results'}** in {counted(len(views), 'case')}"]
-    starts = failed_starts(loaded.inits())
-    others = without_results(merged.rows)
-    head[-1] += f", {counted(len(starts), 'server')} did not start" if starts else ""
-    head[-1] += f", {len(others)} more did not hold or have not reported" if others else ""
-    parts = ["\n".join(head), *_attention(views, starts, others), *_best(views)]
+    head[-1] = ", ".join([head[-1], *other_counts(merged.rows)])
+    starts = [row for row in merged.rows if row.kind == "start"]
+    parts = ["\n".join(head), *_attention(views, open_rows(merged.rows)), *_best(views)]
     notes = [f"- versions disagree: {plain(sentence)}" for sentence in merged.disagreements[:10]]
     notes += [f"- {plain(sentence)}" for sentence in merged.jobs[:10]]
     parts += ["\n".join(notes)] if notes else []
-    parts += _folded(views) + _left_out(loaded)
+    parts += _folded(views, starts) + _left_out(loaded)
     return _within(parts, longest)
 
 
@@ -62,10 +59,8 @@ def plain(text: str, longest: int = 300) -> str:
     return re.sub(r"@|://|\bwww\.|\bGH-", lambda found: f"{found[0][0]}&#8203;{found[0][1:]}", line)
 
 
-def _attention(views: Sequence[CaseView], starts: Sequence[InitResult], others: Sequence[Row]) -> list[str]:
-    failures = [(init, init.failure) for init in starts if init.failure]
-    rows = [_attention_row(f"start of {init.server}", Status.FAIL, failure_words(one), one.remedy) for init, one in failures]
-    rows += [_attention_row(row.name, row.status, row.reason, "") for row in others]
+def _attention(views: Sequence[CaseView], others: Sequence[Row]) -> list[str]:
+    rows = [_attention_row(row.name, row.status, row.reason, row.failure.remedy if row.failure else "") for row in others]
     rows += [_attention_row(view.id, view.status, view.reason, view.remedy) for view in failed_first(views)]
     if not rows:
         return []
@@ -97,9 +92,9 @@ def _best(views: Sequence[CaseView]) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
-def _folded(views: Sequence[CaseView]) -> list[str]:
+def _folded(views: Sequence[CaseView], starts: Sequence[Row]) -> list[str]:
     columns = [column for column in _COLUMNS if any(column[0] in view.metrics for view in views)]
-    if not views:
+    if not views and not starts:
         return []
     rows = [
         f"| case | verdict |{''.join(f' {title} |' for _, title, _, _ in columns)}",
@@ -108,7 +103,11 @@ def _folded(views: Sequence[CaseView]) -> list[str]:
     for view in views:
         cells = "".join(f" {_cell(view, metric, scale, digits)} |" for metric, _, scale, digits in columns)
         rows.append(f"| {plain(view.id)} | {GLYPHS[view.status]} {view.status.value} |{cells}")
-    return [f"<details><summary>{counted(len(views), 'case')}</summary>\n\n" + "\n".join(rows) + "\n\n</details>"]
+    for row in starts:
+        verdict = f"{GLYPHS[row.status]} {row.status.value}"
+        rows.append(f"| {plain(row.name)} | {verdict} |{' - |' * len(columns)}")
+    what = f"{counted(len(views), 'case')}, {counted(len(starts), 'start')}"
+    return [f"<details><summary>{what}</summary>\n\n" + "\n".join(rows) + "\n\n</details>"]
 
 
 def _cell(view: CaseView, metric: str, scale: float, digits: int) -> str:

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from pytest_gpubench.domain.failures import Failure, GpubenchError
+from pytest_gpubench.domain.failures import Failure, GpubenchError, failure_words
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.gate.evidence import evidence_of
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio
-from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded
+from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded, Run, RunEnd
 
 EXIT_FAILED = 1
 EXIT_NOTHING = 5
 EXIT_UNDECIDED = 10
 INTERRUPTED = "interrupted"
+_UNDECIDED = (2, EXIT_NOTHING, EXIT_UNDECIDED)
+"""Exit codes of pytest after which what is missing is INCONCLUSIVE: interrupted, nothing, undecided."""
+_WHOLE = (0, EXIT_FAILED, EXIT_NOTHING, EXIT_UNDECIDED)
+"""Exit codes of a run that came to its end."""
+Attempt = TypeVar("Attempt", CaseResult, InitResult)
+RowKind: TypeAlias = Literal["case", "start", "ratio", "test"]
+"""What a row is about; ``test``: a test that is none of ours, or a run as a whole."""
 _WORST_FIRST = (Status.FAIL, Status.INVALID, Status.INCONCLUSIVE, Status.PASS, Status.UNGATED)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One case, or one ratio, over all its launches."""
+    """What was judged over all its launches: a case, the start of a server, a ratio; or a test or
+    run that failed otherwise."""
 
     name: str
-    """Case id, or ``ratio NAME:POINT``."""
+    """Case id, ``KEY:init``, ``ratio NAME:POINT``, a node id, or ``run NAME``."""
     job: str
-    """Entry of the matrix; empty without a matrix, and for ratios."""
+    """Entry of the matrix; empty without a matrix, and for all but cases."""
+    kind: RowKind
     status: Status
     reason: str
     results: tuple[CaseResult, ...] = ()
@@ -36,6 +45,8 @@ class Row:
     notes: tuple[str, ...] = ()
     """Other attempts, one sentence each."""
     failure: Failure | None = None
+    starts: tuple[InitResult, ...] = ()
+    """Of the start of a server: the attempt of each launch that counts."""
 
     @property
     def infrastructure(self) -> bool:
@@ -102,54 +113,126 @@ def read_matrix(path: Path) -> Mapping[str, Any]:
 
 
 def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
-    """One row per case that the matrix names or that has a record, then one per ratio of the matrix.
+    """One row per case that the matrix names, that has a record or that a run was to measure; one
+    per start of a server, per ratio, and per test that failed and that no record stands for.
 
-    A case of the matrix without a result is INCONCLUSIVE, unless its server failed to start, which is its failure. Of several
-    attempts of one case and launch the newest that gave an answer counts; an attempt that was interrupted or that the
-    infrastructure failed gave none. The others are named.
+    A case without a result is INCONCLUSIVE, unless its server failed to start, which is its failure.
+    Of several attempts of one case (or start) and launch the newest that gave an answer counts; an
+    attempt that was interrupted or that the infrastructure failed gave none. The others are named.
 
     Args:
         loaded: from ``loading.load_results``.
-        matrix: from ``read_matrix``; None: only what has a record can be told.
+        matrix: from ``read_matrix``; None: only what the folders hold can be told.
     """
-    jobs = {case: str(entry.get("name", "")) for entry in (matrix or {}).get("include", ()) for case in entry["cases"]}
+    given = matrix or {}
+    entries = given.get("include", ())
+    jobs = {case: str(entry.get("name", "")) for entry in entries for case in entry["cases"]}
+    ends, notes = ends_that_count(loaded.runs)
     attempts: dict[str, list[CaseResult]] = {case: [] for case in jobs}
+    attempts |= {case: [] for run in ends for case in run.not_run if case not in jobs}
     for result in loaded.cases():
         attempts.setdefault(result.case, []).append(result)
-    starts = _failed_starts(loaded.inits())
-    certain = int((matrix or {}).get("launches", 1))
-    rows = [_row(case, jobs.get(case, ""), found, starts, certain if matrix else 1) for case, found in attempts.items()]
+    starts = _start_rows(loaded.inits())
+    failed = {row.starts[-1].server: row.starts[-1] for row in starts if row.starts[-1].failure}
+    certain = int(given.get("launches", 1))
+    rows = [_row(case, jobs.get(case, ""), found, failed, certain) for case, found in attempts.items()]
     chosen = {row.name: row.results for row in rows}
-    rows += [_ratio_row(RatioPoint(**point), chosen) for point in (matrix or {}).get("ratios", ())]
-    counted = [result for row in rows for result in row.results]
-    skipped = tuple(f"{one['what']}: {one['reason']}" for one in (matrix or {}).get("left_out", ()))
-    jobs_ended = tuple(str(sentence) for sentence in (matrix or {}).get("ended", ()))
-    return Merged(tuple(rows), tuple(_disagreements(counted)), skipped, jobs_ended)
+    rows += starts
+    judged = [_ratio_row(RatioPoint(**point), chosen) for point in given.get("ratios", ())]
+    rows += [*judged, *_other_failures(loaded.runs, ends, {row.name for row in judged})]
+    return Merged(
+        tuple(rows),
+        tuple(_disagreements([result for row in rows for result in row.results])),
+        tuple(f"{one['what']}: {one['reason']}" for one in given.get("left_out", ())),
+        (*(str(sentence) for sentence in given.get("ended", ())), *notes),
+    )
 
 
-def gave_answer(result: CaseResult) -> bool:
-    """Whether an attempt says something about the case: neither interrupted nor failed by the infrastructure."""
+def ends_that_count(runs: Iterable[Run]) -> tuple[list[RunEnd], list[str]]:
+    """How runs ended, of several runs of one selection the last that came to its end; and a sentence
+    for each that failed and does not count."""
+    last: dict[tuple[str, ...], Run] = {}
+    ended = [run for run in runs if run.end is not None]
+    for run in sorted(ended, key=_finished):
+        if run.end and (run.end.exit in _WHOLE or run.end.selection not in last):
+            last[run.end.selection] = run
+    notes = []
+    for run in ended:
+        counts = last[run.end.selection] if run.end else run
+        if run.end and counts is not run and (run.end.failures or run.end.exit not in _WHOLE):
+            notes.append(f"run {run.name} ended with exit code {run.end.exit} and was begun anew: run {counts.name} counts")
+    return [run.end for run in last.values() if run.end], notes
+
+
+def _finished(run: Run) -> float:
+    return run.end.finished.timestamp() if run.end and run.end.finished else 0.0
+
+
+def _other_failures(runs: Iterable[Run], ends: Sequence[RunEnd], judged: Collection[str]) -> list[Row]:
+    """What failed in pytest and is no case, no start and no ratio that is judged here."""
+    rows: dict[str, Row] = {}
+    for run in runs:
+        end = run.end
+        if end is None or end not in ends:
+            continue
+        told = [*end.failures, *(ratio for ratio in end.ratios if ratio.test not in judged)]
+        for one in told:
+            rows.setdefault(one.test, Row(one.test, "", "test", Status.FAIL, one.reason))
+        statuses = [*(one.status for one in run.cases), *(one.status for one in run.inits)]
+        says_why = bool(told or end.ratios or Status.FAIL in statuses)
+        if end.exit not in (0, *_UNDECIDED) and not (end.exit == EXIT_FAILED and says_why):
+            words = "see what it printed; nothing in its records says why"
+            name = f"run {run.name}"
+            rows[name] = Row(name, "", "test", Status.FAIL, f"pytest ended with exit code {end.exit}: {words}")
+    return list(rows.values())
+
+
+def gave_answer(result: CaseResult | InitResult) -> bool:
+    """Whether an attempt says something about its subject: neither interrupted nor failed by the
+    infrastructure."""
     failure = result.failure
     return failure is None or (failure.failure_class != "infrastructure" and failure.cause != INTERRUPTED)
 
 
-def attempts_that_count(found: Sequence[CaseResult]) -> list[CaseResult]:
-    """Of each launch the newest attempt that gave an answer, else the newest, in the order in which they ended."""
-    by_launch: dict[str, list[CaseResult]] = {}
+def attempts_that_count(found: Sequence[Attempt]) -> list[Attempt]:
+    """Of each launch the newest attempt that gave an answer, else the newest, in the order in which
+    they ended."""
+    by_launch: dict[str, list[Attempt]] = {}
     for result in sorted(found, key=lambda one: one.finished):
         by_launch.setdefault(result.launch.label, []).append(result)
-    chosen = [next((one for one in reversed(mine) if gave_answer(one)), mine[-1]) for mine in by_launch.values()]
+    chosen = [next(filter(gave_answer, reversed(mine)), mine[-1]) for mine in by_launch.values()]
     return sorted(chosen, key=lambda one: one.finished)
 
 
-def _row(case: str, job: str, found: Sequence[CaseResult], starts: Mapping[str, InitResult], certain: int) -> Row:
+def _row(case: str, job: str, found: Sequence[CaseResult], failed: Mapping[str, InitResult], certain: int) -> Row:
     chosen = attempts_that_count(found)
-    counts = {one.launch.label: one for one in chosen}
-    others = [one for one in sorted(found, key=lambda one: one.finished) if one.finished != counts[one.launch.label].finished]
-    notes = [_other(one, counts[one.launch.label]) for one in others]
-    start = starts.get(case.rpartition(":")[0])
+    start = failed.get(case.rpartition(":")[0])
     status, reason, failure = _judged(chosen, start, certain)
-    return Row(case, job, status, reason, tuple(chosen), tuple(notes), failure)
+    return Row(case, job, "case", status, reason, tuple(chosen), _others(found, chosen), failure)
+
+
+def _start_rows(inits: Iterable[InitResult]) -> list[Row]:
+    attempts: dict[str, list[InitResult]] = {}
+    for init in inits:
+        attempts.setdefault(init.subject, []).append(init)
+    return [_start_row(subject, found) for subject, found in attempts.items()]
+
+
+def _start_row(subject: str, found: Sequence[InitResult]) -> Row:
+    chosen = attempts_that_count(found)
+    failed = [one for one in chosen if one.failure is not None]
+    notes, starts = _others(found, chosen), tuple(chosen)
+    for one in sorted(failed, key=gave_answer, reverse=True):
+        failure = one.failure
+        if failure is not None and failure.cause != INTERRUPTED:
+            reason = f"it did not start: {failure_words(failure)}"
+            return Row(subject, "", "start", Status.FAIL, reason, (), notes, failure, starts)
+    if failed:
+        reason = "its start was interrupted; run it again"
+        return Row(subject, "", "start", Status.INCONCLUSIVE, reason, (), notes, None, starts)
+    last = chosen[-1]
+    reason = last.verdict.reason if last.verdict else "it started, and nothing judged how"
+    return Row(subject, "", "start", last.status, reason, (), notes, None, starts)
 
 
 def _judged(chosen: Sequence[CaseResult], start: InitResult | None, certain: int) -> tuple[Status, str, Failure | None]:
@@ -158,7 +241,7 @@ def _judged(chosen: Sequence[CaseResult], start: InitResult | None, certain: int
     for one in (*real, *failed):
         failure = one.failure
         if failure is not None and failure.cause != INTERRUPTED:
-            return Status.FAIL, f"{failure.summary} [{failure.cause}, {failure.failure_class}]", failure
+            return Status.FAIL, failure_words(failure), failure
     measured = [one for one in chosen if one.failure is None]
     if start is not None and start.failure is not None and not measured:
         return Status.FAIL, f"the server did not start: {start.failure.summary} [{start.failure.cause}]", start.failure
@@ -173,17 +256,17 @@ def _judged(chosen: Sequence[CaseResult], start: InitResult | None, certain: int
     return last.status, verdict.reason if verdict else "it was measured and not judged", None
 
 
-def _other(one: CaseResult, counts: CaseResult) -> str:
-    what = one.failure.summary if one.failure else one.status.value
-    return f"another attempt of {one.launch.label} in run {one.run} does not count ({what}); run {counts.run} does"
-
-
-def _failed_starts(inits: Iterable[InitResult]) -> dict[str, InitResult]:
-    """The last start of each server, where it failed."""
-    last: dict[str, InitResult] = {}
-    for init in sorted(inits, key=lambda one: one.finished):
-        last[init.server] = init
-    return {server: init for server, init in last.items() if init.failure is not None}
+def _others(found: Sequence[Attempt], chosen: Sequence[Attempt]) -> tuple[str, ...]:
+    """A sentence for each attempt that does not count."""
+    counts = {one.launch.label: one for one in chosen}
+    others = sorted(found, key=lambda one: one.finished)
+    return tuple(
+        f"another attempt of {one.launch.label} in run {one.run} does not count "
+        f"({one.failure.summary if one.failure else one.status.value}); "
+        f"run {counts[one.launch.label].run} does"
+        for one in others
+        if one.finished != counts[one.launch.label].finished
+    )
 
 
 def ratio_verdict(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) -> Verdict:
@@ -198,7 +281,7 @@ def ratio_verdict(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]])
 
 def _ratio_row(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) -> Row:
     verdict = ratio_verdict(point, chosen)
-    return Row(f"ratio {point.label}", "", verdict.status, verdict.reason)
+    return Row(f"ratio {point.label}", "", "ratio", verdict.status, verdict.reason)
 
 
 def _disagreements(results: Sequence[CaseResult]) -> Iterable[str]:

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_gpubench.domain.failures import Failure
+from pytest_gpubench.domain.failures import failure_words
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.domain.workload import Workload
-from pytest_gpubench.report.loaded import CaseResult, InitResult
+from pytest_gpubench.report.loaded import CaseResult
 from pytest_gpubench.report.merging import INTERRUPTED, Row, attempts_that_count, gave_answer
 from pytest_gpubench.report.numbers import finite
+from pytest_gpubench.report.terminal import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +113,26 @@ def failed_first(views: Sequence[CaseView]) -> list[CaseView]:
     return sorted((view for view in views if view.status in order), key=lambda view: order.index(view.status))
 
 
-def failed_starts(inits: Iterable[InitResult]) -> list[InitResult]:
-    """The last starts of servers, of those where it failed: their cases have no record."""
-    last = {init.server: init for init in sorted(inits, key=lambda init: init.finished)}
-    return [init for init in last.values() if init.failure is not None]
+def open_rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows of a merge that need a person and that no case's record stands for: starts of servers,
+    cases that did not run, ratios, tests that are none of ours."""
+    open_ones = [row for row in rows if row.status not in (Status.PASS, Status.UNGATED)]
+    return [row for row in open_ones if not row.results]
 
 
-def without_results(rows: Iterable[Row]) -> list[Row]:
-    """Rows of a merge that need a person and that no case's record stands for: ratios, cases that have not reported."""
-    return [row for row in rows if not row.results and row.status not in (Status.PASS, Status.UNGATED)]
-
-
-def failure_words(failure: Failure) -> str:
-    """``summary [cause, class]``."""
-    return f"{failure.summary} [{failure.cause}, {failure.failure_class}]"
+def other_counts(rows: Iterable[Row]) -> list[str]:
+    """What a headline says beside the verdicts of measured cases, a phrase each."""
+    found = open_rows(rows)
+    kinds = [row.kind for row in found]
+    failed = sum(row.kind == "start" and row.failure is not None for row in found)
+    counts = (
+        (failed, "server", "did not start"),
+        (kinds.count("start") - failed, "start", "did not hold"),
+        (kinds.count("case"), "case", "did not run"),
+        (kinds.count("ratio"), "ratio", "did not hold"),
+        (kinds.count("test"), "other test", "failed"),
+    )
+    return [f"{counted(number, noun)} {what}" for number, noun, what in counts if number]
 
 
 def status_counts(views: Iterable[CaseView]) -> dict[Status, int]:

@@ -20,6 +20,8 @@ from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
 from pytest_gpubench.domain.specs import Launch, ServerSpec
 
 SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+"""In a run's folder: how the run ended (``loaded.RunEnd``)."""
 MEASUREMENT_VERSION = 1
 """Rises whenever the way of measuring changes: numbers of different versions are not comparable."""
 

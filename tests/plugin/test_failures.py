@@ -73,8 +73,10 @@ def test_a_server_that_dies_while_serving_fails_the_case_and_ends_its_siblings(
     assert outcomes.get("passed") == 1, "test_engine_init ran before the death"
     assert outcomes.get("failed", 0) + outcomes.get("errors", 0) == 2
     assert "Traceback (most recent call last)" not in result.stdout.str()
-    (record,) = project.cases()
+    record, sibling = project.cases()
     assert record["failure"]["cause"]
+    assert sibling["failure"]["cause"] == record["failure"]["cause"]
+    assert sibling["failure"]["summary"].startswith("not run: ")
     assert _gone(project)
 
 

@@ -36,7 +36,7 @@ def test_a_server_that_does_not_start_is_in_both(project: Project, monkeypatch: 
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", "wrong-argument")
     project.run("benchmarks", "-m", "cpu and mtp", "--gpubench-report=out.html")
     assert "1 server did not start" in summary.read_text()
-    assert "start of tiny-bf16-cpu-vllm-mtp-tp1 | ✕ FAIL" in summary.read_text()
+    assert "tiny-bf16-cpu-vllm-mtp-tp1:init | ✕ FAIL" in summary.read_text()
     page = (project.pytester.path / "out.html").read_text()
     assert "1 server did not start" in page
     assert "[wrong-argument, recipe]" in page

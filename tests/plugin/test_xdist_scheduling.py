@@ -232,7 +232,8 @@ def test_units_are_servers_with_all_their_launches_largest_first_and_others_alon
         Unit("big-bf16-h100-vllm-tp8", (3,)),
         Unit("tiny-bf16-h100-vllm-tp1", (1, 2, 4)),
     ]
-    assert selection.count(nodeids) == (2, 2)
+    chosen = selection.chosen(nodeids)
+    assert (len(chosen.cases), len(chosen.servers)) == (2, 2)
 
 
 def test_what_would_start_a_server_twice_or_mislead_is_refused() -> None:

@@ -1,0 +1,158 @@
+"""The end of a run, on the controller: an ordered list of writers, then ``run.json`` with the exit
+code that pytest really returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+
+from pytest_gpubench.plugin.ratioing import judge_left
+from pytest_gpubench.plugin.state import ASKED
+
+if TYPE_CHECKING:
+    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.report.loaded import Loaded
+
+Writer: TypeAlias = Callable[[pytest.Session], None]
+"""May raise the session's exit status, never lower it."""
+_LONGEST_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A failed phase of a test, or a file that could not be collected."""
+
+    test: str
+    reason: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What our items left on their report (``outcomes.attach``); empty for other tests."""
+
+
+class SessionEnd:
+    """pytest's hooks around the end of a run."""
+
+    def __init__(self, benchmark: Benchmark, writers: Sequence[Writer]) -> None:
+        self._benchmark = benchmark
+        self._writers = writers
+        self._failed: list[_Failed] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            data = getattr(report, "gpubench", {})
+            self._failed.append(_Failed(report.nodeid, _reason(report), data))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._failed.append(_Failed(report.nodeid, f"not collected: {_reason(report)}"))
+
+    @pytest.hookimpl(trylast=True, specname="pytest_sessionfinish")
+    def pytest_write_results(self, session: pytest.Session) -> None:
+        if not session.config.option.collectonly:
+            for write in self._writers:
+                write(session)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Around every other plugin: what is judged now must be in JUnit's file, and any of them, the
+        terminal's summary included, may set the exit status."""
+        try:
+            if not session.config.option.collectonly:
+                judge_left(self._benchmark, session)
+            yield
+        finally:
+            self._write_run_file(session)
+
+    def _write_run_file(self, session: pytest.Session) -> None:
+        folder = self._benchmark.folder.path
+        config = session.config
+        if ASKED not in config.stash or config.option.collectonly:
+            return
+        if not folder.is_dir() and not self._failed:
+            return
+        from pytest_gpubench.report.loaded import Loaded
+        from pytest_gpubench.report.loading import load_results
+        from pytest_gpubench.report.records import RUN_FILE, try_to_write
+
+        loaded = load_results([folder]) if folder.is_dir() else Loaded((), ())
+        document = {
+            "kind": "run",
+            "exit": int(session.exitstatus),
+            "finished": datetime.now(UTC).isoformat(),
+            "selection": _selection(config),
+            "failed": len(self._failed),
+            "retryable": self._retryable(int(session.exitstatus), loaded),
+            **_by_kind([one for one in self._failed if not _is_recorded(one.data, loaded)]),
+            "not_run": self._not_run(loaded),
+        }
+        try_to_write(folder / RUN_FILE, document)  # whatever the disk says: the run has ended
+
+    def _retryable(self, code: int, loaded: Loaded) -> bool:
+        """Whether every failure was of the class infrastructure, as the records say."""
+        if not self._failed or code != pytest.ExitCode.TESTS_FAILED:
+            return False
+        cases = {(one.case, one.launch.label): one.failure for one in loaded.cases()}
+        starts = {(one.server, one.launch.label): one.failure for one in loaded.inits()}
+        for one in self._failed:
+            launch = one.data.get("launch", "")
+            case, server = (one.data.get("case", ""), launch), (one.data.get("server", ""), launch)
+            failure = cases[case] if case in cases else starts.get(server)
+            if failure is None or failure.failure_class != "infrastructure":
+                return False
+        return True
+
+    def _not_run(self, loaded: Loaded) -> list[str]:
+        """Selected cases without a record; one that was skipped with a reason has its reason."""
+        told = {one.case for one in loaded.cases()}
+        told |= {one.case for one in self._benchmark.outcomes if one.outcome == "skipped"}
+        return [case for case in self._benchmark.selected.cases if case not in told]
+
+
+def _by_kind(failed: Sequence[_Failed]) -> dict[str, list[dict[str, str]]]:
+    """Ratios apart: a merge judges them again over all runs."""
+    found: dict[str, dict[str, dict[str, str]]] = {"ratios": {}, "failures": {}}
+    for one in failed:
+        is_ratio = bool(one.data.get("sides"))
+        name = str(one.data["subject"]) if is_ratio else one.test
+        kind = found["ratios" if is_ratio else "failures"]
+        kind.setdefault(name, {"test": name, "reason": one.reason})
+    return {kind: list(told.values()) for kind, told in found.items()}
+
+
+def _is_recorded(data: Mapping[str, Any], loaded: Loaded) -> bool:
+    """Whether a record says that this failed: a case or a start that failed or whose gate did."""
+    from pytest_gpubench.domain.specs import init_subject
+    from pytest_gpubench.domain.verdicts import Status
+
+    server, launch = data.get("server", ""), data.get("launch", "")
+    starts = {(one.server, one.launch.label): one for one in loaded.inits()}
+    start = starts.get((server, launch))
+    if start is not None and start.failure is not None:
+        return True  # it did not start, which fails whatever needs it
+    if data.get("verdict") != Status.FAIL.value and not data.get("refused"):
+        return False
+    if data.get("subject") == init_subject(server):
+        return start is not None and start.status is Status.FAIL
+    cases = {(one.case, one.launch.label): one.status for one in loaded.cases()}
+    return cases.get((data.get("case", ""), launch)) is Status.FAIL
+
+
+def _selection(config: pytest.Config) -> list[str]:
+    """Files, ``-k``, ``-m``: what tells one run from another run of other tests."""
+    words = sorted(map(str, config.args))
+    for name, value in (("-k", config.option.keyword), ("-m", config.option.markexpr)):
+        words += [name, value] if value else []
+    return words
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """One line of what pytest shows."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = [line.strip() for line in str(crash.message if crash else report.longrepr).splitlines()]
+    told = [line.removeprefix("E ").strip() for line in lines if line]
+    if not told:
+        return "it failed without a word"
+    return (told[0] if crash else told[-1])[:_LONGEST_REASON]
