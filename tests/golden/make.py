@@ -10,7 +10,10 @@ import gzip
 import html.parser
 import io
 import json
+import tempfile
 from pathlib import Path
+
+import pytest
 
 from pytest_gpubench import __version__
 from pytest_gpubench.cli import main
@@ -29,8 +32,13 @@ COMMENT = HERE / "comment.md"
 def plan() -> str:
     """``gpubench plan`` of recipes.yaml: cases, servers with their command lines, gates, findings."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        code = main(["plan", str(ROOT / "recipes.yaml")])
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as empty:
+        patch.chdir(ROOT)
+        for name in ("PYTEST_ADDOPTS", "HF_HUB_CACHE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HF_HOME", empty)  # what lies in a cache makes the doctor say more
+        with contextlib.redirect_stdout(out):
+            code = main(["plan", str(ROOT / "recipes.yaml")])
     assert code == 0
     text = out.getvalue()
     assert json.loads(text)["cases"]
