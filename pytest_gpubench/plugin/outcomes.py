@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.plugin.collection import RATIO, parameters_of
 from pytest_gpubench.plugin.state import ASKED
@@ -90,9 +91,18 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> None:
     if case:
         data |= {"case": case.id, "recipe": case.recipe, "point": case.id.removeprefix(case.identity.label + "-")}
     report.gpubench = data  # type: ignore[attr-defined]
-    if data.get("verdict"):
+    if data.get("verdict") and takes_properties(item.config):
         item.user_properties.extend(properties or [("gpubench_verdict", str(data["verdict"]))])
         report.user_properties = list(item.user_properties)
+
+
+def takes_properties(config: pytest.Config) -> bool:
+    """Whether verdicts become properties of their tests.
+
+    A JUnit file of the family ``xunit2`` (pytest's default) keeps to the schema of Jenkins' xUnit plugin, which
+    refuses a file with properties inside a test case; ``xunit1`` has them.
+    """
+    return not config.getoption("xmlpath", None) or config.getini("junit_family") in ("xunit1", "legacy")
 
 
 def collect(report: pytest.TestReport, into: list[Outcome]) -> None:
@@ -155,4 +165,4 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: tuple[
 def problem_text(book: RecipeBook) -> str:
     count = len(book.problems)
     head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
-    return "\n".join([head, *(f"  {problem}" for problem in book.problems)])
+    return for_terminal("\n".join([head, *(f"  {problem}" for problem in book.problems)]))

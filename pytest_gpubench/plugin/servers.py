@@ -13,6 +13,7 @@ import pytest
 
 from pytest_gpubench.domain.cases import RecipeBook
 from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.specs import Launch, ServerSpec
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
@@ -107,7 +108,7 @@ class ServerPool:
         failure = self._failed.get(launch)
         if failure is not None:
             why = f"({failure.cause}): {failure.summary.rstrip('.')}; its first failure shows why"
-            pytest.fail(f"not run: {launch.server} failed before {why}", pytrace=False)
+            pytest.fail(for_terminal(f"not run: {launch.server} failed before {why}"), pytrace=False)
 
     def inventory(self) -> Inventory:
         """The GPUs that this run may use, read once."""

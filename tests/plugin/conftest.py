@@ -49,6 +49,8 @@ big-fp8-h100-vllm:
   serve: {max-model-len: 2304}
 """
 
+XUNIT1 = ("-o", "junit_family=xunit1")
+"""The family of JUnit files that has properties inside test cases."""
 
 CALM = """
 import sys

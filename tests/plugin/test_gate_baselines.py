@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.conftest import Project, workers
+from tests.plugin.conftest import XUNIT1, Project, workers
 
 CASE = "tiny-bf16-cpu-vllm-tp1:32x4-c1"
 ONE = ("benchmarks", "-m", "cpu and not mtp and c1")
@@ -177,7 +177,7 @@ def test_without_a_baseline_the_command_that_records_one_is_printed_and_works(re
 def test_a_regression_fails_with_a_review_comment_and_can_be_accepted(repository: Project) -> None:
     repository.run(*ONE)
     seed(repository, 0.5)  # half the latency, and half the throughput: tpot and ttft doubled, which fails
-    result = repository.run(*ONE, "--junitxml=junit.xml")
+    result = repository.run(*ONE, "--junitxml=junit.xml", *XUNIT1)
     assert result.ret == 1, result.stdout.str()
     result.stdout.fnmatch_lines(
         [

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.plugin.conftest import Project, with_gates
+from tests.plugin.conftest import XUNIT1, Project, with_gates
 
 
 def test_cases_pass_with_one_launch_per_server_and_a_record_each(project: Project) -> None:
@@ -118,7 +118,7 @@ def test_a_limit_that_holds_passes(project: Project) -> None:
 
 def test_what_could_not_be_measured_is_inconclusive_and_exit_10(project: Project) -> None:
     with_gates(project, "{steady_output_tput: {at-least: 1}}")  # four tokens a request: no steady state
-    result = project.run("benchmarks", "-m", "cpu and not mtp and c1", "--junitxml=junit.xml")
+    result = project.run("benchmarks", "-m", "cpu and not mtp and c1", "--junitxml=junit.xml", *XUNIT1)
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*1 inconclusive*"])
     junit = (project.pytester.path / "junit.xml").read_text()
