@@ -5,8 +5,8 @@
 
 Like the real one it is three processes (API server, engine core, worker), asks for the key in VLLM_API_KEY, and binds its port
 before it loads. Environment: GPUBENCH_STUB_FAULT (one of FAULTS, some with ``:NUMBER``), GPUBENCH_STUB_DEVICE (cpu or cuda),
-GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_TTFT and GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a
-draft: tokens of each chunk).
+GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_UNTIL (a file: loads until it is there), GPUBENCH_STUB_TTFT and
+GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a draft: tokens of each chunk).
 """
 
 from __future__ import annotations
@@ -175,6 +175,8 @@ def run_core(options: argparse.Namespace) -> None:
             say("EngineCore", f"Using AttentionBackendEnum.{backend} backend.")
     fault_while_loading(worker)
     time.sleep(float(os.environ.get("GPUBENCH_STUB_LOAD", "0.05")))
+    while "GPUBENCH_STUB_UNTIL" in os.environ and not Path(os.environ["GPUBENCH_STUB_UNTIL"]).exists():
+        time.sleep(0.05)
     say("EngineCore", "Model loading took 0.01 GiB memory and 0.050000 seconds")
     longest = f"{options.max_model_len:,}"
     say(

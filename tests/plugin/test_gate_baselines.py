@@ -231,7 +231,7 @@ def test_what_inconclusive_does_is_the_users_choice(project: Project, choice: st
         (rerun,) = (project.pytester.path / "results").rglob("rerun.txt")
         assert rerun.read_text().splitlines()[-1] == f"benchmarks/test_serving.py::test_throughput[{CASE}]"
         result.stdout.fnmatch_lines([f"undecided, to be measured again: pytest @{rerun.relative_to(project.pytester.path)}"])
-        again = project.pytester.run(*project.command()[:3], "-p", "no:cacheprovider", f"@{rerun}", timeout=60)
+        again = project.pytester.run(*project.command()[:3], "-p", "no:cacheprovider", f"@{rerun}", timeout=600)
         again.stdout.fnmatch_lines(["selected 1 case on 1 server", "*1 inconclusive*"])
         assert again.ret == 10
 
@@ -268,7 +268,7 @@ def test_two_runs_that_record_at_once_are_both_kept(repository: Project) -> None
         for _ in "ab"
     ]
     for run in runs:
-        output, _ = run.communicate(timeout=120)
+        output, _ = run.communicate(timeout=600)
         assert run.returncode == 0, output
     entries = json.loads(baseline_file(repository).read_text())["launches"]
     assert sorted(entry["launch"] for entry in entries) == ["launch-1", "launch-1", "launch-2", "launch-2"]

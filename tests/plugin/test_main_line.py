@@ -161,7 +161,7 @@ def test_attach_measures_a_server_that_runs_already(project: Project, monkeypatc
         assert server.poll() is None, "attach mode must stop nothing"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
     assert result.ret == 0, result.stdout.str()
     assert {record["served_name"] for record in project.cases()} == {"theirs"}
     assert all(record["attached"] for record in project.cases())
@@ -172,7 +172,7 @@ def _wait_until_up(port: int) -> None:
 
     from pytest_gpubench.engines import probe
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while probe.get(f"http://127.0.0.1:{port}/health", "sk-theirs")[0] != 200:
         assert time.monotonic() < until, "the stub did not come up"
         time.sleep(0.1)
