@@ -116,7 +116,7 @@ def test_the_host_s_tokens_stay_with_the_host(spec: ServerSpec, settings: Settin
     quiet = ServerSpec(
         spec.framework, spec.model, spec.hardware, spec.topology, spec.serve, env=FrozenMap({"OPENBLAS_L2_SIZE": None})
     )
-    with running(quiet, settings(host_env=host)) as engine:
+    with running(quiet, settings(host_env=host, start_timeout=60.0)) as engine:
         assert engine.pid is not None
         environment = psutil.Process(engine.pid).environ()
         assert not {"HF_TOKEN", "OPENAI_API_KEY", "PYTEST_CURRENT_TEST", "OPENBLAS_L2_SIZE"} & set(environment)
