@@ -25,7 +25,7 @@ LIMIT_S = 20.0
 """For all of them."""
 LONGEST_TEXT = 256 * 1024
 """Characters of an answer; a longer one is not counted again."""
-# A model that is stuck repeats one token, of which its tokenizer would make fewer, longer ones ("!!!!").
+# A model that is stuck repeats one token, of which its tokenizer would make fewer, longer ones ("!!!!"), or several each.
 _STUCK = re.compile(r"(.{1,16}?)\1{3,}", re.DOTALL)
 _REPLACED = "\ufffd"
 
@@ -83,10 +83,12 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
     if not text:
         return 0
     counted = await ask(text)
-    stuck = list(_STUCK.finditer(text)) if counted < claimed else []
+    stuck = list(_STUCK.finditer(text)) if counted != claimed else []
     if stuck:
         repeats = sum(len(found[0]) // len(found[1]) - 1 for found in stuck)
-        counted = max(counted, min(claimed, repeats + await ask(_STUCK.sub(r"\1", text))))
+        one_each = repeats + await ask(_STUCK.sub(r"\1", text))
+        low, high = sorted((counted, one_each))
+        counted = min(max(claimed, low), high)
     if counted > claimed and _REPLACED in text:  # bytes that were no text: one token each, of which decoding made several
         rest = text.replace(_REPLACED, "")
         counted = max(claimed, await ask(rest) if rest else 0)

@@ -83,6 +83,8 @@ def _count(answer: Answer, tokenizer: Any = count_word_tokens) -> int:
         ("", 5, 0),
         ("!!!!!!!!!!!!", 12, 12),  # a model that repeats one token; the tokenizer knows longer ones
         ("ha" * 9, 9, 9),
+        ("abcdefgh" * 20, 20, 22),  # each repetition may be one token, though the tokenizer makes more of it
+        (" tok" * 30, 10, 30),  # but words are words
         (" tok" * 8, 16, 8),  # repeated words are not counted twice
         ("abcdefghijkl", 12, 4),  # a letter a token is more than any tokenizer makes of a word
         ("one two" + "\ufffd" * 30, 4, 4),

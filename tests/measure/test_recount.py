@@ -35,7 +35,7 @@ def test_only_the_sample_is_summed_up() -> None:
         (100, 0, 100, True),
         (0, 0, 0, True),
         (100, 130, 0, True),
-        (100, 202, 0, False),
+        (100, 205, 0, False),
         (1, 2, 0, True),
         (8, 2, 1, False),
     ],
