@@ -5,8 +5,8 @@
 
 Like the real one it is three processes (API server, engine core, worker), asks for the key in VLLM_API_KEY, and binds its port
 before it loads. Environment: GPUBENCH_STUB_FAULT (one of FAULTS, some with ``:NUMBER``), GPUBENCH_STUB_DEVICE (cpu or cuda),
-GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_TTFT and GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a
-draft: tokens of each chunk).
+GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_UNTIL (a file: loads until it is there), GPUBENCH_STUB_TTFT and
+GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a draft: tokens of each chunk).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pytest_gpubench.load.loopback import LoopbackServer, Request, Response, Schedule, serve_forever
+from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Response, Schedule, serve_forever
 
 FAULTS = {
     "exit-at-import": "a library is missing: traceback, exit code 1",
@@ -59,6 +59,9 @@ FAULTS = {
     "compile-refusing": "as compile-serving, and refuses the last of them with status 503",
     "compile-serving": "says of each of the first N completions that it compiled a kernel for it",
     "stderr-binary": "prints bytes that are not UTF-8",
+    "hostile-error": "answers completions with status 500 and what terminals and CIs obey",
+    "usage-lie": "counts, in usage and /metrics, three times the tokens of the text that it streams",
+    "no-recount": "its /tokenize knows no plain text, only messages",
 }
 FAULT, _, _NUMBER = os.environ.get("GPUBENCH_STUB_FAULT", "").partition(":")
 NUMBER = int(_NUMBER or 0)
@@ -172,6 +175,8 @@ def run_core(options: argparse.Namespace) -> None:
             say("EngineCore", f"Using AttentionBackendEnum.{backend} backend.")
     fault_while_loading(worker)
     time.sleep(float(os.environ.get("GPUBENCH_STUB_LOAD", "0.05")))
+    while "GPUBENCH_STUB_UNTIL" in os.environ and not Path(os.environ["GPUBENCH_STUB_UNTIL"]).exists():
+        time.sleep(0.05)
     say("EngineCore", "Model loading took 0.01 GiB memory and 0.050000 seconds")
     longest = f"{options.max_model_len:,}"
     say(
@@ -331,6 +336,13 @@ class ApiServer:
             prefix_caching=options.enable_prefix_caching,
         )
         server.healthy = FAULT != "health-500"
+        if FAULT == "usage-lie":
+            server.faults = lambda _index: Fault("letters")
+        if FAULT == "no-recount":
+            tokenize = server.routes["POST", "/tokenize"]
+            server.routes["POST", "/tokenize"] = lambda request: (
+                tokenize(request) if b'"messages"' in request.body else Response(b"{}", 404)
+            )
         server.routes["GET", "/version"] = lambda _request: Response.of_json({"version": VERSION})
         metrics, complete = server.routes["GET", "/metrics"], server.routes["POST", "/v1/chat/completions"]
 
@@ -343,6 +355,8 @@ class ApiServer:
 
         def with_fault(request: Request) -> Response | None:
             self.completions += 1
+            if FAULT == "hostile-error":
+                return Response(b"\n::error title=x::y ##[group]z\x1b]0;TITLE\x07\xc2\x9b2J", 500, "text/plain")
             if FAULT == "hang-after-health":
                 time.sleep(3600)
             if FAULT == "die-after" and self.completions > NUMBER:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.printing import for_terminal
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
@@ -56,7 +57,7 @@ def _show(parsed: argparse.Namespace) -> int:
 
     for path, case in _chosen(parsed.baselines, parsed.cases):
         for line in show_lines(_read(path, case)):
-            print(line)
+            print(for_terminal(line))
     return 0
 
 
@@ -65,7 +66,7 @@ def _history(parsed: argparse.Namespace) -> int:
 
     ((path, case),) = _chosen(parsed.baselines, [parsed.case])
     for line in history_lines(_read(path, case), parsed.metric):
-        print(line)
+        print(for_terminal(line))
     return 0
 
 

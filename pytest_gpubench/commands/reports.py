@@ -29,6 +29,11 @@ def add_commands(commands: Subparsers) -> None:
     report.add_argument("--agg", type=Path, metavar="DIR", help="InferenceX's agg_*.json, of cases with client profile inferencex")
     report.add_argument("--vllm-json", type=Path, metavar="DIR", help="result JSON as 'vllm bench serve' writes it")
     report.add_argument(
+        "--every-launch",
+        action="store_true",
+        help="JSON exports: a file per launch and attempt, not one per case",
+    )
+    report.add_argument(
         "--matrix", type=Path, metavar="FILE", help="a matrix of which every entry must report; the exit code is the merged one"
     )
     report.set_defaults(run=_report)
@@ -65,11 +70,11 @@ def _report(parsed: argparse.Namespace) -> int:
     if parsed.agg:
         from pytest_gpubench.report.exports_agg import export_agg
 
-        _told(parsed.agg, export_agg(loaded.cases(), parsed.agg))
+        _told(parsed.agg, export_agg(loaded.cases(), parsed.agg, every_launch=parsed.every_launch))
     if parsed.vllm_json:
         from pytest_gpubench.report.exports_vllm import export_vllm
 
-        _told(parsed.vllm_json, export_vllm(loaded.cases(), parsed.vllm_json))
+        _told(parsed.vllm_json, export_vllm(loaded.cases(), parsed.vllm_json, every_launch=parsed.every_launch))
     if not parsed.matrix:
         return 0
     print("\n".join(merged.lines()))
@@ -97,7 +102,12 @@ def _write(path: Path, text: str) -> None:
 
 
 def _told(folder: Path, exported: Exported) -> None:
-    print(f"wrote {len(exported.written)} files in {folder}")
+    from pytest_gpubench.report.terminal import counted
+
+    print(f"wrote {counted(len(exported.written), 'file')} in {folder}")
+    if exported.passed_over:
+        others = counted(exported.passed_over, "result")
+        print(f"{others} more of the same cases, other launches or attempts: --every-launch exports all", file=sys.stderr)
     lines: Sequence[object] = exported.left_out[:_SHOWN]
     for one in lines:
         print(f"not exported: {one}", file=sys.stderr)

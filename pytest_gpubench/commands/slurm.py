@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.host.slurm import JobState, sbatch, states
 from pytest_gpubench.host.slurm import cancel as cancel_jobs
 from pytest_gpubench.report.records import write_record
@@ -43,7 +44,7 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
         GpubenchError: if nothing can run, the folder is taken, or Slurm refuses; jobs submitted so far are cancelled then.
     """
     for one in document["left_out"][:10]:
-        print(f"in no task: {one['what']}: {one['reason']}", file=sys.stderr)
+        print(for_terminal(f"in no task: {one['what']}: {one['reason']}"), file=sys.stderr)
     if len(document["left_out"]) > 10:
         print(f"in no task: {len(document['left_out']) - 10} more", file=sys.stderr)
     if not document["include"]:
@@ -93,13 +94,14 @@ def status(folder: Path) -> int:
     known = {state.job: state for job in manifest["jobs"].values() for state in states(job)}
     for name, job in manifest["jobs"].items():
         if not name.startswith("tasks"):
-            print(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}")
+            print(for_terminal(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}"))
     done = {path.parent.parent.name + ":" + path.parent.name for path in (folder / "results").glob("*/*/*/*.json")}
     for index, entry in enumerate(manifest["include"]):
         task = next((state for job, state in known.items() if job.endswith(f"_{index}")), None)
         reported = sum(case in done for case in entry["cases"])
         told = _told(task, ended_of(folder, f"task-{index}"))
-        print(f"task {index} {entry['name']}: {told}, {reported} of {counted(len(entry['cases']), 'case')}")
+        words = f"task {index} {entry['name']}: {told}, {reported} of {counted(len(entry['cases']), 'case')}"
+        print(for_terminal(words))
     return 0
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from pytest_gpubench.domain.printing import for_terminal
+
 Severity: TypeAlias = Literal["error", "warning", "note"]
 """``error``: it cannot work, nothing is started; ``warning``: it may die or the numbers may mislead; ``note``: worth knowing."""
 EvidenceClass: TypeAlias = Literal["seen on a GPU", "seen on the CPU engine", "read in source"]
@@ -89,7 +91,7 @@ def format_findings(findings: Iterable[Finding], *, title: str = "") -> str:
         lines.append(f"      {finding.remedy} ({finding.evidence_class})")
         if finding.cases:
             lines.append(f"      cases: {_listed(finding.cases)}")
-    return "\n".join(lines)
+    return for_terminal("\n".join(lines))
 
 
 def _listed(cases: tuple[str, ...], limit: int = 4) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.specs import ServerSpec, SharingPolicy
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.domain.workload import Workload
@@ -46,7 +47,7 @@ class Identity:
         return "-".join(self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Case:
     """One point: recipe, topology and workload, with the server that will answer it."""
 
@@ -77,6 +78,11 @@ class Case:
         # Ids are unique within a book; pytest hashes parameters many times.
         return hash(self.id)
 
+    def __repr__(self) -> str:
+        # pytest (--setup-show) prints parameters, Allure tells a test's history by what it prints:
+        # no path of a checkout, no position in a file.
+        return self.id
+
     @property
     def gpus(self) -> int:
         return self.topology.gpus
@@ -92,7 +98,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.position}: {self.path}: {self.message}" if self.path else f"{self.position}: {self.message}"
+        where = f"{self.position}: {self.path}" if self.path else f"{self.position}"
+        return for_terminal(f"{where}: {self.message}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from pytest_gpubench.domain.printing import for_terminal
+
 FailureClass: TypeAlias = Literal["infrastructure", "recipe", "engine", "client", "performance"]
 """Only ``infrastructure`` (node, network, download, foreign process) may be retried by a machine."""
 FAILURE_CLASSES: dict[FailureClass, str] = {
@@ -21,7 +23,8 @@ FAILURE_CLASSES: dict[FailureClass, str] = {
 class Failure:
     """Why something failed, in words for a person.
 
-    ``cause`` is a stable kebab-case name (``wrong-argument``, ``engine-died``); ``evidence`` are the engine's own lines.
+    ``cause`` is a stable kebab-case name (``wrong-argument``, ``engine-died``); ``evidence`` are the engine's own lines. The fields
+    are as they came, ``str()`` is fit for a terminal.
     """
 
     cause: str
@@ -35,7 +38,7 @@ class Failure:
         parts += [f"    {line}" for line in self.evidence]
         if self.remedy:
             parts.append(self.remedy)
-        return "\n".join(parts)
+        return for_terminal("\n".join(parts))
 
 
 def failure_words(failure: Failure) -> str:
@@ -46,8 +49,11 @@ def failure_words(failure: Failure) -> str:
 class GpubenchError(Exception):
     """An error that a user can cause or must know of: its text is a sentence with what, where and what to do.
 
-    It is shown without a traceback.
+    It is shown without a traceback, and as text that a terminal and a CI only print.
     """
+
+    def __str__(self) -> str:
+        return for_terminal(super().__str__())
 
 
 class BenchmarkError(GpubenchError):

@@ -65,7 +65,7 @@ class ServerSpec:
     image: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Launch:
     """One fresh start of a server: the unit of statistical evidence, planned before collection."""
 
@@ -77,6 +77,12 @@ class Launch:
     """Empty, or ``a``/``b`` where two engines are compared in one run."""
     reserve: bool = False
     """A reserve launch starts only if a case on it is still undecided."""
+
+    def __repr__(self) -> str:
+        # As in the ids of tests: pytest prints parameters, and Allure tells a test's history by it.
+        if self.arm:
+            return f"{self.server}:{self.arm}{self.index}"
+        return f"{self.server}:launch{self.index}" if self.index > 1 else self.server
 
     @property
     def label(self) -> str:

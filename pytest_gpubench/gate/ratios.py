@@ -17,7 +17,7 @@ from pytest_gpubench.gate.evidence import LaunchEvidence
 _NAMES = ("isl", "osl", "conc", "tp", "ep", "pp", "dp_attn")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RatioPoint:
     """One gate: ``metric`` of one case over that of another, with its bounds."""
 
@@ -31,6 +31,10 @@ class RatioPoint:
     """Case id of the denominator."""
     at_least: float | None = None
     at_most: float | None = None
+
+    def __repr__(self) -> str:
+        # Two ratios may share a label; with the numerator it is unique, as Allure's history needs it.
+        return f"{self.label}:{self.of}"
 
     @property
     def label(self) -> str:

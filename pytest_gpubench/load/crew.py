@@ -149,5 +149,6 @@ def merge(results: list[tuple[ClientFacts, list[RequestRecord]]]) -> tuple[Clien
         started_unix=min(facts.started_unix for facts in all_facts),
         stopped_by=next((facts.stopped_by for facts in all_facts if facts.stopped_by != "count"), "count"),
         planned=sum(facts.planned or 0 for facts in all_facts),
+        recount=next((facts.recount for facts in all_facts if facts.recount), ""),
     )
     return merged, tuple(records)

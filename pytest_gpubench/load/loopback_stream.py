@@ -43,7 +43,8 @@ class Schedule:
 class Fault:
     """What goes wrong with one request; stream faults happen instead of chunk ``after_chunks`` (0 is the first)."""
 
-    kind: Literal["status", "malformed", "disconnect", "stall", "error-event", "short"]
+    kind: Literal["status", "malformed", "disconnect", "stall", "error-event", "short", "letters"]
+    """``letters``: every chunk carries one letter of a long word, whatever it claims."""
     status: int = 503
     after_chunks: int = 1
 
@@ -165,7 +166,11 @@ class Completion:
         parts: list[bytes] = []
         broken = False
         while self._step < len(plan) and arrival + plan[self._step][0] <= now:
-            if self.fault is not None and self.fault.kind not in ("status", "short") and self._step == self.fault.after_chunks:
+            if (
+                self.fault is not None
+                and self.fault.kind not in ("status", "short", "letters")
+                and self._step == self.fault.after_chunks
+            ):
                 broken = True
                 break
             parts.append(self._advance(plan[self._step][1]))
@@ -209,7 +214,7 @@ class Completion:
         if self._step == 0:
             role = self._event('{"role":"assistant","content":""}', 0) if self.chat else ""
             return STREAM_HEAD + chunk((role + self._event(self._delta(new), total, last=last)).encode())
-        if last or new != self.schedule.tokens_per_chunk:
+        if last or new != self.schedule.tokens_per_chunk or self._spells:
             return chunk(self._event(self._delta(new), total, last=last).encode())
         if not self._middle:
             text = self._event(self._delta(new), 0, usage=False)
@@ -222,8 +227,16 @@ class Completion:
         return chunk(self._middle % (self.truth.prompt_tokens + total, total))
 
     def _delta(self, new: int) -> str:
-        text = " tok" * new
+        text = chr(ord("a") + (7 * self._step + self._step // 26) % 26) if self._spells else " tok" * new
         return f'{{"content":"{text}"}}' if self.chat else text
+
+    @property
+    def _breaks(self) -> bool:
+        return self.fault is not None and self.fault.kind not in ("status", "short", "letters")
+
+    @property
+    def _spells(self) -> bool:
+        return self.fault is not None and self.fault.kind == "letters"
 
     def _event(self, delta: str, total: int, *, last: bool = False, usage: bool = True) -> str:
         finish = f'"{self.finish_reason}"' if last else "null"

@@ -17,15 +17,16 @@ from pytest_gpubench.load.arrivals import due_offsets, ramped
 from pytest_gpubench.load.composing import make_prompts
 from pytest_gpubench.load.driver import Driver, Job
 from pytest_gpubench.load.lag import LagProbe
-from pytest_gpubench.load.parse import record_of
+from pytest_gpubench.load.parse import answer_of, record_of
 from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
 from pytest_gpubench.load.priority import foremost
+from pytest_gpubench.load.recount import LONGEST_TEXT, SAMPLE, recount, sample
 from pytest_gpubench.load.requests import TokenCounter, WireRequest, build_requests, with_token_ids
 from pytest_gpubench.load.spool import Spool
 from pytest_gpubench.load.stopping import StopRule
 from pytest_gpubench.load.transport import Exchange
 
-Gate = Callable[[Literal["warmup", "measured"]], Awaitable[int]]
+Gate = Callable[[Literal["warmup", "measured", "recount"]], Awaitable[int]]
 """Waits until every worker is as far; the common start as ``monotonic_ns``, 0: now, below 0: not at all, another has failed."""
 
 
@@ -40,6 +41,8 @@ class Measuring:
     spool: Spool = field(default_factory=Spool)
     _requests: Sequence[WireRequest] = ()
     _exchanges: Sequence[Exchange] = ()
+    _recounted: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By the number of the exchange: tokens of its text, and those that came without text."""
 
     async def work(self) -> ClientFacts:
         """Do the whole run; the records are then to be had from ``records``.
@@ -82,13 +85,36 @@ class Measuring:
             gc.enable()
             gc.unfreeze()
             driver.close()
-        return replace(self._facts(probe, clock, len(measured), rule), priority=priority)
+        facts = replace(self._facts(probe, clock, len(measured), rule), priority=priority)
+        return replace(facts, recount=await self._recount())
 
     def records(self) -> Iterator[RequestRecord]:
         """The record of every request that was begun, in order; parsed one by one, for memory's sake."""
         for exchange in self._exchanges:
             request = self._requests[exchange.number]
-            yield record_of(request, replace(exchange, reads=self.spool.reads_of(exchange)))
+            record = record_of(request, self._whole(exchange))
+            if exchange.number in self._recounted and record.ok:
+                tokens, silent = self._recounted[exchange.number]
+                record = replace(record, text_tokens=tokens, silent_tokens=silent)
+            yield record
+
+    def _whole(self, exchange: Exchange) -> Exchange:
+        return replace(exchange, reads=self.spool.reads_of(exchange))
+
+    async def _recount(self) -> str:
+        """Tokenize a sample of the answers again, once no worker measures any more; why not, or nothing."""
+        if await self.gate("recount") < 0:
+            return "a part of the load had failed"
+        plan, exchanges = self.plan, {exchange.number: exchange for exchange in self._exchanges if not exchange.error}
+        measured = [number for number in exchanges if self._requests[number].prompt.phase == "measured"]
+        chosen = sample(measured, -(-SAMPLE // plan.workload.workers), f"{plan.salt}/{plan.launch}/{plan.share}/recount")
+        read = {number: answer_of(self._whole(exchanges[number])) for number in chosen}
+        answers = {number: answer for number, answer in read.items() if answer and len(answer.text) <= LONGEST_TEXT}
+        if chosen and not answers:
+            return "no sampled answer could be read again"
+        counts, why_not = await recount(plan, self.api_key, answers)
+        self._recounted = {number: (count, answers[number].silent) for number, count in counts.items()}
+        return why_not
 
     async def _drained(
         self, driver: Driver, warmups: Sequence[WireRequest], measured: Sequence[WireRequest], rule: StopRule

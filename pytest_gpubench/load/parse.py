@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -205,6 +207,69 @@ def _take(chunk: _Chunk, stamp: int, found: dict[str, Any], stamps: list[int], t
             totals.append(chunk.usage.completion_tokens)
     elif choice.text or (choice.delta is not None and choice.delta.carries_text()):
         stamps.append(stamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one stream said."""
+
+    text: str
+    """Content, reasoning and tool calls, as they came."""
+    claimed: int
+    """Output tokens by the last usage."""
+    silent: int
+    """Of these, tokens of chunks without text. An engine sends such a chunk for special tokens and for parts of a character, so
+    that one speaks for as many tokens as its chunks usually carry, and not for more."""
+
+
+def answer_of(exchange: Exchange) -> Answer | None:
+    """The answer of an exchange whose record is good; None where it cannot be read."""
+    framing = _framing(exchange)
+    texts: list[str] = []
+    spoken: list[int] = []
+    silent: list[int] = []
+    claimed = 0
+    try:
+        for _, data in events(body_pieces(framing, exchange.reads)) if framing else ():
+            if data == b"[DONE]":
+                break
+            chunk = _Chunk.model_validate_json(data)
+            before, claimed = claimed, chunk.usage.completion_tokens if chunk.usage else claimed
+            if not chunk.choices:
+                continue
+            choice = chunk.choices[0]
+            text = _text_of(choice)
+            texts.append(text)
+            ends = choice.finish_reason is not None or (choice.delta is not None and choice.delta.role is not None)
+            new = claimed - before if chunk.usage else int(not ends)
+            if new > 0:
+                (spoken if text else silent).append(new)
+    except ValueError:
+        return None
+    usual = statistics.median_low(spoken) if spoken else 1
+    ended = sum(min(new, usual) for new in silent)
+    return Answer("".join(texts), claimed, ended) if framing and claimed else None
+
+
+_NO_TEXT = frozenset({"id", "type", "index", "role"})
+
+
+def _text_of(choice: _Choice) -> str:
+    """What a model wrote in a chunk; some servers send reasoning under two names at once."""
+    fields = (choice.delta.model_extra or {}).values() if choice.delta is not None else ()
+    return (choice.text or "") + "".join(dict.fromkeys("".join(_strings(value)) for value in fields))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in _NO_TEXT:
+                yield from _strings(item)
 
 
 def _message(error: Any) -> str:

@@ -110,6 +110,10 @@ class RequestRecord:
     engine: EngineView | None = None
     error: str = ""
     """Why the request failed, in one sentence; empty: it did not."""
+    text_tokens: int | None = None
+    """Tokens of the streamed text, counted again after the run by the server's ``/tokenize``; None: not in the sample."""
+    silent_tokens: int | None = None
+    """Output tokens of an answer in the sample that came in chunks without text."""
 
     @property
     def ok(self) -> bool:
@@ -162,6 +166,8 @@ class ClientFacts:
     """Processes; with several, CPU share and lags are those of the worst."""
     priority: str = ""
     """``real-time`` or ``nice -20`` where the host permitted it; empty: as any process."""
+    recount: str = ""
+    """Why no answer was tokenized again after the run; empty: a sample was, or there was no answer."""
 
     @property
     def cpu_share(self) -> float:

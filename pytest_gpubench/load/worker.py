@@ -48,7 +48,7 @@ class _Gates:
         self._word: asyncio.Future[int] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def wait(self, stage: Literal["warmup", "measured"]) -> int:
+    async def wait(self, stage: Literal["warmup", "measured", "recount"]) -> int:
         if not self._needed:
             return 0
         self._loop = asyncio.get_running_loop()

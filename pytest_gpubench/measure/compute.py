@@ -15,6 +15,7 @@ from pytest_gpubench.measure import definitions
 from pytest_gpubench.measure.checks import find_problems
 from pytest_gpubench.measure.flags import find_flags
 from pytest_gpubench.measure.measurement import Drafting, Measurement, Totals
+from pytest_gpubench.measure.recount import disagreement, recount_flags, recounted
 from pytest_gpubench.measure.series import series_of
 from pytest_gpubench.measure.validity import chunk_rate, compilation, look, most_in_flight, reasons
 
@@ -59,10 +60,11 @@ def compute(
     metrics = {} if problems else _metrics(records, totals, drafting, workload, topology)
     calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
+    again = recounted(measured, client)
     invalid: tuple[str, ...] = ()
     if not problems:
         window = metrics.get("duration", 0.0)
-        invalid = reasons(
+        invalid = disagreement(again) + reasons(
             seen, totals, metrics.get("ttft_p50", 0.0), window, prefix_caching=prefix_caching, calibration=calibration
         )
         invalid += compilation(compiled, attempts)
@@ -72,7 +74,9 @@ def compute(
         totals=totals,
         problems=problems,
         invalid=invalid,
-        flags=() if problems else find_flags(metrics, totals, len(measured), workload, seen, client, attempts),
+        flags=()
+        if problems
+        else find_flags(metrics, totals, len(measured), workload, seen, client, attempts) + recount_flags(again),
         drafting=drafting,
         send_lag_max=seen.send_lag_max or 0.0,
         client_cpu_share=client.cpu_share if client else None,
@@ -84,6 +88,7 @@ def compute(
         calibration=calibration.to_json() if calibration else None,
         series=tuple(asdict(point) for point in series_of(pages, start_ns)),
         quantiles={} if problems else _quantiles(measured),
+        recount=asdict(again),
         stopped_by=client.stopped_by if client else "count",
     )
 

@@ -89,6 +89,8 @@ class Measurement:
     quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """How ``ttft``, ``tpot`` and ``e2e`` are distributed over the measured requests: 21 values in seconds, the least, every 5%, the
     greatest; for charts, nothing is gated on them."""
+    recount: Mapping[str, Any] = field(default_factory=dict)
+    """A sample of answers that were tokenized again: the fields of ``measure.recount.Recount``."""
     stopped_by: str = "count"
     """What ended the run: ``count``, ``duration`` or ``interval``."""
 

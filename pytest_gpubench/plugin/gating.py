@@ -12,6 +12,7 @@ import pytest
 
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.frozen import FrozenMap, thaw
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.specs import Launch, ServerSpec, init_subject
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine
@@ -114,9 +115,10 @@ class Gate:
         """
         if pending(verdict) or self._accepts(verdict):
             return
-        text = f"{verdict.status.value}: {verdict.reason}" + (f"; {verdict.remedy}" if verdict.remedy else "")
+        text = for_terminal(f"{verdict.status.value}: {verdict.reason}" + (f"; {verdict.remedy}" if verdict.remedy else ""))
         if verdict.status is Status.FAIL or (verdict.status in UNDECIDED and self._settings.inconclusive == "fail"):
-            pytest.fail(f"{text}\n\n{subject}: {verdict.section}" if verdict.section else text, pytrace=False)
+            section = f"\n\n{subject}: {for_terminal(verdict.section)}" if verdict.section else ""
+            pytest.fail(text + section, pytrace=False)
         if verdict.status in UNDECIDED:
             pytest.skip(text)
 

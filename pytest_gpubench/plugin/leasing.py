@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory, visible_inventory
 from pytest_gpubench.host.leases.broker import Broker
@@ -81,6 +82,7 @@ class Leasing:
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal, now, whatever pytest captures; from a worker of xdist it goes to stderr."""
+        text = for_terminal(text)
         capture = self._config.pluginmanager.get_plugin("capturemanager")
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():

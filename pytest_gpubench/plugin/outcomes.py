@@ -10,6 +10,7 @@ import pytest
 
 from pytest_gpubench.domain.cases import RecipeBook
 from pytest_gpubench.domain.failures import Failure
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.specs import Launch, init_subject
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.plugin.collection import INIT_GATE, RATIO, Chosen, parameters_of
@@ -91,14 +92,14 @@ def settle(item: pytest.Item, subject: str, reason: str) -> NoReturn:
 def refuse(item: pytest.Item, failure: Failure) -> NoReturn:
     """Fail an item whose launch failed before; its record, or that of the start, says why."""
     item.stash[RESULT] = {"refused": True}
-    pytest.fail(failure.summary, pytrace=False)
+    pytest.fail(for_terminal(failure.summary), pytrace=False)
 
 
 def refuse_repeat(item: pytest.Item, reason: str) -> NoReturn:
     """Fail an item that a plugin runs again, and end the run."""
     item.stash[RESULT] = {"repeated": True, "note": reason}
     item.session.shouldstop = reason
-    pytest.fail(reason, pytrace=False)
+    pytest.fail(for_terminal(reason), pytrace=False)
 
 
 def as_failure(report: pytest.TestReport) -> Failure:
@@ -123,7 +124,7 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> None:
     elif launch and INIT_GATE in getattr(item, "fixturenames", ()):
         data |= _start_of(benchmark_of(item.config).book, launch)
     report.gpubench = data  # type: ignore[attr-defined]
-    if data.get("verdict"):
+    if data.get("verdict") and takes_properties(item.config):
         item.user_properties.extend(properties or [("gpubench_verdict", str(data["verdict"]))])
         report.user_properties = list(item.user_properties)
 
@@ -137,6 +138,15 @@ def _start_of(book: RecipeBook, launch: Launch) -> dict[str, Any]:
         "recipe": served.recipe,
         "point": start.removeprefix(served.identity.label + "-"),
     }
+
+
+def takes_properties(config: pytest.Config) -> bool:
+    """Whether verdicts become properties of their tests.
+
+    A JUnit file of the family ``xunit2`` (pytest's default) keeps to the schema of Jenkins' xUnit plugin, which
+    refuses a file with properties inside a test case; ``xunit1`` has them.
+    """
+    return not config.getoption("xmlpath", None) or config.getini("junit_family") in ("xunit1", "legacy")
 
 
 def collect(report: pytest.TestReport, into: list[Outcome]) -> None:
@@ -214,4 +224,4 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen
 def problem_text(book: RecipeBook) -> str:
     count = len(book.problems)
     head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
-    return "\n".join([head, *(f"  {problem}" for problem in book.problems)])
+    return for_terminal("\n".join([head, *(f"  {problem}" for problem in book.problems)]))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from pytest_gpubench.plugin.collection import RATIO, parameters_of
-from pytest_gpubench.plugin.outcomes import RESULT
+from pytest_gpubench.plugin.outcomes import RESULT, takes_properties
 
 if TYPE_CHECKING:
     from pytest_gpubench.domain.cases import RecipeBook
@@ -113,7 +113,7 @@ def _judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> bool
                 outcome=outcome if mine else "passed",
                 longrepr=_longrepr(outcome, path, words) if mine else None,
                 when=when,
-                user_properties=properties if when != "setup" else [],
+                user_properties=properties if when != "setup" and takes_properties(benchmark.config) else [],
             )
             if mine:
                 report.gpubench = told  # type: ignore[attr-defined]

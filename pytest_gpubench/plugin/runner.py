@@ -76,7 +76,8 @@ class CaseRunner:
         before = self._measured_before.get((launch, case.id))
         if isinstance(before, Failure):
             item.stash[RESULT] = {"verdict": Status.FAIL.value, "note": before.summary}
-            pytest.fail(f"{case.id}: {failure_words(before)}; it is not measured again", pytrace=False)
+            text = f"{case.id}: {failure_words(before)}; it is not measured again"
+            pytest.fail(for_terminal(text), pytrace=False)
         if before is not None:
             self._tell(item, before, {})
             return before

@@ -126,9 +126,10 @@ class ServerPool:
         return self._inventory
 
     def provenance(self) -> dict[str, Any]:
-        """Host, versions and commit, the same for every record of a run."""
+        """Runner label, host, versions and commit, the same for every record of a run."""
         if self._provenance is None:
             self._provenance = {
+                "runner": self._settings.runner,
                 "host": host_facts(self.inventory()),
                 "versions": client_versions(),
                 "git": git_state(self._settings.root),

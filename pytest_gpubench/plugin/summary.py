@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.plugin.outcomes import Outcome
 from pytest_gpubench.report.terminal import Row
 
@@ -47,7 +48,8 @@ def against_lines(against: Against | None, outcomes: Sequence[Outcome]) -> list[
 
 def ratio_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """A line per ratio that was judged."""
-    lines = [f"{outcome.verdict}: {outcome.subject}: {outcome.note}" for outcome in outcomes if outcome.sides and outcome.verdict]
+    judged = [outcome for outcome in outcomes if outcome.sides and outcome.verdict]
+    lines = [for_terminal(f"{outcome.verdict}: {outcome.subject}: {outcome.note}") for outcome in judged]
     return ["", *lines] if lines else []
 
 

@@ -15,38 +15,35 @@ from pytest_gpubench.load.plan import RequestRecord
 from pytest_gpubench.report.exports_common import (
     Exported,
     NotExportedError,
-    file_name,
+    export,
     measured_requests,
     model_of,
-    write_json,
 )
 from pytest_gpubench.report.exports_vllm import statistics_of
-from pytest_gpubench.report.loaded import CaseResult, LeftOut
+from pytest_gpubench.report.loaded import CaseResult
 from pytest_gpubench.report.loading import read_whole
 from pytest_gpubench.report.numbers import finite
 
 _PERCENTILES = (90, 99, 99.9)
+_POWER_SCHEMA = 2
+"""Version of its power fields in which the watts are per GPU and the joules those of the whole deployment."""
 _NEEDED = ("total_tput_per_gpu", "output_tput_per_gpu", "input_tput_per_gpu")
 
 
-def export_agg(results: Iterable[CaseResult], folder: Path) -> Exported:
-    """Write ``agg_CASE.json`` per case and launch that was measured InferenceX's way; others are left out with the reason.
+def export_agg(results: Iterable[CaseResult], folder: Path, *, every_launch: bool = False) -> Exported:
+    """Write ``agg_CASE.json`` per case that was measured InferenceX's way; others are left out with the reason.
+
+    Its tools refuse two rows of one configuration: hence one file per case, unless ``every_launch`` is asked for.
 
     Raises:
         GpubenchError: if the disk refuses a file.
     """
-    written, left_out = [], []
-    for result in results:
-        try:
-            _check(result)
-            document = agg_document(result, read_whole(result.path), measured_requests(result))
-        except NotExportedError as error:
-            left_out.append(LeftOut(result.path, str(error)))
-            continue
-        path = folder / f"agg_{file_name(result)}.json"
-        write_json(path, document)
-        written.append(path)
-    return Exported(tuple(written), tuple(left_out))
+
+    def document_of(result: CaseResult) -> dict[str, Any]:
+        _check(result)
+        return agg_document(result, read_whole(result.path), measured_requests(result))
+
+    return export(results, folder, document_of, prefix="agg_", every_launch=every_launch)
 
 
 def _check(result: CaseResult) -> None:
@@ -72,7 +69,7 @@ def agg_document(result: CaseResult, record: Mapping[str, Any], requests: Sequen
     """
     topology, workload, metrics = result.topology, result.workload, result.metrics
     document: dict[str, Any] = {
-        "hw": result.hardware,
+        "hw": record.get("runner") or result.hardware,
         "conc": int(finite(workload.get("conc")) or 1),
         "image": result.image,
         "model": model_of(record, result),
@@ -99,9 +96,29 @@ def agg_document(result: CaseResult, record: Mapping[str, Any], requests: Sequen
         document[key.removesuffix("_ms")] = value / 1000
         if "tpot" in key and not key.startswith("std_") and value > 0:
             document[key.removesuffix("_ms").replace("tpot", "intvty")] = 1000 / value
-    if "gpu_power" in metrics and "energy_per_output_token" in metrics:
-        document |= {"power_valid": 1, "avg_power_w": metrics["gpu_power"]}
-        document["joules_per_output_token"] = metrics["energy_per_output_token"]
+    document |= _power(result, requests)
     if result.policy != "point":
         document["shared_server"] = True
     return document
+
+
+def _power(result: CaseResult, requests: Sequence[RequestRecord]) -> dict[str, float]:
+    """Its power fields; none where the samples of the GPUs did not cover the window."""
+    power, per_token = result.metrics.get("gpu_power"), result.metrics.get("energy_per_output_token")
+    outputs = sum(request.completion_tokens or 0 for request in requests)
+    inputs = sum(request.prompt_tokens or 0 for request in requests)
+    if power is None or per_token is None or not outputs:
+        return {}
+    gpus = len(result.measurement.gpus) if result.measurement and result.measurement.gpus else result.gpus
+    energy = per_token * outputs
+    return {
+        "power_valid": 1,
+        "power_metric_schema_version": _POWER_SCHEMA,
+        "avg_power_w": power / gpus,
+        "avg_total_gpu_power_w": power,
+        "total_gpu_energy_j": energy,
+        "joules_per_successful_query": energy / len(requests),
+        "joules_per_output_token": per_token,
+        "joules_per_total_token": energy / (inputs + outputs),
+        **({"joules_per_input_token": energy / inputs} if inputs else {}),
+    }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, thaw
 from pytest_gpubench.load.plan import RequestRecord
 from pytest_gpubench.report.loaded import CaseResult, LeftOut
+from pytest_gpubench.report.merging import attempts_that_count
 
 MOST_REQUESTS = 2_000_000
+_LONGEST_NAME = 190
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Exported:
 
     written: tuple[Path, ...]
     left_out: tuple[LeftOut, ...]
+    passed_over: int = 0
+    """Other launches and attempts of the same cases, for which nobody asked."""
 
 
 class NotExportedError(Exception):
@@ -76,10 +81,74 @@ def model_of(record: Mapping[str, Any], result: CaseResult) -> str:
     return next(iter(commits), result.identity.model) if isinstance(commits, Mapping) else result.identity.model
 
 
-def file_name(result: CaseResult) -> str:
-    """A name for the case's file that any file system takes."""
-    label = f"{result.case}-{result.launch.label}" if result.launch.index > 1 or result.launch.arm else result.case
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", label)[:200]
+def export(
+    results: Iterable[CaseResult],
+    folder: Path,
+    document_of: Callable[[CaseResult], Mapping[str, Any]],
+    *,
+    prefix: str = "",
+    every_launch: bool = False,
+) -> Exported:
+    """Write ``PREFIXCASE.json`` per case, of the launch that speaks for it (``representative``).
+
+    Args:
+        document_of: what to write; raises ``NotExportedError`` for a case that is left out with that reason.
+        every_launch: a file for every launch and every attempt instead, named apart by launch, then by run.
+
+    Raises:
+        GpubenchError: if the disk refuses a file.
+    """
+    results = list(results)
+    wanted = results if every_launch else representatives(results)
+    names: set[str] = set()
+    written, left_out = [], []
+    for result in wanted:
+        try:
+            document = document_of(result)
+        except NotExportedError as error:
+            left_out.append(LeftOut(result.path, str(error)))
+            continue
+        path = folder / f"{prefix}{_new_name(result, names, every_launch=every_launch)}.json"
+        write_json(path, document)
+        written.append(path)
+    return Exported(tuple(written), tuple(left_out), len(results) - len(wanted))
+
+
+def representatives(results: Iterable[CaseResult]) -> list[CaseResult]:
+    """One result per case: of the launches that count, the one with the median throughput, failed and INVALID ones last.
+
+    Of two engines that were compared the recipes' own counts.
+    """
+    cases: dict[str, list[CaseResult]] = {}
+    for result in results:
+        cases.setdefault(result.case, []).append(result)
+    return [_representative(found) for found in cases.values()]
+
+
+def _representative(found: Sequence[CaseResult]) -> CaseResult:
+    counting = attempts_that_count([one for one in found if one.launch.arm != "b"] or found)
+    good = [one for one in counting if "output_tput" in one.metrics and not _voided(one)]
+    ranked = sorted(good, key=lambda one: one.metrics["output_tput"])
+    return ranked[(len(ranked) - 1) // 2] if ranked else counting[-1]
+
+
+def _voided(result: CaseResult) -> bool:
+    return result.failure is not None or (result.measurement is not None and bool(result.measurement.invalid))
+
+
+def _new_name(result: CaseResult, taken: set[str], *, every_launch: bool) -> str:
+    """A name that any file system takes and that no other file of the export has, upper and lower case being equal."""
+    label = result.case
+    if every_launch and (result.launch.index > 1 or result.launch.arm):
+        label += f"-{result.launch.label}"
+    tries = [label, f"{label}-{result.run}"]
+    for name in itertools.chain(tries, (f"{tries[1]}-{number}" for number in itertools.count(2))):
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+        safe = safe if len(safe) <= _LONGEST_NAME else f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        if safe.lower() not in taken:
+            taken.add(safe.lower())
+            return safe
+    raise AssertionError("numbers do not end")
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 
 from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.report.html_tags import printable
+from pytest_gpubench.domain.printing import printable
 from pytest_gpubench.report.loaded import CaseResult
 
 _FIELDS = [

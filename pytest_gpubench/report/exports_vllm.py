@@ -1,5 +1,6 @@
-"""Results in the JSON of ``vllm bench serve``, field by field as its ``--save-result --metric-percentiles 90,99`` writes it.
+"""Results in the JSON of ``vllm bench serve``, field by field as its ``--save-result`` writes it.
 
+On top of that the sizes of the parallelism, which ``vllm bench sweep`` adds: its Pareto plot takes one GPU without.
 Times are ours: TTFT and E2E count from the moment a request was due, so queueing in the client is inside them. ``itl`` is the gap
 between chunks, as it is there.
 """
@@ -15,36 +16,30 @@ from pytest_gpubench.measure import definitions
 from pytest_gpubench.report.exports_common import (
     Exported,
     NotExportedError,
-    file_name,
+    export,
     measured_requests,
     model_of,
     statistics_ms,
-    write_json,
 )
-from pytest_gpubench.report.loaded import CaseResult, LeftOut
+from pytest_gpubench.report.loaded import CaseResult
 from pytest_gpubench.report.loading import read_whole
 from pytest_gpubench.report.numbers import finite
 
-_PERCENTILES = (90, 99)
+_PERCENTILES = (50, 90, 95, 99)
 
 
-def export_vllm(results: Iterable[CaseResult], folder: Path) -> Exported:
-    """Write ``CASE.json`` per measured case and launch; what has no requests is left out with the reason.
+def export_vllm(results: Iterable[CaseResult], folder: Path, *, every_launch: bool = False) -> Exported:
+    """Write ``CASE.json`` per measured case (per launch and attempt with ``every_launch``); what has no requests is left out.
 
     Raises:
         GpubenchError: if the disk refuses a file.
     """
-    written, left_out = [], []
-    for result in results:
-        try:
-            document = vllm_document(result, read_whole(result.path), measured_requests(result))
-        except NotExportedError as error:
-            left_out.append(LeftOut(result.path, str(error)))
-            continue
-        path = folder / f"{file_name(result)}.json"
-        write_json(path, document)
-        written.append(path)
-    return Exported(tuple(written), tuple(left_out))
+    return export(
+        results,
+        folder,
+        lambda result: vllm_document(result, read_whole(result.path), measured_requests(result)),
+        every_launch=every_launch,
+    )
 
 
 def vllm_document(result: CaseResult, record: Mapping[str, Any], requests: Sequence[RequestRecord]) -> dict[str, Any]:
@@ -89,6 +84,9 @@ def vllm_document(result: CaseResult, record: Mapping[str, Any], requests: Seque
         "max_output_tokens_per_s": most_tokens,
         "max_concurrent_requests": most_requests,
         "rtfx": 0.0,
+        "tensor_parallel_size": result.topology.tensor_parallel_size,
+        "pipeline_parallel_size": result.topology.pp,
+        "data_parallel_size": result.topology.dp,
     }
     drafting = measurement.drafting if measurement else None
     if drafting is not None and drafting.drafts:

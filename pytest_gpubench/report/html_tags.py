@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable
 from typing import TypeAlias
+
+from pytest_gpubench.domain.printing import printable
 
 LONGEST_TEXT = 4000
 """Characters of one text in the page; the rest is left out, with a word about it."""
 
-# Control characters that no document may hold, lone surrogates that no file can, and marks that turn text around for the reader.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _VOID = frozenset({"meta", "input", "br", "hr"})
 
 
@@ -45,11 +44,6 @@ def join(*children: Child) -> Markup:
     parts: list[str] = []
     _put(parts, children)
     return Markup("".join(parts))
-
-
-def printable(text: str) -> str:
-    """The text with what cannot or must not be printed replaced by U+FFFD."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def clip(text: str, longest: int = LONGEST_TEXT) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_gpubench.domain.cases import Identity
 from pytest_gpubench.domain.failures import Failure
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.specs import Launch, SharingPolicy, init_subject
 from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.domain.verdicts import Status, Verdict
@@ -25,7 +26,7 @@ class LeftOut:
     """One sentence without the path."""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return for_terminal(f"{self.path}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)

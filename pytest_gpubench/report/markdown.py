@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pytest_gpubench.domain.printing import printable
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.report.html_parts import GLYPHS
-from pytest_gpubench.report.html_tags import clip, printable
+from pytest_gpubench.report.html_tags import clip
 from pytest_gpubench.report.loaded import Loaded
 from pytest_gpubench.report.merging import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier

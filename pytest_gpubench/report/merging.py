@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from pytest_gpubench.domain.failures import Failure, GpubenchError, failure_words
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.gate.evidence import evidence_of
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio
@@ -92,6 +93,7 @@ class Merged:
         lines += [f"in no job: {sentence}" for sentence in self.left_out]
         lines += self.jobs
         counts = [(status, sum(row.status is status for row in self.rows)) for status in _WORST_FIRST]
+        lines = [for_terminal(line) for line in lines]
         return [*lines, "merged: " + (", ".join(f"{count} {status.value}" for status, count in counts if count) or "nothing")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.report.pareto import frontier_lines
 
 
@@ -73,7 +74,7 @@ def summary_lines(rows: Sequence[Row], *, frontier: bool = True, verbose: bool =
         widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
         lines += ["", recipe]
         lines += ["  " + _aligned(line, widths) for line in [header, *body]]
-        lines += [f"  {row.point}: {row.note}" for row in own if row.note]
+        lines += [for_terminal(f"  {row.point}: {row.note}") for row in own if row.note]
         lines += _frontiers(own) if frontier else []
     if any(row.tentative.intersection(column.metric for column in _COLUMNS).intersection(row.metrics) for row in rows):
         lines += ["", "(in brackets: too few requests for this percentile)"]

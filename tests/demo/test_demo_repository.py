@@ -103,7 +103,7 @@ def test_damage_is_repaired(tmp_path: Path, damage: str) -> None:
 
 def test_several_processes_at_once(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITE, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(6)]
-    outputs = {writer.communicate(timeout=60)[0] for writer in writers}
+    outputs = {writer.communicate(timeout=600)[0] for writer in writers}
     assert [writer.returncode for writer in writers] == [0] * 6
     assert len(outputs) == 1
     _complete(tmp_path, write_demo_models(tmp_path))
@@ -116,7 +116,7 @@ def test_a_killed_writer_leaves_no_half_repository(tmp_path: Path) -> None:
         cache = tmp_path / str(number)
         cache.mkdir()
         writer = subprocess.Popen([sys.executable, "-c", WRITE, str(cache)], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not list(cache.iterdir()) and writer.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(number * 0.012)

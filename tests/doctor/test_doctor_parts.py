@@ -107,7 +107,7 @@ def test_layers_with_experts(entries: dict[str, object], layers: int) -> None:
     assert shape_of({**TINY_LLAMA, "num_experts": 4, **entries}).moe_layers == layers
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     target=CONFIGS, text=CONFIGS, draft=CONFIGS, hardware=st.sampled_from(["cpu", "h100", "b200", "mi300x"]), tp=st.integers(1, 8)
 )
@@ -145,7 +145,7 @@ FLAG_NAMES = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(flags=st.dictionaries(st.sampled_from(FLAG_NAMES), VALUES, max_size=8), words=st.lists(st.text(max_size=12), max_size=4))
 def test_no_flag_makes_the_doctor_raise(flags: dict[str, Any], words: list[str]) -> None:
     spec = ServerSpec("vllm", "org/model", "h100", Topology(tp=2), FrozenMap(flags), extra_args=("--max-num-seqs", *words))

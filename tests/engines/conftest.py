@@ -46,8 +46,8 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
             "log_path": tmp_path / "server.log",
             "label": "stub",
             "extra_env": {"GPUBENCH_STUB_FAULT": fault, "GPUBENCH_STUB_TEST": mark, **(env or {})},
-            "start_timeout": 60.0,
-            "stall_timeout": 60.0,
+            "start_timeout": 600.0,
+            "stall_timeout": 600.0,
         }
         return EngineSettings(**(values | changes))  # type: ignore[arg-type]
 

@@ -126,7 +126,7 @@ def test_a_damaged_file_is_one_sentence_and_stays_as_it_is(tmp_path: Path, damag
     assert path.read_bytes() == before
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_no_damage_ends_in_anything_but_a_sentence(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "fuzzed.json"

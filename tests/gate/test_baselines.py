@@ -69,7 +69,7 @@ def test_another_key_is_another_series_in_the_same_file() -> None:
     assert baseline.mismatch(FrozenMap({"device": "B200"})) == ("device: H200 before, B200 now",)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 70), st.dictionaries(st.integers(0, 69), st.sampled_from([METRIC, "ttft_p50"]), max_size=4))
 def test_pruning_changes_no_verdict(count: int, marks: dict[int, str]) -> None:
     baseline = series(count, {index: {metric: "accepted"} for index, metric in marks.items()})

@@ -26,15 +26,15 @@ from pytest_gpubench.host.leases.owners import ProcessId, identify, is_alive, ki
 
 GIB = 1 << 30
 GPUS = tuple(Gpu(index, f"GPU-{index}", "NVIDIA H100 80GB HBM3", 80 * GIB, GIB // 2) for index in range(4))
-SLEEP = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+SLEEP = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
 OWNER = """
 import os, subprocess, sys, time
 from pathlib import Path
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
 folder, inherit = Path(sys.argv[1]), sys.argv[2] == "inherit"
-lease = Broker(folder).acquire(Wanted("server", "dead-run"), timeout=5)
-words = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+lease = Broker(folder).acquire(Wanted("server", "dead-run"), timeout=60)
+words = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
 heir = subprocess.Popen(words, pass_fds=lease.fds, stdout=subprocess.PIPE)
 heir.stdout.readline()
 lease.name_processes()
@@ -44,7 +44,7 @@ if not inherit:  # what is named in the lease without holding it: as workers tha
         file.close()
     subprocess.run(["true"])
 print(heir.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -113,12 +113,12 @@ def test_a_second_exclusive_server_waits_and_then_fails_naming_the_first(folder:
 def test_a_waiting_server_gets_its_turn(folder: Path) -> None:
     first = _take(folder, _wanted("first"))
     got: list[Lease] = []
-    waiter = threading.Thread(target=lambda: got.append(_take(folder, _wanted("second", run="run-2"), timeout=30)))
+    waiter = threading.Thread(target=lambda: got.append(_take(folder, _wanted("second", run="run-2"), timeout=120)))
     waiter.start()
     time.sleep(0.2)
     assert not got
     first.release()
-    waiter.join(10)
+    waiter.join(120)
     assert got
     got[0].release()
 
@@ -206,7 +206,7 @@ def test_strays_of_a_dead_owner_are_killed_by_the_next_run(
     owner.wait()
     heard: list[str] = []
     broker = Broker(folder, say=heard.append)
-    lease = broker.acquire(_wanted("next", run="run-2"), timeout=20, orphan_seconds=0.2, poll_seconds=0.05)
+    lease = broker.acquire(_wanted("next", run="run-2"), timeout=120, orphan_seconds=0.2, poll_seconds=0.05)
     assert not is_alive(stray)
     assert any(f"({stray.pid})" in text and "dead-run" in text for text in heard)
     lease.release()
@@ -273,7 +273,7 @@ def test_who_holds_a_lock_is_told_from_who_only_reads(tmp_path: Path, run_python
         heir = run_python(*SLEEP, fds=(file.fileno(),))
         assert sorted(lock_holders(path)) == sorted([os.getpid(), heir.pid])
         reader = run_python(
-            sys.executable, "-c", "import sys, time; f = open(sys.argv[1]); print(flush=True); time.sleep(60)", str(path)
+            sys.executable, "-c", "import sys, time; f = open(sys.argv[1]); print(flush=True); time.sleep(600)", str(path)
         )
         assert reader.stdout is not None
         reader.stdout.readline()

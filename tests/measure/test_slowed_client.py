@@ -23,6 +23,7 @@ from pytest_gpubench.load.run import run_load
 from pytest_gpubench.load.transport import Slot
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
+from tests.busy import host_is_busy
 
 pytestmark = pytest.mark.slow
 
@@ -117,4 +118,4 @@ def test_undisturbed_client_counts() -> None:
             found = measurement(result.records, result.client)
             if not found.invalid:
                 return
-    assert os.getloadavg()[0] > 1.0, found.invalid
+    assert host_is_busy(), found.invalid

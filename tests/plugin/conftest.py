@@ -49,6 +49,8 @@ big-fp8-h100-vllm:
   serve: {max-model-len: 2304}
 """
 
+XUNIT1 = ("-o", "junit_family=xunit1")
+"""The family of JUnit files that has properties inside test cases."""
 
 CALM = """
 import sys
@@ -78,7 +80,7 @@ class Project:
 
     def run(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
         """pytest in a process of its own, with the stub as the engine."""
-        return self.pytester.run(*self.command(*arguments, stub=stub), timeout=120)
+        return self.pytester.run(*self.command(*arguments, stub=stub), timeout=600)
 
     def inside(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
         """The same in this process: much faster, for runs that start no server."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.conftest import Project, workers
+from tests.plugin.conftest import XUNIT1, Project, workers
 
 CASE = "tiny-bf16-cpu-vllm-tp1:32x4-c1"
 ONE = ("benchmarks", "-m", "cpu and not mtp and c1")
@@ -177,7 +177,7 @@ def test_without_a_baseline_the_command_that_records_one_is_printed_and_works(re
 def test_a_regression_fails_with_a_review_comment_and_can_be_accepted(repository: Project) -> None:
     repository.run(*ONE)
     seed(repository, 0.5)  # half the latency, and half the throughput: tpot and ttft doubled, which fails
-    result = repository.run(*ONE, "--junitxml=junit.xml")
+    result = repository.run(*ONE, "--junitxml=junit.xml", *XUNIT1)
     assert result.ret == 1, result.stdout.str()
     result.stdout.fnmatch_lines(
         [
@@ -231,7 +231,7 @@ def test_what_inconclusive_does_is_the_users_choice(project: Project, choice: st
         (rerun,) = (project.pytester.path / "results").rglob("rerun.txt")
         assert rerun.read_text().splitlines()[-1] == f"benchmarks/test_serving.py::test_throughput[{CASE}]"
         result.stdout.fnmatch_lines([f"undecided, to be measured again: pytest @{rerun.relative_to(project.pytester.path)}"])
-        again = project.pytester.run(*project.command()[:3], "-p", "no:cacheprovider", f"@{rerun}", timeout=60)
+        again = project.pytester.run(*project.command()[:3], "-p", "no:cacheprovider", f"@{rerun}", timeout=600)
         again.stdout.fnmatch_lines(["selected 1 case on 1 server", "*1 inconclusive*"])
         assert again.ret == 10
 
@@ -268,7 +268,7 @@ def test_two_runs_that_record_at_once_are_both_kept(repository: Project) -> None
         for _ in "ab"
     ]
     for run in runs:
-        output, _ = run.communicate(timeout=120)
+        output, _ = run.communicate(timeout=600)
         assert run.returncode == 0, output
     entries = json.loads(baseline_file(repository).read_text())["launches"]
     assert sorted(entry["launch"] for entry in entries) == ["launch-1", "launch-1", "launch-2", "launch-2"]

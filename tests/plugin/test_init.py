@@ -29,7 +29,7 @@ def wheel_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _run(site: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     return subprocess.run(
-        [sys.executable, "-P", "-m", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-P", "-m", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 

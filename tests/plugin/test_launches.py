@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.conftest import Project, with_gates
+from tests.plugin.conftest import XUNIT1, Project, with_gates
 
 ONE = ("benchmarks", "-m", "cpu and not mtp and c1")
 SERVER = "tiny-bf16-cpu-vllm-tp1"
 
 
 def test_reserve_launches_that_nobody_needs_are_settled_and_start_no_server(project: Project) -> None:
-    result = project.run("benchmarks", "-m", "cpu and not mtp", "--gpubench-launches=1..3", "-v", "--junitxml=junit.xml")
+    result = project.run("benchmarks", "-m", "cpu and not mtp", "--gpubench-launches=1..3", "-v", "--junitxml=junit.xml", *XUNIT1)
     assert result.ret == 0, result.stdout.str()
     result.stdout.fnmatch_lines(
         [
@@ -30,7 +30,7 @@ def test_reserve_launches_that_nobody_needs_are_settled_and_start_no_server(proj
 def test_an_undecided_case_is_measured_again_and_the_last_verdict_counts(project: Project) -> None:
     with_gates(project, "{steady_output_tput: {at-least: 1}}")  # four tokens a request: no steady state
     project.pytester.makeconftest(WANTING.format(code="not-measured"))
-    result = project.run(*ONE, "--gpubench-launches=1..2", "--junitxml=junit.xml", "-rs")
+    result = project.run(*ONE, "--gpubench-launches=1..2", "--junitxml=junit.xml", *XUNIT1, "-rs")
     assert result.ret == 10, result.stdout.str()
     result.stdout.fnmatch_lines(
         ["*steady_output_tput could not be measured on launch-1, launch-2*", "*1 measured, 1 inconclusive*"]

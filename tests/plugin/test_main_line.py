@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.plugin.conftest import Project, with_gates
+from tests.plugin.conftest import XUNIT1, Project, with_gates
 
 
 def test_cases_pass_with_one_launch_per_server_and_a_record_each(project: Project) -> None:
@@ -118,7 +118,7 @@ def test_a_limit_that_holds_passes(project: Project) -> None:
 
 def test_what_could_not_be_measured_is_inconclusive_and_exit_10(project: Project) -> None:
     with_gates(project, "{steady_output_tput: {at-least: 1}}")  # four tokens a request: no steady state
-    result = project.run("benchmarks", "-m", "cpu and not mtp and c1", "--junitxml=junit.xml")
+    result = project.run("benchmarks", "-m", "cpu and not mtp and c1", "--junitxml=junit.xml", *XUNIT1)
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*1 inconclusive*"])
     junit = (project.pytester.path / "junit.xml").read_text()
@@ -161,7 +161,7 @@ def test_attach_measures_a_server_that_runs_already(project: Project, monkeypatc
         assert server.poll() is None, "attach mode must stop nothing"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
     assert result.ret == 0, result.stdout.str()
     assert {record["served_name"] for record in project.cases()} == {"theirs"}
     assert all(record["attached"] for record in project.cases())
@@ -172,7 +172,7 @@ def _wait_until_up(port: int) -> None:
 
     from pytest_gpubench.engines import probe
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while probe.get(f"http://127.0.0.1:{port}/health", "sk-theirs")[0] != 200:
         assert time.monotonic() < until, "the stub did not come up"
         time.sleep(0.1)

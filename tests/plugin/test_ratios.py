@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.plugin.conftest import RECIPES, Project, workers
+from tests.plugin.conftest import RECIPES, XUNIT1, Project, workers
 
 PLAIN, DRAFTED = "tiny-bf16-cpu-vllm", "tiny-bf16-cpu-vllm-mtp"
 NAME = "test_ratio[[]gain:tp1:32x4-c1]"
@@ -18,7 +18,7 @@ def _declare(project: Project, bounds: str, over: str = PLAIN) -> None:
 
 def test_a_ratio_is_judged_last_and_fails_beyond_its_bound(project: Project) -> None:
     _declare(project, "at-least: 50")
-    result = project.run("benchmarks", "-m", "cpu", "-v", "--junitxml=junit.xml")
+    result = project.run("benchmarks", "-m", "cpu", "-v", "--junitxml=junit.xml", *XUNIT1)
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         ["*test_throughput*PASSED*", f"*{NAME} FAILED*100%*", "FAIL: output_tput of * times *demands at least 50 times"]
@@ -86,7 +86,7 @@ def test_a_side_without_a_result_is_inconclusive_and_both_sides_are_to_be_measur
 @pytest.mark.parametrize(("bounds", "code"), [("at-least: 0.02", 0), ("at-least: 50", 1)])
 def test_under_xdist_the_controller_judges_what_two_workers_measured(project: Project, bounds: str, code: int) -> None:
     _declare(project, bounds)
-    options = (*workers(2), "--gpubench-exclusive=no", "--junitxml=junit.xml")
+    options = (*workers(2), "--gpubench-exclusive=no", "--junitxml=junit.xml", *XUNIT1)
     result = project.run("benchmarks", "-k", "cpu and c1", *options)
     assert result.ret == code
     result.assert_outcomes(passed=3 - code, failed=code)

@@ -60,7 +60,7 @@ def _is_free(project: Project) -> bool:
     return True
 
 
-def _wait_for(condition: object, seconds: float = 30.0) -> None:
+def _wait_for(condition: object, seconds: float = 120.0) -> None:
     until = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until, "it did not happen in time"
@@ -101,7 +101,7 @@ run_load, leases = runner.run_load, []
 
 def with_neighbour(*arguments, **options):
     result = run_load(*arguments, **options)
-    leases.append(Broker().acquire(Wanted("late", "another-run", exclusive=False), timeout=5))
+    leases.append(Broker().acquire(Wanted("late", "another-run", exclusive=False), timeout=60))
     return result
 
 runner.run_load = with_neighbour
@@ -208,16 +208,20 @@ def test_without_restarts_the_run_ends_after_a_crash(project: Project) -> None:
 
 
 def test_a_second_run_waits_for_the_first_and_says_so(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GPUBENCH_STUB_LOAD", "6")
-    first = subprocess.Popen(project.command("benchmarks", "-k", "mtp"), cwd=project.pytester.path, stdout=subprocess.DEVNULL)
+    go_on = project.pytester.path / "go-on"
+    monkeypatch.setenv("GPUBENCH_STUB_UNTIL", str(go_on))
+    command, said = project.command("benchmarks", "-k", "mtp"), project.pytester.path / "second.txt"
+    first = subprocess.Popen(command, cwd=project.pytester.path, stdout=subprocess.DEVNULL)
     try:
         _wait_for(lambda: _leases(project))
-        monkeypatch.setenv("GPUBENCH_STUB_LOAD", "0.05")
-        second = project.run("benchmarks", "-k", "mtp")
+        with said.open("w") as output:
+            second = subprocess.Popen(command, cwd=project.pytester.path, stdout=output, stderr=subprocess.STDOUT)
+        _wait_for(lambda: " waits: " in said.read_text())
     finally:
-        first.wait(60)
-    assert (first.returncode, second.ret) == (0, 0), second.stdout.str()
-    second.stdout.fnmatch_lines(
+        go_on.touch()
+        codes = first.wait(300), second.wait(300)
+    assert codes == (0, 0), said.read_text()
+    pytest.LineMatcher(said.read_text().splitlines()).fnmatch_lines(
         [f"gpubench: tiny-bf16-cpu-vllm-mtp-tp1 waits: this host is used by pid {first.pid} (run *, server tiny-*, since *)"]
     )
     starts = sorted((record["started"], record["finished"]) for record in project.cases())
@@ -235,7 +239,7 @@ def test_a_second_run_that_waits_too_long_fails_with_the_name_of_the_first(
         second = project.run("benchmarks", "-k", "mtp", "--gpubench-start-timeout=1")
     finally:
         first.send_signal(signal.SIGTERM)
-        first.wait(60)
+        first.wait(300)
     assert second.ret == pytest.ExitCode.TESTS_FAILED
     second.stdout.fnmatch_lines(
         [f"*not started, after 1 s of waiting: this host is used by pid {first.pid} (run *host-busy, infrastructure*"]

@@ -160,7 +160,7 @@ KEYS = {
 
 
 @given(client=st.fixed_dictionaries({}, optional=KEYS))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_section_is_refused_with_a_sentence_or_sound(
     load: Callable[..., RecipeBook], whole: str, client: dict[str, Any]
 ) -> None:

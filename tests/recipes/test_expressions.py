@@ -162,7 +162,7 @@ _FORMED = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(_FORMED | st.lists(_WORDS, max_size=14).map(" ".join) | st.text(max_size=30))
 def test_any_text_gives_a_bounded_value_or_a_sentence(text: str) -> None:
     try:
@@ -173,7 +173,7 @@ def test_any_text_gives_a_bounded_value_or_a_sentence(text: str) -> None:
     assert not isinstance(value, int | float) or abs(value) <= MAX_VALUE
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(alphabet="${}'\" conc+1", max_size=25))
 def test_any_template_splits_or_says_why(text: str) -> None:
     try:

@@ -140,7 +140,7 @@ _TREES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_TREES)
 def test_agrees_with_the_meaning_of_both_readings(expression: str) -> None:
     ambiguity = find_ambiguity(expression, CASES)
@@ -153,7 +153,7 @@ def test_agrees_with_the_meaning_of_both_readings(expression: str) -> None:
         assert (one.id in missing) == (said and not done)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(alphabet="c1b20 and or not()[]:+-.\\/=,'", max_size=30))
 def test_any_text_is_answered(expression: str) -> None:
     assert find_ambiguity(expression, CASES) is None or str(found(expression))

@@ -130,7 +130,7 @@ def test_byte_order_marks() -> None:
         assert tree.plain() == {"a": 1}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=60))
 def test_no_bytes_raise(data: bytes) -> None:
     tree, problems = read(data)
@@ -150,7 +150,7 @@ _TREES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_TREES, st.booleans())
 def test_round_trip_equals_safe_load(value: object, flow: bool) -> None:
     text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True)

@@ -18,7 +18,7 @@ from pytest_gpubench.report.exports_vllm import export_vllm
 from pytest_gpubench.report.loading import load_results
 from tests.report.synthetic import write_results
 
-# As vllm 0.32's benchmarks/serve.py writes them without --save-detailed, for a run with a draft.
+# As vllm 0.32's benchmarks/serve.py writes them without --save-detailed, for a run with a draft, and its sweep the sizes.
 VLLM_FIELDS = [
     "date",
     "endpoint_type",
@@ -44,6 +44,9 @@ VLLM_FIELDS = [
     "max_output_tokens_per_s",
     "max_concurrent_requests",
     "rtfx",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
     "spec_decode_acceptance_rate",
     "spec_decode_acceptance_length",
     "spec_decode_num_drafts",
@@ -127,9 +130,12 @@ def test_vllm_json_has_its_fields_in_its_order(tmp_path: Path) -> None:
     done = export_vllm(load_results([tmp_path / "r"]).cases(), tmp_path / "out")
     (path,) = done.written
     document = json.loads(path.read_text())
-    assert list(document) == [*VLLM_FIELDS, *_statistics(("p90", "p99"), "_ms")]
+    assert list(document) == [*VLLM_FIELDS, *_statistics(("p50", "p90", "p95", "p99"), "_ms")]
     assert document["model_id"] == "MiniMaxAI/MiniMax-M3-MXFP8"
     assert document["completed"] == document["num_prompts"] == 4
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    assert [document[size] for size in sizes] == [8, 1, 1]
+    assert document["p50_tpot_ms"] == document["median_tpot_ms"]
     assert document["duration"] == pytest.approx(0.29)
     assert document["output_throughput"] == pytest.approx(20 / 0.29)
     assert document["total_token_throughput"] == pytest.approx(60 / 0.29)
@@ -182,6 +188,69 @@ def test_agg_marks_a_shared_server_and_survives_a_zero(tmp_path: Path) -> None:
     assert document["shared_server"] is True
     assert document["mean_tpot"] == 0
     assert not [key for key in document if key.endswith("intvty")]
+
+
+def _again(path: Path, run: str, launch: int = 1, **change: Any) -> Path:
+    """The record and requests of a case once more, in another run or of another launch."""
+    top = path.parents[3]
+    copy = top / run / path.relative_to(top).relative_to(path.parents[2].name).with_name(f"launch-{launch}.json")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    record = json.loads(path.read_text())
+    launched = record["launch"] | {"index": launch}
+    copy.write_text(json.dumps(record | {"launch": launched} | change))
+    requests = path.with_name("launch-1.requests.jsonl.gz").read_bytes()
+    copy.with_name(f"launch-{launch}.requests.jsonl.gz").write_bytes(requests)
+    return copy
+
+
+def test_merged_runs_of_one_case_make_one_file_and_the_newest_attempt_counts(tmp_path: Path) -> None:
+    path = _results(tmp_path / "r", _requests(), workload={"profile": "inferencex"})
+    _again(path, "later", finished="2030-01-01T00:00:00+00:00", hardware="h200", runner="h200-dgxc")
+    done = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out")
+    assert len(done.written) == len(set(done.written)) == len(list((tmp_path / "out").iterdir())) == 1
+    assert json.loads(done.written[0].read_text())["hw"] == "h200-dgxc", "the label of the runner, where one was given"
+    assert done.passed_over == 1
+
+
+@pytest.mark.parametrize("export", [export_agg, export_vllm])
+def test_every_launch_and_attempt_has_a_file_of_its_own_when_asked_for(tmp_path: Path, export: Any) -> None:
+    path = _results(tmp_path / "r", _requests(), workload={"profile": "inferencex"})
+    for launch in (1, 2):
+        _again(path, "later", launch)
+        _again(path, "LATER", launch)
+    done = export(load_results([tmp_path / "r"]).cases(), tmp_path / "out", every_launch=True)
+    names = {one.name.lower() for one in (tmp_path / "out").iterdir()}
+    assert len(done.written) == len(names) == 5
+    assert done.passed_over == 0
+
+
+def test_of_several_launches_the_median_speaks(tmp_path: Path) -> None:
+    path = _results(tmp_path / "r", _requests(), workload={"profile": "inferencex"})
+    run = path.parents[2].name
+    metrics = json.loads(path.read_text())["metrics"]
+    for launch, factor in ((2, 5.0), (3, 2.0)):
+        faster = {name: value * factor for name, value in metrics.items()}
+        measurement = json.loads(path.read_text())["measurement"] | {"metrics": faster}
+        _again(path, run, launch, metrics=faster, measurement=measurement)
+    (written,) = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out").written
+    assert json.loads(written.read_text())["tput_per_gpu"] == pytest.approx(2.0 * metrics["total_tput_per_gpu"])
+
+
+def test_watts_are_per_gpu_and_joules_of_the_deployment(tmp_path: Path) -> None:
+    path = _results(tmp_path / "r", _requests(), workload={"profile": "inferencex"})
+    record = json.loads(path.read_text())
+    energy = {"gpu_power": 4000.0, "energy_per_output_token": 2.0}
+    record["metrics"] |= energy
+    record["measurement"]["metrics"] = record["metrics"]
+    path.write_text(json.dumps(record))
+    (written,) = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out").written
+    document = json.loads(written.read_text())
+    assert document["power_metric_schema_version"] == 2
+    assert (document["avg_power_w"], document["avg_total_gpu_power_w"]) == (500.0, 4000.0)
+    assert document["total_gpu_energy_j"] == pytest.approx(2.0 * 20)
+    assert document["joules_per_successful_query"] == pytest.approx(10)
+    assert document["joules_per_total_token"] == pytest.approx(40 / 60)
+    assert document["joules_per_input_token"] == pytest.approx(1)
 
 
 def test_csv_comes_back_as_it_went(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.printing import printable
 from pytest_gpubench.report import html
 from pytest_gpubench.report.html_servers import servers
-from pytest_gpubench.report.html_tags import clip, printable, tag
+from pytest_gpubench.report.html_tags import clip, tag
 from pytest_gpubench.report.loading import load_results, read_whole
 from pytest_gpubench.report.markdown import markdown
 from pytest_gpubench.report.merging import merge

@@ -176,7 +176,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(sorted(case_record())), _JSON, max_size=3))
 def test_nothing_in_a_record_makes_loading_raise(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tmp_path / "run" / SERVER / "1k1k-c4" / "launch-1.json"
@@ -186,7 +186,7 @@ def test_nothing_in_a_record_makes_loading_raise(tmp_path: Path, changes: dict[s
     assert len(list(loaded.cases())) + len(loaded.left_out) >= 1
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_no_damage_to_the_bytes_makes_loading_raise(tmp_path: Path, data: st.DataObject) -> None:
     whole = json.dumps(case_record()).encode()

@@ -99,7 +99,7 @@ def test_pytest_benchmarks_storage_and_compare_read_it(tmp_path: Path) -> None:
     loaded: dict[str, Any] = {path.stem: data for path, data in storage.load()}  # type: ignore[no-untyped-call]
     assert list(loaded) == ["0001_before", "0002_after"]
     command = [sys.executable, "-m", "pytest_benchmark", "--storage", str(tmp_path / ".benchmarks"), "compare"]
-    shown = subprocess.run([*command, "--group-by=name"], capture_output=True, text=True, check=False, timeout=60)
+    shown = subprocess.run([*command, "--group-by=name"], capture_output=True, text=True, check=False, timeout=600)
     assert shown.returncode == 0, shown.stderr
     rows = [line for line in shown.stdout.splitlines() if line.startswith(f"tpot_p50[{CASE}]")]
     assert [row.split()[1] for row in rows] == ["(0001_before)", "(0002_after)"], "sorted by time: the slower run comes last"
