@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_gpubench import __version__
 from pytest_gpubench.commands import add_selection, baselines, calibration, changelogs, clusters, reports
 from pytest_gpubench.doctor import format_findings
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.failures import CommandError, GpubenchError
 from pytest_gpubench.report.terminal import counted
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = parsed.run
     try:
         return command(parsed)
+    except CommandError as error:
+        print(f"gpubench: {error}", file=sys.stderr)
+        return error.exit_code
     except GpubenchError as error:
         print(f"gpubench: {error}", file=sys.stderr)
         return EXIT_USAGE

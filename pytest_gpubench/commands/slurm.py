@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.host import files
 from pytest_gpubench.host.slurm import JobState, sbatch, states
 from pytest_gpubench.host.slurm import cancel as cancel_jobs
 from pytest_gpubench.report.records import write_record
@@ -65,7 +66,7 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
     try:
         for script in planned:
             path = folder / f"{script.name}.sh"
-            path.write_text(script.text, encoding="utf-8")
+            files.write_text(path, script.text, what="the script", remedy="choose another --results")
             jobs[script.name] = sbatch(path, [*parsed.sbatch_arg, *_dependency(script, jobs)])
     except GpubenchError:
         cancel_jobs(list(jobs.values()))

@@ -48,6 +48,8 @@ class Benchmark:
     """None where every launch is certain."""
     outcomes: list[outcomes.Outcome] = field(default_factory=list)
     selected: tuple[int, int] = (0, 0)
+    accepted: bool = False
+    """Whether the collected tests may run: neither recipes nor selection were refused."""
     said: list[str] = field(default_factory=list)
     """Lines for the end of the run, below the table."""
 
@@ -137,12 +139,26 @@ class Benchmark:
         if "servers" in vars(self):
             self.servers.close()
 
-    def write_plan(self, cases: list[Case]) -> None:
-        """Write the file that ``--gpubench-plan`` names, if it was given."""
-        if self.settings.plan is not None:
-            from pytest_gpubench.plugin.planning import write_plan
+    def write_documents(self, cases: list[Case]) -> None:
+        """Write the files that ``--gpubench-plan`` and ``--gpubench-matrix`` name.
 
-            write_plan(self.settings.plan, self.book, cases, self.arms, self.launches)
+        Raises:
+            pytest.UsageError: if a file cannot be written, or the matrix has too many kinds of jobs.
+        """
+        matrix = fleet.resolve(self.config).matrix
+        if self.settings.plan is None and matrix is None:
+            return
+        from pytest_gpubench.plugin.planning import write_matrix, write_plan
+
+        option = "plan"
+        try:
+            if self.settings.plan is not None:
+                write_plan(self.settings.plan, self.book, cases, self.arms, self.launches)
+            option = "matrix"
+            if matrix is not None:
+                write_matrix(matrix, self.book, cases, self.settings.launches)
+        except GpubenchError as error:
+            raise pytest.UsageError(f"--gpubench-{option}: {error}") from None
 
 
 def activate(config: pytest.Config, settings: Settings) -> None:

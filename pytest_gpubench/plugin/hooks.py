@@ -91,6 +91,7 @@ class Hooks:
         yield
         items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
         ratioing.put_back(config, items, ratios)
+        self._benchmark.accepted = True
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         found = [parameters for item in session.items if (parameters := parameters_of(item))]
@@ -99,7 +100,9 @@ class Hooks:
         self._benchmark.selected = (len(cases), len({launch.server for launch in servers}))
         if ASKED in session.config.stash:
             outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
-        self._benchmark.write_plan(list(cases.values()))
+        # pytest calls this hook also where the collection was refused or has errors.
+        if self._benchmark.accepted and not session.testsfailed:
+            self._benchmark.write_documents(list(cases.values()))
         if session.config.option.collectonly:
             return
         if not hasattr(session.config, "workerinput"):  # a worker says it with the test that needs the file
