@@ -11,31 +11,11 @@ from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import Frozen, FrozenMap, thaw
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.recipes.flags import our_flag, words_error
 
 PORT = "{port}"
 """Stands for the port in a rendered command line; `CommandLine.with_port` fills it in."""
 
-OUR_FLAGS: tuple[str, ...] = (
-    "host",
-    "port",
-    "model",
-    "served-model-name",
-    "api-key",
-    "revision",
-    "speculative-config",
-    "tensor-parallel-size",
-    "data-parallel-size",
-    "pipeline-parallel-size",
-    "decode-context-parallel-size",
-    "prefill-context-parallel-size",
-    "enable-expert-parallel",
-)
-"""Flags that follow from a recipe's own fields (model, revision, row, speculative) or from the launch.
-
-A recipe cannot set them under ``serve`` or ``extra-args``: two sources for one value could contradict each other.
-"""
-
-_SHORT = {"-tp": "tensor-parallel-size", "-dp": "data-parallel-size", "-pp": "pipeline-parallel-size", "-sc": "speculative-config"}
 _SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 _RECORDED = (
     *("VLLM_", "CUDA_", "NCCL_", "NVIDIA_", "HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "TRITON_", "FLASHINFER_", "ROCR_", "XLA_"),
@@ -116,7 +96,7 @@ def render(
     fetched beforehand.
 
     Raises:
-        GpubenchError: if the recipe sets one of `OUR_FLAGS`, or a value that no command line can express.
+        GpubenchError: if the recipe sets one of `recipes.flags.OUR_FLAGS`, or a value that no command line can express.
     """
     _reject_ours(spec)
     words = list(command)
@@ -202,17 +182,13 @@ def _unset(spec: ServerSpec) -> tuple[str, ...]:
 
 
 def _reject_ours(spec: ServerSpec) -> None:
+    """The last line of defence: a recipe file with one of these is refused when it is read."""
     for name in spec.serve:
-        plain = name.replace("_", "-")
-        if plain in OUR_FLAGS or plain.removeprefix("no-") in OUR_FLAGS:
-            raise GpubenchError(f"serve.{name} is set by gpubench itself: give the model, the row or `speculative` instead.")
-    for word in spec.extra_args:
-        head = word.split("=", 1)[0]
-        plain = _SHORT.get(head, head.removeprefix("--").replace("_", "-") if head.startswith("--") else "")
-        if plain in OUR_FLAGS or plain.removeprefix("no-") in OUR_FLAGS:
-            raise GpubenchError(
-                f"serve.extra-args holds {head}, which gpubench sets itself: give the model, the row or `speculative` instead."
-            )
+        if ours := our_flag(name):
+            raise GpubenchError(f"serve.{name} is not a recipe's to set: {ours[1]}")
+    wrong = words_error(spec.extra_args)
+    if wrong:
+        raise GpubenchError(f"serve.extra-args {wrong}")
     if "VLLM_API_KEY" in spec.env:
         raise GpubenchError("env.VLLM_API_KEY is set by gpubench itself, a new one for every launch: remove it from the recipe.")
 

@@ -13,6 +13,7 @@ from pytest_gpubench.recipes import schema
 from pytest_gpubench.recipes.client_schema import ClientKeys, SloKeys
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse
 from pytest_gpubench.recipes.fields import check_env, check_flag, check_gate
+from pytest_gpubench.recipes.flags import words_error
 from pytest_gpubench.recipes.merging import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
 from pytest_gpubench.recipes.templating import split
@@ -114,7 +115,7 @@ def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
 def _extra_args_error(node: Node) -> str | None:
     plain = node.plain()
     if isinstance(plain, list) and all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in plain):
-        return None
+        return words_error([str(item) for item in plain])
     return f"must be a list of words such as [--flag, value], not {shown(plain)}"
 
 
