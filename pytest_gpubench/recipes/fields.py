@@ -163,9 +163,9 @@ def check_gate(metric: str, value: Any) -> str | None:
         return f"no metric is named {shown(metric)}{did_you_mean(metric, METRICS)}"
     if value is False:
         return None
-    known = ("tolerance", "absolute", "at-least", "at-most")
+    known = ["tolerance", "absolute", "at-least", "at-most"]
     if metric == ACCEPTANCE:
-        known = (*known, "golden")
+        known.append("golden")
     for key, part in (value if isinstance(value, dict) else {"tolerance": value}).items():
         if key not in known:
             return f"unknown key '{key}'{did_you_mean(str(key), known)} (known: {', '.join(known)})"
