@@ -13,9 +13,10 @@ from pathlib import Path
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.secrets import Secrets
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines import probe
-from pytest_gpubench.engines.argv import CommandLine, is_secret_name, record_env, render
+from pytest_gpubench.engines.argv import CommandLine, record_env, render
 from pytest_gpubench.engines.classify import Ending, classify
 from pytest_gpubench.engines.engine import Engine, failure_of
 from pytest_gpubench.engines.facts import EngineFacts
@@ -135,7 +136,7 @@ def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Eng
     env["VLLM_API_KEY"] = api_key
     port = settings.port or free_port()
     argv = command.with_port(port)
-    hidden = [api_key, *(value for name, value in (host_env | env).items() if is_secret_name(name))]
+    hidden = [api_key, *Secrets.of(host_env).values, *Secrets.of(env).values]
     log = LogSink(settings.log_path, hidden, append=append)
     process = ServerProcess.start(argv, env, log, inherit_fds=settings.inherit_fds)
     url = f"http://127.0.0.1:{port}"

@@ -100,7 +100,7 @@ def _is_door(path: Path) -> bool:
     """Whether bytes go through the path to something else than a file that could be replaced."""
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
-    except FileNotFoundError:
+    except OSError:
         return False
     return not regular or os.path.abspath(path).startswith(_DESCRIPTORS)  # noqa: PTH100 - resolve() would follow the link
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -9,6 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.domain.secrets import Secrets
 from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.plugin.collection import RATIO, parameters_of
 from pytest_gpubench.plugin.state import ASKED
@@ -82,6 +84,8 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> None:
     found = parameters_of(item) or ((None, None) if RATIO in getattr(item, "fixturenames", ()) else None)
     if found is None or (report.when != "call" and report.passed):
         return
+    if not report.passed:
+        _hide_secrets(report)
     launch, case = found
     result: dict[str, Any] = item.stash.get(RESULT, {})
     data = {"server": launch.server, "launch": launch.label, "arm": launch.arm} if launch else {}
@@ -93,6 +97,16 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> None:
     if data.get("verdict"):
         item.user_properties.extend(properties or [("gpubench_verdict", str(data["verdict"]))])
         report.user_properties = list(item.user_properties)
+
+
+def _hide_secrets(report: pytest.TestReport) -> None:
+    """Failures quote an engine and its log; the terminal and JUnit files show them."""
+    secrets = Secrets.of(os.environ)
+    if isinstance(report.longrepr, str):
+        report.longrepr = secrets.hide(report.longrepr)
+    elif isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, secrets.hide(reason))
 
 
 def collect(report: pytest.TestReport, into: list[Outcome]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.secrets import hide_in
 from pytest_gpubench.domain.specs import Launch, ServerSpec
 from pytest_gpubench.host import files
 
@@ -54,12 +56,13 @@ class RunFolder:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all.
+    """Write a record whole or not at all, without the secrets of this environment.
 
     Raises:
         GpubenchError: if the disk refuses it, with path and reason.
     """
-    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
+    shown = hide_in(plain(record), os.environ)
+    text = json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=False)
     files.write_text(path, text + "\n", what="the record", remedy=_REMEDY)
 
 
