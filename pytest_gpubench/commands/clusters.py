@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.commands import add_selection
+from pytest_gpubench.commands import add_selection, print_json
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
@@ -82,7 +81,7 @@ def _document(parsed: argparse.Namespace) -> dict[str, Any]:
 def _matrix(parsed: argparse.Namespace) -> int:
     document = _document(parsed)
     if parsed.format == "github":
-        print(json.dumps(document, indent=1, ensure_ascii=False))
+        print_json(document)
         return 0
     from pytest_gpubench.commands import slurm
 

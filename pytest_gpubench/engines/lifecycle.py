@@ -16,6 +16,7 @@ from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.domain.secrets import Secrets
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines import probe
+from pytest_gpubench.engines.address import base_url_error
 from pytest_gpubench.engines.argv import CommandLine, record_env, render
 from pytest_gpubench.engines.classify import Ending, classify
 from pytest_gpubench.engines.engine import Engine, failure_of
@@ -92,9 +93,10 @@ def attach(base_url: str, *, api_key: str = "", model: str | None = None, timeou
     Raises:
         BenchmarkError: if nothing healthy answers there, the key is refused, or the name is not served.
     """
+    wrong = base_url_error(base_url)
+    if wrong:
+        raise GpubenchError(f"--gpubench-base-url {wrong}")
     url = base_url.rstrip("/").removesuffix("/v1")
-    if not url.startswith(("http://", "https://")):
-        raise GpubenchError(f"--gpubench-base-url {base_url!r} is not an address: it starts with http:// or https://.")
     status, _ = probe.get(f"{url}/health", api_key or None, timeout)
     if status != 200:
         said = f"HTTP status {status}" if status else "no answer"

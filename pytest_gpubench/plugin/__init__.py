@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.plugin.collection import ASKING, parametrize
+from pytest_gpubench.plugin.collection import ASKING, MARK_FIELDS, parametrize
 from pytest_gpubench.plugin.fixtures import (
     _gpubench_case,
     _gpubench_engine,
@@ -58,8 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "gpubench(recipe, model, hardware, precision, framework, spec, tp, ep, dp_attn, isl, osl, conc, server, case): "
-        "exact selection of benchmark cases, for instance -m \"gpubench(hardware='h100', conc=64)\"",
+        f"gpubench({', '.join(MARK_FIELDS)}): exact selection of benchmark cases, for instance -m \"gpubench(hardware='h100', conc=64)\"",
     )
     files, _ = recipe_files(config)
     if files:

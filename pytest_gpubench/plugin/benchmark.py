@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable
@@ -14,13 +15,15 @@ import pytest
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting
 from pytest_gpubench.plugin.baselining import Baselines
-from pytest_gpubench.plugin.collection import Parameters
+from pytest_gpubench.plugin.collection import MARK_FIELDS, Parameters
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.settling import Settling
 from pytest_gpubench.plugin.state import BENCHMARK
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
+from pytest_gpubench.recipes.hints import field_errors
 from pytest_gpubench.report.records import RunFolder
 
 if TYPE_CHECKING:
@@ -199,6 +202,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     reporting.take_part(config, benchmark)
     benchmark_json.join_in(config, settings.benchmark_json, folder.path)
     config.add_cleanup(benchmark.close)
+    _be_careful_with_modes(config)
     _end_cleanly_on_sigterm(config)
 
 
@@ -232,6 +236,15 @@ def _refuse_ambiguous_selection(config: pytest.Config, book: RecipeBook) -> None
     found = find_ambiguity(keyword, book.cases) if keyword else None
     if found is not None:
         raise pytest.UsageError(str(found))
+    wrong = field_errors(config.option.markexpr or "", MARK_FIELDS)
+    if wrong:
+        raise pytest.UsageError(f"-m {config.option.markexpr!r}: {'; '.join(wrong)}")
+
+
+def _be_careful_with_modes(config: pytest.Config) -> None:
+    stack = contextlib.ExitStack()
+    stack.enter_context(careful_umask())
+    config.add_cleanup(stack.close)
 
 
 def _end_cleanly_on_sigterm(config: pytest.Config) -> None:

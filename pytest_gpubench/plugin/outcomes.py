@@ -12,8 +12,9 @@ import pytest
 from pytest_gpubench.domain.cases import RecipeBook
 from pytest_gpubench.domain.secrets import Secrets
 from pytest_gpubench.domain.verdicts import Status
-from pytest_gpubench.plugin.collection import RATIO, parameters_of
+from pytest_gpubench.plugin.collection import RATIO, mark_values, parameters_of
 from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.recipes.hints import nearest
 
 EXIT_UNDECIDED = 10
 """Exit code where pytest's own would be 0 although a verdict is INCONCLUSIVE or INVALID."""
@@ -164,6 +165,10 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: tuple[
         words = ", ".join(dict.fromkeys(tag for case in book.cases for tag in case.tags))
         files = ", ".join(book.files)
         reporter.write_line(f"{asked} selects none of the {len(book.cases)} cases of {files}; their words are: {words}")
+        tags = {tag for case in book.cases for tag in case.tags}
+        for expression in filter(None, (config.option.keyword, config.option.markexpr)):
+            for hint in nearest(expression, tags, mark_values(book.cases)):
+                reporter.write_line(hint)
 
 
 def problem_text(book: RecipeBook) -> str:
