@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_gpubench import __version__
 from pytest_gpubench.commands import add_selection, baselines, calibration, changelogs, clusters, print_json, reports
@@ -63,8 +63,16 @@ def _replace_what_the_terminal_lacks() -> None:
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends a wrong command line with the exit code that pytest has for one."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gpubench", description="LLM serving benchmarks as pytest tests.")
+    parser = _Parser(prog="gpubench", description="LLM serving benchmarks as pytest tests.")
     parser.add_argument("--version", action="version", version=f"pytest-gpubench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -152,7 +160,7 @@ def _fetch(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.recipes import load_recipes
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
-    book = load_recipes(parsed.recipes or [Path("recipes.yaml")], policy=parsed.server_per)
+    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
     done: set[str] = set()
     for key in plan["servers"]:
         for repository, commit in fetch_weights(book.server(key), parsed.cache_dir, _show_progress).items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_gpubench.commands import add_selection, print_json
+from pytest_gpubench.domain.failures import GpubenchError
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
@@ -117,5 +118,7 @@ def _step(parsed: argparse.Namespace) -> int:
 def _retry(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.commands.attempts import run_pytest
 
+    if parsed.attempts < 1:
+        raise GpubenchError(f"--attempts {parsed.attempts}: write 1 or more")
     arguments = parsed.arguments[1:] if parsed.arguments[:1] == ["--"] else parsed.arguments
     return run_pytest(arguments, parsed.results, parsed.attempts)

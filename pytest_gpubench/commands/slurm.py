@@ -60,7 +60,10 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
     manifest = document | {"kind": "submission", "pytest": [*arguments, *parsed.pytest_arg], "jobs": {}}
     manifest["server_per"] = parsed.server_per
     manifest["recipes"] = [str(path.resolve()) for path in parsed.recipes]
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    try:
+        files.make_folder(folder / "logs")
+    except OSError as error:
+        raise GpubenchError(f"{folder} cannot be used: {error.strerror}; choose another folder with --results") from None
     write_record(folder / MANIFEST, manifest)
     jobs: dict[str, str] = {}
     try:
@@ -139,6 +142,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise GpubenchError(f"{path} cannot be read: give the folder of gpubench submit --results") from None
-    if not isinstance(found, dict) or found.get("kind") != "submission":
+    shape = {"jobs": dict, "include": list, "pytest": list, "recipes": list}
+    ours = isinstance(found, dict) and found.get("kind") == "submission"
+    if not ours or not all(isinstance(found.get(name), kind) for name, kind in shape.items()):
         raise GpubenchError(f"{path} is no submission of gpubench submit")
-    return found
+    submission: dict[str, Any] = found
+    return submission

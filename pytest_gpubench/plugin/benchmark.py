@@ -15,7 +15,6 @@ import pytest
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting
 from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.plugin.collection import MARK_FIELDS, Parameters
@@ -24,6 +23,7 @@ from pytest_gpubench.plugin.settling import Settling
 from pytest_gpubench.plugin.state import BENCHMARK
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
 from pytest_gpubench.recipes.hints import field_errors
+from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.report.records import RunFolder
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     Raises:
         pytest.UsageError: for options that cannot be met.
     """
-    missing = [str(path) for path in settings.recipe_files if settings.recipes_named and not path.is_file()]
+    missing = [str(path) for path in settings.recipe_files if settings.recipes_named and not path.exists()]
     if missing:
         raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
     worker = getattr(config, "workerinput", None)
@@ -179,7 +179,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         book = load_recipes(settings.recipe_files, policy=settings.server_per)
     garbage.spare_what_stays()
     if book.problems and processes:
-        raise pytest.UsageError(outcomes.problem_text(book))
+        raise pytest.UsageError(problem_text(book))
     if settings.update_baselines and not worker and not (config.option.collectonly or settings.plan):
         _refuse_unclean_tree(settings)
     launches = _planned(settings, book)
@@ -242,6 +242,10 @@ def _refuse_ambiguous_selection(config: pytest.Config, book: RecipeBook) -> None
 
 
 def _be_careful_with_modes(config: pytest.Config) -> None:
+    if config.option.collectonly:
+        return
+    from pytest_gpubench.host.files import careful_umask
+
     stack = contextlib.ExitStack()
     stack.enter_context(careful_umask())
     config.add_cleanup(stack.close)

@@ -15,6 +15,7 @@ from pytest_gpubench.plugin.collection import parameters_of, refuse_reruns, run_
 from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
 from pytest_gpubench.plugin.settling import Settling, subject_of, subjects_of
 from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.report.terminal import summary_lines
 
 
@@ -82,7 +83,7 @@ class Hooks:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
         positions = {item: index for index, item in enumerate(items)}
         if ASKED in config.stash and self._benchmark.book.problems:
-            raise pytest.UsageError(outcomes.problem_text(self._benchmark.book))
+            raise pytest.UsageError(problem_text(self._benchmark.book))
         refusal = self._benchmark.unmatched_ratios() if ASKED in config.stash else None
         refusal = refusal or refuse_reruns(config, items)
         if refusal:

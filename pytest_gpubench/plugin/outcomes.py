@@ -169,9 +169,3 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: tuple[
         for expression in filter(None, (config.option.keyword, config.option.markexpr)):
             for hint in nearest(expression, tags, mark_values(book.cases)):
                 reporter.write_line(hint)
-
-
-def problem_text(book: RecipeBook) -> str:
-    count = len(book.problems)
-    head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
-    return "\n".join([head, *(f"  {problem}" for problem in book.problems)])

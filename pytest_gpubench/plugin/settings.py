@@ -100,10 +100,19 @@ def _text(config: pytest.Config, name: str) -> str:
 
 def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
     given = config.getoption(f"gpubench_{name}")
-    if given:
-        return Path(config.invocation_params.dir, given).expanduser()
     listed = str(config.getini(f"gpubench_{name}") or "")
-    return root / Path(listed).expanduser() if listed else None
+    if not given and not listed:
+        return None
+    path = Path(config.invocation_params.dir, given) if given else root / listed
+    try:
+        path = path.expanduser()
+        wrong = "is a file; give a folder" if path.exists() and not path.is_dir() else ""
+    except (OSError, RuntimeError, ValueError) as error:
+        wrong = f"cannot be used: {error}"
+    if wrong:
+        option = f"--gpubench-{name.replace('_', '-')}"
+        raise pytest.UsageError(f"{option if given else f'ini option gpubench_{name}'}: {path} {wrong}")
+    return path
 
 
 def _plan_path(config: pytest.Config) -> Path | None:

@@ -18,7 +18,6 @@ from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
 from pytest_gpubench.domain.secrets import hide_in
 from pytest_gpubench.domain.specs import Launch, ServerSpec
-from pytest_gpubench.host import files
 
 SCHEMA_VERSION = 1
 MEASUREMENT_VERSION = 1
@@ -61,6 +60,8 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         GpubenchError: if the disk refuses it, with path and reason.
     """
+    from pytest_gpubench.host import files  # collecting needs no host room
+
     shown = hide_in(plain(record), os.environ)
     text = json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=False)
     files.write_text(path, text + "\n", what="the record", remedy=_REMEDY)
@@ -81,6 +82,8 @@ def write_requests(path: Path, requests: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         GpubenchError: if the disk refuses it, with path and reason.
     """
+    from pytest_gpubench.host import files
+
     with (
         files.writing(path, what="the record", remedy=_REMEDY) as raw,
         gzip.open(raw, "wt", encoding="utf-8", errors="backslashreplace", compresslevel=6) as file,
