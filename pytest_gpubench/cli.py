@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_gpubench import __version__
-from pytest_gpubench.commands import add_selection, baselines, calibration, changelogs, clusters, reports
+from pytest_gpubench.commands import add_selection, baselines, calibration, changelogs, clusters, print_json, reports
 from pytest_gpubench.doctor import format_findings
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.domain.failures import CommandError, GpubenchError
+from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.report.terminal import counted
 
 if TYPE_CHECKING:
@@ -23,22 +25,54 @@ EXIT_FINDINGS = 1
 EXIT_USAGE = 4
 """As pytest's: the command line or a file that it names cannot be used."""
 
+EXIT_UNREAD = 141
+"""As a shell says of a program that nobody reads from any more."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code. An error that a user can cause ends in a sentence on stderr."""
+    _replace_what_the_terminal_lacks()
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = parsed.run
     try:
-        return command(parsed)
+        with careful_umask():
+            code = command(parsed)
+        sys.stdout.flush()
+        return code
+    except CommandError as error:
+        print(f"gpubench: {error}", file=sys.stderr)
+        return error.exit_code
     except GpubenchError as error:
         print(f"gpubench: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BrokenPipeError:
+        # Who read the output has gone; nothing more is to be said, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_UNREAD
+    except OSError as error:
+        print(f"gpubench: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         return 130
 
 
+def _replace_what_the_terminal_lacks() -> None:
+    """A stream in a small character set prints a replacement instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends a wrong command line with the exit code that pytest has for one."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gpubench", description="LLM serving benchmarks as pytest tests.")
+    parser = _Parser(prog="gpubench", description="LLM serving benchmarks as pytest tests.")
     parser.add_argument("--version", action="version", version=f"pytest-gpubench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -103,7 +137,7 @@ def _plan(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.plugin.main import selection_plan
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
-    print(json.dumps(plan, indent=1, ensure_ascii=False))
+    print_json(plan)
     return 0
 
 
@@ -126,7 +160,7 @@ def _fetch(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.recipes import load_recipes
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
-    book = load_recipes(parsed.recipes or [Path("recipes.yaml")], policy=parsed.server_per)
+    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
     done: set[str] = set()
     for key in plan["servers"]:
         for repository, commit in fetch_weights(book.server(key), parsed.cache_dir, _show_progress).items():
@@ -146,7 +180,7 @@ def _show_progress(progress: Progress) -> None:
 def _schema(_parsed: argparse.Namespace) -> int:
     from pytest_gpubench.recipes import json_schema
 
-    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+    print_json(json_schema())
     return 0
 
 

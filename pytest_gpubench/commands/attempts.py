@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.report.records import RUN_FILE
 
 
@@ -16,10 +18,12 @@ def run_pytest(arguments: Sequence[str], results: Path, attempts: int) -> int:
     """The exit code of the last attempt.
 
     Args:
-        arguments: of pytest, without ``--gpubench-results``.
-        results: what an attempt has measured, the next one reuses.
+        arguments: of pytest; a ``--gpubench-results`` among them is the folder.
+        results: else the folder. What an attempt has measured, the next one reuses.
         attempts: at most.
     """
+    given, arguments = _own_results(arguments)
+    results = given or results
     command = [sys.executable, "-m", "pytest", f"--gpubench-results={results}", *arguments]
     code = 0
     for attempt in range(max(1, attempts)):
@@ -33,6 +37,17 @@ def run_pytest(arguments: Sequence[str], results: Path, attempts: int) -> int:
         )
         command = [*command, "--gpubench-reuse"] if "--gpubench-reuse" not in command else command
     return code
+
+
+def _own_results(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The results folder that pytest's arguments name, and the other arguments."""
+    given = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    given.add_argument("--gpubench-results", type=Path)
+    try:
+        known, rest = given.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise GpubenchError(f"retry: {error}") from None
+    return known.gpubench_results, rest
 
 
 def _ends(results: Path) -> dict[Path, dict[str, Any]]:

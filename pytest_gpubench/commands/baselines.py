@@ -89,6 +89,8 @@ def _prune(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.gate.baseline_files import update_baseline
     from pytest_gpubench.gate.baselines import prune
 
+    if parsed.keep < 0:
+        raise GpubenchError(f"--keep {parsed.keep}: write 0 or more; what verdicts need stays in any case")
     for path, case in _chosen(parsed.baselines, parsed.cases):
         before = _count(path, case)
         after = update_baseline(path, case, lambda baseline: prune(baseline, parsed.keep))

@@ -96,7 +96,7 @@ def _selected(parsed: argparse.Namespace) -> set[tuple[int, int]]:
     from pytest_gpubench.recipes import load_recipes
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
-    book = load_recipes(parsed.recipes or [Path("recipes.yaml")], policy=parsed.server_per)
+    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
     wanted = {entry["id"] for entry in plan["cases"]}
     loads = {(case.workload.conc, case.workload.workers) for case in book.cases if case.id in wanted}
     if not loads:

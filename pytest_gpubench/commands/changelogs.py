@@ -26,14 +26,15 @@ def _changelog(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.host.revisions import files_at
     from pytest_gpubench.recipes import load_recipes
     from pytest_gpubench.recipes.changes import broken_before, changelog, changes
+    from pytest_gpubench.recipes.problems import problem_text
 
     files = parsed.recipes or [Path("recipes.yaml")]
-    missing = next((path for path in files if not path.is_file()), None)
+    missing = next((path for path in files if not path.exists()), None)
     if missing is not None:
         raise GpubenchError(f"{missing} does not exist; give the path of a recipe file")
     book = load_recipes(files)
     if book.problems:
-        raise GpubenchError(f"{book.problems[0]}" + (f" (and {len(book.problems) - 1} more)" if len(book.problems) > 1 else ""))
+        raise GpubenchError(problem_text(book))
     with tempfile.TemporaryDirectory(prefix="gpubench-revision-") as folder:
         before = load_recipes(files_at(files, parsed.revision, Path(folder)))
     if before.problems:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.commands import add_selection
+from pytest_gpubench.commands import add_selection, print_json
+from pytest_gpubench.domain.failures import GpubenchError
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
@@ -82,7 +82,7 @@ def _document(parsed: argparse.Namespace) -> dict[str, Any]:
 def _matrix(parsed: argparse.Namespace) -> int:
     document = _document(parsed)
     if parsed.format == "github":
-        print(json.dumps(document, indent=1, ensure_ascii=False))
+        print_json(document)
         return 0
     from pytest_gpubench.commands import slurm
 
@@ -118,5 +118,7 @@ def _step(parsed: argparse.Namespace) -> int:
 def _retry(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.commands.attempts import run_pytest
 
+    if parsed.attempts < 1:
+        raise GpubenchError(f"--attempts {parsed.attempts}: write 1 or more")
     arguments = parsed.arguments[1:] if parsed.arguments[:1] == ["--"] else parsed.arguments
     return run_pytest(arguments, parsed.results, parsed.attempts)

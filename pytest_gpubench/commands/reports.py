@@ -49,6 +49,9 @@ def _report(parsed: argparse.Namespace) -> int:
         raise GpubenchError("report: say what to make of them: -o FILE.html, --csv, --markdown, --agg, --vllm-json or --matrix")
     if parsed.against_run and not parsed.output:
         raise GpubenchError("report: --against-run shows differences in the page: give -o FILE.html too")
+    for option, folder in (("--agg", parsed.agg), ("--vllm-json", parsed.vllm_json)):
+        if folder and folder.exists() and not folder.is_dir():
+            raise GpubenchError(f"report: {option} {folder} is a file; give a folder")
     loaded = load_results(parsed.results)
     for one in loaded.left_out[:_SHOWN]:
         print(f"left out: {one}", file=sys.stderr)

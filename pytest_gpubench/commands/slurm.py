@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.printing import for_terminal
+from pytest_gpubench.host import files
 from pytest_gpubench.host.slurm import JobState, sbatch, states
 from pytest_gpubench.host.slurm import cancel as cancel_jobs
 from pytest_gpubench.report.records import write_record
@@ -60,13 +61,16 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
     manifest = document | {"kind": "submission", "pytest": [*arguments, *parsed.pytest_arg], "jobs": {}}
     manifest["server_per"] = parsed.server_per
     manifest["recipes"] = [str(path.resolve()) for path in parsed.recipes]
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    try:
+        files.make_folder(folder / "logs")
+    except OSError as error:
+        raise GpubenchError(f"{folder} cannot be used: {error.strerror}; choose another folder with --results") from None
     write_record(folder / MANIFEST, manifest)
     jobs: dict[str, str] = {}
     try:
         for script in planned:
             path = folder / f"{script.name}.sh"
-            path.write_text(script.text, encoding="utf-8")
+            files.write_text(path, script.text, what="the script", remedy="choose another --results")
             jobs[script.name] = sbatch(path, [*parsed.sbatch_arg, *_dependency(script, jobs)])
     except GpubenchError:
         cancel_jobs(list(jobs.values()))
@@ -140,6 +144,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise GpubenchError(f"{path} cannot be read: give the folder of gpubench submit --results") from None
-    if not isinstance(found, dict) or found.get("kind") != "submission":
+    shape = {"jobs": dict, "include": list, "pytest": list, "recipes": list}
+    ours = isinstance(found, dict) and found.get("kind") == "submission"
+    if not ours or not all(isinstance(found.get(name), kind) for name, kind in shape.items()):
         raise GpubenchError(f"{path} is no submission of gpubench submit")
-    return found
+    submission: dict[str, Any] = found
+    return submission

@@ -56,6 +56,14 @@ class GpubenchError(Exception):
         return for_terminal(super().__str__())
 
 
+class CommandError(GpubenchError):
+    """A command of ``gpubench`` ends with an exit code of its own."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
 class BenchmarkError(GpubenchError):
     """A case or a server failed; carries the cause."""
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Direction: TypeAlias = Literal["higher", "lower", "neutral"]
+ACCEPTANCE = "acceptance_length"
+"""The one metric that others publish for a draft: it does not depend on the machine."""
 
 
 @dataclass(frozen=True, slots=True)

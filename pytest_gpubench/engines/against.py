@@ -13,8 +13,8 @@ from typing import Any
 
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import Frozen, FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.secrets import is_secret, shown_value, without_shapes
 from pytest_gpubench.domain.specs import ServerSpec, Speculative
-from pytest_gpubench.engines.argv import is_secret_name
 from pytest_gpubench.recipes.fields import check_flag
 
 NEXT = "/opt/vllm-next/bin/python -m vllm.entrypoints.openai.api_server"
@@ -35,7 +35,7 @@ class Against:
     """How the second engine (arm b) differs from the first, as the option says it."""
 
     text: str
-    """As written."""
+    """As written, without passwords."""
     command: tuple[str, ...] = ()
     """What starts it; empty: what starts the first one."""
     serve: FrozenMap = field(default_factory=FrozenMap)
@@ -88,7 +88,8 @@ def _changed(dashes: str, before: Mapping[str, Frozen], now: Mapping[str, Frozen
     for name, value in now.items():
         old = before.get(name)
         if name not in before or canonical_json(old) != canonical_json(value):
-            yield f"{dashes}{name} {_shown(value)} instead of {_shown(old) if name in before else 'not given'}"
+            was = shown_value(name, _shown(old)) if name in before else "not given"
+            yield f"{dashes}{name} {shown_value(name, _shown(value))} instead of {was}"
 
 
 def _shown(value: Frozen) -> str:
@@ -116,14 +117,14 @@ def parse_against(text: str, which: Callable[[str], str | None] = shutil.which) 
     start = next((index for index, word in enumerate(words) if word.startswith("-") and word != "-m"), len(words))
     env, command = _env_and_command(text, words[:start], which)
     serve, draft, without = _flags(text, words[start:])
-    return Against(text, command, FrozenMap(serve), FrozenMap(env), draft, without)
+    return Against(without_shapes(text), command, FrozenMap(serve), FrozenMap(env), draft, without)
 
 
 def _env_and_command(text: str, words: list[str], which: Callable[[str], str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
     env: dict[str, str] = {}
     while words and (found := _ENVIRONMENT.fullmatch(words[0])):
         name, value = found[1], found[2]
-        secret = is_secret_name(name) and not _DECIMAL.fullmatch(value) and not _WHOLE.fullmatch(value)
+        secret = is_secret(name, value) and not _DECIMAL.fullmatch(value) and not _WHOLE.fullmatch(value)
         if secret or name in ("VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"):
             raise _wrong(
                 text, f"sets {name}, which is not an engine's difference: keys are made for every launch and GPUs are leased"
@@ -234,4 +235,4 @@ def _draft(text: str, values: list[str]) -> Speculative:
 
 
 def _wrong(text: str, what: str) -> GpubenchError:
-    return GpubenchError(f"--gpubench-against {text!r} {what}")
+    return GpubenchError(f"--gpubench-against {without_shapes(text)!r} {what}")

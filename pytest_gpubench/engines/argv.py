@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import Frozen, FrozenMap, thaw
+from pytest_gpubench.domain.secrets import Secrets, shown_value
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.recipes.flags import our_flag, words_error
 
 PORT = "{port}"
 """Stands for the port in a rendered command line; `CommandLine.with_port` fills it in."""
 
-OUR_FLAGS: tuple[str, ...] = (
-    "host",
-    "port",
-    "model",
-    "served-model-name",
-    "api-key",
-    "revision",
-    "speculative-config",
-    "tensor-parallel-size",
-    "data-parallel-size",
-    "pipeline-parallel-size",
-    "decode-context-parallel-size",
-    "prefill-context-parallel-size",
-    "enable-expert-parallel",
-)
-"""Flags that follow from a recipe's own fields (model, revision, row, speculative) or from the launch.
-
-A recipe cannot set them under ``serve`` or ``extra-args``: two sources for one value could contradict each other.
-"""
-
-_SHORT = {"-tp": "tensor-parallel-size", "-dp": "data-parallel-size", "-pp": "pipeline-parallel-size", "-sc": "speculative-config"}
-_SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 _RECORDED = (
     *("VLLM_", "CUDA_", "NCCL_", "NVIDIA_", "HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "TRITON_", "FLASHINFER_", "ROCR_", "XLA_"),
     *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "LD_PRELOAD", "LD_LIBRARY_PATH", "SAFETENSORS_", "TOKENIZERS_"),
@@ -76,8 +55,8 @@ class CommandLine:
         return tuple(str(port) if word == PORT else word for word in self.argv)
 
     def printable_env(self) -> dict[str, str]:
-        """The additions as a plan prints them: host variables unresolved, as ``${NAME:-default}``."""
-        return {name: str(value) for name, value in self.env}
+        """The additions as a plan prints them: host variables unresolved, as ``${NAME:-default}``, without secrets."""
+        return {name: _printable(name, value) for name, value in self.env}
 
     def resolve_env(self, host_env: Mapping[str, str]) -> dict[str, str]:
         """The additions with host variables read from ``host_env``.
@@ -116,7 +95,7 @@ def render(
     fetched beforehand.
 
     Raises:
-        GpubenchError: if the recipe sets one of `OUR_FLAGS`, or a value that no command line can express.
+        GpubenchError: if the recipe sets one of `recipes.flags.OUR_FLAGS`, or a value that no command line can express.
     """
     _reject_ours(spec)
     words = list(command)
@@ -156,15 +135,11 @@ def flag(name: str, value: Frozen) -> list[str]:
 def record_env(environment: Mapping[str, str], names: Sequence[str] = ()) -> dict[str, str]:
     """The part of a server's environment that belongs in a record: what steers engines and numeric libraries, and ``names``.
 
-    The value of a variable whose name says that it is a secret is replaced by ``<removed>``.
+    Secrets of the environment are replaced by ``<removed>``, under whatever name they stand.
     """
     wanted = sorted(name for name in environment if name in names or name.startswith(_RECORDED))
-    return {name: "<removed>" if is_secret_name(name) else environment[name] for name in wanted}
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether an environment variable's name says that its value is a secret (``HF_TOKEN``, ``VLLM_API_KEY``)."""
-    return bool(_SECRET_NAME.search(name))
+    secrets = Secrets.of(environment)
+    return {name: secrets.hide(shown_value(name, environment[name])) for name in wanted}
 
 
 def _parallel(topology: Topology) -> Iterator[str]:
@@ -197,22 +172,27 @@ def _environment(spec: ServerSpec, cache_dir: str | None, offline: bool) -> Iter
             yield name, _scalar(value)
 
 
+def _printable(name: str, value: str | HostVariable) -> str:
+    if isinstance(value, str):
+        return shown_value(name, value)
+    if value.default is None:
+        return str(value)
+    default = shown_value(name, shown_value(value.name, value.default))
+    return str(HostVariable(value.name, default))
+
+
 def _unset(spec: ServerSpec) -> tuple[str, ...]:
     return tuple(name for name, value in spec.env.items() if value is None)
 
 
 def _reject_ours(spec: ServerSpec) -> None:
+    """The last line of defence: a recipe file with one of these is refused when it is read."""
     for name in spec.serve:
-        plain = name.replace("_", "-")
-        if plain in OUR_FLAGS or plain.removeprefix("no-") in OUR_FLAGS:
-            raise GpubenchError(f"serve.{name} is set by gpubench itself: give the model, the row or `speculative` instead.")
-    for word in spec.extra_args:
-        head = word.split("=", 1)[0]
-        plain = _SHORT.get(head, head.removeprefix("--").replace("_", "-") if head.startswith("--") else "")
-        if plain in OUR_FLAGS or plain.removeprefix("no-") in OUR_FLAGS:
-            raise GpubenchError(
-                f"serve.extra-args holds {head}, which gpubench sets itself: give the model, the row or `speculative` instead."
-            )
+        if ours := our_flag(name):
+            raise GpubenchError(f"serve.{name} is not a recipe's to set: {ours[1]}")
+    wrong = words_error(spec.extra_args)
+    if wrong:
+        raise GpubenchError(f"serve.extra-args {wrong}")
     if "VLLM_API_KEY" in spec.env:
         raise GpubenchError("env.VLLM_API_KEY is set by gpubench itself, a new one for every launch: remove it from the recipe.")
 

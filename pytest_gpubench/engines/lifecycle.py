@@ -13,9 +13,11 @@ from pathlib import Path
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.domain.secrets import Secrets
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines import probe
-from pytest_gpubench.engines.argv import CommandLine, is_secret_name, record_env, render
+from pytest_gpubench.engines.address import base_url_error
+from pytest_gpubench.engines.argv import CommandLine, record_env, render
 from pytest_gpubench.engines.classify import Ending, classify
 from pytest_gpubench.engines.engine import Engine, failure_of
 from pytest_gpubench.engines.facts import EngineFacts
@@ -91,9 +93,10 @@ def attach(base_url: str, *, api_key: str = "", model: str | None = None, timeou
     Raises:
         BenchmarkError: if nothing healthy answers there, the key is refused, or the name is not served.
     """
+    wrong = base_url_error(base_url)
+    if wrong:
+        raise GpubenchError(f"--gpubench-base-url {wrong}")
     url = base_url.rstrip("/").removesuffix("/v1")
-    if not url.startswith(("http://", "https://")):
-        raise GpubenchError(f"--gpubench-base-url {base_url!r} is not an address: it starts with http:// or https://.")
     status, _ = probe.get(f"{url}/health", api_key or None, timeout)
     if status != 200:
         said = f"HTTP status {status}" if status else "no answer"
@@ -135,7 +138,7 @@ def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Eng
     env["VLLM_API_KEY"] = api_key
     port = settings.port or free_port()
     argv = command.with_port(port)
-    hidden = [api_key, *(value for name, value in (host_env | env).items() if is_secret_name(name))]
+    hidden = [api_key, *Secrets.of(host_env).values, *Secrets.of(env).values]
     log = LogSink(settings.log_path, hidden, append=append)
     process = ServerProcess.start(argv, env, log, inherit_fds=settings.inherit_fds)
     url = f"http://127.0.0.1:{port}"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from pytest_gpubench.domain.secrets import HIDDEN, SHORTEST, without_shapes
 from pytest_gpubench.engines.classify import fatal_line
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.logs import LogReader
@@ -19,8 +20,6 @@ MAX_HEAD = 4 * 2**20
 MAX_TAIL = 2**20
 MAX_PIECE = 64 * 2**10
 """Bytes after which a line without an end is passed on in pieces."""
-_HIDDEN = b"<removed>"
-_HF_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
 _WORTH_READING = re.compile(rb"(?:INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d |terminate called|Fatal Python error|CUDA error|Traceback")
 _COMPILED = re.compile(r"\[jit_monitor\.py:\d+\] .* during inference: ([^\s.(]+)")
 """vLLM's word for a kernel that it compiled while it served, from 0.26 on; each kernel is named once."""
@@ -52,7 +51,8 @@ class LogSink:
         """Kernels that were compiled while requests were served: `time.monotonic_ns` of the line, name."""
         self._lock = threading.Lock()
         self._reader = LogReader()
-        self._secrets = sorted({secret.encode() for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+        given = (secret.encode("utf-8", "surrogateescape") for secret in secrets if len(secret) >= SHORTEST)
+        self._secrets = sorted(set(given), key=len, reverse=True)
         self._hold_back = max((len(secret) for secret in self._secrets), default=1) - 1
         self._carry = b""
         self._inside_long_line = False
@@ -168,8 +168,8 @@ class LogSink:
 
     def _redact(self, data: bytes) -> bytes:
         for secret in self._secrets:
-            data = data.replace(secret, _HIDDEN)
-        return _HF_TOKEN.sub(_HIDDEN, data)
+            data = data.replace(secret, HIDDEN.encode())
+        return without_shapes(data.decode("latin-1")).encode("latin-1")
 
     def _write(self, data: bytes) -> None:
         room = self._max_file - self._written

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
 from pytest_gpubench.gate.baseline_key import key_digest
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry
+from pytest_gpubench.host import files
 
 SCHEMA_VERSION = 1
 _LOCK_TIMEOUT_S = 60.0
@@ -197,16 +197,4 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise GpubenchError(f"the baseline {path} could not be written: {error.strerror}; it is as it was") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    files.write_text(path, text, what="the baseline", remedy="it is as it was")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.frozen import Frozen, FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.secrets import hide_named
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.load.datasets import comparable
+
+IN_KEY = frozenset({"hardware", "topology", "model", "revision"})
+"""Fields of a server spec that `comparison_key` holds; of a draft it holds what `Speculative.vllm_config` says."""
+_AS_ALWAYS = {"framework": "vllm", "image": ""}
+_PLAIN = ("framework", "image")
+"""Names of the axis whose text is recorded as it is, not as JSON."""
 
 
 def comparison_key(
@@ -65,7 +72,6 @@ def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
     axis: dict[str, Any] = {
         "engine": engine.get("version"),
         "attention": engine.get("attention_backend"),
-        "image": spec.image or None,
         "host": host.get("hostname"),
         "kernel": host.get("kernel"),
         "driver": host.get("driver"),
@@ -74,9 +80,30 @@ def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
         "openai": versions.get("openai"),
         "client.priority": client.get("priority") or None,
     }
-    axis |= {f"serve.{name}": canonical_json(thaw(value)) for name, value in spec.serve.items()}
-    axis |= {f"env.{name}": canonical_json(thaw(value)) for name, value in spec.env.items()}
+    axis |= dict(_server_axis(spec))
     return FrozenMap({name: value for name, value in axis.items() if value is not None})
+
+
+def _server_axis(spec: ServerSpec) -> Iterator[tuple[str, str]]:
+    """Every field of a server that the key does not hold, without secrets; a new field is in it by itself.
+
+    What was not recorded by earlier releases is left out where it is as it always was: a baseline of then shows no difference.
+    """
+    for item in fields(spec):
+        value = getattr(spec, item.name)
+        if item.name in IN_KEY or value == _AS_ALWAYS.get(item.name, ()):
+            continue
+        if item.name == "speculative":
+            yield from (_entry(f"speculative.{name}", option) for name, option in (value.options if value else {}).items())
+        elif isinstance(value, Mapping):
+            yield from (_entry(f"{item.name}.{name}", one) for name, one in value.items())
+        elif value is not None:
+            yield _entry(item.name, value)
+
+
+def _entry(name: str, value: Frozen) -> tuple[str, str]:
+    shown = hide_named(name, thaw(value))
+    return name, shown if name in _PLAIN else canonical_json(shown)
 
 
 def key_digest(key: FrozenMap) -> str:

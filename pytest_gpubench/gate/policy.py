@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass, replace
 
 from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.domain.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.domain.specs import Speculative
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.gate.golden import GOLDEN_TOLERANCE, golden_length
 from pytest_gpubench.gate.limits import Limit
 
 RANDOM_DATASET = "random"
-ACCEPTANCE = "acceptance_length"
 _TAIL_REQUESTS = {"p90": 100, "p99": 1000}
 """Requests below which a tail is reported, never gated: ten of them are expected beyond the percentile."""
 

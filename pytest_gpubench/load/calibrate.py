@@ -71,7 +71,9 @@ def loopback_process(*options: str) -> Iterator[str]:
     package_root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_root)))}
     argv = [sys.executable, "-P", "-m", "pytest_gpubench.load.loopback", *options]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace", env=environment
+    ) as process:
         assert process.stdout is not None  # noqa: S101  # it was asked for
         try:
             url = process.stdout.readline().strip()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import re
-import secrets
 from pathlib import Path
 
 from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.host import files
 from pytest_gpubench.load.calibrate import host_name, software_name
 from pytest_gpubench.load.calibration import Calibration
 
@@ -45,14 +45,7 @@ def store(results: Path, calibrations: tuple[Calibration, ...]) -> Path:
     text = json.dumps(
         {"schema": SCHEMA_VERSION, "calibrations": [one.to_json() for one in kept.values()]}, indent=1, allow_nan=False
     )
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)  # whole or not at all
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise GpubenchError(f"the calibration cannot be written to {path}: {error.strerror}; choose another --results") from error
+    files.write_text(path, text + "\n", what="the calibration", remedy="choose another --results")
     return path
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.plugin.collection import ASKING, parametrize
+from pytest_gpubench.plugin.collection import ASKING, MARK_FIELDS, parametrize
 from pytest_gpubench.plugin.fixtures import (
     _gpubench_case,
     _gpubench_engine,
@@ -45,6 +45,7 @@ __all__ = [
     "gate",
     "measure",
     "pytest_addoption",
+    "pytest_cmdline_main",
     "pytest_configure",
     "pytest_generate_tests",
 ]
@@ -55,10 +56,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if hasattr(config, "workerinput"):  # of xdist: its controller has done it
+        return None
+    if not any(value for name, value in vars(config.option).items() if name.startswith("gpubench_")):
+        return None
+    from pytest_gpubench.plugin.spaced import begin_anew
+
+    return begin_anew(config)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "gpubench(recipe, model, hardware, precision, framework, spec, tp, ep, dp_attn, isl, osl, conc, server, case): "
+        f"gpubench({', '.join(MARK_FIELDS)}): "
         "exact selection of benchmark cases, for instance -m \"gpubench(hardware='h100', conc=64)\"",
     )
     files, _ = recipe_files(config)

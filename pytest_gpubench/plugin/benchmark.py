@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable
@@ -16,12 +17,14 @@ from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting
 from pytest_gpubench.plugin.baselining import Baselines
-from pytest_gpubench.plugin.collection import Chosen, Parameters
+from pytest_gpubench.plugin.collection import MARK_FIELDS, Chosen, Parameters
 from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.settling import Settling
 from pytest_gpubench.plugin.state import BENCHMARK
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
+from pytest_gpubench.recipes.hints import field_errors
+from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.report.records import RunFolder
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ class Benchmark:
     selected: Chosen = field(default_factory=Chosen)
     ratios_left: list[str] = field(default_factory=list)
     """Node ids of ratios that no worker of xdist runs."""
+    accepted: bool = False
+    """Whether the collected tests may run: neither recipes nor selection were refused."""
     said: list[str] = field(default_factory=list)
     """Lines for the end of the run, below the table."""
 
@@ -142,12 +147,26 @@ class Benchmark:
         if "servers" in vars(self):
             self.servers.close()
 
-    def write_plan(self, cases: list[Case]) -> None:
-        """Write the file that ``--gpubench-plan`` names, if it was given."""
-        if self.settings.plan is not None:
-            from pytest_gpubench.plugin.planning import write_plan
+    def write_documents(self, cases: list[Case]) -> None:
+        """Write the files that ``--gpubench-plan`` and ``--gpubench-matrix`` name.
 
-            write_plan(self.settings.plan, self.book, cases, self.arms, self.launches)
+        Raises:
+            pytest.UsageError: if a file cannot be written, or the matrix has too many kinds of jobs.
+        """
+        matrix = fleet.resolve(self.config).matrix
+        if self.settings.plan is None and matrix is None:
+            return
+        from pytest_gpubench.plugin.planning import write_matrix, write_plan
+
+        option = "plan"
+        try:
+            if self.settings.plan is not None:
+                write_plan(self.settings.plan, self.book, cases, self.arms, self.launches)
+            option = "matrix"
+            if matrix is not None:
+                write_matrix(matrix, self.book, cases, self.settings.launches)
+        except GpubenchError as error:
+            raise pytest.UsageError(f"--gpubench-{option}: {error}") from None
 
 
 def activate(config: pytest.Config, settings: Settings) -> None:
@@ -156,7 +175,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     Raises:
         pytest.UsageError: for options that cannot be met.
     """
-    missing = [str(path) for path in settings.recipe_files if settings.recipes_named and not path.is_file()]
+    missing = [str(path) for path in settings.recipe_files if settings.recipes_named and not path.exists()]
     if missing:
         raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
     worker = getattr(config, "workerinput", None)
@@ -165,7 +184,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         book = load_recipes(settings.recipe_files, policy=settings.server_per)
     garbage.spare_what_stays()
     if book.problems and processes:
-        raise pytest.UsageError(outcomes.problem_text(book))
+        raise pytest.UsageError(problem_text(book))
     if settings.update_baselines and not worker and not (config.option.collectonly or settings.plan):
         _refuse_unclean_tree(settings)
     launches = _planned(settings, book)
@@ -191,6 +210,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         writers = (benchmark.finish, write_report, write_json)
         config.pluginmanager.register(SessionEnd(benchmark, writers), name="gpubench-session-end")
     config.add_cleanup(benchmark.close)
+    _be_careful_with_modes(config)
     _end_cleanly_on_sigterm(config)
 
 
@@ -224,6 +244,19 @@ def _refuse_ambiguous_selection(config: pytest.Config, book: RecipeBook) -> None
     found = find_ambiguity(keyword, book.cases) if keyword else None
     if found is not None:
         raise pytest.UsageError(str(found))
+    wrong = field_errors(config.option.markexpr or "", MARK_FIELDS)
+    if wrong:
+        raise pytest.UsageError(f"-m {config.option.markexpr!r}: {'; '.join(wrong)}")
+
+
+def _be_careful_with_modes(config: pytest.Config) -> None:
+    if config.option.collectonly:
+        return
+    from pytest_gpubench.host.files import careful_umask
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(careful_umask())
+    config.add_cleanup(stack.close)
 
 
 def _end_cleanly_on_sigterm(config: pytest.Config) -> None:

@@ -24,6 +24,23 @@ INIT_GATE = "_gpubench_init_gate"
 PARAMETERS = frozenset({LAUNCH, CASE})
 ASKING = PARAMETERS | {RATIO}
 """Fixtures of ours that a test is parametrized by."""
+MARK_FIELDS: dict[str, type] = {
+    "recipe": str,
+    "model": str,
+    "hardware": str,
+    "precision": str,
+    "framework": str,
+    "spec": str,
+    "tp": int,
+    "ep": int,
+    "dp_attn": bool,
+    "isl": int,
+    "osl": int,
+    "conc": int,
+    "server": str,
+    "case": str,
+}
+"""Fields of the mark ``gpubench(...)``, with their types."""
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -122,6 +139,15 @@ def case_marks(case: Case, server: pytest.MarkDecorator) -> list[pytest.MarkDeco
     workload = case.workload
     whole = server.with_args(isl=workload.isl, osl=workload.osl, conc=workload.conc, case=case.id)
     return [*map(_mark, case.tags), whole]
+
+
+def mark_values(cases: Iterable[Case]) -> dict[str, set[Any]]:
+    """By field of the mark ``gpubench(...)`` the values that cases have."""
+    values: dict[str, set[Any]] = {}
+    for case in cases:
+        for name, value in case_marks(case, server_mark(case))[-1].kwargs.items():
+            values.setdefault(name, set()).add(value)
+    return values
 
 
 def server_marks(cases: Sequence[Case]) -> list[pytest.MarkDecorator]:

@@ -29,6 +29,7 @@ from pytest_gpubench.engines.interpreter import default_command, probe_command
 from pytest_gpubench.host.gpus.inventory import Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.weights import Wanted, models_of
 
 _GIB = 2**30
 
@@ -79,15 +80,11 @@ class Doctor:
         return {"estimate": estimate, "relative_errors": errors}
 
     def _configs(self, spec: ServerSpec) -> ModelConfigs:
-        draft = spec.speculative
-        return read_model_configs(
-            self._folder(spec.model, spec.revision), self._folder(draft.model, draft.revision) if draft else None
-        )
+        return read_model_configs(*map(self._folder, models_of(spec)))
 
-    def _folder(self, repository: str | None, revision: str | None) -> Path | None:
-        if repository is None:
-            return None
-        found = find_snapshot(repository, revision, self._settings.cache_dir or default_cache_dir())
+    def _folder(self, wanted: Wanted) -> Path | None:
+        cache = self._settings.cache_dir or default_cache_dir()
+        found = find_snapshot(wanted.repository, wanted.revision, cache, weights=wanted.weights)
         return found.path if isinstance(found, Snapshot) else None
 
     def _node(self, spec: ServerSpec) -> Node | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.host import files
 from pytest_gpubench.plugin.baselining import Baselines, Updated, update_baselines
 from pytest_gpubench.plugin.outcomes import Outcome, is_undecided, last_verdicts
 from pytest_gpubench.plugin.settings import Settings
@@ -46,10 +48,10 @@ def finish(
     if ids:
         path = run / RERUN_FILE
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join([*_options(config, _NOT_TO_REPEAT), *_relative(config, ids)]) + "\n", encoding="utf-8")
-        except OSError as error:
-            lines.append(f"{path} could not be written: {error.strerror}")
+            words = [*_options(config, _NOT_TO_REPEAT), *_relative(config, ids)]
+            files.write_text(path, "\n".join(words) + "\n")
+        except GpubenchError as error:
+            lines.append(str(error))
             return lines, True
         lines.append(f"undecided, to be measured again: pytest @{os.path.relpath(path, config.invocation_params.dir)}")
     return lines, failed

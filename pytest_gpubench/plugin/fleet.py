@@ -68,7 +68,6 @@ def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
     settings = resolve(config)
     if settings.matrix is not None:
         config.option.collectonly = True
-        config.pluginmanager.register(_Matrix(benchmark, settings.matrix), name="gpubench-matrix")
     revision = config.getoption("gpubench_changed_since")
     if revision is not None:
         from pytest_gpubench.plugin.changing import Changed
@@ -103,18 +102,3 @@ class _Reuse:
         cases = self._cases.get(launch, [])
         if cases and all(reuse.find(launch, one) for one in cases):
             pytest.skip("not started: every result on this launch is reused")
-
-
-class _Matrix:
-    """Writes the matrix once the items are known."""
-
-    def __init__(self, benchmark: Benchmark, path: Path) -> None:
-        self._benchmark = benchmark
-        self._path = path
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        from pytest_gpubench.plugin.planning import write_matrix
-
-        cases: dict[str, Case] = {found[1].id: found[1] for item in session.items if (found := parameters_of(item)) and found[1]}
-        write_matrix(self._path, self._benchmark.book, list(cases.values()), self._benchmark.settings.launches)

@@ -15,6 +15,7 @@ from pytest_gpubench.plugin.collection import UNTIL_GREEN, Chosen, parameters_of
 from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
 from pytest_gpubench.plugin.settling import Settling, subject_of, subjects_of
 from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.report.terminal import summary_lines
 
 
@@ -83,7 +84,7 @@ class Hooks:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
         positions = {item: index for index, item in enumerate(items)}
         if ASKED in config.stash and self._benchmark.book.problems:
-            raise pytest.UsageError(outcomes.problem_text(self._benchmark.book))
+            raise pytest.UsageError(problem_text(self._benchmark.book))
         refusal = self._benchmark.unmatched_ratios() if ASKED in config.stash else None
         if refusal:
             raise pytest.UsageError(refusal)
@@ -94,6 +95,7 @@ class Hooks:
             raise pytest.UsageError(repeated)
         items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
         ratioing.put_back(config, items, ratios)
+        self._benchmark.accepted = True
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         found = [parameters for item in session.items if (parameters := parameters_of(item))]
@@ -102,7 +104,9 @@ class Hooks:
         self._benchmark.selected = Chosen.of(found)
         if ASKED in session.config.stash:
             outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
-        self._benchmark.write_plan(list(cases.values()))
+        # pytest calls this hook also where the collection was refused or has errors.
+        if self._benchmark.accepted and not session.testsfailed:
+            self._benchmark.write_documents(list(cases.values()))
         if session.config.option.collectonly:
             return
         if not hasattr(session.config, "workerinput"):  # a worker says it with the test that needs the file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -11,10 +12,12 @@ import pytest
 from pytest_gpubench.domain.cases import RecipeBook
 from pytest_gpubench.domain.failures import Failure
 from pytest_gpubench.domain.printing import for_terminal
+from pytest_gpubench.domain.secrets import Secrets
 from pytest_gpubench.domain.specs import Launch, init_subject
 from pytest_gpubench.domain.verdicts import Status
-from pytest_gpubench.plugin.collection import INIT_GATE, RATIO, Chosen, parameters_of
+from pytest_gpubench.plugin.collection import INIT_GATE, RATIO, Chosen, mark_values, parameters_of
 from pytest_gpubench.plugin.state import ASKED, benchmark_of
+from pytest_gpubench.recipes.hints import nearest
 
 EXIT_UNDECIDED = 10
 """Exit code where pytest's own would be 0 although a verdict is INCONCLUSIVE or INVALID."""
@@ -114,6 +117,8 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> None:
     found = parameters_of(item) or ((None, None) if RATIO in getattr(item, "fixturenames", ()) else None)
     if found is None or (report.when != "call" and report.passed):
         return
+    if not report.passed:
+        _hide_secrets(report)
     launch, case = found
     result: dict[str, Any] = item.stash.get(RESULT, {})
     data = {"server": launch.server, "launch": launch.label, "arm": launch.arm} if launch else {}
@@ -147,6 +152,16 @@ def takes_properties(config: pytest.Config) -> bool:
     refuses a file with properties inside a test case; ``xunit1`` has them.
     """
     return not config.getoption("xmlpath", None) or config.getini("junit_family") in ("xunit1", "legacy")
+
+
+def _hide_secrets(report: pytest.TestReport) -> None:
+    """Failures quote an engine and its log; the terminal and JUnit files show them."""
+    secrets = Secrets.of(os.environ)
+    if isinstance(report.longrepr, str):
+        report.longrepr = secrets.hide(report.longrepr)
+    elif isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, secrets.hide(reason))
 
 
 def collect(report: pytest.TestReport, into: list[Outcome]) -> None:
@@ -219,9 +234,7 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen
         words = ", ".join(dict.fromkeys(tag for case in book.cases for tag in case.tags))
         files = ", ".join(book.files)
         reporter.write_line(f"{asked} selects none of the {len(book.cases)} cases of {files}; their words are: {words}")
-
-
-def problem_text(book: RecipeBook) -> str:
-    count = len(book.problems)
-    head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
-    return for_terminal("\n".join([head, *(f"  {problem}" for problem in book.problems)]))
+        tags = {tag for case in book.cases for tag in case.tags}
+        for expression in filter(None, (config.option.keyword, config.option.markexpr)):
+            for hint in nearest(expression, tags, mark_values(book.cases)):
+                reporter.write_line(hint)

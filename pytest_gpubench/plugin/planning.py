@@ -7,11 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.engines.argv import CommandLine, render
 from pytest_gpubench.plugin.arms import SECOND, Arms
@@ -22,7 +19,11 @@ from pytest_gpubench.report.records import write_record
 
 
 def write_plan(path: Path, book: RecipeBook, cases: Sequence[Case], arms: Arms, launches: Sequence[Launch]) -> None:
-    """Write the plan of the selected cases to the file that ``--gpubench-plan`` names."""
+    """Write the plan of the selected cases to the file that ``--gpubench-plan`` names.
+
+    Raises:
+        GpubenchError: if the file cannot be written.
+    """
     lines: dict[str, CommandLine] = {}
     against: dict[str, dict[str, Any]] = {}
     for key in dict.fromkeys(case.server for case in cases):
@@ -45,11 +46,8 @@ def write_matrix(path: Path, book: RecipeBook, cases: Sequence[Case], launches: 
     """Write the jobs of the selected cases to the file that ``--gpubench-matrix`` names.
 
     Raises:
-        pytest.UsageError: if the selection has too many kinds of jobs for one matrix.
+        GpubenchError: if the selection has too many kinds of jobs for one matrix, or the file
+            cannot be written.
     """
     certain, _ = parse_launches(launches)
-    try:
-        document = matrix_document(book, cases, launches=certain)
-    except GpubenchError as error:
-        raise pytest.UsageError(f"--gpubench-matrix: {error}") from None
-    write_record(path, document)
+    write_record(path, matrix_document(book, cases, launches=certain))

@@ -16,6 +16,7 @@ from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.weights import models_of
 from pytest_gpubench.report.loaded import CaseResult
 from pytest_gpubench.report.loading import load_results, read_whole
 from pytest_gpubench.report.records import RunFolder, fingerprint
@@ -83,15 +84,12 @@ class Reuse:
 
     def _commits(self, spec: ServerSpec) -> dict[str, str | None] | None:
         cache = self._settings.cache_dir or default_cache_dir()
-        draft = spec.speculative
-        wanted = [(spec.model, spec.revision, True)]
-        wanted += [(draft.model, draft.revision, False)] if draft is not None and draft.model is not None else []
         commits: dict[str, str | None] = {}
-        for repository, revision, tokenizer in wanted:
-            found = find_snapshot(repository, revision, cache, tokenizer=tokenizer)
+        for one in models_of(spec):
+            found = find_snapshot(one.repository, one.revision, cache, tokenizer=one.tokenizer, weights=one.weights)
             if not isinstance(found, Snapshot):
                 return None
-            commits[repository] = found.commit or None
+            commits[one.repository] = found.commit or None
         return commits
 
 

@@ -13,6 +13,7 @@ import pytest
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError, failure_words
+from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.specs import Launch, init_subject
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine

@@ -77,7 +77,7 @@ def resolve_settings(config: pytest.Config) -> Settings:
         runner=config.getoption("gpubench_runner"),
         plan=_plan_path(config),
         server_per=_server_per(config),
-        base_url=config.getoption("gpubench_base_url"),
+        base_url=_base_url(config),
         vllm_command=_split("--gpubench-vllm-command", command) if command else None,
         cache_dir=_path(config, root, "cache_dir"),
         start_timeout_s=_seconds(config),
@@ -100,10 +100,19 @@ def _text(config: pytest.Config, name: str) -> str:
 
 def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
     given = config.getoption(f"gpubench_{name}")
-    if given:
-        return Path(config.invocation_params.dir, given).expanduser()
     listed = str(config.getini(f"gpubench_{name}") or "")
-    return root / Path(listed).expanduser() if listed else None
+    if not given and not listed:
+        return None
+    path = Path(config.invocation_params.dir, given) if given else root / listed
+    try:
+        path = path.expanduser()
+        wrong = "is a file; give a folder" if path.exists() and not path.is_dir() else ""
+    except (OSError, RuntimeError, ValueError) as error:
+        wrong = f"cannot be used: {error}"
+    if wrong:
+        option = f"--gpubench-{name.replace('_', '-')}"
+        raise pytest.UsageError(f"{option if given else f'ini option gpubench_{name}'}: {path} {wrong}")
+    return path
 
 
 def _plan_path(config: pytest.Config) -> Path | None:
@@ -145,6 +154,18 @@ def _against(config: pytest.Config) -> Against | None:
 def _benchmark_json(config: pytest.Config) -> Path | None:
     given = config.getoption("gpubench_benchmark_json")
     return Path(config.invocation_params.dir, given).expanduser() if given else None
+
+
+def _base_url(config: pytest.Config) -> str | None:
+    given: str | None = config.getoption("gpubench_base_url")
+    if given is None:
+        return None
+    from pytest_gpubench.engines.address import base_url_error
+
+    wrong = base_url_error(given)
+    if wrong:
+        raise pytest.UsageError(f"--gpubench-base-url {wrong}")
+    return given
 
 
 def _server_per(config: pytest.Config) -> SharingPolicy | None:

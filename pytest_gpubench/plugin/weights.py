@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pytest_gpubench.demo.m3mini import M3MINI_REPOSITORIES, write_m3mini
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES, write_demo_models
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.host.hub.fetch import Progress, ensure_snapshot
 from pytest_gpubench.host.hub.local import default_cache_dir
+
+
+class Wanted(NamedTuple):
+    """A model that a server loads, and what of it must be there."""
+
+    repository: str
+    """Or a folder."""
+    revision: str | None
+    tokenizer: bool
+    weights: bool
+
+
+def models_of(spec: ServerSpec) -> list[Wanted]:
+    """Target and draft of a server; dummy weights are made up by the engine."""
+    read = spec.serve.get("load-format") != "dummy"
+    wanted = [Wanted(spec.model, spec.revision, True, read)]
+    draft = spec.speculative
+    if draft is not None and draft.model is not None:
+        config = draft.options.get("draft_load_config")
+        own = config.get("load_format") if isinstance(config, Mapping) else None
+        read = own != "dummy" if own is not None else read
+        wanted.append(Wanted(draft.model, draft.revision, False, read))
+    return wanted
 
 
 def fetch_weights(
@@ -24,15 +48,20 @@ def fetch_weights(
         BenchmarkError: where a repository cannot be had, with cause and remedy.
     """
     cache = cache_dir or default_cache_dir()
-    wanted = [(spec.model, spec.revision, True)]
-    if spec.speculative is not None and spec.speculative.model is not None:
-        wanted.append((spec.speculative.model, spec.speculative.revision, False))
-    if any(repository in DEMO_REPOSITORIES for repository, _, _ in wanted):
+    wanted = models_of(spec)
+    if any(one.repository in DEMO_REPOSITORIES for one in wanted):
         write_demo_models(cache)
-    if any(repository in M3MINI_REPOSITORIES for repository, _, _ in wanted):
+    if any(one.repository in M3MINI_REPOSITORIES for one in wanted):
         write_m3mini(cache)
     commits: dict[str, str | None] = {}
-    for repository, revision, tokenizer in wanted:
-        snapshot = ensure_snapshot(repository, revision, cache_dir=cache, tokenizer=tokenizer, on_progress=on_progress)
-        commits[repository] = snapshot.commit or None
+    for one in wanted:
+        snapshot = ensure_snapshot(
+            one.repository,
+            one.revision,
+            cache_dir=cache,
+            tokenizer=one.tokenizer,
+            weights=one.weights,
+            on_progress=on_progress,
+        )
+        commits[one.repository] = snapshot.commit or None
     return commits

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.frozen import canonical_json, thaw
+from pytest_gpubench.domain.secrets import shown_value
 
 Kind = Literal["new", "changed", "removed"]
 
@@ -126,4 +127,7 @@ def _words(name: str, side: Mapping[str, Any]) -> str:
     if name not in side:
         return _ABSENT
     value = side[name]
-    return value if isinstance(value, str) and value else _ABSENT if value is None else canonical_json(value)
+    if value is None:
+        return _ABSENT
+    text = value if isinstance(value, str) and value else canonical_json(value)
+    return shown_value(name, text)

@@ -13,6 +13,7 @@ from pytest_gpubench.recipes import schema
 from pytest_gpubench.recipes.client_schema import ClientKeys, SloKeys
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse
 from pytest_gpubench.recipes.fields import check_env, check_flag, check_gate
+from pytest_gpubench.recipes.flags import words_error
 from pytest_gpubench.recipes.merging import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
 from pytest_gpubench.recipes.templating import split
@@ -44,6 +45,9 @@ def check_section(model: type[BaseModel], node: Node, name: str, log: ProblemLog
     """
     before = len(log)
     cleaned = _without_list_nulls(without_nulls(node))
+    for leaf, path in _leaves(cleaned, name):
+        if leaf.doubt:
+            log.add(leaf.at, path, leaf.doubt)
     try:
         model.model_validate(cleaned.plain())
     except ValidationError as error:
@@ -107,24 +111,26 @@ def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
             log.add(entry.key_at, join_path(path, "gates", metric), words)
     for key in _COMPUTED:
         found = node.get(key)
-        for leaf, leaf_path in _strings(found, join_path(path, key)) if found else ():
-            _check_text(leaf, leaf_path, log)
+        for leaf, leaf_path in _leaves(found, join_path(path, key)) if found else ():
+            if isinstance(leaf.value, str):
+                _check_text(leaf, leaf_path, log)
 
 
 def _extra_args_error(node: Node) -> str | None:
     plain = node.plain()
     if isinstance(plain, list) and all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in plain):
-        return None
+        return words_error([str(item) for item in plain])
     return f"must be a list of words such as [--flag, value], not {shown(plain)}"
 
 
-def _strings(node: Node, path: str) -> Iterator[tuple[Node, str]]:
-    if isinstance(node.value, str):
+def _leaves(node: Node, path: str) -> Iterator[tuple[Node, str]]:
+    """The scalars of a value, each with its key path."""
+    if not isinstance(node.value, dict | list):
         yield node, path
     for key, entry in node.entries.items():
-        yield from _strings(entry.node, join_path(path, key))
+        yield from _leaves(entry.node, join_path(path, key))
     for index, item in enumerate(node.items):
-        yield from _strings(item, join_path(path, index))
+        yield from _leaves(item, join_path(path, index))
 
 
 def _check_text(node: Node, path: str, log: ProblemLog) -> None:

@@ -15,7 +15,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.domain.metrics import ACCEPTANCE, METRICS
+from pytest_gpubench.recipes.flags import our_flag, words_error
 from pytest_gpubench.recipes.problems import did_you_mean, shown
 from pytest_gpubench.recipes.templating import is_computed
 
@@ -25,24 +26,6 @@ _TOKEN = re.compile(r"[a-z0-9.]+")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FLAG = re.compile(r"[A-Za-z][A-Za-z0-9-]*(\.[A-Za-z0-9_.-]+)?")
 
-_TOPOLOGY_FLAGS = {
-    "tensor-parallel-size": "tp",
-    "pipeline-parallel-size": "pp",
-    "prefill-context-parallel-size": "pcp-size",
-    "decode-context-parallel-size": "dcp-size",
-    "data-parallel-size": "dp-attn",
-    "enable-expert-parallel": "ep",
-}
-_OUR_FLAGS = {
-    "speculative-config": "write `speculative` instead",
-    "model": "write it as the recipe's `model`",
-    "revision": "write it as the recipe's `revision`",
-    "host": "the plugin chooses it",
-    "port": "the plugin chooses it",
-    "uds": "the plugin talks TCP",
-    "api-key": "the plugin makes one per server",
-    "served-model-name": "the plugin sets it to prove the server's identity",
-}
 _OUR_ENV = {"VLLM_API_KEY": "the plugin makes one per server", "CUDA_VISIBLE_DEVICES": "the plugin leases the GPUs"}
 
 
@@ -116,10 +99,8 @@ Token: TypeAlias = Annotated[str, BeforeValidator(_token), WithJsonSchema({"type
 
 def check_flag(name: str, value: Any) -> str | None:
     """What is wrong with one server flag of ``serve``, None if nothing; ``value`` may hold expressions."""
-    if name in _TOPOLOGY_FLAGS:
-        return f"the parallelism comes from the row of the search space; write `{_TOPOLOGY_FLAGS[name]}` there"
-    if name in _OUR_FLAGS:
-        return f"this flag is not a recipe's to set: {_OUR_FLAGS[name]}"
+    if ours := our_flag(name):
+        return f"this flag is not a recipe's to set: {ours[1]}"
     if name.startswith("-"):
         return f"flags are written without dashes; write '{name.lstrip('-')}'"
     if name.startswith("no-"):
@@ -130,6 +111,8 @@ def check_flag(name: str, value: Any) -> str | None:
         return "this is not the name of a flag"
     if isinstance(value, list) and any(isinstance(item, dict | list) or item is None for item in value):
         return "a list holds words and numbers only (--flag a b)"
+    if isinstance(value, list) and (wrong := words_error([str(item) for item in value])):
+        return wrong
     return _range_error(name, value)
 
 
@@ -180,7 +163,9 @@ def check_gate(metric: str, value: Any) -> str | None:
         return f"no metric is named {shown(metric)}{did_you_mean(metric, METRICS)}"
     if value is False:
         return None
-    known = ("tolerance", "absolute", "at-least", "at-most")
+    known = ["tolerance", "absolute", "at-least", "at-most"]
+    if metric == ACCEPTANCE:
+        known.append("golden")
     for key, part in (value if isinstance(value, dict) else {"tolerance": value}).items():
         if key not in known:
             return f"unknown key '{key}'{did_you_mean(str(key), known)} (known: {', '.join(known)})"
@@ -188,6 +173,10 @@ def check_gate(metric: str, value: Any) -> str | None:
             percent = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%", part) if isinstance(part, str) else None
             if not percent or not 0 < float(percent[1]) < 100:
                 return f"a tolerance is a percentage above 0% and below 100%, such as 5%, not {shown(part)}"
+        elif key == "golden" and isinstance(part, bool):
+            continue
+        elif key == "golden" and (not isinstance(part, int | float) or not 1 <= part <= 1000):
+            return f"'golden' is true or an acceptance length of at least 1, not {shown(part)}"
         elif isinstance(part, bool) or not isinstance(part, int | float) or part < 0:
             return f"'{key}' must be a number of at least 0, not {shown(part)}"
     return None
@@ -224,11 +213,15 @@ Texts: TypeAlias = Annotated[Any, BeforeValidator(_texts), _TEXTS_SCHEMA]
 
 def _command(value: Any) -> Any:
     _texts(value)
+    words = value
     if isinstance(value, str):
         try:
-            shlex.split(value)
+            words = shlex.split(value)
         except ValueError as error:
             raise fail(f"is not a command line: {str(error).lower()}") from None
+    wrong = words_error(words, short=False)
+    if wrong:
+        raise fail(wrong)
     return value
 
 

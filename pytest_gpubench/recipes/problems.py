@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from pytest_gpubench.domain.cases import Problem, SourcePosition
+from pytest_gpubench.domain.cases import Problem, RecipeBook, SourcePosition
+from pytest_gpubench.domain.printing import for_terminal
 
 
 class ProblemLog:
@@ -30,6 +31,13 @@ class ProblemLog:
                 key=lambda p: (self._order.get(p.position.file, -1), p.position.line, p.position.column, p.path),
             )
         )
+
+
+def problem_text(book: RecipeBook) -> str:
+    """All problems of a book, a line each, below the files that they are in."""
+    count = len(book.problems)
+    head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
+    return for_terminal("\n".join([head, *(f"  {problem}" for problem in book.problems)]))
 
 
 class PointError(Exception):

@@ -20,6 +20,7 @@ from pytest_gpubench.recipes.client import given_keys, workload_of
 from pytest_gpubench.recipes.client_schema import ClientKeys
 from pytest_gpubench.recipes.expressions import ExpressionError, Value, parse
 from pytest_gpubench.recipes.fields import check_flag
+from pytest_gpubench.recipes.flags import words_error
 from pytest_gpubench.recipes.merging import overlay
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
 from pytest_gpubench.recipes.reading import names_read, server_reads
@@ -201,6 +202,8 @@ class Resolver:
         for flag, entry in node.entries.items() if node else ():
             if flag == "extra-args":
                 extra = tuple(str(word) for word in self._render(entry.node, join_path(path, flag), names))
+                if wrong := words_error(extra):
+                    raise PointError(entry.node.at, join_path(path, flag), wrong)
             else:
                 flags[flag] = self._once(flag, entry.node, names, partial(self._flag, flag, entry.node, path, names))
         return FrozenMap({"max-model-len": max_model_len} | flags), extra

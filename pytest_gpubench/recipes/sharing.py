@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json
 from pytest_gpubench.domain.specs import ServerSpec, SharingPolicy
@@ -13,6 +13,8 @@ from pytest_gpubench.recipes.resolved import Resolved
 
 CAPACITIES = ("max-model-len", "max-num-batched-tokens", "max-num-seqs", "max-cudagraph-capture-size")
 """Flags of which a shared server gets the maximum; any other difference splits the group."""
+SAME_IN_A_GROUP = frozenset({"framework", "model", "hardware", "topology", "revision", "command"})
+"""Fields of a server spec that no `when` changes, or that the group's name says."""
 
 
 def share(points: Iterable[Resolved], policy: SharingPolicy) -> list[tuple[str, ServerSpec, list[Resolved]]]:
@@ -68,14 +70,8 @@ def _with_maxima(members: list[Resolved]) -> ServerSpec:
 
 
 def _digest(spec: ServerSpec) -> str:
-    """Six hex digits of what tells the parts of a split group apart."""
+    """Six hex digits of what tells the parts of a split group apart: every field that points of one group can differ in."""
     draft = spec.speculative
-    values = {
-        "serve": spec.serve,
-        "env": spec.env,
-        "speculative": draft and {**draft.vllm_config(), "options": draft.options},
-        "requires": spec.requires,
-        "extra_args": spec.extra_args,
-        "image": spec.image,
-    }
+    values = {item.name: getattr(spec, item.name) for item in fields(spec) if item.name not in SAME_IN_A_GROUP}
+    values["speculative"] = draft and {**draft.vllm_config(), "options": draft.options}
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:6]

@@ -6,6 +6,7 @@ recursion, so that depth, aliases and size are bounded. Dates stay text: no reci
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -20,6 +21,14 @@ MAX_DEPTH = 40
 MAX_NODES = 400_000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNPRINTABLE = re.compile(r"[^\x09\x0A\x0D\x20-\x7E\x85\xA0-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+_UNUSABLE = re.compile(r"[\0\uD800-\uDFFF]")
+"""An escape can write what no command line and no file can hold."""
+_ODD_NUMBER = re.compile(r"[-+]?0[0-7_]+|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
+"""Octal (``010`` is 8) and base 60 (``1:30`` is 90): nobody who writes them means that."""
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+"""A number for everybody but YAML 1.1, which wants a dot in it and takes it for text."""
+MOST = 2**64 - 1
+"""Largest whole number: no flag and no key takes more."""
 _TAG = "tag:yaml.org,2002:"
 
 Leaf: TypeAlias = "str | int | float | bool | None"
@@ -38,6 +47,8 @@ class Node:
 
     value: Leaf | list[Node] | dict[str, Entry]
     at: SourcePosition
+    doubt: str = ""
+    """Why a scalar is hardly what was meant, though YAML has a meaning for it."""
 
     def get(self, key: str) -> Node | None:
         """The value of a key, None if this is no map or lacks it."""
@@ -187,7 +198,8 @@ class _Builder:
             if top and isinstance(top.node.value, dict) and top.key is None:
                 self._put_key(event, at, top)
                 return
-            node = Node(self._scalar(event, at), at)
+            value = self._scalar(event, at)
+            node = Node(value, at, _doubt(event, value))
             if event.anchor:
                 self._anchors[event.anchor] = node
             self._put(node, at)
@@ -306,17 +318,42 @@ class _Builder:
             return str(event.value)
         if kind == "null":
             return None
-        try:
-            if kind == "bool":
-                return bool(self._loader.bool_values[event.value.lower()])
-            if kind == "int":
-                return int(self._loader.construct_yaml_int(yaml.ScalarNode(tag, event.value)))
-            if kind == "float":
-                number = float(self._loader.construct_yaml_float(yaml.ScalarNode(tag, event.value)))
-                if number - number == 0:
-                    return number
-                raise ValueError
-        except (ValueError, KeyError, IndexError, OverflowError):
-            self._log.add(at, self._child_path(), f"{shown(event.value)} is not a finite number; write a smaller one or quote it")
-            return None
+        if kind == "bool" and event.value.lower() in self._loader.bool_values:
+            return bool(self._loader.bool_values[event.value.lower()])
+        if kind in ("bool", "int", "float"):
+            return self._number(kind, yaml.ScalarNode(tag, event.value), at)
         raise _UnreadableError(at, f"the tag {shown(event.tag)} is not allowed; write plain YAML")
+
+    def _number(self, kind: str, node: yaml.ScalarNode, at: SourcePosition) -> Leaf:
+        try:
+            if kind == "int":
+                whole = int(self._loader.construct_yaml_int(node))
+                if abs(whole) <= MOST:
+                    return whole
+            else:
+                number = float(self._loader.construct_yaml_float(node))
+                if math.isfinite(number):
+                    return number
+        except (ValueError, KeyError, IndexError, OverflowError):
+            pass
+        self._log.add(at, self._child_path(), _no_number(str(node.value)))
+        return None
+
+
+def _doubt(event: yaml.ScalarEvent, value: Leaf) -> str:
+    text = str(event.value)
+    if isinstance(value, str):
+        if _UNUSABLE.search(text):
+            return f"{shown(text)} holds a NUL or half of a surrogate pair; remove it"
+        if event.implicit[0] and _EXPONENT.fullmatch(text) and not math.isfinite(float(text)):
+            return _no_number(text)
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    if _ODD_NUMBER.fullmatch(text) or (value == 0 and text.startswith("-")):
+        return f"YAML reads {text} as {value:g}; write that, or quote it"
+    return ""
+
+
+def _no_number(written: str) -> str:
+    return f"{shown(written)} is not a finite number of 64 bits; write a smaller one or quote it"

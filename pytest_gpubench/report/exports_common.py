@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, thaw
+from pytest_gpubench.host import files
 from pytest_gpubench.load.plan import RequestRecord
 from pytest_gpubench.report.loaded import CaseResult, LeftOut
 from pytest_gpubench.report.merging import attempts_that_count
@@ -157,9 +157,6 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     Raises:
         GpubenchError: if the disk refuses it.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plain = thaw(document) if isinstance(document, FrozenMap) else document
-        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise GpubenchError(f"the export {path} could not be written: {error.strerror}; choose another folder") from error
+    plain = thaw(document) if isinstance(document, FrozenMap) else document
+    text = json.dumps(plain, indent=1, allow_nan=False) + "\n"
+    files.write_text(path, text, what="the export", remedy="choose another folder")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench import __version__
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.host.files import write_text
 from pytest_gpubench.report.html_cases import case_table
 from pytest_gpubench.report.html_diff import difference
 from pytest_gpubench.report.html_parts import facts, section
@@ -85,11 +85,7 @@ def write(path: Path, page: str) -> None:
     Raises:
         GpubenchError: if the disk refuses it.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise GpubenchError(f"the report {path} could not be written: {error.strerror}; choose another file") from error
+    write_text(path, page, what="the report", remedy="choose another file")
 
 
 def _in_order(results: Any) -> list[CaseResult]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from pytest_gpubench.domain.failures import Failure, GpubenchError, failure_words
+from pytest_gpubench.domain.metrics import METRICS
 from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.gate.evidence import evidence_of
@@ -107,11 +108,43 @@ def read_matrix(path: Path) -> Mapping[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GpubenchError(f"--matrix {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
-    known = isinstance(document, dict) and document.get("kind") in ("matrix", "submission")
-    if not known or not all(isinstance(entry, dict) and "cases" in entry for entry in document.get("include", [None])):
+    if not _is_matrix(document):
         raise GpubenchError(f"--matrix {path} is no matrix: give the file that gpubench matrix or --gpubench-matrix wrote")
     found: Mapping[str, Any] = document
     return found
+
+
+def _is_matrix(document: object) -> bool:
+    if not isinstance(document, dict) or document.get("kind") not in ("matrix", "submission"):
+        return False
+    launches = document.get("launches", 1)
+    lists = {name: document.get(name, []) for name in ("include", "left_out", "ratios", "ended")}
+    if "include" not in document or not all(isinstance(found, list) for found in lists.values()):
+        return False
+    return (
+        isinstance(launches, int)
+        and launches >= 1
+        and all(_names_cases(entry) for entry in lists["include"])
+        and all(isinstance(one, dict) and {"what", "reason"} <= one.keys() for one in lists["left_out"])
+        and all(_is_ratio(point) for point in lists["ratios"])
+    )
+
+
+def _names_cases(entry: object) -> bool:
+    cases = entry.get("cases") if isinstance(entry, dict) else None
+    return isinstance(cases, list) and all(isinstance(case, str) for case in cases)
+
+
+def _is_ratio(point: object) -> bool:
+    try:
+        found = RatioPoint(**point) if isinstance(point, dict) else None
+    except TypeError:
+        return False
+    if found is None or found.metric not in METRICS:
+        return False
+    texts = (found.name, found.point, found.of, found.over)
+    bounds = (found.at_least, found.at_most)
+    return all(isinstance(text, str) for text in texts) and all(isinstance(one, int | float | None) for one in bounds)
 
 
 def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:

@@ -29,6 +29,7 @@ def plan_document(
     """
     servers = list(dict.fromkeys(case.server for case in cases))
     return {
+        "files": list(book.files),
         "cases": [_case(book, case, findings.get(case.id, ())) for case in cases],
         "servers": {
             key: _server(book, key, cases, command_lines[key])

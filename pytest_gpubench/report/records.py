@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.secrets import hide_in
 from pytest_gpubench.domain.specs import Launch, ServerSpec
 
 SCHEMA_VERSION = 1
@@ -24,6 +24,7 @@ RUN_FILE = "run.json"
 """In a run's folder: how the run ended (``loaded.RunEnd``)."""
 MEASUREMENT_VERSION = 1
 """Rises whenever the way of measuring changes: numbers of different versions are not comparable."""
+_REMEDY = "free space or choose another folder with --gpubench-results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,16 @@ class RunFolder:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all.
+    """Write a record whole or not at all, without the secrets of this environment.
 
     Raises:
         GpubenchError: if the disk refuses it, with path and reason.
     """
-    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
-    with _atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    from pytest_gpubench.host import files  # collecting needs no host room
+
+    shown = hide_in(plain(record), os.environ)
+    text = json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=False)
+    files.write_text(path, text + "\n", what="the record", remedy=_REMEDY)
 
 
 def try_to_write(path: Path, record: Mapping[str, Any]) -> str | None:
@@ -83,25 +84,14 @@ def write_requests(path: Path, requests: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         GpubenchError: if the disk refuses it, with path and reason.
     """
-    with _atomic(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8", compresslevel=6) as file:
+    from pytest_gpubench.host import files
+
+    with (
+        files.writing(path, what="the record", remedy=_REMEDY) as raw,
+        gzip.open(raw, "wt", encoding="utf-8", errors="backslashreplace", compresslevel=6) as file,
+    ):
         for request in requests:
             file.write(json.dumps(request, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside the given one, which it replaces when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        advice = "free space or choose another folder with --gpubench-results"
-        raise GpubenchError(f"the record {path} could not be written: {error.strerror}; {advice}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def plain(value: Any) -> Any:

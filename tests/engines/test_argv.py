@@ -10,7 +10,8 @@ from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap, freeze
 from pytest_gpubench.domain.specs import ServerSpec, Speculative
 from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.engines.argv import OUR_FLAGS, PORT, flag, record_env, render
+from pytest_gpubench.engines.argv import PORT, flag, record_env, render
+from pytest_gpubench.recipes.flags import OUR_FLAGS
 
 API_SERVER = ("python", "-m", "vllm.entrypoints.openai.api_server")
 
@@ -159,3 +160,22 @@ def test_a_map_is_the_same_map_after_the_command_line(value: dict[str, object]) 
     words = flag("hf-overrides", freeze(value))
     assert len(words) == 2
     assert json.loads(words[1]) == value
+
+
+def test_no_secret_in_a_plan_or_a_record() -> None:
+    env = FrozenMap(
+        {
+            "X_SETTING": {"from": "AWS_SECRET_ACCESS_KEY", "default": "def-ault"},
+            "MY_PAT": {"from": "PLAIN", "default": "oth-er"},
+            "HF_TOKEN": "lit-eral",
+            "HF_ENDPOINT": "https://user:pass-word@host",
+        }
+    )
+    command = render(spec(env=env), ("vllm", "serve"), served_name="m")
+    printed = str(command.printable_env())
+    assert "AWS_SECRET_ACCESS_KEY" in printed
+    environment = {"AWS_SECRET_ACCESS_KEY": "from-host", "PLAIN": "from-plain"}
+    environment |= command.resolve_env(environment)
+    recorded = str(record_env(environment, tuple(env)))
+    for secret in ("def-ault", "oth-er", "lit-eral", "pass-word", "from-host", "from-plain"):
+        assert secret not in printed + recorded

@@ -154,3 +154,10 @@ def test_a_cache_that_may_not_be_entered_is_said_so(tmp_path: Path, monkeypatch:
     found = find_snapshot("org/model", None, tmp_path)
     assert isinstance(found, Incomplete)
     assert found.reason == f"the cache {tmp_path} cannot be read: Permission denied"
+
+
+def test_a_folder_needs_no_weights_where_none_are_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert isinstance(find_snapshot(str(tmp_path), None, tmp_path, tokenizer=True), Incomplete)
+    assert isinstance(find_snapshot(str(tmp_path), None, tmp_path, tokenizer=True, weights=False), Snapshot)

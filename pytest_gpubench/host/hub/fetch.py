@@ -80,6 +80,7 @@ def ensure_snapshot(
     cache_dir: Path | None = None,
     offline: bool | None = None,
     tokenizer: bool = False,
+    weights: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     settings: FetchSettings | None = None,
 ) -> Snapshot:
@@ -93,6 +94,7 @@ def ensure_snapshot(
         cache_dir: Hugging Face cache; None is the environment's.
         offline: whether the network is forbidden; None is what ``HF_HUB_OFFLINE`` says.
         tokenizer: whether the snapshot must hold a tokenizer.
+        weights: whether a folder must hold weights; what is downloaded is always whole.
         on_progress: called about once a second from another thread while bytes arrive, and while waiting for the lock.
 
     Raises:
@@ -101,7 +103,7 @@ def ensure_snapshot(
     """
     settings = settings or FetchSettings()
     cache = (cache_dir or default_cache_dir()).expanduser()
-    found = find_snapshot(model, revision, cache, tokenizer=tokenizer)
+    found = find_snapshot(model, revision, cache, tokenizer=tokenizer, weights=weights)
     if isinstance(found, Snapshot):
         return found
     if is_local_path(model):

@@ -68,7 +68,9 @@ def repository_folder(cache_dir: Path, repo: str) -> Path:
     return cache_dir / f"models--{repo.replace('/', '--')}"
 
 
-def find_snapshot(model: str, revision: str | None, cache_dir: Path, *, tokenizer: bool = False) -> Snapshot | Incomplete:
+def find_snapshot(
+    model: str, revision: str | None, cache_dir: Path, *, tokenizer: bool = False, weights: bool = True
+) -> Snapshot | Incomplete:
     """Look for a model, complete, in the cache (or as a folder); reads files, changes nothing.
 
     Args:
@@ -76,10 +78,11 @@ def find_snapshot(model: str, revision: str | None, cache_dir: Path, *, tokenize
         revision: branch, tag or commit; None is ``main``. A folder has none.
         cache_dir: the Hugging Face cache.
         tokenizer: whether tokenizer files are expected (a target needs them, a draft does not).
+        weights: whether a folder must hold weights (``load-format: dummy`` reads none).
     """
     if is_local_path(model):
         folder = Path(model).expanduser()
-        reason = _missing_part(folder, tokenizer) if folder.is_dir() else f"there is no folder {folder}"
+        reason = _missing_part(folder, tokenizer, weights) if folder.is_dir() else f"there is no folder {folder}"
         return Incomplete(model, reason, folder.is_dir()) if reason else Snapshot(model, folder)
     try:
         return _find_in_cache(model, revision, cache_dir, tokenizer)
@@ -129,7 +132,7 @@ def looks_whole(path: Path) -> bool:
     return True
 
 
-def _missing_part(folder: Path, tokenizer: bool) -> str:
+def _missing_part(folder: Path, tokenizer: bool, with_weights: bool = True) -> str:
     """What keeps a folder from being a complete model; empty if nothing does."""
     try:
         present = dict(_files(folder))
@@ -139,8 +142,8 @@ def _missing_part(folder: Path, tokenizer: bool) -> str:
         if not present.get("config.json"):
             return "config.json is missing"
         _json(folder / "config.json")
-        weights = _weight_files(folder, present)
-        if not weights:
+        weights = _weight_files(folder, present) if with_weights else ()
+        if with_weights and not weights:
             return "it holds no weights (no *.safetensors and no *.bin)"
         for name in weights:
             if problem := _weight_problem(folder / name, name, present.get(name)):

@@ -1,0 +1,43 @@
+"""Scalars that are hardly what was meant end with their place, in every key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_gpubench.domain.cases import RecipeBook
+
+ODD = ["0x" + "f" * 400, "0x" + "f" * 5000, "9" * 5000, "18446744073709551616", "1e999", "1.0e+999", ".inf", "-.inf", ".nan", "-0"]
+ODD += ["-0.0", "010", "1:30", '"a\\0b"', '"\\ud800"', "!!float x", "&a [*a]", "*zz"]
+PLACES = {
+    "serve: {seed: %s}": "serve: {block-size: 128}",
+    "serve: {a: {b: [%s]}}": "serve: {block-size: 128}",
+    "serve: {extra-args: [--x, %s]}": "serve: {block-size: 128}",
+    "env: {A: %s}": "serve: {block-size: 128}",
+    "client: {seed: %s}": "serve: {block-size: 128}",
+    "gates: {tpot_p50: {at-most: %s}}": "serve: {block-size: 128}",
+    "image: %s": "serve: {block-size: 128}",
+    "isl: %s": "isl: 1024",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("odd", ODD, ids=[text[:12] for text in ODD])
+def test_an_odd_scalar(odd: str, place: str, load: Callable[..., RecipeBook], whole: str) -> None:
+    book = load(whole.replace(PLACES[place], place % odd))
+    assert book.problems
+    assert all(problem.position.line > 0 and str(problem).encode() for problem in book.problems)
+
+
+@pytest.mark.parametrize("sound", ["0", "7", "0x10", "1_000", "1.5", "18446744073709551615", "-1", "'010'", "2024-01-01"])
+def test_a_sound_one(sound: str, load: Callable[..., RecipeBook], whole: str) -> None:
+    assert load(whole.replace("serve: {block-size: 128}", f"serve: {{seed: {sound}}}")).problems == ()
+
+
+def test_golden_as_the_docs_teach_it(load: Callable[..., RecipeBook], whole: str) -> None:
+    for value, sound in (("true", True), ("2.5", True), ("false", True), ("0.5", False), ("yes please", False)):
+        gates = f"gates: {{acceptance_length: {{golden: {value}, tolerance: 10%}}}}\n  serve: {{block-size: 128}}"
+        assert (load(whole.replace("serve: {block-size: 128}", gates)).problems == ()) is sound, value
+    text = whole.replace("serve: {block-size: 128}", "gates: {tpot_p50: {golden: 2.5}}")
+    assert "unknown key 'golden'" in str(load(text).problems[0])

@@ -1,0 +1,98 @@
+"""The table of docs/wrong-input.md: every row is run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_gpubench.cli import main
+
+PAGE = Path(__file__).parents[1] / "docs" / "wrong-input.md"
+ROW = re.compile(r"^\| `([^`]+)` \| (\d+) \| (.+) \|$", re.MULTILINE)
+ROWS = [(found[1], int(found[2]), found[3]) for found in ROW.finditer(PAGE.read_text(encoding="utf-8"))]
+
+RECIPE = """\
+tiny-bf16-cpu-vllm:
+  model: pytest-gpubench/tiny-llama
+  model-prefix: tiny
+  precision: bf16
+  framework: vllm
+  multinode: false
+  runner: cpu
+  scenarios:
+    fixed-seq-len:
+    - {isl: 32, osl: 4, search-space: [{tp: 1, conc-list: [1]}]}
+"""
+SERVE = "  serve: {max-model-len: 256}\n"
+FILES = {
+    "recipes.yaml": RECIPE + SERVE,
+    "wrong.yaml": RECIPE + SERVE + RECIPE.replace("tiny", "other").replace("scenarios", "scenario"),
+    "port.yaml": f"{RECIPE}  serve:\n    extra-args: [--po, 9]\n".replace("    extra", "         extra"),
+    "huge.yaml": f"{RECIPE}  serve: {{seed: 0x{'f' * 5000}}}\n",
+    "text.yaml": "this: [is, not\n",
+    "empty.yaml": "",
+    "file": "",
+    "broken.json": "{",
+    "odd.json": '{"kind": "matrix", "include": [{"cases": 5}]}',
+    "matrix.json": '{"kind": "matrix", "include": [{"cases": ["a"]}]}',
+    "pytest.ini": "[pytest]\naddopts = -p no:cacheprovider\n",
+    "benchmarks/test_serving.py": "from pytest_gpubench.suite import test_engine_init, test_throughput\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xe9: 1\n")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    return tmp_path
+
+
+def test_the_page_has_rows() -> None:
+    assert len(ROWS) > 60
+
+
+@pytest.mark.parametrize(("command", "code", "says"), ROWS, ids=[row[0] for row in ROWS])
+def test_a_row(command: str, code: int, says: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = _paths(folder)
+    ended: object
+    program, *words = shlex.split(command)
+    if program == "pytest":
+        run = [sys.executable, "-m", "pytest", "-q", *words]
+        ended = subprocess.run(run, check=False, timeout=120).returncode
+    else:
+        ended = _run(words)
+    captured = capfd.readouterr()
+    told = " ".join((captured.out + captured.err).split())
+    assert ended == code, told
+    assert says in told
+    for never in ("Traceback", "INTERNALERROR", "pa55word"):
+        assert never not in told
+    assert not re.search(r"^\S*: \d+$", captured.err, re.MULTILINE)  # how pytest counts what it has collected
+    if program == "gpubench" and words[:1] != ["retry"]:
+        assert captured.out == ""
+    assert _paths(folder) == before
+
+
+def _paths(folder: Path) -> list[Path]:
+    """All but what the interpreter and pytest-benchmark leave behind."""
+    theirs = {"__pycache__", ".benchmarks"}
+    return [path for path in sorted(folder.rglob("*")) if not theirs.intersection(path.parts)]
+
+
+def _run(words: list[str]) -> int | str | None:
+    try:
+        return main(words)
+    except SystemExit as ended:
+        return ended.code
