@@ -185,7 +185,8 @@ class ServerPool:
 
     def _start(self, launch: Launch, spec: ServerSpec) -> Engine:
         if self._settings.base_url:
-            return attach(self._settings.base_url, api_key=os.environ.get("OPENAI_API_KEY", ""))
+            api_key = os.environ.get("OPENAI_API_KEY", "")
+            return attach(self._settings.base_url, api_key=api_key, model=self._settings.model)
         unmet = check_requires(spec.requires, self._distribution(spec))
         if unmet:
             remedy = "Use an engine that satisfies `requires`, or correct the recipe."
