@@ -114,13 +114,9 @@ def attach(base_url: str, *, api_key: str = "", model: str | None = None, timeou
     if listed.answer.redirected:
         raise _redirected(f"{url}/v1/models", listed.answer)
     if listed.answer.status in (401, 403):
-        raise _attach_error(
-            "key-refused", f"The server at {url} refuses the API key.", "Set OPENAI_API_KEY to the server's key."
-        )
+        raise _attach_error("key-refused", f"The server at {url} refuses the API key.", "Set OPENAI_API_KEY to the server's key.")
     if not listed.entries:
-        raise _attach_error(
-            "no-models", f"{url}/v1/models gave no list of models: {listed}.", "Is it an OpenAI-compatible server?"
-        )
+        raise _attach_error("no-models", f"{url}/v1/models gave no list of models: {listed}.", "Is it an OpenAI-compatible server?")
     name = _chosen(url, listed.entries, model)
     return Engine(url, api_key, name, _complete(EngineFacts(), url, api_key, name), attached=True)
 
@@ -200,9 +196,7 @@ def _environment(
     return env, tuple(added)
 
 
-def _await_ready(
-    process: ServerProcess, url: str, api_key: str, served_name: str, settings: EngineSettings
-) -> None:
+def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: str, settings: EngineSettings) -> None:
     progress = process.log.progress
     cpu = 0.0
     moved = checked = process.started
@@ -271,9 +265,7 @@ def _with_marks(log: LogSink, process: ServerProcess, ready: float) -> EngineFac
     return dataclasses.replace(facts, phases=FrozenMap({**marks, **facts.phases, "ready": round(ready, 3)}))
 
 
-def _complete(
-    facts: EngineFacts, url: str, api_key: str, served_name: str, deadline: float | None = None
-) -> EngineFacts:
+def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, deadline: float | None = None) -> EngineFacts:
     """Facts completed by what the server answers; a question without an answer leaves its fact as it is.
 
     Args:

@@ -13,7 +13,6 @@ from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.lines import LogLine, parse_line
 
-
 _DIGITS = 15
 """Of a number that is believed."""
 _MOST_VARIABLES = 100

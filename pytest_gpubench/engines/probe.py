@@ -162,9 +162,7 @@ def models(url: str, api_key: str | None, timeout: float = 5.0) -> ModelList:
         said = "lacks" if "data" not in page else f"says {_clipped(json.dumps(listed))} for"
         return ModelList(answer, problem=f"the answer {said} `data`, the list of models")
     entries = {
-        entry["id"]: entry
-        for entry in listed
-        if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]
+        entry["id"]: entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]
     }
     return ModelList(answer, entries, "" if entries else "its list of models names none")
 

@@ -72,7 +72,9 @@ def compute(
         totals=totals,
         problems=problems,
         invalid=invalid,
-        flags=() if problems else find_flags(metrics, totals, len(measured), workload, seen, client, attempts),
+        flags=()
+        if problems
+        else find_flags(metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before)),
         drafting=drafting,
         send_lag_max=seen.send_lag_max or 0.0,
         client_cpu_share=client.cpu_share if client else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.plan import ClientFacts
@@ -27,9 +27,17 @@ def find_flags(
     seen: Validity,
     client: ClientFacts | None,
     attempts: int = 1,
+    vanished: Sequence[str] = (),
 ) -> tuple[Flag, ...]:
-    """All flags of a measurement."""
+    """All flags of a measurement.
+
+    Args:
+        vanished: counters that left ``/metrics`` during the run.
+    """
     flags = []
+    if vanished:
+        shown = ", ".join(vanished[:3]) + (f" and {len(vanished) - 3} more" if len(vanished) > 3 else "")
+        flags.append(Flag("counters-vanished", f"/metrics lost {shown} during the run: what they count was not checked"))
     for tail, shown_from, gated_from in _TAILS:
         names = tuple(name for name in metrics if name.endswith(f"_{tail}"))
         if names and requests < gated_from:
