@@ -127,7 +127,7 @@ def get(url: str, api_key: str | None = None, timeout: float = 5.0) -> Answer:
         connection.request("GET", target, headers={**headers, "Connection": "close"})
         return _read(connection.answer_by(deadline))
     except TimeoutError:
-        return Answer(0, fault=f"no whole answer within {timeout:g} s")
+        return Answer(0, fault=f"no whole answer within {timeout:.1f} s")
     except http.client.HTTPException as error:
         return Answer(0, fault=f"a malformed answer ({type(error).__name__})")
     except _TooLargeError:

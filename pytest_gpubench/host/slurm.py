@@ -88,7 +88,7 @@ def _indices(text: str) -> list[int]:
 
 def _run(words: Sequence[str]) -> str:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, errors="backslashreplace", timeout=_TIMEOUT, check=False)
     except FileNotFoundError:
         raise GpubenchError(f"{words[0]} is not on PATH: this host has no Slurm; submit from a login node") from None
     except subprocess.TimeoutExpired:

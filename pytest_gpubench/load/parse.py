@@ -224,9 +224,9 @@ def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
         found["error"] = "the stream ended without [DONE]"
     if "error" not in found and not stamps:
         found["error"] = "the stream carried no token"
-    reason = found.get("finish_reason")
-    if "error" not in found and reason is not None and reason not in FINISHED:
-        found["error"] = f"the answer ended with finish reason {_message(reason)!r}"
+    finish = found.get("finish_reason")
+    if "error" not in found and finish is not None and finish not in FINISHED:
+        found["error"] = f"the answer ended with finish reason {_message(finish)!r}"
     return found
 
 

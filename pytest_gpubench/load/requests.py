@@ -117,7 +117,9 @@ class TokenCounter:
         self._plan = plan
         timeout = httpx2.Timeout(_TOKENIZE_TIMEOUT, connect=plan.connect_timeout)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx2.AsyncClient(base_url=plan.root, headers=headers, timeout=timeout, trust_env=False)
+        self._http = httpx2.AsyncClient(
+            base_url=plan.root, headers=headers, timeout=timeout, trust_env=False, follow_redirects=False
+        )
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -154,7 +156,10 @@ class TokenCounter:
             summary = f"{self._plan.root}/tokenize did not answer: {type(error).__name__}: {error}"
             raise BenchmarkError(Failure("tokenize-failed", "client", summary)) from error
         if response.status_code != 200:
-            summary = f"{self._plan.root}/tokenize answered {response.status_code}, so prompts cannot be sized"
+            said = str(response.status_code)
+            if response.is_redirect:
+                said += f", a redirect to {response.headers.get('location', '')[:200]!r} that is not followed"
+            summary = f"{self._plan.root}/tokenize answered {said}, so prompts cannot be sized"
             remedy = "The server must offer vLLM's /tokenize." if response.status_code == 404 else ""
             raise BenchmarkError(Failure("tokenize-failed", "client", summary, (response.text[:500],), remedy))
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +12,7 @@ import pytest
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting
+from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting, signals
 from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.plugin.collection import Parameters
 from pytest_gpubench.plugin.settings import Settings
@@ -183,7 +181,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     reporting.take_part(config, benchmark)
     benchmark_json.join_in(config, settings.benchmark_json, folder.path)
     config.add_cleanup(benchmark.close)
-    _end_cleanly_on_sigterm(config)
+    signals.end_cleanly(config)
 
 
 def _refuse_unclean_tree(settings: Settings) -> None:
@@ -216,26 +214,3 @@ def _refuse_ambiguous_selection(config: pytest.Config, book: RecipeBook) -> None
     found = find_ambiguity(keyword, book.cases) if keyword else None
     if found is not None:
         raise pytest.UsageError(str(found))
-
-
-def _end_cleanly_on_sigterm(config: pytest.Config) -> None:
-    """Let SIGTERM end the run as Ctrl-C does, so that servers are stopped: pytest itself dies at once."""
-    if getattr(signal, "SIGTERM", None) is None or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
-    main_process = os.getpid()
-
-    def interrupt(_number: int, _frame: object) -> None:
-        if os.getpid() == main_process:
-            raise KeyboardInterrupt("SIGTERM")
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
-
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: the embedding program owns the signals
-        return
-
-    def restore() -> None:
-        signal.signal(signal.SIGTERM, previous)
-
-    config.add_cleanup(restore)

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.frozen import canonical_json
 from pytest_gpubench.domain.specs import Launch, ServerSpec
 
 SCHEMA_VERSION = 1
@@ -83,7 +84,7 @@ def write_requests(path: Path, requests: Iterable[Mapping[str, Any]]) -> None:
     """
     with _atomic(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8", compresslevel=6) as file:
         for request in requests:
-            file.write(json.dumps(request, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(_line(request) + "\n")
 
 
 @contextlib.contextmanager
@@ -102,17 +103,37 @@ def _atomic(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def _line(request: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(request, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError:  # rare, and cleaning each of millions of stamps is not free
+        return json.dumps(plain(request), ensure_ascii=False, allow_nan=False)
+    return text
+
+
+def as_utf8(text: str) -> str:
+    """The text, with what UTF-8 cannot hold written out: bytes of other encodings in names and environments, as ``\\udce9``."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
 def plain(value: Any) -> Any:
-    """JSON-able data of dataclasses, frozen maps, paths and tuples."""
-    if isinstance(value, FrozenMap):
-        return thaw(value)
+    """JSON-able data of dataclasses, frozen maps, paths and tuples: text is valid UTF-8, a number that is not finite is None."""
+    if isinstance(value, str):
+        return as_utf8(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if is_dataclass(value) and not isinstance(value, type):
         return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {as_utf8(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return as_utf8(str(value)) if isinstance(value, Path) else value
 
 
 def fingerprint(spec: ServerSpec, case: Case, engine_version: str, device: str, commits: Mapping[str, str | None]) -> str:
