@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 MAX_ANSWER = 32 * 2**20
 """Bytes of an answer that are read."""
 NO_ANSWER = "no answer"
+_TOO_LARGE = f"an answer of more than {MAX_ANSWER // 2**20} MiB"
 _SHOWN = 200
 """Characters of a server's own text in a sentence."""
 
@@ -33,6 +34,11 @@ class Answer(NamedTuple):
     """Where a redirect points."""
     fault: str = NO_ANSWER
     """Where the status is 0, what there was instead."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether asking again will not help: a redirect, or an answer beyond all bounds."""
+        return self.redirected or (not self.status and self.fault == _TOO_LARGE)
 
     @property
     def redirected(self) -> bool:
@@ -131,7 +137,7 @@ def get(url: str, api_key: str | None = None, timeout: float = 5.0) -> Answer:
     except http.client.HTTPException as error:
         return Answer(0, fault=f"a malformed answer ({type(error).__name__})")
     except _TooLargeError:
-        return Answer(0, fault=f"an answer of more than {MAX_ANSWER // 2**20} MiB")
+        return Answer(0, fault=_TOO_LARGE)
     except ValueError:  # not the error's own words: they may show the key
         return Answer(0, fault="no answer: the address or the key cannot be sent, or the answer is malformed")
     except OSError:
@@ -170,7 +176,7 @@ def models(url: str, api_key: str | None, timeout: float = 5.0) -> ModelList:
 def identity(url: str, api_key: str, served_name: str, timeout: float = 2.0) -> Identity:
     """Whether our own server answers: healthy, accepts our key, lists our name."""
     health = get(f"{url}/health", api_key, timeout)
-    if health.redirected:
+    if health.hopeless:
         return Identity("wrong", f"/health gave {health}")
     if health.status != 200:
         said = "" if health.fault == NO_ANSWER and not health.status else f"/health gave {health}"
@@ -181,7 +187,7 @@ def identity(url: str, api_key: str, served_name: str, timeout: float = 2.0) -> 
     said = f"/v1/models gave {listed}"
     if listed.entries or listed.answer.status in (401, 403):
         return Identity("foreign", said)
-    final = listed.problem or listed.answer.redirected or listed.answer.status in (404, 405, 501)
+    final = listed.problem or listed.answer.hopeless or listed.answer.status in (404, 405, 501)
     return Identity("wrong" if final else "waiting", said)
 
 

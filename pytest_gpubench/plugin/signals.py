@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import termios
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,11 @@ def end_cleanly(config: pytest.Config) -> None:
             previous = signal.signal(number, _interrupter(os.getpid()))
         except ValueError:  # not the main thread: the embedding program owns the signals
             return
-        config.add_cleanup(lambda number=number, previous=previous: signal.signal(number, previous))
+        config.add_cleanup(functools.partial(_restore, number, previous))
+
+
+def _restore(number: signal.Signals, handler: Any) -> None:
+    signal.signal(number, handler)
 
 
 def _interrupter(main_process: int) -> Callable[[int, FrameType | None], None]:

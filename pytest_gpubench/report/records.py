@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import hashlib
 import json
-import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -107,7 +106,7 @@ def _line(request: Mapping[str, Any]) -> str:
     try:
         text = json.dumps(request, ensure_ascii=False, allow_nan=False)
         text.encode()
-    except ValueError:  # rare, and cleaning each of millions of stamps is not free
+    except UnicodeEncodeError:  # rare, and cleaning each of millions of stamps is not free
         return json.dumps(plain(request), ensure_ascii=False, allow_nan=False)
     return text
 
@@ -122,11 +121,9 @@ def as_utf8(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """JSON-able data of dataclasses, frozen maps, paths and tuples: text is valid UTF-8, a number that is not finite is None."""
+    """JSON-able data of dataclasses, frozen maps, paths and tuples; all text is valid UTF-8."""
     if isinstance(value, str):
         return as_utf8(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if is_dataclass(value) and not isinstance(value, type):
         return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
