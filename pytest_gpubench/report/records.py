@@ -112,12 +112,17 @@ def _line(request: Mapping[str, Any]) -> str:
 
 
 def as_utf8(text: str) -> str:
-    """The text, with what UTF-8 cannot hold written out: bytes of other encodings in names and environments, as ``\\udce9``."""
+    """The text, with what UTF-8 cannot hold written out: a byte of another encoding in a name as ``\\xe9``."""
     try:
         text.encode()
     except UnicodeEncodeError:
+        pass
+    else:
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair that stands for no byte
         return text.encode("utf-8", "backslashreplace").decode()
-    return text
 
 
 def plain(value: Any) -> Any:
