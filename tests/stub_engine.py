@@ -37,6 +37,14 @@ FAULTS = {
     "heartbeat-at-load": "hangs, and says every 100 ms that it waits",
     "busy-at-load": "computes for ever, without output",
     "compile-at-load": "a compiler of CUDA kernels (a process with its name) computes for ever",
+    "health-drip": "the answer of /health does not end",
+    "models-404": "the server has no /v1/models",
+    "models-number": "the list of models is a number",
+    "metrics-drip": "the answer of /metrics does not end",
+    "other-engine": "/v1/models says that it is SGLang",
+    "unknown-variable": "says that it does not know the variable VLLM_NO_SUCH_SETTING",
+    "finish-other": "every answer ends with the reason halted",
+    "counter-vanishes": "the count of preemptions leaves /metrics with the first completion",
     "health-500": "the server answers, and is never healthy",
     "foreign-name": "serves another model name, as somebody else's server would",
     "hang-after-health": "ready, and silent from the first completion on",
@@ -325,6 +333,8 @@ class ApiServer:
             tokens_per_chunk=int(os.environ.get("GPUBENCH_STUB_TOKENS_PER_DRAFT", "1")) if draft else 1,
             num_speculative_tokens=draft["num_speculative_tokens"] if draft else 0,
         )
+        if FAULT == "unknown-variable":
+            say("APIServer", "Unknown vLLM environment variable detected: VLLM_NO_SUCH_SETTING", "WARNING", "envs.py:1")
         name = "somebody-else" if FAULT == "foreign-name" else options.served_model_name[0]
         server = LoopbackServer(
             schedule,
@@ -346,12 +356,40 @@ class ApiServer:
         server.routes["GET", "/version"] = lambda _request: Response.of_json({"version": VERSION})
         metrics, complete = server.routes["GET", "/metrics"], server.routes["POST", "/v1/chat/completions"]
 
+        models = server.routes["GET", "/v1/models"]
+
+        def with_odd_models(request: Request) -> Response:
+            page = models(request)
+            assert isinstance(page, Response)
+            return Response(page.body.replace(b'"owned_by":"vllm"', b'"owned_by":"sglang"'))
+
+        def drip(request: Request) -> None:
+            def more() -> None:
+                while request.connection.transport is not None:
+                    request.connection.send_raw(b"#")
+                    time.sleep(0.2)
+
+            request.connection.send_raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+            threading.Thread(target=more, daemon=True).start()
+
+        if FAULT in ("health-drip", "metrics-drip"):
+            server.routes["GET", f"/{FAULT.partition('-')[0]}"] = drip
+        if FAULT == "models-404":
+            del server.routes["GET", "/v1/models"]
+        if FAULT == "models-number":
+            server.routes["GET", "/v1/models"] = lambda _request: Response.of_json({"data": 7})
+        if FAULT == "other-engine":
+            server.routes["GET", "/v1/models"] = with_odd_models
+
         def with_cache_config(request: Request) -> Response:
             page = metrics(request)
             assert isinstance(page, Response)
             labels = f'block_size="{options.block_size}",enable_prefix_caching="{options.enable_prefix_caching}",engine="0"'
             head = f"# HELP vllm:cache_config_info x\n# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{{{labels}}} 1.0\n"
-            return Response(head.encode() + page.body, content_type=page.content_type)
+            body = head.encode() + page.body
+            if FAULT == "counter-vanishes" and self.completions:
+                body = b"\n".join(line for line in body.split(b"\n") if b"vllm:num_preemptions_total" not in line)
+            return Response(body, content_type=page.content_type)
 
         def with_fault(request: Request) -> Response | None:
             self.completions += 1
@@ -372,11 +410,17 @@ class ApiServer:
                 say("EngineCore", words, "WARNING", "jit_monitor.py:135")
                 if FAULT == "compile-refusing" and self.completions == NUMBER:
                     return Response(b"{}", 503)
+            if FAULT == "finish-other":
+                send_raw = request.connection.send_raw
+                request.connection.send_raw = lambda data: send_raw(  # type: ignore[method-assign]
+                    data.replace(b'"finish_reason":"length"', b'"finish_reason":"halted"')
+                )
             answer = complete(request)
             assert answer is None or isinstance(answer, Response)
             return answer
 
-        server.routes["GET", "/metrics"] = with_cache_config
+        if FAULT != "metrics-drip":
+            server.routes["GET", "/metrics"] = with_cache_config
         server.routes["POST", "/v1/chat/completions"] = with_fault
         server.routes["POST", "/v1/completions"] = with_fault
         return server

@@ -56,14 +56,13 @@ class Engine:
         if self._stopped:
             return Failure("engine-stopped", "client", "The engine has been stopped already.")
         if self.process is None:
-            status, _ = probe.get(f"{self.url}/health", self.api_key)
-            if status == 200:
+            health = probe.get(f"{self.url}/health", self.api_key)
+            if health.status == 200:
                 return None
-            said = f"HTTP status {status}" if status else "no answer"
             return Failure(
                 "engine-not-healthy",
                 "infrastructure",
-                f"The server at {self.url} is not healthy: {said}.",
+                f"The server at {self.url} is not healthy: {health}.",
                 remedy="Look at its log.",
             )
         return failure_of(self.process, serving=True)
@@ -79,23 +78,25 @@ class Engine:
         Raises:
             BenchmarkError: with the engine's own failure, or if it does not answer within 30 s.
         """
-        status, body = probe.get(f"{self.url}/metrics", self.api_key, timeout=30.0)
-        if status != 200:
-            raise BenchmarkError(
-                self.alive()
-                or Failure(
-                    "no-metrics",
-                    "engine",
-                    f"{self.url}/metrics gave {f'HTTP status {status}' if status else 'no answer within 30 s'}.",
-                    remedy="Speculative counters and token counts come from there: do not disable the engine's statistics.",
-                )
-            )
-        return body.decode("utf-8", "replace")
+        answer = probe.get(f"{self.url}/metrics", self.api_key, timeout=30.0)
+        if answer.status != 200:
+            raise BenchmarkError(self.alive() or no_metrics(self.url, answer))
+        return answer.body.decode("utf-8", "replace")
 
     def stop(self) -> StopReport | None:
         """Stop the whole process tree; never raises, may be called again. Does nothing where we attached (None)."""
         self._stopped = True
         return self.process.stop() if self.process else None
+
+
+def no_metrics(url: str, answer: probe.Answer) -> Failure:
+    """Without the page nothing can be measured."""
+    return Failure(
+        "no-metrics",
+        "engine",
+        f"{url}/metrics gave {answer}.",
+        remedy="Speculative counters and token counts come from there: do not disable the engine's statistics.",
+    )
 
 
 def failure_of(process: ServerProcess, *, serving: bool) -> Failure | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gpubench.domain.frozen import Frozen
 from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import ServerSpec
-from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.facts import EngineFacts, some_names
 from pytest_gpubench.engines.interpreter import check_version
 from pytest_gpubench.engines.kernels import kernel_choices
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SNAPSHOT = re.compile(r"models--([A-Za-z0-9][\w.-]*?)--([\w.-]+?)/snapshots/")
 _SERVE = (
     ("block-size", "block_size", "block size"),
     ("max-model-len", "max_model_len", "maximum model length"),
@@ -71,6 +74,10 @@ def check_engine(spec: ServerSpec, facts: EngineFacts, *, served_name: str) -> E
             checked.append(check.name)
         else:
             deviations.append(f"{check.name}: {check.source} {_show(check.asked)}, the engine runs with {_show(check.found)}.")
+    said, noted, held = _environment(spec, facts)
+    deviations += said
+    unseen += noted
+    checked += held
     if spec.requires:
         if facts.version is None:
             unseen.append("engine version: the engine does not say which it is.")
@@ -81,9 +88,34 @@ def check_engine(spec: ServerSpec, facts: EngineFacts, *, served_name: str) -> E
     return EngineCheck(tuple(deviations), tuple(unseen), tuple(checked))
 
 
+def _environment(spec: ServerSpec, facts: EngineFacts) -> tuple[list[str], list[str], list[str]]:
+    """Variables that the engine does not know: those of the recipe were asked for in vain, the host's are only noted."""
+    asked = [name for name, value in spec.env.items() if value is not None]
+    unknown = [name for name in facts.unknown_variables if name in asked]
+    deviations = [f"environment variable {name}: the recipe sets it, the engine does not know it." for name in unknown]
+    foreign = [name for name in facts.unknown_variables if name not in asked]
+    noted = [f"environment variables of this host that the engine does not know: {some_names(foreign)}."] if foreign else []
+    return deviations, noted, [] if unknown or not asked or facts.version is None else ["environment variables"]
+
+
+def _served_repository(spec: ServerSpec, root: str | None) -> str | None:
+    """The repository that is served, as far as a path or a name tells it; None: it cannot be told."""
+    if root is None or root == spec.model:
+        return root
+    snapshot = _SNAPSHOT.search(root)
+    if snapshot is not None:
+        return f"{snapshot[1]}/{snapshot[2]}"
+    return root if _REPOSITORY.fullmatch(root) and _REPOSITORY.fullmatch(spec.model) else None
+
+
 def _checks(spec: ServerSpec, facts: EngineFacts, served_name: str) -> Iterator[_Check]:
     names = facts.served_names
-    yield _Check("served name", served_name, served_name if served_name in names else (", ".join(names) or None))
+    yield _Check("served name", served_name, served_name if served_name in names else (some_names(names) or None))
+    if facts.owned_by is not None:
+        yield _Check("engine", spec.framework, facts.owned_by)
+    repository = _served_repository(spec, facts.served_root)
+    if repository is not None:
+        yield _Check("served model", spec.model, repository)
     topology = spec.topology
     yield _Check("tensor parallel size", topology.tensor_parallel_size, facts.tensor_parallel_size)
     yield _Check("data parallel size", topology.dp, facts.data_parallel_size)

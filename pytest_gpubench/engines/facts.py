@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pytest_gpubench.domain.frozen import FrozenMap
+
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,12 @@ class EngineFacts:
 
     served_names: tuple[str, ...] = ()
     """From ``/v1/models``."""
+    owned_by: str | None = None
+    """Which engine it is, as ``/v1/models`` says: ``vllm``, ``sglang``, ``llamacpp``."""
+    served_root: str | None = None
+    """Repository or folder of the served model, from ``/v1/models``."""
+    unknown_variables: tuple[str, ...] = ()
+    """Environment variables that the engine says it does not know."""
     cache_config: FrozenMap = field(default_factory=FrozenMap)
     """Labels of ``vllm:cache_config_info``, as text."""
 
@@ -72,3 +81,9 @@ class EngineFacts:
         """The commit that was loaded, where the engine reads a hub snapshot; None for a plain folder."""
         found = re.search(r"/snapshots/([0-9a-f]{40})(?:/|$)", self.model or "")
         return found[1] if found else None
+
+
+def some_names(names: Sequence[str], most: int = 10) -> str:
+    """Names for a sentence: the first ones, and how many more there are."""
+    shown = ", ".join(name[:_LONGEST_NAME] for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.domain.frozen import FrozenMap
@@ -19,8 +21,8 @@ from pytest_gpubench.engines import probe
 from pytest_gpubench.engines.address import base_url_error
 from pytest_gpubench.engines.argv import CommandLine, record_env, render
 from pytest_gpubench.engines.classify import Ending, classify
-from pytest_gpubench.engines.engine import Engine, failure_of
-from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.engine import Engine, failure_of, no_metrics
+from pytest_gpubench.engines.facts import EngineFacts, some_names
 from pytest_gpubench.engines.logsink import LogSink
 from pytest_gpubench.engines.process import ServerProcess
 from pytest_gpubench.engines.scrape import parse_metrics
@@ -29,9 +31,16 @@ DEFAULT_START_TIMEOUT = 3600.0
 DEFAULT_STALL_TIMEOUT = 600.0
 _ATTEMPTS = 3
 _POLL = 0.2
+_PROBE = 2.0
+"""Seconds for one look at a server that starts."""
+_ASK = 10.0
+"""Seconds for each question to a server that is ready; all together stay below the start timeout."""
 _CPU_IS_PROGRESS = 0.5
 _CPU_SHARE = 0.01
 _NOT_FOR_SERVERS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY")
+_LONGEST_VERSION = 200
+_MOST_NAMES = 100
+"""Served names that are kept, the one that is used first."""
 _RETRIED = ("port-in-use", "foreign-server")
 
 
@@ -97,27 +106,42 @@ def attach(base_url: str, *, api_key: str = "", model: str | None = None, timeou
     if wrong:
         raise GpubenchError(f"--gpubench-base-url {wrong}")
     url = base_url.rstrip("/").removesuffix("/v1")
-    status, _ = probe.get(f"{url}/health", api_key or None, timeout)
-    if status != 200:
-        said = f"HTTP status {status}" if status else "no answer"
-        raise _attach_error("engine-not-healthy", f"{url}/health gave {said}.", "Start the server, or correct --gpubench-base-url.")
-    status, served = probe.models(url, api_key or None, timeout)
-    if status in (401, 403):
-        raise _attach_error("key-refused", f"The server at {url} refuses the API key.", "Set OPENAI_API_KEY to the server's key.")
-    if status != 200 or not served:
+    health = probe.get(f"{url}/health", api_key or None, timeout)
+    if health.redirected:
+        raise _redirected(f"{url}/health", health)
+    if health.status != 200:
         raise _attach_error(
-            "no-models", f"{url}/v1/models gave no list of models (HTTP status {status}).", "Is it an OpenAI-compatible server?"
+            "engine-not-healthy", f"{url}/health gave {health}.", "Start the server, or correct --gpubench-base-url."
         )
+    listed = probe.models(url, api_key or None, timeout)
+    if listed.answer.redirected:
+        raise _redirected(f"{url}/v1/models", listed.answer)
+    if listed.answer.status in (401, 403):
+        raise _attach_error("key-refused", f"The server at {url} refuses the API key.", "Set OPENAI_API_KEY to the server's key.")
+    if not listed.entries:
+        raise _attach_error("no-models", f"{url}/v1/models gave no list of models: {listed}.", "Is it an OpenAI-compatible server?")
+    name = _chosen(url, listed.entries, model)
+    return Engine(url, api_key, name, _complete(EngineFacts(), url, api_key, name), attached=True)
+
+
+def _chosen(url: str, served: Mapping[str, Mapping[str, Any]], model: str | None) -> str:
+    """The served name that is meant: the one asked for, else the only one that is no adapter of another."""
+    names = list(served)
+    # vLLM lists LoRA adapters as models with a parent.
+    bases = [name for name, entry in served.items() if not entry.get("parent")] or names
     if model is not None and model not in served:
         raise _attach_error(
-            "wrong-model", f"The server at {url} serves {', '.join(served)}, not {model}.", "Correct the address or the recipe."
+            "wrong-model",
+            f"The server at {url} serves {some_names(names)}, not {model}.",
+            "Correct --gpubench-model, --gpubench-base-url or the recipe.",
         )
-    if model is None and len(served) > 1:
+    if model is None and len(bases) > 1:
         raise _attach_error(
-            "wrong-model", f"The server at {url} serves several models: {', '.join(served)}.", "Say which one is meant."
+            "wrong-model",
+            f"The server at {url} serves several models: {some_names(bases)}.",
+            "Say which one is meant: --gpubench-model NAME.",
         )
-    name = model or next(iter(served))
-    return Engine(url, api_key, name, _complete(EngineFacts(), url, api_key, name), attached=True)
+    return model or bases[0]
 
 
 def free_port() -> int:
@@ -146,7 +170,8 @@ def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Eng
         _await_ready(process, url, api_key, served_name, settings)
         ready = time.monotonic() - process.started
         process.calm()
-        facts = _complete(_with_marks(log, process, ready), url, api_key, served_name)
+        deadline = process.started + settings.start_timeout
+        facts = _complete(_with_marks(log, process, ready), url, api_key, served_name, deadline)
     except BenchmarkError as error:
         process.stop()
         raise BenchmarkError(_with_log(error.failure, log)) from None
@@ -178,6 +203,7 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
     progress = process.log.progress
     cpu = 0.0
     moved = checked = process.started
+    deadline = process.started + settings.start_timeout
     foreign = 0
     while True:
         failure = failure_of(process, serving=False)
@@ -185,12 +211,14 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
             if failure.cause != "port-in-use" and foreign:
                 failure = classify(process.log.lines(), Ending("foreign-server"))
             raise BenchmarkError(failure)
-        who = probe.identity(url, api_key, served_name)
-        if who == "ready":
+        seen = probe.identity(url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic())))
+        if seen.who == "ready":
             return
-        foreign = foreign + 1 if who == "foreign" else 0
+        foreign = foreign + 1 if seen.who in ("foreign", "wrong") else 0
         now = time.monotonic()
         if foreign > 2:
+            if seen.who == "wrong" and process.listens(_port_of(url)):
+                raise BenchmarkError(_wrong_answer(seen))
             raise BenchmarkError(classify(process.log.lines(), Ending("foreign-server")))
         if now - checked > 1.0:
             checked, used = now, process.cpu_seconds()
@@ -198,14 +226,36 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
             if process.log.progress != progress or used - cpu > _CPU_IS_PROGRESS + _CPU_SHARE * (now - moved):
                 progress, cpu, moved = process.log.progress, used, now
         ending: Ending | None = None
-        if now - process.started > settings.start_timeout:
-            answering = who == "unhealthy"
-            ending = Ending("timeout", seconds=settings.start_timeout, answering=answering, compilers=process.compilers())
+        answering = seen.who == "unhealthy"
+        if now > deadline:
+            compilers = process.compilers()
+            ending = Ending("timeout", seconds=settings.start_timeout, answering=answering, compilers=compilers)
         elif now - moved > settings.stall_timeout:
-            ending = Ending("stalled", seconds=settings.stall_timeout, answering=who == "unhealthy")
+            ending = Ending("stalled", seconds=settings.stall_timeout, answering=answering)
         if ending is not None:
-            raise BenchmarkError(classify(process.log.lines(), ending))
+            raise BenchmarkError(_told(classify(process.log.lines(), ending), seen))
         time.sleep(_POLL)
+
+
+def _told(failure: Failure, seen: probe.Identity) -> Failure:
+    """With what the server's HTTP side said last, where it said anything."""
+    if not seen.said:
+        return failure
+    return dataclasses.replace(failure, evidence=(seen.said, *failure.evidence))
+
+
+def _wrong_answer(seen: probe.Identity) -> Failure:
+    """Our own server has the port, and does not answer as an OpenAI-compatible server does."""
+    return Failure(
+        "wrong-answer",
+        "engine",
+        f"The engine answers, but not as an OpenAI-compatible server: {seen.said}.",
+        remedy="Requests need its list of models (/v1/models): use an engine and a version that has it.",
+    )
+
+
+def _port_of(url: str) -> int:
+    return urlsplit(url).port or 0
 
 
 def _with_marks(log: LogSink, process: ServerProcess, ready: float) -> EngineFacts:
@@ -218,27 +268,45 @@ def _with_marks(log: LogSink, process: ServerProcess, ready: float) -> EngineFac
     return dataclasses.replace(facts, phases=FrozenMap({**marks, **facts.phases, "ready": round(ready, 3)}))
 
 
-def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str) -> EngineFacts:
-    """Facts completed by what the server answers; a question without an answer leaves its fact as it is."""
+def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, deadline: float | None = None) -> EngineFacts:
+    """Facts completed by what the server answers; a question without an answer leaves its fact as it is.
+
+    Args:
+        deadline: of the start, as ``time.monotonic``; each question has `_ASK` seconds at most, too.
+
+    Raises:
+        BenchmarkError: if the answer of ``/metrics`` does not end: no case could be measured.
+    """
+
+    def left() -> float:
+        return _ASK if deadline is None else min(_ASK, max(1.0, deadline - time.monotonic()))
+
     changes: dict[str, object] = {}
-    _, version = probe.get_json(f"{url}/version", api_key)
+    _, version = probe.get_json(f"{url}/version", api_key, left())
     if isinstance(version, dict) and isinstance(version.get("version"), str):
-        changes["version"] = version["version"]
-    _, served = probe.models(url, api_key)
-    changes["served_names"] = tuple(served)
-    length = served.get(served_name, {}).get("max_model_len")
-    if isinstance(length, int):
+        changes["version"] = version["version"][:_LONGEST_VERSION]
+    served = probe.models(url, api_key, left()).entries
+    entry = served.get(served_name, {})
+    changes["served_names"] = tuple(dict.fromkeys([*([served_name] if entry else []), *served]))[:_MOST_NAMES]
+    for fact in ("owned_by", "root"):
+        if isinstance(entry.get(fact), str):
+            changes["served_root" if fact == "root" else fact] = entry[fact]
+    length = probe.whole_number(entry.get("max_model_len"))
+    if length is not None:
         changes["max_model_len"] = length
-    status, metrics = probe.get(f"{url}/metrics", api_key, timeout=30.0)
-    if status == 200:
-        labels = _cache_labels(metrics.decode("utf-8", "replace"))
+    metrics = probe.get(f"{url}/metrics", api_key, left())
+    if metrics.status == 200:
+        labels = _cache_labels(metrics.body.decode("utf-8", "replace"))
         changes["cache_config"] = FrozenMap(labels)
-        if labels.get("block_size", "").isdigit():
-            changes["block_size"] = int(labels["block_size"])
+        size, tokens = (probe.whole_number(labels.get(name)) for name in ("block_size", "kv_cache_size_tokens"))
+        if size is not None:
+            changes["block_size"] = size
         if labels.get("enable_prefix_caching") in ("True", "False"):
             changes["enable_prefix_caching"] = labels["enable_prefix_caching"] == "True"
-        if facts.kv_cache_tokens is None and labels.get("kv_cache_size_tokens", "").isdigit():
-            changes["kv_cache_tokens"] = int(labels["kv_cache_size_tokens"])
+        if facts.kv_cache_tokens is None and tokens is not None:
+            changes["kv_cache_tokens"] = tokens
+    elif not metrics.status:
+        raise BenchmarkError(no_metrics(url, metrics))
     return dataclasses.replace(facts, **changes)  # type: ignore[arg-type]
 
 
@@ -254,6 +322,11 @@ def _cache_labels(text: str) -> dict[str, str]:
 def _with_log(failure: Failure, log: LogSink) -> Failure:
     where = f"Whole log: {log.path}" if log.write_error is None else f"The log could not be written: {log.write_error}"
     return dataclasses.replace(failure, remedy=f"{failure.remedy}\n{where}" if failure.remedy else where)
+
+
+def _redirected(address: str, answer: probe.Answer) -> BenchmarkError:
+    remedy = "Give the address to which it leads as --gpubench-base-url, if that is the server that is meant."
+    return _attach_error("redirected", f"{address} gave {answer}, since the API key would go there.", remedy)
 
 
 def _attach_error(cause: str, summary: str, remedy: str) -> BenchmarkError:

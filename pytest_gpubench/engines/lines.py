@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_PREFIX = re.compile(r"^\((?P<process>[\w.-]+) pid=(?P<pid>\d+)\) ?")
+_PREFIX = re.compile(r"^\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?")
 _STAMP = re.compile(r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) \[[^\]]*\] ?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _HEARTBEAT = re.compile(r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine")
+_PID_DIGITS = 10
 MAX_LINE = 100_000
 """Characters of one line that are looked at."""
 
@@ -41,7 +42,7 @@ def parse_line(raw: str) -> LogLine:
     stamp = _STAMP.match(rest)
     return LogLine(
         process=prefix["process"] if prefix else "",
-        pid=int(prefix["pid"]) if prefix else None,
+        pid=int(prefix["pid"]) if prefix and len(prefix["pid"]) <= _PID_DIGITS else None,
         level=stamp["level"] if stamp else "",
         time=stamp["time"] if stamp else "",
         text=rest[stamp.end() :] if stamp else rest,

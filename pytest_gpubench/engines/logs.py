@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,6 +12,10 @@ from dataclasses import dataclass, field
 from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.lines import LogLine, parse_line
+
+_DIGITS = 15
+"""Of a number that is believed."""
+_MOST_VARIABLES = 100
 
 
 @dataclass(slots=True)
@@ -41,6 +47,7 @@ class LogReader:
         self._expert_parallel = False
         self._api_servers: set[str] = set()
         self._times: dict[str, float] = {}
+        self._unknown_variables: dict[str, None] = {}
         self._line = LogLine("", None, "", "", "")
 
     def feed(self, raw: str) -> LogLine:
@@ -51,7 +58,8 @@ class LogReader:
                 if needle in line.text:
                     found = pattern.search(line.text)
                     if found is not None:
-                        act(self, found)
+                        with contextlib.suppress(ValueError):  # no number that anybody could have meant
+                            act(self, found)
             if "_EP" in line.process:
                 self._expert_parallel = True
             if line.process.lower().startswith("apiserver"):
@@ -85,6 +93,7 @@ class LogReader:
             kv_cache_memory_gib=min(self._kv_memory, default=None),
             weights_gib=max((gib for gib, _ in self._weights), default=None),
             capture_gib=max((gib for _, gib in self._captures), default=None),
+            unknown_variables=tuple(self._unknown_variables),
             compile_cache="cold" if self._compiled["cold"] else "warm" if self._compiled["warm"] else None,
             phases=FrozenMap(self._phases()),
         )
@@ -151,8 +160,8 @@ class LogReader:
         self._mark("args")
         if "'enable_expert_parallel': True" in found.string:
             self._expert_parallel = True
-        pcp = re.search(r"'prefill_context_parallel_size': (\d+)", found.string)
-        self._values["prefill_context_parallel_size"] = int(pcp[1]) if pcp else 1
+        pcp = re.search(r"'prefill_context_parallel_size': ([0-9]+)", found.string)
+        self._values["prefill_context_parallel_size"] = _count(pcp[1]) if pcp else 1
 
     def _on_init(self, found: re.Match[str]) -> None:
         self._mark("initializing")
@@ -169,14 +178,14 @@ class LogReader:
         )
         if draft is not None:
             self._values["speculative_method"] = draft[1]
-            self._values["num_speculative_tokens"] = int(draft[3])
+            self._values["num_speculative_tokens"] = _number(draft[3])
             if draft[2] != "None":
                 self._values["draft_model"] = draft[2].strip("'")
         elif "speculative_config=None" in text:
             self._values["speculative_method"] = ""
         sizes = re.search(r"'cudagraph_capture_sizes': \[([\d, ]*)\]", text)
         if sizes is not None:
-            self._values["capture_sizes"] = tuple(int(size) for size in sizes[1].split(",") if size.strip())
+            self._values["capture_sizes"] = tuple(_count(size) for size in sizes[1].split(",") if size.strip())
 
     def _on_architecture(self, found: re.Match[str]) -> None:
         if found[1] not in self._architectures:
@@ -192,33 +201,33 @@ class LogReader:
         self._selection().drafting = True
 
     def _on_block_size(self, found: re.Match[str]) -> None:
-        self._values["block_size"] = int(found[1])
+        self._values["block_size"] = _count(found[1])
 
     def _on_loading(self, found: re.Match[str]) -> None:
-        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + float(found[1])
+        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + _amount(found[1])
         self._mark("weights", last=True)
 
     def _on_loaded(self, found: re.Match[str]) -> None:
-        self._weights.append((float(found[1]), float(found[2])))
+        self._weights.append((_amount(found[1]), _amount(found[2])))
         self._mark("loaded", last=True)
 
     def _on_kv_memory(self, found: re.Match[str]) -> None:
-        self._kv_memory.append(float(found[1]))
+        self._kv_memory.append(_amount(found[1]))
 
     def _on_kv_tokens(self, found: re.Match[str]) -> None:
-        self._kv_tokens.append(int(found[1].replace(",", "")))
+        self._kv_tokens.append(_count(found[1].replace(",", "")))
         self._mark("kv_cache", last=True)
 
     def _on_captured(self, found: re.Match[str]) -> None:
-        self._captures.append((float(found[1]), float(found[2])))
+        self._captures.append((_amount(found[1]), _amount(found[2])))
 
     def _on_engine_init(self, found: re.Match[str]) -> None:
-        self._init = max(self._init or 0.0, float(found[1]))
+        self._init = max(self._init or 0.0, _amount(found[1]))
         if found[2] is not None:
-            self._compilation = max(self._compilation or 0.0, float(found[2]))
+            self._compilation = max(self._compilation or 0.0, _amount(found[2]))
 
     def _on_compiled(self, found: re.Match[str]) -> None:
-        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + float(found[1])
+        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + _amount(found[1])
 
     def _on_warming(self, _found: re.Match[str]) -> None:
         self._mark("compiling")
@@ -241,6 +250,10 @@ class LogReader:
     def _on_linear(self, found: re.Match[str]) -> None:
         self._other["linear"] = found[1]
 
+    def _on_unknown_variable(self, found: re.Match[str]) -> None:
+        if len(self._unknown_variables) < _MOST_VARIABLES:
+            self._unknown_variables[found[1]] = None
+
     def _on_expert_parallel(self, _found: re.Match[str]) -> None:
         self._expert_parallel = True
 
@@ -261,7 +274,26 @@ def _text(value: str) -> str | None:
 
 
 def _number(value: str) -> int | None:
-    return int(value) if value.isdigit() else None
+    try:
+        return _count(value)
+    except ValueError:
+        return None
+
+
+def _count(text: str) -> int:
+    """A count of the log; ValueError for what is none, or beyond all sense: logs come from anywhere."""
+    digits = text.strip()
+    if len(digits) > _DIGITS:
+        raise ValueError(f"{len(digits)} digits")
+    return int(digits)
+
+
+def _amount(text: str) -> float:
+    """An amount of the log, in its unit; raises as `_count` does."""
+    value = float(text)
+    if not math.isfinite(value) or abs(value) >= 10**_DIGITS:
+        raise ValueError("beyond all sense")
+    return value
 
 
 def _truth(value: str) -> bool | None:
@@ -316,6 +348,11 @@ _RULES: tuple[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], N
         ("sparse attention selected", r"sparse attention selected (\w+)", LogReader._on_sparse),
         ("MoE backend", r"^Using '?(\w+)'? \w+ MoE backend", LogReader._on_moe),
         ("GEMM", r"^Using (\w+) for \w+ GEMM", LogReader._on_linear),
+        (
+            "environment variable detected",
+            r"Unknown vLLM environment variable detected: (\w{1,200})",
+            LogReader._on_unknown_variable,
+        ),
         ("Expert parallelism is enabled", r"Expert parallelism is enabled", LogReader._on_expert_parallel),
     )
 )

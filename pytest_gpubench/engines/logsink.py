@@ -12,6 +12,7 @@ from typing import BinaryIO
 from pytest_gpubench.domain.secrets import HIDDEN, SHORTEST, without_shapes
 from pytest_gpubench.engines.classify import fatal_line
 from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.lines import MAX_LINE, LogLine
 from pytest_gpubench.engines.logs import LogReader
 
 MAX_FILE = 256 * 2**20
@@ -145,7 +146,7 @@ class LogSink:
                 self.progress += 1
                 return
         for line in clean.decode("utf-8", "replace").splitlines():
-            parsed = self._reader.feed(line)
+            parsed = self._read(line)
             if not parsed.heartbeat:
                 self.progress += 1
             if self.first_engine_line is None and parsed.level:
@@ -157,6 +158,13 @@ class LogSink:
             if not full:
                 self._head.append(line)
                 self._head_size += len(line) + 64
+
+    def _read(self, line: str) -> LogLine:
+        """A line, taken apart; a line that the reader stumbles over is kept and tells nothing: this thread must live on."""
+        try:
+            return self._reader.feed(line)
+        except Exception:  # noqa: BLE001  # the engine would block on a pipe that nobody reads
+            return LogLine("", None, "", "", line[:MAX_LINE])
 
     def _piece(self, clean: bytes) -> None:
         """A part of a line that does not end: kept in the file and at the end of the memory, never read."""

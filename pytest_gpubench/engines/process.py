@@ -48,7 +48,7 @@ class StopReport:
 
 
 class ServerProcess:
-    """One started server. `stop` may be called at any time, more than once."""
+    """One started server, made by `start`. `stop` may be called at any time, more than once."""
 
     def __init__(self, guard_process: subprocess.Popen[bytes], pid: int, log: LogSink) -> None:
         self.pid = pid
@@ -64,7 +64,8 @@ class ServerProcess:
         self._report: StopReport | None = None
         self._stop_lock = threading.Lock()
         self._drain = threading.Thread(target=self._drain_output, name=f"gpubench-log-{pid}", daemon=True)
-        self._drain.start()
+        self._stream_claim = threading.Lock()
+        """Whoever takes it closes the output stream: the thread, or a start that failed before the thread ran."""
 
     @classmethod
     def start(
@@ -96,16 +97,22 @@ class ServerProcess:
             raise BenchmarkError(_cannot_start(argv, str(error))) from error
         finally:
             os.close(writing)
+        server: ServerProcess | None = None
         try:
             with os.fdopen(reading, "rb") as file:
                 kind, _, number = file.read().decode().strip().partition(" ")
             if kind != "pid":
                 raise BenchmarkError(_cannot_start(argv, os.strerror(int(number)) if number else "its supervisor ended"))
-            return cls(process, int(number), log)
-        except BaseException:
+            server = cls(process, int(number), log)
+            server._drain.start()
+            return server
+        except BaseException:  # a Ctrl-C may come between any two steps
             process.kill()
             process.wait()
-            if process.stdout is not None:
+            if server is not None and not server._stream_claim.acquire(blocking=False):
+                server._closing.set()
+                server._drain.join(5.0)
+            elif process.stdout is not None:
                 process.stdout.close()
             log.close()
             raise
@@ -146,6 +153,19 @@ class ServerProcess:
             with contextlib.suppress(psutil.Error):
                 found.add(process.name())
         return tuple(sorted(found & _COMPILERS))
+
+    def listens(self, port: int) -> bool:
+        """Whether a process of the tree listens on a TCP port of this host; True also where that cannot be seen."""
+        seen = False
+        for process in self.tree():
+            try:
+                found = process.net_connections(kind="tcp")
+            except psutil.Error:
+                continue
+            seen = True
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found):
+                return True
+        return not seen
 
     def calm(self) -> None:
         """Watch less often: the server is ready."""
@@ -221,7 +241,7 @@ class ServerProcess:
 
     def _drain_output(self) -> None:
         stream = self._guard.stdout
-        if stream is None:  # it is a pipe: see start()
+        if stream is None or not self._stream_claim.acquire(blocking=False):  # it is a pipe: see start()
             return
         due = time.monotonic()
         with stream:

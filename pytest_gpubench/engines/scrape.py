@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
@@ -66,6 +68,23 @@ class Scrape:
             changes.append(Sample(sample.name, sample.labels, change, True))
         return Scrape(tuple(changes))
 
+    def vanished(self, before: Scrape) -> tuple[str, ...]:
+        """Names of what ``before`` counted and this page does not show any more; counters never leave a page by themselves."""
+        now = {(sample.name, sample.labels) for sample in self.samples}
+        return tuple(
+            dict.fromkeys(
+                sample.name for sample in before.samples if _counts_work(sample) and (sample.name, sample.labels) not in now
+            )
+        )
+
+    def nonsense(self) -> str:
+        """The first of vLLM's counts on the page that is none: not finite, or negative; empty where all are."""
+        for sample in self.samples:
+            counted = _counts_work(sample) or sample.name in (RUNNING, WAITING)
+            if counted and not (math.isfinite(sample.value) and (sample.value >= 0 or sample.name.endswith("_sum"))):
+                return f"{sample.name} is {sample.value:g}"
+        return ""
+
 
 def parse_metrics(text: str) -> Scrape:
     """Read a page in the Prometheus text format.
@@ -74,12 +93,19 @@ def parse_metrics(text: str) -> Scrape:
         ValueError: if it is not in that format.
     """
     samples = []
-    for family in text_string_to_metric_families(text):
+    for family in _families(text):
         cumulative = family.type in ("counter", "histogram", "summary")
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
             samples.append(Sample(sample.name, labels, float(sample.value), cumulative and not sample.name.endswith("_created")))
     return Scrape(tuple(samples))
+
+
+def _families(text: str) -> Iterator[Metric]:
+    try:
+        yield from text_string_to_metric_families(text)
+    except (LookupError, TypeError, AttributeError) as error:  # the parser's own stumbling over other text
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: float = 0.1, stale: float = STALE_S) -> Scrape:
@@ -104,6 +130,9 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
             raise BenchmarkError(
                 Failure("metrics-unreadable", "engine", f"/metrics is not in Prometheus text format: {error}")
             ) from error
+        if nonsense := scrape.nonsense():
+            summary = f"/metrics is unreadable: {nonsense}, which is no count, so nobody can tell what the engine does"
+            raise BenchmarkError(Failure("metrics-unreadable", "engine", summary))
         running, waiting = scrape.total(RUNNING), scrape.total(WAITING)
         if _untouched(scrape):
             running, waiting = running or 0.0, waiting or 0.0

@@ -16,11 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pytest_gpubench.domain.failures import Failure
 from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress, RequestRecord
 
 _START_DELAY_NS = 50_000_000
 """Between the word and the common start of several workers: enough for all of them to hear it."""
+
+
+HALTED_S = 5.0
+"""Seconds that a worker's process may be halted."""
+SILENCE_S = 60.0
+"""Seconds without a word from a worker that sends requests: it reports twice a second."""
+PREPARING_S = 600.0
+"""The same while it prepares: reading a large dataset has no progress, and the server may take two minutes to tokenize."""
+_LONGEST_LOOK = 1.0
+_DOING = {"prompts": "made prompts", "warmup": "sent the warm-up", "measured": "measured"}
 
 
 class Worker:
@@ -33,6 +45,8 @@ class Worker:
         self.waiting = ""
         """The stage at whose gate it stands."""
         self.progress: Progress | None = None
+        self._silent = self._halted = 0.0
+        self._looked = time.monotonic()
         package_root = str(Path(__file__).parents[2])
         environment = {**os.environ, "OPENAI_API_KEY": api_key}
         if package_root not in (*site.getsitepackages(), site.getusersitepackages()):  # a checkout that is not installed
@@ -65,6 +79,9 @@ class Worker:
         progress: list[Progress] = []
         while not self._messages.empty():
             message = self._messages.get()
+            self._silent = 0.0
+            if message["event"] == "alive":
+                continue
             if message["event"] == "failed":
                 plain = message["failure"]
                 return Failure(**{**plain, "evidence": tuple(plain["evidence"])}), progress
@@ -74,6 +91,42 @@ class Worker:
                 self.progress = Progress(message["stage"], message["done"], message["total"])
                 progress.append(self.progress)
         return None, progress
+
+    def stopped(self) -> Failure | None:
+        """Why it is given up though its process lives: that does not run, or says nothing any more.
+
+        Time counts by looks, so that a parent that was stopped itself does not take its own pause for the worker's.
+        """
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, _LONGEST_LOOK), now
+        if self.ended or self.waiting:
+            self._silent = self._halted = 0.0
+            return None
+        self._silent += passed
+        self._halted = self._halted + passed if self._is_halted() else 0.0
+        stage = self.progress.stage if self.progress else ""
+        limit = SILENCE_S if stage in ("warmup", "measured") else PREPARING_S
+        if self._halted < HALTED_S and self._silent < limit:
+            return None
+        doing = _DOING.get(stage, "started")
+        why = (
+            f"its process (pid {self.process.pid}) is halted (SIGSTOP, or a debugger)"
+            if self._halted >= HALTED_S
+            else f"nothing was heard of its process (pid {self.process.pid}) for {limit:g} s"
+        )
+        return Failure(
+            "load-worker-stopped",
+            "client",
+            f"the load worker stopped while it {doing}: {why}",
+            remedy="Find what stops processes of this user on this host, and run the case again.",
+        )
+
+    def _is_halted(self) -> bool:
+        try:
+            status = psutil.Process(self.process.pid).status()
+        except psutil.Error:
+            return False
+        return status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
     def kill(self) -> None:
         """End it if it has not ended; its last messages are then complete."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -15,9 +16,14 @@ from typing import Any
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.domain.frozen import FrozenMap, thaw
 from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.host.bounded import open_regular
 
 CORPUS = Path(__file__).with_name("corpus.txt")
 _MIN_SENTENCE_WORDS = 3
+MAX_BYTES = 2**30
+"""Of a dataset; ShareGPT has 642 MiB."""
+MAX_LINE = 16 * 2**20
+"""Characters of one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,11 @@ def read_text(path: str | Path) -> str:
         BenchmarkError: if it cannot be read.
     """
     try:
-        return Path(path).read_text("utf-8")
+        with open_regular(Path(path)) as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise _failure(f"the dataset {path} is too large: more than {MAX_BYTES // 2**20:,} MiB")
+        return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise _failure(f"the dataset {path} cannot be read: {reason}") from error
@@ -68,8 +78,12 @@ def dataset_problem(workload: Workload) -> Failure | None:
     if not workload.dataset_file:
         return None
     try:
-        with Path(workload.dataset_file).open("rb"):
-            return None
+        with open_regular(Path(workload.dataset_file)) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            words = f"has {size / 2**20:,.0f} MiB, which is too large: at most {MAX_BYTES // 2**20:,} MiB are read"
+            return _failure(f"the dataset {workload.dataset_file} {words}").failure
+        return None
     except OSError as error:
         return _failure(f"the dataset {workload.dataset_file} cannot be read: {error.strerror}").failure
 
@@ -84,15 +98,15 @@ def comparable(workload: Workload) -> dict[str, Any]:
 def _content_hash(path: str) -> str:
     try:
         about = Path(path).stat()
+        return _hash_of(path, about.st_mtime_ns, about.st_size)
     except OSError:
         return "unreadable"
-    return _hash_of(path, about.st_mtime_ns, about.st_size)
 
 
 @lru_cache(maxsize=64)
 def _hash_of(path: str, _mtime_ns: int, _size: int) -> str:
     """Of the bytes; the other arguments make a changed file a new one."""
-    with Path(path).open("rb") as file:
+    with open_regular(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -114,6 +128,8 @@ def parse_sharegpt(text: str, name: str) -> tuple[Conversation, ...]:
         entries = json.loads(text)
     except ValueError as error:
         raise _failure(f"{name} is not JSON: {error}") from error
+    except RecursionError:
+        raise _failure(f"{name} is nested too deeply") from None
     if not isinstance(entries, list):
         raise _failure(f"{name} is not a list of conversations")
     roles = {
@@ -202,10 +218,14 @@ def _lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
+        if len(line) > MAX_LINE:
+            raise _failure(f"{name}:{number}: the line is too long: {len(line):,} characters, at most {MAX_LINE:,} are read")
         try:
             entry = json.loads(line)
         except ValueError as error:
             raise _failure(f"{name}:{number}: not JSON: {error}") from error
+        except RecursionError:
+            raise _failure(f"{name}:{number}: nested too deeply") from None
         if not isinstance(entry, dict):
             raise _failure(f"{name}:{number}: not a JSON object")
         yield number, entry

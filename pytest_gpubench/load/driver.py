@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pytest_gpubench.load.alarm import Alarm
 from pytest_gpubench.load.pool import Pool
 from pytest_gpubench.load.stopping import StopRule
-from pytest_gpubench.load.transport import Exchange
+from pytest_gpubench.load.transport import MAX_ANSWER, Exchange
 
 _WATCH_INTERVAL = 0.25
 
@@ -25,6 +25,8 @@ class Job:
     follows: bool = False
     """The next turn of the job before it: sent when that has ended and the think time has passed."""
     measured: bool = True
+    most_bytes: int = MAX_ANSWER
+    """An answer that is longer fails."""
 
 
 @dataclass(slots=True)
@@ -150,7 +152,7 @@ class Driver:
         job = self._jobs[number]
         if job.measured and self.first_measured_ns is None:
             self.first_measured_ns = due_ns
-        self._pool.send(Exchange(number, due_ns), job.wire)
+        self._pool.send(Exchange(number, due_ns, most_bytes=job.most_bytes), job.wire)
 
     def _stopped(self, now_ns: int) -> bool:
         return self.first_measured_ns is not None and self._stop.reached(now_ns - self.first_measured_ns)

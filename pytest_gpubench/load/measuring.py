@@ -30,6 +30,10 @@ Gate = Callable[[Literal["warmup", "measured", "recount"]], Awaitable[int]]
 """Waits until every worker is as far; the common start as ``monotonic_ns``, 0: now, below 0: not at all, another has failed."""
 
 
+_ANSWER_BYTES, _TOKEN_BYTES = 2**20, 8 * 2**10
+"""Of an answer, whatever it is, and for each token that it may have: a chunk with its usage has some 400."""
+
+
 @dataclass(slots=True)
 class Measuring:
     """One process's part of a load plan."""
@@ -39,6 +43,8 @@ class Measuring:
     report: Callable[[Progress], None]
     gate: Gate
     spool: Spool = field(default_factory=Spool)
+    alive: Callable[[], None] = lambda: None
+    """Called between the stages that report progress, often: a sign of life."""
     _requests: Sequence[WireRequest] = ()
     _exchanges: Sequence[Exchange] = ()
     _recounted: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -58,7 +64,7 @@ class Measuring:
                 prompts = await with_token_ids(prompts[0], counter), await with_token_ids(prompts[1], counter)
         finally:
             await counter.close()
-        warmups, measured = [await build_requests(plan, self.api_key, phase) for phase in prompts]
+        warmups, measured = [await build_requests(plan, self.api_key, phase, on_built=self.alive) for phase in prompts]
         share = len(range(plan.share, workload.conc, workload.workers))
         driver = Driver(plan.root, share, plan.connect_timeout, plan.read_timeout, workload.think_time, on_end=self.spool.add)
         rule = _stop_rule(workload, share, [*warmups, *measured])
@@ -92,6 +98,7 @@ class Measuring:
         """The record of every request that was begun, in order; parsed one by one, for memory's sake."""
         for exchange in self._exchanges:
             request = self._requests[exchange.number]
+            self.alive()
             record = record_of(request, self._whole(exchange))
             if exchange.number in self._recounted and record.ok:
                 tokens, silent = self._recounted[exchange.number]
@@ -180,7 +187,13 @@ def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[
         offsets = due_offsets(workload, prompts[-1].phase, max(heads) + 1)
         dues = [ramped(offsets[head], ramp) for head in heads]
     return [
-        Job(request.wire, None if due is None else int(due * 1e9), prompt.turn > 0, prompt.phase == "measured")
+        Job(
+            request.wire,
+            None if due is None else int(due * 1e9),
+            prompt.turn > 0,
+            prompt.phase == "measured",
+            _ANSWER_BYTES + _TOKEN_BYTES * prompt.osl,
+        )
         for request, prompt, due in zip(requests, prompts, dues, strict=True)
     ]
 

@@ -5,13 +5,39 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pytest_gpubench.load.plan import EngineView, RequestRecord
 from pytest_gpubench.load.requests import WireRequest
-from pytest_gpubench.load.transport import Exchange, Framing, parse_head
+from pytest_gpubench.load.transport import Exchange, Framing, chunk_at, parse_head
+
+FINISHED = frozenset({"stop", "length", "tool_calls", "function_call"})
+"""Reasons with which an answer ends well; with any other its request has failed."""
+_MOST_TOKENS = 10**12
+_MOST_MS = 1e9
+
+
+def _count_or_none(value: object) -> object:
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return value if good else None
+
+
+def _milliseconds_or_none(value: object) -> object:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_MS
+    return value if good else None
+
+
+def _map_or_none(value: object) -> object:
+    return value if isinstance(value, dict) else None
+
+
+_Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
+"""A count without which the request is not known."""
+_SideCount = Annotated[int | None, BeforeValidator(_count_or_none)]
+"""A count that the request can do without: what is none is dropped."""
+_SideTime = Annotated[float | None, BeforeValidator(_milliseconds_or_none)]
 
 
 class _View(BaseModel):
@@ -19,28 +45,28 @@ class _View(BaseModel):
 
 
 class _PromptDetails(_View):
-    cached_tokens: int | None = None
+    cached_tokens: _SideCount = None
 
 
 class _Usage(_View):
-    prompt_tokens: int
-    completion_tokens: int = 0
-    prompt_tokens_details: _PromptDetails | None = None
+    prompt_tokens: _Count
+    completion_tokens: _Count = 0
+    prompt_tokens_details: Annotated[_PromptDetails | None, BeforeValidator(_map_or_none)] = None
 
 
 class _Speculation(_View):
-    num_spec_steps: int | None = None
-    num_draft_tokens: int | None = None
-    num_accepted_draft_tokens: int | None = None
+    num_spec_steps: _SideCount = None
+    num_draft_tokens: _SideCount = None
+    num_accepted_draft_tokens: _SideCount = None
 
 
 class _Metrics(_View):
     """vLLM's own numbers for one request, in milliseconds."""
 
-    queue_time_ms: float | None = None
-    time_to_first_token_ms: float | None = None
-    generation_time_ms: float | None = None
-    speculative_decoding: _Speculation | None = None
+    queue_time_ms: _SideTime = None
+    time_to_first_token_ms: _SideTime = None
+    generation_time_ms: _SideTime = None
+    speculative_decoding: Annotated[_Speculation | None, BeforeValidator(_map_or_none)] = None
 
     def view(self) -> EngineView:
         drafting = self.speculative_decoding or _Speculation()
@@ -74,7 +100,7 @@ class _Chunk(_View):
 
     choices: list[_Choice] = []  # pydantic copies defaults
     usage: _Usage | None = None
-    metrics: _Metrics | None = None
+    metrics: Annotated[_Metrics | None, BeforeValidator(_map_or_none)] = None
     error: Any = None
 
 
@@ -93,13 +119,10 @@ def body_pieces(framing: Framing, reads: list[tuple[int, bytes]]) -> Iterator[tu
     at, position = 0, framing.head_size
     while position < len(data):
         if framing.chunked:
-            line_end = data.find(b"\r\n", position)
-            if line_end < 0:
+            chunk = chunk_at(data, position)
+            if chunk is None or chunk[0] == chunk[1] or chunk[1] > len(data):
                 return
-            size = int(data[position:line_end].split(b";")[0], 16)
-            start, stop = line_end + 2, line_end + 2 + size
-            if size == 0 or stop > len(data):
-                return
+            start, stop = chunk
             position = stop + 2
         else:
             while ends[at] <= position:
@@ -143,8 +166,17 @@ def record_of(request: WireRequest, exchange: Exchange) -> RequestRecord:
     framing = _framing(exchange)
     if framing is not None:
         fields["status"] = framing.status
-        fields.update(_refusal(framing, exchange) if framing.status != 200 else _stream_fields(framing, exchange))
+        fields.update(_answer_fields(framing, exchange))
     return RequestRecord(**{**fields, "error": exchange.error or fields["error"]})
+
+
+def _answer_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
+    if framing.status != 200:
+        return _refusal(framing, exchange)
+    try:
+        return _stream_fields(framing, exchange)
+    except Exception as error:  # noqa: BLE001  # whatever an answer holds, the other requests are not lost
+        return {"error": f"malformed answer: it cannot be read ({type(error).__name__})"}
 
 
 def _framing(exchange: Exchange) -> Framing | None:
@@ -155,7 +187,12 @@ def _framing(exchange: Exchange) -> Framing | None:
 
 
 def _refusal(framing: Framing, exchange: Exchange) -> dict[str, Any]:
-    body = b"".join(piece for _, piece in body_pieces(framing, exchange.reads)).decode("utf-8", "replace")
+    if 300 <= framing.status < 400:
+        return {"error": f"HTTP status {framing.status}: a redirect to {framing.location[:200]!r}, which is not followed"}
+    try:
+        body = b"".join(piece for _, piece in body_pieces(framing, exchange.reads)).decode("utf-8", "replace")
+    except ValueError as error:
+        body = str(error)
     return {"error": f"HTTP status {framing.status}: {' '.join(body.split())[:300]}"}
 
 
@@ -174,9 +211,13 @@ def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
                 found["error"] = f"the server reported an error in the stream: {_message(chunk.error)}"
                 break
             _take(chunk, stamp, found, stamps, totals)
-    except (ValidationError, ValueError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part)[:40] for part in first["loc"])
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
         found["error"] = f"malformed chunk after {len(stamps)} good ones: {reason}"
+    except ValueError as error:
+        found["error"] = f"malformed chunk after {len(stamps)} good ones: {error}"
     counted = len(totals) == len(stamps)
     found.update(chunk_ns=tuple(stamps), chunk_tokens=tuple(totals) if counted else ())
     if stamps:
@@ -185,6 +226,9 @@ def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
         found["error"] = "the stream ended without [DONE]"
     if "error" not in found and not stamps:
         found["error"] = "the stream carried no token"
+    finish = found.get("finish_reason")
+    if "error" not in found and finish is not None and finish not in FINISHED:
+        found["error"] = f"the answer ended with finish reason {_message(finish)!r}"
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pytest_gpubench.load.transport import Exchange, Slot, open_connection
 
 _CONNECT_BURST = 64
+_SILENCE_NS = 1_000_000_000
 _IDLE_LIMIT_NS = 2_000_000_000
 """uvicorn drops idle connections after 5 s; older ones are not used any more, so that none dies under a request."""
 
@@ -56,8 +57,15 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     def fail_silent(self) -> None:
-        """Give up the exchanges that have been silent for ``read_timeout`` seconds."""
+        """Give up the exchanges that have been silent for ``read_timeout`` seconds, or whose answer is broken.
+
+        Framing is looked at once in every silence of a second: an answer that broke it will never end, and looking at every read
+        would cost the measuring loop.
+        """
         now = time.monotonic_ns()
+        for slot in [slot for slot in self._busy if slot.unchecked_ns(now) > _SILENCE_NS]:
+            if fault := slot.check_framing():
+                slot.fail(fault)
         for slot in [slot for slot in self._busy if now - slot.active_ns > self.read_timeout * 1e9]:
             slot.fail(f"stalled: no data for {self.read_timeout:g} s")
 

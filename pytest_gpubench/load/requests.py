@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,10 @@ from pytest_gpubench.domain.frozen import thaw
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Message, Prompt
 
-_TOKENIZE_TIMEOUT = 120.0
+_TOKENIZE_TIMEOUT = 30.0
+"""Seconds for a whole answer; a prompt of a million tokens takes a few."""
+_LARGEST_ANSWER = 64 * 2**20
+_MOST_TOKENS = 10**9
 _PARALLEL = 8
 
 
@@ -27,6 +31,10 @@ class WireRequest:
     prompt: Prompt
     request_id: str
     wire: bytes
+
+
+class _TooLargeError(Exception):
+    """An answer has more bytes than any count of tokens."""
 
 
 class _Recorder(httpx2.AsyncBaseTransport):
@@ -117,7 +125,9 @@ class TokenCounter:
         self._plan = plan
         timeout = httpx2.Timeout(_TOKENIZE_TIMEOUT, connect=plan.connect_timeout)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx2.AsyncClient(base_url=plan.root, headers=headers, timeout=timeout, trust_env=False)
+        self._http = httpx2.AsyncClient(
+            base_url=plan.root, headers=headers, timeout=timeout, trust_env=False, follow_redirects=False
+        )
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -139,6 +149,16 @@ class TokenCounter:
             summary = f"{self._plan.root}/tokenize answered without token ids"
             raise BenchmarkError(Failure("tokenize-failed", "client", summary)) from error
 
+    async def _posted(self, body: dict[str, Any]) -> tuple[int, str, bytes]:
+        """Status, where a redirect points, and body of an answer."""
+        async with self._http.stream("POST", "/tokenize", json=body) as response:
+            data = bytearray()
+            async for part in response.aiter_bytes():
+                data += part
+                if len(data) > _LARGEST_ANSWER:
+                    raise _TooLargeError(f"more than {_LARGEST_ANSWER // 2**20} MiB")
+            return response.status_code, response.headers.get("location", ""), bytes(data)
+
     async def _ask(self, text: str, history: tuple[Message, ...], wanted: str) -> Any:
         workload = self._plan.workload
         body: dict[str, Any] = {"model": self._plan.model}
@@ -149,18 +169,25 @@ class TokenCounter:
             if workload.chat_template_kwargs:
                 body["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
         try:
-            response = await self._http.post("/tokenize", json=body)
-        except httpx2.HTTPError as error:
-            summary = f"{self._plan.root}/tokenize did not answer: {type(error).__name__}: {error}"
-            raise BenchmarkError(Failure("tokenize-failed", "client", summary)) from error
-        if response.status_code != 200:
-            summary = f"{self._plan.root}/tokenize answered {response.status_code}, so prompts cannot be sized"
-            remedy = "The server must offer vLLM's /tokenize." if response.status_code == 404 else ""
-            raise BenchmarkError(Failure("tokenize-failed", "client", summary, (response.text[:500],), remedy))
+            async with asyncio.timeout(_TOKENIZE_TIMEOUT):
+                status, location, data = await self._posted(body)
+        except TimeoutError:
+            raise self._failed(f"gave no whole answer within {_TOKENIZE_TIMEOUT:g} s") from None
+        except (httpx2.HTTPError, _TooLargeError) as error:
+            raise self._failed(f"did not answer: {type(error).__name__}: {error}") from error
+        text = data[:500].decode("utf-8", "replace")
+        if status != 200:
+            said = f"{status}, a redirect to {location[:200]!r} that is not followed" if 300 <= status < 400 else status
+            remedy = "The server must offer vLLM's /tokenize." if status == 404 else ""
+            raise self._failed(f"answered {said}, so prompts cannot be sized", text, remedy)
         try:
-            answer = response.json()
-            int(answer["count"])
+            answer = json.loads(data)
+            if type(answer["count"]) is not int or not 0 <= answer["count"] <= _MOST_TOKENS:
+                raise ValueError("no count")
             return answer[wanted]
-        except (ValueError, KeyError, TypeError) as error:
-            summary = f"{self._plan.root}/tokenize answered without a count or the tokens"
-            raise BenchmarkError(Failure("tokenize-failed", "client", summary, (response.text[:500],))) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._failed("answered without a count or the tokens", text) from error
+
+    def _failed(self, what: str, evidence: str = "", remedy: str = "") -> BenchmarkError:
+        lines = (evidence,) if evidence else ()
+        return BenchmarkError(Failure("tokenize-failed", "client", f"{self._plan.root}/tokenize {what}", lines, remedy))

@@ -98,6 +98,7 @@ def _supervise(
         ended = all(worker.ended for worker in crew)
         failure = check_server() or _listen(crew, on_progress, sampler)
         failure = failure or next((worker.crash() for worker in crew if worker.ended and worker.process.returncode), None)
+        failure = failure or next(filter(None, [worker.stopped() for worker in crew]), None)
         if failure is not None or ended:
             return failure
         if limit is not None and time.monotonic() > limit:

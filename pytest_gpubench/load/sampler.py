@@ -16,6 +16,10 @@ WATCHED = (
 """What is kept of a page; the rest, some 100 kB, is dropped at once."""
 
 
+_MAX_PAGE = 2**20
+"""Characters of a page that are kept: a server of 64 engines has some 40,000."""
+
+
 class Sampler:
     """Fetches the page every ``interval`` seconds from ``start`` to ``stop``; a page that cannot be had is left out."""
 
@@ -48,6 +52,6 @@ class Sampler:
             except Exception:  # noqa: BLE001  # a busy or dying server: whoever watches the server says so
                 page = ""
             kept = "\n".join(line for line in page.splitlines() if line.startswith(WATCHED))
-            if kept:
+            if kept and len(kept) <= _MAX_PAGE:
                 self._pages.append((asked_ns, kept + "\n"))
             self._leave.wait(max(0.0, self._interval - (time.monotonic_ns() - asked_ns) / 1e9))

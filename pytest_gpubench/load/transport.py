@@ -12,6 +12,13 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
+MALFORMED = "malformed answer"
+"""Begins the sentence about an answer that breaks HTTP's framing."""
+MAX_HEAD = 64 * 2**10
+MAX_ANSWER = 256 * 2**20
+"""Bytes of one answer, where the request does not say how long it may be."""
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
+_LONGEST_SIZE_LINE = 1024
 _CHUNKED_END = b"\r\n0\r\n\r\n"
 _HEADER = rb"[!-9;-~]+:[^\r\n]*\r\n"
 _STREAM = re.compile(
@@ -30,6 +37,8 @@ class Exchange:
     end_ns: int | None = None
     reads: list[tuple[int, bytes]] = field(default_factory=list)
     error: str = ""
+    most_bytes: int = MAX_ANSWER
+    """An answer that is longer fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,8 @@ class Framing:
     length: int | None
     """None: not given; the body then ends with the connection unless it is chunked."""
     keep_alive: bool
+    location: str = ""
+    """Where a redirect points; none is followed."""
 
 
 def parse_head(data: bytes) -> Framing | None:
@@ -59,18 +70,73 @@ def parse_head(data: bytes) -> Framing | None:
             return Framing(int(stream[1]), stream.end(), True, None, True)
     end = data.find(b"\r\n\r\n")
     if end < 0:
+        if len(data) > MAX_HEAD:
+            raise ValueError(f"{MALFORMED}: its head has more than {MAX_HEAD // 2**10} KiB")
         if not b"HTTP/1.".startswith(data[:7]):
-            raise ValueError("not an HTTP/1 response")
+            raise ValueError(f"{MALFORMED}: not an HTTP/1 response")
         return None
     first, *rest = data[:end].decode("latin-1").split("\r\n")
     words = first.split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-        raise ValueError("not an HTTP/1 response")
-    headers = {name.strip().lower(): value.strip().lower() for name, _, value in (line.partition(":") for line in rest)}
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not re.fullmatch("[1-5][0-9]{2}", words[1]):
+        raise ValueError(f"{MALFORMED}: not an HTTP/1 response")
+    plain = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+    headers = {name: value.lower() for name, value in plain.items()}
     length = headers.get("content-length")
+    if length is not None and not re.fullmatch("[0-9]{1,15}", length):
+        raise ValueError(f"{MALFORMED}: its content-length is no count of bytes")
     keep_alive = headers.get("connection") != "close" and words[0] != "HTTP/1.0"
     chunked = headers.get("transfer-encoding", "").endswith("chunked")
-    return Framing(int(words[1]), end + 4, chunked, int(length) if length is not None else None, keep_alive)
+    return Framing(
+        int(words[1]),
+        end + 4,
+        chunked,
+        None if length is None else int(length),
+        keep_alive,
+        plain.get("location", ""),
+    )
+
+
+def chunk_at(data: bytes, position: int) -> tuple[int, int] | None:
+    """The chunk of a chunked body that begins at ``position``: where its bytes begin and end; equal for the last one.
+
+    None while its size is not there yet. A chunk's bytes may lie beyond the data; where they and what follows them do not, the line
+    end after them is checked.
+
+    Raises:
+        ValueError: if this is no chunk.
+    """
+    line_end = data.find(b"\r\n", position, position + _LONGEST_SIZE_LINE)
+    if line_end < 0:
+        if len(data) - position >= _LONGEST_SIZE_LINE or b"\n" in data[position:]:
+            raise ValueError(f"{MALFORMED}: a chunk's size is no line")
+        return None
+    size = _SIZE_LINE.fullmatch(data, position, line_end)
+    if size is None:
+        shown = data[position : min(line_end, position + 20)].decode("ascii", "backslashreplace")
+        raise ValueError(f"{MALFORMED}: {shown!r} is no size of a chunk")
+    start = line_end + 2
+    stop = start + int(size[1], 16)
+    if stop > start and data[stop : stop + 2] not in (b"", b"\r", b"\r\n"):
+        raise ValueError(f"{MALFORMED}: a chunk is longer than its size")
+    return start, stop
+
+
+def framing_fault(reads: list[tuple[int, bytes]]) -> str:
+    """What is wrong with the framing of an answer so far; empty: nothing."""
+    data = b"".join(read for _, read in reads)
+    try:
+        framing = parse_head(data)
+        if framing is None or not framing.chunked:
+            return ""
+        position = framing.head_size
+        while position < len(data):
+            chunk = chunk_at(data, position)
+            if chunk is None or chunk[0] == chunk[1]:
+                return ""
+            position = chunk[1] + 2
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 class Slot(asyncio.Protocol):
@@ -81,6 +147,8 @@ class Slot(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._framing: Framing | None = None
         self._received = 0
+        self._checked = 0
+        """Reads whose framing was looked at."""
         self._descriptor = -1
         self.exchange: Exchange | None = None
         self.active_ns = time.monotonic_ns()
@@ -100,7 +168,7 @@ class Slot(asyncio.Protocol):
         """Send a request; the connection must be open and idle."""
         self.exchange = exchange
         self._framing = None
-        self._received = 0
+        self._received = self._checked = 0
         transport = cast("asyncio.Transport", self._transport)
         exchange.send_ns = self.active_ns = time.monotonic_ns()
         written = 0
@@ -124,7 +192,7 @@ class Slot(asyncio.Protocol):
             try:
                 self._framing = parse_head(data if len(exchange.reads) == 1 else b"".join(read for _, read in exchange.reads))
             except ValueError as error:
-                self._end(now, f"the server's answer is {error}", keep=False)
+                self._end(now, str(error), keep=False)
                 return
             if self._framing is None:
                 return
@@ -134,6 +202,8 @@ class Slot(asyncio.Protocol):
         self._received += len(data)
         if self._complete(data, exchange):
             self._end(now, "", keep=self._framing.keep_alive)
+        elif self._received > exchange.most_bytes:
+            self._end(now, f"the answer does not end: more than {exchange.most_bytes / 2**20:.0f} MiB", keep=False)
 
     def _complete(self, data: bytes, exchange: Exchange) -> bool:
         framing = cast("Framing", self._framing)
@@ -155,6 +225,17 @@ class Slot(asyncio.Protocol):
         else:
             where = "in the middle of the answer" if self.exchange.reads else "before any answer"
             self._end(now, f"the connection was closed {where}" + (f": {exc}" if exc else ""), keep=False)
+
+    def unchecked_ns(self, now: int) -> int:
+        """How long it has been silent since bytes came whose framing nobody has looked at; 0: there are none."""
+        reads = len(self.exchange.reads) if self.exchange is not None else 0
+        return now - self.active_ns if reads > self._checked else 0
+
+    def check_framing(self) -> str:
+        """What is wrong with the answer so far; empty: nothing."""
+        exchange = cast("Exchange", self.exchange)
+        self._checked = len(exchange.reads)
+        return framing_fault(exchange.reads)
 
     def fail(self, reason: str) -> None:
         """Give the exchange up and drop the connection."""

@@ -32,12 +32,20 @@ class _Reporter:
 
     def __init__(self) -> None:
         self._last: tuple[float, str] = (0.0, "")
+        self._last_sign = 0.0
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
         if progress.stage != self._last[1] or progress.done == progress.total or now - self._last[0] >= _PROGRESS_INTERVAL:
             self._last = (now, progress.stage)
             emit({"event": "progress", "stage": progress.stage, "done": progress.done, "total": progress.total})
+
+    def alive(self) -> None:
+        """A sign of life where there is no progress to tell."""
+        now = time.monotonic()
+        if now - self._last_sign >= _PROGRESS_INTERVAL:
+            self._last_sign = now
+            emit({"event": "alive"})
 
 
 class _Gates:
@@ -90,7 +98,9 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     result = Path(task["result"])
     spool = Spool(str(result.parent))
-    measuring = Measuring(plan, os.environ.get(API_KEY_VARIABLE, ""), _Reporter(), gates.wait, spool)
+    reporter = _Reporter()
+    key = os.environ.get(API_KEY_VARIABLE, "")
+    measuring = Measuring(plan, key, reporter, gates.wait, spool, reporter.alive)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             facts = runner.run(measuring.work())

@@ -62,6 +62,10 @@ def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list
             f"{len(wrong)} outputs are not as long as asked, for instance {one.phase} request {one.index}: "
             f"{one.completion_tokens} tokens instead of {one.asked_osl} (finish reason {one.finish_reason})"
         )
+    # All tokens that were asked for are a whole answer, said or not.
+    cut = [record for record in records if record.finish_reason is None and record.completion_tokens != record.asked_osl]
+    if cut and not wrong:
+        problems.append(f"{len(cut)} answers ended without a finish reason, so nobody can tell whether they are whole")
     off = [
         record
         for record in records

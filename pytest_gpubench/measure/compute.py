@@ -76,7 +76,8 @@ def compute(
         invalid=invalid,
         flags=()
         if problems
-        else find_flags(metrics, totals, len(measured), workload, seen, client, attempts) + recount_flags(again),
+        else find_flags(metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before))
+        + recount_flags(again),
         drafting=drafting,
         send_lag_max=seen.send_lag_max or 0.0,
         client_cpu_share=client.cpu_share if client else None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.plan import ClientFacts
 from pytest_gpubench.measure.measurement import Flag, Totals
 from pytest_gpubench.measure.validity import ENGINE_STRETCH, Validity
 
+VANISHED = "counters-vanished"
 _TAILS: tuple[tuple[str, int, int], ...] = (("p90", 29, 100), ("p99", 299, 1000))
 """(percentile, shown from, gated from) so many requests: with 95% confidence one lies beyond it; ten are expected to."""
 _BLUR = 0.25
@@ -27,9 +28,17 @@ def find_flags(
     seen: Validity,
     client: ClientFacts | None,
     attempts: int = 1,
+    vanished: Sequence[str] = (),
 ) -> tuple[Flag, ...]:
-    """All flags of a measurement."""
+    """All flags of a measurement.
+
+    Args:
+        vanished: counters that left ``/metrics`` during the run.
+    """
     flags = []
+    if vanished:
+        shown = ", ".join(vanished[:3]) + (f" and {len(vanished) - 3} more" if len(vanished) > 3 else "")
+        flags.append(Flag(VANISHED, f"/metrics lost {shown} during the run: what they count was not checked"))
     for tail, shown_from, gated_from in _TAILS:
         names = tuple(name for name in metrics if name.endswith(f"_{tail}"))
         if names and requests < gated_from:

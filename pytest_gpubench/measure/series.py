@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,11 +37,15 @@ def series_of(pages: Iterable[tuple[int, str]], start_ns: int) -> tuple[Point, .
         points.append(
             Point(
                 round((stamp_ns - start_ns) / 1e9, 3),
-                scrape.total(RUNNING),
-                scrape.total(WAITING),
-                sum(usage) / len(usage) if usage else scrape.total("vllm:kv_cache_usage_perc"),
-                scrape.total("vllm:num_preemptions_total"),
-                scrape.total("vllm:generation_tokens_total"),
+                _known(scrape.total(RUNNING)),
+                _known(scrape.total(WAITING)),
+                _known(sum(usage) / len(usage) if usage else scrape.total("vllm:kv_cache_usage_perc")),
+                _known(scrape.total("vllm:num_preemptions_total")),
+                _known(scrape.total("vllm:generation_tokens_total")),
             )
         )
     return tuple(points)
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

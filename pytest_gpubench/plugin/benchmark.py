@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +13,7 @@ import pytest
 from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting
+from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting, signals
 from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.plugin.collection import MARK_FIELDS, Chosen, Parameters
 from pytest_gpubench.plugin.session_end import SessionEnd
@@ -211,7 +209,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         config.pluginmanager.register(SessionEnd(benchmark, writers), name="gpubench-session-end")
     config.add_cleanup(benchmark.close)
     _be_careful_with_modes(config)
-    _end_cleanly_on_sigterm(config)
+    signals.end_cleanly(config)
 
 
 def _refuse_unclean_tree(settings: Settings) -> None:
@@ -257,26 +255,3 @@ def _be_careful_with_modes(config: pytest.Config) -> None:
     stack = contextlib.ExitStack()
     stack.enter_context(careful_umask())
     config.add_cleanup(stack.close)
-
-
-def _end_cleanly_on_sigterm(config: pytest.Config) -> None:
-    """Let SIGTERM end the run as Ctrl-C does, so that servers are stopped: pytest itself dies at once."""
-    if getattr(signal, "SIGTERM", None) is None or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
-    main_process = os.getpid()
-
-    def interrupt(_number: int, _frame: object) -> None:
-        if os.getpid() == main_process:
-            raise KeyboardInterrupt("SIGTERM")
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
-
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: the embedding program owns the signals
-        return
-
-    def restore() -> None:
-        signal.signal(signal.SIGTERM, previous)
-
-    config.add_cleanup(restore)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ from pytest_gpubench.domain.hardware import HARDWARE
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.interpreter import default_command, probe_command
-from pytest_gpubench.host.gpus.inventory import Inventory
+from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
+from pytest_gpubench.host.leases.owners import in_words
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.weights import Wanted, models_of
 
 _GIB = 2**30
+FREE_MEMORY = "free-memory"
+"""The rule about memory that others hold: it is asked when nobody else may use the GPUs any more."""
 
 
 class Doctor:
@@ -45,8 +48,12 @@ class Doctor:
         self._book = book
         self._inventory = inventory
 
-    def findings(self, key: str, *, here: bool = False) -> tuple[Finding, ...]:
-        """Findings of a server and its cases; with ``here`` the GPUs of this host count, else the hardware table's."""
+    def findings(self, key: str, *, here: bool = False, leased: Sequence[Gpu] = ()) -> tuple[Finding, ...]:
+        """Findings of a server and its cases; with ``here`` the GPUs of this host count, else the hardware table's.
+
+        Args:
+            leased: GPUs that the server holds: only of these it counts how much of their memory is free.
+        """
         spec = self._book.server(key)
         cases = [case for case in self._book.cases if case.server == key]
         configs = self._configs(spec)
@@ -57,13 +64,29 @@ class Doctor:
             target=configs.target,
             draft=configs.draft,
             chat_template=configs.chat_template,
-            node=self._node(spec) if here else None,
+            node=self._node(spec, leased) if here else None,
         )
         return without(found, self._settings.ignore_findings)
 
     def death(self, key: str) -> Failure | None:
-        """The failure that a server would die of on this host, if the doctor foresees one."""
+        """The failure that a server would die of on this host, whoever else uses it, if the doctor foresees one."""
         return as_failure([finding for finding in self.findings(key, here=True) if not finding.cases])
+
+    def memory_in_use(self, key: str, leased: Sequence[Gpu]) -> Failure | None:
+        """The failure that a server would die of since somebody else holds memory of the GPUs that it has leased."""
+        if not leased:
+            return None
+        found = [finding for finding in self.findings(key, here=True, leased=leased) if finding.rule == FREE_MEMORY]
+        if not found:
+            return None
+        users = [f"GPU {gpu.index}: {_users(gpu)}" for gpu in leased if gpu.memory_used or gpu.processes]
+        return Failure(
+            "gpu-memory-in-use",
+            "infrastructure",
+            f"memory of the leased GPUs is in use: {found[0].message}",
+            (*users, *(line for finding in found for line in _lines(finding)[1:])),
+            remedy=f"End what holds it. {found[0].remedy} To try it all the same: --gpubench-ignore-findings {FREE_MEMORY}",
+        )
 
     def memory(self, key: str, facts: EngineFacts) -> dict[str, Any] | None:
         """The memory estimate of a server beside what its engine says, with relative errors; None where there is no estimate."""
@@ -87,20 +110,29 @@ class Doctor:
         found = find_snapshot(wanted.repository, wanted.revision, cache, weights=wanted.weights)
         return found.path if isinstance(found, Snapshot) else None
 
-    def _node(self, spec: ServerSpec) -> Node | None:
+    def _node(self, spec: ServerSpec, leased: Sequence[Gpu] = ()) -> Node | None:
         gpus = self._inventory().of_hardware(spec.hardware)
         if not gpus:
             return None
-        free = min(gpu.memory_total - gpu.memory_used for gpu in gpus) / _GIB
+        free = min((gpu.memory_total - gpu.memory_used for gpu in leased), default=None)
         multicast = False if os.environ.get("TORCH_SYMM_MEM_DISABLE_MULTICAST") == "1" else None
         engine = probe_command(spec.command or self._settings.vllm_command or default_command())
         return Node(
             gpus=len(gpus),
             vram_gib=gpus[0].memory_total / _GIB,
-            free_vram_gib=free,
+            free_vram_gib=None if free is None else free / _GIB,
             multicast=multicast,
             engine=engine.version if engine else None,
         )
+
+
+def _users(gpu: Gpu) -> str:
+    who = ", ".join(f"{in_words(process.pid)}{_held(process)}" for process in gpu.processes)
+    return f"{gpu.memory_used / _GIB:.1f} GiB in use by {who or 'processes that the driver does not show here'}"
+
+
+def _held(process: GpuProcess) -> str:
+    return "" if process.memory_used is None else f" with {process.memory_used / _GIB:.1f} GiB"
 
 
 def as_failure(findings: list[Finding]) -> Failure | None:

@@ -123,16 +123,20 @@ def gate(_gpubench_gate: Callable[[Measurement], Verdict]) -> Callable[[Measurem
 
 @pytest.fixture(scope="session")
 def client(_gpubench_engine: Engine) -> Iterator[OpenAI]:
-    """A plain OpenAI client of the engine, without retries."""
+    """A plain OpenAI client of the engine, without retries; it follows no redirect, which would take the key along."""
     import openai
 
-    with openai.OpenAI(base_url=_gpubench_engine.base_url, api_key=_gpubench_engine.api_key, max_retries=0) as plain:
+    http = openai.DefaultHttpxClient(follow_redirects=False)
+    url, key = _gpubench_engine.base_url, _gpubench_engine.api_key
+    with openai.OpenAI(base_url=url, api_key=key, max_retries=0, http_client=http) as plain:
         yield plain
 
 
 @pytest.fixture
 def async_client(_gpubench_engine: Engine) -> AsyncOpenAI:
-    """A plain asynchronous OpenAI client of the engine, without retries; close it in the test's own event loop."""
+    """As ``client``, asynchronous; close it in the test's own event loop."""
     import openai
 
-    return openai.AsyncOpenAI(base_url=_gpubench_engine.base_url, api_key=_gpubench_engine.api_key, max_retries=0)
+    http = openai.DefaultAsyncHttpxClient(follow_redirects=False)
+    url, key = _gpubench_engine.base_url, _gpubench_engine.api_key
+    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http)

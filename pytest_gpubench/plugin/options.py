@@ -71,6 +71,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="measure a server that runs already (key from OPENAI_API_KEY); nothing is started or stopped",
     )
     group.addoption(
+        "--gpubench-model",
+        metavar="NAME",
+        help="with --gpubench-base-url: the served name to measure, where the server lists several models",
+    )
+    group.addoption(
         "--gpubench-vllm-command",
         metavar="COMMAND",
         help="how to start the engine (default: this interpreter's vLLM, else 'vllm serve')",
@@ -96,7 +101,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--gpubench-exclusive",
         choices=("yes", "no"),
-        help="one server at a time on this host (default: yes); needed for numbers that are compared",
+        help="one server at a time on this host (default: yes); needed for numbers that are compared. Holds among the runs of "
+        "this user: those of other users are seen only by what they hold on GPUs",
     )
     group.addoption(
         "--gpubench-ignore-findings",

@@ -23,6 +23,7 @@ from pytest_gpubench.load.calibration_store import stored
 from pytest_gpubench.load.plan import LoadPlan, Progress
 from pytest_gpubench.load.run import check_workload, run_load
 from pytest_gpubench.measure.compute import compute, window_of
+from pytest_gpubench.measure.flags import VANISHED
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.plugin.doctoring import as_failure
@@ -134,8 +135,9 @@ class CaseRunner:
             pytest.fail(f"{case.id}: {error}", pytrace=False)
         record["verdict"] = verdict
         self._write(launch, case, record)
-        note = f"reused from run {record['reused_from']}" if record.get("reused_from") else ""
-        self._tell(item, measurement, self.gate.told(case.id, verdict, note))
+        said = [f"reused from run {record['reused_from']}"] if record.get("reused_from") else []
+        said += [flag.message for flag in measurement.flags if flag.code == VANISHED]
+        self._tell(item, measurement, self.gate.told(case.id, verdict, "; ".join(said)))
         self.gate.enforce(case.id, verdict)
         return verdict
 

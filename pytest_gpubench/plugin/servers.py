@@ -23,6 +23,7 @@ from pytest_gpubench.host.gpus.facts import gpu_facts
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, read_inventory, visible_inventory
 from pytest_gpubench.host.gpus.requirements import missing_hardware
 from pytest_gpubench.host.hub.fetch import Progress
+from pytest_gpubench.host.hub.local import server_cache_dir
 from pytest_gpubench.plugin.arms import Arms
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.leasing import Leasing
@@ -201,7 +202,8 @@ class ServerPool:
 
     def _start(self, launch: Launch, spec: ServerSpec) -> Engine:
         if self._settings.base_url:
-            return attach(self._settings.base_url, api_key=os.environ.get("OPENAI_API_KEY", ""))
+            api_key = os.environ.get("OPENAI_API_KEY", "")
+            return attach(self._settings.base_url, api_key=api_key, model=self._settings.model)
         unmet = check_requires(spec.requires, self._distribution(spec))
         if unmet:
             remedy = "Use an engine that satisfies `requires`, or correct the recipe."
@@ -233,16 +235,20 @@ class ServerPool:
     def _launched(self, launch: Launch, spec: ServerSpec) -> Engine:
         engine = self._distribution(spec)
         lease = self._leasing.take(launch.server, spec)
+        cache = server_cache_dir(self._settings.cache_dir)
         settings = EngineSettings(
             command=self._command(spec),
             log_path=self._folder.server_log(launch),
             label=launch.server,
             start_timeout=self._settings.start_timeout_s,
-            cache_dir=str(self._settings.cache_dir) if self._settings.cache_dir else None,
+            cache_dir=str(cache) if cache else None,
             extra_env=self._leasing.env(spec, engine.version if engine else None),
             inherit_fds=lease.fds,
         )
         try:
+            in_use = self.arms.doctor(launch).memory_in_use(launch.server, lease.grant.gpus)
+            if in_use is not None:
+                raise BenchmarkError(in_use)
             with lease.naming():
                 return start_engine(spec, settings)
         except BaseException:

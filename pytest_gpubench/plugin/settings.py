@@ -11,6 +11,7 @@ import pytest
 
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
+from pytest_gpubench.host.home import expanded
 from pytest_gpubench.plugin.options import (
     DEFAULT_BASELINES,
     DEFAULT_RESULTS,
@@ -43,6 +44,8 @@ class Settings:
     plan: Path | None = None
     server_per: SharingPolicy | None = None
     base_url: str | None = None
+    model: str | None = None
+    """The served name to measure at ``base_url``; None: the only one."""
     vllm_command: tuple[str, ...] | None = None
     cache_dir: Path | None = None
     start_timeout_s: float = DEFAULT_START_TIMEOUT_S
@@ -78,6 +81,7 @@ def resolve_settings(config: pytest.Config) -> Settings:
         plan=_plan_path(config),
         server_per=_server_per(config),
         base_url=_base_url(config),
+        model=_model(config),
         vllm_command=_split("--gpubench-vllm-command", command) if command else None,
         cache_dir=_path(config, root, "cache_dir"),
         start_timeout_s=_seconds(config),
@@ -105,7 +109,7 @@ def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
         return None
     path = Path(config.invocation_params.dir, given) if given else root / listed
     try:
-        path = path.expanduser()
+        path = expanded(path)
         wrong = "is a file; give a folder" if path.exists() and not path.is_dir() else ""
     except (OSError, RuntimeError, ValueError) as error:
         wrong = f"cannot be used: {error}"
@@ -120,6 +124,15 @@ def _plan_path(config: pytest.Config) -> Path | None:
     if not given:
         return None
     return Path(config.invocation_params.dir, given)
+
+
+def _model(config: pytest.Config) -> str | None:
+    name: str | None = config.getoption("gpubench_model")
+    if name is not None and not config.getoption("gpubench_base_url"):
+        raise pytest.UsageError(
+            "--gpubench-model names a model of a server that runs already: give its address with --gpubench-base-url"
+        )
+    return name
 
 
 def _accept_regression(config: pytest.Config) -> bool:

@@ -15,12 +15,17 @@ from typing import Any
 
 from pytest_gpubench.domain.frozen import FrozenMap, thaw
 from pytest_gpubench.host import files
+from pytest_gpubench.host.bounded import TooLongError, bounded_lines, open_regular
 from pytest_gpubench.load.plan import RequestRecord
 from pytest_gpubench.report.loaded import CaseResult, LeftOut
 from pytest_gpubench.report.merging import attempts_that_count
 
-MOST_REQUESTS = 2_000_000
 _LONGEST_NAME = 190
+MAX_LINE = 64 * 2**20
+"""Bytes of one request, unpacked: one of 128,000 tokens has some 4 MiB."""
+MAX_UNPACKED = 4 * 2**30
+"""Bytes of all requests of a case, unpacked."""
+_BEYOND = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,10 @@ def measured_requests(result: CaseResult) -> list[RequestRecord]:
     """
     path = result.requests_path
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            records = [RequestRecord.from_json(json.loads(line)) for line in itertools.islice(lines, MOST_REQUESTS) if line.strip()]
+        with open_regular(path) as packed, gzip.open(packed, "rb") as lines:
+            records = [_request(line) for line in bounded_lines(lines, MAX_LINE, MAX_UNPACKED) if line.strip()]
+    except TooLongError as error:
+        raise NotExportedError(f"its requests are left out ({path.name}): {error}") from None
     except FileNotFoundError:
         raise NotExportedError(f"its requests are not there ({path.name}): copy the whole results folder") from None
     except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -55,6 +62,19 @@ def measured_requests(result: CaseResult) -> list[RequestRecord]:
     if not measured or any(record.first_token_ns is None or record.last_token_ns is None for record in measured):
         raise NotExportedError("none of its requests was answered, or not to the end")
     return measured
+
+
+def _request(line: bytes) -> RequestRecord:
+    record = RequestRecord.from_json(json.loads(line, parse_constant=_no_constant))
+    stamps = (record.due_ns, record.send_ns, record.first_token_ns, record.last_token_ns, record.end_ns)
+    counts = (record.prompt_tokens, record.completion_tokens, *record.chunk_ns, *record.chunk_tokens)
+    if not all(value is None or (type(value) is int and abs(value) < _BEYOND) for value in (*stamps, *counts)):
+        raise ValueError("a stamp or a count that is none")
+    return record
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(word)
 
 
 def statistics_ms(name: str, values: Sequence[float], percentiles: Sequence[float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.domain.frozen import canonical_json
 from pytest_gpubench.domain.secrets import hide_in
 from pytest_gpubench.domain.specs import Launch, ServerSpec
 
@@ -91,20 +91,43 @@ def write_requests(path: Path, requests: Iterable[Mapping[str, Any]]) -> None:
         gzip.open(raw, "wt", encoding="utf-8", errors="backslashreplace", compresslevel=6) as file,
     ):
         for request in requests:
-            file.write(json.dumps(request, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(_line(request) + "\n")
+
+
+def _line(request: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(request, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:  # rare, and cleaning each of millions of stamps is not free
+        return json.dumps(plain(request), ensure_ascii=False, allow_nan=False)
+    return text
+
+
+def as_utf8(text: str) -> str:
+    """The text, with what UTF-8 cannot hold written out: a byte of another encoding in a name as ``\\xe9``."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair that stands for no byte
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def plain(value: Any) -> Any:
-    """JSON-able data of dataclasses, frozen maps, paths and tuples."""
-    if isinstance(value, FrozenMap):
-        return thaw(value)
+    """JSON-able data of dataclasses, frozen maps, paths and tuples; all text is valid UTF-8."""
+    if isinstance(value, str):
+        return as_utf8(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {as_utf8(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return as_utf8(str(value)) if isinstance(value, Path) else value
 
 
 def fingerprint(spec: ServerSpec, case: Case, engine_version: str, device: str, commits: Mapping[str, str | None]) -> str:

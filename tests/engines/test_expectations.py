@@ -150,3 +150,51 @@ def test_a_backend_that_the_recipe_names_is_the_recipes_affair() -> None:
 
 def test_a_capture_limit_between_two_sizes_is_kept_as_the_engine_rounds_it() -> None:
     assert check({"serve": FrozenMap({"max-cudagraph-capture-size": 70})}).ok
+
+
+@pytest.mark.parametrize(
+    ("spec_changes", "facts_changes", "sentence"),
+    [
+        ({}, {"owned_by": "sglang"}, "engine: the recipe asks for vllm, the engine runs with sglang."),
+        ({}, {"owned_by": "llamacpp"}, "engine: the recipe asks for vllm, the engine runs with llamacpp."),
+        ({"model": "org/a"}, {"served_root": "org/b"}, "served model: the recipe asks for org/a, the engine runs with org/b."),
+        (
+            {"model": "org/a"},
+            {"served_root": "/hub/models--org--b/snapshots/0123/"},
+            "served model: the recipe asks for org/a, the engine runs with org/b.",
+        ),
+        (
+            {"env": FrozenMap({"VLLM_NO_SUCH": "1"})},
+            {"unknown_variables": ("VLLM_NO_SUCH",)},
+            "environment variable VLLM_NO_SUCH: the recipe sets it, the engine does not know it.",
+        ),
+    ],
+)
+def test_what_the_engine_says_that_it_is(spec_changes: dict[str, object], facts_changes: dict[str, object], sentence: str) -> None:
+    assert sentence in check(spec_changes, facts_changes).deviations
+
+
+@pytest.mark.parametrize(
+    "facts_changes",
+    [
+        {"owned_by": "vllm"},
+        {"owned_by": None},
+        {"served_root": "/models/m3q"},
+        {"served_root": "/some/where"},
+        {"served_root": "org/other"},
+    ],
+)
+def test_what_cannot_be_told_apart_is_not_held_against_it(facts_changes: dict[str, object]) -> None:
+    """The recipe names a folder: a repository's name says nothing about it."""
+    assert check({}, facts_changes).ok
+
+
+def test_a_variable_of_the_host_is_only_noted() -> None:
+    found = check({"env": FrozenMap({"VLLM_KNOWN": "1"})}, {"unknown_variables": ("VLLM_OF_THE_HOST",)})
+    assert found.ok
+    assert "environment variables of this host that the engine does not know: VLLM_OF_THE_HOST." in found.unseen
+
+
+def test_an_unknown_variable_is_read_from_the_log() -> None:
+    line = "(APIServer pid=1) WARNING 11-28 03:00:00 [envs.py:1811] Unknown vLLM environment variable detected: VLLM_OLD"
+    assert LogReader().feed_all([line, line]).facts().unknown_variables == ("VLLM_OLD",)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +20,8 @@ from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import check_engine
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
-from pytest_gpubench.load.loopback import LoopbackServer
+from pytest_gpubench.load.loopback import LoopbackServer, Request, Response
+from tests.raw_server import always, answer, raw_server
 
 from .conftest import Settings
 
@@ -137,6 +140,8 @@ def test_the_host_s_tokens_stay_with_the_host(spec: ServerSpec, settings: Settin
         ("kv-cache", "kv-cache-too-small", "ValueError: No available memory for the cache blocks."),
         ("illegal-memory", "illegal-memory-access", "torch.AcceleratorError: CUDA error: an illegal memory access"),
         ("foreign-name", "foreign-server", ""),
+        ("models-404", "wrong-answer", ""),
+        ("models-number", "wrong-answer", ""),
     ],
 )
 def test_a_start_that_fails_says_why_and_leaves_nothing(
@@ -156,6 +161,8 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
         ("busy-at-load", {"stall_timeout": 6.0, "start_timeout": 10.0}, "timeout"),
         ("compile-at-load", {"stall_timeout": 12.0, "start_timeout": 20.0}, "kernels-compiling"),
         ("health-500", {"start_timeout": 20.0}, "never-healthy"),
+        ("health-drip", {"start_timeout": 20.0}, "timeout"),
+        ("metrics-drip", {"start_timeout": 20.0}, "no-metrics"),
     ],
 )
 def test_a_start_that_never_ends_is_ended(
@@ -282,6 +289,91 @@ def test_attach_starts_and_stops_nothing(spec: ServerSpec, settings: Settings) -
     gone = again.alive()
     assert gone is not None
     assert gone.cause == "engine-not-healthy"
+
+
+def attached(models: object, *, model: str | None = None, **routes: object) -> Engine:
+    def listed(_request: Request) -> Response:
+        return Response.of_json(models)
+
+    with LoopbackServer(routes={("GET", "/v1/models"): listed, **routes}).in_thread() as server:  # type: ignore[dict-item]
+        return attach(server.url, api_key="key", model=model)
+
+
+def test_of_several_models_one_must_be_named() -> None:
+    several = {"data": [{"id": f"m{number}", "owned_by": "vllm"} for number in range(12)]}
+    with pytest.raises(BenchmarkError) as found:
+        attached(several)
+    assert "serves several models: m0, m1, " in found.value.failure.summary
+    assert found.value.failure.summary.endswith("m9 and 2 more.")
+    assert "--gpubench-model" in found.value.failure.remedy
+    assert attached(several, model="m11").served_name == "m11"
+    with pytest.raises(BenchmarkError, match="m9 and 2 more, not other"):
+        attached(several, model="other")
+
+
+def test_an_adapter_is_no_model_of_its_own() -> None:
+    with_adapters = {"data": [{"id": "sql", "parent": "base"}, {"id": "base", "parent": None}, {"id": "chat", "parent": "base"}]}
+    assert attached(with_adapters).served_name == "base"
+    assert attached(with_adapters, model="sql").served_name == "sql"
+
+
+def test_attach_tells_what_the_server_says_it_is() -> None:
+    engine = attached({"data": [{"id": "m", "owned_by": "sglang", "root": "org/tiny", "max_model_len": 10**400}]})
+    assert (engine.facts.owned_by, engine.facts.served_root, engine.facts.max_model_len) == ("sglang", "org/tiny", None)
+
+
+def test_attach_follows_no_redirect() -> None:
+    redirect = always(answer(b"", "302 Found", "Location: http://elsewhere/health"))
+    words = "a redirect to http://elsewhere/health, which is not followed"
+    with raw_server(redirect) as url, pytest.raises(BenchmarkError, match=words) as found:
+        attach(url, api_key="key")
+    assert (found.value.failure.cause, found.value.failure.failure_class) == ("redirected", "client")
+
+
+def test_a_model_list_of_a_stranger_is_a_sentence() -> None:
+    strange: tuple[Any, ...] = ({"data": 5}, {}, [], {"data": [{}]})
+    for models in strange:
+        with pytest.raises(BenchmarkError, match="gave no list of models"):
+            attached(models)
+
+
+def test_our_own_server_is_blamed_for_its_answers(spec: ServerSpec, settings: Settings) -> None:
+    failure = failure_of(spec, settings("models-404"))
+    assert failure.failure_class == "engine"
+    assert "/v1/models gave HTTP status 404" in failure.summary
+
+
+def test_a_variable_that_the_engine_does_not_know_is_a_fact(spec: ServerSpec, settings: Settings) -> None:
+    with running(spec, settings("unknown-variable")) as engine:
+        assert engine.facts.unknown_variables == ("VLLM_NO_SUCH_SETTING",)
+
+
+def test_ctrl_c_at_every_moment_of_a_start_leaves_the_log_thread_in_peace(
+    spec: ServerSpec, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt comes before the thread runs, and right after: it once met a stream that was closed under its feet."""
+    stumbled: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", stumbled.append)
+    real = threading.Thread.start
+
+    def before(thread: threading.Thread) -> None:
+        if thread.name.startswith("gpubench-log"):
+            raise KeyboardInterrupt
+        real(thread)
+
+    def after(thread: threading.Thread) -> None:
+        real(thread)
+        if thread.name.startswith("gpubench-log"):
+            raise KeyboardInterrupt
+
+    for start in (before, after):
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            start_engine(spec, settings())
+        monkeypatch.undo()
+        monkeypatch.setattr(threading, "excepthook", stumbled.append)
+    assert stumbled == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpubench-log")]
 
 
 def test_attach_to_nothing_is_one_sentence() -> None:

@@ -109,3 +109,50 @@ def test_heartbeats_are_no_progress(tmp_path: Path) -> None:
     sink.feed(b"(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] Loading\n")
     assert sink.progress == 1
     sink.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"(A pid={'9' * 4400}) INFO 11-28 03:00:00 [x.py:1] hi",
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] GPU KV cache size: {'9' * 400} tokens, Maximum",
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] GPU KV cache size: {'9' * 5000} tokens, Maximum",
+        "(A pid=1) INFO 11-28 03:00:00 [x.py:1] GPU KV cache size: ,,, tokens, Maximum",
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] Model loading took {'9' * 400} GiB and 1.0 seconds",
+        "(A pid=1) INFO 11-28 03:00:00 [x.py:1] Model loading took 1.2.3 GiB and ... seconds",
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] Setting kv cache block size to {'9' * 5000}",
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] torch.compile took {'9' * 400} s in total",
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] init engine (x) took {'9' * 400} s (compilation: . s)",
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] Initializing a V1 LLM engine (v1) with config: max_seq_len={'9' * 5000}, "
+        f"'cudagraph_capture_sizes': [{'9' * 5000}]",
+    ],
+)
+def test_a_number_that_is_none_is_not_read_and_its_line_is_kept(tmp_path: Path, line: str) -> None:
+    sink = LogSink(tmp_path / "server.log")
+    sink.feed(f"{line}\n(A pid=1) INFO 11-28 03:00:01 [x.py:1] Resolved architecture: Stub\n".encode())
+    sink.close()
+    assert (tmp_path / "server.log").read_text().startswith(line)
+    facts = sink.facts()
+    assert facts.architectures == ("Stub",)
+    assert (facts.kv_cache_tokens, facts.weights_gib, facts.block_size, facts.max_model_len) == (None, None, None, None)
+    assert all(value < 1e6 for value in facts.phases.values() if isinstance(value, int | float))
+
+
+def test_a_reader_that_stumbles_does_not_end_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = LogSink(tmp_path / "server.log")
+
+    def stumble(_line: str) -> None:
+        raise RuntimeError("never seen before")
+
+    monkeypatch.setattr(sink._reader, "feed", stumble)
+    sink.feed(b"one\ntwo\n")
+    sink.close()
+    assert sink.lines() == ["one", "two"]
+
+
+@given(st.binary(max_size=300))
+def test_no_output_is_too_strange(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    sink = LogSink(tmp_path_factory.mktemp("sink") / "server.log")
+    sink.feed(b"(A pid=1) INFO 11-28 03:00:00 [x.py:1] " + data + b"\n" + data)
+    sink.close()
+    sink.facts()

@@ -247,6 +247,83 @@ def test_a_damaged_lease_stops_nobody(folder: Path, text: str) -> None:
     assert _names(folder) == []
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "9" * 5000,
+        "NaN",
+        json.dumps({"owner": {"pid": -1, "start": 0, "name": ""}, "cpus": [], "processes": []}),
+        "x" * 3_000_000,
+        b"\xff\xfe\x00",
+    ],
+    ids=lambda content: repr(content[:8]),
+)
+def test_no_text_of_a_lease_is_too_strange(folder: Path, content: str | bytes) -> None:
+    for name in ("host", "gpu-GPU-0"):
+        (folder / f"{name}.lease").write_bytes(content if isinstance(content, bytes) else content.encode())
+    _take(folder, _wanted(gpus=1)).release()
+    assert _names(folder) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"owner": {"pid": -1, "start": 1, "name": "x"}},
+        {"owner": {"pid": 0, "start": 1, "name": "x"}},
+        {"owner": {"pid": True, "start": 1, "name": "x"}},
+        {"owner": {"pid": "1", "start": 1, "name": "x"}},
+        {"owner": {"pid": 10**400, "start": 1, "name": "x"}},
+        {"processes": [{"pid": -1, "start": 1, "name": "x"}]},
+        {"processes": 5},
+        {"cpus": "0-3"},
+        {"cpus": [[]]},
+        {"run": 7},
+        {"exclusive": "yes"},
+        {"place": None},
+    ],
+)
+def test_a_held_lease_of_a_wrong_shape_is_held_by_somebody_unknown(folder: Path, change: dict[str, object]) -> None:
+    lease = _take(folder, _wanted())
+    path = folder / "host.lease"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BenchmarkError, match="unknown"):
+        _take(folder, _wanted("second"))
+    lease.release()
+
+
+def _strange_files(folder: Path, name: str) -> Iterator[Path]:
+    """A path of this name as everything but a file, one after another."""
+    path = folder / f"{name}.lease"
+    path.mkdir()
+    yield path
+    path.rmdir()
+    os.mkfifo(path)
+    yield path
+    path.unlink()
+    for target in (folder / "nowhere", folder / "broker.lock"):
+        path.symlink_to(target)
+        yield path
+        path.unlink()
+
+
+def test_what_is_no_file_is_no_lease(folder: Path) -> None:
+    _take(folder, _wanted()).release()
+    for path in _strange_files(folder, "gpu-GPU-9"):
+        _take(folder, _wanted(gpus=1)).release()
+        assert os.path.lexists(path)
+
+
+def test_what_is_in_the_place_of_a_lease_is_a_sentence(folder: Path) -> None:
+    _take(folder, _wanted()).release()
+    for _ in _strange_files(folder, "host"):
+        with pytest.raises(BenchmarkError, match=r"the leases of this host cannot be looked at: .*host\.lease: ") as found:
+            _take(folder, _wanted())
+        assert (found.value.failure.cause, found.value.failure.failure_class) == ("leases-unusable", "infrastructure")
+    _take(folder, _wanted()).release()
+
+
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_a_lock_counts_even_where_its_file_says_nothing(folder: Path, exclusive: bool) -> None:
     lease = _take(folder, _wanted(exclusive=True))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from pytest_gpubench.load.datasets import (
     CORPUS,
     Conversation,
     Turn,
+    comparable,
+    dataset_problem,
     parse_jsonl,
     parse_sharegpt,
     parse_trace,
@@ -225,3 +228,34 @@ def test_parsers_fail_in_one_way_only(text: str) -> None:
     for parse in (parse_jsonl, parse_sharegpt, parse_trace):
         with suppress(BenchmarkError):
             parse(text, "name")
+
+
+def test_a_dataset_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_gpubench.load.datasets.MAX_BYTES", 1000)
+    monkeypatch.setattr("pytest_gpubench.load.datasets.MAX_LINE", 100)
+    path = tmp_path / "x.jsonl"
+    path.write_text("x" * 1001)
+    with pytest.raises(BenchmarkError, match="too large"):
+        read_text(path)
+    failure = dataset_problem(Workload(isl=8, osl=8, conc=1, num_prompts=1, num_warmups=0, dataset="jsonl", dataset_file=str(path)))
+    assert failure is not None
+    assert "too large" in failure.summary
+    with pytest.raises(BenchmarkError, match="x:2: the line is too long: 101 characters"):
+        parse_jsonl('{"prompt": "a"}\n' + "y" * 101, "x")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"prompt": ' * 100_000, '{"prompt": ' + "9" * 5000])
+def test_no_nesting_or_number_of_a_dataset_is_too_strange(text: str) -> None:
+    for parse in (parse_jsonl, parse_sharegpt, parse_trace):
+        with pytest.raises(BenchmarkError):
+            parse(text, "x")
+
+
+def test_a_dataset_that_is_no_file_is_a_sentence(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        workload = Workload(isl=8, osl=8, conc=1, num_prompts=1, num_warmups=0, dataset="jsonl", dataset_file=str(path))
+        assert dataset_problem(workload) is not None
+        assert comparable(workload)["dataset_file"] == "unreadable"
+        with pytest.raises(BenchmarkError, match="cannot be read"):
+            read_text(path)

@@ -88,3 +88,13 @@ def test_series_by_hand() -> None:
         1.0,
         70.0,
     )
+
+
+def test_a_counter_that_vanished_is_told() -> None:
+    from tests.measure.test_compute import AFTER, RECORDS, measurement, scrape
+
+    assert RECORDS
+    before = scrape(1000, preemptions=0)
+    after = replace(AFTER, samples=tuple(one for one in AFTER.samples if "preemptions" not in one.name))
+    (flag,) = (flag for flag in measurement(before=before, after=after).flags if flag.code == "counters-vanished")
+    assert "vllm:num_preemptions_total" in flag.message

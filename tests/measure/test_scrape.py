@@ -165,3 +165,29 @@ def test_gauge_of_a_single_process_is_believed() -> None:
 def test_page_of_another_server_is_one_sentence(page: str, words: str) -> None:
     with pytest.raises(BenchmarkError, match=words):
         wait_idle(lambda: page, 0.05)
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e999", "-1"])
+@pytest.mark.parametrize("name", ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:generation_tokens_total"])
+def test_a_count_that_is_none_is_named_at_once(name: str, value: str) -> None:
+    page = Counters().metrics_text("m", speculative=False)
+    odd = re.sub(rf"(?m)^({name}{{[^}}]*}}) \S+", rf"\1 {value}", page)
+    assert odd != page
+    with pytest.raises(BenchmarkError, match=name) as found:
+        wait_idle(lambda: odd, timeout=1000.0)
+    assert found.value.failure.cause == "metrics-unreadable"
+
+
+def test_a_counter_that_leaves_the_page_is_named() -> None:
+    before = parse_metrics(PAGE)
+    assert before.vanished(before) == ()
+    after = parse_metrics("".join(line for line in PAGE.splitlines(keepends=True) if 'tokens_total{engine="1"' not in line))
+    assert after.vanished(before) == ("vllm:generation_tokens_total",)
+    assert parse_metrics("").vanished(before)[0] == "vllm:generation_tokens_total"
+
+
+@given(st.text(max_size=200))
+def test_no_page_is_too_strange(text: str) -> None:
+    for page in (text, f'a{{b="{text}"}} 1\n', f"vllm:num_requests_running {text}\n", f"# TYPE x {text}\nx 1\n"):
+        with suppress(ValueError):
+            parse_metrics(page)

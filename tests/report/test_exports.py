@@ -13,6 +13,7 @@ import pytest
 
 from pytest_gpubench.load.plan import RequestRecord
 from pytest_gpubench.report.exports_agg import export_agg
+from pytest_gpubench.report.exports_common import NotExportedError, measured_requests
 from pytest_gpubench.report.exports_csv import csv_text
 from pytest_gpubench.report.exports_vllm import export_vllm
 from pytest_gpubench.report.loading import load_results
@@ -272,3 +273,34 @@ def test_csv_holds_no_formula(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"failure": failure}))
     (row,) = csv.DictReader(io.StringIO(csv_text(load_results([tmp_path]).cases())))
     assert row["reason"] == "'=cmd|' /C calc'!A0 second"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"a": "' + b"x" * 200_000 + b'"}', "line 1 is too long"),
+        (b"[" * 90_000, "cannot be read"),
+        (b'{"index": ' + b"9" * 5000 + b"}", "cannot be read"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_a_file_of_requests_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, words: str) -> None:
+    monkeypatch.setattr("pytest_gpubench.report.exports_common.MAX_LINE", 100_000)
+    path = _results(tmp_path / "r", _requests())
+    with gzip.open(path.with_name("launch-1.requests.jsonl.gz"), "wb") as file:
+        file.write(line + b"\n")
+    result = next(one for run in load_results([tmp_path / "r"]).runs for one in run.cases if one.path == path)
+    with pytest.raises(NotExportedError, match=words):
+        measured_requests(result)
+
+
+@pytest.mark.parametrize("value", [1e999, "1", True, 10**400, -(10**30), [1], 1.5], ids=lambda value: str(value)[:6])
+@pytest.mark.parametrize("name", ["due_ns", "first_token_ns", "completion_tokens"])
+def test_a_stamp_or_count_that_is_none_leaves_the_file_out(tmp_path: Path, name: str, value: object) -> None:
+    path = _results(tmp_path / "r", _requests())
+    rows = [request.to_json() | {name: value} for request in _requests()]
+    with gzip.open(path.with_name("launch-1.requests.jsonl.gz"), "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    result = next(one for run in load_results([tmp_path / "r"]).runs for one in run.cases if one.path == path)
+    with pytest.raises(NotExportedError, match="cannot be read"):
+        measured_requests(result)

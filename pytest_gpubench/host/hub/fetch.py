@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.host.home import expanded
 from pytest_gpubench.host.hub.failures import download_failure, is_transient
 from pytest_gpubench.host.hub.local import (
     DEFAULT_REVISION,
@@ -102,7 +103,7 @@ def ensure_snapshot(
             weights that are missing offline.
     """
     settings = settings or FetchSettings()
-    cache = (cache_dir or default_cache_dir()).expanduser()
+    cache = expanded(cache_dir or default_cache_dir())
     found = find_snapshot(model, revision, cache, tokenizer=tokenizer, weights=weights)
     if isinstance(found, Snapshot):
         return found

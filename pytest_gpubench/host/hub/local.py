@@ -6,13 +6,18 @@ there, and every weight file has the length that its own header states.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pytest_gpubench.host.home import expanded
+from pytest_gpubench.host.private import make_folder, not_private
 
 DEFAULT_REVISION = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -51,10 +56,33 @@ def default_cache_dir(env: Mapping[str, str] | None = None) -> Path:
     """The hub cache that this environment names, by the hub's own rules."""
     env = os.environ if env is None else env
     if explicit := env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(explicit).expanduser()
+        return expanded(explicit)
     if home := env.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    return Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+        return expanded(home) / "hub"
+    cache = expanded(env.get("XDG_CACHE_HOME") or "~/.cache")
+    return (cache if cache.is_absolute() or env.get("XDG_CACHE_HOME") else _cache_without_home()) / "huggingface" / "hub"
+
+
+@functools.cache
+def _cache_without_home() -> Path:
+    """For a user without a home folder: below the temporary folder, where nobody else can have put anything."""
+    folder = Path(tempfile.gettempdir(), f"gpubench-{os.getuid()}")
+    try:
+        make_folder(folder)
+        private = not not_private(folder)
+    except OSError:
+        private = False
+    return (folder if private else Path(tempfile.mkdtemp(prefix="gpubench-"))) / "cache"
+
+
+def server_cache_dir(given: Path | None) -> Path | None:
+    """The cache that a server must be told of: the one that was given, or ours where it would find no home folder."""
+    default = default_cache_dir()
+    return given or (default if _cache_is_ours(default) else None)
+
+
+def _cache_is_ours(cache: Path) -> bool:
+    return _cache_without_home.cache_info().currsize > 0 and cache.is_relative_to(_cache_without_home())
 
 
 def is_offline(env: Mapping[str, str] | None = None) -> bool:
@@ -81,7 +109,7 @@ def find_snapshot(
         weights: whether a folder must hold weights (``load-format: dummy`` reads none).
     """
     if is_local_path(model):
-        folder = Path(model).expanduser()
+        folder = expanded(model)
         reason = _missing_part(folder, tokenizer, weights) if folder.is_dir() else f"there is no folder {folder}"
         return Incomplete(model, reason, folder.is_dir()) if reason else Snapshot(model, folder)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.host.private import make_folder, not_private
 
 LockKind: TypeAlias = Literal["local", "shared"]
 """``local``: flock in a folder of this host, released by the kernel when its owner dies. ``shared``: a lock file inside the cache,
@@ -45,8 +46,12 @@ def repository_lock(
 
     path = lock_path(cache_dir, repo, kind)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755 if kind == "shared" else 0o700)
-        lock = SoftFileLock(path) if kind == "shared" else FileLock(path)
+        make_folder(path.parent, 0o755 if kind == "shared" else 0o700)
+        if kind == "local":
+            for folder in (path.parent.parent, path.parent):
+                if reason := not_private(folder):
+                    raise BenchmarkError(_unusable(repo, path, reason))
+        lock = SoftFileLock(path) if kind == "shared" else FileLock(path, mode=0o600)
         left = timeout
         while True:
             step = min(left, _POLL_SECONDS)
@@ -68,15 +73,17 @@ def repository_lock(
             )
         ) from error
     except (OSError, NotImplementedError) as error:
-        raise BenchmarkError(
-            Failure(
-                "lock-unusable",
-                "infrastructure",
-                f"the download lock of {repo} cannot be taken at {path}: {getattr(error, 'strerror', None) or error}",
-                remedy="Set TMPDIR to a local folder that can be written.",
-            )
-        ) from error
+        raise BenchmarkError(_unusable(repo, path, str(getattr(error, "strerror", None) or error))) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _unusable(repo: str, path: Path, reason: str) -> Failure:
+    return Failure(
+        "lock-unusable",
+        "infrastructure",
+        f"the download lock of {repo} cannot be taken at {path}: {reason}",
+        remedy="Set TMPDIR to a local folder of your own that can be written.",
+    )

@@ -14,7 +14,6 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
@@ -22,7 +21,7 @@ from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.leases.choice import Blocked, Grant, Wanted, choose
 from pytest_gpubench.host.leases.files import HOST, Holder, LeaseFile, lease_files, lease_folder, lease_path
 from pytest_gpubench.host.leases.lease import Lease
-from pytest_gpubench.host.leases.owners import identify, kill_all, lock_holders, this_place
+from pytest_gpubench.host.leases.owners import identify, in_words, kill_all, lock_holders, this_place
 
 ORPHAN_SECONDS = 12.0
 """How long the processes of a dead owner may take to end by themselves: the server's guard needs up to nine seconds."""
@@ -70,7 +69,7 @@ class Broker:
         while True:
             with self._locked(_BROKER_SECONDS):
                 held = self._survey(orphan_seconds)
-                found: Grant | Blocked | Lease = choose(wanted, held, gpus() if wanted.gpus else (), _in_words)
+                found: Grant | Blocked | Lease = choose(wanted, held, gpus() if wanted.gpus else (), in_words)
                 if isinstance(found, Grant):
                     found = self._take(wanted, found)
             if isinstance(found, Lease):
@@ -88,7 +87,7 @@ class Broker:
     def _locked(self, seconds: float) -> Iterator[None]:
         path = self.folder / "broker.lock"
         try:
-            lock = FileLock(path, timeout=seconds)
+            lock = FileLock(path, timeout=seconds, mode=0o600)
             lock.acquire()
         except Timeout as error:
             reason = f"another process has held {path} for more than {seconds:.0f} s"
@@ -104,7 +103,12 @@ class Broker:
         """Every lease that is held; what nobody holds any more is cleared away, with its strays."""
         held = []
         for path in lease_files(self.folder):
-            file = LeaseFile(path)
+            try:
+                file = LeaseFile(path)
+            except FileNotFoundError:  # given back in this moment
+                continue
+            except OSError as error:
+                raise BenchmarkError(_broker_failure(f"{path}: {error.strerror}")) from error
             try:
                 holder = file.read()
                 if file.try_lock():
@@ -159,9 +163,12 @@ class Broker:
         except BaseException as error:
             for file in files:
                 file.close()
+            if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
+                path = lease_path(self.folder, units[min(len(files), len(units) - 1)])
+                raise BenchmarkError(_broker_failure(f"{path}: {error.strerror or error}")) from error
             if isinstance(error, BlockingIOError):
                 pids = frozenset(lock_holders(files[-1].path))
-                who = ", ".join(map(_in_words, sorted(pids))) or "a process that cannot be seen from here"
+                who = ", ".join(map(in_words, sorted(pids))) or "a process that cannot be seen from here"
                 return Blocked((f"{files[-1].path} is locked by {who}",), pids, own_run=False)
             raise
         return Lease(grant, wanted, files, lambda: self._locked(_RELEASE_SECONDS))
@@ -170,14 +177,6 @@ class Broker:
 def _of_its_own(unit: str) -> str:
     """Servers that share the cores have a lease each, so that they can be counted."""
     return f"{unit}-{os.getpid()}-{time.monotonic_ns()}" if unit == "cpu-shared" else unit
-
-
-def _in_words(pid: int) -> str:
-    try:
-        process = psutil.Process(pid)
-        return f"pid {pid} ({process.name()} of {process.username()})"
-    except (psutil.Error, KeyError):
-        return f"pid {pid}"
 
 
 def _busy(wanted: Wanted, found: Blocked, timeout: float) -> Failure:
@@ -202,5 +201,6 @@ def _broker_failure(reason: str) -> Failure:
         "leases-unusable",
         "infrastructure",
         f"the leases of this host cannot be looked at: {reason}",
-        remedy="End the process that holds it, or set GPUBENCH_LEASE_DIR to another local folder of your own.",
+        remedy="End the process that holds it, remove what is no lease there, or set GPUBENCH_LEASE_DIR to another local "
+        "folder of your own.",
     )

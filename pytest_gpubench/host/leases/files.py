@@ -6,6 +6,7 @@ file says is for people and for the next run: who holds it, for what, and which 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -13,16 +14,21 @@ import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.host.leases.owners import ProcessId, is_alive, this_place
+from pytest_gpubench.host.private import GROUP_AND_OTHERS, OTHERS, make_folder, not_private
 
 FOLDER_VARIABLE = "GPUBENCH_LEASE_DIR"
 """Environment variable that names another lease folder; runs that shall see each other must agree on it."""
 HOST = "host"
 """The unit that an exclusive server holds alone, and the others share."""
 _SUFFIX = ".lease"
+_LONGEST_TEXT = 500
+_PIDS = 2**22 + 1
+"""Pids lie below it, on every Linux."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,11 @@ class LeaseFile:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        self.fd = os.open(path, flags, 0o600)
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "it is not a regular file")
 
     @property
     def unit(self) -> str:
@@ -80,7 +90,7 @@ class LeaseFile:
             # A writer may be at work: what stands behind the first value is the rest of an older text.
             content, _ = json.JSONDecoder().raw_decode(data)
             return _holder(self.unit, content)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return Holder(self.unit, ProcessId(0, 0), "", "unknown", "unknown", "unknown", exclusive=self.unit == HOST)
 
     def write(self, holder: Holder | None) -> None:
@@ -107,11 +117,11 @@ def lease_folder(environ: Mapping[str, str] = os.environ) -> Path:
     named = environ.get(FOLDER_VARIABLE)
     folder = Path(named) if named else Path("/tmp") / f"gpubench-{os.getuid()}" / "leases"  # noqa: S108  # owner checked below
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
+        # A folder that the user names may well belong to a group of theirs.
         for path in (folder,) if named else (folder.parent, folder):
-            found = path.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-                raise _unusable(folder, f"{path} is not a folder of this user (uid {os.getuid()})")
+            if reason := not_private(path, OTHERS if named else GROUP_AND_OTHERS):
+                raise _unusable(folder, reason)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise _unusable(folder, "it cannot be written")
     except OSError as error:
@@ -125,14 +135,33 @@ def lease_path(folder: Path, unit: str) -> Path:
 
 
 def lease_files(folder: Path) -> list[Path]:
-    """Every lease file, in a stable order."""
-    return sorted(folder.glob(f"*{_SUFFIX}"))
+    """Every lease file, in a stable order; a folder, link or pipe of such a name is none."""
+    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if path.is_file() and not path.is_symlink())
 
 
-def _holder(unit: str, content: dict[str, Any]) -> Holder:
-    known = dict(content) | {"unit": unit, "owner": ProcessId(**content["owner"]), "cpus": tuple(content["cpus"])}
-    known["processes"] = tuple(ProcessId(**process) for process in content["processes"])
-    return Holder(**known)
+def _holder(unit: str, content: Any) -> Holder:
+    texts = {name: _typed(str, content[name])[:_LONGEST_TEXT] for name in ("place", "run", "server", "since")}
+    return Holder(
+        unit,
+        _process(content["owner"]),
+        **texts,
+        exclusive=_typed(bool, content["exclusive"]),
+        cpus=tuple(_typed(int, cpu) for cpu in content["cpus"]),
+        processes=tuple(_process(process) for process in content["processes"]),
+    )
+
+
+def _process(content: Any) -> ProcessId:
+    pid = _typed(int, content["pid"])
+    if not 0 < pid < _PIDS:  # 0 and below mean groups to kill(2)
+        raise ValueError("no pid")
+    return ProcessId(pid, _typed(int, content["start"]), _typed(str, content["name"])[:_LONGEST_TEXT])
+
+
+def _typed(kind: type[_T], value: Any) -> _T:
+    if type(value) is not kind:
+        raise TypeError(f"no {kind.__name__}")
+    return value
 
 
 def _unusable(folder: Path, reason: str) -> BenchmarkError:

@@ -48,6 +48,15 @@ def is_alive(process: ProcessId) -> bool:
     return found is not None and found.start == process.start
 
 
+def in_words(pid: int) -> str:
+    """A process for a sentence: pid, name and user, as far as they can be seen."""
+    try:
+        process = psutil.Process(pid)
+        return f"pid {pid} ({process.name()} of {process.username()})"
+    except (psutil.Error, KeyError):
+        return f"pid {pid}"
+
+
 @functools.cache
 def this_place() -> str:
     """Boot and pid namespace of this process: only inside the same place can a pid be judged."""
