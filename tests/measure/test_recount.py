@@ -32,7 +32,7 @@ def test_only_the_sample_is_summed_up() -> None:
         (100, 69, 0, False),
         (100, 70, 0, True),
         (100, 20, 60, True),
-        (100, 0, 100, True),
+        (4, 0, 4, True),
         (0, 0, 0, True),
         (100, 130, 0, True),
         (100, 205, 0, False),
@@ -46,6 +46,11 @@ def test_a_claim_far_from_the_text_voids_the_measurement(claimed: int, counted: 
     if not agrees:
         assert f"{counted} tokens by the engine's /tokenize" in reasons[0]
         assert f"usage claims {claimed}" in reasons[0]
+
+
+def test_answers_without_any_text_are_not_believed() -> None:
+    (reason,) = disagreement(Recount(2, 200, 0, 200, "the engine's /tokenize"))
+    assert reason == "no text came in 2 sampled answers, for which usage claims 200 tokens"
 
 
 def test_what_could_not_be_counted_is_flagged_and_voids_nothing() -> None:
