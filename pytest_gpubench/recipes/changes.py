@@ -120,7 +120,9 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
         one, other = (_words(name, side) for side in (before, after))
         if one == other:
             continue
-        yield f"{name} changed" if name.startswith("env.") else f"{name}: {one} -> {other}"
+        one, other = shown_value(name, one), shown_value(name, other)
+        hidden = name.startswith("env.") or one == other
+        yield f"{name} changed" if hidden else f"{name}: {one} -> {other}"
 
 
 def _words(name: str, side: Mapping[str, Any]) -> str:
@@ -129,5 +131,4 @@ def _words(name: str, side: Mapping[str, Any]) -> str:
     value = side[name]
     if value is None:
         return _ABSENT
-    text = value if isinstance(value, str) and value else canonical_json(value)
-    return shown_value(name, text)
+    return value if isinstance(value, str) and value else canonical_json(value)

@@ -109,7 +109,7 @@ def test_what_installs_or_submits_is_never_run(tmp_path: Path) -> None:
         ("tox run -e demo", None),
         ("tox run -e nowhere", "no environment nowhere"),
         ("gpubench plan -k tiny", None),
-        ("gpubench plan --nothing", "refused with exit code 2"),
+        ("gpubench plan --nothing", "refused with exit code 4"),
         ("python benchmarks/faults/run.py --list", None),
         ("python benchmarks/faults/run.py --nothing-like-it", "has no --nothing-like-it"),
         ("python benchmarks/nowhere.py", "names no file"),

@@ -99,3 +99,11 @@ def test_the_changelog_is_markdown(load: Load) -> None:
 
 def test_without_an_earlier_state_everything_is_new(load: Load) -> None:
     assert [change.kind for change in changes(RecipeBook(), load(BASE))] == ["new", "new"]
+
+
+def test_secrets_that_differ_are_a_change_and_not_shown(load: Load) -> None:
+    before, after = (
+        load(BASE.replace("block-size: 128", f'block-size: 128, endpoint: "http://u:{word}@h"')) for word in ("one1", "two2")
+    )
+    found = changes(before, after)
+    assert {change.details for change in found} == {("serve.endpoint changed",)}
