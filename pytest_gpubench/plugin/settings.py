@@ -11,7 +11,6 @@ import pytest
 
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
-from pytest_gpubench.host.home import expanded
 from pytest_gpubench.plugin.options import (
     DEFAULT_BASELINES,
     DEFAULT_RESULTS,
@@ -107,7 +106,11 @@ def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
     if given:
         return Path(config.invocation_params.dir, given).expanduser()
     listed = str(config.getini(f"gpubench_{name}") or "")
-    return root / expanded(listed) if listed else None
+    if not listed:
+        return None
+    from pytest_gpubench.host.home import expanded  # collecting needs no host
+
+    return root / expanded(listed)
 
 
 def _plan_path(config: pytest.Config) -> Path | None:

@@ -332,7 +332,8 @@ def test_attach_follows_no_redirect() -> None:
 
 
 def test_a_model_list_of_a_stranger_is_a_sentence() -> None:
-    for models in ({"data": 5}, {}, [], {"data": [{}]}):
+    strange: tuple[object, ...] = ({"data": 5}, {}, [], {"data": [{}]})
+    for models in strange:
         with pytest.raises(BenchmarkError, match="gave no list of models"):
             attached(models)
 
