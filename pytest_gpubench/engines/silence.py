@@ -63,6 +63,8 @@ class SilenceWatch:
             page = parse_metrics(self._scrape())
         except (BenchmarkError, ValueError):
             return None
+        if page.nonsense():  # NaN differs from itself: it would pass for a sign of life
+            return None
         idle = self._open_loop and not page.total(RUNNING) and not page.total(WAITING)
         # An idle engine is given another moment each time: nothing may be due.
         return (self._clock(),) if idle else tuple(page.total(name) for name in _COUNTERS)

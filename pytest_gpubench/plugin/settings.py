@@ -11,7 +11,6 @@ import pytest
 
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
-from pytest_gpubench.host.home import expanded
 from pytest_gpubench.plugin.options import (
     DEFAULT_BASELINES,
     DEFAULT_RESULTS,
@@ -107,12 +106,13 @@ def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
     listed = str(config.getini(f"gpubench_{name}") or "")
     if not given and not listed:
         return None
-    path = Path(config.invocation_params.dir, given) if given else root / listed
+    from pytest_gpubench.host.home import expanded  # collecting needs no host
+
     try:
-        path = expanded(path)
+        path = Path(config.invocation_params.dir, expanded(given)) if given else root / expanded(listed)
         wrong = "is a file; give a folder" if path.exists() and not path.is_dir() else ""
-    except (OSError, RuntimeError, ValueError) as error:
-        wrong = f"cannot be used: {error}"
+    except (OSError, ValueError) as error:
+        path, wrong = Path(given or listed), f"cannot be used: {error}"
     if wrong:
         option = f"--gpubench-{name.replace('_', '-')}"
         raise pytest.UsageError(f"{option if given else f'ini option gpubench_{name}'}: {path} {wrong}")

@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -331,7 +330,7 @@ def test_attach_follows_no_redirect() -> None:
 
 
 def test_a_model_list_of_a_stranger_is_a_sentence() -> None:
-    strange: tuple[Any, ...] = ({"data": 5}, {}, [], {"data": [{}]})
+    strange: tuple[object, ...] = ({"data": 5}, {}, [], {"data": [{}]})
     for models in strange:
         with pytest.raises(BenchmarkError, match="gave no list of models"):
             attached(models)

@@ -86,3 +86,12 @@ def test_an_open_loop_may_have_nothing_due() -> None:
     assert scene.pass_time(watch, 1000) is None
     scene.running = 1
     assert scene.pass_time(watch, 200) is not None
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1"])
+def test_a_count_that_is_none_is_no_sign_of_life(value: str) -> None:
+    clock = iter(float(second) for second in range(1000))
+    page = f"# TYPE vllm:generation_tokens_total counter\nvllm:generation_tokens_total {value}\n"
+    watch = SilenceWatch(lambda: page, 20.0, clock=lambda: next(clock))
+    watch.note(0)
+    assert any(watch.check() is not None for _ in range(50))
