@@ -52,9 +52,10 @@ def add_options(group: pytest.OptionGroup) -> None:
 
 def resolve(config: pytest.Config) -> FleetSettings:
     """The options' values."""
-    matrix = config.getoption("gpubench_matrix")
+    from pytest_gpubench.plugin.options import given_path
+
     return FleetSettings(
-        matrix=Path(config.invocation_params.dir, matrix).expanduser() if matrix else None,
+        matrix=given_path(config, "matrix"),
         reuse=bool(config.getoption("gpubench_reuse")),
     )
 

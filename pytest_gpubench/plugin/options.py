@@ -129,9 +129,21 @@ def recipe_files(config: pytest.Config) -> tuple[tuple[Path, ...], bool]:
     root = config.rootpath
     given = config.getoption("gpubench_recipes")
     if given:
-        return tuple(Path(config.invocation_params.dir, name) for name in given), True
+        return tuple(_as_given(config, name) for name in given), True
     listed: list[str] = config.getini("gpubench_recipes")
     if listed:
         return tuple(root / name for name in listed), True
     default = root / RECIPE_FILE
     return ((default,), False) if default.is_file() else ((), False)
+
+
+def given_path(config: pytest.Config, name: str) -> Path | None:
+    """The path that ``--gpubench-NAME`` gives, relative to where pytest was started; None without it."""
+    given = config.getoption(f"gpubench_{name}")
+    return _as_given(config, given) if given else None
+
+
+def _as_given(config: pytest.Config, given: str) -> Path:
+    from pytest_gpubench.host.home import expanded  # most runs have no paths to read
+
+    return Path(config.invocation_params.dir, expanded(given))

@@ -39,8 +39,9 @@ def take_part(config: pytest.Config, benchmark: Benchmark) -> Writer:
     """
     if hasattr(config, "workerinput"):
         return lambda _session: None
-    given = config.getoption("gpubench_report")
-    target = Path(config.invocation_params.dir, given).expanduser() if given else None
+    from pytest_gpubench.plugin.options import given_path
+
+    target = given_path(config, "report")
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
         what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
         raise pytest.UsageError(f"--gpubench-report: {target} {what}; give the path of a file in an existing folder")

@@ -16,6 +16,7 @@ from pytest_gpubench.plugin.options import (
     DEFAULT_RESULTS,
     DEFAULT_START_TIMEOUT_S,
     INCONCLUSIVE_CHOICES,
+    given_path,
     recipe_files,
 )
 
@@ -77,7 +78,7 @@ def resolve_settings(config: pytest.Config) -> Settings:
         root=root,
         results=_path(config, root, "results") or root / DEFAULT_RESULTS,
         runner=config.getoption("gpubench_runner"),
-        plan=_plan_path(config),
+        plan=given_path(config, "plan"),
         server_per=_server_per(config),
         base_url=_base_url(config),
         model=_model(config),
@@ -87,7 +88,7 @@ def resolve_settings(config: pytest.Config) -> Settings:
         exclusive=config.getoption("gpubench_exclusive") != "no",
         ignore_findings=tuple(config.getoption("gpubench_ignore_findings")),
         against=_against(config),
-        benchmark_json=_benchmark_json(config),
+        benchmark_json=given_path(config, "benchmark_json"),
         launches=_text(config, "launches") or "1",
         baselines=_path(config, root, "baselines") or root / DEFAULT_BASELINES,
         update_baselines=config.getoption("gpubench_update_baselines"),
@@ -106,24 +107,15 @@ def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
     listed = str(config.getini(f"gpubench_{name}") or "")
     if not given and not listed:
         return None
-    from pytest_gpubench.host.home import expanded  # collecting needs no host
-
     try:
-        path = Path(config.invocation_params.dir, expanded(given)) if given else root / expanded(listed)
+        path = given_path(config, name) or root / Path(listed).expanduser()
         wrong = "is a file; give a folder" if path.exists() and not path.is_dir() else ""
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         path, wrong = Path(given or listed), f"cannot be used: {error}"
     if wrong:
         option = f"--gpubench-{name.replace('_', '-')}"
         raise pytest.UsageError(f"{option if given else f'ini option gpubench_{name}'}: {path} {wrong}")
     return path
-
-
-def _plan_path(config: pytest.Config) -> Path | None:
-    given = config.getoption("gpubench_plan")
-    if not given:
-        return None
-    return Path(config.invocation_params.dir, given)
 
 
 def _model(config: pytest.Config) -> str | None:
@@ -162,11 +154,6 @@ def _against(config: pytest.Config) -> Against | None:
         return parse_against(text)
     except GpubenchError as error:
         raise pytest.UsageError(str(error)) from None
-
-
-def _benchmark_json(config: pytest.Config) -> Path | None:
-    given = config.getoption("gpubench_benchmark_json")
-    return Path(config.invocation_params.dir, given).expanduser() if given else None
 
 
 def _base_url(config: pytest.Config) -> str | None:
