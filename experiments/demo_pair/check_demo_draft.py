@@ -1,9 +1,9 @@
 """Check the draft in plain PyTorch against an engine: same text, same proposals, so the same acceptance.
 
-Reads what tools/measure_demo_pair.py saved (prompts, outputs and counters of one engine), computes in float32 which tokens the
+Reads what measure_demo_pair.py saved (prompts, outputs and counters of one engine), computes in float32 which tokens the
 draft would have proposed at every place, and compares the acceptance length with the engine's counters.
 
-    PYTHONPATH=. python tools/check_demo_draft.py DIR/bf16-3.json [--within 0.05]
+    PYTHONPATH=. python experiments/demo_pair/check_demo_draft.py DIR/bf16-3.json [--within 0.05]
 
 Exits 1 if a set's acceptance length differs by more than that share.
 """
@@ -19,12 +19,12 @@ import torch
 from demo_pair_model import Draft, Shape, Target, matches, walk
 from safetensors.torch import load_file
 
-from pytest_gpubench.demo import trained
+from pytest_gpubench.demo import models
 
 
 def load_pair() -> tuple[Target, Draft]:
     """The shipped pair in float32."""
-    data, shape = Path(trained.__file__).parent / "data", Shape()
+    data, shape = Path(models.__file__).parent / "data", Shape()
     target = Target(shape)
     target.load_state_dict(load_file(data / "target.safetensors"))
     weights = load_file(data / "draft.safetensors")

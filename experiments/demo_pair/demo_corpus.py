@@ -4,7 +4,7 @@ A conversation is a list of (role, text). Stories follow one of a few plots; who
 drawn. Draws are uneven and depend on each other (a fox lives in the forest, bread comes from the oven), as in real text, so that
 there is something to learn at every distance: the next word, the sentence, the plot, and what was said in the question.
 
-    PYTHONPATH=. python tools/demo_corpus.py > pytest_gpubench/demo/data/corpus.txt     # stories that prompts can be made of
+    PYTHONPATH=. python demo_corpus.py > pytest_gpubench/demo/data/corpus.txt     # stories that prompts can be made of
 """
 # ruff: noqa: E501  # sentences stay whole
 
@@ -41,7 +41,7 @@ class Writer:
     """Draws conversations; the same seed writes the same text."""
 
     def __init__(self, seed: str) -> None:
-        self._rng = random.Random(seed)  # noqa: S311  # reproducible, not secret
+        self._rng = random.Random(seed)  # reproducible, not secret
         self._told: tuple[str, str, str] = (
             "",
             "",

@@ -1,10 +1,10 @@
 """Measure the demo pair on the vLLM of this interpreter: acceptance of drafts, and that drafting does not change what is written.
 
     export PYTHONPATH=.
-    PYTHON_OF_ENGINE tools/measure_demo_pair.py --out DIR                       # all; each engine in a process of its own
-    PYTHON_OF_ENGINE tools/measure_demo_pair.py --out DIR --only bf16-0 bf16-3 --compare docs/demo-pair.json
+    PYTHON_OF_ENGINE measure_demo_pair.py --out DIR                       # all; each engine in a process of its own
+    PYTHON_OF_ENGINE measure_demo_pair.py --out DIR --only bf16-0 bf16-3 --compare demo-pair.json
 
-DIR gets one JSON file per engine and summary.json; tools/report_demo_pair.py turns them into the document. Everything is greedy
+DIR gets one JSON file per engine and summary.json; report_demo_pair.py turns them into the document. Everything is greedy
 (temperature 0, end of text ignored). With --compare it exits 1 if an acceptance length differs by more than 5% from the other's.
 On a CPU: one to two minutes per engine.
 """
@@ -34,7 +34,7 @@ def prompt_sets() -> dict[str, list[str]]:
 
     from pytest_gpubench.load.words import WORDS
 
-    rng = random.Random("measure")  # noqa: S311  # reproducible, not secret
+    rng = random.Random("measure")  # reproducible, not secret
     writer = Writer("measure")
     sentences = [f"{each}." for _ in range(400) for each in writer.passage().rstrip(".").split(". ")]
 
@@ -174,8 +174,9 @@ def main() -> None:
     if options.engine:
         (folder / f"{options.engine}.json").write_text(json.dumps(run_engine(options.engine, cache)))
         return
-    from pytest_gpubench.demo.models import write_demo_models, write_random_draft
-    from pytest_gpubench.demo.weights import LlamaShape
+    from random_models import write_random_draft
+
+    from pytest_gpubench.demo.models import LlamaShape, write_demo_models
 
     folder.mkdir(parents=True, exist_ok=True)
     write_demo_models(cache)

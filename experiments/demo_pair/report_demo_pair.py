@@ -1,8 +1,8 @@
-"""Write docs/demo-pair.md, its data (.json) and the model card from what was trained and measured: no number has another source.
+"""Write README.md, its data (.json) and the model card from what was trained and measured: no number has another source.
 
-    PYTHONPATH=. python tools/report_demo_pair.py CPU_DIR [--gpu GPU_DIR]
+    PYTHONPATH=. python experiments/demo_pair/report_demo_pair.py CPU_DIR [--gpu GPU_DIR]
 
-CPU_DIR and GPU_DIR are output folders of tools/measure_demo_pair.py.
+CPU_DIR and GPU_DIR are output folders of experiments/demo_pair/measure_demo_pair.py.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.demo import trained
+from pytest_gpubench.demo import models
 from pytest_gpubench.demo.models import write_demo_models
 
-DATA = Path(trained.__file__).parent / "data"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "demo-pair.md"
+DATA = Path(models.__file__).parent / "data"
+DOCUMENT = Path(__file__).parent / "README.md"
 SETS = {
     "corpus": "corpus questions, chat",
     "text": "corpus sentences cut at 120 words, chat",
@@ -128,15 +128,15 @@ def main() -> None:
         ),
         "## Licence and data",
         *prose(
-            """Apache-2.0, weights and text. No text of others: a grammar of ours (`tools/demo_corpus.py`) writes all
-            conversations, and `data/corpus.txt` is some of it, held out. The tokenizer (`tools/train_demo_tokenizer.py`) is a
+            """Apache-2.0, weights and text. No text of others: a grammar of ours (`demo_corpus.py`) writes all
+            conversations, and `data/corpus.txt` is some of it, held out. The tokenizer (`train_demo_tokenizer.py`) is a
             byte-level BPE of 2048 ids in which the words of the text and of synthetic prompts are one token each. Questions are
             drawn anew for the measurements, but a grammar repeats itself: many sentences occur in the training text. Trained on
             512 tokens; beyond that it is out of its depth."""
         ),
         "## Training",
         *prose(
-            """`tools/train_demo_pair.py` makes both from a seed. The draft guesses among 320 of the 2048 ids, the most frequent
+            """`train_demo_pair.py` makes both from a seed. The draft guesses among 320 of the 2048 ids, the most frequent
             ones, as large drafts do: a rarer word ends a run of accepted drafts."""
         ),
         *training(),
@@ -144,8 +144,8 @@ def main() -> None:
         "## Acceptance",
         *prose(
             f"""vLLM {", ".join(summary["vllm"])} on a CPU, bfloat16 unless said, greedy, 50 prompts a row, 64 tokens each, end
-            of text ignored; `tools/measure_demo_pair.py` measures it anew. Acceptance length is 1 + accepted / drafts, from the
-            engine's counters. `tools/check_demo_draft.py` computes the same in plain PyTorch."""
+            of text ignored; `measure_demo_pair.py` measures it anew. Acceptance length is 1 + accepted / drafts, from the
+            engine's counters. `experiments/demo_pair/check_demo_draft.py` computes the same in plain PyTorch."""
         ),
         *acceptance_table(summary),
         "",

@@ -2,8 +2,8 @@
 
 Needs PyTorch and safetensors, and nothing else of the package's extras. One H100 takes about five minutes:
 
-    PYTHONPATH=. python tools/train_demo_pair.py --out DIR
-    PYTHONPATH=. python tools/train_demo_pair.py --out DIR --smoke      # a minute on a CPU; the result is of no use
+    PYTHONPATH=. python experiments/demo_pair/train_demo_pair.py --out DIR
+    PYTHONPATH=. python experiments/demo_pair/train_demo_pair.py --out DIR --smoke      # a minute on a CPU; the result is of no use
 
 DIR gets target.safetensors, draft.safetensors (bfloat16) and training.json. Data and initial weights follow from the seed; sums on
 a GPU are rounded in an order that is not fixed, so another run gives equally good weights and not the same ones.

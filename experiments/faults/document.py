@@ -1,4 +1,4 @@
-"""docs/faults.md: its prose is written by hand, its tables by the scripts."""
+"""experiments/faults/README.md: its prose is written by hand, its tables by the scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 import pytest
 from harness import REPOSITORY
 
-DOCUMENT = REPOSITORY / "docs" / "faults.md"
+DOCUMENT = REPOSITORY / "experiments" / "faults" / "README.md"
 
 
 def machine() -> str:

@@ -1,9 +1,9 @@
 """Injects faults, one after the other, and looks at what comes of each: the verdict, the time to it, what remains.
 
-    python benchmarks/faults/run.py [--only WORD ...] [--list]
+    python experiments/faults/run.py [--only WORD ...] [--list]
 
 Most faults run pytest as a user does, in a folder of their own, with the stub engine of the tests. It needs the plugin's
-environment and, for small disks, root on Linux. A run over everything writes its table into docs/faults.md. The exit code is 1 if
+environment and, for small disks, root on Linux. A run over everything writes its table into README.md. The exit code is 1 if
 a fault is named wrongly, takes longer than its limit, leaves something behind or loses a finished result.
 """
 

@@ -1,10 +1,10 @@
 """Starts and stops an engine again and again in one process, and counts what must not grow.
 
-    python benchmarks/faults/soak.py [--cycles 100]                                       the stub engine
-    python benchmarks/faults/soak.py --cycles 10 --vllm "PYTHON -m vllm.entrypoints..."   a real one, with the embedded model
+    python experiments/faults/soak.py [--cycles 100]                                       the stub engine
+    python experiments/faults/soak.py --cycles 10 --vllm "PYTHON -m vllm.entrypoints..."   a real one, with the embedded model
 
 Counted after each stop: file descriptors, threads, resident memory and children of this process, processes that carry our mark,
-shared memory that the engine used and left. The exit code is 1 if they are not flat. --write puts the table into docs/faults.md.
+shared memory that the engine used and left. The exit code is 1 if they are not flat. --write puts the table into README.md.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cycles", type=int, default=100)
     parser.add_argument("--vllm", metavar="COMMAND", help="command of a real engine for the CPU (default: the stub)")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/faults.md")
+    parser.add_argument("--write", action="store_true", help="write the table into experiments/faults/README.md")
     options = parser.parse_args()
     command = tuple(shlex.split(options.vllm)) if options.vllm else (sys.executable, str(STUB))
     with tempfile.TemporaryDirectory(prefix="gpubench-soak-") as name:

@@ -1,6 +1,6 @@
 """Kills a sweep of the tiny recipes in the middle and lets it go on with ``--gpubench-reuse``.
 
-    python benchmarks/fleet/resume.py FOLDER [AFTER]
+    python experiments/fleet/resume.py FOLDER [AFTER]
 
 Starts the real CPU engine on every tiny CPU recipe, sends SIGKILL to pytest once AFTER case records (default 4) are written, runs
 the same selection again and says what was measured twice and what was lost (nothing, or the exit code is 1).

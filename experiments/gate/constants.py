@@ -1,4 +1,4 @@
-"""The constants of ``statistics.pulled_summary``, by simulation: python benchmarks/gate/constants.py prints them as a table."""
+"""The constants of ``statistics.pulled_summary``, by simulation: python experiments/gate/constants.py prints them as a table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Calibration of the gate, beside other rules, as the tables of docs/gates.md.
 
-    python benchmarks/gate/simulate.py --inference-doctor VENV/bin/python --write docs/gates.md
+    python experiments/gate/simulate.py --inference-doctor VENV/bin/python --write docs/gates.md
 
 The environment needs pytest-gpubench; inference-doctor is installed into one of its own (without it, its columns are left out).
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import rules
+from worlds import MEASURED, SCENARIOS, Rates, Scenario, draw, gate_rates, gate_verdicts, pair_rates
 
 from pytest_gpubench.gate import statistics
-from pytest_gpubench.gate.calibration import MEASURED, SCENARIOS, Rates, Scenario, draw, gate_rates, gate_verdicts, pair_rates
 from pytest_gpubench.gate.evidence import LaunchPlan
 from pytest_gpubench.gate.policy import DEFAULTS
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pytest_gpubench.demo.models import TARGET_SHAPE, write_trained_target
 from pytest_gpubench.demo.repository import publish_repository
-from pytest_gpubench.demo.trained import TARGET_SHAPE, write_trained_target
 
 REPOSITORY = "pytest-gpubench-gate/wide-llama"
 INTERMEDIATE = 16_384

@@ -141,4 +141,4 @@ MEASURED: tuple[tuple[str, Scenario], ...] = (
     ("ttft_p50", Scenario("H100, tiny pair, c=64", spread=0.0623, repeat=0.0454)),
     ("acceptance_length", Scenario("H100, tiny pair, c=64", spread=0.0027, repeat=0.0022)),
 )
-"""Worlds as measured: ten launches without a change, two measurements on each (docs/hardware.md, 2026-11-25), by metric."""
+"""Worlds as measured: ten launches without a change, two measurements on each (hardware/README.md, 2026-11-25), by metric."""

@@ -87,11 +87,12 @@ class Context:
         plugin = [] if _installed() else ["-p", "pytest_gpubench.plugin"]
         command = [sys.executable, "-m", "pytest", *plugin, "benchmarks", "-v", f"--gpubench-results={folder / 'records'}"]
         ignored = [f"--gpubench-ignore-findings={rule}" for rule in self._ignored]
+        shipped = [f"--gpubench-recipes={path}" for path in recipes.SHIPPED]
         chosen = ",".join(gpu.uuid for gpu in self.gpus[:gpus])
         visible = {"CUDA_VISIBLE_DEVICES": chosen} if chosen and gpus is not None else {}
         with (folder / f"{name}.txt").open("wb") as file:
             return subprocess.Popen(
-                [*command, f"--gpubench-cache-dir={self.cache}", *ignored, *arguments],
+                [*command, *shipped, f"--gpubench-cache-dir={self.cache}", *ignored, *arguments],
                 cwd=recipes.REPOSITORY,
                 stdout=file,
                 stderr=subprocess.STDOUT,

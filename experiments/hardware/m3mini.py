@@ -4,10 +4,13 @@ What makes MiniMax-M3 what it is for an engine is kept: its architecture, sparse
 blocks of 128 tokens, grouped queries, experts with a shared one, MXFP8 in one of the two, and an EAGLE3 draft with full multi-head
 attention. Numbers of layers, heads and experts are small. Weights are whatever the engine makes up, so no draft token is accepted,
 and the text means nothing: good for starts, kernels, throughput and faults, not for acceptance.
+
+    python experiments/hardware/m3mini.py CACHE
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +183,8 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {**files, "model.safetensors": _NO_TENSORS, "README.md": _CARD.encode()}.items():
         (folder / name).write_bytes(content)
+
+
+if __name__ == "__main__":
+    for repository, commit in write_m3mini(Path(sys.argv[1])).items():
+        print(repository, commit)

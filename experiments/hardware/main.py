@@ -1,6 +1,6 @@
 """Everything that only a GPU can show, step by step into one results folder.
 
-    benchmarks/hardware/run --results DIR [--hardware h100] [--steps doomed+client,faults,...]
+    experiments/hardware/run --results DIR [--hardware h100] [--steps doomed+client,faults,...]
 
 Each step writes its own JSON as it goes, and one that fails does not stop the next. On a host of its own only: servers of a crowd
 are started past the leases. `--hardware cpu --few` rehearses the whole on the CPU engine.

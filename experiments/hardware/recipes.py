@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from m3mini import M3MINI, m3mini_config, write_m3mini
 
-from pytest_gpubench.demo.m3mini import M3MINI, m3mini_config, write_m3mini
 from pytest_gpubench.demo.models import DEMO_DRAFT, DEMO_TARGET, write_demo_models
 from pytest_gpubench.demo.tokenizer import to_json
 from pytest_gpubench.domain.cases import RecipeBook
@@ -18,6 +18,7 @@ from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
 from pytest_gpubench.recipes import load_recipes
 
 REPOSITORY = Path(__file__).parents[2]
+SHIPPED = (REPOSITORY / "recipes.yaml", Path(__file__).with_name("m3mini.yaml"))
 _GIB = 1 << 30
 SMALL: dict[str, Any] = {"gpu-memory-utilization": 0.05, "kv-cache-memory-bytes": _GIB}
 """Many servers share a GPU. With a fixed cache they need not agree on how much memory is free while the others start."""
@@ -35,14 +36,14 @@ class Doomed:
 
 
 def load(hardware: str, cache: Path, folder: Path, policy: SharingPolicy | None = None) -> RecipeBook:
-    """Write the recipes into ``folder`` and load them with the repository's own.
+    """Write the recipes into ``folder`` and load them with those that they extend.
 
     Raises:
         ValueError: if they have problems.
     """
     path = folder / "recipes.yaml"
     path.write_text(yaml.safe_dump(_document(hardware, cache), sort_keys=False), encoding="utf-8")
-    book = load_recipes([REPOSITORY / "recipes.yaml", path], policy=policy)
+    book = load_recipes([*SHIPPED, path], policy=policy)
     if book.problems:
         raise ValueError("\n".join(map(str, book.problems)))
     return book

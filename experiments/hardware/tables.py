@@ -1,6 +1,6 @@
 """Tables of a results folder, as Markdown.
 
-python benchmarks/hardware/tables.py RESULTS > README.md
+python experiments/hardware/tables.py RESULTS > README.md
 """
 
 from __future__ import annotations

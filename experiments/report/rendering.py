@@ -1,6 +1,6 @@
 """What a big report costs: made-up result files are written, loaded, merged and rendered; prints seconds, peak memory and sizes.
 
-python benchmarks/report/rendering.py [FILES]
+python experiments/report/rendering.py [FILES]
 """
 
 from __future__ import annotations

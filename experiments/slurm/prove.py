@@ -1,7 +1,7 @@
 """Submits two CPU-engine servers to a real Slurm, cancels one task and requeues the other, and checks what the merge says.
 
-    benchmarks/slurm/cluster.sh start
-    python benchmarks/slurm/prove.py FOLDER
+    experiments/slurm/cluster.sh start
+    python experiments/slurm/prove.py FOLDER
 
 The task that measures first is cancelled (``scancel``) after its first case, the other is requeued (``scontrol requeue``) after
 its first case. Expected: the cancelled server's other cases have not reported, the requeued one has all cases and none measured

@@ -1,32 +1,73 @@
-"""Writes demo models into a Hugging Face cache or a folder: the trained pair, or a random Llama of any size and its draft."""
+"""The embedded pair: weights that come with the package, unfolded into two model repositories of a Hugging Face cache.
+
+``experiments/demo_pair/train_demo_pair.py`` made the weights; ``data/README.md`` is their model card.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from itertools import chain
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pytest_gpubench.demo.repository import publish_repository
-from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, VOCAB_SIZE, draft_token_ids, text_token_ids, to_json, tokenizer_files
-from pytest_gpubench.demo.trained import write_trained_draft, write_trained_target
-from pytest_gpubench.demo.weights import (
-    LlamaShape,
-    Tensor,
-    draft_config,
-    draft_tensors,
-    generation_config,
-    target_config,
-    target_tensors,
-)
+from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID, to_json, tokenizer_files
+from pytest_gpubench.domain.failures import GpubenchError
 
 DEMO_TARGET = "pytest-gpubench/tiny-llama"
 DEMO_DRAFT = "pytest-gpubench/tiny-llama-eagle3"
 DEMO_REPOSITORIES = (DEMO_TARGET, DEMO_DRAFT)
 
-DRAFT_SUFFIX = "-eagle3"
-_DRAFT_VOCAB = 1024
-_SHARD_BYTES = 2 << 30
+
+@dataclass(frozen=True, slots=True)
+class LlamaShape:
+    """Sizes of a Llama target, in the words of its config.json; a draft takes the hidden and head sizes of its target."""
+
+    hidden: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    intermediate: int = 512
+    vocab: int = 2048
+    max_position: int = 4096
+
+    def check(self, smallest_vocab: int) -> None:
+        """Check that the sizes make a model.
+
+        Raises:
+            GpubenchError: naming the size to change.
+        """
+        for name, value in (
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("kv-heads", self.kv_heads),
+            ("head-dim", self.head_dim),
+        ):
+            if value < 1:
+                raise GpubenchError(f"demo model: {name} is {value}; give at least 1")
+        if self.intermediate < 1 or self.max_position < 1:
+            raise GpubenchError(
+                f"demo model: intermediate ({self.intermediate}) and max-position ({self.max_position}) must be positive"
+            )
+        if self.layers < 4:
+            raise GpubenchError(f"demo model: layers is {self.layers}; give at least 4, a draft reads three different ones of them")
+        if self.heads % self.kv_heads:
+            raise GpubenchError(f"demo model: heads ({self.heads}) must be a multiple of kv-heads ({self.kv_heads})")
+        if self.vocab < smallest_vocab:
+            raise GpubenchError(f"demo model: vocab is {self.vocab}; the tokenizer has {smallest_vocab} ids, give at least that")
+
+    @property
+    def aux_layers(self) -> tuple[int, int, int]:
+        """The layers before which the draft reads the target's hidden state: early, middle and late."""
+        return (1, self.layers // 2, self.layers - 1)
+
+
+TARGET_SHAPE = LlamaShape()
+_DRAFT_INTERMEDIATE = 256
+_DRAFT_VOCAB = 320
 
 
 def write_demo_models(cache_dir: Path) -> dict[str, str]:
@@ -46,116 +87,102 @@ def write_demo_models(cache_dir: Path) -> dict[str, str]:
     }
 
 
-def write_random_models(cache_dir: Path, repo: str, shape: LlamaShape, *, seed: int = 0) -> dict[str, str]:
-    """Write a random Llama of any size as ``repo`` (``org/name``) and its EAGLE3 draft as ``repo-eagle3`` into a cache.
-
-    Returns:
-        Commit by repository.
+def write_trained_target(folder: Path) -> None:
+    """Write the trained Llama with tokenizer, chat template and model card into a folder (made if missing).
 
     Raises:
-        GpubenchError: for impossible sizes, or a cache that cannot be written.
+        GpubenchError: if the package's own copy is damaged.
     """
-    shape.check(VOCAB_SIZE)
-    draft = repo + DRAFT_SUFFIX
-    return {
-        repo: publish_repository(cache_dir, repo, lambda folder: write_random_model(folder, shape, seed=seed)),
-        draft: publish_repository(cache_dir, draft, lambda folder: write_random_draft(folder, shape, seed=seed)),
-    }
-
-
-def write_random_model(folder: Path, shape: LlamaShape, *, seed: int = 0, shard_bytes: int = _SHARD_BYTES) -> None:
-    """Write a random Llama with tokenizer, chat template and generation config into a folder (made if missing).
-
-    Memory: about one shard. Files of the same names are overwritten.
-
-    Raises:
-        GpubenchError: for impossible sizes.
-    """
-    shape.check(VOCAB_SIZE)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, target_tensors(shape, seed, text_token_ids()), shard_bytes)
-    _write_files(
+    config = {**target_config(TARGET_SHAPE, BOS_ID, EOS_ID), "tie_word_embeddings": True}
+    _write(
         folder,
         {
-            "config.json": to_json(target_config(shape, BOS_ID, EOS_ID)),
+            "model.safetensors": _weights("target.safetensors"),
+            "config.json": to_json(config),
             "generation_config.json": to_json(generation_config()),
-            **tokenizer_files(shape.max_position),
-            "README.md": _card(f"A Llama with random weights (seed {seed}): it writes random words."),
+            **tokenizer_files(TARGET_SHAPE.max_position),
         },
     )
 
 
-def write_random_draft(folder: Path, shape: LlamaShape, *, seed: int = 0) -> None:
-    """Write a random EAGLE3 draft for a target of this shape into a folder (made if missing).
+def write_trained_draft(folder: Path) -> None:
+    """Write the trained EAGLE3 draft of that Llama into a folder (made if missing).
 
     Raises:
-        GpubenchError: for impossible sizes.
+        GpubenchError: if the package's own copy is damaged.
     """
-    shape.check(VOCAB_SIZE)
+    shape = replace(TARGET_SHAPE, intermediate=_DRAFT_INTERMEDIATE)
+    config = draft_config(shape, _DRAFT_VOCAB, BOS_ID, EOS_ID)
+    _write(folder, {"model.safetensors": _weights("draft.safetensors"), "config.json": to_json(config)})
+
+
+def _write(folder: Path, contents: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    ids = draft_token_ids(_DRAFT_VOCAB)
-    _write_weights(folder, draft_tensors(shape, seed, ids), _SHARD_BYTES)
-    _write_files(
-        folder,
-        {
-            "config.json": to_json(draft_config(shape, len(ids), BOS_ID, EOS_ID)),
-            "README.md": _card(f"An EAGLE3 draft with random weights (seed {seed}): its target accepts next to nothing of it."),
-        },
-    )
-
-
-def _card(words: str) -> bytes:
-    return f"---\nlicense: apache-2.0\n---\n{words}\nWritten by pytest-gpubench, for tests and demonstrations.\n".encode()
-
-
-def _write_files(folder: Path, files: dict[str, bytes]) -> None:
-    for name, content in files.items():
+    for name, content in {**contents, "README.md": _read("README.md")}.items():
         (folder / name).write_bytes(content)
 
 
-def _write_weights(folder: Path, tensors: Iterable[Tensor], shard_bytes: int) -> None:
-    """One ``model.safetensors``, or shards with an index where they are larger than ``shard_bytes``."""
-    shards: list[list[str]] = []
-    parts: list[Path] = []
-    pending: list[Tensor] = []
-    total, size = 0, 0
-    for tensor in chain(tensors, [None]):
-        if pending and (tensor is None or size + len(tensor.data) > shard_bytes):
-            parts.append(folder / f"part-{len(parts)}.safetensors")
-            shards.append([held.name for held in pending])
-            _write_shard(parts[-1], pending)
-            pending, size = [], 0
-        if tensor is not None:
-            pending.append(tensor)
-            size += len(tensor.data)
-            total += len(tensor.data)
-    if len(parts) == 1:
-        parts[0].rename(folder / "model.safetensors")
-        return
-    names = [f"model-{number:05d}-of-{len(parts):05d}.safetensors" for number in range(1, len(parts) + 1)]
-    for part, name in zip(parts, names, strict=True):
-        part.rename(folder / name)
-    weight_map = {tensor: name for name, held in zip(names, shards, strict=True) for tensor in held}
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+def _read(name: str) -> bytes:
+    return files(__package__).joinpath("data", name).read_bytes()
 
 
-def _write_shard(path: Path, tensors: list[Tensor]) -> None:
-    """Write a safetensors file: header length, JSON header, tensors back to back.
+@cache
+def _checksums() -> dict[str, str]:
+    lines = _read("SHA256SUMS").decode("ascii").splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
 
-    Written here and not by the library, whose numpy side has no bfloat16 and whose raw interface changes between versions.
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for tensor in tensors:
-        header[tensor.name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + len(tensor.data)],
-        }
-        offset += len(tensor.data)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.writelines(tensor.data for tensor in tensors)
+
+def _weights(name: str) -> bytes:
+    content = _read(name)
+    if hashlib.sha256(content).hexdigest() != _checksums()[name]:
+        raise GpubenchError(
+            f"{name} in the installed package pytest-gpubench is damaged (its checksum is wrong); install the package again"
+        )
+    return content
+
+
+def target_config(shape: LlamaShape, bos: int, eos: int) -> dict[str, Any]:
+    """config.json of the target."""
+    return {"architectures": ["LlamaForCausalLM"], **_llama_config(shape, bos, eos), "num_hidden_layers": shape.layers}
+
+
+def draft_config(shape: LlamaShape, draft_vocab: int, bos: int, eos: int) -> dict[str, Any]:
+    """config.json of the draft: one layer, as many KV heads as heads, three auxiliary hidden states."""
+    return {
+        "architectures": ["LlamaForCausalLMEagle3"],
+        **_llama_config(shape, bos, eos),
+        "num_hidden_layers": 1,
+        "num_key_value_heads": shape.heads,
+        "draft_vocab_size": draft_vocab,
+        "target_hidden_size": shape.hidden,
+        "num_aux_hidden_states": 3,
+        "eagle_aux_hidden_state_layer_ids": list(shape.aux_layers),
+    }
+
+
+def generation_config() -> dict[str, Any]:
+    """generation_config.json of a target: greedy."""
+    return {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID, "do_sample": False}
+
+
+def _llama_config(shape: LlamaShape, bos: int, eos: int) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "dtype": "bfloat16",
+        "torch_dtype": "bfloat16",
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": shape.max_position,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+    }

@@ -35,7 +35,7 @@ MAX_LAUNCHES = 20
 """Longest baseline window."""
 
 # Launch farthest from the mean pulled in to its neighbour, normal launches: expected sum of squares in units of the variance, its
-# degrees of freedom (2 E^2 / Var), variance of the mean times n. By benchmarks/gate/constants.py, 4 million draws each.
+# degrees of freedom (2 E^2 / Var), variance of the mean times n. By experiments/gate/constants.py, 4 million draws each.
 _PULLED: dict[int, tuple[float, float, float]] = {
     5: (1.922, 2.34, 1.254),
     6: (2.854, 3.28, 1.185),

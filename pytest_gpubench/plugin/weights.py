@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pytest_gpubench.demo.m3mini import M3MINI_REPOSITORIES, write_m3mini
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES, write_demo_models
 from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.host.hub.fetch import Progress, ensure_snapshot
@@ -41,8 +40,7 @@ def fetch_weights(
 ) -> dict[str, str | None]:
     """Commit by repository of everything that the server loads; what is missing is downloaded under a lock.
 
-    The embedded pair and the shrunken MiniMax-M3 are written from the package instead: they are on no hub. A folder of one's own
-    has no commit.
+    The embedded pair is written from the package instead: it is on no hub. A folder of one's own has no commit.
 
     Raises:
         BenchmarkError: where a repository cannot be had, with cause and remedy.
@@ -51,8 +49,6 @@ def fetch_weights(
     wanted = models_of(spec)
     if any(one.repository in DEMO_REPOSITORIES for one in wanted):
         write_demo_models(cache)
-    if any(one.repository in M3MINI_REPOSITORIES for one in wanted):
-        write_m3mini(cache)
     commits: dict[str, str | None] = {}
     for one in wanted:
         snapshot = ensure_snapshot(

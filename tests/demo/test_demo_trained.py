@@ -16,8 +16,8 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+from pytest_gpubench.demo import models
 from pytest_gpubench.demo import tokenizer as demo
-from pytest_gpubench.demo import trained
 from pytest_gpubench.demo.models import write_demo_models
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.load.words import WORDS
@@ -29,8 +29,8 @@ LIMIT = 8_000_000
 @pytest.fixture(scope="module", name="pair")
 def _pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
-    trained.write_trained_target(folder / "target")
-    trained.write_trained_draft(folder / "draft")
+    models.write_trained_target(folder / "target")
+    models.write_trained_draft(folder / "draft")
     return folder
 
 
@@ -53,9 +53,9 @@ def test_checksums_are_those_of_the_files() -> None:
 
 
 def test_damaged_weights_are_not_unfolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trained, "_read", lambda name: b"x" if name.endswith(".safetensors") else (DATA / name).read_bytes())
+    monkeypatch.setattr(models, "_read", lambda name: b"x" if name.endswith(".safetensors") else (DATA / name).read_bytes())
     with pytest.raises(GpubenchError, match=r"target\.safetensors .* install the package again"):
-        trained.write_trained_target(tmp_path)
+        models.write_trained_target(tmp_path)
 
 
 def test_target_tensors_fit_its_config(pair: Path) -> None:
@@ -111,7 +111,7 @@ def test_words_of_prompts_and_corpus_are_one_token_each() -> None:
 def test_card_names_licence_and_data() -> None:
     card = (DATA / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
-    assert "tools/train_demo_pair.py" in card
+    assert "experiments/demo_pair/train_demo_pair.py" in card
 
 
 def test_unfolding_takes_seconds_and_no_torch(tmp_path: Path) -> None:

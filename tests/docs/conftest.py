@@ -1,4 +1,4 @@
-"""The generators of the reference live in tools/, which is no package that is installed."""
+"""The generators of the reference live in docs/_ext, which is no package that is installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "_ext"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

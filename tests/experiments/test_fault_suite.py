@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SUITE = Path(__file__).parents[2] / "benchmarks" / "faults"
+SUITE = Path(__file__).parents[2] / "experiments" / "faults"
 
 _BLIND = """
 import subprocess, sys

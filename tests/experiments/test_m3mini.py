@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pytest_gpubench.demo.m3mini import M3MINI, M3MINI_DRAFT, M3MINI_MXFP8, M3MINI_REPOSITORIES, m3mini_config, write_m3mini
+from m3mini import M3MINI, M3MINI_DRAFT, M3MINI_MXFP8, M3MINI_REPOSITORIES, m3mini_config, write_m3mini
+
 from pytest_gpubench.demo.tokenizer import EOS_ID
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
 

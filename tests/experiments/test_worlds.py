@@ -6,14 +6,16 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from worlds import MEASURED, METRIC, SCENARIOS, Scenario, draw, gate_rates, gate_verdicts, pair_rates
 
 from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.gate import statistics
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
-from pytest_gpubench.gate.calibration import MEASURED, METRIC, SCENARIOS, Scenario, draw, gate_rates, gate_verdicts, pair_rates
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.judging import judge, judge_pair
 from pytest_gpubench.gate.policy import DEFAULTS, MetricPolicy
+from pytest_gpubench.gate.statistics import against_baseline
 
 pytestmark = pytest.mark.slow
 
@@ -131,3 +133,13 @@ def test_the_simulated_pairs_are_those_that_judge() -> None:
 
 def _metrics(log: float) -> dict[str, float]:
     return {METRIC: float(np.exp(log))}
+
+
+def test_the_minimum_detectable_change_is_found_in_nineteen_of_twenty_runs() -> None:
+    limit = float(np.log(1.05))
+    rng = np.random.default_rng(3)
+    baseline, now = (array[..., 0] for array in draw(Scenario("x"), 0.0, 20_000, rng))
+    estimate = against_baseline(baseline, now, session=0.0)
+    change = float(np.median(estimate.detectable(limit)))
+    found = statistics.worse(against_baseline(baseline, now + change, session=0.0), limit)
+    assert float(found.mean()) == pytest.approx(0.95, abs=0.02)

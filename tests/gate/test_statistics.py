@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pytest_gpubench.gate import statistics
-from pytest_gpubench.gate.calibration import Scenario, draw
 from pytest_gpubench.gate.statistics import against_baseline, paired, plain_summary, pull_farthest, pulled_summary
 
 
@@ -87,16 +86,6 @@ def test_pairs_must_be_whole() -> None:
         paired(np.zeros(1), np.zeros(1))
     with pytest.raises(ValueError, match="two or more whole pairs"):
         paired(np.zeros(3), np.zeros(2))
-
-
-def test_the_minimum_detectable_change_is_found_in_nineteen_of_twenty_runs() -> None:
-    limit = float(np.log(1.05))
-    rng = np.random.default_rng(3)
-    baseline, now = (array[..., 0] for array in draw(Scenario("x"), 0.0, 20_000, rng))
-    estimate = against_baseline(baseline, now, session=0.0)
-    change = float(np.median(estimate.detectable(limit)))
-    found = statistics.worse(against_baseline(baseline, now + change, session=0.0), limit)
-    assert float(found.mean()) == pytest.approx(0.95, abs=0.02)
 
 
 def test_fail_needs_all_certain_launches_and_a_second_one_where_there_is_one() -> None:

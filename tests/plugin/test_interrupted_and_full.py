@@ -1,4 +1,4 @@
-"""What the fault suite has found, as fast tests; the faults themselves are in benchmarks/faults."""
+"""What the fault suite has found, as fast tests; the faults themselves are in experiments/faults."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The reference, made from the sources while the documentation is built: it cannot be stale.
 
-Every function returns the Markdown of one page; `pages` names them all. `tools/docs_hook.py` hands them to mkdocs, `tests/docs`
+Every function returns the Markdown of one page; `pages` names them all. `docs/_ext/docs_hook.py` hands them to mkdocs, `tests/docs`
 looks for whatever has no description.
 """
 

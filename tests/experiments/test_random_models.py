@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from random_models import (
+    Tensor,
+    draft_tensors,
+    target_tensors,
+    to_bf16,
+    write_random_draft,
+    write_random_model,
+)
 from safetensors import safe_open
 
-from pytest_gpubench.demo.models import write_random_draft, write_random_model
+from pytest_gpubench.demo.models import LlamaShape
 from pytest_gpubench.demo.tokenizer import draft_token_ids, text_token_ids
-from pytest_gpubench.demo.weights import LlamaShape, Tensor, draft_tensors, target_tensors, to_bf16
 from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
 
