@@ -179,7 +179,7 @@ def main() -> int:
         session_line(options.trials // 40),
         "",
         "The default gates in a world as measured: ten launches of the tiny pair on an H100, 384 requests (2.9 s) per measurement,",
-        "8 launches in the baseline ([On real GPUs](hardware.md)):",
+        "8 launches in the baseline (`experiments/hardware`):",
         "",
         *measured_table(options.trials // 4),
         "",
