@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 from pytest_gpubench import __version__
 from pytest_gpubench.commands import add_selection, baselines, calibration, changelogs, clusters, print_json, reports
 from pytest_gpubench.doctor import format_findings
-from pytest_gpubench.domain.failures import CommandError, GpubenchError
 from pytest_gpubench.host.files import careful_umask
+from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.report.terminal import counted
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.cli import main
-from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.gate.baseline_files import baseline_path, read_baseline, update_baseline
 from pytest_gpubench.gate.baselines import LaunchEntry, append
+from pytest_gpubench.model.frozen import FrozenMap
 
 CASE = "m-fp8-h100-vllm-tp8:1k1k-c64"
 KEY = FrozenMap({"hardware": "h100", "device": "NVIDIA H100"})

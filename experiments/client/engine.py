@@ -22,9 +22,6 @@ from client_tables import machine_line, replace_part
 
 from pytest_gpubench.demo.models import write_demo_models, write_trained_target
 from pytest_gpubench.demo.repository import publish_repository
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
@@ -33,6 +30,9 @@ from pytest_gpubench.load.plan import LoadPlan, LoadResult
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.recipes import load_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes.yaml"

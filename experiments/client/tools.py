@@ -16,10 +16,10 @@ from typing import Any
 
 import psutil
 
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure import definitions
+from pytest_gpubench.model.workload import Workload
 
 WORDS = 32
 _SAMPLE_S = 0.02

@@ -25,14 +25,14 @@ from pathlib import Path
 import psutil
 from client_tables import machine_line, replace_part
 
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.engines.scrape import wait_idle
 from pytest_gpubench.load.calibrate import loopback_process
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.workload import Workload
 
 WORKLOAD = Workload(isl=64, osl=32, conc=8, num_prompts=40, num_warmups=8, range_ratio=1.0)
 TOPOLOGY = Topology(1)

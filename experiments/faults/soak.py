@@ -28,11 +28,11 @@ from document import machine, write_section
 from harness import STUB, marked, own_environment
 
 from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import ServerSpec
-from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.model.topology import Topology
 
 _RSS_SLACK_MIB = 8.0
 

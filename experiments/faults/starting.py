@@ -15,14 +15,14 @@ import psutil
 from harness import NO_FAILURE, REPOSITORY, STUB, Fault, Observed, kill, own_environment, small_disk
 from project import ONE_SERVER, Project
 
-from pytest_gpubench.domain.failures import BenchmarkError
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import ServerSpec
-from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.engines import lifecycle
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
 from pytest_gpubench.load.loopback import LoopbackServer
+from pytest_gpubench.model.failures import BenchmarkError
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.model.topology import Topology
 
 REAL_LOG = REPOSITORY / "tests" / "engines" / "data" / "m3mini-mxfp8-tp2-h200-died-illegal-memory.log"
 _SPEC = ServerSpec("vllm", "org/tiny", "cpu", Topology(), FrozenMap())

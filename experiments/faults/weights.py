@@ -94,7 +94,7 @@ def _unreadable(folder: Path) -> Observed:
     program = f"""
 import ctypes, json, sys
 from pathlib import Path
-from pytest_gpubench.domain.failures import BenchmarkError
+from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.host.hub.fetch import FetchSettings, ensure_snapshot
 from huggingface_hub import snapshot_download
 import filelock, os, tempfile

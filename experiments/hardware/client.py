@@ -15,9 +15,9 @@ import recipes
 from context import Context, cases_of, job_of
 from fleet import Crowd, Job, measure, say
 
-from pytest_gpubench.domain.cases import Case, RecipeBook
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import Scrape, wait_idle
+from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.report.records import plain
 
 REQUESTS: Mapping[int, int] = {1: 20, 8: 160, 64: 640, 256: 1280}

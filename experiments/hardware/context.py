@@ -16,9 +16,9 @@ from typing import Any, cast
 import recipes
 from fleet import Job
 
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.policies import SharingPolicy
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.settings import Settings
 

@@ -16,10 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
-from pytest_gpubench.domain.specs import ServerSpec
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import check_engine
 from pytest_gpubench.engines.interpreter import default_command
@@ -30,6 +26,10 @@ from pytest_gpubench.load.plan import LoadPlan, LoadResult
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.plugin.telemetry import GpuWatch
 from pytest_gpubench.report.records import plain
 

@@ -11,7 +11,7 @@ from context import Context, cases_of, job_of
 from fleet import Crowd, Job, stop
 
 from pytest_gpubench.doctor.findings import prognosis
-from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.model.cases import RecipeBook
 
 
 def words(context: Context, book: RecipeBook, each: recipes.Doomed) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from m3mini import M3MINI, m3mini_config, write_m3mini
 
 from pytest_gpubench.demo.models import DEMO_DRAFT, DEMO_TARGET, write_demo_models
 from pytest_gpubench.demo.tokenizer import to_json
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.policies import SharingPolicy
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes import load_recipes
 
 REPOSITORY = Path(__file__).parents[2]

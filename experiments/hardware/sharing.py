@@ -11,10 +11,10 @@ from context import Context, cases_of, job_of
 from fleet import Crowd, Job, Outcome, measure, say
 from scipy import special
 
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.failures import BenchmarkError
-from pytest_gpubench.domain.policies import SharingPolicy
 from pytest_gpubench.host.gpus.inventory import Gpu
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.failures import BenchmarkError
+from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.report.records import plain
 
 POLICIES: tuple[SharingPolicy, ...] = ("point", "shape", "parallelism")

@@ -8,8 +8,8 @@ from typing import Any
 from context import Context, cases_of, job_of
 from fleet import Crowd, Job, Outcome, measure, say, stop
 
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.failures import BenchmarkError
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.report.records import plain
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.printing import for_terminal
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.printing import for_terminal
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers

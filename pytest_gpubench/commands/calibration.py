@@ -52,7 +52,7 @@ def _calibrate(parsed: argparse.Namespace) -> int:
 
 def _points(parsed: argparse.Namespace) -> list[tuple[int, int, float]]:
     """(concurrency, workers, chunks/s), each once, the greatest first."""
-    from pytest_gpubench.domain.failures import GpubenchError
+    from pytest_gpubench.model.failures import GpubenchError
 
     _check(parsed)
     if parsed.conc:
@@ -70,7 +70,7 @@ def _points(parsed: argparse.Namespace) -> list[tuple[int, int, float]]:
 
 
 def _check(parsed: argparse.Namespace) -> None:
-    from pytest_gpubench.domain.failures import GpubenchError
+    from pytest_gpubench.model.failures import GpubenchError
 
     if parsed.conc and (parsed.recipes or parsed.keyword or parsed.markexpr):
         raise GpubenchError("--conc says what to calibrate, and so do recipes, -k and -m: give one of them")
@@ -91,7 +91,7 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def _selected(parsed: argparse.Namespace) -> set[tuple[int, int]]:
-    from pytest_gpubench.domain.failures import GpubenchError
+    from pytest_gpubench.model.failures import GpubenchError
     from pytest_gpubench.plugin.main import selection_plan
     from pytest_gpubench.recipes import load_recipes
 

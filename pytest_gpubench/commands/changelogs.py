@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_gpubench.commands import add_selection, print_json
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers

@@ -40,7 +40,7 @@ def add_commands(commands: Subparsers) -> None:
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.domain.failures import GpubenchError
+    from pytest_gpubench.model.failures import GpubenchError
     from pytest_gpubench.report.loading import load_results
     from pytest_gpubench.report.merging import merge, read_matrix
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.printing import for_terminal
 from pytest_gpubench.host import files
 from pytest_gpubench.host.slurm import JobState, sbatch, states
 from pytest_gpubench.host.slurm import cancel as cancel_jobs
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.report.records import write_record
 from pytest_gpubench.report.slurm_script import Script, SlurmOptions, scripts
 from pytest_gpubench.report.terminal import counted

@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_gpubench.commands.attempts import run_pytest
 from pytest_gpubench.commands.slurm import ended_of, read_manifest
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.report.records import write_record
 
 ATTEMPTS = 2

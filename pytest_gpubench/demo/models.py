@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_gpubench.demo.repository import publish_repository
 from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID, to_json, tokenizer_files
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 
 DEMO_TARGET = "pytest-gpubench/tiny-llama"
 DEMO_DRAFT = "pytest-gpubench/tiny-llama-eagle3"

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host.hub.local import repository_folder
+from pytest_gpubench.model.failures import GpubenchError
 
 _STAGING = ".gpubench-staging-"
 _STALE_SECONDS = 3600.0

@@ -13,9 +13,9 @@ from pytest_gpubench.doctor.patient import Node, Patient, Rule, Symptom
 from pytest_gpubench.doctor.rules import RULES
 from pytest_gpubench.doctor.settings import settings_of
 from pytest_gpubench.doctor.shape import ModelShape, shape_of
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.hardware import Hardware
-from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.hardware import Hardware
+from pytest_gpubench.model.specs import ServerSpec
 
 Config = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pytest_gpubench.domain.printing import for_terminal
+from pytest_gpubench.model.printing import for_terminal
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 """``error``: it cannot work, nothing is started; ``warning``: it may die or the numbers may mislead; ``note``: worth knowing."""

@@ -11,9 +11,9 @@ from pytest_gpubench.doctor.findings import EvidenceClass, Severity
 from pytest_gpubench.doctor.memory import MemoryEstimate
 from pytest_gpubench.doctor.settings import Settings
 from pytest_gpubench.doctor.shape import ModelShape
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.hardware import Hardware
-from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.hardware import Hardware
+from pytest_gpubench.model.specs import ServerSpec
 
 
 @dataclass(frozen=True, slots=True)

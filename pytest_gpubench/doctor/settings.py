@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gpubench.domain.frozen import thaw
-from pytest_gpubench.domain.hardware import Hardware
-from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.model.frozen import thaw
+from pytest_gpubench.model.hardware import Hardware
+from pytest_gpubench.model.specs import ServerSpec
 
 _UNITS = {"k": 1000, "m": 10**6, "g": 10**9, "K": 1024, "M": 1024**2, "G": 1024**3}
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import Frozen, FrozenMap, canonical_json, thaw
-from pytest_gpubench.domain.secrets import is_secret, shown_value, without_shapes
-from pytest_gpubench.domain.specs import ServerSpec, Speculative
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import Frozen, FrozenMap, canonical_json, thaw
+from pytest_gpubench.model.secrets import is_secret, shown_value, without_shapes
+from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.recipes.fields import check_flag
 
 NEXT = "/opt/vllm-next/bin/python -m vllm.entrypoints.openai.api_server"

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import Frozen, FrozenMap, thaw
-from pytest_gpubench.domain.secrets import Secrets, shown_value
-from pytest_gpubench.domain.specs import ServerSpec
-from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import Frozen, FrozenMap, thaw
+from pytest_gpubench.model.secrets import Secrets, shown_value
+from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.recipes.flags import our_flag, words_error
 
 PORT = "{port}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pytest_gpubench.domain.failures import FailureClass
+from pytest_gpubench.model.failures import FailureClass
 
 
 @dataclass(frozen=True, slots=True)

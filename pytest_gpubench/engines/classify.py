@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_gpubench.domain.failures import Failure
 from pytest_gpubench.engines.causes import CAUSES, Cause
 from pytest_gpubench.engines.lines import LogLine, parse_line
+from pytest_gpubench.model.failures import Failure
 
 EVIDENCE_LINES = 6
 """At most so many lines of an engine's log are shown."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.engines import probe
 from pytest_gpubench.engines.classify import Ending, classify
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.process import ServerProcess, StopReport
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 FATAL_GRACE = 1.0
 """Seconds that an engine gets to finish its traceback after a fatal line."""

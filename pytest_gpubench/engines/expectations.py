@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gpubench.domain.frozen import Frozen
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines.facts import EngineFacts, some_names
 from pytest_gpubench.engines.interpreter import check_version
 from pytest_gpubench.engines.kernels import kernel_choices
+from pytest_gpubench.model.frozen import Frozen
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import ServerSpec
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SNAPSHOT = re.compile(r"models--([A-Za-z0-9][\w.-]*?)--([\w.-]+?)/snapshots/")

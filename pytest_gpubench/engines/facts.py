@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.model.frozen import FrozenMap
 
 _LONGEST_NAME = 200
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from pytest_gpubench.domain.frozen import Frozen
-from pytest_gpubench.domain.hardware import Platform
+from pytest_gpubench.model.frozen import Frozen
+from pytest_gpubench.model.hardware import Platform
 
 TIME_LIMIT = 60.0
 """Seconds that an interpreter gets to answer."""

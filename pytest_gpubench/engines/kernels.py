@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import ServerSpec
 
 _M3 = "MiniMaxM3Sparse"
 _CAPTURE_STEP = 16

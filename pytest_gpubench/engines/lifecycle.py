@@ -13,10 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.secrets import Secrets
-from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines import probe
 from pytest_gpubench.engines.address import base_url_error
 from pytest_gpubench.engines.argv import CommandLine, record_env, render
@@ -26,6 +22,10 @@ from pytest_gpubench.engines.facts import EngineFacts, some_names
 from pytest_gpubench.engines.logsink import LogSink
 from pytest_gpubench.engines.process import ServerProcess
 from pytest_gpubench.engines.scrape import parse_metrics
+from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.secrets import Secrets
+from pytest_gpubench.model.specs import ServerSpec
 
 DEFAULT_START_TIMEOUT = 3600.0
 DEFAULT_STALL_TIMEOUT = 600.0

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.lines import LogLine, parse_line
+from pytest_gpubench.model.frozen import FrozenMap
 
 _DIGITS = 15
 """Of a number that is believed."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_gpubench.domain.secrets import HIDDEN, SHORTEST, without_shapes
 from pytest_gpubench.engines.classify import fatal_line
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.lines import MAX_LINE, LogLine
 from pytest_gpubench.engines.logs import LogReader
+from pytest_gpubench.model.secrets import HIDDEN, SHORTEST, without_shapes
 
 MAX_FILE = 256 * 2**20
 """Bytes of one server's output that are written as they come; after that only the end of it is kept."""

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.engines import guard
 from pytest_gpubench.engines.logsink import LogSink
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 _CHUNK = 64 * 2**10
 SNAPSHOT_SECONDS = 1.0

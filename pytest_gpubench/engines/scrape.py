@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"

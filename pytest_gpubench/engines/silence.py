@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.engines.scrape import RUNNING, WAITING, parse_metrics
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 SILENT = "silent-engine"
 _COUNTERS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:request_success_total")

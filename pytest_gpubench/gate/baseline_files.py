@@ -14,11 +14,11 @@ from typing import Annotated, Any
 from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap, canonical_json, thaw
 from pytest_gpubench.gate.baseline_key import key_digest
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry
 from pytest_gpubench.host import files
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import FrozenMap, canonical_json, thaw
 
 SCHEMA_VERSION = 1
 _LOCK_TIMEOUT_S = 60.0

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.frozen import Frozen, FrozenMap, canonical_json, thaw
-from pytest_gpubench.domain.secrets import hide_named
-from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.load.datasets import comparable
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.frozen import Frozen, FrozenMap, canonical_json, thaw
+from pytest_gpubench.model.secrets import hide_named
+from pytest_gpubench.model.specs import ServerSpec
 
 IN_KEY = frozenset({"hardware", "topology", "model", "revision"})
 """Fields of a server spec that `comparison_key` holds; of a draft it holds what `Speculative.vllm_config` says."""

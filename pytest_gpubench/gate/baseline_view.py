@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.metrics import METRICS
 from pytest_gpubench.gate import prose, statistics
 from pytest_gpubench.gate.baselines import MIN_LAUNCHES, Baseline, LaunchEntry
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of
 from pytest_gpubench.gate.policy import DEFAULTS
 from pytest_gpubench.gate.recording import entries_of
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.metrics import METRICS
 
 
 def show_lines(baseline: Baseline) -> Iterator[str]:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.gate.baseline_key import differences, key_digest
+from pytest_gpubench.model.frozen import FrozenMap
 
 WINDOW = 20
 """Launches that a comparison looks back on."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.verdicts import Against, Change, MetricVerdict, Status
 from pytest_gpubench.gate import prose, statistics
 from pytest_gpubench.gate.baselines import ANCHOR, MIN_LAUNCHES, History
 from pytest_gpubench.gate.evidence import LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
 from pytest_gpubench.gate.statistics import MAX_LAUNCHES, Array, Estimate
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.verdicts import Against, Change, MetricVerdict, Status
 
 _VERSUS: dict[Against, str] = {"baseline": "the baseline", "anchor": "the baseline's anchor", "engine": "the first engine"}
 

@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from pytest_gpubench.domain.verdicts import MetricVerdict, Status
 from pytest_gpubench.gate import prose
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.golden import GOLDEN_DATASET
 from pytest_gpubench.gate.policy import MetricPolicy
+from pytest_gpubench.model.verdicts import MetricVerdict, Status
 
 
 def limit_results(policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]) -> list[MetricVerdict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_gpubench.domain.verdicts import Change, MetricVerdict, Status, Verdict
+from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status, Verdict
 
 
 def verdict_of(plain: Mapping[str, Any]) -> Verdict:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_gpubench.domain.specs import Speculative
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.specs import Speculative
+from pytest_gpubench.model.workload import Workload
 
 GOLDEN_DATASET = "SPEED-Bench coding"
 GOLDEN_TOLERANCE = 0.10

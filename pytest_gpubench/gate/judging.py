@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.verdicts import MetricVerdict, Status, Verdict
 from pytest_gpubench.gate import comparing, prose
 from pytest_gpubench.gate.baseline_key import differences
 from pytest_gpubench.gate.baselines import Baseline, History
 from pytest_gpubench.gate.declared import golden_results, limit_results, refusal
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 
 _CHANGES_SHOWN = 6
 _MORE_LAUNCHES_HELP = frozenset({"straddles", "too-noisy", "unconfirmed", "few-launches"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.model.metrics import METRICS
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.metrics import ACCEPTANCE, METRICS
-from pytest_gpubench.domain.specs import Speculative
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.gate.golden import GOLDEN_TOLERANCE, golden_length
 from pytest_gpubench.gate.limits import Limit
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
+from pytest_gpubench.model.specs import Speculative
+from pytest_gpubench.model.workload import Workload
 
 RANDOM_DATASET = "random"
 _TAIL_REQUESTS = {"p90": 100, "p99": 1000}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.verdicts import Change, MetricVerdict, Status
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status
 
 _LABEL_WIDTH = 11
 

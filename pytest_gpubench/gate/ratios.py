@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.verdicts import MetricVerdict, Status, Verdict
 from pytest_gpubench.gate import prose
 from pytest_gpubench.gate.declared import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 
 _NAMES = ("isl", "osl", "conc", "tp", "ep", "pp", "dp_attn")
 

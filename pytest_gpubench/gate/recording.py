@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.verdicts import MetricVerdict, Status, Verdict
 from pytest_gpubench.gate.baselines import LaunchEntry, mark
 from pytest_gpubench.gate.declared import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 
 _NO_OBJECTION = frozenset({"short-baseline", "few-requests", "not-measured", "not-gateable"})
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 
 _TIME_LIMIT_S = 60
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.plan import Phase
+from pytest_gpubench.model.workload import Workload
 
 
 def due_offsets(workload: Workload, phase: Phase, number: int) -> list[float]:

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.calibration import Calibration, compare
 from pytest_gpubench.load.loopback import TRUTH_PATH
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.run import run_load
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.workload import Workload
 
 _TTFT = 0.05
 _ISL = 64

@@ -7,10 +7,10 @@ import platform
 import re
 from pathlib import Path
 
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host import files
 from pytest_gpubench.load.calibrate import host_name, software_name
 from pytest_gpubench.load.calibration import Calibration
+from pytest_gpubench.model.failures import GpubenchError
 
 SCHEMA_VERSION = 1
 

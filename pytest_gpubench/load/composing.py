@@ -7,7 +7,6 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.load.datasets import (
     CORPUS,
     Conversation,
@@ -20,6 +19,7 @@ from pytest_gpubench.load.datasets import (
 )
 from pytest_gpubench.load.plan import LoadPlan, Phase
 from pytest_gpubench.load.prompts import Counter, Message, Prompt, Vocabulary, draw_lengths, draw_words, fit, measure_vocabulary
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 _PARALLEL = 8
 _BLOCK_TOKENS = 512

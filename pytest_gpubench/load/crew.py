@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from pytest_gpubench.domain.failures import Failure
 from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress, RequestRecord
+from pytest_gpubench.model.failures import Failure
 
 _START_DELAY_NS = 50_000_000
 """Between the word and the common start of several workers: enough for all of them to hear it."""

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
-from pytest_gpubench.domain.frozen import FrozenMap, thaw
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.host.bounded import open_regular
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.frozen import FrozenMap, thaw
+from pytest_gpubench.model.workload import Workload
 
 CORPUS = Path(__file__).with_name("corpus.txt")
 _MIN_SENTENCE_WORDS = 3

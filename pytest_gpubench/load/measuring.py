@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.arrivals import due_offsets, ramped
 from pytest_gpubench.load.composing import make_prompts
 from pytest_gpubench.load.driver import Driver, Job
@@ -25,6 +23,8 @@ from pytest_gpubench.load.requests import TokenCounter, WireRequest, build_reque
 from pytest_gpubench.load.spool import Spool
 from pytest_gpubench.load.stopping import StopRule
 from pytest_gpubench.load.transport import Exchange
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.workload import Workload
 
 Gate = Callable[[Literal["warmup", "measured", "recount"]], Awaitable[int]]
 """Waits until every worker is as far; the common start as ``monotonic_ns``, 0: now, below 0: not at all, another has failed."""

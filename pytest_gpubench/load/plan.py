@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
-from pytest_gpubench.domain.frozen import FrozenMap, thaw
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.frozen import FrozenMap, thaw
+from pytest_gpubench.model.workload import Workload
 
 Phase: TypeAlias = Literal["warmup", "measured"]
 StopReason: TypeAlias = Literal["count", "duration", "interval"]

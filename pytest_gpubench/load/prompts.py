@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.plan import Phase
 from pytest_gpubench.load.words import WORDS
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.workload import Workload
 
 _ROUNDS = 8
 _TOLERANCE = 1

@@ -12,10 +12,10 @@ from typing import Any
 import httpx2
 import openai
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
-from pytest_gpubench.domain.frozen import thaw
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Message, Prompt
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.frozen import thaw
 
 _TOKENIZE_TIMEOUT = 30.0
 """Seconds for a whole answer; a prompt of a million tokens takes a few."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.plan import ClientFacts, Phase, RequestRecord
 from pytest_gpubench.measure.measurement import Drafting
+from pytest_gpubench.model.workload import Workload
 
 _SHOWN_REASONS = 3
 _PROMPT_TOLERANCE = 1

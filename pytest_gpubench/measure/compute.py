@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from pytest_gpubench.domain.frozen import thaw
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.engines.scrape import Scrape
 from pytest_gpubench.load.calibration import Calibration, best_of
 from pytest_gpubench.load.plan import ClientFacts, RequestRecord
@@ -18,6 +15,9 @@ from pytest_gpubench.measure.measurement import Drafting, Measurement, Totals
 from pytest_gpubench.measure.recount import disagreement, recount_flags, recounted
 from pytest_gpubench.measure.series import series_of
 from pytest_gpubench.measure.validity import chunk_rate, compilation, look, most_in_flight, reasons
+from pytest_gpubench.model.frozen import thaw
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.workload import Workload
 
 
 def compute(

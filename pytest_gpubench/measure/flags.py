@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.plan import ClientFacts
 from pytest_gpubench.measure.measurement import Flag, Totals
 from pytest_gpubench.measure.validity import ENGINE_STRETCH, Validity
+from pytest_gpubench.model.workload import Workload
 
 VANISHED = "counters-vanished"
 _TAILS: tuple[tuple[str, int, int], ...] = (("p90", 29, 100), ("p99", 299, 1000))

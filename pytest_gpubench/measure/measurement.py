@@ -59,7 +59,7 @@ class Measurement:
     """Metrics with what is needed to trust them."""
 
     metrics: Mapping[str, float]
-    """By the names of ``domain.metrics.METRICS``; a metric that is undefined here is absent. Empty when there are problems."""
+    """By the names of ``model.metrics.METRICS``; a metric that is undefined here is absent. Empty when there are problems."""
     totals: Totals
     problems: tuple[str, ...] = ()
     """Reasons to fail before any statistics, one sentence each."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.specs import Launch, ServerSpec
 from pytest_gpubench.engines.against import differences
 from pytest_gpubench.engines.interpreter import default_command, probe_command
 from pytest_gpubench.host.gpus.inventory import Inventory
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.settings import Settings
 

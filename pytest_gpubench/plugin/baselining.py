@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import FrozenMap
 
 if TYPE_CHECKING:
     from pytest_gpubench.gate.baselines import Baseline

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting, signals
 from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.plugin.collection import MARK_FIELDS, Chosen, Parameters

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.plugin.collection import parameters_of
 from pytest_gpubench.plugin.state import ASKED
 

@@ -13,8 +13,8 @@ import pytest
 from pytest_gpubench.plugin.state import ASKED, find_benchmark
 
 if TYPE_CHECKING:
-    from pytest_gpubench.domain.cases import Case, RecipeBook
-    from pytest_gpubench.domain.specs import Launch, ServerSpec
+    from pytest_gpubench.model.cases import Case, RecipeBook
+    from pytest_gpubench.model.specs import Launch, ServerSpec
 
 LAUNCH = "_gpubench_launch"
 CASE = "_gpubench_case"

@@ -20,15 +20,15 @@ from pytest_gpubench.doctor import (
     unknown_rules,
     without,
 )
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.failures import Failure
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.interpreter import default_command, probe_command
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.host.leases.owners import in_words
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.weights import Wanted, models_of
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host import files
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.plugin.baselining import Baselines, Updated, update_baselines
 from pytest_gpubench.plugin.outcomes import Outcome, is_undecided, last_verdicts
 from pytest_gpubench.plugin.settings import Settings

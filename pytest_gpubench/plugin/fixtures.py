@@ -16,13 +16,13 @@ from pytest_gpubench.plugin.state import benchmark_of
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-    from pytest_gpubench.domain.cases import Case
-    from pytest_gpubench.domain.specs import Launch
-    from pytest_gpubench.domain.verdicts import Verdict
     from pytest_gpubench.engines.engine import Engine
     from pytest_gpubench.engines.expectations import EngineCheck
     from pytest_gpubench.gate.ratios import RatioPoint
     from pytest_gpubench.measure.measurement import Measurement
+    from pytest_gpubench.model.cases import Case
+    from pytest_gpubench.model.specs import Launch
+    from pytest_gpubench.model.verdicts import Verdict
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import pytest
 from pytest_gpubench.plugin.collection import INIT_GATE, parameters_of
 
 if TYPE_CHECKING:
-    from pytest_gpubench.domain.cases import Case
-    from pytest_gpubench.domain.specs import Launch
+    from pytest_gpubench.model.cases import Case
+    from pytest_gpubench.model.specs import Launch
     from pytest_gpubench.plugin.benchmark import Benchmark
 
 

@@ -10,11 +10,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.frozen import FrozenMap, thaw
-from pytest_gpubench.domain.printing import for_terminal
-from pytest_gpubench.domain.specs import Launch, ServerSpec, init_subject
-from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.gate import prose
 from pytest_gpubench.gate.baseline_key import comparison_key, measurement_axis
@@ -23,6 +18,11 @@ from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evid
 from pytest_gpubench.gate.policy import policies
 from pytest_gpubench.gate.recording import recording
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.frozen import FrozenMap, thaw
+from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.specs import Launch, ServerSpec, init_subject
+from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.plugin.judging import Evidence, Judging
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.report.records import MEASUREMENT_VERSION, plain

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.specs import Launch, init_subject
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.plugin import outcomes, ratioing, summary
 from pytest_gpubench.plugin.benchmark import Benchmark
 from pytest_gpubench.plugin.collection import UNTIL_GREEN, Chosen, parameters_of, refuse_repeats, run_order

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.domain.verdicts import Verdict
 from pytest_gpubench.gate.baselines import Baseline
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.judging import judge, judge_pair
 from pytest_gpubench.gate.policy import MetricPolicy
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import Launch
+from pytest_gpubench.model.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import TextIO
 
 import pytest
 
-from pytest_gpubench.domain.cases import Case
 from pytest_gpubench.load.plan import Progress
+from pytest_gpubench.model.cases import Case
 from pytest_gpubench.report.live import LiveCase
 
 _EVERY = 1.0

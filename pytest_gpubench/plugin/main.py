@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.failures import CommandError
+from pytest_gpubench.model.failures import CommandError
 
 _SUITE = "pytest_gpubench.suite"
 _NOTHING_SELECTED = 5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.domain.policies import SHARING_POLICIES
+from pytest_gpubench.model.policies import SHARING_POLICIES
 from pytest_gpubench.plugin import fleet, reporting
 
 RECIPE_FILE = "recipes.yaml"

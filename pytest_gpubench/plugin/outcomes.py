@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.failures import Failure
-from pytest_gpubench.domain.printing import for_terminal
-from pytest_gpubench.domain.secrets import Secrets
-from pytest_gpubench.domain.specs import Launch, init_subject
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.secrets import Secrets
+from pytest_gpubench.model.specs import Launch, init_subject
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin.collection import INIT_GATE, RATIO, Chosen, mark_values, parameters_of
 from pytest_gpubench.plugin.state import ASKED, benchmark_of
 from pytest_gpubench.recipes.hints import nearest

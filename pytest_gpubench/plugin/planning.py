@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.doctor import findings_for
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.engines.argv import CommandLine, render
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin.arms import SECOND, Arms
 from pytest_gpubench.recipes.launches import parse_launches
 from pytest_gpubench.report.matrix import matrix_document

@@ -14,9 +14,9 @@ from pytest_gpubench.plugin.collection import RATIO, parameters_of
 from pytest_gpubench.plugin.outcomes import RESULT, takes_properties
 
 if TYPE_CHECKING:
-    from pytest_gpubench.domain.cases import RecipeBook
-    from pytest_gpubench.domain.verdicts import Verdict
     from pytest_gpubench.gate.ratios import RatioPoint
+    from pytest_gpubench.model.cases import RecipeBook
+    from pytest_gpubench.model.verdicts import Verdict
     from pytest_gpubench.plugin.benchmark import Benchmark
 
 

@@ -70,7 +70,7 @@ class _Hooks:
         """Write the page and the job's summary, where they are asked for."""
         if not (self._target or self._step_summary):
             return
-        from pytest_gpubench.domain.failures import GpubenchError
+        from pytest_gpubench.model.failures import GpubenchError
         from pytest_gpubench.report.loaded import Loaded
         from pytest_gpubench.report.loading import load_results
 

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.specs import Launch, ServerSpec
-from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.specs import Launch, ServerSpec
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.weights import models_of

@@ -11,11 +11,6 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_gpubench.doctor import findings_for
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError, failure_words
-from pytest_gpubench.domain.printing import for_terminal
-from pytest_gpubench.domain.specs import Launch, init_subject
-from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.scrape import wait_idle
 from pytest_gpubench.engines.silence import SILENT, SilenceWatch
@@ -26,6 +21,11 @@ from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.flags import VANISHED
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.measure.validity import accounting
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError, failure_words
+from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.specs import Launch, init_subject
+from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.plugin.doctoring import as_failure
 from pytest_gpubench.plugin.gating import Gate
 from pytest_gpubench.plugin.live import Shows, nothing

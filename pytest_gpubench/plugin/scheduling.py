@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.domain.specs import init_subject
+from pytest_gpubench.model.specs import init_subject
 from pytest_gpubench.plugin.collection import CASE, LAUNCH, RATIO, Chosen, Parameters
 
 if TYPE_CHECKING:
-    from pytest_gpubench.domain.cases import Case, RecipeBook
-    from pytest_gpubench.domain.specs import Launch
+    from pytest_gpubench.model.cases import Case, RecipeBook
+    from pytest_gpubench.model.specs import Launch
 
 _AHEAD = 2
 """Items that a worker has at a time: the one that runs, and the next, without which xdist does not start the first."""

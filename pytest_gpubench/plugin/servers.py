@@ -11,9 +11,6 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
-from pytest_gpubench.domain.specs import Launch, ServerSpec
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
 from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires, probe_command
@@ -24,6 +21,9 @@ from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, read_inventory, 
 from pytest_gpubench.host.gpus.requirements import missing_hardware
 from pytest_gpubench.host.hub.fetch import Progress
 from pytest_gpubench.host.hub.local import server_cache_dir
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.arms import Arms
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.leasing import Leasing

@@ -124,8 +124,8 @@ def _by_kind(failed: Sequence[_Failed]) -> dict[str, list[dict[str, str]]]:
 
 def _is_recorded(data: Mapping[str, Any], loaded: Loaded) -> bool:
     """Whether a record says that this failed: a case or a start that failed or whose gate did."""
-    from pytest_gpubench.domain.specs import init_subject
-    from pytest_gpubench.domain.verdicts import Status
+    from pytest_gpubench.model.specs import init_subject
+    from pytest_gpubench.model.verdicts import Status
 
     server, launch = data.get("server", ""), data.get("launch", "")
     starts = {(one.server, one.launch.label): one for one in loaded.inits()}

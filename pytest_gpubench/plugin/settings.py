@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.policies import SHARING_POLICIES, SharingPolicy
 from pytest_gpubench.plugin.options import (
     DEFAULT_BASELINES,
     DEFAULT_RESULTS,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from pytest_gpubench.domain.specs import Launch, init_subject
-from pytest_gpubench.domain.verdicts import Verdict
+from pytest_gpubench.model.specs import Launch, init_subject
+from pytest_gpubench.model.verdicts import Verdict
 from pytest_gpubench.plugin.collection import INIT_GATE, parameters_of
 
 

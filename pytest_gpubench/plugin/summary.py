@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gpubench.domain.printing import for_terminal
+from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.plugin.outcomes import Outcome
 from pytest_gpubench.report.terminal import Row
 

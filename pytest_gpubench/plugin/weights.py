@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES, write_demo_models
-from pytest_gpubench.domain.specs import ServerSpec
 from pytest_gpubench.host.hub.fetch import Progress, ensure_snapshot
 from pytest_gpubench.host.hub.local import default_cache_dir
+from pytest_gpubench.model.specs import ServerSpec
 
 
 class Wanted(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.frozen import canonical_json, thaw
-from pytest_gpubench.domain.secrets import shown_value
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.frozen import canonical_json, thaw
+from pytest_gpubench.model.secrets import shown_value
 
 Kind = Literal["new", "changed", "removed"]
 

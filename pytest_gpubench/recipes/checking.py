@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pytest_gpubench.domain.cases import SourcePosition
+from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
 from pytest_gpubench.recipes.client_schema import ClientKeys, SloKeys
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse

@@ -15,7 +15,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from pytest_gpubench.domain.metrics import ACCEPTANCE, METRICS
+from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.recipes.flags import our_flag, words_error
 from pytest_gpubench.recipes.problems import did_you_mean, shown
 from pytest_gpubench.recipes.templating import is_computed

@@ -6,8 +6,8 @@ import keyword
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from pytest_gpubench.domain.cases import Identity
-from pytest_gpubench.domain.hardware import HARDWARE
+from pytest_gpubench.model.cases import Identity
+from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.recipes.fields import is_token
 from pytest_gpubench.recipes.problems import did_you_mean
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.specs import Launch
 
 MAX_LAUNCHES = 100
 ABBA = ("a", "b", "b", "a")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_gpubench.domain.cases import Case, Identity, RecipeBook, SourcePosition, Unsupported
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.specs import ServerSpec, SharingPolicy
+from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePosition, Unsupported
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
 from pytest_gpubench.recipes import foreign, schema
 from pytest_gpubench.recipes.checking import check_section, validated
 from pytest_gpubench.recipes.identity import SPEC_WORD, hardware_of, name_error, runner_hint

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from pytest_gpubench.domain.cases import Problem, RecipeBook, SourcePosition
-from pytest_gpubench.domain.printing import for_terminal
+from pytest_gpubench.model.cases import Problem, RecipeBook, SourcePosition
+from pytest_gpubench.model.printing import for_terminal
 
 
 class ProblemLog:

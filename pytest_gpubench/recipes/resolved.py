@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_gpubench.domain.cases import Identity
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import ServerSpec
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.cases import Identity
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.rows import Point
 
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pytest_gpubench.domain.cases import Identity
-from pytest_gpubench.domain.frozen import FrozenMap, freeze
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.specs import ServerSpec, Speculative
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.cases import Identity
+from pytest_gpubench.model.frozen import FrozenMap, freeze
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import ServerSpec, Speculative
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import condition_text
 from pytest_gpubench.recipes.client import given_keys, workload_of
 from pytest_gpubench.recipes.client_schema import ClientKeys

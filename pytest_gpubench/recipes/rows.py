@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gpubench.domain.cases import SourcePosition
-from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.model.cases import SourcePosition
+from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.recipes.expressions import Value
 from pytest_gpubench.recipes.schema import Row
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.specs import SharingPolicy
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import SharingPolicy
 from pytest_gpubench.recipes.client_schema import ClientKeys
 from pytest_gpubench.recipes.fields import (
     Command,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.model.cases import Case
 
 MAX_DEPTH = 60
 MAX_FREE_WORDS = 8

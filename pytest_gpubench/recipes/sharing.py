@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
-from pytest_gpubench.domain.frozen import FrozenMap, canonical_json
-from pytest_gpubench.domain.specs import ServerSpec, SharingPolicy
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.frozen import FrozenMap, canonical_json
+from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.resolved import Resolved
 
 CAPACITIES = ("max-model-len", "max-num-batched-tokens", "max-num-seqs", "max-cudagraph-capture-size")

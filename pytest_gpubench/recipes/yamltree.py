@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from pytest_gpubench.domain.cases import SourcePosition
+from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes.problems import ProblemLog, join_path, shown
 
 MAX_BYTES = 4 * 1024 * 1024

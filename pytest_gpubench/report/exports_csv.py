@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Iterable
 
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.printing import printable
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.printing import printable
 from pytest_gpubench.report.loaded import CaseResult
 
 _FIELDS = [

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench import __version__
-from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.host.files import write_text
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table
 from pytest_gpubench.report.html_diff import difference
 from pytest_gpubench.report.html_parts import facts, section

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_tags import Child, Markup, tag
 
 GLYPHS = {Status.FAIL: "✕", Status.INVALID: "⊘", Status.INCONCLUSIVE: "?", Status.PASS: "✓", Status.UNGATED: "\u2013"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_chart import COLOURS, SHAPES, Axis, Chart, Mark, Series, draw, marker
 from pytest_gpubench.report.html_parts import figure, section
 from pytest_gpubench.report.html_tags import Markup, join, tag

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_details
 from pytest_gpubench.report.html_chart import COLOURS, SHAPES, Axis, Chart, Mark, Series, draw
 from pytest_gpubench.report.html_parts import badge, copyable, facts, figure, link, section, shell_text, table, table_row

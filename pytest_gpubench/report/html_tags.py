@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from pytest_gpubench.domain.printing import printable
+from pytest_gpubench.model.printing import printable
 
 LONGEST_TEXT = 4000
 """Characters of one text in the page; the rest is left out, with a word about it."""

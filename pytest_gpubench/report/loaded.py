@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.cases import Identity
-from pytest_gpubench.domain.failures import Failure
-from pytest_gpubench.domain.printing import for_terminal
-from pytest_gpubench.domain.specs import Launch, SharingPolicy, init_subject
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.cases import Identity
+from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.specs import Launch, SharingPolicy, init_subject
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.verdicts import Status, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class CaseResult:
     hostname: str
     topology: Topology
     workload: Mapping[str, Any]
-    """The fields of ``domain.workload.Workload``: isl, osl, conc, ..."""
+    """The fields of ``model.workload.Workload``: isl, osl, conc, ..."""
     metrics: Mapping[str, float]
     """Finite ones only; empty where nothing was measured."""
     measurement: Measurement | None

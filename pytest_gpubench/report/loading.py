@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from pytest_gpubench.domain.cases import Identity
-from pytest_gpubench.domain.failures import Failure, GpubenchError
-from pytest_gpubench.domain.policies import SharingPolicy
-from pytest_gpubench.domain.specs import Launch
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.verdicts import Verdict
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.cases import Identity
+from pytest_gpubench.model.failures import Failure, GpubenchError
+from pytest_gpubench.model.policies import SharingPolicy
+from pytest_gpubench.model.specs import Launch
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.verdicts import Verdict
 from pytest_gpubench.report.loaded import CaseResult, InitResult, LeftOut, Loaded, Run, RunEnd, Versions
 from pytest_gpubench.report.records import SCHEMA_VERSION
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pytest_gpubench.domain.printing import printable
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.printing import printable
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_parts import GLYPHS
 from pytest_gpubench.report.html_tags import clip
 from pytest_gpubench.report.loaded import Loaded

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.gate.ratios import ratio_points
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.workload import Workload
 
 MATRIX_VERSION = 1
 MAX_JOBS = 256

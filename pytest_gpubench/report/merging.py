@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pytest_gpubench.domain.failures import Failure, GpubenchError, failure_words
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.printing import for_terminal
-from pytest_gpubench.domain.verdicts import Status, Verdict
 from pytest_gpubench.gate.evidence import evidence_of
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio
+from pytest_gpubench.model.failures import Failure, GpubenchError, failure_words
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded, Run, RunEnd
 
 EXIT_FAILED = 1

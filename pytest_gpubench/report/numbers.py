@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from pytest_gpubench.domain.metrics import METRICS
 from pytest_gpubench.gate.prose import quantity
+from pytest_gpubench.model.metrics import METRICS
 
 
 def finite(value: object) -> float | None:

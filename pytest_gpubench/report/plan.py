@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_gpubench.doctor import Finding
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.specs import Launch
 from pytest_gpubench.engines.argv import CommandLine
 from pytest_gpubench.gate.policy import policies, policy_document
 from pytest_gpubench.gate.ratios import ratio_points
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.specs import Launch
 
 
 def plan_document(

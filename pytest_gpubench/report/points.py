@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_gpubench.domain.failures import failure_words
-from pytest_gpubench.domain.verdicts import Status
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.failures import failure_words
+from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.report.loaded import CaseResult
 from pytest_gpubench.report.merging import INTERRUPTED, Row, attempts_that_count, gave_answer
 from pytest_gpubench.report.numbers import finite

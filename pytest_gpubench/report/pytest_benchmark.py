@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.loaded import CaseResult, InitResult, Run
 
 Sample = tuple[Path, float]

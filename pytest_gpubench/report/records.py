@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import canonical_json
-from pytest_gpubench.domain.secrets import hide_in
-from pytest_gpubench.domain.specs import Launch, ServerSpec
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import canonical_json
+from pytest_gpubench.model.secrets import hide_in
+from pytest_gpubench.model.specs import Launch, ServerSpec
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"

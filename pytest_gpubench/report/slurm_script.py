@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=/-]+")
 _UNSAFE_PATH = re.compile(r"[\x00-\x1f\x7f\"'\\%]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 
 _FILES = {"recipes.yaml": "starter_recipes.yaml", "benchmarks/test_serving.py": "starter_test_serving.py"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gpubench.domain.printing import for_terminal
+from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.report.pareto import frontier_lines
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from pytest_gpubench.demo.models import DEMO_DRAFT, DEMO_REPOSITORIES, DEMO_TARGET, write_demo_models
 from pytest_gpubench.demo.repository import publish_repository
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder
+from pytest_gpubench.model.failures import GpubenchError
 
 WRITE = """
 import sys

@@ -16,8 +16,8 @@ from docs_reference.markdown import attribute_docstrings, cell, table
 from docs_reference.options import declared
 from docs_reference.outcomes import exit_codes, raised, verdicts
 from docs_reference.schema import schema_keys
-from pytest_gpubench.domain.failures import FAILURE_CLASSES
-from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.model.failures import FAILURE_CLASSES
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.recipes import json_schema
 
 PAGES = pages()

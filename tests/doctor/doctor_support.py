@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.doctor import Node
-from pytest_gpubench.domain.cases import Case, Identity, SourcePosition
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.hardware import HARDWARE, Hardware
-from pytest_gpubench.domain.specs import ServerSpec, Speculative
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.cases import Case, Identity, SourcePosition
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.hardware import HARDWARE, Hardware
+from pytest_gpubench.model.specs import ServerSpec, Speculative
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.workload import Workload
 
 HERE = Path(__file__).parent
 LOGS = HERE / "logs"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_gpubench.doctor import MemoryEstimate, Node, examine, memory_of
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.specs import ServerSpec, Speculative
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import ServerSpec, Speculative
 from tests.doctor.doctor_support import TINY_DRAFT, TINY_LLAMA, config, eagle3, served, server
 
 GIB = 1024**3

@@ -27,11 +27,11 @@ from pytest_gpubench.doctor import (
 )
 from pytest_gpubench.doctor.settings import settings_of
 from pytest_gpubench.doctor.shape import shape_of
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.hardware import HARDWARE
-from pytest_gpubench.domain.specs import SHARING_POLICIES, ServerSpec
-from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import SHARING_POLICIES, ServerSpec
+from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.recipes.loading import load_recipes
 from tests.doctor.doctor_support import TINY_LLAMA, case, config, eagle3, server
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.doctor import RULE_IDS, Finding, Node, examine
-from pytest_gpubench.domain.cases import Case
-from pytest_gpubench.domain.hardware import HARDWARE, Hardware
-from pytest_gpubench.domain.specs import ServerSpec, Speculative
-from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.hardware import HARDWARE, Hardware
+from pytest_gpubench.model.specs import ServerSpec, Speculative
+from pytest_gpubench.model.topology import Topology
 from tests.doctor.doctor_support import TINY_DRAFT, TINY_LLAMA, case, config, eagle3, server
 
 GQA: dict[str, Any] = {**TINY_LLAMA, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 16384}

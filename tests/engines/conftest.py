@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import ServerSpec, Speculative
-from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.engines.lifecycle import EngineSettings
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import ServerSpec, Speculative
+from pytest_gpubench.model.topology import Topology
 
 STUB = Path(__file__).parents[1] / "stub_engine.py"
 Settings = Callable[..., EngineSettings]

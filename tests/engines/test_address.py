@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.engines.address import base_url_error
 from pytest_gpubench.engines.lifecycle import attach
+from pytest_gpubench.model.failures import GpubenchError
 
 WRONG = ["", " ", "h", "h:8000", "localhost:8000/v1", "file:///etc/hostname", "ftp://h", "ws://h", "http:", "http://"]
 WRONG += ["http:///v1", "http://:80", "http://h:", "http://h:0", "http://h:65536", "http://h:x", "http://h:-1"]

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap, freeze
-from pytest_gpubench.domain.specs import ServerSpec, Speculative
-from pytest_gpubench.domain.topology import Topology
 from pytest_gpubench.engines.argv import PORT, flag, record_env, render
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import FrozenMap, freeze
+from pytest_gpubench.model.specs import ServerSpec, Speculative
+from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.recipes.flags import OUR_FLAGS
 
 API_SERVER = ("python", "-m", "vllm.entrypoints.openai.api_server")

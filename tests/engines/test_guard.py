@@ -75,9 +75,9 @@ def owner_of(tmp_path: Path, fault: str, then: str) -> subprocess.Popen[bytes]:
     program = f"""
 import sys, time
 from pathlib import Path
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import ServerSpec
-from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
 
 def start():

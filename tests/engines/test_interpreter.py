@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.engines import interpreter
 from pytest_gpubench.engines.interpreter import (
     EngineDistribution,
@@ -15,6 +14,7 @@ from pytest_gpubench.engines.interpreter import (
     interpreter_of,
     probe_command,
 )
+from pytest_gpubench.model.frozen import FrozenMap
 
 
 def script(folder: Path, first_line: str) -> str:

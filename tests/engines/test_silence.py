@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.engines.silence import SilenceWatch
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 
 @dataclass

@@ -20,8 +20,8 @@ from safetensors import safe_open
 
 from pytest_gpubench.demo.models import LlamaShape
 from pytest_gpubench.demo.tokenizer import draft_token_ids, text_token_ids
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
+from pytest_gpubench.model.failures import GpubenchError
 
 SMALL = LlamaShape(hidden=64, layers=4, heads=2, kv_heads=1, head_dim=32, intermediate=96)
 

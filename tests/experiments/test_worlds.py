@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from worlds import MEASURED, METRIC, SCENARIOS, Scenario, draw, gate_rates, gate_verdicts, pair_rates
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.gate import statistics
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.judging import judge, judge_pair
 from pytest_gpubench.gate.policy import DEFAULTS, MetricPolicy
 from pytest_gpubench.gate.statistics import against_baseline
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.verdicts import Status
 
 pytestmark = pytest.mark.slow
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap
 from pytest_gpubench.gate import baseline_files
 from pytest_gpubench.gate.baseline_files import baseline_path, baseline_text, read_baseline, update_baseline
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import FrozenMap
 
 CASE = "tiny-bf16-cpu-vllm-tp1:128x32-c8"
 KEY = FrozenMap({"device": "AMD EPYC", "gpus": 1, "shared_host": False, "workload.range_ratio": 0.8})

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.cases import Case, Identity, SourcePosition
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import ServerSpec, Speculative
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.verdicts import Change, MetricVerdict, Status, Verdict
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.gate.baseline_key import comparison_key, differences, key_digest, measurement_axis
 from pytest_gpubench.gate.baselines import ANCHOR, WINDOW, Baseline, LaunchEntry, append, mark, prune
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.recording import entries_of, recording, tree_refusal
+from pytest_gpubench.model.cases import Case, Identity, SourcePosition
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import ServerSpec, Speculative
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status, Verdict
+from pytest_gpubench.model.workload import Workload
 
 KEY = FrozenMap({"device": "H100"})
 METRIC = "tpot_p50"

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import Speculative
-from pytest_gpubench.domain.verdicts import Status, Verdict
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan, evidence_of
 from pytest_gpubench.gate.judging import judge, judge_pair
 from pytest_gpubench.gate.policy import MetricPolicy, policies
 from pytest_gpubench.measure.measurement import Measurement, Totals
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import Speculative
+from pytest_gpubench.model.verdicts import Status, Verdict
+from pytest_gpubench.model.workload import Workload
 
 KEY = FrozenMap({"device": "NVIDIA H100 80GB HBM3", "workload.osl": 1024})
 NOISE = (1.0, 1.004, 0.996, 1.007, 0.993, 1.002, 0.998, 1.0)

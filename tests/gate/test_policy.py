@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.gate.policy import DEFAULTS, MetricPolicy, policies, policy_document
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.workload import Workload
 
 WORKLOAD = Workload(1024, 1024, 4, 40, 8)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.domain.cases import Case, Identity, SourcePosition
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.verdicts import Status
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio, ratio_points, unmatched
+from pytest_gpubench.model.cases import Case, Identity, SourcePosition
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.model.workload import Workload
 
 
 def case(recipe: str, tp: int, conc: int, spec: str = "") -> Case:

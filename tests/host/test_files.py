@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host import files
 from pytest_gpubench.host.files import careful_umask, make_folder, output_error, write_text, writing
+from pytest_gpubench.model.failures import GpubenchError
 
 
 def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
 from pytest_gpubench.host.leases.files import lease_folder
 from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.host.leases.owners import ProcessId, identify, is_alive, kill_all, lock_holders
+from pytest_gpubench.model.failures import BenchmarkError
 
 GIB = 1 << 30
 GPUS = tuple(Gpu(index, f"GPU-{index}", "NVIDIA H100 80GB HBM3", 80 * GIB, GIB // 2) for index in range(4))

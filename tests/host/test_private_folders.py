@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.host.home import expanded
 from pytest_gpubench.host.hub import local
 from pytest_gpubench.host.hub.locks import lock_path, repository_lock
@@ -18,6 +17,7 @@ from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
 from pytest_gpubench.host.leases.files import lease_folder
 from pytest_gpubench.host.private import make_folder, not_private
+from pytest_gpubench.model.failures import BenchmarkError
 
 
 @pytest.fixture

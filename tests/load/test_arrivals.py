@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.arrivals import due_offsets, ramped
+from pytest_gpubench.model.workload import Workload
 
 
 def workload(**chosen: Any) -> Workload:

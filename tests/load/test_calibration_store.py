@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_gpubench import cli
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.load import calibrate, calibration_store
 from pytest_gpubench.load.calibration import Calibration, best_of, table_of
 from pytest_gpubench.load.calibration_store import file_of, store, stored
+from pytest_gpubench.model.failures import GpubenchError
 
 
 def made(conc: int, rate: float, *, good: bool = True, workers: int = 1, software: str = "") -> Calibration:

@@ -12,8 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.failures import BenchmarkError
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.composing import make_prompts
 from pytest_gpubench.load.datasets import (
     CORPUS,
@@ -29,6 +27,8 @@ from pytest_gpubench.load.datasets import (
 )
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Message, Prompt
+from pytest_gpubench.model.failures import BenchmarkError
+from pytest_gpubench.model.workload import Workload
 
 WORKLOAD = Workload(isl=64, osl=16, conc=2, num_prompts=8, num_warmups=2)
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load import pool
 from pytest_gpubench.load.driver import Driver, Job
 from pytest_gpubench.load.loopback import LoopbackServer, Schedule
@@ -13,6 +12,7 @@ from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Prompt
 from pytest_gpubench.load.requests import build_requests
 from pytest_gpubench.load.transport import Exchange
+from pytest_gpubench.model.workload import Workload
 
 FAST = Schedule(ttft=0.01, token_time=0.001)
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.failures import BenchmarkError
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.composing import make_prompts
 from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Message, Prompt, Vocabulary, draw_lengths, draw_words, measure_vocabulary
 from pytest_gpubench.load.words import WORDS
+from pytest_gpubench.model.failures import BenchmarkError
+from pytest_gpubench.model.workload import Workload
 
 PLAN = LoadPlan("http://x", "m", Workload(isl=64, osl=16, conc=2, num_prompts=12, num_warmups=3))
 

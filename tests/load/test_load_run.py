@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Response, Schedule, Served
 from pytest_gpubench.load.plan import LoadPlan, LoadResult, Progress, RequestRecord
 from pytest_gpubench.load.run import run_load
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.workload import Workload
 from tests.busy import host_is_busy
 
 FAST = Schedule(ttft=0.03, token_time=0.005)
@@ -323,7 +323,7 @@ def test_plan_that_cannot_be_run_is_refused(change: dict[str, Any], words: str) 
 
 PARENT = """
     import sys
-    from pytest_gpubench.domain.workload import Workload
+    from pytest_gpubench.model.workload import Workload
     from pytest_gpubench.load.plan import LoadPlan
     from pytest_gpubench.load.run import run_load
 

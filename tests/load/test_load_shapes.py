@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.domain.failures import BenchmarkError
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.calibrate import loopback_process
 from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Schedule
 from pytest_gpubench.load.plan import LoadPlan, LoadResult, RequestRecord
 from pytest_gpubench.load.run import run_load
+from pytest_gpubench.model.failures import BenchmarkError
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.workload import Workload
 from tests.busy import host_is_busy
 
 pytestmark = pytest.mark.slow

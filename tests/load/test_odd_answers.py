@@ -10,8 +10,6 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_gpubench.domain.failures import BenchmarkError
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load import crew
 from pytest_gpubench.load.loopback import LoopbackServer, Request, Response, Schedule
 from pytest_gpubench.load.loopback_http import STREAM_HEAD, chunk
@@ -19,6 +17,8 @@ from pytest_gpubench.load.parse import body_pieces
 from pytest_gpubench.load.plan import LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.load.transport import framing_fault, parse_head
+from pytest_gpubench.model.failures import BenchmarkError
+from pytest_gpubench.model.workload import Workload
 from tests.load.test_load_parse import DONE, HEAD, framed, parsed
 from tests.load.test_load_parse import chunk as token
 from tests.raw_server import answer, raw_server

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Response, Schedule
 from pytest_gpubench.load.loopback_state import count_word_tokens
 from pytest_gpubench.load.parse import Answer, answer_of
@@ -21,6 +20,7 @@ from pytest_gpubench.load.plan import LoadPlan, LoadResult
 from pytest_gpubench.load.recount import SAMPLE, recount, sample, tokens_of
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.load.transport import Exchange
+from pytest_gpubench.model.workload import Workload
 
 WORKLOAD = Workload(isl=32, osl=30, conc=2, num_prompts=40, num_warmups=2)
 

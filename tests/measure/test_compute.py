@@ -7,10 +7,6 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.engines.scrape import Scrape, parse_metrics, wait_idle
 from pytest_gpubench.load.loopback import LoopbackServer, Schedule
 from pytest_gpubench.load.loopback_state import Counters
@@ -18,6 +14,10 @@ from pytest_gpubench.load.plan import ClientFacts, EngineView, LoadPlan, Phase, 
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.workload import Workload
 
 MS = 1_000_000
 WORKLOAD = Workload(isl=10, osl=5, conc=1, num_prompts=10, num_warmups=1)

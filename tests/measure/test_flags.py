@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.load.loopback_state import Counters
 from pytest_gpubench.load.plan import ClientFacts
 from pytest_gpubench.load.sampler import WATCHED
@@ -13,6 +12,7 @@ from pytest_gpubench.measure.flags import find_flags
 from pytest_gpubench.measure.measurement import Flag, Totals
 from pytest_gpubench.measure.series import series_of
 from pytest_gpubench.measure.validity import Validity
+from pytest_gpubench.model.workload import Workload
 
 TOTALS = Totals(1000, 0, 100_000, 50_000, 55_000, 55_000, 0, 0)
 WORKLOAD = Workload(isl=100, osl=50, conc=4, num_prompts=1000, num_warmups=8)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.failures import BenchmarkError
 from pytest_gpubench.engines.scrape import parse_metrics, wait_idle
 from pytest_gpubench.load.loopback_state import Counters
+from pytest_gpubench.model.failures import BenchmarkError
 
 PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.workload import Workload
 from pytest_gpubench.engines.scrape import Scrape
 from pytest_gpubench.load.calibrate import loopback_process
 from pytest_gpubench.load.measuring import Measuring
@@ -23,6 +21,8 @@ from pytest_gpubench.load.run import run_load
 from pytest_gpubench.load.transport import Slot
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.workload import Workload
 from tests.busy import host_is_busy
 
 pytestmark = pytest.mark.slow

@@ -36,9 +36,9 @@ def baseline_file(project: Project) -> Path:
 
 def seed(project: Project, factor: float = 1.0, launches: int = 6) -> None:
     """A baseline with the key of the record that a first run left, its numbers times ``factor`` with a spread of 0.2%."""
-    from pytest_gpubench.domain.frozen import FrozenMap
     from pytest_gpubench.gate.baseline_files import update_baseline
     from pytest_gpubench.gate.baselines import LaunchEntry, append
+    from pytest_gpubench.model.frozen import FrozenMap
 
     record = project.cases()[-1]
     kept = ("output_tput_per_gpu", "tpot_p50", "ttft_p50")
@@ -131,9 +131,9 @@ def test_a_damaged_baseline_is_a_sentence_before_anything_starts(project: Projec
 
 def plant(project: Project) -> None:
     """A baseline of another key, without a run."""
-    from pytest_gpubench.domain.frozen import FrozenMap
     from pytest_gpubench.gate.baseline_files import update_baseline
     from pytest_gpubench.gate.baselines import LaunchEntry, append
+    from pytest_gpubench.model.frozen import FrozenMap
 
     entries = [
         LaunchEntry(f"run{index}", "launch-1", f"2026-01-0{index + 1}T00:00:00+00:00", "", FrozenMap({"tpot_p50": 0.002}), 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from pytest_gpubench.domain.verdicts import MetricVerdict, Status, Verdict
+from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 from pytest_gpubench.plugin.gating import Gate
 
 

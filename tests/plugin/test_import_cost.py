@@ -44,8 +44,8 @@ def test_light():
     ours = set(re.findall(r"\| +(pytest_gpubench\S*)", run.stderr))
     assert ours <= {
         "pytest_gpubench",
-        "pytest_gpubench.domain",
-        "pytest_gpubench.domain.policies",
+        "pytest_gpubench.model",
+        "pytest_gpubench.model.policies",
         "pytest_gpubench.plugin",
         "pytest_gpubench.plugin.collection",
         "pytest_gpubench.plugin.fleet",

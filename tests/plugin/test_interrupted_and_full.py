@@ -10,7 +10,7 @@ __all__ = ["project"]
 
 _FULL_DISK = """
 import pytest_gpubench.plugin.runner as runner
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 def run_load(*_, **__):
     raise {error}

@@ -12,7 +12,7 @@ import pytest
 from _pytest.mark import MarkMatcher
 from _pytest.mark.expression import Expression
 
-from pytest_gpubench.domain.failures import GpubenchError
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.plugin.collection import CASE, LAUNCH
 from pytest_gpubench.recipes import load_recipes
 from pytest_gpubench.report.matrix import MAX_JOBS, jobs_of, matrix_document

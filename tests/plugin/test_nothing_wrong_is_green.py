@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.loading import load_results
 from pytest_gpubench.report.merging import Merged, merge
 from tests.plugin.conftest import Project, with_gates, workers
@@ -281,7 +281,7 @@ def test_a_report_that_cannot_be_written_fails_every_verdict(project: Project) -
     page.parent.mkdir()
     _plugin(
         project,
-        "from pytest_gpubench.report import html\nfrom pytest_gpubench.domain.failures import GpubenchError\n"
+        "from pytest_gpubench.report import html\nfrom pytest_gpubench.model.failures import GpubenchError\n"
         "def full(*_):\n    raise GpubenchError('the report could not be written: No space left on device')\n"
         "html.write = full\n",
     )

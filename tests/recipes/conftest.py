@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import pytest
 
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.specs import SharingPolicy
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.specs import SharingPolicy
 from pytest_gpubench.recipes import load_recipes
 
 Load: TypeAlias = Callable[..., RecipeBook]

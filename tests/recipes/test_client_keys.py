@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.workload import Workload
-from pytest_gpubench.domain.workload_rules import contradictions
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.model.workload_rules import contradictions
 from pytest_gpubench.recipes.client_schema import ClientKeys
 
 SERVE = "serve: {block-size: 128}"

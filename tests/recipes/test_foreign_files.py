@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.model.cases import RecipeBook
 
 MASTER = """
 demo-fp8-h200-vllm:

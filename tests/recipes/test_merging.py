@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_gpubench.domain.cases import Case, RecipeBook
-from pytest_gpubench.domain.frozen import thaw
-from pytest_gpubench.domain.specs import ServerSpec
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.frozen import thaw
+from pytest_gpubench.model.specs import ServerSpec
 
 TEMPLATES = """
 templates:

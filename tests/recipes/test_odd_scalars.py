@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.model.cases import RecipeBook
 
 ODD = ["0x" + "f" * 400, "0x" + "f" * 5000, "9" * 5000, "18446744073709551616", "1e999", "1.0e+999", ".inf", "-.inf", ".nan", "-0"]
 ODD += ["-0.0", "010", "1:30", '"a\\0b"', '"\\ud800"', "!!float x", "&a [*a]", "*zz"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.recipes.problems import ProblemLog
 from pytest_gpubench.recipes.reading import names_read, server_reads
 from pytest_gpubench.recipes.yamltree import Node, read_tree

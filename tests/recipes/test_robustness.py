@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.recipes import json_schema, load_recipes
 
 pytestmark = pytest.mark.slow

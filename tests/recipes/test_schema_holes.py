@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_gpubench.domain.cases import RecipeBook
+from pytest_gpubench.model.cases import RecipeBook
 
 ROW = "- {tp: 8, conc-list: [4, 16]}"
 COLUMN = 9

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.cases import Case, Identity, RecipeBook, SourcePosition
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePosition
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.selection import Ambiguity, find_ambiguity
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from pytest_gpubench.domain.cases import RecipeBook
-from pytest_gpubench.domain.specs import SHARING_POLICIES
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.specs import SHARING_POLICIES
 
 ROW = "- {tp: 8, conc-list: [4, 16]}"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.printing import printable
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.printing import printable
 from pytest_gpubench.report import html
 from pytest_gpubench.report.html_servers import servers
 from pytest_gpubench.report.html_tags import clip, tag

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.loading import MAX_TEXT, load_results, read_whole
 from tests.report.result_files import FAILURE, case_record, init_record, write
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.domain.failures import GpubenchError
-from pytest_gpubench.domain.verdicts import Status
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.loading import load_results
 from pytest_gpubench.report.merging import Merged, merge, read_matrix
 from tests.report.result_files import FAILURE, case_record, init_record, write

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.domain.failures import Failure, GpubenchError
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.specs import Launch
+from pytest_gpubench.model.failures import Failure, GpubenchError
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.report.records import RunFolder, as_utf8, plain, write_record, write_requests
 
 

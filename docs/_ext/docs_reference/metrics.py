@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docs_reference.markdown import code, prose, table
-from pytest_gpubench.domain.metrics import METRICS
+from pytest_gpubench.model.metrics import METRICS
 
 _HEAD = """# Metrics
 

@@ -14,9 +14,9 @@ from types import ModuleType
 import pytest_gpubench
 from docs_reference.markdown import attribute_docstrings, code, prose, sentence, table
 from pytest_gpubench import cli, commands
-from pytest_gpubench.domain.failures import FAILURE_CLASSES
-from pytest_gpubench.domain.verdicts import Status
 from pytest_gpubench.engines.causes import CAUSES
+from pytest_gpubench.model.failures import FAILURE_CLASSES
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin import outcomes
 
 _VERDICTS = """# Verdicts and exit codes

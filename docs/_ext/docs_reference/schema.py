@@ -6,8 +6,8 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from docs_reference.markdown import attribute_docstrings, cell, code, prose, table
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes import json_schema
 
 _HEAD = """# Keys of recipes.yaml

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
-from pytest_gpubench.domain.cases import Case
+from pytest_gpubench.model.cases import Case
 
 
 def _context(patient: Patient) -> int:

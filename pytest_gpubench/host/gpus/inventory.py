@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_gpubench.domain.hardware import Hardware, hardware_of_device
+from pytest_gpubench.model.hardware import Hardware, hardware_of_device
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pytest_gpubench.domain.hardware import HARDWARE, Platform
 from pytest_gpubench.host.gpus.inventory import Inventory
+from pytest_gpubench.model.hardware import HARDWARE, Platform
 
 
 def missing_hardware(

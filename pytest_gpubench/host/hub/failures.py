@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from pytest_gpubench.domain.failures import Failure, FailureClass
+from pytest_gpubench.model.failures import Failure, FailureClass
 
 _HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "hf_xet"}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

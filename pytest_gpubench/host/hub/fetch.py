@@ -14,7 +14,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.host.home import expanded
 from pytest_gpubench.host.hub.failures import download_failure, is_transient
 from pytest_gpubench.host.hub.local import (
@@ -29,6 +28,7 @@ from pytest_gpubench.host.hub.local import (
     repository_folder,
 )
 from pytest_gpubench.host.hub.locks import LockKind, repository_lock
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _UNSERVED = (

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.host.private import make_folder, not_private
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 LockKind: TypeAlias = Literal["local", "shared"]
 """``local``: flock in a folder of this host, released by the kernel when its owner dies. ``shared``: a lock file inside the cache,

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.leases.choice import Blocked, Grant, Wanted, choose
 from pytest_gpubench.host.leases.files import HOST, Holder, LeaseFile, lease_files, lease_folder, lease_path
 from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.host.leases.owners import identify, in_words, kill_all, lock_holders, this_place
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 ORPHAN_SECONDS = 12.0
 """How long the processes of a dead owner may take to end by themselves: the server's guard needs up to nine seconds."""

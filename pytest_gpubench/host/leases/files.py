@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_gpubench.domain.failures import BenchmarkError, Failure
 from pytest_gpubench.host.leases.owners import ProcessId, is_alive, this_place
 from pytest_gpubench.host.private import GROUP_AND_OTHERS, OTHERS, make_folder, not_private
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 FOLDER_VARIABLE = "GPUBENCH_LEASE_DIR"
 """Environment variable that names another lease folder; runs that shall see each other must agree on it."""

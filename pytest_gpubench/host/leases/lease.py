@@ -11,11 +11,11 @@ from typing import Any
 
 import psutil
 
-from pytest_gpubench.domain.failures import GpubenchError
 from pytest_gpubench.host.facts import ranges
 from pytest_gpubench.host.leases.choice import Grant, Wanted
 from pytest_gpubench.host.leases.files import LeaseFile, lease_files
 from pytest_gpubench.host.leases.owners import lock_holders, with_descendants
+from pytest_gpubench.model.failures import GpubenchError
 
 _NAMING_SECONDS = 2.0
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.domain.hardware import hardware_of_device
-from pytest_gpubench.domain.metrics import METRICS
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.hardware import hardware_of_device
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.workload import Workload
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.policies import SHARING_POLICIES, SharingPolicy
-from pytest_gpubench.domain.topology import Topology
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.policies import SHARING_POLICIES, SharingPolicy
+from pytest_gpubench.model.topology import Topology
 
 __all__ = ["SHARING_POLICIES", "Launch", "ServerSpec", "SharingPolicy", "Speculative"]
 

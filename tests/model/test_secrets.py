@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.domain.secrets import HIDDEN, Secrets, hide_in, hide_named, is_secret, is_secret_name, without_shapes
+from pytest_gpubench.model.secrets import HIDDEN, Secrets, hide_in, hide_named, is_secret, is_secret_name, without_shapes
 
 SECRET = """HF_TOKEN VLLM_API_KEY APIKEY apiKey GITHUB_PAT PAT MY_PAT AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID DB_PASS PASSWORD
 pgPassword PGPASSWORD BASIC_AUTH db-password auth_token DB_PWD MYSQL_PWD CREDENTIALS HFTOKEN SECRETKEY accesskey SESSION_COOKIE"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from pytest_gpubench.domain.workload import RATED, Workload
+from pytest_gpubench.model.workload import RATED, Workload
 
 _FILES = ("sharegpt", "jsonl", "trace")
 _DRAWN = ("random", "text")

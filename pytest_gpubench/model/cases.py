@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pytest_gpubench.domain.frozen import FrozenMap
-from pytest_gpubench.domain.printing import for_terminal
-from pytest_gpubench.domain.specs import ServerSpec, SharingPolicy
-from pytest_gpubench.domain.topology import Topology
-from pytest_gpubench.domain.workload import Workload
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
+from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.domain.cases import Problem, SourcePosition
-from pytest_gpubench.domain.failures import BenchmarkError, Failure, GpubenchError
-from pytest_gpubench.domain.printing import for_terminal, printable
+from pytest_gpubench.model.cases import Problem, SourcePosition
+from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.model.printing import for_terminal, printable
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pytest_gpubench.domain.printing import for_terminal
+from pytest_gpubench.model.printing import for_terminal
 
 FailureClass: TypeAlias = Literal["infrastructure", "recipe", "engine", "client", "performance"]
 """Only ``infrastructure`` (node, network, download, foreign process) may be retried by a machine."""

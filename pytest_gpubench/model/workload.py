@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from pytest_gpubench.domain.frozen import FrozenMap
+from pytest_gpubench.model.frozen import FrozenMap
 
 Arrival: TypeAlias = Literal["closed", "constant", "poisson", "gamma", "trace"]
 """When requests are due: when one before has ended, or by a schedule that does not wait for the server."""
