@@ -126,7 +126,7 @@ def _demo_model(parsed: argparse.Namespace) -> int:
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.plugin.main import selection_plan
+    from pytest_gpubench.plugin.inner_pytest import selection_plan
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
     print_json(plan)
@@ -134,7 +134,7 @@ def _plan(parsed: argparse.Namespace) -> int:
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.plugin.main import selection_plan
+    from pytest_gpubench.plugin.inner_pytest import selection_plan
     from pytest_gpubench.report.plan import findings_by_server
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
@@ -147,7 +147,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 
 def _fetch(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.plugin.main import selection_plan
+    from pytest_gpubench.plugin.inner_pytest import selection_plan
     from pytest_gpubench.plugin.weights import fetch_weights
     from pytest_gpubench.recipes import load_recipes
 

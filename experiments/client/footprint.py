@@ -38,7 +38,7 @@ LOADS: dict[str, dict[str, int]] = {
 LIMIT = 1 << 30
 PARENT = """
 import json, sys
-import pytest, pytest_gpubench.plugin.runner
+import pytest, pytest_gpubench.plugin.run_case
 from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.engines.scrape import parse_metrics

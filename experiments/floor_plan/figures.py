@@ -44,7 +44,7 @@ def read_modules(root: Path) -> dict[str, Module]:
     for name, path in files.items():
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
-        modules[name] = Module(name, text, tree, frozenset(_imports(tree, name, files)) - {name})
+        modules[name] = Module(name, text, tree, frozenset(_imports(tree, files)) - {name})
     return modules
 
 
@@ -53,7 +53,7 @@ def _dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imports(tree: ast.Module, importer: str, files: Mapping[str, Path]) -> Iterator[str]:
+def _imports(tree: ast.Module, files: Mapping[str, Path]) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in files)

@@ -73,7 +73,7 @@ def _add_slurm(parser: argparse.ArgumentParser) -> None:
 
 
 def _document(parsed: argparse.Namespace) -> dict[str, Any]:
-    from pytest_gpubench.plugin.main import selection_matrix
+    from pytest_gpubench.plugin.inner_pytest import selection_matrix
 
     more = [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
     return selection_matrix(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per, more)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_gpubench.gate import prose, statistics
+from pytest_gpubench.gate import statistics, wording
 from pytest_gpubench.gate.baselines import MIN_LAUNCHES, Baseline, LaunchEntry
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of
 from pytest_gpubench.gate.policy import DEFAULTS
@@ -20,14 +20,14 @@ from pytest_gpubench.model.metrics import METRICS
 
 def show_lines(baseline: Baseline) -> Iterator[str]:
     """Per key: what it is of, and per metric level, spread and what one and three launches would find; newest key last."""
-    yield f"{baseline.case}: {prose.count(len(baseline.launches), 'launch')}"
+    yield f"{baseline.case}: {wording.count(len(baseline.launches), 'launch')}"
     newest = {name: max((one.date for one in baseline.launches if one.key == name), default="") for name in baseline.keys}
     for name in sorted(newest, key=lambda name: newest[name]):
         key = baseline.keys[name]
         if not isinstance(key, FrozenMap):
             continue
         entries = baseline.comparable(key)
-        yield f"  key {name}: {key.get('device', '')}, {prose.count(len(entries), 'launch')}, newest {newest[name][:10]}"
+        yield f"  key {name}: {key.get('device', '')}, {wording.count(len(entries), 'launch')}, newest {newest[name][:10]}"
         yield from (f"    {line}" for line in _metric_lines(baseline, key, entries))
 
 
@@ -36,16 +36,16 @@ def _metric_lines(baseline: Baseline, key: FrozenMap, entries: Sequence[LaunchEn
     for policy in gated:
         history = baseline.history(key, policy.metric)
         level = float(np.exp(np.mean(np.log(history.window))))
-        line = f"{policy.metric}: {prose.quantity(policy.metric, level)} over {prose.count(len(history.window), 'launch')}"
+        line = f"{policy.metric}: {wording.quantity(policy.metric, level)} over {wording.count(len(history.window), 'launch')}"
         if len(history.window) < MIN_LAUNCHES:
             yield f"{line}; a spread takes {MIN_LAUNCHES}"
             continue
         logs = np.log(np.asarray(history.window))
         estimate = statistics.against_baseline(logs, logs.mean()[None])
         limit = policy.log_limit(level)
-        found = [prose.size(float(np.expm1(estimate.with_launches(count).detectable(limit)))) for count in (1, 3)]
-        spread = prose.size(float(estimate.spread))
-        yield f"{line} on {prose.count(history.days, 'day')}, spread {spread}; 1 launch finds {found[0]} worse, 3 find {found[1]}"
+        found = [wording.size(float(np.expm1(estimate.with_launches(count).detectable(limit)))) for count in (1, 3)]
+        spread = wording.size(float(estimate.spread))
+        yield f"{line} on {wording.count(history.days, 'day')}, spread {spread}; 1 launch finds {found[0]} worse, 3 find {found[1]}"
 
 
 def history_lines(baseline: Baseline, metric: str) -> Iterator[str]:
@@ -62,10 +62,10 @@ def history_lines(baseline: Baseline, metric: str) -> Iterator[str]:
         value = entry.metrics.get(metric)
         if not isinstance(value, int | float):
             continue
-        change = prose.percent(value / first.setdefault(entry.key, value) - 1)
+        change = wording.percent(value / first.setdefault(entry.key, value) - 1)
         mark = f"  anchor: {entry.anchors[metric]}" if metric in entry.anchors else ""
         engine = entry.axis.get("engine") or "?"
-        yield f"{entry.date[:16]}  {prose.quantity(metric, value)}  {change}  engine {engine}  {entry.id}  key {entry.key}{mark}"
+        yield f"{entry.date[:16]}  {wording.quantity(metric, value)}  {change}  engine {engine}  {entry.id}  key {entry.key}{mark}"
 
 
 def accepted_entries(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from pytest_gpubench.gate.golden import GOLDEN_TOLERANCE, golden_length
 from pytest_gpubench.gate.limits import Limit
+from pytest_gpubench.gate.published_acceptance import GOLDEN_TOLERANCE, golden_length
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.model.specs import Speculative

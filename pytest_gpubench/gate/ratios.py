@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gpubench.gate import prose
-from pytest_gpubench.gate.declared import usable
+from pytest_gpubench.gate import wording
+from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
@@ -81,17 +81,17 @@ def judge_ratio(point: RatioPoint, of: Sequence[LaunchEvidence], over: Sequence[
         return Verdict(Status.INCONCLUSIVE, reason, "select both sides, and see why the case has no result")
     above, below = (statistics.geometric_mean(side) for side in sides)
     ratio = above / below
-    quantities = f"{prose.quantity(point.metric, above)} over {prose.quantity(point.metric, below)}"
+    quantities = f"{wording.quantity(point.metric, above)} over {wording.quantity(point.metric, below)}"
     words = f"{point.metric} of {point.of} is {ratio:.3f} times that of {point.over} ({quantities})"
     spread = _spread(sides)
     if spread is not None:
-        words += f", give or take {prose.size(spread)}"
+        words += f", give or take {wording.size(spread)}"
     broken = _broken(point, ratio)
     status = Status.FAIL if broken else Status.PASS
     reason = f"{words}; the recipe {broken or 'is satisfied'}"
     code = "limit-broken" if broken else "limit-held"
     result = MetricVerdict(point.metric, status, code, reason, against="ratio")
-    return Verdict(status, reason, metrics=(result,), section=prose.section(status.value, [result], []))
+    return Verdict(status, reason, metrics=(result,), section=wording.section(status.value, [result], []))
 
 
 def _broken(point: RatioPoint, ratio: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_gpubench.gate.baselines import LaunchEntry, mark
-from pytest_gpubench.gate.declared import usable
+from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.metrics import METRICS

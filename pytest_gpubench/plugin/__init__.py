@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.plugin.collection import ASKING, MARK_FIELDS, parametrize
 from pytest_gpubench.plugin.fixtures import (
     _gpubench_case,
     _gpubench_engine,
@@ -26,6 +25,7 @@ from pytest_gpubench.plugin.fixtures import (
     gate,
     measure,
 )
+from pytest_gpubench.plugin.items import ASKING, MARK_FIELDS, parametrize
 from pytest_gpubench.plugin.options import add_options, recipe_files
 
 __all__ = [
@@ -61,7 +61,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     if not any(value for name, value in vars(config.option).items() if name.startswith("gpubench_")):
         return None
-    from pytest_gpubench.plugin.spaced import begin_anew
+    from pytest_gpubench.plugin.spaced_options import begin_anew
 
     return begin_anew(config)
 
@@ -75,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     files, _ = recipe_files(config)
     if files:
-        from pytest_gpubench.plugin.benchmark import activate
+        from pytest_gpubench.plugin.session import activate
         from pytest_gpubench.plugin.settings import resolve_settings
 
         activate(config, resolve_settings(config))

@@ -81,7 +81,7 @@ def update_baselines(
     Args:
         baselines: where the files are.
         run: name of the run's folder.
-        judged: by case (or start of a server) its launches in order, as ``plugin.gating.Gate.told`` describes them, with
+        judged: by case (or start of a server) its launches in order, as ``plugin.verdicts.Gate.told`` describes them, with
             the verdict on all of them in the last one.
         not_judged: sentences on cases that are left out.
         accept_regression: whether worse levels are recorded.
@@ -110,8 +110,8 @@ def _append(path: Path, subject: str, run: str, launches: Sequence[Mapping[str, 
     from pytest_gpubench.gate.baseline_files import update_baseline
     from pytest_gpubench.gate.baselines import append
     from pytest_gpubench.gate.evidence import LaunchEvidence
-    from pytest_gpubench.gate.prose import count
     from pytest_gpubench.gate.recording import entries_of
+    from pytest_gpubench.gate.wording import count
 
     last = launches[-1]
     evidence = [

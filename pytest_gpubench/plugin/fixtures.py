@@ -92,7 +92,7 @@ def _gpubench_ratio(request: pytest.FixtureRequest) -> RatioPoint:
 
 @pytest.fixture
 def _gpubench_ratio_gate(request: pytest.FixtureRequest, _gpubench_ratio: RatioPoint) -> Callable[[], Verdict]:
-    from pytest_gpubench.plugin.ratioing import judge_item
+    from pytest_gpubench.plugin.ratio_items import judge_item
 
     return lambda: judge_item(benchmark_of(request.config), request.node, _gpubench_ratio)
 

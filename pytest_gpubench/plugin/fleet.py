@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gpubench.plugin.collection import INIT_GATE, parameters_of
+from pytest_gpubench.plugin.items import INIT_GATE, parameters_of
 
 if TYPE_CHECKING:
     from pytest_gpubench.model.cases import Case
     from pytest_gpubench.model.specs import Launch
-    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.plugin.session import Benchmark
 
 
 _NOT_REUSED = {
@@ -71,7 +71,7 @@ def take_part(config: pytest.Config, benchmark: Benchmark) -> None:
         config.option.collectonly = True
     revision = config.getoption("gpubench_changed_since")
     if revision is not None:
-        from pytest_gpubench.plugin.changing import Changed
+        from pytest_gpubench.plugin.changed_since import Changed
 
         config.pluginmanager.register(Changed(benchmark, revision), name="gpubench-changed")
     if settings.reuse:

@@ -9,12 +9,12 @@ import pytest
 
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.specs import Launch, init_subject
-from pytest_gpubench.plugin import outcomes, ratioing, summary
-from pytest_gpubench.plugin.benchmark import Benchmark
-from pytest_gpubench.plugin.collection import UNTIL_GREEN, Chosen, parameters_of, refuse_repeats, run_order
-from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, refuse_what_would_mislead
-from pytest_gpubench.plugin.settling import Settling, subject_of, subjects_of
+from pytest_gpubench.plugin import outcomes, ratio_items, summary
+from pytest_gpubench.plugin.items import UNTIL_GREEN, Chosen, parameters_of, refuse_repeats, run_order
+from pytest_gpubench.plugin.reserves import Settling, subject_of, subjects_of
+from pytest_gpubench.plugin.session import Benchmark
 from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.plugin.xdist import Selection, ServerScheduling, refuse_what_would_mislead
 from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.report.terminal import summary_lines
 
@@ -61,7 +61,7 @@ class Hooks:
             self._benchmark.read_baselines(selection.subjects(ids))
             outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
             if self._scheduling:
-                points = ratioing.points_among(self._benchmark, ids)
+                points = ratio_items.points_among(self._benchmark, ids)
                 self._benchmark.ratios_left = [nodeid for nodeid, _ in points]
 
     def _selection(self) -> Selection:
@@ -78,7 +78,7 @@ class Hooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makeitem(self, obj: object) -> list[pytest.Item] | None:
-        return [] if ratioing.is_idle(obj, self._benchmark.book) else None
+        return [] if ratio_items.is_idle(obj, self._benchmark.book) else None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
@@ -88,13 +88,13 @@ class Hooks:
         refusal = self._benchmark.unmatched_ratios() if ASKED in config.stash else None
         if refusal:
             raise pytest.UsageError(refusal)
-        ratios = ratioing.take_out(items)
+        ratios = ratio_items.take_out(items)
         yield
         repeated = refuse_repeats(config, items)
         if repeated:
             raise pytest.UsageError(repeated)
         items[:] = run_order(items, dict(self._benchmark.book.servers), positions)
-        ratioing.put_back(config, items, ratios)
+        ratio_items.put_back(config, items, ratios)
         self._benchmark.accepted = True
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -15,7 +15,7 @@ from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.plugin.collection import INIT_GATE, RATIO, Chosen, mark_values, parameters_of
+from pytest_gpubench.plugin.items import INIT_GATE, RATIO, Chosen, mark_values, parameters_of
 from pytest_gpubench.plugin.state import ASKED, benchmark_of
 from pytest_gpubench.recipes.hints import nearest
 

@@ -11,7 +11,7 @@ import pytest
 from pytest_gpubench.plugin.state import ASKED
 
 if TYPE_CHECKING:
-    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.plugin.session import Benchmark
     from pytest_gpubench.plugin.session_end import Writer
     from pytest_gpubench.report.estimate import Estimate
     from pytest_gpubench.report.loaded import Loaded
@@ -93,7 +93,7 @@ class _Hooks:
 
 def _estimate(benchmark: Benchmark, session: pytest.Session) -> Estimate | None:
     """None where nothing would be started or measured."""
-    from pytest_gpubench.plugin.collection import parameters_of
+    from pytest_gpubench.plugin.items import parameters_of
     from pytest_gpubench.report.estimate import Wanted, estimate
 
     labels: dict[tuple[str, str], dict[str, None]] = {}

@@ -24,8 +24,8 @@ from pytest_gpubench.host.hub.local import server_cache_dir
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.specs import Launch, ServerSpec
-from pytest_gpubench.plugin.arms import Arms
 from pytest_gpubench.plugin.doctoring import Doctor
+from pytest_gpubench.plugin.engines_under_test import Arms
 from pytest_gpubench.plugin.leasing import Leasing
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.weights import fetch_weights

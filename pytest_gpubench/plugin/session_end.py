@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from pytest_gpubench.plugin.ratioing import judge_left
+from pytest_gpubench.plugin.ratio_items import judge_left
 from pytest_gpubench.plugin.state import ASKED
 
 if TYPE_CHECKING:
-    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.plugin.session import Benchmark
     from pytest_gpubench.report.loaded import Loaded
 
 Writer: TypeAlias = Callable[[pytest.Session], None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.plugin.session import Benchmark
 
 BENCHMARK = pytest.StashKey["Benchmark"]()
 ASKED = pytest.StashKey[bool]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gpubench.gate.prose import percent
+from pytest_gpubench.gate.wording import percent
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.report.html_parts import ABSENT, section, table, table_row
 from pytest_gpubench.report.html_tags import Child, Markup, tag

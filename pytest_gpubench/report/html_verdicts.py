@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_gpubench.gate.prose import count, percent, size
+from pytest_gpubench.gate.wording import count, percent, size
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
 from pytest_gpubench.report.html_parts import badge, section, table, table_row

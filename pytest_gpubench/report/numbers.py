@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from pytest_gpubench.gate.prose import quantity
+from pytest_gpubench.gate.wording import quantity
 from pytest_gpubench.model.metrics import METRICS
 
 

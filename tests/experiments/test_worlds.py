@@ -10,8 +10,8 @@ from worlds import MEASURED, METRIC, SCENARIOS, Scenario, draw, gate_rates, gate
 
 from pytest_gpubench.gate import statistics
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
+from pytest_gpubench.gate.decide import judge, judge_pair
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
-from pytest_gpubench.gate.judging import judge, judge_pair
 from pytest_gpubench.gate.policy import DEFAULTS, MetricPolicy
 from pytest_gpubench.gate.statistics import against_baseline
 from pytest_gpubench.model.frozen import FrozenMap

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
+from pytest_gpubench.gate.decide import judge, judge_pair
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan, evidence_of
-from pytest_gpubench.gate.judging import judge, judge_pair
 from pytest_gpubench.gate.policy import MetricPolicy, policies
 from pytest_gpubench.measure.measurement import Measurement, Totals
 from pytest_gpubench.model.frozen import FrozenMap

@@ -4,11 +4,11 @@ import gc
 
 import pytest
 
-from pytest_gpubench.plugin import garbage
+from pytest_gpubench.plugin import gc_pause
 
 
 def _fail_in_a_pause() -> None:
-    with garbage.paused():
+    with gc_pause.paused():
         assert not gc.isenabled()
         raise ZeroDivisionError
 
@@ -30,5 +30,5 @@ def test_a_second_run_in_one_process_keeps_no_garbage(monkeypatch: pytest.Monkey
     done: list[None] = []
     monkeypatch.setattr(gc, "get_freeze_count", lambda: frozen)
     monkeypatch.setattr(gc, "freeze", lambda: done.append(None))
-    garbage.spare_what_stays()
+    gc_pause.spare_what_stays()
     assert len(done) == calls

@@ -47,7 +47,7 @@ def test_light():
         "pytest_gpubench.model",
         "pytest_gpubench.model.policies",
         "pytest_gpubench.plugin",
-        "pytest_gpubench.plugin.collection",
+        "pytest_gpubench.plugin.items",
         "pytest_gpubench.plugin.fleet",
         "pytest_gpubench.plugin.fixtures",
         "pytest_gpubench.plugin.options",

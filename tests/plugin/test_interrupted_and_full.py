@@ -9,7 +9,7 @@ from tests.plugin.conftest import Project, project
 __all__ = ["project"]
 
 _FULL_DISK = """
-import pytest_gpubench.plugin.runner as runner
+import pytest_gpubench.plugin.run_case as runner
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 def run_load(*_, **__):
@@ -20,7 +20,7 @@ runner.try_to_write = lambda path, record: "the record x.json could not be writt
 """
 _CTRL_C_TWICE = """
 import os, signal, threading
-import pytest_gpubench.plugin.runner as runner
+import pytest_gpubench.plugin.run_case as runner
 from pytest_gpubench.engines.process import ServerProcess
 
 def run_load(*_, **__):
@@ -57,7 +57,7 @@ def test_a_full_disk_does_not_swallow_ctrl_c(project: Project) -> None:
 
 def test_requests_that_cannot_be_written_are_the_disk_s_fault(project: Project) -> None:
     error = "runner.GpubenchError('the record y.gz could not be written: No space left on device; free space')"
-    text = f"import pytest_gpubench.plugin.runner as runner\n\ndef full(*_):\n    raise {error}\n\nrunner.write_requests = full\n"
+    text = f"import pytest_gpubench.plugin.run_case as runner\n\ndef full(*_):\n    raise {error}\n\nrunner.write_requests = full\n"
     (project.pytester.path / "conftest.py").write_text(text)
     result = project.run("benchmarks", "-m", "tiny and not mtp and c1")
     assert result.ret == 1

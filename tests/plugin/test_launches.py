@@ -41,7 +41,7 @@ def test_an_undecided_case_is_measured_again_and_the_last_verdict_counts(project
 
 
 WANTING = """
-import pytest_gpubench.gate.judging as judging
+import pytest_gpubench.gate.decide as judging
 judging._MORE_LAUNCHES_HELP |= {{"{code}"}}
 """
 

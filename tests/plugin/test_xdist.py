@@ -95,7 +95,7 @@ def test_alone_a_server_has_the_host(project: Project) -> None:
 LATE_NEIGHBOUR = """
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
-from pytest_gpubench.plugin import runner
+from pytest_gpubench.plugin import run_case
 
 run_load, leases = runner.run_load, []
 

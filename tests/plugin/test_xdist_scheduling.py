@@ -17,8 +17,8 @@ from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.plugin.collection import Parameters
-from pytest_gpubench.plugin.scheduling import Selection, ServerScheduling, Unit, refuse_what_would_mislead
+from pytest_gpubench.plugin.items import Parameters
+from pytest_gpubench.plugin.xdist import Selection, ServerScheduling, Unit, refuse_what_would_mislead
 
 
 @dataclass(eq=False)
@@ -165,8 +165,8 @@ def test_workers_that_collect_differently_fail_the_run() -> None:
 @pytest.fixture
 def selection(monkeypatch: pytest.MonkeyPatch) -> Selection:
     # The marks of a recipe book are registered in a run of the plugin, which this is not.
-    monkeypatch.setattr("pytest_gpubench.plugin.collection.case_marks", lambda *_: [])
-    monkeypatch.setattr("pytest_gpubench.plugin.collection.server_marks", lambda *_: [])
+    monkeypatch.setattr("pytest_gpubench.plugin.items.case_marks", lambda *_: [])
+    monkeypatch.setattr("pytest_gpubench.plugin.items.server_marks", lambda *_: [])
     return Selection(*_book())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.plugin.collection import MARK_FIELDS
+from pytest_gpubench.plugin.items import MARK_FIELDS
 from pytest_gpubench.recipes.hints import field_errors, nearest
 
 

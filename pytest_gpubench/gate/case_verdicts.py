@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pytest_gpubench.gate.baselines import Baseline
+from pytest_gpubench.gate.decide import judge, judge_pair
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
-from pytest_gpubench.gate.judging import judge, judge_pair
 from pytest_gpubench.gate.policy import MetricPolicy
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import Launch

@@ -13,12 +13,12 @@ import pytest
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.specs import Launch
-from pytest_gpubench.plugin import benchmark_json, fleet, garbage, outcomes, reporting, signals
+from pytest_gpubench.plugin import benchmark_json, fleet, gc_pause, outcomes, reporting, signals
 from pytest_gpubench.plugin.baselining import Baselines
-from pytest_gpubench.plugin.collection import MARK_FIELDS, Chosen, Parameters
+from pytest_gpubench.plugin.items import MARK_FIELDS, Chosen, Parameters
+from pytest_gpubench.plugin.reserves import Settling
 from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.settling import Settling
 from pytest_gpubench.plugin.state import BENCHMARK
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
 from pytest_gpubench.recipes.hints import field_errors
@@ -26,10 +26,10 @@ from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.report.records import RunFolder
 
 if TYPE_CHECKING:
-    from pytest_gpubench.plugin.arms import Arms
-    from pytest_gpubench.plugin.gating import Gate
-    from pytest_gpubench.plugin.runner import CaseRunner
+    from pytest_gpubench.plugin.engines_under_test import Arms
+    from pytest_gpubench.plugin.run_case import CaseRunner
     from pytest_gpubench.plugin.servers import ServerPool
+    from pytest_gpubench.plugin.verdicts import Gate
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Benchmark:
     def runner(self) -> CaseRunner:
         """Measures the cases of this run."""
         from pytest_gpubench.plugin.live import shows_of
-        from pytest_gpubench.plugin.runner import CaseRunner
+        from pytest_gpubench.plugin.run_case import CaseRunner
 
         reuse = fleet.resolve(self.config).reuse
         return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config), reuse=reuse)
@@ -88,8 +88,8 @@ class Benchmark:
     @cached_property
     def gate(self) -> Gate:
         """Judges what this process measures."""
-        from pytest_gpubench.plugin.gating import Gate
-        from pytest_gpubench.plugin.judging import Judging
+        from pytest_gpubench.gate.case_verdicts import Judging
+        from pytest_gpubench.plugin.verdicts import Gate
 
         judging = Judging(
             self.launches,
@@ -178,9 +178,9 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
     worker = getattr(config, "workerinput", None)
     processes = getattr(config.option, "numprocesses", None)
-    with garbage.paused():
+    with gc_pause.paused():
         book = load_recipes(settings.recipe_files, policy=settings.server_per)
-    garbage.spare_what_stays()
+    gc_pause.spare_what_stays()
     if book.problems and processes:
         raise pytest.UsageError(problem_text(book))
     if settings.update_baselines and not worker and not (config.option.collectonly or settings.plan):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gpubench.model.specs import init_subject
-from pytest_gpubench.plugin.collection import CASE, LAUNCH, RATIO, Chosen, Parameters
+from pytest_gpubench.plugin.items import CASE, LAUNCH, RATIO, Chosen, Parameters
 
 if TYPE_CHECKING:
     from pytest_gpubench.model.cases import Case, RecipeBook

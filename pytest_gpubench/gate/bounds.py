@@ -6,10 +6,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from pytest_gpubench.gate import prose
+from pytest_gpubench.gate import wording
 from pytest_gpubench.gate.evidence import LaunchEvidence
-from pytest_gpubench.gate.golden import GOLDEN_DATASET
 from pytest_gpubench.gate.policy import MetricPolicy
+from pytest_gpubench.gate.published_acceptance import GOLDEN_DATASET
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
 
 
@@ -26,7 +26,7 @@ def _limit(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricVe
     values = [launch.metrics[metric] for launch in launches]
     broken = [words for value in values if policy.limit is not None and (words := policy.limit.violation(value))]
     if not broken:
-        reason = f"{metric} is {prose.quantity(metric, values[-1])}, within its limits"
+        reason = f"{metric} is {wording.quantity(metric, values[-1])}, within its limits"
         return MetricVerdict(metric, Status.PASS, "limit-held", reason, against="limit")
     more = f" ({len(broken)} of {len(launches)} launches)" if len(launches) > 1 else ""
     return MetricVerdict(metric, Status.FAIL, "limit-broken", broken[0] + more, against="limit")
@@ -44,7 +44,7 @@ def golden_results(policies: Sequence[MetricPolicy], launches: Sequence[LaunchEv
 def _golden(policy: MetricPolicy, golden: float, launches: Sequence[LaunchEvidence]) -> MetricVerdict:
     mean = statistics.fmean(launch.metrics[policy.metric] for launch in launches)
     share = policy.golden_tolerance
-    words = f"{policy.metric} is {mean:.2f}, golden is {golden:g} ({GOLDEN_DATASET}), {prose.size(share)} less allowed"
+    words = f"{policy.metric} is {mean:.2f}, golden is {golden:g} ({GOLDEN_DATASET}), {wording.size(share)} less allowed"
     if mean < golden * (1 - share):
         remedy = "check draft, revision, chat template and thinking switch: the draft is accepted less than it should be"
         return MetricVerdict(policy.metric, Status.FAIL, "below-golden", words, remedy, "limit")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_gpubench.plugin.collection import RATIO, parameters_of
+from pytest_gpubench.plugin.items import RATIO, parameters_of
 from pytest_gpubench.plugin.outcomes import RESULT, takes_properties
 
 if TYPE_CHECKING:
     from pytest_gpubench.gate.ratios import RatioPoint
     from pytest_gpubench.model.cases import RecipeBook
     from pytest_gpubench.model.verdicts import Verdict
-    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.plugin.session import Benchmark
 
 
 def is_idle(function: object, book: RecipeBook) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Verdict
-from pytest_gpubench.plugin.collection import INIT_GATE, parameters_of
+from pytest_gpubench.plugin.items import INIT_GATE, parameters_of
 
 
 class Settling:

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.gate import prose
+from pytest_gpubench.gate import wording
 from pytest_gpubench.gate.baseline_key import comparison_key, measurement_axis
-from pytest_gpubench.gate.declared import usable
+from pytest_gpubench.gate.bounds import usable
+from pytest_gpubench.gate.case_verdicts import Evidence, Judging
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
 from pytest_gpubench.gate.policy import policies
 from pytest_gpubench.gate.recording import recording
@@ -23,7 +24,6 @@ from pytest_gpubench.model.frozen import FrozenMap, thaw
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import Launch, ServerSpec, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
-from pytest_gpubench.plugin.judging import Evidence, Judging
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.report.records import MEASUREMENT_VERSION, plain
 
@@ -136,7 +136,7 @@ class Gate:
         names = sorted({gpu["name"] for gpu in host["gpus"]})
         if names and hardware != "cpu":
             return ", ".join(names)
-        return f"{host['cpu']['model']}, {prose.count(_cores(host['cpu']), 'core')}"
+        return f"{host['cpu']['model']}, {wording.count(_cores(host['cpu']), 'core')}"
 
 
 def pending(verdict: Verdict) -> bool:
@@ -179,7 +179,7 @@ def _properties(verdict: Verdict) -> list[tuple[str, str]]:
         name = f"gpubench_{one.metric}" + ("_limit" if one.against == "limit" else "")
         found.append((name, one.status.value))
         if one.change is not None:
-            found.append((f"{name}_change", prose.interval(one.change)))
+            found.append((f"{name}_change", wording.interval(one.change)))
     return found
 
 

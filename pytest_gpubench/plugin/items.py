@@ -53,9 +53,9 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         metafunc.config.pluginmanager.register(_NoRecipes(), name="gpubench-no-recipes")
         metafunc.parametrize(names, [], indirect=True, scope="session")
         return
-    from pytest_gpubench.plugin import garbage
+    from pytest_gpubench.plugin import gc_pause
 
-    with garbage.paused():
+    with gc_pause.paused():
         sets = benchmark.parameters.of(names)
         if sets or names != (RATIO,):  # without ratios the test is one item, which is taken out again
             metafunc.parametrize(names, sets, indirect=True, scope="session")

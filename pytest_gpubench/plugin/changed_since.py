@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.plugin.collection import parameters_of
+from pytest_gpubench.plugin.items import parameters_of
 from pytest_gpubench.plugin.state import ASKED
 
 if TYPE_CHECKING:
-    from pytest_gpubench.plugin.benchmark import Benchmark
+    from pytest_gpubench.plugin.session import Benchmark
     from pytest_gpubench.recipes.changes import Change
 
 
@@ -58,7 +58,7 @@ class Changed:
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        from pytest_gpubench.plugin.scheduling import Selection
+        from pytest_gpubench.plugin.xdist import Selection
 
         selection = Selection(self._benchmark.book, self._benchmark.parameters)
         found = [one for nodeid in ids if (one := selection.parameters_of(nodeid))]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_gpubench.gate import comparing, prose
+from pytest_gpubench.gate import metric_tests, wording
 from pytest_gpubench.gate.baseline_key import differences
 from pytest_gpubench.gate.baselines import Baseline, History
-from pytest_gpubench.gate.declared import golden_results, limit_results, refusal
+from pytest_gpubench.gate.bounds import golden_results, limit_results, refusal
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
 from pytest_gpubench.model.frozen import FrozenMap
@@ -58,7 +58,7 @@ def judge(
         if not history.window:
             missing.append((policy, _no_baseline(policy.metric, mismatch, require_baseline)))
             continue
-        result = comparing.with_baseline(policy, [launch.metrics[policy.metric] for launch in valid], history, plan)
+        result = metric_tests.with_baseline(policy, [launch.metrics[policy.metric] for launch in valid], history, plan)
         compared.append(result)
         notes += _baseline_notes(policy.metric, history)
         if result.status is not Status.PASS or result.improved:
@@ -98,9 +98,9 @@ def judge_pair(
             results += [refused] if policy.declared else []
         elif len(pairs) >= 2:
             values = [(a.metrics[policy.metric], b.metrics[policy.metric]) for a, b in pairs]
-            results.append(comparing.with_engine(policy, values, plan))
+            results.append(metric_tests.with_engine(policy, values, plan))
         else:
-            reason = f"{policy.metric}: {prose.count(len(pairs), 'pair')} of launches so far, a comparison takes two"
+            reason = f"{policy.metric}: {wording.count(len(pairs), 'pair')} of launches so far, a comparison takes two"
             results.append(MetricVerdict(policy.metric, Status.INCONCLUSIVE, "few-launches", reason, against="engine"))
     launches = [launch for pair in whole for launch in pair]
     return _verdict(results if pairs or not whole else [], launches, len(pairs), plan, notes, done=len(whole), unit="pair")
@@ -129,8 +129,8 @@ def _verdict(
     remedy = next((one.remedy for one in (*leading, *improved) if one.remedy), "")
     undecided = any(one.code in _MORE_LAUNCHES_HELP for one in results)
     wants = left > 0 and status is not Status.FAIL and (undecided or done < plan.certain)
-    headline = f"{status.value} on {prose.count(valid, unit)}" + (f", {left} more planned" if wants else "")
-    return Verdict(status, reason, remedy, tuple(results), tuple(notes), wants, prose.section(headline, results, notes))
+    headline = f"{status.value} on {wording.count(valid, unit)}" + (f", {left} more planned" if wants else "")
+    return Verdict(status, reason, remedy, tuple(results), tuple(notes), wants, wording.section(headline, results, notes))
 
 
 def _worst(results: Sequence[MetricVerdict]) -> Status:
@@ -165,7 +165,7 @@ def _no_baseline(metric: str, mismatch: tuple[str, ...], required: bool) -> Metr
 def _baseline_notes(metric: str, history: History) -> list[str]:
     if len(history.window) > 1 and history.days < 2:
         return ["the baseline's launches are all of one day, so its spread may look smaller than it is"]
-    drift = comparing.drift_of_window(metric, history)
+    drift = metric_tests.drift_of_window(metric, history)
     return [drift] if drift else []
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gpubench.gate import prose, statistics
+from pytest_gpubench.gate import statistics, wording
 from pytest_gpubench.gate.baselines import ANCHOR, MIN_LAUNCHES, History
 from pytest_gpubench.gate.evidence import LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
@@ -33,7 +33,7 @@ def with_baseline(policy: MetricPolicy, values: Sequence[float], history: Histor
     if not history.enough:
         have = len(history.window)
         more = MIN_LAUNCHES - have
-        reason = f"{policy.metric}: the baseline has {prose.count(have, 'launch')}, a spread takes {MIN_LAUNCHES}"
+        reason = f"{policy.metric}: the baseline has {wording.count(have, 'launch')}, a spread takes {MIN_LAUNCHES}"
         remedy = f"record {more} more with --gpubench-launches={more} --gpubench-update-baselines"
         return MetricVerdict(policy.metric, Status.INCONCLUSIVE, "short-baseline", reason, remedy, tolerance=policy.tolerance)
     window = _Comparison(
@@ -60,7 +60,7 @@ def drift_of_window(metric: str, history: History) -> str:
     estimate = _estimate(metric, history.anchor, history.window[-ANCHOR:])
     if not statistics.worse(estimate, 0.0):
         return ""
-    share = prose.size(_share(metric, float(estimate.change)))
+    share = wording.size(_share(metric, float(estimate.change)))
     return f"drift: the newest {ANCHOR} launches of the baseline are {share} worse in {metric} than its anchor"
 
 
@@ -73,11 +73,11 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
     estimate, against, plan = comparison.estimate, comparison.against, comparison.plan
     change, limit = _change(policy, comparison)
     tolerance = abs(_share(policy.metric, limit)) if math.isfinite(limit) else 1.0
-    moved = prose.moved(policy.metric, change, _VERSUS[against])
+    moved = wording.moved(policy.metric, change, _VERSUS[against])
     improved = False
     if statistics.inside(estimate, limit):
         improved = bool(statistics.inside(estimate, -limit))
-        status, code, words = Status.PASS, "held", f"{moved}, {prose.size(tolerance)} allowed"
+        status, code, words = Status.PASS, "held", f"{moved}, {wording.size(tolerance)} allowed"
         remedy = ""
         if improved:
             code, words = "improved", f"{moved}, an improvement"
@@ -86,20 +86,20 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
             )
     elif statistics.worse(estimate, limit, plan.looks) and statistics.confirmed(estimate.launches, plan.certain, plan.total):
         status, code = Status.FAIL, "drifted" if against == "anchor" else "regressed"
-        words, remedy = f"{moved}, {prose.size(tolerance)} allowed", _remedy_of_fail(against)
+        words, remedy = f"{moved}, {wording.size(tolerance)} allowed", _remedy_of_fail(against)
     elif statistics.worse(estimate, limit, plan.looks):
         status, code = Status.INCONCLUSIVE, "unconfirmed"
-        words = f"{moved}, {prose.size(tolerance)} allowed: not yet confirmed by another launch"
+        words = f"{moved}, {wording.size(tolerance)} allowed: not yet confirmed by another launch"
         remedy = "another launch confirms or refutes it"
     elif statistics.beyond(estimate, limit) or statistics.within(estimate, limit):
         status, code = Status.INCONCLUSIVE, "too-noisy"
         inside = bool(statistics.within(estimate, limit))
         what = "twice the tolerance is not ruled out" if inside else "chance alone is not ruled out"
-        words = f"{moved}, {prose.size(tolerance)} allowed, but launches spread by {prose.size(float(estimate.spread))}: {what}"
+        words = f"{moved}, {wording.size(tolerance)} allowed, but launches spread by {wording.size(float(estimate.spread))}: {what}"
         remedy = _settle(estimate, limit, against)
     else:
         status, code = Status.INCONCLUSIVE, "straddles"
-        words = f"{moved}: the interval contains the {prose.size(tolerance)} that are allowed"
+        words = f"{moved}: the interval contains the {wording.size(tolerance)} that are allowed"
         remedy = _settle(estimate, limit, against)
     return MetricVerdict(policy.metric, status, code, words, remedy, against, change, tolerance, improved)
 
@@ -140,7 +140,7 @@ def _settle(estimate: Estimate, limit: float, against: Against) -> str:
     for launches in range(estimate.launches + 1, MAX_LAUNCHES + 1):
         then = estimate.with_launches(launches)
         if launches % step == 0 and (statistics.worse(then, limit) or statistics.inside(then, limit)):
-            what = f"{launches} pairs of launches" if against == "engine" else prose.count(launches, "launch")
+            what = f"{launches} pairs of launches" if against == "engine" else wording.count(launches, "launch")
             return f"a new run of {what} would settle it if the change stays as it is (--gpubench-launches={launches // step})"
     if against == "engine":
         return "the change lies too near the tolerance for any sensible number of launches; quieten the host"
