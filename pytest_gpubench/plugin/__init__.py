@@ -24,8 +24,9 @@ from pytest_gpubench.plugin.fixtures import (
     engine,
     gate,
     measure,
+    parametrize,
 )
-from pytest_gpubench.plugin.items import ASKING, MARK_FIELDS, parametrize
+from pytest_gpubench.plugin.items import ASKING, MARK_FIELDS
 from pytest_gpubench.plugin.options import add_options, recipe_files
 
 __all__ = [
@@ -75,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     files, _ = recipe_files(config)
     if files:
-        from pytest_gpubench.plugin.session import activate
+        from pytest_gpubench.plugin.activate import activate
         from pytest_gpubench.plugin.settings import resolve_settings
 
         activate(config, resolve_settings(config))

@@ -24,13 +24,7 @@ def join_in(config: pytest.Config, target: Path | None, run: Path) -> Writer:
 
     Returns:
         What writes the file when the run ends.
-
-    Raises:
-        pytest.UsageError: if the file's folder does not exist or the file is a folder.
     """
-    if target is not None and (target.is_dir() or not target.parent.is_dir()):
-        what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
-        raise pytest.UsageError(f"--gpubench-benchmark-json: {target} {what}; give the path of a file in an existing folder")
     export = _Export(config, target, run)
     config.pluginmanager.register(export, name="gpubench-benchmark-json")
     return export.write

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.plugin.items import parameters_of
-from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.plugin.items import USES_US, parameters_of
 
 if TYPE_CHECKING:
-    from pytest_gpubench.plugin.session import Benchmark
+    from pytest_gpubench.plugin.session import BenchmarkSession
     from pytest_gpubench.recipes.changes import Change
 
 
 class Changed:
     """Deselects what is as it was."""
 
-    def __init__(self, benchmark: Benchmark, revision: str) -> None:
+    def __init__(self, benchmark: BenchmarkSession, revision: str) -> None:
         from pytest_gpubench.host.revisions import files_at
         from pytest_gpubench.recipes import load_recipes
         from pytest_gpubench.recipes.changes import changes
@@ -63,14 +62,14 @@ class Changed:
         selection = Selection(self._benchmark.book, self._benchmark.parameters)
         found = [one for nodeid in ids if (one := selection.parameters_of(nodeid))]
         if found or not ids:
-            node.config.stash[ASKED] = True
+            node.config.stash[USES_US] = True
         self._tell(node.config, {case.id for _, case in found if case})
 
     def _tell(self, config: pytest.Config, selected: set[str]) -> None:
         from pytest_gpubench.recipes.changes import broken_before, lines
 
         reporter = config.pluginmanager.get_plugin("terminalreporter")
-        if self._told or reporter is None or ASKED not in config.stash:
+        if self._told or reporter is None or USES_US not in config.stash:
             return
         self._told = True
         reporter.ensure_newline()

@@ -13,6 +13,7 @@ import pytest
 from pytest_gpubench.host import files
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.plugin.baselining import Baselines, Updated, update_baselines
+from pytest_gpubench.plugin.options import Repeat, words_to_repeat
 from pytest_gpubench.plugin.outcomes import Outcome, is_undecided, last_verdicts
 from pytest_gpubench.plugin.settings import Settings
 
@@ -20,8 +21,6 @@ RERUN_FILE = "rerun.txt"
 LAUNCHES_TO_RECORD = 8
 """Of a first baseline: as many as its anchor holds."""
 
-_NOT_TO_REPEAT = ("plan", "matrix", "update_baselines", "accept_regression", "reuse", "changed_since", "report", "benchmark_json")
-_NOT_TO_RECORD = (*_NOT_TO_REPEAT, "launches", "require_baseline", "inconclusive", "against")
 _CASES_NAMED = 4
 """With more cases the command that records them keeps the run's own selection."""
 
@@ -48,7 +47,7 @@ def finish(
     if ids:
         path = run / RERUN_FILE
         try:
-            words = [*_options(config, _NOT_TO_REPEAT), *_relative(config, ids)]
+            words = [*words_to_repeat(config, Repeat.ALWAYS, Repeat.RERUN), *_relative(config, ids)]
             files.write_text(path, "\n".join(words) + "\n")
         except GpubenchError as error:
             lines.append(str(error))
@@ -100,7 +99,7 @@ def _offer(config: pytest.Config, outcomes: Sequence[Outcome]) -> list[str]:
             if value
             for word in (name, value)
         ]
-    words += _options(config, _NOT_TO_RECORD)
+    words += words_to_repeat(config, Repeat.ALWAYS)
     words += [f"--gpubench-launches={LAUNCHES_TO_RECORD}", "--gpubench-update-baselines"]
     what = "1 verdict has" if len(without) == 1 else f"{len(without)} verdicts have"
     return [f"{what} no baseline to compare with; this records one:", f"  {shlex.join(words)}"]
@@ -123,16 +122,3 @@ def _relative(config: pytest.Config, ids: Iterable[str]) -> list[str]:
     if config.rootpath == config.invocation_params.dir:
         return list(ids)
     return [os.path.relpath(config.rootpath, config.invocation_params.dir) + os.sep + nodeid for nodeid in ids]
-
-
-def _options(config: pytest.Config, without: Sequence[str]) -> list[str]:
-    """Our options of this run, as words."""
-    words: list[str] = []
-    for name, value in sorted(vars(config.option).items()):
-        kind = name.removeprefix("gpubench_")
-        if kind == name or kind in without or not value:
-            continue
-        option = f"--gpubench-{kind.replace('_', '-')}"
-        values = value if isinstance(value, list) else [value]
-        words += [option if one is True else f"{option}={one}" for one in values]
-    return words

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.plugin.state import benchmark_of
+from pytest_gpubench.plugin.items import CASE, LAUNCH, RATIO, USES_US
+from pytest_gpubench.plugin.session import find_session, session_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -51,18 +52,18 @@ def _parameter(request: pytest.FixtureRequest, what: str) -> Any:
 
 @pytest.fixture(scope="session")
 def _gpubench_engine(pytestconfig: pytest.Config, _gpubench_launch: Launch) -> Iterator[Engine]:
-    with benchmark_of(pytestconfig).servers.running(_gpubench_launch) as running:
+    with session_of(pytestconfig).servers.running(_gpubench_launch) as running:
         yield running
 
 
 @pytest.fixture
 def _gpubench_engine_check(pytestconfig: pytest.Config, _gpubench_launch: Launch, _gpubench_engine: Engine) -> EngineCheck:
-    return benchmark_of(pytestconfig).servers.check(_gpubench_launch)
+    return session_of(pytestconfig).servers.check(_gpubench_launch)
 
 
 @pytest.fixture
 def _gpubench_measure(request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case) -> Callable[[], Measurement]:
-    runner = benchmark_of(request.config).runner
+    runner = session_of(request.config).runner
     return lambda: runner.measure(
         request.node, _gpubench_launch, _gpubench_case, lambda: request.getfixturevalue("_gpubench_engine")
     )
@@ -72,7 +73,7 @@ def _gpubench_measure(request: pytest.FixtureRequest, _gpubench_launch: Launch, 
 def _gpubench_gate(
     request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case
 ) -> Callable[[Measurement], Verdict]:
-    runner = benchmark_of(request.config).runner
+    runner = session_of(request.config).runner
     return lambda measurement: runner.judge(request.node, _gpubench_launch, _gpubench_case, measurement)
 
 
@@ -80,7 +81,7 @@ def _gpubench_gate(
 def _gpubench_init_gate(
     request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_engine: Engine
 ) -> Callable[[], Verdict]:
-    runner = benchmark_of(request.config).runner
+    runner = session_of(request.config).runner
     return lambda: runner.judge_init(request.node, _gpubench_launch, _gpubench_engine)
 
 
@@ -94,7 +95,7 @@ def _gpubench_ratio(request: pytest.FixtureRequest) -> RatioPoint:
 def _gpubench_ratio_gate(request: pytest.FixtureRequest, _gpubench_ratio: RatioPoint) -> Callable[[], Verdict]:
     from pytest_gpubench.plugin.ratio_items import judge_item
 
-    return lambda: judge_item(benchmark_of(request.config), request.node, _gpubench_ratio)
+    return lambda: judge_item(session_of(request.config), request.node, _gpubench_ratio)
 
 
 @pytest.fixture(scope="session")
@@ -140,3 +141,31 @@ def async_client(_gpubench_engine: Engine) -> AsyncOpenAI:
     http = openai.DefaultAsyncHttpxClient(follow_redirects=False)
     url, key = _gpubench_engine.base_url, _gpubench_engine.api_key
     return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http)
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Give a test its launches and cases: both, launches only, or cases only; or the ratios between cases."""
+    metafunc.config.stash[USES_US] = True
+    names = tuple(name for name in (LAUNCH, CASE) if name in metafunc.fixturenames) or (RATIO,)
+    session = find_session(metafunc.config)
+    if session is None:
+        metafunc.config.pluginmanager.unregister(name="gpubench-no-recipes")
+        metafunc.config.pluginmanager.register(_NoRecipes(), name="gpubench-no-recipes")
+        metafunc.parametrize(names, [], indirect=True, scope="session")
+        return
+    from pytest_gpubench.plugin import gc_pause
+
+    with gc_pause.paused():
+        sets = session.parameters.of(names)
+        if sets or names != (RATIO,):  # without ratios the test is one item, which is taken out again
+            metafunc.parametrize(names, sets, indirect=True, scope="session")
+
+
+class _NoRecipes:
+    """Ends a run whose tests ask for servers while no recipe file exists."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config) -> None:
+        raise pytest.UsageError(
+            f"no recipes.yaml in {config.rootpath}: write one with 'gpubench init', or name a file with --gpubench-recipes FILE"
+        )

@@ -10,10 +10,9 @@ import pytest
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.plugin import outcomes, ratio_items, summary
-from pytest_gpubench.plugin.items import UNTIL_GREEN, Chosen, parameters_of, refuse_repeats, run_order
+from pytest_gpubench.plugin.items import INIT_GATE, UNTIL_GREEN, USES_US, Chosen, parameters_of, refuse_repeats, run_order
 from pytest_gpubench.plugin.reserves import Settling, subject_of, subjects_of
-from pytest_gpubench.plugin.session import Benchmark
-from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.plugin.session import BenchmarkSession
 from pytest_gpubench.plugin.xdist import Selection, ServerScheduling, refuse_what_would_mislead
 from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.report.terminal import summary_lines
@@ -22,10 +21,11 @@ from pytest_gpubench.report.terminal import summary_lines
 class Hooks:
     """pytest's hooks, each a short adapter."""
 
-    def __init__(self, benchmark: Benchmark) -> None:
+    def __init__(self, benchmark: BenchmarkSession) -> None:
         self._benchmark = benchmark
         self._told_selection = False
         self._scheduling = False
+        self._cases_of: dict[Launch, list[Case]] = {}
         self._phases_run: set[tuple[str, str]] = set()
         """Node id and phase of our items."""
 
@@ -54,9 +54,9 @@ class Hooks:
             refusal = refuse_what_would_mislead(config.getoption("dist"), workers, settings.exclusive, bool(settings.base_url))
             if refusal:
                 raise pytest.UsageError(refusal)
-            config.stash[ASKED] = True
-        if ASKED in config.stash or not ids:
-            config.stash[ASKED] = True
+            config.stash[USES_US] = True
+        if USES_US in config.stash or not ids:
+            config.stash[USES_US] = True
             self._benchmark.selected = selection.chosen(ids)
             self._benchmark.read_baselines(selection.subjects(ids))
             outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
@@ -83,9 +83,9 @@ class Hooks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
         positions = {item: index for index, item in enumerate(items)}
-        if ASKED in config.stash and self._benchmark.book.problems:
+        if USES_US in config.stash and self._benchmark.book.problems:
             raise pytest.UsageError(problem_text(self._benchmark.book))
-        refusal = self._benchmark.unmatched_ratios() if ASKED in config.stash else None
+        refusal = self._benchmark.unmatched_ratios() if USES_US in config.stash else None
         if refusal:
             raise pytest.UsageError(refusal)
         ratios = ratio_items.take_out(items)
@@ -102,7 +102,10 @@ class Hooks:
         cases: dict[str, Case] = {case.id: case for _, case in found if case}
         servers: dict[Launch, None] = dict.fromkeys(launch for launch, _ in found if launch)
         self._benchmark.selected = Chosen.of(found)
-        if ASKED in session.config.stash:
+        for launch, case in found:
+            if launch and case:
+                self._cases_of.setdefault(launch, []).append(case)
+        if USES_US in session.config.stash:
             outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
         # pytest calls this hook also where the collection was refused or has errors.
         if self._benchmark.accepted and not session.testsfailed:
@@ -121,6 +124,8 @@ class Hooks:
         if not found or not found[0]:
             return
         self._refuse_repeat(item, "setup")
+        if found[1] is None:
+            self._skip_start_of_reused(item, found[0])
         settled = self._benchmark.settling and self._benchmark.settling.reason(item)
         if settled:
             outcomes.settle(item, subject_of(item)[1], settled)
@@ -129,6 +134,14 @@ class Hooks:
             if found[1] is not None:
                 self._benchmark.runner.note_failure(found[0], found[1], dead)
             outcomes.refuse(item, dead)
+
+    def _skip_start_of_reused(self, item: pytest.Item, launch: Launch) -> None:
+        """No case of that launch needs the server: its start is not tested."""
+        if not self._benchmark.settings.reuse or INIT_GATE not in getattr(item, "fixturenames", ()):
+            return
+        reuse, cases = self._benchmark.runner.reuse, self._cases_of.get(launch, [])
+        if reuse is not None and cases and all(reuse.find(launch, case) for case in cases):
+            pytest.skip("not started: every result on this launch is reused")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> None:
@@ -144,7 +157,7 @@ class Hooks:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        outcomes.attach(item, report)
+        outcomes.attach(item, report, self._benchmark.book)
         launch, case = parameters_of(item) or (None, None)
         told = getattr(report, "gpubench", {})
         if report.failed and launch and case and case.runnable and not told.get("refused"):

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.plugin.state import ASKED, find_benchmark
-
 if TYPE_CHECKING:
     from pytest_gpubench.model.cases import Case, RecipeBook
     from pytest_gpubench.model.specs import Launch, ServerSpec
@@ -21,6 +19,8 @@ CASE = "_gpubench_case"
 RATIO = "_gpubench_ratio"
 INIT_GATE = "_gpubench_init_gate"
 """Fixture of a test that judges the start of a server."""
+USES_US = pytest.StashKey[bool]()
+"""In ``config.stash``: whether a collected test asked for one of our fixtures."""
 PARAMETERS = frozenset({LAUNCH, CASE})
 ASKING = PARAMETERS | {RATIO}
 """Fixtures of ours that a test is parametrized by."""
@@ -43,24 +43,6 @@ MARK_FIELDS: dict[str, type] = {
 """Fields of the mark ``gpubench(...)``, with their types."""
 
 
-def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Give a test its launches and cases: both, launches only, or cases only; or the ratios between cases."""
-    metafunc.config.stash[ASKED] = True
-    names = tuple(name for name in (LAUNCH, CASE) if name in metafunc.fixturenames) or (RATIO,)
-    benchmark = find_benchmark(metafunc.config)
-    if benchmark is None:
-        metafunc.config.pluginmanager.unregister(name="gpubench-no-recipes")
-        metafunc.config.pluginmanager.register(_NoRecipes(), name="gpubench-no-recipes")
-        metafunc.parametrize(names, [], indirect=True, scope="session")
-        return
-    from pytest_gpubench.plugin import gc_pause
-
-    with gc_pause.paused():
-        sets = benchmark.parameters.of(names)
-        if sets or names != (RATIO,):  # without ratios the test is one item, which is taken out again
-            metafunc.parametrize(names, sets, indirect=True, scope="session")
-
-
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """What is selected, in the order of the run."""
@@ -77,16 +59,6 @@ class Chosen:
         return cls(
             tuple(dict.fromkeys(case.id for _, case in found if case)),
             tuple(dict.fromkeys(launch.server for launch, _ in found if launch)),
-        )
-
-
-class _NoRecipes:
-    """Ends a run whose tests ask for servers while no recipe file exists."""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config) -> None:
-        raise pytest.UsageError(
-            f"no recipes.yaml in {config.rootpath}: write one with 'gpubench init', or name a file with --gpubench-recipes FILE"
         )
 
 

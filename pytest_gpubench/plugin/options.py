@@ -1,13 +1,17 @@
-"""Command-line options and their ini twins. Imported in every pytest run, so it imports nothing heavy."""
+"""The options of the command line and their ini twins: one table. Imported in every pytest run, so it
+imports nothing heavy."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_gpubench.model.policies import SHARING_POLICIES
-from pytest_gpubench.plugin import fleet, reporting
 
 RECIPE_FILE = "recipes.yaml"
 DEFAULT_RESULTS = "results"
@@ -16,112 +20,248 @@ INCONCLUSIVE_CHOICES = ("exit", "warn", "fail")
 DEFAULT_START_TIMEOUT_S = 3600.0
 
 
-def add_options(parser: pytest.Parser) -> None:
-    """Declare every option in one group, with an ini twin for the standing ones."""
-    group = parser.getgroup("gpubench", "LLM serving benchmarks (pytest-gpubench)")
-    group.addoption(
-        "--gpubench-recipes",
-        action="append",
-        metavar="FILE",
-        help="recipe file, repeatable (default: recipes.yaml of the root folder, if it exists)",
-    )
-    group.addoption(
-        "--gpubench-runner",
-        metavar="LABEL",
-        help="this host is the runner LABEL: a case for it whose hardware is missing fails instead of being skipped",
-    )
-    group.addoption(
-        "--gpubench-plan",
-        metavar="FILE",
-        help="collect only, and write the selected cases and servers with their command lines as JSON",
-    )
-    group.addoption(
-        "--gpubench-server-per",
+class Repeat(Enum):
+    """Which of the commands that a run prints or writes keeps an option."""
+
+    ALWAYS = "always"
+    """It says what is measured, on what."""
+    RERUN = "rerun"
+    """``rerun.txt`` keeps it; the command that records a baseline does not: it sets its own."""
+    NEVER = "never"
+    """It says what is written, or what has been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One ``--gpubench-NAME``."""
+
+    name: str
+    help: str
+    value: str = ""
+    """What ``--help`` shows for the value; empty without choices: a switch."""
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    """Repeatable."""
+    ini: str = ""
+    """What the ini twin ``gpubench_NAME`` means; empty: there is none."""
+    ini_type: str | None = None
+    repeat: Repeat = Repeat.ALWAYS
+    excludes: Mapping[str, str] = field(default_factory=dict)
+    """Names of options that contradict it, with the reason."""
+    needs: Mapping[str, str] = field(default_factory=dict)
+    """Names of options without which it means nothing, with the sentence that says so."""
+
+    @property
+    def flag(self) -> str:
+        """As on the command line."""
+        return f"--gpubench-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """As in ``config.option`` and in the ini file."""
+        return f"gpubench_{self.name.replace('-', '_')}"
+
+
+OPTIONS = (
+    Option(
+        "recipes",
+        "recipe file, repeatable (default: recipes.yaml of the root folder, if it exists)",
+        value="FILE",
+        many=True,
+        ini="recipe files (one a line)",
+        ini_type="linelist",
+    ),
+    Option(
+        "runner",
+        "this host is the runner LABEL: a case for it whose hardware is missing fails instead of being skipped",
+        value="LABEL",
+    ),
+    Option(
+        "plan",
+        "collect only, and write the selected cases and servers with their command lines as JSON",
+        value="FILE",
+        repeat=Repeat.NEVER,
+    ),
+    Option(
+        "matrix",
+        "collect only, and write the jobs of the selection (one per server) as JSON for a CI matrix",
+        value="FILE",
+        repeat=Repeat.NEVER,
+    ),
+    Option(
+        "server-per",
+        "what shares a server: all points of a parallelism (default), of a shape (ISL/OSL), or one server per point",
         choices=SHARING_POLICIES,
-        help="what shares a server: all points of a parallelism (default), of a shape (ISL/OSL), or one server per point",
-    )
-    group.addoption(
-        "--gpubench-launches",
-        metavar="N|N..M",
-        help="fresh starts of every server: N, or N certain ones and up to M for what is undecided (default: 1)",
-    )
-    group.addoption(
-        "--gpubench-baselines", metavar="DIR", help=f"folder of baseline files, kept in git (default: {DEFAULT_BASELINES})"
-    )
-    group.addoption(
-        "--gpubench-update-baselines",
-        action="store_true",
-        help="record the launches of cases that pass as baselines; needs a clean git working tree",
-    )
-    group.addoption(
-        "--gpubench-accept-regression",
-        action="store_true",
-        help="with --gpubench-update-baselines: what became worse is accepted and begins a new anchor",
-    )
-    group.addoption("--gpubench-require-baseline", action="store_true", help="a case without a comparable baseline fails")
-    group.addoption(
-        "--gpubench-inconclusive",
+        ini="what shares a server: parallelism, shape or point",
+    ),
+    Option(
+        "launches",
+        "fresh starts of every server: N, or N certain ones and up to M for what is undecided (default: 1)",
+        value="N|N..M",
+        ini="fresh starts of every server: N or N..M",
+        repeat=Repeat.RERUN,
+    ),
+    Option(
+        "baselines",
+        f"folder of baseline files, kept in git (default: {DEFAULT_BASELINES})",
+        value="DIR",
+        ini="folder of baseline files",
+    ),
+    Option(
+        "update-baselines",
+        "record the launches of cases that pass as baselines; needs a clean git working tree",
+        repeat=Repeat.NEVER,
+    ),
+    Option(
+        "accept-regression",
+        "with --gpubench-update-baselines: what became worse is accepted and begins a new anchor",
+        repeat=Repeat.NEVER,
+        needs={"update-baselines": "accepts what is recorded: give --gpubench-update-baselines as well"},
+    ),
+    Option("require-baseline", "a case without a comparable baseline fails", repeat=Repeat.RERUN),
+    Option(
+        "inconclusive",
+        "what INCONCLUSIVE and INVALID verdicts do: exit code 10 (exit, the default), only a skip (warn), a failure (fail)",
         choices=INCONCLUSIVE_CHOICES,
-        help="what INCONCLUSIVE and INVALID verdicts do: exit code 10 (exit, the default), only a skip (warn), a failure (fail)",
-    )
-    group.addoption("--gpubench-results", metavar="DIR", help=f"folder of result records (default: {DEFAULT_RESULTS})")
-    group.addoption(
-        "--gpubench-base-url",
-        metavar="URL",
-        help="measure a server that runs already (key from OPENAI_API_KEY); nothing is started or stopped",
-    )
-    group.addoption(
-        "--gpubench-model",
-        metavar="NAME",
-        help="with --gpubench-base-url: the served name to measure, where the server lists several models",
-    )
-    group.addoption(
-        "--gpubench-vllm-command",
-        metavar="COMMAND",
-        help="how to start the engine (default: this interpreter's vLLM, else 'vllm serve')",
-    )
-    group.addoption(
-        "--gpubench-against",
-        metavar="ENGINE|ARGS",
-        help="compare with a second engine on this host, launches in the order A B B A: another command, or flags and environment "
-        "to change, such as '--block-size 256'; --gpubench-launches counts blocks",
-    )
-    group.addoption(
-        "--gpubench-benchmark-json",
-        metavar="FILE",
-        help="write the durations of this run as a JSON file of pytest-benchmark's schema, for its tools and those that read it",
-    )
-    group.addoption("--gpubench-cache-dir", metavar="DIR", help="Hugging Face cache (default: that of huggingface_hub)")
-    group.addoption(
-        "--gpubench-start-timeout",
-        metavar="SECONDS",
-        type=float,
-        help=f"deadline for a server's start (default: {DEFAULT_START_TIMEOUT_S:.0f} s)",
-    )
-    group.addoption(
-        "--gpubench-exclusive",
-        choices=("yes", "no"),
-        help="one server at a time on this host (default: yes); needed for numbers that are compared. Holds among the runs of "
+        ini="what INCONCLUSIVE and INVALID verdicts do: exit, warn or fail",
+        repeat=Repeat.RERUN,
+    ),
+    Option(
+        "results",
+        f"folder of result records (default: {DEFAULT_RESULTS})",
+        value="DIR",
+        ini="folder of result records",
+    ),
+    Option(
+        "reuse",
+        "do not measure again what the results folder holds already: same server, workload, engine version, device, weights",
+        repeat=Repeat.NEVER,
+        excludes={
+            "base-url": "what a running server is, only the server can say",
+            "update-baselines": "a baseline takes launches that this run has measured",
+        },
+    ),
+    Option(
+        "changed-since",
+        "only cases whose resolved recipe differs from that of a git revision; each is printed with what differs",
+        value="REV",
+        repeat=Repeat.NEVER,
+    ),
+    Option(
+        "base-url",
+        "measure a server that runs already (key from OPENAI_API_KEY); nothing is started or stopped",
+        value="URL",
+    ),
+    Option(
+        "model",
+        "with --gpubench-base-url: the served name to measure, where the server lists several models",
+        value="NAME",
+        needs={"base-url": "names a model of a server that runs already: give its address with --gpubench-base-url"},
+    ),
+    Option(
+        "vllm-command",
+        "how to start the engine (default: this interpreter's vLLM, else 'vllm serve')",
+        value="COMMAND",
+        ini="how to start the engine",
+    ),
+    Option(
+        "against",
+        "compare with a second engine on this host, launches in the order A B B A: another command, or flags and "
+        "environment to change, such as '--block-size 256'; --gpubench-launches counts blocks",
+        value="ENGINE|ARGS",
+        repeat=Repeat.RERUN,
+        excludes={
+            "base-url": "a comparison starts both engines itself, one after the other",
+            "update-baselines": "the launches of a comparison alternate between two engines, a baseline is of one",
+        },
+    ),
+    Option(
+        "benchmark-json",
+        "write the durations of this run as a JSON file of pytest-benchmark's schema, for its tools and those that read it",
+        value="FILE",
+        repeat=Repeat.NEVER,
+    ),
+    Option(
+        "report",
+        "write this run's results as one self-contained HTML page (gpubench report makes it of any results)",
+        value="FILE.html",
+        repeat=Repeat.NEVER,
+    ),
+    Option(
+        "cache-dir",
+        "Hugging Face cache (default: that of huggingface_hub)",
+        value="DIR",
+        ini="Hugging Face cache",
+    ),
+    Option(
+        "start-timeout",
+        f"deadline for a server's start (default: {DEFAULT_START_TIMEOUT_S:.0f} s)",
+        value="SECONDS",
+        ini="deadline for a server's start, in seconds",
+    ),
+    Option(
+        "exclusive",
+        "one server at a time on this host (default: yes); needed for numbers that are compared. Holds among the runs of "
         "this user: those of other users are seen only by what they hold on GPUs",
-    )
-    group.addoption(
-        "--gpubench-ignore-findings",
-        action="append",
-        metavar="RULE",
-        default=[],
-        help="doctor rule whose errors do not stop a case, repeatable",
-    )
-    fleet.add_options(group)
-    reporting.add_options(group)
-    parser.addini("gpubench_recipes", "recipe files (one a line)", type="linelist")
-    parser.addini("gpubench_results", "folder of result records", default="")
-    parser.addini("gpubench_vllm_command", "how to start the engine", default="")
-    parser.addini("gpubench_cache_dir", "Hugging Face cache", default="")
-    parser.addini("gpubench_start_timeout", "deadline for a server's start, in seconds", default="")
-    parser.addini("gpubench_launches", "fresh starts of every server: N or N..M", default="")
-    parser.addini("gpubench_baselines", "folder of baseline files", default="")
-    parser.addini("gpubench_inconclusive", "what INCONCLUSIVE and INVALID verdicts do: exit, warn or fail", default="")
-    parser.addini("gpubench_server_per", "what shares a server: parallelism, shape or point", default="")
+        choices=("yes", "no"),
+    ),
+    Option(
+        "ignore-findings",
+        "doctor rule whose errors do not stop a case, repeatable",
+        value="RULE",
+        many=True,
+    ),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every option in one group, and the ini twins."""
+    group = parser.getgroup("gpubench", "LLM serving benchmarks (pytest-gpubench)")
+    for option in OPTIONS:
+        group.addoption(option.flag, **_declared(option), help=option.help)
+        if option.ini:
+            default: Any = [] if option.ini_type == "linelist" else ""
+            parser.addini(option.key, option.ini, type=option.ini_type, default=default)  # type: ignore[arg-type]
+
+
+def _declared(option: Option) -> dict[str, Any]:
+    if option.choices:
+        return {"choices": option.choices}
+    if not option.value:
+        return {"action": "store_true"}
+    if option.many:
+        return {"action": "append", "metavar": option.value}
+    return {"metavar": option.value}
+
+
+def refuse_contradictions(config: pytest.Config) -> None:
+    """Options that do not go together.
+
+    Raises:
+        pytest.UsageError: naming both, and why.
+    """
+    given = {option.name for option in OPTIONS if config.getoption(option.key)}
+    for option in OPTIONS:
+        if option.name not in given:
+            continue
+        for other, why in option.excludes.items():
+            if other in given:
+                raise pytest.UsageError(f"{option.flag} and --gpubench-{other} exclude each other: {why}; leave one out")
+        for other, why in option.needs.items():
+            if other not in given:
+                raise pytest.UsageError(f"{option.flag} {why}")
+
+
+def words_to_repeat(config: pytest.Config, *kept: Repeat) -> list[str]:
+    """The options of this run that another command is to have, as words."""
+    words: list[str] = []
+    for option in OPTIONS:
+        value = config.getoption(option.key)
+        if option.repeat not in kept or not value:
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [option.flag if one is True else f"{option.flag}={one}" for one in values]
+    return words
 
 
 def recipe_files(config: pytest.Config) -> tuple[tuple[Path, ...], bool]:

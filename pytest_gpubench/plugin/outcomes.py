@@ -15,8 +15,7 @@ from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.plugin.items import INIT_GATE, RATIO, Chosen, mark_values, parameters_of
-from pytest_gpubench.plugin.state import ASKED, benchmark_of
+from pytest_gpubench.plugin.items import INIT_GATE, RATIO, USES_US, Chosen, mark_values, parameters_of
 from pytest_gpubench.recipes.hints import nearest
 
 EXIT_UNDECIDED = 10
@@ -112,7 +111,7 @@ def as_failure(report: pytest.TestReport) -> Failure:
     return Failure("test-failed", "client", f"its test failed in {report.when}: {words[0]}")
 
 
-def attach(item: pytest.Item, report: pytest.TestReport) -> None:
+def attach(item: pytest.Item, report: pytest.TestReport, book: RecipeBook) -> None:
     """Put the case's result on the report of the phase that decided it."""
     found = parameters_of(item) or ((None, None) if RATIO in getattr(item, "fixturenames", ()) else None)
     if found is None or (report.when != "call" and report.passed):
@@ -127,7 +126,7 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> None:
     if case:
         data |= {"case": case.id, "recipe": case.recipe, "point": case.id.removeprefix(case.identity.label + "-")}
     elif launch and INIT_GATE in getattr(item, "fixturenames", ()):
-        data |= _start_of(benchmark_of(item.config).book, launch)
+        data |= _start_of(book, launch)
     report.gpubench = data  # type: ignore[attr-defined]
     if data.get("verdict") and takes_properties(item.config):
         item.user_properties.extend(properties or [("gpubench_verdict", str(data["verdict"]))])
@@ -225,7 +224,7 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen
     """Say how many cases and servers were selected; where none was, which words would select some."""
     cases, servers = len(selected.cases), len(selected.servers)
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or ASKED not in config.stash:
+    if reporter is None or USES_US not in config.stash:
         return
     reporter.ensure_newline()
     reporter.write_line(f"selected {cases} case{'s' if cases != 1 else ''} on {servers} server{'s' if servers != 1 else ''}")

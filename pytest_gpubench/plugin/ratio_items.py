@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.gate.ratios import RatioPoint
     from pytest_gpubench.model.cases import RecipeBook
     from pytest_gpubench.model.verdicts import Verdict
-    from pytest_gpubench.plugin.session import Benchmark
+    from pytest_gpubench.plugin.session import BenchmarkSession
 
 
 def is_idle(function: object, book: RecipeBook) -> bool:
@@ -57,7 +57,7 @@ def _both(point: RatioPoint | None, selected: Collection[str]) -> bool:
     return point is not None and point.of in selected and point.over in selected
 
 
-def verdict_on(benchmark: Benchmark, point: RatioPoint) -> Verdict:
+def verdict_on(benchmark: BenchmarkSession, point: RatioPoint) -> Verdict:
     """The verdict from the records that this run has written."""
     from pytest_gpubench.report.loading import load_results
     from pytest_gpubench.report.merging import attempts_that_count, ratio_verdict
@@ -68,7 +68,7 @@ def verdict_on(benchmark: Benchmark, point: RatioPoint) -> Verdict:
     return ratio_verdict(point, sides)
 
 
-def judge_item(benchmark: Benchmark, item: pytest.Item, point: RatioPoint) -> Verdict:
+def judge_item(benchmark: BenchmarkSession, item: pytest.Item, point: RatioPoint) -> Verdict:
     """The verdict on a ratio; raises pytest's failure or skip where it is not PASS."""
     verdict = verdict_on(benchmark, point)
     item.stash[RESULT] = _told(benchmark, point, verdict)
@@ -76,7 +76,7 @@ def judge_item(benchmark: Benchmark, item: pytest.Item, point: RatioPoint) -> Ve
     return verdict
 
 
-def judge_left(benchmark: Benchmark, session: pytest.Session) -> None:
+def judge_left(benchmark: BenchmarkSession, session: pytest.Session) -> None:
     """Judge the ratios that no worker of xdist runs, in a run that was neither interrupted nor
     broken."""
     whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
@@ -87,7 +87,7 @@ def judge_left(benchmark: Benchmark, session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> bool:
+def _judge_from_controller(benchmark: BenchmarkSession, nodeids: Iterable[str]) -> bool:
     """Judge these items of ratios and report each as if it had run; whether one failed."""
     hook = benchmark.config.hook
     failed = False
@@ -121,7 +121,7 @@ def _judge_from_controller(benchmark: Benchmark, nodeids: Iterable[str]) -> bool
     return failed
 
 
-def points_among(benchmark: Benchmark, nodeids: Iterable[str]) -> list[tuple[str, RatioPoint]]:
+def points_among(benchmark: BenchmarkSession, nodeids: Iterable[str]) -> list[tuple[str, RatioPoint]]:
     """The items of ratios among these, with their ratios."""
     known = {made.id: made.values[0] for made in benchmark.parameters.of((RATIO,))}
     found = []
@@ -137,7 +137,7 @@ def subject_of_ratio(point: RatioPoint) -> str:
     return f"ratio {point.label}"
 
 
-def _told(benchmark: Benchmark, point: RatioPoint, verdict: Verdict) -> dict[str, Any]:
+def _told(benchmark: BenchmarkSession, point: RatioPoint, verdict: Verdict) -> dict[str, Any]:
     told = benchmark.gate.told(subject_of_ratio(point), verdict, verdict.reason)
     return told | {"sides": [point.of, point.over]}
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gpubench.plugin.state import ASKED
+from pytest_gpubench.plugin.items import USES_US, parameters_of
 
 if TYPE_CHECKING:
-    from pytest_gpubench.plugin.session import Benchmark
+    from pytest_gpubench.plugin.session import BenchmarkSession
     from pytest_gpubench.plugin.session_end import Writer
     from pytest_gpubench.report.estimate import Estimate
     from pytest_gpubench.report.loaded import Loaded
@@ -19,39 +19,21 @@ if TYPE_CHECKING:
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
-def add_options(group: pytest.OptionGroup) -> None:
-    """Declare the options."""
-    group.addoption(
-        "--gpubench-report",
-        metavar="FILE.html",
-        help="write this run's results as one self-contained HTML page (gpubench report makes it of any results)",
-    )
-
-
-def take_part(config: pytest.Config, benchmark: Benchmark) -> Writer:
+def take_part(config: pytest.Config, benchmark: BenchmarkSession) -> Writer:
     """Register the hooks; in a worker of xdist there is nothing to do.
 
     Returns:
         What writes the report when the run ends.
-
-    Raises:
-        pytest.UsageError: if the report's file cannot be written there.
     """
     if hasattr(config, "workerinput"):
         return lambda _session: None
-    from pytest_gpubench.plugin.options import given_path
-
-    target = given_path(config, "report")
-    if target is not None and (target.is_dir() or not target.parent.is_dir()):
-        what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
-        raise pytest.UsageError(f"--gpubench-report: {target} {what}; give the path of a file in an existing folder")
-    hooks = _Hooks(benchmark, target, os.environ.get(STEP_SUMMARY))
+    hooks = _Hooks(benchmark, benchmark.settings.report, os.environ.get(STEP_SUMMARY))
     config.pluginmanager.register(hooks, name="gpubench-reporting")
     return hooks.write
 
 
 class _Hooks:
-    def __init__(self, benchmark: Benchmark, target: Path | None, step_summary: str | None) -> None:
+    def __init__(self, benchmark: BenchmarkSession, target: Path | None, step_summary: str | None) -> None:
         self._benchmark = benchmark
         self._target = target
         self._step_summary = step_summary
@@ -60,7 +42,7 @@ class _Hooks:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        if ASKED not in session.config.stash or session.config.option.collectonly or reporter is None:
+        if USES_US not in session.config.stash or session.config.option.collectonly or reporter is None:
             return
         found = _estimate(self._benchmark, session)
         if found is not None and found.total and session.config.get_verbosity() > -2:
@@ -91,9 +73,8 @@ class _Hooks:
             terminalreporter.write_line(line)
 
 
-def _estimate(benchmark: Benchmark, session: pytest.Session) -> Estimate | None:
+def _estimate(benchmark: BenchmarkSession, session: pytest.Session) -> Estimate | None:
     """None where nothing would be started or measured."""
-    from pytest_gpubench.plugin.items import parameters_of
     from pytest_gpubench.report.estimate import Wanted, estimate
 
     labels: dict[tuple[str, str], dict[str, None]] = {}

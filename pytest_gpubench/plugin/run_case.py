@@ -55,8 +55,6 @@ class CaseRunner:
         servers: ServerPool,
         gate: Gate,
         shows: Shows = nothing,
-        *,
-        reuse: bool = False,
     ) -> None:
         self.gate = gate
         self._settings = settings
@@ -66,7 +64,7 @@ class CaseRunner:
         self._shows = shows
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
-        self.reuse = Reuse(settings, servers, folder, self._device) if reuse else None
+        self.reuse = Reuse(settings, servers, folder, self._device) if settings.reuse else None
 
     def measure(self, item: pytest.Item, launch: Launch, case: Case, get_engine: Callable[[], Engine]) -> Measurement:
         """The one measurement of the case on this launch; the record is on disk before this returns or fails.

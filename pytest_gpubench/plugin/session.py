@@ -1,8 +1,7 @@
-"""The plugin object of a run that has recipes: it holds the run's state and adapts pytest's hooks to it."""
+"""The state of a run that has recipes. Whoever needs a part of it is given that part."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,30 +9,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gpubench.model.cases import Case, RecipeBook
-from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.specs import Launch
-from pytest_gpubench.plugin import benchmark_json, fleet, gc_pause, outcomes, reporting, signals
-from pytest_gpubench.plugin.baselining import Baselines
-from pytest_gpubench.plugin.items import MARK_FIELDS, Chosen, Parameters
-from pytest_gpubench.plugin.reserves import Settling
-from pytest_gpubench.plugin.session_end import SessionEnd
-from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.state import BENCHMARK
-from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
-from pytest_gpubench.recipes.hints import field_errors
-from pytest_gpubench.recipes.problems import problem_text
-from pytest_gpubench.report.records import RunFolder
+from pytest_gpubench.plugin.items import Chosen
 
 if TYPE_CHECKING:
+    from pytest_gpubench.model.cases import Case, RecipeBook
+    from pytest_gpubench.model.specs import Launch
+    from pytest_gpubench.plugin.baselining import Baselines
     from pytest_gpubench.plugin.engines_under_test import Arms
+    from pytest_gpubench.plugin.items import Parameters
+    from pytest_gpubench.plugin.outcomes import Outcome
+    from pytest_gpubench.plugin.reserves import Settling
     from pytest_gpubench.plugin.run_case import CaseRunner
     from pytest_gpubench.plugin.servers import ServerPool
+    from pytest_gpubench.plugin.settings import Settings
     from pytest_gpubench.plugin.verdicts import Gate
+    from pytest_gpubench.report.records import RunFolder
 
 
 @dataclass
-class Benchmark:
+class BenchmarkSession:
     """State of one run: recipes, launches, servers, results.
 
     What runs tests is imported and made when the first test asks for it: it is half a second that collecting need not pay.
@@ -48,7 +42,7 @@ class Benchmark:
     """Planned for every server, in order."""
     settling: Settling | None = None
     """None where every launch is certain."""
-    outcomes: list[outcomes.Outcome] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     selected: Chosen = field(default_factory=Chosen)
     ratios_left: list[str] = field(default_factory=list)
     """Node ids of ratios that no worker of xdist runs."""
@@ -82,8 +76,7 @@ class Benchmark:
         from pytest_gpubench.plugin.live import shows_of
         from pytest_gpubench.plugin.run_case import CaseRunner
 
-        reuse = fleet.resolve(self.config).reuse
-        return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config), reuse=reuse)
+        return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config))
 
     @cached_property
     def gate(self) -> Gate:
@@ -102,6 +95,8 @@ class Benchmark:
     @cached_property
     def baselines(self) -> Baselines:
         """The baseline files of this run's cases."""
+        from pytest_gpubench.plugin.baselining import Baselines
+
         return Baselines(self.settings.baselines, self.book)
 
     def unmatched_ratios(self) -> str | None:
@@ -120,6 +115,8 @@ class Benchmark:
         """
         if self.config.option.collectonly:
             return
+        from pytest_gpubench.model.failures import GpubenchError
+
         try:
             self.baselines.read(subjects)
         except GpubenchError as error:
@@ -127,6 +124,8 @@ class Benchmark:
 
     def finish(self, session: pytest.Session) -> None:
         """On the controller: record what is to be recorded, and decide the exit code."""
+        from pytest_gpubench.plugin import outcomes
+
         session.exitstatus = outcomes.exit_status(session, self.outcomes, self.settings.inconclusive)
         self.said = outcomes.swallowed(self.outcomes)
         if not any(outcome.verdict for outcome in self.outcomes):
@@ -151,15 +150,16 @@ class Benchmark:
         Raises:
             pytest.UsageError: if a file cannot be written, or the matrix has too many kinds of jobs.
         """
-        matrix = fleet.resolve(self.config).matrix
-        if self.settings.plan is None and matrix is None:
+        plan, matrix = self.settings.plan, self.settings.matrix
+        if plan is None and matrix is None:
             return
+        from pytest_gpubench.model.failures import GpubenchError
         from pytest_gpubench.plugin.planning import write_matrix, write_plan
 
         option = "plan"
         try:
-            if self.settings.plan is not None:
-                write_plan(self.settings.plan, self.book, cases, self.arms, self.launches)
+            if plan is not None:
+                write_plan(plan, self.book, cases, self.arms, self.launches)
             option = "matrix"
             if matrix is not None:
                 write_matrix(matrix, self.book, cases, self.settings.launches)
@@ -167,91 +167,15 @@ class Benchmark:
             raise pytest.UsageError(f"--gpubench-{option}: {error}") from None
 
 
-def activate(config: pytest.Config, settings: Settings) -> None:
-    """Load the recipes and take part in the run.
-
-    Raises:
-        pytest.UsageError: for options that cannot be met.
-    """
-    missing = [str(path) for path in settings.recipe_files if settings.recipes_named and not path.exists()]
-    if missing:
-        raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
-    worker = getattr(config, "workerinput", None)
-    processes = getattr(config.option, "numprocesses", None)
-    with gc_pause.paused():
-        book = load_recipes(settings.recipe_files, policy=settings.server_per)
-    gc_pause.spare_what_stays()
-    if book.problems and processes:
-        raise pytest.UsageError(problem_text(book))
-    if settings.update_baselines and not worker and not (config.option.collectonly or settings.plan):
-        _refuse_unclean_tree(settings)
-    launches = _planned(settings, book)
-    folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
-    from pytest_gpubench.plugin.hooks import Hooks
-
-    benchmark = Benchmark(config, settings, book, Parameters(book, launches), folder, launches)
-    unmatched = benchmark.unmatched_ratios() if processes else None
-    if unmatched:  # without workers it is said when one of our tests is collected
-        raise pytest.UsageError(unmatched)
-    if settings.ignore_findings:
-        _ = benchmark.servers  # refuses an unknown rule now, not at the first test
-    config.stash[BENCHMARK] = benchmark
-    _register_marks(config, book)
-    _refuse_ambiguous_selection(config, book)
-    if settings.plan is not None:
-        config.option.collectonly = True
-    config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
-    fleet.take_part(config, benchmark)
-    write_report = reporting.take_part(config, benchmark)
-    write_json = benchmark_json.join_in(config, settings.benchmark_json, folder.path)
-    if worker is None:
-        writers = (benchmark.finish, write_report, write_json)
-        config.pluginmanager.register(SessionEnd(benchmark, writers), name="gpubench-session-end")
-    config.add_cleanup(benchmark.close)
-    _be_careful_with_modes(config)
-    signals.end_cleanly(config)
+SESSION = pytest.StashKey[BenchmarkSession]()
+"""In ``config.stash``, where recipes are loaded."""
 
 
-def _refuse_unclean_tree(settings: Settings) -> None:
-    """Now, and not after hours of measuring."""
-    from pytest_gpubench.gate.recording import tree_refusal
-    from pytest_gpubench.report.provenance import git_state
-
-    refusal = tree_refusal(git_state(settings.root, apart=settings.baselines))
-    if refusal:
-        raise pytest.UsageError(f"--gpubench-update-baselines: {refusal}")
+def find_session(config: pytest.Config) -> BenchmarkSession | None:
+    """The run's state, or None where no recipes are loaded."""
+    return config.stash.get(SESSION, None)
 
 
-def _planned(settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:
-    try:
-        return plan_launches((key for key, _ in book.servers), settings.launches, against=settings.against is not None)
-    except GpubenchError as error:
-        raise pytest.UsageError(f"--gpubench-launches: {error}") from None
-
-
-def _register_marks(config: pytest.Config, book: RecipeBook) -> None:
-    known = {str(line).split(":")[0].split("(")[0].strip() for line in config.getini("markers")}
-    tags = dict.fromkeys(tag for case in book.cases for tag in case.tags)
-    for tag in tags:
-        if tag not in known:
-            config.addinivalue_line("markers", f"{tag}: benchmark cases of pytest-gpubench")
-
-
-def _refuse_ambiguous_selection(config: pytest.Config, book: RecipeBook) -> None:
-    keyword = config.option.keyword
-    found = find_ambiguity(keyword, book.cases) if keyword else None
-    if found is not None:
-        raise pytest.UsageError(str(found))
-    wrong = field_errors(config.option.markexpr or "", MARK_FIELDS)
-    if wrong:
-        raise pytest.UsageError(f"-m {config.option.markexpr!r}: {'; '.join(wrong)}")
-
-
-def _be_careful_with_modes(config: pytest.Config) -> None:
-    if config.option.collectonly:
-        return
-    from pytest_gpubench.host.files import careful_umask
-
-    stack = contextlib.ExitStack()
-    stack.enter_context(careful_umask())
-    config.add_cleanup(stack.close)
+def session_of(config: pytest.Config) -> BenchmarkSession:
+    """The run's state, for fixtures that exist only with it."""
+    return config.stash[SESSION]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
+from pytest_gpubench.plugin.items import USES_US
 from pytest_gpubench.plugin.ratio_items import judge_left
-from pytest_gpubench.plugin.state import ASKED
 
 if TYPE_CHECKING:
-    from pytest_gpubench.plugin.session import Benchmark
+    from pytest_gpubench.plugin.session import BenchmarkSession
     from pytest_gpubench.report.loaded import Loaded
 
 Writer: TypeAlias = Callable[[pytest.Session], None]
@@ -35,7 +35,7 @@ class _Failed:
 class SessionEnd:
     """pytest's hooks around the end of a run."""
 
-    def __init__(self, benchmark: Benchmark, writers: Sequence[Writer]) -> None:
+    def __init__(self, benchmark: BenchmarkSession, writers: Sequence[Writer]) -> None:
         self._benchmark = benchmark
         self._writers = writers
         self._failed: list[_Failed] = []
@@ -69,7 +69,7 @@ class SessionEnd:
     def _write_run_file(self, session: pytest.Session) -> None:
         folder = self._benchmark.folder.path
         config = session.config
-        if ASKED not in config.stash or config.option.collectonly:
+        if USES_US not in config.stash or config.option.collectonly:
             return
         if not folder.is_dir() and not self._failed:
             return

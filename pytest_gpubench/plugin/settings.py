@@ -18,16 +18,11 @@ from pytest_gpubench.plugin.options import (
     INCONCLUSIVE_CHOICES,
     given_path,
     recipe_files,
+    refuse_contradictions,
 )
 
 if TYPE_CHECKING:
     from pytest_gpubench.engines.against import Against
-
-_ALONE = {
-    "base-url": "a comparison starts both engines itself, one after the other",
-    "update-baselines": "the launches of a comparison alternate between two engines, a baseline is of one",
-}
-"""Options that contradict ``against``, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +37,10 @@ class Settings:
     results: Path
     runner: str | None = None
     plan: Path | None = None
+    matrix: Path | None = None
+    report: Path | None = None
+    reuse: bool = False
+    changed_since: str | None = None
     server_per: SharingPolicy | None = None
     base_url: str | None = None
     model: str | None = None
@@ -69,6 +68,7 @@ def resolve_settings(config: pytest.Config) -> Settings:
     Raises:
         pytest.UsageError: for a value that cannot be used, naming the option.
     """
+    refuse_contradictions(config)
     root = config.rootpath
     files, named = recipe_files(config)
     command = _text(config, "vllm_command")
@@ -79,20 +79,24 @@ def resolve_settings(config: pytest.Config) -> Settings:
         results=_path(config, root, "results") or root / DEFAULT_RESULTS,
         runner=config.getoption("gpubench_runner"),
         plan=given_path(config, "plan"),
+        matrix=given_path(config, "matrix"),
+        report=_target(config, "report"),
+        reuse=bool(config.getoption("gpubench_reuse")),
+        changed_since=config.getoption("gpubench_changed_since"),
         server_per=_server_per(config),
         base_url=_base_url(config),
-        model=_model(config),
+        model=config.getoption("gpubench_model"),
         vllm_command=_split("--gpubench-vllm-command", command) if command else None,
         cache_dir=_path(config, root, "cache_dir"),
         start_timeout_s=_seconds(config),
         exclusive=config.getoption("gpubench_exclusive") != "no",
-        ignore_findings=tuple(config.getoption("gpubench_ignore_findings")),
+        ignore_findings=tuple(config.getoption("gpubench_ignore_findings") or ()),
         against=_against(config),
-        benchmark_json=given_path(config, "benchmark_json"),
+        benchmark_json=_target(config, "benchmark_json"),
         launches=_text(config, "launches") or "1",
         baselines=_path(config, root, "baselines") or root / DEFAULT_BASELINES,
         update_baselines=config.getoption("gpubench_update_baselines"),
-        accept_regression=_accept_regression(config),
+        accept_regression=config.getoption("gpubench_accept_regression"),
         require_baseline=config.getoption("gpubench_require_baseline"),
         inconclusive=_inconclusive(config),
     )
@@ -118,20 +122,14 @@ def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
     return path
 
 
-def _model(config: pytest.Config) -> str | None:
-    name: str | None = config.getoption("gpubench_model")
-    if name is not None and not config.getoption("gpubench_base_url"):
-        raise pytest.UsageError(
-            "--gpubench-model names a model of a server that runs already: give its address with --gpubench-base-url"
-        )
-    return name
-
-
-def _accept_regression(config: pytest.Config) -> bool:
-    accepted = bool(config.getoption("gpubench_accept_regression"))
-    if accepted and not config.getoption("gpubench_update_baselines"):
-        raise pytest.UsageError("--gpubench-accept-regression accepts what is recorded: give --gpubench-update-baselines as well")
-    return accepted
+def _target(config: pytest.Config, name: str) -> Path | None:
+    """A file that is written when the run ends: better refused now."""
+    target = given_path(config, name)
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
+        option = f"--gpubench-{name.replace('_', '-')}"
+        raise pytest.UsageError(f"{option}: {target} {what}; give the path of a file in an existing folder")
+    return target
 
 
 def _inconclusive(config: pytest.Config) -> str:
@@ -145,9 +143,6 @@ def _against(config: pytest.Config) -> Against | None:
     text = config.getoption("gpubench_against")
     if text is None:
         return None
-    for name, why in _ALONE.items():
-        if config.getoption(f"gpubench_{name.replace('-', '_')}", None):
-            raise pytest.UsageError(f"--gpubench-against and --gpubench-{name} exclude each other: {why}; leave one out")
     try:
         from pytest_gpubench.engines.against import parse_against
 

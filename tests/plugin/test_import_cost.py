@@ -48,11 +48,9 @@ def test_light():
         "pytest_gpubench.model.policies",
         "pytest_gpubench.plugin",
         "pytest_gpubench.plugin.items",
-        "pytest_gpubench.plugin.fleet",
+        "pytest_gpubench.plugin.session",
         "pytest_gpubench.plugin.fixtures",
         "pytest_gpubench.plugin.options",
-        "pytest_gpubench.plugin.reporting",
-        "pytest_gpubench.plugin.state",
     }
 
 

@@ -1,0 +1,112 @@
+"""What a run with recipes does when pytest is configured: load them, refuse what cannot be, take part."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.specs import Launch
+from pytest_gpubench.plugin import benchmark_json, gc_pause, reporting, signals
+from pytest_gpubench.plugin.hooks import Hooks
+from pytest_gpubench.plugin.items import MARK_FIELDS, Parameters
+from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
+from pytest_gpubench.plugin.session_end import SessionEnd
+from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
+from pytest_gpubench.recipes.hints import field_errors
+from pytest_gpubench.recipes.problems import problem_text
+from pytest_gpubench.report.records import RunFolder
+
+
+def activate(config: pytest.Config, settings: Settings) -> None:
+    """Load the recipes and take part in the run.
+
+    Raises:
+        pytest.UsageError: for options that cannot be met.
+    """
+    missing = [str(path) for path in settings.recipe_files if settings.recipes_named and not path.exists()]
+    if missing:
+        raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
+    worker = getattr(config, "workerinput", None)
+    processes = getattr(config.option, "numprocesses", None)
+    with gc_pause.paused():
+        book = load_recipes(settings.recipe_files, policy=settings.server_per)
+    gc_pause.spare_what_stays()
+    if book.problems and processes:
+        raise pytest.UsageError(problem_text(book))
+    if settings.update_baselines and not worker and not (config.option.collectonly or settings.plan):
+        _refuse_unclean_tree(settings)
+    launches = _planned(settings, book)
+    folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
+    benchmark = BenchmarkSession(config, settings, book, Parameters(book, launches), folder, launches)
+    unmatched = benchmark.unmatched_ratios() if processes else None
+    if unmatched:  # without workers it is said when one of our tests is collected
+        raise pytest.UsageError(unmatched)
+    if settings.ignore_findings:
+        _ = benchmark.servers  # refuses an unknown rule now, not at the first test
+    config.stash[SESSION] = benchmark
+    _register_marks(config, book)
+    _refuse_ambiguous_selection(config, book)
+    if settings.plan is not None or settings.matrix is not None:
+        config.option.collectonly = True
+    config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
+    if settings.changed_since is not None:
+        from pytest_gpubench.plugin.changed_since import Changed
+
+        config.pluginmanager.register(Changed(benchmark, settings.changed_since), name="gpubench-changed")
+    write_report = reporting.take_part(config, benchmark)
+    write_json = benchmark_json.join_in(config, settings.benchmark_json, folder.path)
+    if worker is None:
+        writers = (benchmark.finish, write_report, write_json)
+        config.pluginmanager.register(SessionEnd(benchmark, writers), name="gpubench-session-end")
+    config.add_cleanup(benchmark.close)
+    _be_careful_with_modes(config)
+    signals.end_cleanly(config)
+
+
+def _refuse_unclean_tree(settings: Settings) -> None:
+    """Now, and not after hours of measuring."""
+    from pytest_gpubench.gate.recording import tree_refusal
+    from pytest_gpubench.report.provenance import git_state
+
+    refusal = tree_refusal(git_state(settings.root, apart=settings.baselines))
+    if refusal:
+        raise pytest.UsageError(f"--gpubench-update-baselines: {refusal}")
+
+
+def _planned(settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:
+    try:
+        return plan_launches((key for key, _ in book.servers), settings.launches, against=settings.against is not None)
+    except GpubenchError as error:
+        raise pytest.UsageError(f"--gpubench-launches: {error}") from None
+
+
+def _register_marks(config: pytest.Config, book: RecipeBook) -> None:
+    known = {str(line).split(":")[0].split("(")[0].strip() for line in config.getini("markers")}
+    tags = dict.fromkeys(tag for case in book.cases for tag in case.tags)
+    for tag in tags:
+        if tag not in known:
+            config.addinivalue_line("markers", f"{tag}: benchmark cases of pytest-gpubench")
+
+
+def _refuse_ambiguous_selection(config: pytest.Config, book: RecipeBook) -> None:
+    keyword = config.option.keyword
+    found = find_ambiguity(keyword, book.cases) if keyword else None
+    if found is not None:
+        raise pytest.UsageError(str(found))
+    wrong = field_errors(config.option.markexpr or "", MARK_FIELDS)
+    if wrong:
+        raise pytest.UsageError(f"-m {config.option.markexpr!r}: {'; '.join(wrong)}")
+
+
+def _be_careful_with_modes(config: pytest.Config) -> None:
+    if config.option.collectonly:
+        return
+    from pytest_gpubench.host.files import careful_umask
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(careful_umask())
+    config.add_cleanup(stack.close)
