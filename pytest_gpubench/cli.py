@@ -148,7 +148,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 def _fetch(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.plugin.inner_pytest import selection_plan
-    from pytest_gpubench.plugin.weights import fetch_weights
+    from pytest_gpubench.plugin.model_files import fetch_weights
     from pytest_gpubench.recipes import load_recipes
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)

@@ -30,7 +30,7 @@ from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.plugin.telemetry import GpuWatch
+from pytest_gpubench.plugin.gpu_watch import GpuWatch
 from pytest_gpubench.report.records import plain
 
 START_LIMIT = float(os.environ.get("HARDWARE_START_LIMIT", "360"))

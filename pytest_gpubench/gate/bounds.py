@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from pytest_gpubench.gate import wording
 from pytest_gpubench.gate.evidence import LaunchEvidence
-from pytest_gpubench.gate.policy import MetricPolicy
-from pytest_gpubench.gate.published_acceptance import GOLDEN_DATASET
+from pytest_gpubench.gate.policy import GOLDEN_DATASET, MetricPolicy
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
 
 

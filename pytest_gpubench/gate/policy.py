@@ -5,12 +5,38 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from pytest_gpubench.gate.limits import Limit
-from pytest_gpubench.gate.published_acceptance import GOLDEN_TOLERANCE, golden_length
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.model.specs import Speculative
 from pytest_gpubench.model.workload import Workload
+
+GOLDEN_DATASET = "SPEED-Bench coding"
+GOLDEN_TOLERANCE = 0.10
+"""Where the recipe names none: another data set or precision moves an acceptance length by several percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One bound on one metric, in the metric's unit; ``None`` where there is no bound on that side."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def declared(self) -> bool:
+        """Whether there is a bound at all."""
+        return self.at_least is not None or self.at_most is not None
+
+    def violation(self, value: float) -> str | None:
+        """The sentence that names a broken bound, or None."""
+        unit = METRICS[self.metric].unit
+        if self.at_least is not None and value < self.at_least:
+            return f"{self.metric} is {value:.4g} {unit}, the recipe demands at least {self.at_least:.4g} {unit}"
+        if self.at_most is not None and value > self.at_most:
+            return f"{self.metric} is {value:.4g} {unit}, the recipe allows at most {self.at_most:.4g} {unit}"
+        return None
+
 
 RANDOM_DATASET = "random"
 _TAIL_REQUESTS = {"p90": 100, "p99": 1000}
@@ -154,3 +180,29 @@ def _document(policy: MetricPolicy) -> dict[str, object]:
         "not-gated": policy.refused or None,
     }
     return {"unit": METRICS[policy.metric].unit} | {key: value for key, value in shown.items() if value is not None}
+
+
+_THINKING: dict[str, tuple[float, ...]] = {
+    "Inferact/MiniMax-M3-EAGLE3": (1.78, 2.38, 2.83, 3.11, 3.35, 3.45, 3.53, 3.74),
+}
+_PLAIN: dict[str, tuple[float, ...]] = {
+    "Inferact/MiniMax-M3-EAGLE3": (1.84, 2.52, 2.93, 3.41, 3.59, 3.57, 3.85, 4.06),
+}
+_SINGLE: dict[tuple[str, int, bool], float] = {("Inferact/MiniMax-M3-EAGLE3-GQA", 3, True): 2.78}
+
+
+def golden_length(speculative: Speculative | None, workload: Workload) -> float | None:
+    """The acceptance length that InferenceX publishes for a draft (1 to 8 tokens, thinking on or off), None where it has none."""
+    if speculative is None or speculative.model is None:
+        return None
+    tokens, thinks = speculative.num_speculative_tokens, thinking(workload)
+    lengths = (_THINKING if thinks else _PLAIN).get(speculative.model, ())
+    if 1 <= tokens <= len(lengths):
+        return lengths[tokens - 1]
+    return _SINGLE.get((speculative.model, tokens, thinks))
+
+
+def thinking(workload: Workload) -> bool:
+    """Whether the chat template lets the model think: yes, unless one of its thinking switches is off."""
+    switches = (value for name, value in workload.chat_template_kwargs.items() if "thinking" in name.lower())
+    return all(value not in (False, None, "off", "disabled", "none") for value in switches)

@@ -14,6 +14,8 @@ from pytest_gpubench.model.frozen import FrozenMap
 if TYPE_CHECKING:
     from pytest_gpubench.gate.baselines import Baseline
 
+from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status, Verdict
+
 
 class Baselines:
     """The baseline files of the cases of a recipe book."""
@@ -81,12 +83,11 @@ def update_baselines(
     Args:
         baselines: where the files are.
         run: name of the run's folder.
-        judged: by case (or start of a server) its launches in order, as ``plugin.verdicts.Gate.told`` describes them, with
+        judged: by case (or start of a server) its launches in order, as ``plugin.run_gate.Gate.told`` describes them, with
             the verdict on all of them in the last one.
         not_judged: sentences on cases that are left out.
         accept_regression: whether worse levels are recorded.
     """
-    from pytest_gpubench.gate.documents import verdict_of
     from pytest_gpubench.gate.recording import recording
 
     recorded: list[str] = []
@@ -123,3 +124,14 @@ def _append(path: Path, subject: str, run: str, launches: Sequence[Mapping[str, 
     key = FrozenMap(last["key"])
     update_baseline(path, subject, lambda before: append(before, key, entries))
     return count(len(entries), "launch")
+
+
+def verdict_of(plain: Mapping[str, Any]) -> Verdict:
+    """The verdict of a record, from its plain JSON data."""
+    metrics = tuple(_metric(one) for one in plain["metrics"])
+    return Verdict(**{**plain, "status": Status(plain["status"]), "metrics": metrics, "notes": tuple(plain["notes"])})
+
+
+def _metric(plain: Mapping[str, Any]) -> MetricVerdict:
+    change = plain["change"]
+    return MetricVerdict(**{**plain, "status": Status(plain["status"]), "change": change and Change(**change)})

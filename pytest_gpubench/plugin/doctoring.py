@@ -29,8 +29,8 @@ from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.plugin.model_files import Wanted, models_of
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.weights import Wanted, models_of
 
 _GIB = 2**30
 FREE_MEMORY = "free-memory"

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.specs import Launch, init_subject
-from pytest_gpubench.plugin import outcomes, ratio_items, summary
+from pytest_gpubench.plugin import outcomes, ratio_items
 from pytest_gpubench.plugin.items import INIT_GATE, UNTIL_GREEN, USES_US, Chosen, parameters_of, refuse_repeats, run_order
 from pytest_gpubench.plugin.reserves import Settling, subject_of, subjects_of
 from pytest_gpubench.plugin.session import BenchmarkSession
@@ -176,15 +176,15 @@ class Hooks:
         for place, case in enumerate(self._benchmark.book.cases):
             places.setdefault(init_subject(case.server), (-case.gpus, place - 0.5))
             places[case.id] = (-case.gpus, place)
-        rows = summary.rows(self._benchmark.outcomes, places)
+        rows = outcomes.rows(self._benchmark.outcomes, places)
         if rows:
             terminalreporter.section("gpubench")
             verbosity = terminalreporter.config.get_verbosity()
             for line in summary_lines(rows, frontier=verbosity >= 0, verbose=verbosity > 0)[1:]:
                 terminalreporter.write_line(line)
-        for line in summary.against_lines(self._benchmark.settings.against, self._benchmark.outcomes):
+        for line in outcomes.against_lines(self._benchmark.settings.against, self._benchmark.outcomes):
             terminalreporter.write_line(line)
-        for line in summary.ratio_lines(self._benchmark.outcomes):
+        for line in outcomes.ratio_lines(self._benchmark.outcomes):
             terminalreporter.write_line(line)
         for line in self._benchmark.said:
             terminalreporter.write_line(line)

@@ -14,9 +14,9 @@ from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_sna
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.plugin.model_files import models_of
 from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.weights import models_of
 from pytest_gpubench.report.loaded import CaseResult
 from pytest_gpubench.report.loading import load_results, read_whole
 from pytest_gpubench.report.records import RunFolder, fingerprint

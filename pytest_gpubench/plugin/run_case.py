@@ -27,13 +27,13 @@ from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.plugin.doctoring import as_failure
+from pytest_gpubench.plugin.gpu_watch import GpuWatch
 from pytest_gpubench.plugin.live import Shows, nothing
 from pytest_gpubench.plugin.outcomes import RESULT
 from pytest_gpubench.plugin.reuse import Reuse
+from pytest_gpubench.plugin.run_gate import Gate
 from pytest_gpubench.plugin.servers import ServerPool, ended_by, failure_of
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.telemetry import GpuWatch
-from pytest_gpubench.plugin.verdicts import Gate
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, fingerprint, plain, try_to_write, write_requests
 
 IDLE_TIMEOUT_S = 60.0

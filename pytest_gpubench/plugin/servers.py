@@ -27,8 +27,8 @@ from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.engines_under_test import Arms
 from pytest_gpubench.plugin.leasing import Leasing
+from pytest_gpubench.plugin.model_files import fetch_weights
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.weights import fetch_weights
 from pytest_gpubench.report.provenance import client_versions, git_state
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, try_to_write
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from pytest_gpubench.plugin.outcomes import Outcome
     from pytest_gpubench.plugin.reserves import Settling
     from pytest_gpubench.plugin.run_case import CaseRunner
+    from pytest_gpubench.plugin.run_gate import Gate
     from pytest_gpubench.plugin.servers import ServerPool
     from pytest_gpubench.plugin.settings import Settings
-    from pytest_gpubench.plugin.verdicts import Gate
     from pytest_gpubench.report.records import RunFolder
 
 
@@ -82,7 +82,7 @@ class BenchmarkSession:
     def gate(self) -> Gate:
         """Judges what this process measures."""
         from pytest_gpubench.gate.case_verdicts import Judging
-        from pytest_gpubench.plugin.verdicts import Gate
+        from pytest_gpubench.plugin.run_gate import Gate
 
         judging = Judging(
             self.launches,

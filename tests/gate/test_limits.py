@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.gate.limits import Limit
+from pytest_gpubench.gate.policy import Limit
 
 
 @pytest.mark.parametrize(

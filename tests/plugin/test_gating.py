@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
-from pytest_gpubench.plugin.verdicts import Gate
+from pytest_gpubench.plugin.run_gate import Gate
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:

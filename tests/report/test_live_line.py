@@ -6,8 +6,7 @@ import contextlib
 import io
 
 from pytest_gpubench.load.plan import Progress
-from pytest_gpubench.plugin.live import Screen, Showing
-from pytest_gpubench.report.live import LiveCase
+from pytest_gpubench.plugin.live import LiveCase, Screen, Showing
 
 
 def _page(tokens: float) -> str:

@@ -1,0 +1,34 @@
+"""The floor plan is held: no import circle anywhere in the package, in any form of import."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "experiments" / "floor_plan"))
+
+from figures import circles, nested_conditionals, read_modules  # noqa: E402
+
+MODULES = read_modules(ROOT)
+
+
+def test_no_module_is_in_a_circle_of_imports_types_included() -> None:
+    assert circles(MODULES) == []
+
+
+def test_no_conditional_expression_is_inside_another_one() -> None:
+    nested = {name: count for name, module in MODULES.items() if (count := nested_conditionals(module.tree)[1])}
+    assert nested == {}
+
+
+def test_a_name_of_a_module_occurs_once() -> None:
+    names: dict[str, list[str]] = {}
+    for name in MODULES:
+        names.setdefault(name.rpartition(".")[2], []).append(name)
+    assert {name: where for name, where in names.items() if len(where) > 1} == {}
+
+
+def test_a_module_holds_one_idea_by_its_length() -> None:
+    long = {name: module.text.count("\n") for name, module in MODULES.items() if module.text.count("\n") > 420}
+    assert long == {}
