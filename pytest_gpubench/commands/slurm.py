@@ -110,7 +110,8 @@ def status(folder: Path) -> int:
 
 
 def _told(state: JobState | None, ended: Mapping[str, Any]) -> str:
-    words = state.state if state else "PENDING or forgotten by Slurm" if not ended else "ENDED"
+    words = "ENDED" if ended else "PENDING or forgotten by Slurm"
+    words = state.state if state else words
     if state and state.restarts:
         words += f", restarted {state.restarts} times" if state.restarts > 1 else ", restarted once"
     return words + (f", exit code {ended['exit']}" if ended.get("exit") is not None else "")

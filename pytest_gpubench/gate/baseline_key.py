@@ -122,4 +122,6 @@ def differences(before: FrozenMap, now: FrozenMap) -> tuple[str, ...]:
 
 
 def _shown(value: object) -> str:
-    return "nothing" if value in (None, "") else value if isinstance(value, str) else canonical_json(value)
+    if value in (None, ""):
+        return "nothing"
+    return value if isinstance(value, str) else canonical_json(value)

@@ -145,7 +145,8 @@ def _held(results: Sequence[MetricVerdict], improved: Sequence[MetricVerdict]) -
     limits = sum(one.against == "limit" for one in results)
     parts = [one.reason for one in improved]
     parts += [f"{', '.join(compared)} within tolerance"] if compared else []
-    parts += [f"{limits} limit{'s' if limits > 1 else ''} held"] if limits else []
+    if limits:
+        parts.append(f"{wording.count(limits, 'limit')} held")
     return "; ".join(parts)
 
 

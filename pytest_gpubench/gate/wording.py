@@ -9,13 +9,16 @@ from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status
 
 _LABEL_WIDTH = 11
 
+_DIGITS = ((999.95, 0), (100, 1), (10, 2))
+"""From which size on so many digits stand behind the point."""
+
 
 def quantity(metric: str, value: float) -> str:
     """A value with its unit, four significant digits, short times in milliseconds: ``41.20 ms``, ``1,234 tok/s/GPU``."""
     unit = METRICS[metric].unit
     if unit == "s" and abs(value) < 1:
         value, unit = value * 1000, "ms"
-    digits = 0 if abs(value) >= 999.95 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    digits = next((digits for least, digits in _DIGITS if abs(value) >= least), 3)
     return f"{value:,.{digits}f} {unit}"
 
 
@@ -32,7 +35,9 @@ def size(share: float) -> str:
 
 def count(number: int, word: str) -> str:
     """``1 launch``, ``3 launches``."""
-    return f"{number} {word}{'' if number == 1 else 'es' if word.endswith('ch') else 's'}"
+    if number == 1:
+        return f"1 {word}"
+    return f"{number} {word}{'es' if word.endswith('ch') else 's'}"
 
 
 def interval(change: Change) -> str:

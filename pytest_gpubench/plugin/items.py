@@ -96,7 +96,8 @@ class Parameters:
             count[launch.server] = count.get(launch.server, 0) + 1
         sets: list[Any] = []
         for launch in self._launches:
-            suffix = f":{launch.arm}{launch.index}" if launch.arm else f":launch{launch.index}" if count[launch.server] > 1 else ""
+            suffix = f":launch{launch.index}" if count[launch.server] > 1 else ""
+            suffix = f":{launch.arm}{launch.index}" if launch.arm else suffix
             served = cases_of[launch.server]
             if names == (LAUNCH,):
                 sets.append(pytest.param(launch, id=f"{launch.server}{suffix}", marks=server_marks(served)))

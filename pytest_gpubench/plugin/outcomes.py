@@ -182,8 +182,10 @@ def status_of(report: pytest.TestReport) -> tuple[str, str, str] | None:
     data = getattr(report, "gpubench", None)
     if data is None or report.failed:
         return None
+    if report.passed and data.get("accepted"):
+        return _ACCEPTED
     if report.passed:
-        return _ACCEPTED if data.get("accepted") else _MEASURED if data.get("pending") else None
+        return _MEASURED if data.get("pending") else None
     return _SETTLED if data.get("settled") else _UNDECIDED.get(data.get("verdict", ""))
 
 

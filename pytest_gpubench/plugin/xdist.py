@@ -72,7 +72,8 @@ class Selection:
         if found is None:
             return ""
         launch, case = found
-        return launch.server if launch else case.server if case else ""
+        needed = launch or case
+        return needed.server if needed else ""
 
     def chosen(self, nodeids: Sequence[str]) -> Chosen:
         """Cases and servers among these items."""

@@ -47,7 +47,7 @@ class Estimate:
 
 
 def _rounded(value: float) -> float:
-    step = 5 if value < 100 else 60 if value < 7200 else 300
+    step = next((step for below, step in ((100, 5), (7200, 60)) if value < below), 300)
     return max(step, round(value / step) * step)
 
 

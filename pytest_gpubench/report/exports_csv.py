@@ -70,7 +70,8 @@ def csv_text(results: Iterable[CaseResult]) -> str:
 
 
 def _row(result: CaseResult) -> dict[str, object]:
-    identity, topology, failure, verdict = result.identity, result.topology, result.failure, result.verdict
+    identity, topology, failure = result.identity, result.topology, result.failure
+    reason = result.verdict.reason if result.verdict else ""
     texts = {
         "run": result.run,
         "case": result.case,
@@ -87,7 +88,7 @@ def _row(result: CaseResult) -> dict[str, object]:
         "launch": result.launch.label,
         "finished": result.finished.isoformat(),
         "status": result.status.value,
-        "reason": failure.summary if failure else verdict.reason if verdict else "",
+        "reason": failure.summary if failure else reason,
         "failure_cause": failure.cause if failure else "",
         "failure_class": failure.failure_class if failure else "",
         "engine_version": result.versions.engine,

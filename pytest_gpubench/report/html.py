@@ -123,8 +123,8 @@ def _document(title: str, body: Markup) -> str:
 
 def _subtitle(loaded: Loaded) -> Markup:
     times = sorted(case.finished for case in loaded.cases())
-    span = f"{times[0]:%Y-%m-%d %H:%M}" if times else ""
-    span += f" to {times[-1]:%Y-%m-%d %H:%M} UTC" if times and times[-1] != times[0] else " UTC" if times else ""
+    ends = list(dict.fromkeys(f"{time:%Y-%m-%d %H:%M}" for time in (*times[:1], *times[-1:])))
+    span = f"{' to '.join(ends)} UTC" if ends else ""
     cases = len({(case.case, case.launch.arm) for case in loaded.cases()})
     servers_seen = len({case.server for case in loaded.cases()} | {init.server for init in loaded.inits()})
     words = [counted(cases, "case"), counted(servers_seen, "server"), counted(len(loaded.runs), "run"), span]

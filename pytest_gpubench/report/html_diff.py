@@ -56,9 +56,9 @@ def difference(
         "measurements, not verdicts: only a gate knows how much of them is noise."
     )
     notes = [f"{counted(len(fresh), 'case')} only here"] if fresh else []
-    notes += (
-        [f"{counted(len(gone), 'case')} only there: {', '.join(sorted(gone)[:8])}{' …' if len(gone) > 8 else ''}"] if gone else []
-    )
+    if gone:
+        names = ", ".join(sorted(gone)[:8]) + (" …" if len(gone) > 8 else "")
+        notes.append(f"{counted(len(gone), 'case')} only there: {names}")
     return section(
         "difference",
         "Against the other run",
@@ -76,7 +76,9 @@ def _cell(pair: Pair, metric: str) -> Child:
         return ABSENT
     direction = METRICS[metric].direction
     better = change > 0 if direction == "higher" else change < 0
-    word = "same" if abs(change) < 0.005 or direction == "neutral" else "better" if better else "worse"
+    word = "better" if better else "worse"
+    if abs(change) < 0.005 or direction == "neutral":
+        word = "same"
     sign = {"better": "▲", "worse": "▼", "same": "="}[word]
     words = f"{shown(metric, pair.before.metrics[metric]).split()[0]} → {shown(metric, pair.now.metrics[metric])}"
     return tag("span", tag("span", f"{sign} {percent(change)}", class_=word), tag("small", words), class_="delta", title=word)

@@ -36,7 +36,13 @@ class Placed:
 
 def text_width(text: str, size: float) -> float:
     """Estimated width in pixels; wide scripts count double."""
-    return size * sum(1.3 if ord(letter) > 0x2E80 else _WIDE if letter in _WIDE_LETTERS else CHARACTER for letter in text)
+    return size * sum(map(_letter_width, text))
+
+
+def _letter_width(letter: str) -> float:
+    if ord(letter) > 0x2E80:
+        return 1.3
+    return _WIDE if letter in _WIDE_LETTERS else CHARACTER
 
 
 def shortened(text: str, room: float, size: float) -> str:

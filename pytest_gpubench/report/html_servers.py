@@ -127,7 +127,9 @@ def servers(
     notes = [f"{short_of} servers"] if short_of else []
     notes += [f"the charts of {cases_left_out} cases"] if cases_left_out else []
     note = f"To keep this file small, {' and '.join(notes)} are left out; the result folders have everything." if notes else ""
-    return section("servers", "Servers", tag("p", note, class_="note") if note else None, blocks) if blocks else None
+    if not blocks:
+        return None
+    return section("servers", "Servers", tag("p", note, class_="note") if note else None, blocks)
 
 
 def _server(

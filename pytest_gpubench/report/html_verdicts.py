@@ -55,7 +55,8 @@ def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int,
     lines = [table_row((row.name, badge(row.status), _why(row))) for row in others[:_MOST_ROWS]]
     lines += [table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags) for view in found[:_MOST_ROWS]]
     parts = other_counts(rows)
-    parts += [f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"] if found else []
+    if found:
+        parts.append(f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention")
     return section(
         "attention",
         ", ".join(parts),

@@ -30,7 +30,10 @@ def short(value: float) -> str:
     size = abs(value)
     if size and size < 0.001:
         return f"{value:.2g}"
-    return f"{value:,.{0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+    if value == int(value):
+        return f"{value:,.0f}"
+    digits = next((digits for least, digits in ((100, 0), (10, 1), (1, 2)) if size >= least), 3)
+    return f"{value:,.{digits}f}"
 
 
 def tick(value: float) -> str:

@@ -85,7 +85,9 @@ class CaseView:
     @property
     def remedy(self) -> str:
         failure, verdict = self.last.failure, self.last.verdict
-        return failure.remedy if failure is not None else verdict.remedy if verdict is not None else ""
+        if failure is not None:
+            return failure.remedy
+        return verdict.remedy if verdict is not None else ""
 
     @property
     def doubts(self) -> tuple[str, ...]:

@@ -72,7 +72,8 @@ def scripts(manifest: Mapping[str, Any], folder: Path, python: str, options: Slu
     for number, ((gpus, image), indices) in enumerate(groups.items()):
         minutes = max(int(manifest["include"][index]["timeout_minutes"]) for index in indices)
         array = ",".join(map(str, indices)) + (f"%{options.max_parallel}" if options.max_parallel else "")
-        gres = [f"--gres=gpu:{options.gres_type}:{gpus}" if options.gres_type else f"--gres=gpu:{gpus}"] if gpus else []
+        kind = f"gpu:{options.gres_type}" if options.gres_type else "gpu"
+        gres = [f"--gres={kind}:{gpus}"] if gpus else []
         more = [f"--array={array}", f"--time={options.time or minutes}", "--requeue", *gres]
         container = image if options.container_image == "recipe" else options.container_image
         run = ["srun", *_container(container, folder, options), *step, "task", str(folder)]
