@@ -69,7 +69,7 @@ def test_requests_that_cannot_be_written_are_the_disk_s_fault(project: Project) 
 def test_a_cache_that_cannot_be_made_is_the_host_s_fault(project: Project) -> None:
     file = project.pytester.path / "file"
     file.touch()
-    result = project.run("benchmarks", "-m", "tiny and not mtp and c1", f"--gpubench-cache-dir={file}")
+    result = project.run("benchmarks", "-m", "tiny and not mtp and c1", f"--gpubench-cache-dir={file / 'hub'}")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*?weights-missing, infrastructure?"])
     assert "Traceback (most recent call last)" not in result.stdout.str()
