@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A job that a shell started in the background ignores SIGINT, and all that it starts inherits that: tests of Ctrl-C could not work.
@@ -12,3 +14,35 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A verdict rests on what is right, never on how fast this machine is today; a failure can be repeated from what it prints.
 settings.register_profile("here", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("here")
+
+SURFACE = (
+    "docs/test_yaml_blocks.py",  # pyyaml, pydantic: what recipes look like
+    "gate/test_statistics.py",  # numpy, scipy
+    "golden",
+    "host/test_gpus.py",  # nvidia-ml-py, psutil
+    "host/test_hub_fetch.py",  # huggingface-hub, filelock
+    "host/test_hub_local.py",
+    "host/test_leases_broker.py",
+    "load/test_load_run.py",  # openai, uvloop
+    "measure/test_compute.py",
+    "measure/test_scrape.py",  # prometheus-client
+    "plugin/test_benchmark_json.py",  # pytest-benchmark
+    "plugin/test_errors.py",  # pytest
+    "plugin/test_gating.py",
+    "plugin/test_main_line.py",
+    "plugin/test_selection.py",
+    "plugin/test_xdist.py",  # pytest-xdist
+    "recipes/test_schema_holes.py",
+    "report/test_exports.py",
+    "report/test_loading.py",
+)
+"""What touches a dependency: tests below these paths are run with the lowest releases, too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the surface to our dependencies."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here) if item.path.is_relative_to(here) else item.path
+        if {str(path), str(path.parent)}.intersection(SURFACE):
+            item.add_marker(pytest.mark.surface)
