@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_gpubench import __version__
+from pytest_gpubench._version import __version__
 from pytest_gpubench.commands import add_selection, baselines, calibration, changelogs, clusters, print_json, reports
 from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.host.files import careful_umask

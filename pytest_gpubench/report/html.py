@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench import __version__
+from pytest_gpubench._version import __version__
 from pytest_gpubench.host.files import write_text
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table

@@ -7,14 +7,14 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import pytest_gpubench
+from pytest_gpubench._version import __version__
 
 _CLIENT_DISTRIBUTIONS = ("openai", "pytest", "pytest-xdist", "pydantic", "numpy", "uvloop", "huggingface-hub", "nvidia-ml-py")
 
 
 def client_versions() -> dict[str, str]:
     """Versions of the plugin and of what measures with it; what is not installed is left out."""
-    versions = {"pytest-gpubench": pytest_gpubench.__version__, "python": sys.version.split()[0]}
+    versions = {"pytest-gpubench": __version__, "python": sys.version.split()[0]}
     for name in _CLIENT_DISTRIBUTIONS:
         try:
             versions[name] = version(name)

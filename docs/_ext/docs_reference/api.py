@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from dataclasses import dataclass
 
+import pytest_gpubench
 from docs_reference.markdown import prose, table
 from pytest_gpubench import suite
 from pytest_gpubench.plugin import fixtures
@@ -22,28 +22,8 @@ _SUITE = """
 _TYPES = """
 ## Types
 
-What the fixtures return, and what that is made of. Sizes and times are SI: tokens, seconds.
+What `pytest_gpubench` exports: what the fixtures return, and what that is made of. Sizes and times are SI: tokens, seconds.
 """
-TYPES = (
-    "engines.engine.Engine",
-    "engines.facts.EngineFacts",
-    "measure.measurement.Measurement",
-    "measure.measurement.Totals",
-    "measure.measurement.Drafting",
-    "measure.measurement.Flag",
-    "model.cases.Case",
-    "model.cases.Identity",
-    "model.topology.Topology",
-    "model.workload.Workload",
-    "model.verdicts.Verdict",
-    "model.verdicts.MetricVerdict",
-    "model.verdicts.Change",
-    "model.verdicts.Status",
-    "model.failures.Failure",
-    "model.failures.GpubenchError",
-    "model.failures.BenchmarkError",
-)
-"""Below ``pytest_gpubench``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +56,9 @@ def suite_tests() -> dict[str, str]:
 
 
 def documented_types() -> list[type]:
-    """The classes of `TYPES`."""
-    found = []
-    for path in TYPES:
-        module, _, name = path.rpartition(".")
-        found.append(getattr(importlib.import_module(f"pytest_gpubench.{module}"), name))
-    return found
+    """The classes that the package exports."""
+    exported = [getattr(pytest_gpubench, name) for name in pytest_gpubench.__all__]
+    return [value for value in exported if isinstance(value, type)]
 
 
 def api_page() -> str:
@@ -90,5 +67,5 @@ def api_page() -> str:
     lines = [_HEAD, table(("fixture", "scope", "gives", "meaning"), rows), _SUITE]
     lines.append(table(("test", "what it asserts"), [(f"`{name}`", prose(doc)) for name, doc in suite_tests().items()]))
     lines.append(_TYPES)
-    lines += [f"::: pytest_gpubench.{path}\n" for path in TYPES]
+    lines += [f"::: {found.__module__}.{found.__qualname__}\n" for found in documented_types()]
     return "\n".join(lines)
