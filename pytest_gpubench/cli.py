@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(run=_fetch)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of recipes.yaml, for editors")
+    schema.add_argument("--record", action="store_true", help="of result records instead")
     schema.set_defaults(run=_schema)
 
     for subject in (calibration, baselines, changelogs, reports, clusters):
@@ -169,7 +170,12 @@ def _show_progress(progress: Progress) -> None:
         print(f"{progress.model}: {progress.done_bytes / 2**30:.1f} of {progress.total_bytes / 2**30:.1f} GiB", file=sys.stderr)
 
 
-def _schema(_parsed: argparse.Namespace) -> int:
+def _schema(parsed: argparse.Namespace) -> int:
+    if parsed.record:
+        from pytest_gpubench.report.record import record_schema
+
+        print_json(record_schema())
+        return 0
     from pytest_gpubench.recipes import json_schema
 
     print_json(json_schema())

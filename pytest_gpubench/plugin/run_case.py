@@ -250,6 +250,7 @@ class CaseRunner:
             "kind": "case",
             "case": case.id,
             "recipe": case.recipe,
+            "identity": case.identity,
             "tags": case.tags,
             "source": case.source,
             "image": spec.image,

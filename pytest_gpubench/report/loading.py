@@ -10,18 +10,14 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Identity
-from pytest_gpubench.model.failures import Failure, GpubenchError
-from pytest_gpubench.model.policies import SharingPolicy
-from pytest_gpubench.model.specs import Launch
-from pytest_gpubench.model.topology import Topology
-from pytest_gpubench.model.verdicts import Verdict
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.report.loaded import CaseResult, InitResult, LeftOut, Loaded, Run, RunEnd, Versions
+from pytest_gpubench.report.record import CaseRecord, Record, StartRecord, record_adapter
 from pytest_gpubench.report.records import SCHEMA_VERSION
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -198,75 +194,6 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
 
 
-def _known(metrics: object) -> object:
-    """Metrics that are numbers; a metric that is none is absent, as one that is undefined."""
-    if not isinstance(metrics, dict):
-        return metrics if metrics is not None else {}
-    return {
-        str(name): float(value)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
-
-
-def _or_empty(value: object) -> object:
-    return {} if value is None else value
-
-
-_Numbers = Annotated[dict[str, float], BeforeValidator(_known)]
-_Open = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
-
-
-class _Record(BaseModel):
-    """What both kinds of records share; unknown keys are a newer plugin's business."""
-
-    server: str
-    launch: Launch
-    finished: AwareDatetime
-    failure: Failure | None = None
-    host: _Open = Field(default_factory=dict)
-    versions: _Open = Field(default_factory=dict)
-    git: _Open = Field(default_factory=dict)
-    engine: _Open = Field(default_factory=dict)
-    argv: list[str] | None = None
-    env: Annotated[dict[str, str], BeforeValidator(_or_empty)] = Field(default_factory=dict)
-    phases: _Numbers = Field(default_factory=dict)
-
-
-class _Case(_Record):
-    kind: Literal["case"]
-    case: str
-    recipe: str
-    tags: tuple[str, ...] = ()
-    server_per: SharingPolicy = "parallelism"
-    fingerprint: str = ""
-    hardware: str = ""
-    topology: Topology
-    workload: dict[str, Any]
-    metrics: _Numbers = Field(default_factory=dict)
-    measurement: Annotated[Measurement | None, BeforeValidator(lambda value: _without_series(value))] = None
-    verdict: Verdict | None = None
-    source: str | None = ""
-    image: str | None = ""
-    reused_from: str | None = ""
-
-
-class _Init(_Record):
-    kind: Literal["engine-init"]
-    verdict: Verdict | None = None
-
-
-def _without_series(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    return {**value, "metrics": _known(value.get("metrics")), "series": ()}
-
-
-@cache
-def _adapter() -> TypeAdapter[_Case | _Init]:
-    return TypeAdapter(Annotated[_Case | _Init, Field(discriminator="kind")])
-
-
 @cache
 def _end_adapter() -> TypeAdapter[RunEnd]:
     return TypeAdapter(RunEnd)
@@ -281,7 +208,7 @@ def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
     if schema < 1 or len(path.parents) < 4:
         raise _UnreadableError(f"has schema {schema}, which no release of pytest-gpubench wrote")
     try:
-        parsed = _adapter().validate_python(record)
+        parsed = record_adapter().validate_python(record)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"][1:6])
@@ -291,21 +218,16 @@ def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
     run = path.parents[2].name
     if (parsed.server, parsed.launch.label) != (path.parents[1].name, path.stem):
         raise _UnreadableError(f"says that it is {parsed.launch.label[:80]} of {parsed.server[:200]}, where it does not lie")
-    return _case(path, run, parsed) if isinstance(parsed, _Case) else _init(path, run, parsed)
+    return _case(path, run, parsed) if isinstance(parsed, CaseRecord) else _init(path, run, parsed)
 
 
-def _case(path: Path, run: str, record: _Case) -> CaseResult:
-    words = record.recipe.split("-")
-    if len(words) < _IDENTITY_WORDS:
-        raise _UnreadableError(f"is no whole record: '{record.recipe[:80]}' is no name of a recipe")
-    spec = "mtp" if "mtp" in record.tags else ""
-    variant = "-".join(word for word in words[_IDENTITY_WORDS:] if word != "mtp")
+def _case(path: Path, run: str, record: CaseRecord) -> CaseResult:
     return CaseResult(
         path=path,
         run=run,
         case=record.case,
         recipe=record.recipe,
-        identity=Identity(words[0], words[1], record.hardware or words[2], words[3], spec, variant),
+        identity=record.identity or _identity_by_name(record),
         tags=record.tags,
         server=record.server,
         policy=record.server_per,
@@ -322,13 +244,23 @@ def _case(path: Path, run: str, record: _Case) -> CaseResult:
         verdict=record.verdict,
         failure=record.failure,
         versions=_versions(record),
-        source=record.source or "",
-        image=record.image or "",
-        reused_from=record.reused_from or "",
+        source=record.source,
+        image=record.image,
+        reused_from=record.reused_from,
     )
 
 
-def _init(path: Path, run: str, record: _Init) -> InitResult:
+def _identity_by_name(record: CaseRecord) -> Identity:
+    """Of records of schema 1, which had none: a recipe's name spells its fields."""
+    words = record.recipe.split("-")
+    if len(words) < _IDENTITY_WORDS:
+        raise _UnreadableError(f"is no whole record: '{record.recipe[:80]}' is no name of a recipe")
+    spec = "mtp" if "mtp" in record.tags else ""
+    variant = "-".join(word for word in words[_IDENTITY_WORDS:] if word != "mtp")
+    return Identity(words[0], words[1], record.hardware or words[2], words[3], spec, variant)
+
+
+def _init(path: Path, run: str, record: StartRecord) -> InitResult:
     return InitResult(
         path=path,
         run=run,
@@ -338,7 +270,7 @@ def _init(path: Path, run: str, record: _Init) -> InitResult:
         failure=record.failure,
         phases=record.phases,
         argv=tuple(record.argv or ()),
-        env=record.env,
+        env={name: value or "" for name, value in record.env.items()},
         versions=_versions(record),
         hostname=str(record.host.get("hostname") or ""),
         verdict=record.verdict,
@@ -354,7 +286,7 @@ def _run_end(record: Mapping[str, Any]) -> RunEnd:
         raise _UnreadableError(f"does not say how the run ended: {where}: {first['msg'].lower()}") from None
 
 
-def _versions(record: _Record) -> Versions:
+def _versions(record: Record) -> Versions:
     return Versions(
         engine=str(record.engine.get("version") or ""),
         plugin=str(record.versions.get("pytest-gpubench") or ""),
@@ -363,7 +295,7 @@ def _versions(record: _Record) -> Versions:
     )
 
 
-def _device(record: _Case) -> str:
+def _device(record: CaseRecord) -> str:
     gpus, cpu = record.host.get("gpus"), record.host.get("cpu")
     gpus = [] if record.hardware == "cpu" else gpus
     names = {str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)} if isinstance(gpus, list) else set()

@@ -19,7 +19,8 @@ from pytest_gpubench.model.frozen import canonical_json
 from pytest_gpubench.model.secrets import hide_in
 from pytest_gpubench.model.specs import Launch, ServerSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of records; ``record`` has what they hold. Readers take every earlier one."""
 RUN_FILE = "run.json"
 """In a run's folder: how the run ended (``loaded.RunEnd``)."""
 MEASUREMENT_VERSION = 1

@@ -14,6 +14,7 @@ import pytest
 
 # Imported here because pytester forgets what an inner run imports, and numpy refuses to be imported twice.
 import pytest_gpubench.plugin.run_case  # noqa: F401
+from pytest_gpubench.report.record import CaseRecord, StartRecord, record_adapter
 
 STUB = Path(__file__).parents[1] / "stub_engine.py"
 
@@ -94,8 +95,14 @@ class Project:
         return [*words, f"--gpubench-cache-dir={self.pytester.path / 'hub'}", *arguments]
 
     def records(self, name: str = "launch-1.json") -> list[dict[str, Any]]:
-        """All records of the run, init records included."""
-        return [json.loads(path.read_text()) for path in sorted((self.pytester.path / "results").rglob(name))]
+        """All records of the run, init records included; each has only fields that the model of records describes."""
+        found = [json.loads(path.read_text()) for path in sorted((self.pytester.path / "results").rglob(name))]
+        for record in found:
+            model = CaseRecord if record["kind"] == "case" else StartRecord
+            described = {field.alias or key for key, field in model.model_fields.items()}
+            assert record.keys() <= described
+            record_adapter().validate_python(record)
+        return found
 
     def cases(self, name: str = "launch-1.json") -> list[dict[str, Any]]:
         return [record for record in self.records(name) if record["kind"] == "case"]

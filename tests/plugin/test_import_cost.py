@@ -44,6 +44,7 @@ def test_light():
     ours = set(re.findall(r"\| +(pytest_gpubench\S*)", run.stderr))
     assert ours <= {
         "pytest_gpubench",
+        "pytest_gpubench._version",
         "pytest_gpubench.model",
         "pytest_gpubench.model.policies",
         "pytest_gpubench.plugin",
