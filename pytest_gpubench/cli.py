@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pytest_gpubench._version import __version__
-from pytest_gpubench.commands import add_selection, baselines, calibration, changelogs, clusters, print_json, reports
+from pytest_gpubench.commands import add_selection, baseline, calibrate_client, changelogs, clusters, print_json, reports
 from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.model.failures import CommandError, GpubenchError
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--record", action="store_true", help="of result records instead")
     schema.set_defaults(run=_schema)
 
-    for subject in (calibration, baselines, changelogs, reports, clusters):
+    for subject in (calibrate_client, baseline, changelogs, reports, clusters):
         subject.add_commands(commands)
     return parser
 

@@ -34,7 +34,7 @@ SURFACE = (
     "plugin/test_xdist.py",  # pytest-xdist
     "recipes/test_schema_holes.py",
     "report/test_exports.py",
-    "report/test_loading.py",
+    "report/test_read_results.py",
 )
 """What touches a dependency: tests below these paths are run with the lowest releases, too."""
 

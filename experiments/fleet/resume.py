@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from pytest_gpubench.report.loading import load_results
+from pytest_gpubench.report.read_results import load_results
 
 SELECTION = ["benchmarks", "-k", "tiny and cpu", "-q", "--no-header"]
 

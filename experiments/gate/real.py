@@ -25,7 +25,7 @@ from typing import Any
 import wide_llama
 from real_table import write_tables
 
-from pytest_gpubench.report.loading import load_results
+from pytest_gpubench.report.read_results import load_results
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "real.json"

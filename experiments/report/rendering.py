@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pytest_gpubench.report import html
 from pytest_gpubench.report.exports_csv import csv_text
-from pytest_gpubench.report.loading import load_results
 from pytest_gpubench.report.markdown import markdown
+from pytest_gpubench.report.read_results import load_results
 from tests.report.synthetic import write_results
 
 _PER_FOLDER = 250

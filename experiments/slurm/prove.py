@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_gpubench.report.loading import load_results
+from pytest_gpubench.report.read_results import load_results
 
 SERVERS = ("tiny-bf16-cpu-vllm-tp1", "tiny-bf16-cpu-vllm-mtp-ngram-tp1")
 LIMIT_S = 1200.0

@@ -84,29 +84,30 @@ def _matrix(parsed: argparse.Namespace) -> int:
     if parsed.format == "github":
         print_json(document)
         return 0
-    from pytest_gpubench.commands import slurm
 
-    for script in slurm.scripts_of(document, parsed):
+    from pytest_gpubench.commands import submission
+
+    for script in submission.scripts_of(document, parsed):
         print(f"# {script.name}.sh\n{script.text}")
     return 0
 
 
 def _submit(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands import slurm
+    from pytest_gpubench.commands import submission
 
-    return slurm.submit(_document(parsed), parsed)
+    return submission.submit(_document(parsed), parsed)
 
 
 def _status(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands import slurm
+    from pytest_gpubench.commands import submission
 
-    return slurm.status(parsed.folder)
+    return submission.status(parsed.folder)
 
 
 def _cancel(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands import slurm
+    from pytest_gpubench.commands import submission
 
-    return slurm.cancel(parsed.folder)
+    return submission.cancel(parsed.folder)
 
 
 def _step(parsed: argparse.Namespace) -> int:
@@ -116,7 +117,7 @@ def _step(parsed: argparse.Namespace) -> int:
 
 
 def _retry(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.attempts import run_pytest
+    from pytest_gpubench.commands.retry import run_pytest
 
     if parsed.attempts < 1:
         raise GpubenchError(f"--attempts {parsed.attempts}: write 1 or more")

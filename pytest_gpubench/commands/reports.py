@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
     from pytest_gpubench.report.exports_common import Exported
-    from pytest_gpubench.report.loaded import Loaded
-    from pytest_gpubench.report.merging import Merged
+    from pytest_gpubench.report.merge_runs import Merged
+    from pytest_gpubench.report.results import Loaded
 
 _SHOWN = 10
 
@@ -41,8 +41,8 @@ def add_commands(commands: Subparsers) -> None:
 
 def _report(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.model.failures import GpubenchError
-    from pytest_gpubench.report.loading import load_results
-    from pytest_gpubench.report.merging import merge, read_matrix
+    from pytest_gpubench.report.merge_runs import merge, read_matrix
+    from pytest_gpubench.report.read_results import load_results
 
     wanted = (parsed.matrix, parsed.output, parsed.csv, parsed.markdown, parsed.agg, parsed.vllm_json)
     if not any(wanted):
@@ -86,7 +86,7 @@ def _report(parsed: argparse.Namespace) -> int:
 
 def _page(parsed: argparse.Namespace, loaded: Loaded, merged: Merged) -> None:
     from pytest_gpubench.report import html
-    from pytest_gpubench.report.loading import load_results
+    from pytest_gpubench.report.read_results import load_results
 
     against = load_results([parsed.against_run]) if parsed.against_run else None
     name = parsed.against_run.name if parsed.against_run else ""

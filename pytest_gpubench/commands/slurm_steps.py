@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.commands.attempts import run_pytest
-from pytest_gpubench.commands.slurm import ended_of, read_manifest
+from pytest_gpubench.commands.retry import run_pytest
+from pytest_gpubench.commands.submission import ended_of, read_manifest
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.report.records import write_record
 

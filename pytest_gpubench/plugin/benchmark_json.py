@@ -60,8 +60,8 @@ class _Export:
             terminalreporter.write_line(self._said)
 
     def _write(self, target: Path, project: str) -> str:
-        from pytest_gpubench.report.loading import load_results, read_whole
         from pytest_gpubench.report.pytest_benchmark import pytest_benchmark_document
+        from pytest_gpubench.report.read_results import load_results, read_whole
         from pytest_gpubench.report.records import write_record
 
         runs = load_results([self._run]).runs if self._run.is_dir() else ()

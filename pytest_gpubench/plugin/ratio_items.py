@@ -59,8 +59,8 @@ def _both(point: RatioPoint | None, selected: Collection[str]) -> bool:
 
 def verdict_on(benchmark: BenchmarkSession, point: RatioPoint) -> Verdict:
     """The verdict from the records that this run has written."""
-    from pytest_gpubench.report.loading import load_results
-    from pytest_gpubench.report.merging import attempts_that_count, ratio_verdict
+    from pytest_gpubench.report.merge_runs import attempts_that_count, ratio_verdict
+    from pytest_gpubench.report.read_results import load_results
 
     path = benchmark.folder.path
     found = list(load_results([path]).cases()) if path.is_dir() else []

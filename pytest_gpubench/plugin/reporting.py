@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.plugin.session import BenchmarkSession
     from pytest_gpubench.plugin.session_end import Writer
     from pytest_gpubench.report.estimate import Estimate
-    from pytest_gpubench.report.loaded import Loaded
+    from pytest_gpubench.report.results import Loaded
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -53,8 +53,8 @@ class _Hooks:
         if not (self._target or self._step_summary):
             return
         from pytest_gpubench.model.failures import GpubenchError
-        from pytest_gpubench.report.loaded import Loaded
-        from pytest_gpubench.report.loading import load_results
+        from pytest_gpubench.report.read_results import load_results
+        from pytest_gpubench.report.results import Loaded
 
         run = self._benchmark.folder.path
         loaded = load_results([run]) if run.is_dir() else Loaded((), ())

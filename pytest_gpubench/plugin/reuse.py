@@ -17,9 +17,9 @@ from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin.model_files import models_of
 from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.report.loaded import CaseResult
-from pytest_gpubench.report.loading import load_results, read_whole
+from pytest_gpubench.report.read_results import load_results, read_whole
 from pytest_gpubench.report.records import RunFolder, fingerprint
+from pytest_gpubench.report.results import CaseResult
 
 
 class Reuse:

@@ -15,7 +15,7 @@ from pytest_gpubench.plugin.ratio_items import judge_left
 
 if TYPE_CHECKING:
     from pytest_gpubench.plugin.session import BenchmarkSession
-    from pytest_gpubench.report.loaded import Loaded
+    from pytest_gpubench.report.results import Loaded
 
 Writer: TypeAlias = Callable[[pytest.Session], None]
 """May raise the session's exit status, never lower it."""
@@ -73,9 +73,9 @@ class SessionEnd:
             return
         if not folder.is_dir() and not self._failed:
             return
-        from pytest_gpubench.report.loaded import Loaded
-        from pytest_gpubench.report.loading import load_results
+        from pytest_gpubench.report.read_results import load_results
         from pytest_gpubench.report.records import RUN_FILE, try_to_write
+        from pytest_gpubench.report.results import Loaded
 
         loaded = load_results([folder]) if folder.is_dir() else Loaded((), ())
         document = {

@@ -20,9 +20,9 @@ from pytest_gpubench.report.exports_common import (
     model_of,
 )
 from pytest_gpubench.report.exports_vllm import statistics_of
-from pytest_gpubench.report.loaded import CaseResult
-from pytest_gpubench.report.loading import read_whole
 from pytest_gpubench.report.numbers import finite
+from pytest_gpubench.report.read_results import read_whole
+from pytest_gpubench.report.results import CaseResult
 
 _PERCENTILES = (90, 99, 99.9)
 _POWER_SCHEMA = 2

@@ -17,8 +17,8 @@ from pytest_gpubench.host import files
 from pytest_gpubench.host.bounded import TooLongError, bounded_lines, open_regular
 from pytest_gpubench.load.plan import RequestRecord
 from pytest_gpubench.model.frozen import FrozenMap, thaw
-from pytest_gpubench.report.loaded import CaseResult, LeftOut
-from pytest_gpubench.report.merging import attempts_that_count
+from pytest_gpubench.report.merge_runs import attempts_that_count
+from pytest_gpubench.report.results import CaseResult, LeftOut
 
 _LONGEST_NAME = 190
 MAX_LINE = 64 * 2**20

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import printable
-from pytest_gpubench.report.loaded import CaseResult
+from pytest_gpubench.report.results import CaseResult
 
 _FIELDS = [
     "run",

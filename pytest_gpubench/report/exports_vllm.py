@@ -21,9 +21,9 @@ from pytest_gpubench.report.exports_common import (
     model_of,
     statistics_ms,
 )
-from pytest_gpubench.report.loaded import CaseResult
-from pytest_gpubench.report.loading import read_whole
 from pytest_gpubench.report.numbers import finite
+from pytest_gpubench.report.read_results import read_whole
+from pytest_gpubench.report.results import CaseResult
 
 _PERCENTILES = (50, 90, 95, 99)
 

@@ -23,12 +23,12 @@ from pytest_gpubench.report.html_performance import performance
 from pytest_gpubench.report.html_servers import acceptance, servers, startup
 from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
 from pytest_gpubench.report.html_verdicts import attention, intervals, ratios, verdict_counts
-from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded
-from pytest_gpubench.report.loading import read_whole
-from pytest_gpubench.report.merging import Merged, merge
+from pytest_gpubench.report.merge_runs import Merged, merge
 from pytest_gpubench.report.numbers import finite, shown
-from pytest_gpubench.report.points import CaseView, case_views
+from pytest_gpubench.report.read_results import read_whole
+from pytest_gpubench.report.results import CaseResult, InitResult, Loaded
 from pytest_gpubench.report.terminal import counted
+from pytest_gpubench.report.views import CaseView, case_views
 
 DETAILS_BUDGET = 4_200_000
 """Characters for the details of servers and cases: with 200 cases the whole file stays below 6 MB."""

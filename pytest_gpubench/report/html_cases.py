@@ -8,9 +8,9 @@ from typing import Any
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
 from pytest_gpubench.report.html_parts import ABSENT, badge, section, table, table_row
 from pytest_gpubench.report.html_tags import Markup, clip, join, tag
-from pytest_gpubench.report.merging import Row
+from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import finite, seconds, shown
-from pytest_gpubench.report.points import CaseView, mapping, sequence
+from pytest_gpubench.report.views import CaseView, mapping, sequence
 
 _COLUMNS = (
     ("output_tput_per_gpu", "tok/s/GPU", 1.0, 1),

@@ -11,7 +11,7 @@ from pytest_gpubench.report.html_parts import figure, section
 from pytest_gpubench.report.html_tags import Markup, join, tag
 from pytest_gpubench.report.numbers import finite, seconds, shown
 from pytest_gpubench.report.pareto import frontier
-from pytest_gpubench.report.points import CaseView
+from pytest_gpubench.report.views import CaseView
 
 Key = TypeVar("Key", bound="tuple[str, ...] | str")
 

@@ -10,10 +10,10 @@ from pytest_gpubench.report.html_cases import case_details
 from pytest_gpubench.report.html_chart import COLOURS, SHAPES, Axis, Chart, Mark, Series, draw
 from pytest_gpubench.report.html_parts import badge, copyable, facts, figure, link, section, shell_text, table, table_row
 from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
-from pytest_gpubench.report.loaded import InitResult
 from pytest_gpubench.report.numbers import finite, seconds, short
-from pytest_gpubench.report.points import CaseView, mapping, sequence
+from pytest_gpubench.report.results import InitResult
 from pytest_gpubench.report.terminal import counted
+from pytest_gpubench.report.views import CaseView, mapping, sequence
 
 _PHASES = ("process_start", "imports", "config", "weights", "compile", "kv_cache", "graph_capture", "other")
 _NAMES = {"process_start": "process", "kv_cache": "KV cache", "graph_capture": "graph capture"}

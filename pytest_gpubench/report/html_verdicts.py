@@ -10,9 +10,9 @@ from pytest_gpubench.model.verdicts import MetricVerdict, Status
 from pytest_gpubench.report.html_parts import badge, section, table, table_row
 from pytest_gpubench.report.html_scales import Scale
 from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
-from pytest_gpubench.report.merging import Row
+from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import shown
-from pytest_gpubench.report.points import CaseView, failed_first, open_rows, other_counts, status_counts
+from pytest_gpubench.report.views import CaseView, failed_first, open_rows, other_counts, status_counts
 
 _MOST_ROWS = 200
 _WORDS = {

@@ -9,10 +9,11 @@ from pytest_gpubench.model.printing import printable
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_parts import GLYPHS
 from pytest_gpubench.report.html_tags import clip
-from pytest_gpubench.report.loaded import Loaded
-from pytest_gpubench.report.merging import Merged, Row, merge
+from pytest_gpubench.report.merge_runs import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier
-from pytest_gpubench.report.points import (
+from pytest_gpubench.report.results import Loaded
+from pytest_gpubench.report.terminal import counted
+from pytest_gpubench.report.views import (
     CaseView,
     case_views,
     failed_first,
@@ -20,7 +21,6 @@ from pytest_gpubench.report.points import (
     other_counts,
     status_counts,
 )
-from pytest_gpubench.report.terminal import counted
 
 LONGEST_COMMENT = 60_000
 """GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves both."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.loaded import CaseResult, InitResult, Run
+from pytest_gpubench.report.results import CaseResult, InitResult, Run
 
 Sample = tuple[Path, float]
 """Where it is recorded, and its value in seconds."""
@@ -28,7 +28,7 @@ def pytest_benchmark_document(run: Run, whole: Callable[[Path], Mapping[str, Any
     of its own.
 
     Args:
-        whole: the full record of a path, ``loading.read_whole``.
+        whole: the full record of a path, ``read_results.read_whole``.
         project: name of the repository, for ``commit_info``.
     """
     import pytest_benchmark

@@ -22,7 +22,7 @@ from pytest_gpubench.model.specs import Launch, ServerSpec
 SCHEMA_VERSION = 2
 """Of records; ``record`` has what they hold. Readers take every earlier one."""
 RUN_FILE = "run.json"
-"""In a run's folder: how the run ended (``loaded.RunEnd``)."""
+"""In a run's folder: how the run ended (``results.RunEnd``)."""
 MEASUREMENT_VERSION = 1
 """Rises whenever the way of measuring changes: numbers of different versions are not comparable."""
 _REMEDY = "free space or choose another folder with --gpubench-results"

@@ -18,8 +18,8 @@ import pytest
 from pytest_gpubench import __version__
 from pytest_gpubench.cli import main
 from pytest_gpubench.report import html as page
-from pytest_gpubench.report.loading import load_results
 from pytest_gpubench.report.markdown import markdown
+from pytest_gpubench.report.read_results import load_results
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.loading import load_results
-from pytest_gpubench.report.merging import Merged, merge
+from pytest_gpubench.report.merge_runs import Merged, merge
+from pytest_gpubench.report.read_results import load_results
 from tests.plugin.conftest import Project, with_gates, workers
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from pytest_gpubench.report.exports_agg import export_agg
 from pytest_gpubench.report.exports_common import NotExportedError, measured_requests
 from pytest_gpubench.report.exports_csv import csv_text
 from pytest_gpubench.report.exports_vllm import export_vllm
-from pytest_gpubench.report.loading import load_results
+from pytest_gpubench.report.read_results import load_results
 from tests.report.synthetic import write_results
 
 # As vllm 0.32's benchmarks/serve.py writes them without --save-detailed, for a run with a draft, and its sweep the sizes.

@@ -17,10 +17,10 @@ from pytest_gpubench.model.printing import printable
 from pytest_gpubench.report import html
 from pytest_gpubench.report.html_servers import servers
 from pytest_gpubench.report.html_tags import clip, tag
-from pytest_gpubench.report.loading import load_results, read_whole
 from pytest_gpubench.report.markdown import markdown
-from pytest_gpubench.report.merging import merge
-from pytest_gpubench.report.points import case_views
+from pytest_gpubench.report.merge_runs import merge
+from pytest_gpubench.report.read_results import load_results, read_whole
+from pytest_gpubench.report.views import case_views
 from tests.report.synthetic import write_results
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>"

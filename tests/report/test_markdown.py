@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.report.loading import load_results
 from pytest_gpubench.report.markdown import LONGEST_COMMENT, markdown, plain
+from pytest_gpubench.report.read_results import load_results
 from tests.report.synthetic import write_results
 
 

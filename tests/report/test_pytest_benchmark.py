@@ -13,8 +13,8 @@ import pytest
 from pytest_benchmark.logger import Logger
 from pytest_benchmark.storage.file import FileStorage
 
-from pytest_gpubench.report.loading import load_results, read_whole
 from pytest_gpubench.report.pytest_benchmark import pytest_benchmark_document
+from pytest_gpubench.report.read_results import load_results, read_whole
 from pytest_gpubench.report.records import write_record
 from tests.report.result_files import FAILURE, case_record, init_record, write
 

@@ -14,7 +14,7 @@ from pytest_gpubench.model.failures import Failure, GpubenchError, failure_words
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status, Verdict
-from pytest_gpubench.report.loaded import CaseResult, InitResult, Loaded, Run, RunEnd
+from pytest_gpubench.report.results import CaseResult, InitResult, Loaded, Run, RunEnd
 
 EXIT_FAILED = 1
 EXIT_NOTHING = 5
@@ -156,7 +156,7 @@ def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
     attempt that was interrupted or that the infrastructure failed gave none. The others are named.
 
     Args:
-        loaded: from ``loading.load_results``.
+        loaded: from ``read_results.load_results``.
         matrix: from ``read_matrix``; None: only what the folders hold can be told.
     """
     given = matrix or {}

@@ -10,8 +10,8 @@ import pytest
 
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.loading import load_results
-from pytest_gpubench.report.merging import Merged, merge, read_matrix
+from pytest_gpubench.report.merge_runs import Merged, merge, read_matrix
+from pytest_gpubench.report.read_results import load_results
 from tests.report.result_files import FAILURE, case_record, init_record, write
 
 SERVER = "tiny-bf16-h100-vllm-tp1"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.loading import MAX_TEXT, load_results, read_whole
+from pytest_gpubench.report.read_results import MAX_TEXT, load_results, read_whole
 from tests.report.result_files import FAILURE, case_record, init_record, write
 
 SERVER = "tiny-bf16-h100-vllm-tp1"

@@ -16,9 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.report.loaded import CaseResult, InitResult, LeftOut, Loaded, Run, RunEnd, Versions
 from pytest_gpubench.report.record import CaseRecord, Record, StartRecord, record_adapter
 from pytest_gpubench.report.records import SCHEMA_VERSION
+from pytest_gpubench.report.results import CaseResult, InitResult, LeftOut, Loaded, Run, RunEnd, Versions
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_TEXT = 20_000
