@@ -1,6 +1,6 @@
 """The report as one HTML file: no network, no library, nothing executed but its own small script.
 
-Whatever comes from a record is escaped where the markup is made (``html_tags``). On top of that the page's content security policy
+Whatever comes from a record is escaped where the markup is made (``html_markup``). On top of that the policy of the page
 allows the shipped style sheet and script by their hashes and nothing else: no network, no image, no frame, no inline handler.
 """
 
@@ -18,10 +18,9 @@ from pytest_gpubench.host.files import write_text
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table
 from pytest_gpubench.report.html_diff import difference
-from pytest_gpubench.report.html_parts import facts, section
+from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, tag
 from pytest_gpubench.report.html_performance import performance
 from pytest_gpubench.report.html_servers import acceptance, servers, startup
-from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
 from pytest_gpubench.report.html_verdicts import attention, intervals, ratios, verdict_counts
 from pytest_gpubench.report.merge_runs import Merged, merge
 from pytest_gpubench.report.numbers import finite, shown

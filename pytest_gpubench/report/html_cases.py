@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
-from pytest_gpubench.report.html_parts import ABSENT, badge, section, table, table_row
-from pytest_gpubench.report.html_tags import Markup, clip, join, tag
+from pytest_gpubench.report.html_markup import ABSENT, Markup, badge, clip, join, section, table, table_row, tag
 from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import finite, seconds, shown
 from pytest_gpubench.report.views import CaseView, mapping, sequence

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from pytest_gpubench.gate.wording import percent
 from pytest_gpubench.model.metrics import METRICS
-from pytest_gpubench.report.html_parts import ABSENT, section, table, table_row
-from pytest_gpubench.report.html_tags import Child, Markup, tag
+from pytest_gpubench.report.html_markup import ABSENT, Child, Markup, section, table, table_row, tag
 from pytest_gpubench.report.numbers import shown
 from pytest_gpubench.report.results import InitResult
 from pytest_gpubench.report.terminal import counted

@@ -7,8 +7,7 @@ from typing import TypeVar
 
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_chart import COLOURS, SHAPES, Axis, Chart, Mark, Series, draw, marker
-from pytest_gpubench.report.html_parts import figure, section
-from pytest_gpubench.report.html_tags import Markup, join, tag
+from pytest_gpubench.report.html_markup import Markup, figure, join, section, tag
 from pytest_gpubench.report.numbers import finite, seconds, shown
 from pytest_gpubench.report.pareto import frontier
 from pytest_gpubench.report.views import CaseView

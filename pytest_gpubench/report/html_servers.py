@@ -8,8 +8,22 @@ from typing import Any
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_details
 from pytest_gpubench.report.html_chart import COLOURS, SHAPES, Axis, Chart, Mark, Series, draw
-from pytest_gpubench.report.html_parts import badge, copyable, facts, figure, link, section, shell_text, table, table_row
-from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
+from pytest_gpubench.report.html_markup import (
+    Child,
+    Markup,
+    badge,
+    clip,
+    copyable,
+    facts,
+    figure,
+    join,
+    link,
+    section,
+    shell_text,
+    table,
+    table_row,
+    tag,
+)
 from pytest_gpubench.report.numbers import finite, seconds, short
 from pytest_gpubench.report.results import InitResult
 from pytest_gpubench.report.terminal import counted

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pytest_gpubench.gate.wording import count, percent, size
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
-from pytest_gpubench.report.html_parts import badge, section, table, table_row
+from pytest_gpubench.report.html_markup import Child, Markup, badge, clip, join, section, table, table_row, tag
 from pytest_gpubench.report.html_scales import Scale
-from pytest_gpubench.report.html_tags import Child, Markup, clip, join, tag
 from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import shown
 from pytest_gpubench.report.views import CaseView, failed_first, open_rows, other_counts, status_counts

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from pytest_gpubench.model.printing import printable
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.html_parts import GLYPHS
-from pytest_gpubench.report.html_tags import clip
+from pytest_gpubench.report.html_markup import GLYPHS, clip
 from pytest_gpubench.report.merge_runs import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier
 from pytest_gpubench.report.results import Loaded

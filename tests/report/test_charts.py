@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw
-from pytest_gpubench.report.html_labels import Box, Placer, shortened, spread, text_width
+from pytest_gpubench.report.html_chart import Axis, Box, Chart, Mark, Placer, Series, draw, shortened, spread, text_width
 from pytest_gpubench.report.html_scales import scale_for
 from pytest_gpubench.report.numbers import finite, seconds, short, tick
 

@@ -15,8 +15,8 @@ import pytest
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.printing import printable
 from pytest_gpubench.report import html
+from pytest_gpubench.report.html_markup import clip, tag
 from pytest_gpubench.report.html_servers import servers
-from pytest_gpubench.report.html_tags import clip, tag
 from pytest_gpubench.report.markdown import markdown
 from pytest_gpubench.report.merge_runs import merge
 from pytest_gpubench.report.read_results import load_results, read_whole
