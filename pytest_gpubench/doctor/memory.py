@@ -15,7 +15,7 @@ from pytest_gpubench.doctor.settings import Settings
 from pytest_gpubench.doctor.shape import BYTES, ModelShape
 from pytest_gpubench.doctor.weights import Ranks, draft_bytes, kv_heads_per_rank, weight_bytes
 from pytest_gpubench.model.hardware import Hardware
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 
 GIB = 1024.0**3
 _OUTSIDE_TORCH = 0.25

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, thaw
 from pytest_gpubench.model.secrets import Secrets, shown_value
-from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.recipes.flags import our_flag, words_error
 
 PORT = "{port}"

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.printing import for_terminal
-from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, SharingPolicy, Topology
 from pytest_gpubench.model.workload import Workload
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap, freeze
-from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.model.workload_rules import contradictions
+from pytest_gpubench.model.workload import Workload, contradictions
 from pytest_gpubench.recipes.client_schema import ClientKeys
 from pytest_gpubench.recipes.problems import PointError, join_path
 from pytest_gpubench.recipes.rows import Point

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gpubench.model.cases import SourcePosition
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.recipes.expressions import Value
 from pytest_gpubench.recipes.schema import Row
 

@@ -30,8 +30,7 @@ from pytest_gpubench.doctor.shape import shape_of
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
-from pytest_gpubench.model.specs import SHARING_POLICIES, ServerSpec
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import SHARING_POLICIES, ServerSpec, Topology
 from pytest_gpubench.recipes.loading import load_recipes
 from tests.doctor.doctor_support import TINY_LLAMA, case, config, eagle3, server
 

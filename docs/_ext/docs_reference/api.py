@@ -33,7 +33,7 @@ TYPES = (
     "measure.measurement.Flag",
     "model.cases.Case",
     "model.cases.Identity",
-    "model.topology.Topology",
+    "model.specs.Topology",
     "model.workload.Workload",
     "model.verdicts.Verdict",
     "model.verdicts.MetricVerdict",
