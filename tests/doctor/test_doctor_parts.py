@@ -25,7 +25,7 @@ from pytest_gpubench.doctor import (
     unknown_rules,
     without,
 )
-from pytest_gpubench.doctor.settings import settings_of
+from pytest_gpubench.doctor.server_settings import settings_of
 from pytest_gpubench.doctor.shape import shape_of
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gpubench.doctor.memory import block_size_of
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
-from pytest_gpubench.doctor.settings import backend_name
+from pytest_gpubench.doctor.context import Patient, Rule, Symptom
+from pytest_gpubench.doctor.memory_estimate import block_size_of
+from pytest_gpubench.doctor.server_settings import backend_name
 from pytest_gpubench.doctor.shape import ModelShape
 
 _SMALL_PAGES = (16, 32, 64)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.memory import GIB
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Patient, Rule, Symptom
+from pytest_gpubench.doctor.memory_estimate import GIB
 
 _THIN = 0.05
 

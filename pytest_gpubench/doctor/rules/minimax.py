@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from packaging.version import InvalidVersion, Version
 
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Patient, Rule, Symptom
 
 
 def minimax_m3_on_cpu(patient: Patient) -> Iterator[Symptom]:

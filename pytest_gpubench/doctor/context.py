@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
+from pytest_gpubench.doctor.configs import known_config
 from pytest_gpubench.doctor.findings import EvidenceClass, Severity
-from pytest_gpubench.doctor.memory import MemoryEstimate
-from pytest_gpubench.doctor.settings import Settings
-from pytest_gpubench.doctor.shape import ModelShape
+from pytest_gpubench.doctor.memory_estimate import MemoryEstimate, estimate_memory
+from pytest_gpubench.doctor.server_settings import Settings, settings_of
+from pytest_gpubench.doctor.shape import ModelShape, shape_of
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
+
+Config: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,64 @@ class Patient:
     def conc_per_rank(self, case: Case) -> int:
         """Requests in flight on one data-parallel rank."""
         return math.ceil(case.workload.conc / self.spec.topology.dp)
+
+
+def admit(
+    spec: ServerSpec,
+    cases: Iterable[Case] = (),
+    *,
+    hardware: Hardware,
+    target: Config | None = None,
+    draft: Config | None = None,
+    node: Node | None = None,
+    chat_template: bool | None = None,
+) -> Patient:
+    """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans and records carry."""
+    settings = settings_of(spec, hardware)
+    here = node or Node()
+    overrides = settings.flags.get("hf-overrides")
+    target_shape = _shape(spec.model, target, overrides if isinstance(overrides, Mapping) else {})
+    speculative = spec.speculative
+    draft_shape = _shape(speculative.model, draft, {}) if speculative is not None and speculative.model is not None else None
+    patient = Patient(
+        spec=spec,
+        cases=tuple(cases),
+        settings=settings,
+        target=target_shape,
+        draft=draft_shape,
+        hardware=hardware,
+        node=here,
+        chat_template=chat_template,
+        memory=None,
+    )
+    memory = estimate_memory(
+        target_shape,
+        draft_shape,
+        settings=settings,
+        topology=spec.topology,
+        hardware=hardware,
+        total_gib=here.vram_gib,
+        draft_tp=patient.draft_tp if speculative is not None and speculative.model is not None else 0,
+    )
+    return replace(patient, memory=memory)
+
+
+def memory_of(
+    spec: ServerSpec, *, hardware: Hardware, target: Config | None = None, draft: Config | None = None, node: Node | None = None
+) -> MemoryEstimate | None:
+    """The memory estimate of one server, or None where its model is not known well enough."""
+    return admit(spec, hardware=hardware, target=target, draft=draft, node=node).memory
+
+
+def _shape(repository: str, config: Config | None, overrides: Config) -> ModelShape | None:
+    found = config if config is not None else known_config(repository)
+    if found is None:
+        return None
+    merged = {**found, **overrides}
+    inner_found, inner = found.get("text_config"), overrides.get("text_config")
+    if isinstance(inner_found, Mapping) and isinstance(inner, Mapping):
+        merged["text_config"] = {**inner_found, **inner}
+    return shape_of(merged)
 
 
 @dataclass(frozen=True, slots=True)
