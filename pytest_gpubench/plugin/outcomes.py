@@ -17,7 +17,7 @@ from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin.collection import INIT_GATE, RATIO, Chosen, mark_values, parameters_of
 from pytest_gpubench.plugin.state import ASKED, benchmark_of
-from pytest_gpubench.recipes.hints import nearest
+from pytest_gpubench.recipes.selection import nearest
 
 EXIT_UNDECIDED = 10
 """Exit code where pytest's own would be 0 although a verdict is INCONCLUSIVE or INVALID."""

@@ -10,14 +10,13 @@ from pydantic_core import ErrorDetails
 
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
-from pytest_gpubench.recipes.client_schema import ClientKeys, SloKeys
-from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse
-from pytest_gpubench.recipes.fields import check_env, check_flag, check_gate
-from pytest_gpubench.recipes.flags import words_error
-from pytest_gpubench.recipes.merging import without_nulls
+from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse, split
+from pytest_gpubench.recipes.fields import check_gate
+from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
-from pytest_gpubench.recipes.templating import split
-from pytest_gpubench.recipes.yamltree import Entry, Node
+from pytest_gpubench.recipes.schema import ClientKeys, SloKeys
+from pytest_gpubench.recipes.server_keys import check_env, check_flag, words_error
+from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 CASE_NAMES = (
     "isl", "osl", "conc", "tp", "ep", "pp", "pcp", "dcp", "dp_attn", "gpus", "dp", "tensor_parallel_size", "expert_parallel",

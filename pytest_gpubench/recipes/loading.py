@@ -10,16 +10,15 @@ from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePositi
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
-from pytest_gpubench.recipes import foreign, schema
+from pytest_gpubench.recipes import inferencex, schema
 from pytest_gpubench.recipes.checking import check_section, validated
-from pytest_gpubench.recipes.identity import SPEC_WORD, hardware_of, name_error, runner_hint
-from pytest_gpubench.recipes.merging import Lineage
+from pytest_gpubench.recipes.expansion import Point, Resolved, concurrencies, topology
+from pytest_gpubench.recipes.inferencex import SPEC_WORD, hardware_of, name_error, runner_hint
+from pytest_gpubench.recipes.inheritance import Lineage
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
-from pytest_gpubench.recipes.resolved import Resolved
 from pytest_gpubench.recipes.resolving import Resolver
-from pytest_gpubench.recipes.rows import Point, concurrencies, topology
-from pytest_gpubench.recipes.sharing import share
-from pytest_gpubench.recipes.yamltree import Node, read_tree
+from pytest_gpubench.recipes.server_groups import share
+from pytest_gpubench.recipes.yaml_tree import Node, read_tree
 
 MAX_CASES = 50_000
 _REQUIRED = ("model", "model-prefix", "precision", "framework", "runner", "scenarios")
@@ -130,11 +129,11 @@ class _Loading:
 
     def _collect(self, root: Node) -> None:
         templates = root.get("templates")
-        is_foreign = foreign.is_foreign(root)
+        is_foreign = inferencex.is_foreign(root)
         for name, entry in templates.entries.items() if templates else ():
             self._add(_Section(name, entry.node, entry.key_at, True, False))
         for name, entry in root.entries.items():
-            if name not in foreign.RESERVED:
+            if name not in inferencex.RESERVED:
                 self._add(_Section(name, entry.node, entry.key_at, False, is_foreign))
 
     def _add(self, section: _Section) -> None:
@@ -142,7 +141,7 @@ class _Loading:
         if first:
             self._log.add(section.at, section.name, f"the name is taken by {first.at}; rename one")
         elif not isinstance(section.node.value, dict):
-            hint = did_you_mean(section.name, foreign.RESERVED)
+            hint = did_you_mean(section.name, inferencex.RESERVED)
             self._log.add(section.node.at, section.name, f"a recipe is a map of keys{hint}")
         else:
             self._sections[section.name] = section
@@ -175,7 +174,7 @@ class _Loading:
         return False
 
     def _lists_unsupported(self, section: _Section) -> bool:
-        reasons = foreign.unsupported_reasons(section.node, self._runners)
+        reasons = inferencex.unsupported_reasons(section.node, self._runners)
         if reasons:
             self._unsupported.append(Unsupported(section.at, section.name, "; ".join(reasons)))
         return bool(reasons)
@@ -194,7 +193,7 @@ class _Loading:
         if recipe.scenarios is None or recipe.scenarios.fixed_seq_len is None:
             self._log.add((scenarios or merged).at, join_path(name, "scenarios"), "missing key 'fixed-seq-len'; add it")
             return
-        if foreign.has_agentic_part(merged):
+        if inferencex.has_agentic_part(merged):
             if section.is_foreign:
                 self._unsupported.append(
                     Unsupported(section.at, name, "agentic-coding scenario (its fixed-seq-len part is expanded)")

@@ -1,9 +1,12 @@
-"""One point of a recipe, resolved: ``when`` laid over, expressions evaluated, defaults filled in."""
+"""One point of a recipe, resolved: ``when`` laid over, expressions evaluated, defaults filled in.
+
+What reads nothing that differs between two points is the same for both, and resolved once.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -15,20 +18,14 @@ from pytest_gpubench.model.frozen import FrozenMap, freeze
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes.checking import condition_text
-from pytest_gpubench.recipes.client import given_keys, workload_of
-from pytest_gpubench.recipes.client_schema import ClientKeys
-from pytest_gpubench.recipes.expressions import ExpressionError, Value, parse
-from pytest_gpubench.recipes.fields import check_flag
-from pytest_gpubench.recipes.flags import words_error
-from pytest_gpubench.recipes.merging import overlay
+from pytest_gpubench.recipes.checking import CASE_NAMES, condition_text
+from pytest_gpubench.recipes.expansion import MODEL_LEN_MARGIN, Point, Resolved, Served, given_keys, workload_of
+from pytest_gpubench.recipes.expressions import ExpressionError, Value, is_computed, names_in, parse, render
+from pytest_gpubench.recipes.inheritance import overlay
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
-from pytest_gpubench.recipes.reading import names_read, server_reads
-from pytest_gpubench.recipes.resolved import Resolved, Served
-from pytest_gpubench.recipes.rows import MODEL_LEN_MARGIN, Point
-from pytest_gpubench.recipes.schema import Recipe, SpeculativeKeys
-from pytest_gpubench.recipes.templating import is_computed, render
-from pytest_gpubench.recipes.yamltree import Node
+from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
+from pytest_gpubench.recipes.server_keys import check_flag, words_error
+from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")
 EAGLE3_DEFAULT_BACKEND = "FLASH_ATTN"
@@ -287,3 +284,42 @@ def _command(command: Any) -> tuple[str, ...] | None:
     if command is None:
         return None
     return tuple(shlex.split(command)) if isinstance(command, str) else tuple(command)
+
+
+_EVERYTHING = frozenset(CASE_NAMES)
+
+
+def names_read(node: Node) -> frozenset[str]:
+    """Names that the expressions inside a value read; all of them where one is not valid (its evaluation will say so)."""
+    try:
+        return frozenset(name for text in _texts(node) if is_computed(text) for name in names_in(text))
+    except ExpressionError:
+        return _EVERYTHING
+
+
+def server_reads(recipe: Node) -> frozenset[str]:
+    """Names that decide a recipe's server: those of its conditions, flags, draft and environment."""
+    when = recipe.get("when")
+    parts = when.items if when else []
+    conditions = (_condition_reads(part) for part in parts)
+    values = (
+        names_read(found) for layer in (recipe, *parts) for key in ("serve", "speculative", "env") if (found := layer.get(key))
+    )
+    return frozenset().union(*conditions, *values)
+
+
+def _condition_reads(part: Node) -> frozenset[str]:
+    condition = part.get("if")
+    if condition is None or not isinstance(condition.value, str):
+        return frozenset()
+    try:
+        return parse(condition_text(condition.value)).names
+    except ExpressionError:
+        return _EVERYTHING
+
+
+def _texts(node: Node) -> Iterator[str]:
+    if isinstance(node.value, str):
+        yield node.value
+    for child in [entry.node for entry in node.entries.values()] or node.items:
+        yield from _texts(child)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
-from pytest_gpubench.recipes.yamltree import Entry, Node
+from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 MAX_GENERATIONS = 20
 KEEPS_NULL = "env"

@@ -1,15 +1,22 @@
-"""Who a recipe is: hardware from the runner label, identity from the fields, and what its name may say."""
+"""InferenceX's conventions: runner labels, identity and names of recipes, and files with its keys only.
+
+Hardware comes from the runner label, identity from the fields, and the name may not say otherwise. What of a
+file that has only InferenceX keys cannot run here is listed, the rest goes on.
+"""
 
 from __future__ import annotations
 
 import keyword
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.recipes.fields import is_token
 from pytest_gpubench.recipes.problems import did_you_mean
+from pytest_gpubench.recipes.schema import FRAMEWORKS
+from pytest_gpubench.recipes.yaml_tree import Node
 
 SPEC_WORD = "mtp"
 """The id's word for speculative decoding, whatever the method, as InferenceX spells it."""
@@ -101,3 +108,55 @@ def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[s
         if wrong:
             return f"a word of the name cannot be used in test ids: {wrong}; rename it", ""
     return "", "-".join(variant)
+
+
+OUR_KEYS = frozenset(
+    ("extends", "serve", "speculative", "env", "when", "client", "gates", "requires", "source", "server-per", "command", "revision")
+)
+RESERVED = ("templates", "runners", "ratios")
+
+
+def is_foreign(root: Node) -> bool:
+    """Whether a file has none of our own keys."""
+    if any(key in root.entries for key in RESERVED):
+        return False
+    return not any(OUR_KEYS & entry.node.entries.keys() for entry in root.entries.values())
+
+
+def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
+    """Why an InferenceX entry cannot be run here at all; empty if its fixed-seq-len part can."""
+    reasons = []
+    framework = _leaf(entry, "framework")
+    if isinstance(framework, str) and framework not in FRAMEWORKS:
+        reasons.append(f"framework {framework} (only {', '.join(FRAMEWORKS)} is supported)")
+    if _leaf(entry, "multinode") is True:
+        reasons.append("multi-node (one server over several nodes is not supported)")
+    scenarios = entry.get("scenarios")
+    fixed = scenarios.get("fixed-seq-len") if scenarios else None
+    if scenarios and not fixed and scenarios.get("agentic-coding"):
+        reasons.append("agentic-coding scenario")
+    runner = _leaf(entry, "runner")
+    if isinstance(runner, str) and hardware_of(runner, runners) is None:
+        reasons.append(
+            f"runner label '{runner}' maps to no hardware (a file with `runners: {{'{runner}': {{hardware: ...}}}}` maps it)"
+        )
+    if fixed and "draft_model" in {_leaf(row, "spec-decoding") for row in _rows(fixed)}:
+        reasons.append("spec-decoding: draft_model (its draft is named in a shell script only)")
+    return reasons
+
+
+def has_agentic_part(entry: Node) -> bool:
+    """Whether an entry measures agentic traces beside fixed lengths."""
+    scenarios = entry.get("scenarios")
+    return bool(scenarios and scenarios.get("agentic-coding"))
+
+
+def _rows(fixed: Node) -> Iterable[Node]:
+    for item in fixed.items:
+        space = item.get("search-space")
+        yield from space.items if space else ()
+
+
+def _leaf(node: Node, key: str) -> Any:
+    found = node.get(key)
+    return None if found is None or isinstance(found.value, dict | list) else found.value
