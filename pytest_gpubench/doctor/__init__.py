@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from pytest_gpubench.doctor.configs import ModelConfigs, known_config, read_model_configs
-from pytest_gpubench.doctor.context import Node, admit, memory_of
+from pytest_gpubench.doctor.context import Node, memory_of
 from pytest_gpubench.doctor.findings import (
     Finding,
     Prognosis,
@@ -30,7 +30,6 @@ __all__ = [
     "Node",
     "Prognosis",
     "Severity",
-    "admit",
     "examine",
     "findings_for",
     "format_findings",

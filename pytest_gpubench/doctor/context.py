@@ -37,7 +37,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class ServerContext:
     """One server, its cases, its models and its machine."""
 
     spec: ServerSpec
@@ -77,7 +77,7 @@ class Patient:
         return math.ceil(case.workload.conc / self.spec.topology.dp)
 
 
-def admit(
+def context_of(
     spec: ServerSpec,
     cases: Iterable[Case] = (),
     *,
@@ -86,7 +86,7 @@ def admit(
     draft: Config | None = None,
     node: Node | None = None,
     chat_template: bool | None = None,
-) -> Patient:
+) -> ServerContext:
     """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans and records carry."""
     settings = settings_of(spec, hardware)
     here = node or Node()
@@ -94,7 +94,7 @@ def admit(
     target_shape = _shape(spec.model, target, overrides if isinstance(overrides, Mapping) else {})
     speculative = spec.speculative
     draft_shape = _shape(speculative.model, draft, {}) if speculative is not None and speculative.model is not None else None
-    patient = Patient(
+    context = ServerContext(
         spec=spec,
         cases=tuple(cases),
         settings=settings,
@@ -112,16 +112,16 @@ def admit(
         topology=spec.topology,
         hardware=hardware,
         total_gib=here.vram_gib,
-        draft_tp=patient.draft_tp if speculative is not None and speculative.model is not None else 0,
+        draft_tp=context.draft_tp if speculative is not None and speculative.model is not None else 0,
     )
-    return replace(patient, memory=memory)
+    return replace(context, memory=memory)
 
 
 def memory_of(
     spec: ServerSpec, *, hardware: Hardware, target: Config | None = None, draft: Config | None = None, node: Node | None = None
 ) -> MemoryEstimate | None:
     """The memory estimate of one server, or None where its model is not known well enough."""
-    return admit(spec, hardware=hardware, target=target, draft=draft, node=node).memory
+    return context_of(spec, hardware=hardware, target=target, draft=draft, node=node).memory
 
 
 def _shape(repository: str, config: Config | None, overrides: Config) -> ModelShape | None:
@@ -149,7 +149,7 @@ class Symptom:
     """Where we know this variant less well than the rule."""
 
 
-Check: TypeAlias = Callable[[Patient], Iterable[Symptom]]
+Check: TypeAlias = Callable[[ServerContext], Iterable[Symptom]]
 
 
 @dataclass(frozen=True, slots=True)

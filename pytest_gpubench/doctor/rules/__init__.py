@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pytest_gpubench.doctor.context import Config, Node, Rule, Symptom, admit
+from pytest_gpubench.doctor.context import Config, Node, Rule, Symptom, context_of
 from pytest_gpubench.doctor.findings import Finding, in_order
 from pytest_gpubench.doctor.rules import attention, capacity, drafting, memory, minimax, names, parallelism, prompting, quantization
 from pytest_gpubench.model.cases import Case
@@ -51,8 +51,8 @@ def examine(
     """
     if spec.framework != "vllm":
         return ()
-    patient = admit(spec, cases, hardware=hardware, target=target, draft=draft, node=node, chat_template=chat_template)
-    return in_order(_finding(rule, symptom) for rule in RULES for symptom in rule.check(patient))
+    context = context_of(spec, cases, hardware=hardware, target=target, draft=draft, node=node, chat_template=chat_template)
+    return in_order(_finding(rule, symptom) for rule in RULES for symptom in rule.check(context))
 
 
 def _finding(rule: Rule, symptom: Symptom) -> Finding:

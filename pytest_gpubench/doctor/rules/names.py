@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.doctor.server_settings import backend_name
 
 ATTENTION_BACKENDS: tuple[str, ...] = (
@@ -162,23 +162,23 @@ QUANTIZATIONS: tuple[str, ...] = (
 )
 
 
-def attention_backend(patient: Patient) -> Iterator[Symptom]:
-    draft = backend_name(patient.spec.speculative.attention_backend) if patient.spec.speculative else None
-    for place, name in (("attention-backend", patient.settings.attention_backend), ("speculative.attention-backend", draft)):
+def attention_backend(context: ServerContext) -> Iterator[Symptom]:
+    draft = backend_name(context.spec.speculative.attention_backend) if context.spec.speculative else None
+    for place, name in (("attention-backend", context.settings.attention_backend), ("speculative.attention-backend", draft)):
         if name is not None and name not in ATTENTION_BACKENDS and name != "CUSTOM":
             yield Symptom(f"{place}: no attention backend {name!r}.", _hint(name, ATTENTION_BACKENDS), {"name": name})
 
 
-def flag_choice(patient: Patient) -> Iterator[Symptom]:
+def flag_choice(context: ServerContext) -> Iterator[Symptom]:
     for flag, known in (("moe-backend", MOE_BACKENDS), ("linear-backend", LINEAR_BACKENDS), ("kv-cache-dtype", KV_CACHE_DTYPES)):
-        name = patient.settings.word(flag)
+        name = context.settings.word(flag)
         if name is not None and name not in known:
             yield Symptom(f"{flag}: vLLM knows no {name!r}.", _hint(name, known), {"flag": flag, "name": name})
 
 
-def quantization_method(patient: Patient) -> Iterator[Symptom]:
-    asked = patient.settings.quantization
-    name = asked or (patient.target.quantization if patient.target else "")
+def quantization_method(context: ServerContext) -> Iterator[Symptom]:
+    asked = context.settings.quantization
+    name = asked or (context.target.quantization if context.target else "")
     if name and name.lower() not in QUANTIZATIONS and name.lower() not in ("bitsandbytes", "gguf"):
         where = "--quantization" if asked else "the model's quantization_config"
         yield Symptom(
@@ -189,16 +189,16 @@ def quantization_method(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def doubled_flag(patient: Patient) -> Iterator[Symptom]:
-    for flag in patient.settings.doubled:
+def doubled_flag(context: ServerContext) -> Iterator[Symptom]:
+    for flag in context.settings.doubled:
         yield Symptom(
             f"--{flag} is given as one JSON value and again in dotted parts: vLLM takes the parts and drops the whole value.",
             f"Write one map under serve.{flag}.",
         )
 
 
-def exclusive_flags(patient: Patient) -> Iterator[Symptom]:
-    settings = patient.settings
+def exclusive_flags(context: ServerContext) -> Iterator[Symptom]:
+    settings = context.settings
     pairs = (
         ("attention-backend", "attention-config", "backend", "attention_backend"),
         ("max-cudagraph-capture-size", "compilation-config", "max_cudagraph_capture_size", "max_cudagraph_capture_size"),
