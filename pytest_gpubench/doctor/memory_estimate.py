@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_gpubench.doctor.server_settings import Settings
-from pytest_gpubench.doctor.shape import BYTES, ModelShape
+from pytest_gpubench.doctor.shape import BYTES, AttentionSizes, ModelShape
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Topology
 
@@ -55,49 +55,66 @@ class _Widths:
 
 def weight_bytes(shape: ModelShape, ranks: Ranks) -> float | None:
     """Bytes of the language model's weights on the fullest rank, or None where the shape or the quantization is not known."""
-    widths = _widths(shape)
-    if widths is None or not all((shape.hidden, shape.layers, shape.heads, shape.vocab)) or shape.latent_dim:
+    widths, sizes = _widths(shape), shape.attention
+    if widths is None or sizes is None or shape.layers is None or shape.vocab is None or shape.latent_dim:
         return None
+    feed_forward = _feed_forward_bytes(shape, widths, ranks)
+    if feed_forward is None:
+        return None
+    attention = shape.layers * _attention_weights(sizes, ranks.tp) + _index_weights(shape, sizes, ranks.tp)
+    body = feed_forward + attention * widths.attention
     per_stage = math.ceil(shape.layers / ranks.pp) / shape.layers
-    body = (
-        shape.layers * _attention(shape, ranks.tp) * widths.attention
-        + shape.dense_layers * 3 * shape.hidden * shape.dense_intermediate / ranks.tp * widths.dense
-        + shape.moe_layers * 3 * shape.hidden * shape.shared_intermediate / ranks.tp * widths.shared
-        + shape.moe_layers * 3 * shape.hidden * shape.expert_intermediate * shape.experts / ranks.expert_ranks * widths.experts
-        + shape.moe_layers * shape.hidden * shape.experts * 4  # router, fp32, on every rank
-        + (shape.sparse.layers if shape.sparse else 0) * _index(shape, ranks.tp) * widths.attention
-    )
     embeddings = 1 if shape.tied_embeddings or ranks.pp > 1 else 2
-    return body * per_stage + embeddings * shape.vocab * shape.hidden / ranks.tp * widths.plain
+    return body * per_stage + embeddings * shape.vocab * sizes.hidden / ranks.tp * widths.plain
 
 
 def draft_bytes(draft: ModelShape, target: ModelShape, tp: int) -> float | None:
     """Bytes of an EAGLE3 head on one rank: it shares the target's embedding, its first layer reads two hidden states at once."""
-    widths = _widths(draft)
-    if widths is None or not all((draft.hidden, draft.layers, draft.heads)):
+    widths, sizes = _widths(draft), draft.attention
+    vocab, target_hidden = draft.draft_vocab or draft.vocab or target.vocab, draft.target_hidden or target.hidden
+    if widths is None or sizes is None or draft.layers is None or draft.dense_intermediate is None:
         return None
-    aux = len(draft.aux_layers) or 3
-    qkv_twice = draft.hidden * (draft.heads + 2 * max(draft.kv_heads, tp)) * draft.head_dim / tp
-    per_layer = _attention(draft, tp) * widths.attention + 3 * draft.hidden * draft.dense_intermediate / tp * widths.dense
-    fusion = aux * (draft.target_hidden or target.hidden) * draft.hidden
-    head = (draft.draft_vocab or draft.vocab or target.vocab) * draft.hidden / tp
+    if vocab is None or target_hidden is None:
+        return None
+    feed_forward = 3 * sizes.hidden * draft.dense_intermediate / tp
+    per_layer = _attention_weights(sizes, tp) * widths.attention + feed_forward * widths.dense
+    qkv_twice = sizes.hidden * (sizes.heads + 2 * max(sizes.kv_heads, tp)) * sizes.head_dim / tp
+    fusion = (len(draft.aux_layers) or 3) * target_hidden * sizes.hidden
+    head = vocab * sizes.hidden / tp
     return draft.layers * per_layer + qkv_twice * widths.attention + (fusion + head) * widths.plain
 
 
-def kv_heads_per_rank(shape: ModelShape, tp: int) -> int:
+def kv_heads_per_rank(kv_heads: int, tp: int) -> int:
     """KV heads that one rank keeps: a head is copied where there are more ranks than heads."""
-    return max(1, shape.kv_heads // tp)
+    return max(1, kv_heads // tp)
 
 
-def _attention(shape: ModelShape, tp: int) -> float:
-    query_and_output = 2 * shape.hidden * shape.heads * shape.head_dim / tp
-    return query_and_output + 2 * shape.hidden * kv_heads_per_rank(shape, tp) * shape.head_dim
+def _attention_weights(sizes: AttentionSizes, tp: int) -> float:
+    query_and_output = 2 * sizes.hidden * sizes.heads * sizes.head_dim / tp
+    return query_and_output + 2 * sizes.hidden * kv_heads_per_rank(sizes.kv_heads, tp) * sizes.head_dim
 
 
-def _index(shape: ModelShape, tp: int) -> float:
+def _feed_forward_bytes(shape: ModelShape, widths: _Widths, ranks: Ranks) -> float | None:
+    """Of all layers, each width with its gate, up and down matrix; None where a size that counts is not known."""
+    dense_layers, moe_layers, dense = shape.dense_layers, shape.moe_layers, shape.dense_intermediate
+    if shape.hidden is None or dense_layers is None or moe_layers is None or dense is None:
+        return None
+    total = dense_layers * 3 * shape.hidden * dense / ranks.tp * widths.dense
+    if not moe_layers:
+        return total
+    if shape.shared_intermediate is None or shape.expert_intermediate is None:
+        return None
+    shared = 3 * shape.hidden * shape.shared_intermediate / ranks.tp * widths.shared
+    experts = 3 * shape.hidden * shape.expert_intermediate * shape.experts / ranks.expert_ranks * widths.experts
+    router = shape.hidden * shape.experts * 4  # fp32, on every rank
+    return total + moe_layers * (shared + experts + router)
+
+
+def _index_weights(shape: ModelShape, sizes: AttentionSizes, tp: int) -> float:
     """MiniMax-M3's index projections: queries ride with the KV heads, the one key head is copied to every rank."""
-    width = shape.sparse.index_dim if shape.sparse else 0
-    return shape.hidden * width * (kv_heads_per_rank(shape, tp) + 1)
+    if shape.sparse is None or shape.sparse.index_dim is None:
+        return 0  # where its size is not given it is left out: it is small beside the rest
+    return shape.sparse.layers * sizes.hidden * shape.sparse.index_dim * (kv_heads_per_rank(sizes.kv_heads, tp) + 1)
 
 
 def _widths(shape: ModelShape) -> _Widths | None:
@@ -223,12 +240,14 @@ def estimate_memory(
         return None
     tp, dp = topology.tensor_parallel_size, topology.dp
     weights = weight_bytes(target, Ranks(tp, topology.pp, tp * dp * topology.pcp))
-    if weights is None:
+    kv = _kv_bytes(target, tp, kv_width, settings)
+    if weights is None or kv is None:
         return None
-    head = draft_bytes(draft, target, draft_tp) if draft_tp and draft is not None else None
-    kv = _kv_bytes(target, tp, kv_width, settings) / topology.pp
+    kv /= topology.pp
+    head = None
     if draft_tp and draft is not None:
-        kv += draft.layers * 2 * kv_heads_per_rank(draft, draft_tp) * draft.head_dim * kv_width
+        head = draft_bytes(draft, target, draft_tp)
+        kv += _cache_bytes(draft, draft_tp, kv_width) or 0
     total = total_gib if total_gib is not None else hardware.vram_gib
     cpu_space = _cpu_space(settings) if hardware.platform == "cpu" else None
     if hardware.platform == "cpu" and cpu_space is None:
@@ -268,23 +287,35 @@ def block_size_of(settings: Settings, target: ModelShape | None, hardware: Hardw
 def _kv_width(settings: Settings, target: ModelShape | None) -> float | None:
     if settings.kv_cache_dtype != "auto":
         return _KV_WIDTHS.get(settings.kv_cache_dtype)
-    return BYTES.get(settings.dtype if settings.dtype != "auto" else (target.dtype if target and target.dtype else "bfloat16"))
+    if settings.dtype != "auto":
+        return BYTES.get(settings.dtype)
+    return BYTES.get(target.dtype if target and target.dtype else "bfloat16")
 
 
-def _kv_bytes(target: ModelShape, tp: int, width: float, settings: Settings) -> float:
-    """Bytes of one token in all layers of one rank (M3's index cache is one shared head, bf16 unless the indexer is told fp8)."""
-    index = 0.0
-    if target.sparse is not None:
-        index_width = 1.0 if settings.part("attention-config", "indexer_kv_dtype") in ("fp8", "fp8_e4m3") else 2.0
-        index = target.sparse.layers * target.sparse.index_dim * index_width
-    return target.layers * 2 * kv_heads_per_rank(target, tp) * target.head_dim * width + index
+def _cache_bytes(shape: ModelShape, tp: int, width: float) -> float | None:
+    """Bytes of one token's keys and values in all layers of one rank."""
+    if shape.layers is None or shape.kv_heads is None or shape.head_dim is None:
+        return None
+    return shape.layers * 2 * kv_heads_per_rank(shape.kv_heads, tp) * shape.head_dim * width
+
+
+def _kv_bytes(target: ModelShape, tp: int, width: float, settings: Settings) -> float | None:
+    """Of one token in all layers of one rank, M3's index cache included: one shared head, bf16 unless the indexer is told fp8."""
+    cache = _cache_bytes(target, tp, width)
+    if cache is None or target.sparse is None or target.sparse.index_dim is None:
+        return cache
+    index_width = 1.0 if settings.part("attention-config", "indexer_kv_dtype") in ("fp8", "fp8_e4m3") else 2.0
+    return cache + target.sparse.layers * target.sparse.index_dim * index_width
 
 
 def _allowance(target: ModelShape, settings: Settings, topology: Topology) -> float:
-    tokens = settings.max_num_batched_tokens
-    routed = target.experts_per_token * (target.expert_intermediate / topology.tensor_parallel_size + target.hidden)
-    activations = tokens * 2 * (_ACTIVATION_WIDTHS * target.hidden + routed)
-    logits = min(settings.max_num_seqs, tokens) * target.vocab * 4
+    """A guess, so what the config.json does not give is left out."""
+    tokens, hidden = settings.max_num_batched_tokens, target.hidden or 0
+    routed = 0.0
+    if target.experts_per_token:
+        routed = target.experts_per_token * ((target.expert_intermediate or 0) / topology.tensor_parallel_size + hidden)
+    activations = tokens * 2 * (_ACTIVATION_WIDTHS * hidden + routed)
+    logits = min(settings.max_num_seqs, tokens) * (target.vocab or 0) * 4
     communication = _COMMUNICATION if topology.gpus > 1 else 0.0
     return (activations + logits) / GIB + _OUTSIDE_TORCH + communication + _GRAPHS
 

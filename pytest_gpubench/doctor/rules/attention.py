@@ -66,16 +66,18 @@ def draft_backend(context: ServerContext) -> str | None:
 
 
 def _kernels(context: ServerContext) -> list[_Kernel]:
-    names: list[str] = []
+    """Of the target's sparse layers, of its ordinary ones, and of the draft, as far as we know them."""
+    kernels: list[_Kernel] = []
+    names: list[str | None] = []
     target = context.target
-    sparse = _Kernel("MINIMAX_M3_SPARSE", (target.sparse.block_size,)) if target and target.sparse else None
-    has_ordinary = target is not None and (target.sparse is None or target.sparse.layers < target.layers)
-    if target is not None and has_ordinary:
-        chosen = None if context.hardware.platform == "cpu" else context.settings.attention_backend
-        names.append(chosen or _automatic(context, target) or "")
-    names.append(draft_backend(context) or "")
-    found = [kernel for name in dict.fromkeys(names) if name and (kernel := _kernel(name, context))]
-    return [sparse, *found] if sparse else found
+    if target is not None:
+        if target.sparse is not None and target.sparse.block_size is not None:
+            kernels.append(_Kernel("MINIMAX_M3_SPARSE", (target.sparse.block_size,)))
+        if target.sparse is None or (target.layers is not None and target.sparse.layers < target.layers):
+            names.append(_target_backend(context) or _automatic(context, target))
+    names.append(draft_backend(context))
+    kernels += [kernel for name in dict.fromkeys(names) if name and (kernel := _kernel(name, context))]
+    return kernels
 
 
 def common_block_size(context: ServerContext) -> Iterator[Symptom]:
@@ -102,7 +104,7 @@ def _block_remedy(context: ServerContext, kernels: list[_Kernel]) -> str:
     if sparse and culprits and context.hardware.platform != "cpu":
         where = "speculative.attention-backend" if draft_backend(context) in culprits else "serve.attention-backend"
         return f"Set {where} to FLASH_ATTN (or TRITON_ATTN) instead of {culprits[0]}."
-    wanted = sparse.block_size if sparse else max(kernel.multiple or min(kernel.exact) for kernel in kernels)
+    wanted = (sparse and sparse.block_size) or max(kernel.multiple or min(kernel.exact) for kernel in kernels)
     return f"Set serve.block-size to a multiple of {wanted}, or leave it out."
 
 

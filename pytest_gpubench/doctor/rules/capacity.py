@@ -8,9 +8,11 @@ from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.model.cases import Case
 
 
-def _length_limit(context: ServerContext) -> int:
-    """The longest request that the server will take, 0 if not known."""
-    return context.settings.max_model_len or (context.target.max_length if context.target else 0)
+def _length_limit(context: ServerContext) -> int | None:
+    """The longest request that the server will take, None if not known."""
+    if context.settings.max_model_len is not None or context.target is None:
+        return context.settings.max_model_len
+    return context.target.max_length
 
 
 def _ids(cases: list[Case]) -> tuple[str, ...]:
@@ -33,7 +35,9 @@ def context_of_model(context: ServerContext) -> Iterator[Symptom]:
 
 def context_of_requests(context: ServerContext) -> Iterator[Symptom]:
     limit = _length_limit(context)
-    too_long = [case for case in context.cases if case.workload.isl + case.workload.osl > limit] if limit else []
+    if limit is None:
+        return
+    too_long = [case for case in context.cases if case.workload.isl + case.workload.osl > limit]
     if too_long:
         longest = max(case.workload.isl + case.workload.osl for case in too_long)
         yield Symptom(
@@ -57,7 +61,7 @@ def batch_below_sequences(context: ServerContext) -> Iterator[Symptom]:
 
 def batch_below_context(context: ServerContext) -> Iterator[Symptom]:
     settings, limit = context.settings, _length_limit(context)
-    if not settings.chunked_prefill and settings.max_num_batched_tokens < limit:
+    if not settings.chunked_prefill and limit is not None and settings.max_num_batched_tokens < limit:
         yield Symptom(
             f"Without chunked prefill a prompt must fit into one batch, but max-num-batched-tokens "
             f"{settings.max_num_batched_tokens} is below max-model-len {limit}.",

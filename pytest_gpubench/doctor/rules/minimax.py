@@ -30,14 +30,14 @@ def minimax_m3_shape(context: ServerContext) -> Iterator[Symptom]:
     if target is None or target.sparse is None or not target.is_minimax_m3:
         return
     sparse = target.sparse
-    if target.head_dim != 128 or sparse.index_dim != 128 or sparse.block_size != 128:
+    sizes = [size for size in (target.head_dim, sparse.index_dim, sparse.block_size) if size is not None]
+    if any(size != 128 for size in sizes):
         yield Symptom(
-            f"MiniMax-M3's kernels are written for head, index and block sizes of 128, not {target.head_dim}, {sparse.index_dim}, "
-            f"{sparse.block_size}.",
+            f"MiniMax-M3's kernels are written for head, index and block sizes of 128, not {', '.join(map(str, sizes))}.",
             "Use a config.json with these sizes at 128.",
             {"sentence": "AssertionError"},
         )
-    if sparse.index_heads != target.kv_heads:
+    if sparse.index_heads is not None and sparse.index_heads != target.kv_heads:
         yield Symptom(
             f"{sparse.index_heads} index heads, but {target.kv_heads} KV heads: they must be equal.",
             "Set sparse_num_index_heads to num_key_value_heads.",
@@ -49,8 +49,8 @@ def nvfp4_cache(context: ServerContext) -> Iterator[Symptom]:
     kind, target = context.settings.kv_cache_dtype, context.target
     if target is None or not target.is_minimax_m3 or not kind.startswith("nvfp4"):
         return
-    topk = target.sparse.topk_blocks if target.sparse else 0
-    if kind != "nvfp4" or not context.is_family(100) or topk not in (4, 8, 16, 32):
+    topk = target.sparse and target.sparse.topk_blocks
+    if kind != "nvfp4" or not context.is_family(100) or topk not in (None, 4, 8, 16, 32):
         yield Symptom(
             f"An NVFP4 KV cache ({kind}) for MiniMax-M3 needs a Blackwell datacenter GPU, not {context.hardware.key}.",
             "Use kv-cache-dtype fp8 or auto.",

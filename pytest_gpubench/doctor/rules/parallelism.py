@@ -51,11 +51,13 @@ def intermediate_by_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
     if target is None or tp == 1:
         return
-    widths = [("dense", target.dense_intermediate if target.dense_layers else 0), ("shared-expert", target.shared_intermediate)]
+    widths = [("shared-expert", target.shared_intermediate)]
+    if target.dense_layers:
+        widths.insert(0, ("dense", target.dense_intermediate))
     if target.is_moe and not context.settings.expert_parallel:
         widths.append(("expert", target.expert_intermediate))
     for name, width in widths:
-        if width % tp:
+        if width is not None and width % tp:
             yield Symptom(
                 f"The {name} intermediate size {width} cannot be divided by tensor parallel size {tp}.",
                 f"Use a tp that divides {width}.",

@@ -90,13 +90,15 @@ def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
     if target is None or not target.is_moe or _method(context) not in _MX8:
         return
     ranks = 1 if context.settings.expert_parallel else context.tp
-    if target.hidden % 32:
+    if target.hidden is not None and target.hidden % 32:
         says = f"MXFP8 MoE requires hidden_size divisible by 32, got {target.hidden}."
         yield Symptom(
             f"MXFP8 blocks are 32 wide, the hidden size is {target.hidden}.", "This checkpoint cannot be MXFP8.", {"sentence": says}
         )
-    width = target.expert_intermediate // ranks
-    if target.expert_intermediate % ranks == 0 and width % 32:
+    if target.expert_intermediate is None:
+        return
+    width, rest = divmod(target.expert_intermediate, ranks)
+    if not rest and width % 32:
         says = f"MXFP8 MoE requires intermediate_size_per_partition divisible by 32, got {width}."
         yield Symptom(
             f"Cut over {ranks} ranks, an expert's intermediate size {target.expert_intermediate} leaves {width}, not n x 32.",
@@ -108,7 +110,9 @@ def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
 def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
     asked = context.settings.word("moe-backend")
-    if target is None or not target.is_moe or _method(context) not in _MX8 or target.hidden % 128 == 0:
+    if target is None or not target.is_moe or _method(context) not in _MX8:
+        return
+    if target.hidden is None or target.hidden % 128 == 0:
         return
     if asked == "marlin":
         says = "No supported MXFP8 expert class for MARLIN: ..."
