@@ -13,10 +13,9 @@ from pytest_gpubench.host import files
 from pytest_gpubench.host.slurm import JobState, sbatch, states
 from pytest_gpubench.host.slurm import cancel as cancel_jobs
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.printing import counted, for_terminal
 from pytest_gpubench.report.records import write_record
 from pytest_gpubench.report.slurm_script import Script, SlurmOptions, scripts
-from pytest_gpubench.report.terminal import counted
 
 MANIFEST = "manifest.json"
 SUITE = ("--pyargs", "pytest_gpubench.suite")

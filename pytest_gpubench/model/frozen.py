@@ -88,6 +88,11 @@ def thaw(value: Frozen) -> Any:
     return value
 
 
+def spelled(value: object) -> str:
+    """A scalar as recipes and command lines write it: ``true``, ``8``, ``fp8``."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def canonical_json(value: Any) -> str:
     """One line of JSON that is equal for equal values: sorted keys, no spaces, no NaN."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -17,6 +17,11 @@ _UNPRINTABLE = re.compile(
 _COMMAND = re.compile(r"^[^\S\n]*:(?=:)|#(?=#\w*\[)|^[^\S\n]*(?:section|travis_fold|travis_time)(?=[_:]\w+:)", re.M)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def printable(text: str) -> str:
     """The text with what cannot or must not be printed replaced by U+FFFD: for documents."""
     return _UNPRINTABLE.sub("\ufffd", text)

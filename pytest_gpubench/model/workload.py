@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.frozen import FrozenMap, spelled
 
 Arrival: TypeAlias = Literal["closed", "constant", "poisson", "gamma", "trace"]
 """When requests are due: when one before has ended, or by a schedule that does not wait for the server."""
@@ -153,8 +153,7 @@ def _profile(it: Workload) -> Iterator[Contradiction]:
     }
     for key, (value, must) in wanted.items():
         if value != must:
-            word = str(must).lower() if isinstance(must, bool) else must
-            yield key, f"profile inferencex means {key} {word}; remove this key, or the profile"
+            yield key, f"profile inferencex means {key} {spelled(must)}; remove this key, or the profile"
 
 
 def _template(it: Workload) -> Iterator[Contradiction]:

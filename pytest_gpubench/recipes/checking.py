@@ -56,7 +56,7 @@ def check_section(model: type[BaseModel], node: Node, name: str, log: ProblemLog
         log.add(node.at, name, "nested too deeply")
     if model is schema.Recipe:
         _check_layer(cleaned, name, log)
-        for index, part in enumerate(_list(cleaned, "when")):
+        for index, part in enumerate(cleaned.items_of("when")):
             path = join_path(name, "when", index)
             _check_layer(part, path, log)
             _check_condition(part, path, log)
@@ -85,32 +85,24 @@ def _without_list_nulls(node: Node) -> Node:
     return node
 
 
-def _list(node: Node, key: str) -> list[Node]:
-    found = node.get(key)
-    return found.items if found else []
-
-
-def _map(node: Node, key: str) -> dict[str, Entry]:
-    found = node.get(key)
-    return found.entries if found else {}
-
-
 def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
-    for flag, entry in _map(node, "serve").items():
+    for flag, entry in node.entries_of("serve").items():
         words = _extra_args_error(entry.node) if flag == "extra-args" else check_flag(flag, entry.node.plain())
         if words:
             log.add(entry.key_at, join_path(path, "serve", flag), words)
-    for variable, entry in _map(node, "env").items():
+    for variable, entry in node.entries_of("env").items():
         words = check_env(variable, entry.node.plain())
         if words:
             log.add(entry.key_at, join_path(path, "env", variable), words)
-    for metric, entry in _map(node, "gates").items():
+    for metric, entry in node.entries_of("gates").items():
         words = check_gate(metric, entry.node.plain())
         if words:
             log.add(entry.key_at, join_path(path, "gates", metric), words)
     for key in _COMPUTED:
-        found = node.get(key)
-        for leaf, leaf_path in _leaves(found, join_path(path, key)) if found else ():
+        computed = node.get(key)
+        if computed is None:
+            continue
+        for leaf, leaf_path in _leaves(computed, join_path(path, key)):
             if isinstance(leaf.value, str):
                 _check_text(leaf, leaf_path, log)
 

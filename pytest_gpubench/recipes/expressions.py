@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from pytest_gpubench.model.frozen import spelled
 from pytest_gpubench.recipes.problems import did_you_mean, shown
 
 Value: TypeAlias = "int | float | bool | str"
@@ -149,8 +150,9 @@ class _Evaluation:
                 number = self._number(node.operand)
                 return -number if isinstance(node.op, ast.USub) else number
             case ast.BoolOp():
-                wanted = isinstance(node.op, ast.Or)
-                return wanted if any(self._condition(part) is wanted for part in node.values) else not wanted
+                # Lazy, so that what stands after the deciding part is not evaluated, as in Python.
+                parts = map(self._condition, node.values)
+                return any(parts) if isinstance(node.op, ast.Or) else all(parts)
             case ast.IfExp():
                 return self.value(node.body if self._condition(node.test) else node.orelse)
             case ast.Compare():
@@ -203,8 +205,8 @@ class _Evaluation:
 
     @staticmethod
     def _equal(left: Any, right: Any) -> bool:
-        kinds = [bool if isinstance(side, bool) else str if isinstance(side, str) else float for side in (left, right)]
-        if isinstance(left, list) or isinstance(right, list) or kinds[0] is not kinds[1]:
+        kinds = {next((kind for kind in (bool, str, list) if isinstance(side, kind)), float) for side in (left, right)}
+        if len(kinds) > 1 or list in kinds:
             raise ExpressionError(f"{shown(left)} and {shown(right)} are of different kinds and never equal")
         return bool(left == right)
 
@@ -245,7 +247,7 @@ def split(text: str) -> tuple[str | Expression, ...]:
 
 
 def _end(text: str, start: int) -> int:
-    quote = ""
+    quote = ""  # the mark that a string inside the expression began with: a brace in it closes nothing
     for index in range(start, len(text)):
         character = text[index]
         if quote:
@@ -278,7 +280,7 @@ def render(text: str, names: Mapping[str, Value]) -> Value:
     parts = split(text)
     if len(parts) == 1 and isinstance(parts[0], Expression):
         return _computed(parts[0], names)
-    return "".join(part if isinstance(part, str) else _text(_computed(part, names)) for part in parts)
+    return "".join(part if isinstance(part, str) else spelled(_computed(part, names)) for part in parts)
 
 
 def _computed(expression: Expression, names: Mapping[str, Value]) -> Value:
@@ -286,7 +288,3 @@ def _computed(expression: Expression, names: Mapping[str, Value]) -> Value:
     if isinstance(value, str):
         raise ExpressionError("the value of an expression is a number or true/false; text is only for comparing")
     return value
-
-
-def _text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -5,14 +5,13 @@ Each checks one value and says what is wrong in the words of the file; the JSON 
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.recipes.expressions import is_computed
@@ -39,39 +38,50 @@ def fail(message: str) -> PydanticCustomError:
     return PydanticCustomError("recipe", "{words}", {"words": message})
 
 
-def number(whole: bool, least: float, most: float) -> Callable[[Any], Any]:
-    kind = "an integer" if whole else "a number"
-    bounds = f"from {least} to {most}" if math.isfinite(most) else f"of at least {least}"
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number within bounds, or an expression: the annotation of a field, with its schema for editors."""
 
-    def check(value: Any) -> Any:
+    kind: Literal["integer", "number"]
+    least: float
+    most: float
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": self.kind, "minimum": self.least}, {"type": "string", "pattern": r"\$\{"}]}
+
+    def check(self, value: Any) -> Any:
+        """The value as it is.
+
+        Raises:
+            PydanticCustomError: if it is neither such a number nor an expression.
+        """
         if is_computed(value):
             return value
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise fail(f"must be {kind} or a ${{...}} expression, not {shown(value)}")
-        if not least <= value <= most:
-            raise fail(f"must be {kind} {bounds}, not {shown(value)}")
+        a_number = "an integer" if self.kind == "integer" else "a number"
+        allowed = int if self.kind == "integer" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise fail(f"must be {a_number} or a ${{...}} expression, not {shown(value)}")
+        if not self.least <= value <= self.most:
+            raise fail(f"must be {a_number} from {self.least} to {self.most}, not {shown(value)}")
         return value
 
-    return check
 
-
-def _computed_schema(kind: str, least: float) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [{"type": kind, "minimum": least}, {"type": "string", "pattern": r"\$\{"}]})
-
-
-PositiveCount: TypeAlias = Annotated[Any, BeforeValidator(number(True, 1, 10_000)), _computed_schema("integer", 1)]
-Count: TypeAlias = Annotated[Any, BeforeValidator(number(True, 0, 10_000)), _computed_schema("integer", 0)]
-PositiveTokens: TypeAlias = Annotated[Any, BeforeValidator(number(True, 1, MAX_TOKENS)), _computed_schema("integer", 1)]
-NonNegative: TypeAlias = Annotated[Any, BeforeValidator(number(False, 0, 1_000_000)), _computed_schema("number", 0)]
-Seed: TypeAlias = Annotated[Any, BeforeValidator(number(True, 0, 2**31 - 1)), _computed_schema("integer", 0)]
-Temperature: TypeAlias = Annotated[Any, BeforeValidator(number(False, 0, 2)), _computed_schema("number", 0)]
-Rate: TypeAlias = Annotated[Any, BeforeValidator(number(False, 0.001, 1_000_000)), _computed_schema("number", 0.001)]
-Seconds: TypeAlias = Annotated[Any, BeforeValidator(number(False, 0.001, 1_000_000)), _computed_schema("number", 0.001)]
-Factor: TypeAlias = Annotated[Any, BeforeValidator(number(False, 0.001, 1000)), _computed_schema("number", 0.001)]
-HalfWidth: TypeAlias = Annotated[Any, BeforeValidator(number(False, 0.0001, 0.9999)), _computed_schema("number", 0.0001)]
-TokenCount: TypeAlias = Annotated[Any, BeforeValidator(number(True, 0, MAX_TOKENS)), _computed_schema("integer", 0)]
-Workers: TypeAlias = Annotated[Any, BeforeValidator(number(True, 1, 256)), _computed_schema("integer", 1)]
-Ratio: TypeAlias = Annotated[Any, BeforeValidator(number(False, 0.01, 1)), _computed_schema("number", 0.01)]
+PositiveCount: TypeAlias = Annotated[Any, Number("integer", 1, 10_000)]
+Count: TypeAlias = Annotated[Any, Number("integer", 0, 10_000)]
+PositiveTokens: TypeAlias = Annotated[Any, Number("integer", 1, MAX_TOKENS)]
+NonNegative: TypeAlias = Annotated[Any, Number("number", 0, 1_000_000)]
+Seed: TypeAlias = Annotated[Any, Number("integer", 0, 2**31 - 1)]
+Temperature: TypeAlias = Annotated[Any, Number("number", 0, 2)]
+Rate: TypeAlias = Annotated[Any, Number("number", 0.001, 1_000_000)]
+Seconds: TypeAlias = Annotated[Any, Number("number", 0.001, 1_000_000)]
+Factor: TypeAlias = Annotated[Any, Number("number", 0.001, 1000)]
+HalfWidth: TypeAlias = Annotated[Any, Number("number", 0.0001, 0.9999)]
+TokenCount: TypeAlias = Annotated[Any, Number("integer", 0, MAX_TOKENS)]
+Workers: TypeAlias = Annotated[Any, Number("integer", 1, 256)]
+Ratio: TypeAlias = Annotated[Any, Number("number", 0.01, 1)]
 Tokens: TypeAlias = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Concurrency: TypeAlias = Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)]
 Ranks: TypeAlias = Annotated[int, Field(ge=1, le=1024)]

@@ -38,7 +38,6 @@ from pytest_gpubench.recipes.fields import (
 )
 from pytest_gpubench.recipes.server_keys import Command
 
-PRECISIONS = ("fp4", "fp6", "fp8", "fp16", "fp32", "bf16", "int4", "int8")
 FRAMEWORKS = ("vllm",)
 
 
@@ -298,6 +297,16 @@ class Recipe(Laid):
     """How this recipe's engine is started, instead of the `--gpubench-vllm-command` option."""
     source: Text | None = None
     """Address of the official recipe that it follows; shown in reports."""
+
+    @property
+    def lengths(self) -> list[FixedSeqLen]:
+        """Lengths and their search spaces; empty where a recipe has none."""
+        return (self.scenarios and self.scenarios.fixed_seq_len) or []
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows of all search spaces."""
+        return [row for lengths in self.lengths for row in lengths.search_space]
 
 
 class Runner(Section):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.recipes.problems import did_you_mean
 
 MAX_DEPTH = 60
@@ -51,7 +52,8 @@ class Ambiguity:
 
 def _listing(cases: Sequence[Case]) -> str:
     names = ", ".join(case.id for case in cases[:3])
-    return f"{len(cases)} {'case' if len(cases) == 1 else 'cases'} ({names}{', ...' if len(cases) > 3 else ''})"
+    more = ", ..." if len(cases) > 3 else ""
+    return f"{counted(len(cases), 'case')} ({names}{more})"
 
 
 class _InvalidError(Exception):
@@ -126,8 +128,8 @@ def _evaluate(tree: Tree, values: Mapping[str, bool]) -> bool:
     kind, operands = tree
     if kind == "not":
         return not _evaluate(operands[0], values)
-    check: Callable[[Iterator[bool]], bool] = all if kind == "and" else any
-    return check(_evaluate(operand, values) for operand in operands)
+    verdicts = (_evaluate(operand, values) for operand in operands)
+    return all(verdicts) if kind == "and" else any(verdicts)
 
 
 def _words(tree: Tree) -> Iterator[str]:
@@ -140,7 +142,9 @@ def _words(tree: Tree) -> Iterator[str]:
 
 def _suggest(tree: Tree, tags: set[str]) -> str:
     """``-m`` for the conjuncts whose words are all tags, ``-k`` for those without one; mixed conjuncts take a person."""
-    conjuncts = tree[1] if not isinstance(tree, str) and tree[0] == "and" else (tree,)
+    conjuncts: tuple[Tree, ...] = (tree,)
+    if not isinstance(tree, str) and tree[0] == "and":
+        conjuncts = tree[1]
     exact: list[Tree] = []
     loose: list[Tree] = []
     for conjunct in conjuncts:
@@ -163,7 +167,11 @@ def _text(conjuncts: Sequence[Tree], spell: Callable[[str], str]) -> str:
         words = f" {kind} ".join(write(operand, True) for operand in operands)
         return f"({words})" if inner else words
 
-    return write(conjuncts[0], False) if len(conjuncts) == 1 else write(("and", tuple(conjuncts)), False)
+    return write(_joined("and", conjuncts), False)
+
+
+def _joined(kind: str, operands: Sequence[Tree]) -> Tree:
+    return operands[0] if len(operands) == 1 else (kind, tuple(operands))
 
 
 class _Parser:
@@ -192,21 +200,21 @@ class _Parser:
         return self._tokens[self._position] if self._position < len(self._tokens) else ""
 
     def _take(self, token: str) -> bool:
-        found = self._next() == token
-        self._position += found
-        return found
+        is_next = self._next() == token
+        self._position += is_next
+        return is_next
 
     def _or(self) -> Tree:
         operands = [self._and()]
         while self._take("or"):
             operands.append(self._and())
-        return operands[0] if len(operands) == 1 else ("or", tuple(operands))
+        return _joined("or", operands)
 
     def _and(self) -> Tree:
         operands = [self._not()]
         while self._take("and"):
             operands.append(self._not())
-        return operands[0] if len(operands) == 1 else ("and", tuple(operands))
+        return _joined("and", operands)
 
     def _not(self) -> Tree:
         self._depth += 1

@@ -91,8 +91,9 @@ def parse_launches(text: str) -> tuple[int, int]:
         GpubenchError: for anything else.
     """
     match = re.fullmatch(r"\s*(\d{1,4})\s*(?:\.\.\s*(\d{1,4})\s*)?", text, re.ASCII)
-    certain = int(match[1]) if match else 0
-    most = int(match[2]) if match and match[2] else certain
+    certain, most = 0, 0
+    if match:
+        certain, most = int(match[1]), int(match[2] or match[1])
     if not 1 <= certain <= most <= MAX_LAUNCHES:
         raise GpubenchError(f"launches '{text}': write a number such as 3, or a range such as 1..3, up to {MAX_LAUNCHES}")
     return certain, most - certain

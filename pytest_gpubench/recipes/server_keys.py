@@ -15,7 +15,8 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from pytest_gpubench.recipes.fields import MAX_CONCURRENCY, MAX_TOKENS, TEXTS_SCHEMA, fail, number, texts
+from pytest_gpubench.model.frozen import spelled
+from pytest_gpubench.recipes.fields import MAX_CONCURRENCY, MAX_TOKENS, TEXTS_SCHEMA, Number, fail, texts
 from pytest_gpubench.recipes.problems import shown
 
 _ROW = "the parallelism comes from the row of the search space; write `{}` there"
@@ -97,10 +98,8 @@ def words_error(words: Sequence[str], *, short: bool = True) -> str | None:
         short: whether flags with one dash are the engine's (before the engine's name they are an interpreter's).
     """
     for word in words:
-        found = our_word(word) if short or word.startswith("--") else None
-        if found:
-            flag = word.split("=", 1)[0]
-            return f"holds {flag}, which is not a recipe's to set: {found[1]}"
+        if (short or word.startswith("--")) and (ours := our_word(word)):
+            return f"holds {word.split('=', 1)[0]}, which is not a recipe's to set: {ours[1]}"
         if "\0" in word:
             return "holds a NUL character, which no command line can hold; remove it"
     return None
@@ -125,16 +124,16 @@ def check_flag(name: str, value: Any) -> str | None:
     return _range_error(name, value)
 
 
-_RANGES: dict[str, tuple[bool, float, float]] = {
-    "gpu-memory-utilization": (False, 0.01, 1),
-    "max-model-len": (True, 1, MAX_TOKENS),
-    "max-num-batched-tokens": (True, 1, MAX_TOKENS),
-    "max-num-seqs": (True, 1, MAX_CONCURRENCY),
-    "max-cudagraph-capture-size": (True, 0, 65_536),
-    "block-size": (True, 1, 65_536),
-    "stream-interval": (True, 1, 100_000),
-    "swap-space": (False, 0, 100_000),
-    "cpu-offload-gb": (False, 0, 100_000),
+_RANGES: dict[str, Number] = {
+    "gpu-memory-utilization": Number("number", 0.01, 1),
+    "max-model-len": Number("integer", 1, MAX_TOKENS),
+    "max-num-batched-tokens": Number("integer", 1, MAX_TOKENS),
+    "max-num-seqs": Number("integer", 1, MAX_CONCURRENCY),
+    "max-cudagraph-capture-size": Number("integer", 0, 65_536),
+    "block-size": Number("integer", 1, 65_536),
+    "stream-interval": Number("integer", 1, 100_000),
+    "swap-space": Number("number", 0, 100_000),
+    "cpu-offload-gb": Number("number", 0, 100_000),
 }
 
 
@@ -142,7 +141,7 @@ def _range_error(name: str, value: Any) -> str | None:
     if name not in _RANGES:
         return None
     try:
-        number(*_RANGES[name])(value)
+        _RANGES[name].check(value)
     except PydanticCustomError as error:
         return error.message()
     return None
@@ -163,7 +162,7 @@ def check_env(name: str, value: Any) -> str | None:
             return None
     if value is None or (isinstance(value, str) and "\0" not in value) or (isinstance(value, int) and not isinstance(value, bool)):
         return None
-    return f"must be text or an integer, not {shown(value)}; quote it: '{str(value).lower() if isinstance(value, bool) else value}'"
+    return f"must be text or an integer, not {shown(value)}; quote it: '{spelled(value)}'"
 
 
 def _command(value: Any) -> Any:

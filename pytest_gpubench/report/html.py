@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_gpubench import __version__
 from pytest_gpubench.host.files import write_text
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table
 from pytest_gpubench.report.html_diff import difference
@@ -28,7 +29,6 @@ from pytest_gpubench.report.loading import read_whole
 from pytest_gpubench.report.merging import Merged, merge
 from pytest_gpubench.report.numbers import finite, shown
 from pytest_gpubench.report.points import CaseView, case_views
-from pytest_gpubench.report.terminal import counted
 
 DETAILS_BUDGET = 4_200_000
 """Characters for the details of servers and cases: with 200 cases the whole file stays below 6 MB."""

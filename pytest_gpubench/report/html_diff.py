@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from pytest_gpubench.gate.prose import percent
 from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.report.html_parts import ABSENT, section, table, table_row
 from pytest_gpubench.report.html_tags import Child, Markup, tag
 from pytest_gpubench.report.loaded import InitResult
 from pytest_gpubench.report.numbers import shown
 from pytest_gpubench.report.points import CaseView
-from pytest_gpubench.report.terminal import counted
 
 _METRICS = ("output_tput_per_gpu", "interactivity", "ttft_p50", "tpot_p50", "acceptance_length", "energy_per_output_token")
 _MOST_ROWS = 400

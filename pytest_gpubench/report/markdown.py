@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pytest_gpubench.model.printing import printable
+from pytest_gpubench.model.printing import counted, printable
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_parts import GLYPHS
 from pytest_gpubench.report.html_tags import clip
@@ -20,7 +20,6 @@ from pytest_gpubench.report.points import (
     other_counts,
     status_counts,
 )
-from pytest_gpubench.report.terminal import counted
 
 LONGEST_COMMENT = 60_000
 """GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves both."""
