@@ -119,26 +119,20 @@ def read_model_configs(target: Path | None, draft: Path | None = None) -> ModelC
     Raises:
         GpubenchError: if a config.json is there and cannot be read as a JSON object.
     """
-    return ModelConfigs(
-        target=_config(target) if target is not None else None,
-        draft=_config(draft) if draft is not None else None,
-        chat_template=_chat_template(target) if target is not None else None,
-    )
+    return ModelConfigs(_json_object(target, "config.json"), _json_object(draft, "config.json"), _chat_template(target))
 
 
-def _config(folder: Path) -> Mapping[str, Any] | None:
-    path = folder / "config.json"
-    return _json_object(path) if path.is_file() else None
-
-
-def _chat_template(folder: Path) -> bool | None:
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+def _chat_template(folder: Path | None) -> bool | None:
+    if folder and any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
-    path = folder / "tokenizer_config.json"
-    return bool(_json_object(path).get("chat_template")) if path.is_file() else None
+    tokenizer = _json_object(folder, "tokenizer_config.json")
+    return None if tokenizer is None else bool(tokenizer.get("chat_template"))
 
 
-def _json_object(path: Path) -> Mapping[str, Any]:
+def _json_object(folder: Path | None, name: str) -> Mapping[str, Any] | None:
+    if folder is None or not (folder / name).is_file():
+        return None
+    path = folder / name
     try:
         if path.stat().st_size > _LARGEST:
             raise GpubenchError(

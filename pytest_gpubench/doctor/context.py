@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from pytest_gpubench.doctor.configs import known_config
 from pytest_gpubench.doctor.findings import EvidenceClass, Severity
 from pytest_gpubench.doctor.memory_estimate import MemoryEstimate, estimate_memory
-from pytest_gpubench.doctor.server_settings import Settings, settings_of
-from pytest_gpubench.doctor.shape import ModelShape, shape_of
+from pytest_gpubench.doctor.server_settings import Settings, backend_name, settings_of
+from pytest_gpubench.doctor.shape import ModelShape, mapping, shape_of
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
@@ -64,9 +64,39 @@ class ServerContext:
         return self.spec.speculative.num_speculative_tokens if self.spec.speculative else 0
 
     @property
+    def draft_model(self) -> str | None:
+        """Repository or folder of the draft, None without a model of its own."""
+        return self.spec.speculative.model if self.spec.speculative else None
+
+    def draft_option(self, name: str) -> object:
+        """A further key of the draft's config, None where it is not set."""
+        return self.spec.speculative and self.spec.speculative.options.get(name)
+
+    @property
     def draft_tp(self) -> int:
-        value = self.spec.speculative.options.get("draft_tensor_parallel_size") if self.spec.speculative else None
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else self.tp
+        size = self.draft_option("draft_tensor_parallel_size")
+        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+            return size
+        return self.tp
+
+    @property
+    def asked_draft_backend(self) -> str | None:
+        """The attention backend that is asked for the draft by name."""
+        return backend_name(self.spec.speculative.attention_backend) if self.spec.speculative else None
+
+    @property
+    def checkpoint_quantization(self) -> str:
+        """What the model's config.json says, empty if nothing."""
+        return self.target.quantization if self.target else ""
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.hardware.platform == "cpu"
+
+    @property
+    def per_rank(self) -> str:
+        """Words behind a number that holds for one of several data-parallel ranks."""
+        return " per data-parallel rank" if self.spec.topology.dp > 1 else ""
 
     def is_family(self, capability: int) -> bool:
         """Whether the GPU is NVIDIA's generation 90 (Hopper), 100 (datacenter Blackwell), ..."""
@@ -89,30 +119,29 @@ def context_of(
 ) -> ServerContext:
     """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans and records carry."""
     settings = settings_of(spec, hardware)
-    here = node or Node()
-    overrides = settings.flags.get("hf-overrides")
-    target_shape = _shape(spec.model, target, overrides if isinstance(overrides, Mapping) else {})
-    speculative = spec.speculative
-    draft_shape = _shape(speculative.model, draft, {}) if speculative is not None and speculative.model is not None else None
     context = ServerContext(
         spec=spec,
         cases=tuple(cases),
         settings=settings,
-        target=target_shape,
-        draft=draft_shape,
+        target=_shape(spec.model, target, mapping(settings.flags.get("hf-overrides"))),
+        draft=None,
         hardware=hardware,
-        node=here,
+        node=node or Node(),
         chat_template=chat_template,
         memory=None,
     )
+    draft_tp = 0
+    if context.draft_model is not None:
+        context = replace(context, draft=_shape(context.draft_model, draft, {}))
+        draft_tp = context.draft_tp
     memory = estimate_memory(
-        target_shape,
-        draft_shape,
+        context.target,
+        context.draft,
         settings=settings,
         topology=spec.topology,
         hardware=hardware,
-        total_gib=here.vram_gib,
-        draft_tp=context.draft_tp if speculative is not None and speculative.model is not None else 0,
+        total_gib=context.node.vram_gib,
+        draft_tp=draft_tp,
     )
     return replace(context, memory=memory)
 
@@ -125,13 +154,14 @@ def memory_of(
 
 
 def _shape(repository: str, config: Config | None, overrides: Config) -> ModelShape | None:
-    found = config if config is not None else known_config(repository)
-    if found is None:
+    if config is None:
+        config = known_config(repository)
+    if config is None:
         return None
-    merged = {**found, **overrides}
-    inner_found, inner = found.get("text_config"), overrides.get("text_config")
-    if isinstance(inner_found, Mapping) and isinstance(inner, Mapping):
-        merged["text_config"] = {**inner_found, **inner}
+    merged = {**config, **overrides}
+    inner, inner_overrides = config.get("text_config"), overrides.get("text_config")
+    if isinstance(inner, Mapping) and isinstance(inner_overrides, Mapping):
+        merged["text_config"] = {**inner, **inner_overrides}
     return shape_of(merged)
 
 

@@ -8,7 +8,7 @@ looks at the optimistic number without it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_gpubench.doctor.server_settings import Settings
@@ -35,16 +35,6 @@ _IGNORE_KEYS = ("ignored_layers", "ignore", "exclude", "exclude_modules", "modul
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """How weights are spread: over tensor-parallel ranks, pipeline stages, and the ranks that share the experts."""
-
-    tp: int = 1
-    pp: int = 1
-    expert_ranks: int = 1
-    """Ranks that share the experts, whether each expert is cut or the experts are spread."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Widths:
     plain: float
     attention: float
@@ -53,19 +43,21 @@ class _Widths:
     experts: float
 
 
-def weight_bytes(shape: ModelShape, ranks: Ranks) -> float | None:
+def weight_bytes(shape: ModelShape, topology: Topology) -> float | None:
     """Bytes of the language model's weights on the fullest rank, or None where the shape or the quantization is not known."""
-    widths, sizes = _widths(shape), shape.attention
+    widths, sizes, tp = _widths(shape), shape.attention, topology.tensor_parallel_size
     if widths is None or sizes is None or shape.layers is None or shape.vocab is None or shape.latent_dim:
         return None
-    feed_forward = _feed_forward_bytes(shape, widths, ranks)
+    feed_forward = _feed_forward_bytes(shape, widths, topology)
     if feed_forward is None:
         return None
-    attention = shape.layers * _attention_weights(sizes, ranks.tp) + _index_weights(shape, sizes, ranks.tp)
+    attention = shape.layers * _attention_weights(sizes, tp) + _index_weights(shape, sizes, tp)
     body = feed_forward + attention * widths.attention
-    per_stage = math.ceil(shape.layers / ranks.pp) / shape.layers
-    embeddings = 1 if shape.tied_embeddings or ranks.pp > 1 else 2
-    return body * per_stage + embeddings * shape.vocab * sizes.hidden / ranks.tp * widths.plain
+    per_stage = math.ceil(shape.layers / topology.pp) / shape.layers
+    embeddings = 2
+    if shape.tied_embeddings or topology.pp > 1:  # one stage has the embedding, another one the head
+        embeddings = 1
+    return body * per_stage + embeddings * shape.vocab * sizes.hidden / tp * widths.plain
 
 
 def draft_bytes(draft: ModelShape, target: ModelShape, tp: int) -> float | None:
@@ -94,18 +86,19 @@ def _attention_weights(sizes: AttentionSizes, tp: int) -> float:
     return query_and_output + 2 * sizes.hidden * kv_heads_per_rank(sizes.kv_heads, tp) * sizes.head_dim
 
 
-def _feed_forward_bytes(shape: ModelShape, widths: _Widths, ranks: Ranks) -> float | None:
+def _feed_forward_bytes(shape: ModelShape, widths: _Widths, topology: Topology) -> float | None:
     """Of all layers, each width with its gate, up and down matrix; None where a size that counts is not known."""
     dense_layers, moe_layers, dense = shape.dense_layers, shape.moe_layers, shape.dense_intermediate
     if shape.hidden is None or dense_layers is None or moe_layers is None or dense is None:
         return None
-    total = dense_layers * 3 * shape.hidden * dense / ranks.tp * widths.dense
+    tp = topology.tensor_parallel_size
+    total = dense_layers * 3 * shape.hidden * dense / tp * widths.dense
     if not moe_layers:
         return total
     if shape.shared_intermediate is None or shape.expert_intermediate is None:
         return None
-    shared = 3 * shape.hidden * shape.shared_intermediate / ranks.tp * widths.shared
-    experts = 3 * shape.hidden * shape.expert_intermediate * shape.experts / ranks.expert_ranks * widths.experts
+    shared = 3 * shape.hidden * shape.shared_intermediate / tp * widths.shared
+    experts = 3 * shape.hidden * shape.expert_intermediate * shape.experts / topology.expert_ranks * widths.experts
     router = shape.hidden * shape.experts * 4  # fp32, on every rank
     return total + moe_layers * (shared + experts + router)
 
@@ -126,15 +119,17 @@ def _widths(shape: ModelShape) -> _Widths | None:
     width = _quantized_width(shape)
     if width is None:
         return None
-    ignored = [entry for key in _IGNORE_KEYS for entry in _words(shape.quant_config.get(key))]
+    ignored = [entry for key in _IGNORE_KEYS for entry in _texts(shape.quant_config.get(key))]
+
+    experts_only = shape.quantization in ("mxfp4", "gpt_oss_mxfp4", "experts_int8")
 
     def of(*modules: str) -> float:
         return plain if any(module in entry for entry in ignored for module in modules) else width
 
     return _Widths(
         plain=plain,
-        attention=plain if shape.quantization in ("mxfp4", "gpt_oss_mxfp4", "experts_int8") else of("self_attn", "attention"),
-        dense=plain if shape.quantization in ("mxfp4", "gpt_oss_mxfp4", "experts_int8") else of("mlp.down_proj", "*.mlp*"),
+        attention=plain if experts_only else of("self_attn", "attention"),
+        dense=plain if experts_only else of("mlp.down_proj", "*.mlp*"),
         shared=of("shared_expert"),
         experts=width,
     )
@@ -150,8 +145,9 @@ def _quantized_width(shape: ModelShape) -> float | None:
     return _WIDTHS.get(shape.quantization)
 
 
-def _words(value: object) -> Iterable[str]:
-    return (item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
+def _texts(value: object) -> list[str]:
+    items = value if isinstance(value, list | tuple) else ()
+    return [item for item in items if isinstance(item, str)]
 
 
 GIB = 1024.0**3
@@ -238,9 +234,8 @@ def estimate_memory(
     kv_width = _kv_width(settings, target)
     if target is None or kv_width is None:
         return None
-    tp, dp = topology.tensor_parallel_size, topology.dp
-    weights = weight_bytes(target, Ranks(tp, topology.pp, tp * dp * topology.pcp))
-    kv = _kv_bytes(target, tp, kv_width, settings)
+    weights = weight_bytes(target, topology)
+    kv = _kv_bytes(target, topology.tensor_parallel_size, kv_width, settings)
     if weights is None or kv is None:
         return None
     kv /= topology.pp
@@ -249,17 +244,19 @@ def estimate_memory(
         head = draft_bytes(draft, target, draft_tp)
         kv += _cache_bytes(draft, draft_tp, kv_width) or 0
     total = total_gib if total_gib is not None else hardware.vram_gib
-    cpu_space = _cpu_space(settings) if hardware.platform == "cpu" else None
-    if hardware.platform == "cpu" and cpu_space is None:
-        return None
-    allowance = 0.0 if cpu_space is not None else _allowance(target, settings, topology)
     weights = max(0.0, weights - _amount(settings, "cpu-offload-gb") * GIB)
     loaded = (weights + (head or 0.0)) / GIB
     budget = total * settings.utilization
-    fixed = _amount(settings, "kv-cache-memory-bytes")
-    if fixed:
-        allowance, cpu_space = 0.0, fixed / GIB
-    free = budget - loaded if cpu_space is None else cpu_space
+    free = None  # what is set aside for the cache, whatever the weights leave
+    if hardware.platform == "cpu":
+        free = _cpu_space(settings)
+        if free is None:
+            return None
+    if fixed := _amount(settings, "kv-cache-memory-bytes"):
+        free = fixed / GIB
+    allowance = 0.0
+    if free is None:
+        free, allowance = budget - loaded, _allowance(target, settings, topology)
     return MemoryEstimate(
         total_gib=total,
         budget_gib=budget,
@@ -321,8 +318,11 @@ def _allowance(target: ModelShape, settings: Settings, topology: Topology) -> fl
 
 
 def _amount(settings: Settings, flag: str) -> float:
+    """A flag's number, 0 where it is not set."""
     value = settings.flags.get(flag)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0.0
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return 0.0
+    return max(0.0, float(value))
 
 
 def _cpu_space(settings: Settings) -> float | None:

@@ -92,7 +92,9 @@ class ModelShape:
 
     @property
     def dense_layers(self) -> int | None:
-        return None if self.layers is None or self.moe_layers is None else max(0, self.layers - self.moe_layers)
+        if self.layers is None or self.moe_layers is None:
+            return None
+        return max(0, self.layers - self.moe_layers)
 
     @property
     def attention(self) -> AttentionSizes | None:
@@ -104,7 +106,7 @@ class ModelShape:
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
     """Read a config.json, whatever it holds: unknown or malformed entries count as absent, nothing is raised."""
-    text = _mapping(config.get("text_config")) or config
+    text = mapping(config.get("text_config")) or config
     text_type = _word(text, "model_type")
     if "minimax_m3" in text_type or "minimax_m3" in _word(config, "model_type"):
         text = {**M3_TEXT_DEFAULTS, **text}
@@ -112,8 +114,8 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     hidden = _number(text, "hidden_size", "n_embd")
     layers = _number(text, "num_hidden_layers", "n_layer")
     experts = _number(text, *_EXPERTS) or 0
-    quant = _mapping(config.get("quantization_config")) or _mapping(text.get("quantization_config"))
-    eagle = _mapping(config.get("eagle_config"))
+    quant = mapping(config.get("quantization_config")) or mapping(text.get("quantization_config"))
+    eagle = mapping(config.get("eagle_config"))
     length, key = _max_length(text)
     expert_intermediate = _number(text, "moe_intermediate_size")
     if experts and expert_intermediate is None:
@@ -125,21 +127,21 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         layers=layers,
         heads=heads,
         kv_heads=_number(text, "num_key_value_heads", "num_kv_heads") or heads,
-        head_dim=_number(text, "head_dim") or (hidden // heads if hidden and heads else None) or None,
+        head_dim=_number(text, "head_dim") or (hidden and heads and hidden // heads) or None,
         vocab=_number(text, "vocab_size"),
         dense_intermediate=_number(text, "dense_intermediate_size", "intermediate_size", "n_inner") or (hidden and 4 * hidden),
         experts=experts,
         experts_per_token=_number(text, "num_experts_per_tok", "moe_topk"),
         expert_intermediate=expert_intermediate,
-        shared_intermediate=_shared_intermediate(text, expert_intermediate) if experts else 0,
-        moe_layers=_moe_layers(text, layers) if experts else 0,
+        shared_intermediate=_shared_intermediate(text, experts, expert_intermediate),
+        moe_layers=_moe_layers(text, experts, layers),
         max_length=length,
         max_length_key=key,
         dtype=(_word(config, "dtype", "torch_dtype") or _word(text, "dtype", "torch_dtype")).removeprefix("torch."),
         tied_embeddings=text.get("tie_word_embeddings") is True,
         quantization=_quantization(quant),
         quant_config=quant,
-        vision_heads=_number(_mapping(config.get("vision_config")), "num_attention_heads", "num_heads"),
+        vision_heads=_number(mapping(config.get("vision_config")), "num_attention_heads", "num_heads"),
         sparse=_sparse(text),
         latent_dim=_latent_dim(text),
         full_attention_only=_full_attention_only(text),
@@ -150,7 +152,8 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value, or nothing where it is no map."""
     return value if isinstance(value, Mapping) else {}
 
 
@@ -178,7 +181,7 @@ def _quantization(quant: Mapping[str, Any]) -> str:
     method = _word(quant, "quant_method").lower().replace("compressed_tensors", "compressed-tensors")
     if method != "modelopt":
         return method
-    algorithm = (_word(quant, "quant_algo") or _word(_mapping(quant.get("quantization")), "quant_algo")).upper()
+    algorithm = (_word(quant, "quant_algo") or _word(mapping(quant.get("quantization")), "quant_algo")).upper()
     return {"NVFP4": "modelopt_fp4", "MXFP8": "modelopt_mxfp8", "MIXED_PRECISION": "modelopt_mixed"}.get(algorithm, "modelopt")
 
 
@@ -187,7 +190,7 @@ def _max_length(text: Mapping[str, Any]) -> tuple[int | None, str]:
     if not known:
         return None, ""
     length, key = min(known)
-    rope = _mapping(text.get("rope_scaling")) or _mapping(text.get("rope_parameters"))
+    rope = mapping(text.get("rope_scaling")) or mapping(text.get("rope_parameters"))
     kind = _word(rope, "rope_type", "type")
     factor = rope.get("factor")
     if kind not in _PRESCALED_ROPE and isinstance(factor, int | float) and not isinstance(factor, bool) and 0 < factor < 1e6:
@@ -200,7 +203,9 @@ def _latent_dim(text: Mapping[str, Any]) -> int | None:
     return rank and rank + (_number(text, "qk_rope_head_dim") or 0)
 
 
-def _shared_intermediate(text: Mapping[str, Any], expert_intermediate: int | None) -> int | None:
+def _shared_intermediate(text: Mapping[str, Any], experts: int, expert_intermediate: int | None) -> int | None:
+    if not experts:
+        return 0
     width = _number(text, "shared_expert_intermediate_size")
     count = _number(text, "n_shared_experts", "num_shared_experts") or 0
     if width is not None or not count:
@@ -208,7 +213,9 @@ def _shared_intermediate(text: Mapping[str, Any], expert_intermediate: int | Non
     return expert_intermediate and count * expert_intermediate
 
 
-def _moe_layers(text: Mapping[str, Any], layers: int | None) -> int | None:
+def _moe_layers(text: Mapping[str, Any], experts: int, layers: int | None) -> int | None:
+    if not experts:
+        return 0
     if layers is None:
         return None
     frequency = text.get("moe_layer_freq")
@@ -220,7 +227,7 @@ def _moe_layers(text: Mapping[str, Any], layers: int | None) -> int | None:
 
 
 def _sparse(text: Mapping[str, Any]) -> SparseAttention | None:
-    entry = _mapping(text.get("sparse_attention_config"))
+    entry = mapping(text.get("sparse_attention_config"))
     frequency = entry.get("sparse_attention_freq")
     if not entry.get("use_sparse_attention") or not isinstance(frequency, list | tuple):
         return None
@@ -238,5 +245,5 @@ def _full_attention_only(text: Mapping[str, Any]) -> bool:
     if isinstance(kinds, list | tuple) and any(kind != "full_attention" for kind in kinds):
         return False
     window = _number(text, "sliding_window") is not None and text.get("use_sliding_window") is not False
-    stateful = any(word in _word(text, "model_type") for word in _STATEFUL) or _mapping(text.get("linear_attn_config"))
+    stateful = any(word in _word(text, "model_type") for word in _STATEFUL) or mapping(text.get("linear_attn_config"))
     return not window and not stateful and "layers_block_type" not in text and "index_topk" not in text

@@ -45,6 +45,11 @@ class Topology:
         return 1 if self.dp_attn else self.tp
 
     @property
+    def expert_ranks(self) -> int:
+        """Ranks that share the experts, whether each expert is cut or the experts are spread."""
+        return self.tp * self.pcp
+
+    @property
     def expert_parallel(self) -> bool:
         """Whether experts are spread over the ranks instead of being cut."""
         return self.dp_attn or self.ep > 1
@@ -52,7 +57,9 @@ class Topology:
     @property
     def label(self) -> str:
         """Short name in ids: ``tp8``, ``tep8``, ``dep8``, ``tp4.pp2``; sizes at their default are left out."""
-        kind = "dep" if self.dp_attn else "tep" if self.ep > 1 else "tp"
+        kind = "tep" if self.ep > 1 else "tp"
+        if self.dp_attn:
+            kind = "dep"
         extra = [f"{name}{size}" for name, size in (("pp", self.pp), ("pcp", self.pcp), ("dcp", self.dcp)) if size != 1]
         return ".".join([f"{kind}{self.tp}", *extra])
 
@@ -141,7 +148,8 @@ class Launch:
         if not self.arm:
             return self.index - 1
         block, second = divmod(self.index - 1, 2)
-        return 4 * block + ((3 if second else 0) if self.arm == "a" else 1 + second)
+        # Within its block of four an arm has two places: a the outer ones, b the inner ones.
+        return 4 * block + {"a": (0, 3), "b": (1, 2)}[self.arm][second]
 
 
 def init_subject(server: str) -> str:

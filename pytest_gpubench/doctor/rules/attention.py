@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.doctor.memory_estimate import block_size_of
-from pytest_gpubench.doctor.server_settings import backend_name
 from pytest_gpubench.doctor.shape import ModelShape
 
 _SMALL_PAGES = (16, 32, 64)
 _ALL_PAGES = (16, 32, 64, 128, 256, 512, 1024)
+_EXACT = {"ROCM_AITER_FA": (16, 32), "FLASHMLA": (64,), "CUTLASS_MLA": (128,), "FLASHINFER_MLA": (32, 64)}
+_MULTIPLES = {"FLASH_ATTN": 16, "TRITON_ATTN": 16, "FLEX_ATTENTION": 16, "ROCM_ATTN": 16, "TRITON_MLA": 16, "CPU_ATTN": 32}
 _CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _NVIDIA_ONLY = ("FLASHINFER", "FLASHMLA", "CUTLASS", "TRITON_FLASHINFER")
 
@@ -38,16 +39,16 @@ def _kernel(name: str, context: ServerContext) -> _Kernel | None:
         # it looks at the target's heads even where the draft will use it
         large = context.is_family(100) and target is not None and not target.is_mha
         return _Kernel(name, _ALL_PAGES if large else _SMALL_PAGES)
-    exact = {"ROCM_AITER_FA": (16, 32), "FLASHMLA": (64,), "CUTLASS_MLA": (128,), "FLASHINFER_MLA": (32, 64)}
-    if name in exact:
-        return _Kernel(name, exact[name])
-    multiples = {"FLASH_ATTN": 16, "TRITON_ATTN": 16, "FLEX_ATTENTION": 16, "ROCM_ATTN": 16, "TRITON_MLA": 16, "CPU_ATTN": 32}
-    return _Kernel(name, multiple=multiples[name]) if name in multiples else None
+    if name in _EXACT:
+        return _Kernel(name, _EXACT[name])
+    if name in _MULTIPLES:
+        return _Kernel(name, multiple=_MULTIPLES[name])
+    return None
 
 
 def _automatic(context: ServerContext, shape: ModelShape | None) -> str | None:
     """The backend that vLLM takes by itself for ordinary attention; None where it depends on more than we know."""
-    if context.hardware.platform == "cpu":
+    if context.on_cpu:
         return "CPU_ATTN"
     if context.hardware.platform != "cuda" or shape is None or shape.latent_dim:
         return None
@@ -56,13 +57,11 @@ def _automatic(context: ServerContext, shape: ModelShape | None) -> str | None:
 
 def draft_backend(context: ServerContext) -> str | None:
     """The backend of the draft's layers: its own, else the target's, else vLLM's choice."""
-    speculative = context.spec.speculative
-    if speculative is None or speculative.model is None:
+    if context.draft_model is None:
         return None
-    if context.hardware.platform == "cpu":
+    if context.on_cpu:
         return "CPU_ATTN"
-    own = backend_name(speculative.attention_backend)
-    return own or context.settings.attention_backend or _automatic(context, context.draft)
+    return context.asked_draft_backend or context.settings.attention_backend or _automatic(context, context.draft)
 
 
 def _kernels(context: ServerContext) -> list[_Kernel]:
@@ -101,7 +100,7 @@ def common_block_size(context: ServerContext) -> Iterator[Symptom]:
 def _block_remedy(context: ServerContext, kernels: list[_Kernel]) -> str:
     culprits = [kernel.name for kernel in kernels if kernel.name != "MINIMAX_M3_SPARSE" and not kernel.multiple]
     sparse = context.target.sparse if context.target else None
-    if sparse and culprits and context.hardware.platform != "cpu":
+    if sparse and culprits and not context.on_cpu:
         where = "speculative.attention-backend" if draft_backend(context) in culprits else "serve.attention-backend"
         return f"Set {where} to FLASH_ATTN (or TRITON_ATTN) instead of {culprits[0]}."
     wanted = (sparse and sparse.block_size) or max(kernel.multiple or min(kernel.exact) for kernel in kernels)
@@ -114,8 +113,7 @@ def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
         return
     size = block_size_of(context.settings, target, context.hardware)
     if size > 64 and draft.is_mha and not target.is_mha:
-        chosen = context.spec.speculative and backend_name(context.spec.speculative.attention_backend)
-        how = "is set to" if chosen else "has no attention backend, so that vLLM takes"
+        how = "is set to" if context.asked_draft_backend else "has no attention backend, so that vLLM takes"
         yield Symptom(
             f"The draft {how} FLASHINFER on {context.hardware.key}; it has a KV head for each of its {draft.heads} query heads, "
             f"and FlashInfer has pages of {size} tokens only for grouped heads. vLLM finds out after the weights are loaded.",
@@ -139,7 +137,7 @@ def head_size(context: ServerContext) -> Iterator[Symptom]:
             "TRITON_ATTN": dim < 32,
         }
         # only a backend that is asked for by name cannot be replaced by another one
-        asked = backend == context.settings.attention_backend or (who == "draft" and backend == _asked_draft(context))
+        asked = backend == context.settings.attention_backend or (who == "draft" and backend == context.asked_draft_backend)
         if wrong.get(backend) and (asked or backend == "CPU_ATTN"):
             yield Symptom(
                 f"The {who}'s head size {dim} is not one that {backend} has kernels for.",
@@ -148,17 +146,13 @@ def head_size(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
-def _asked_draft(context: ServerContext) -> str | None:
-    return backend_name(context.spec.speculative.attention_backend) if context.spec.speculative else None
-
-
 def _target_backend(context: ServerContext) -> str | None:
-    return "CPU_ATTN" if context.hardware.platform == "cpu" else context.settings.attention_backend
+    return "CPU_ATTN" if context.on_cpu else context.settings.attention_backend
 
 
 def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
     platform = context.hardware.platform
-    for name in dict.fromkeys((context.settings.attention_backend, _asked_draft(context))):
+    for name in dict.fromkeys((context.settings.attention_backend, context.asked_draft_backend)):
         if name is None:
             continue
         if platform == "cpu":

@@ -87,7 +87,7 @@ def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
     queued = [case for case in context.cases if context.conc_per_rank(case) > limit]
     if queued:
         most = max(context.conc_per_rank(case) for case in queued)
-        rank = " per data-parallel rank" if context.spec.topology.dp > 1 else ""
+        rank = context.per_rank
         whose = "" if context.settings.max_num_seqs_given else " (vLLM's default here)"
         yield Symptom(
             f"{most} requests in flight{rank}, the server runs {limit}{whose} at once: the others queue, and TTFT "
@@ -130,7 +130,7 @@ def capture_below_batch(context: ServerContext) -> Iterator[Symptom]:
     given = context.settings.capture_max is not None or bool(context.settings.capture_sizes)
     if eager:
         most = max(context.conc_per_rank(case) for case in eager) * width
-        per = " per data-parallel rank" if context.spec.topology.dp > 1 else ""
+        per = context.per_rank
         default = "" if given else " (vLLM's default)"
         yield Symptom(
             f"Decode batches grow to {most} tokens{per} (concurrency x (1 + draft tokens)), CUDA graphs are captured up to "

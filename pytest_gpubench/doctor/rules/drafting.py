@@ -9,14 +9,10 @@ from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 _EAGLE = ("eagle", "eagle3")
 
 
-def _option(context: ServerContext, name: str) -> object:
-    return context.spec.speculative.options.get(name) if context.spec.speculative else None
-
-
 def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
     if context.spec.speculative is None:
         return
-    count, step = context.spec_tokens, context.draft.n_predict if context.draft else 0
+    count, step = context.spec_tokens, context.draft and context.draft.n_predict
     if count <= 0:
         yield Symptom(
             f"{count} draft tokens per step.",
@@ -33,13 +29,13 @@ def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
 
 
 def draft_tp(context: ServerContext) -> Iterator[Symptom]:
-    if _option(context, "tensor_parallel_size") is not None:
+    if context.draft_option("tensor_parallel_size") is not None:
         says = (
             "'tensor_parallel_size' is not a valid argument in the speculative_config. "
             "Please pass 'draft_tensor_parallel_size' instead."
         )
         yield Symptom("speculative has a key tensor_parallel_size.", "Name it draft-tensor-parallel-size.", {"sentence": says})
-    asked = _option(context, "draft_tensor_parallel_size")
+    asked = context.draft_option("draft_tensor_parallel_size")
     if asked is not None and asked not in (1, context.tp):
         says = f"speculative_draft_tensor_parallel_size={asked} cannot be other value than 1 or target model tensor_parallel_size"
         yield Symptom(
@@ -83,7 +79,7 @@ def draft_vocabulary(context: ServerContext) -> Iterator[Symptom]:
     draft, target, speculative = context.draft, context.target, context.spec.speculative
     if not draft or not target or speculative is None or not draft.vocab or not target.vocab:
         return
-    if draft.vocab != target.vocab and not _option(context, "use_heterogeneous_vocab"):
+    if draft.vocab != target.vocab and not context.draft_option("use_heterogeneous_vocab"):
         separate = speculative.method == "draft_model"
         yield Symptom(
             f"The draft's vocabulary has {draft.vocab} ids, the model's {target.vocab}.",
@@ -117,8 +113,8 @@ def draft_length(context: ServerContext) -> Iterator[Symptom]:
 
 
 def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
-    method, length = _option(context, "rejection_sample_method"), _option(context, "synthetic_acceptance_length")
-    rates = _option(context, "synthetic_acceptance_rates")
+    method, length = context.draft_option("rejection_sample_method"), context.draft_option("synthetic_acceptance_length")
+    rates = context.draft_option("synthetic_acceptance_rates")
     most = context.spec_tokens + 1
     if method != "synthetic":
         if length is not None or rates is not None:
@@ -129,7 +125,7 @@ def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
                 "A synthetic acceptance without its method.", "Set rejection_sample_method: synthetic.", {"sentence": says}
             )
         return
-    if context.hardware.platform == "cpu":
+    if context.on_cpu:
         says = "Synthetic acceptance not supported with CPU sampling"
         yield Symptom(
             "Synthetic acceptance does not work on the CPU.",

@@ -20,7 +20,7 @@ def utilization_range(context: ServerContext) -> Iterator[Symptom]:
 def free_memory(context: ServerContext) -> Iterator[Symptom]:
     free, total = context.node.free_vram_gib, context.node.vram_gib or context.hardware.vram_gib
     wanted = total * context.settings.utilization
-    if free is not None and context.hardware.platform != "cpu" and free < wanted:
+    if free is not None and not context.on_cpu and free < wanted:
         yield Symptom(
             f"{free:.1f} of {total:.1f} GiB are free on the fullest GPU, gpu-memory-utilization asks for {wanted:.1f}.",
             "Free the GPU, or lower gpu-memory-utilization.",
@@ -30,7 +30,7 @@ def free_memory(context: ServerContext) -> Iterator[Symptom]:
 
 def weights(context: ServerContext) -> Iterator[Symptom]:
     memory = context.memory
-    if memory is None or context.hardware.platform == "cpu" or memory.kv_gib_at_most > 0:
+    if memory is None or context.on_cpu or memory.kv_gib_at_most > 0:
         return
     says = (
         "torch.OutOfMemoryError: CUDA out of memory."
@@ -59,7 +59,7 @@ def one_request(context: ServerContext) -> Iterator[Symptom]:
 
 def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
     memory = context.memory
-    if memory is None or context.hardware.platform == "cpu" or not context.settings.flags.get("kv-cache-memory-bytes"):
+    if memory is None or context.on_cpu or not context.settings.flags.get("kv-cache-memory-bytes"):
         return
     if memory.loaded_gib + memory.kv_gib > memory.total_gib:
         yield Symptom(
@@ -71,7 +71,7 @@ def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
 
 def thin_memory(context: ServerContext) -> Iterator[Symptom]:
     memory = context.memory
-    if memory is None or context.hardware.platform == "cpu" or memory.kv_gib_at_most <= 0:
+    if memory is None or context.on_cpu or memory.kv_gib_at_most <= 0:
         return
     if memory.kv_gib < _THIN * memory.budget_gib:
         yield Symptom(
@@ -102,7 +102,7 @@ def requests_in_cache(context: ServerContext) -> Iterator[Symptom]:
 
 def cpu_memory(context: ServerContext) -> Iterator[Symptom]:
     memory, available = context.memory, context.node.memory_gib
-    if memory is None or context.hardware.platform != "cpu" or available is None:
+    if memory is None or not context.on_cpu or available is None:
         return
     ranks = context.spec.topology.gpus
     needed = (memory.loaded_gib + memory.kv_gib) * ranks
@@ -116,7 +116,7 @@ def cpu_memory(context: ServerContext) -> Iterator[Symptom]:
 def cpu_cache_not_set(context: ServerContext) -> Iterator[Symptom]:
     flags = context.settings.flags
     sized = "VLLM_CPU_KVCACHE_SPACE" in context.settings.environment or "kv-cache-memory-bytes" in flags
-    if context.hardware.platform == "cpu" and not sized and "gpu-memory-utilization" not in flags:
+    if context.on_cpu and not sized and "gpu-memory-utilization" not in flags:
         yield Symptom(
             "Without VLLM_CPU_KVCACHE_SPACE the CPU engine reserves 92% of the machine's memory for its cache.",
             "Set env.VLLM_CPU_KVCACHE_SPACE to a few GiB.",

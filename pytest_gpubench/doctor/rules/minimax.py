@@ -10,7 +10,7 @@ from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 
 
 def minimax_m3_on_cpu(context: ServerContext) -> Iterator[Symptom]:
-    if context.target and context.target.is_minimax_m3 and context.hardware.platform == "cpu":
+    if context.target and context.target.is_minimax_m3 and context.on_cpu:
         yield Symptom(
             "MiniMax-M3 has no CPU kernels, whatever its size.",
             "Use a Llama-like model on the CPU (gpubench demo-model makes one).",

@@ -9,7 +9,6 @@ import difflib
 from collections.abc import Iterator
 
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
-from pytest_gpubench.doctor.server_settings import backend_name
 
 ATTENTION_BACKENDS: tuple[str, ...] = (
     "FLASH_ATTN",
@@ -163,7 +162,7 @@ QUANTIZATIONS: tuple[str, ...] = (
 
 
 def attention_backend(context: ServerContext) -> Iterator[Symptom]:
-    draft = backend_name(context.spec.speculative.attention_backend) if context.spec.speculative else None
+    draft = context.asked_draft_backend
     for place, name in (("attention-backend", context.settings.attention_backend), ("speculative.attention-backend", draft)):
         if name is not None and name not in ATTENTION_BACKENDS and name != "CUSTOM":
             yield Symptom(f"{place}: no attention backend {name!r}.", _hint(name, ATTENTION_BACKENDS), {"name": name})
@@ -178,7 +177,7 @@ def flag_choice(context: ServerContext) -> Iterator[Symptom]:
 
 def quantization_method(context: ServerContext) -> Iterator[Symptom]:
     asked = context.settings.quantization
-    name = asked or (context.target.quantization if context.target else "")
+    name = asked or context.checkpoint_quantization
     if name and name.lower() not in QUANTIZATIONS and name.lower() not in ("bitsandbytes", "gguf"):
         where = "--quantization" if asked else "the model's quantization_config"
         yield Symptom(

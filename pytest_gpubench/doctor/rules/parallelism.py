@@ -75,7 +75,7 @@ def ep_without_experts(context: ServerContext) -> Iterator[Symptom]:
 
 def ep_above_experts(context: ServerContext) -> Iterator[Symptom]:
     target, topology = context.target, context.spec.topology
-    ranks = context.tp * topology.dp * topology.pcp
+    ranks = topology.expert_ranks
     if context.settings.expert_parallel and target and target.is_moe and ranks > target.experts:
         yield Symptom(
             f"{ranks} ranks share {target.experts} experts: some would have none.",
@@ -85,7 +85,7 @@ def ep_above_experts(context: ServerContext) -> Iterator[Symptom]:
 
 def gpus_above_node(context: ServerContext) -> Iterator[Symptom]:
     topology = context.spec.topology
-    if context.hardware.platform == "cpu":
+    if context.on_cpu:
         return
     here = context.node.gpus if context.node.gpus is not None else context.hardware.gpus_per_node
     if topology.gpus > here:
@@ -107,7 +107,7 @@ def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
     settings, topology = context.settings, context.spec.topology
     if not settings.eplb:
         return
-    if context.hardware.platform == "cpu":
+    if context.on_cpu:
         says = "Expert parallelism load balancing is only supported on CUDA devices or ROCm devices or XPU devices now."
         yield Symptom("Expert load balancing does not run on the CPU.", "Drop enable-eplb.", {"sentence": says})
     elif not settings.expert_parallel:
@@ -117,7 +117,7 @@ def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
             {"sentence": "enable_expert_parallel must be True to use EPLB."},
             evidence_class="read in source",
         )
-    elif context.tp * topology.pcp * topology.dp <= 1:
+    elif topology.expert_ranks <= 1:
         says = f"EPLB requires tensor, prefill-context, or data parallelism, but got TP={context.tp}, PCP=1, DP=1."
         yield Symptom(
             "Expert load balancing on a single rank.", "Drop enable-eplb.", {"sentence": says}, evidence_class="read in source"
@@ -126,7 +126,7 @@ def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
 
 def eplb_even_split(context: ServerContext) -> Iterator[Symptom]:
     target, settings, topology = context.target, context.settings, context.spec.topology
-    ranks = context.tp * topology.dp * topology.pcp
+    ranks = topology.expert_ranks
     if settings.eplb and settings.expert_parallel and target and target.is_moe:
         experts = target.experts + settings.redundant_experts
         if experts % ranks:

@@ -28,11 +28,12 @@ def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
 
 
 def unknown_model(context: ServerContext) -> Iterator[Symptom]:
-    speculative = context.spec.speculative
-    names = [] if context.target else [context.spec.model]
-    if speculative and speculative.model and context.draft is None:
-        names.append(speculative.model)
-    for name in names:
+    unknown = []
+    if context.target is None:
+        unknown.append(context.spec.model)
+    if context.draft_model and context.draft is None:
+        unknown.append(context.draft_model)
+    for name in unknown:
         yield Symptom(
             f"The config.json of {name} is not at hand: rules about its shape say nothing.",
             "Fetch it (gpubench fetch) and ask again.",

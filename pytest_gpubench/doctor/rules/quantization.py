@@ -34,7 +34,7 @@ _MX8 = ("mxfp8", "modelopt_mxfp8")
 
 
 def _method(context: ServerContext) -> str:
-    return (context.settings.quantization or (context.target.quantization if context.target else "")).lower()
+    return (context.settings.quantization or context.checkpoint_quantization).lower()
 
 
 def _dtype(context: ServerContext) -> str:
@@ -69,7 +69,7 @@ def activation_dtype(context: ServerContext) -> Iterator[Symptom]:
 
 
 def contradicting_method(context: ServerContext) -> Iterator[Symptom]:
-    asked, has = context.settings.quantization, context.target.quantization if context.target else ""
+    asked, has = context.settings.quantization, context.checkpoint_quantization
     families = (
         {"awq", "awq_marlin", "auto_awq", "moe_wna16"},
         {"gptq", "gptq_marlin", "auto_gptq", "moe_wna16"},
