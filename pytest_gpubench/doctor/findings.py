@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.printing import for_terminal, listed
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 """``error``: it cannot work, nothing is started; ``warning``: it may die or the numbers may mislead; ``note``: worth knowing."""
@@ -92,10 +92,5 @@ def format_findings(findings: Iterable[Finding], *, title: str = "") -> str:
             lines.append(f"      vLLM would say: {finding.engine_says}")
         lines.append(f"      {finding.remedy} ({finding.evidence_class})")
         if finding.cases:
-            lines.append(f"      cases: {_listed(finding.cases)}")
+            lines.append(f"      cases: {listed(finding.cases, 4)}")
     return for_terminal("\n".join(lines))
-
-
-def _listed(cases: tuple[str, ...], limit: int = 4) -> str:
-    shown = ", ".join(cases[:limit])
-    return shown if len(cases) <= limit else f"{shown} and {len(cases) - limit} more"

@@ -8,14 +8,20 @@ looks at the optimistic number without it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_gpubench.doctor.server_settings import Settings
-from pytest_gpubench.doctor.shape import BYTES, AttentionSizes, ModelShape
+from pytest_gpubench.doctor.shape import BYTES, AttentionSizes, ModelShape, entries
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Topology
 
+GIB = 1024.0**3
+_OUTSIDE_TORCH = 0.25
+_COMMUNICATION = 0.75
+_GRAPHS = 0.1
+_ACTIVATION_WIDTHS = 12
+"""Hidden-sized vectors per batched token that are alive at the peak."""
+_KV_WIDTHS: dict[str, float] = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "float16": 2.0, "bfloat16": 2.0, "nvfp4": 0.5625}
 # Bytes per weight, block scales included: one e8m0 byte per 32 (MX), one e4m3 byte per 16 (NVFP4), fp32 per 128 x 128 (fp8 blocks)
 _WIDTHS: dict[str, float] = {
     "fp8": 1.0,
@@ -119,7 +125,7 @@ def _widths(shape: ModelShape) -> _Widths | None:
     width = _quantized_width(shape)
     if width is None:
         return None
-    ignored = [entry for key in _IGNORE_KEYS for entry in _texts(shape.quant_config.get(key))]
+    ignored = [entry for key in _IGNORE_KEYS for entry in entries(shape.quant_config.get(key)) if isinstance(entry, str)]
 
     experts_only = shape.quantization in ("mxfp4", "gpt_oss_mxfp4", "experts_int8")
 
@@ -143,20 +149,6 @@ def _quantized_width(shape: ModelShape) -> float | None:
     if shape.quantization == "quark":
         return 0.5 + 1 / 32 if config.get("quant_algo") == "MXFP4" else None
     return _WIDTHS.get(shape.quantization)
-
-
-def _texts(value: object) -> list[str]:
-    items = value if isinstance(value, list | tuple) else ()
-    return [item for item in items if isinstance(item, str)]
-
-
-GIB = 1024.0**3
-_OUTSIDE_TORCH = 0.25
-_COMMUNICATION = 0.75
-_GRAPHS = 0.1
-_ACTIVATION_WIDTHS = 12
-"""Hidden-sized vectors per batched token that are alive at the peak."""
-_KV_WIDTHS: Mapping[str, float] = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "float16": 2.0, "bfloat16": 2.0, "nvfp4": 0.5625}
 
 
 @dataclass(frozen=True, slots=True)

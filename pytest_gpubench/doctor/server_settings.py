@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gpubench.doctor.shape import mapping
+from pytest_gpubench.doctor.shape import entries, mapping
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
@@ -192,8 +192,7 @@ def _first_integer(*values: object) -> int | None:
 
 
 def _integers(value: object) -> tuple[int, ...]:
-    items = value if isinstance(value, list) else []
-    return tuple(number for number in map(_integer, items) if number is not None)
+    return tuple(number for number in map(_integer, entries(value)) if number is not None)
 
 
 def _fraction(value: object, default: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +157,11 @@ def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def entries(value: object) -> Sequence[Any]:
+    """The entries of a list, none where the value is no list."""
+    return value if isinstance(value, list | tuple) else ()
+
+
 def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -172,8 +177,7 @@ def _word(source: Mapping[str, Any], *keys: str) -> str:
 
 
 def _integers(value: object) -> tuple[int, ...]:
-    items = value if isinstance(value, list | tuple) else ()
-    return tuple(number for number in map(_integer, items) if number is not None)
+    return tuple(number for number in map(_integer, entries(value)) if number is not None)
 
 
 def _quantization(quant: Mapping[str, Any]) -> str:

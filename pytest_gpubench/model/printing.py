@@ -6,6 +6,7 @@ A terminal obeys escapes, a CI obeys lines of its job's log: what an engine writ
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Control characters that no document may hold, line ends that only some readers see, marks that turn
 # text around, lone surrogates that no file can hold, and two code points that are no characters.
@@ -22,6 +23,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def listed(words: Sequence[str], most: int) -> str:
+    """``a, b and 3 more``: the first ``most`` of the words, the rest counted."""
+    shown = ", ".join(words[:most])
+    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
+
+
 def printable(text: str) -> str:
     """The text with what cannot or must not be printed replaced by U+FFFD: for documents."""
     return _UNPRINTABLE.sub("\ufffd", text)
@@ -34,9 +41,9 @@ def for_terminal(text: str) -> str:
     changes nothing more.
     """
     text = _UNPRINTABLE.sub(_escaped, text.replace("\r\n", "\n")).replace("\r", "\\x0d")
-    return _COMMAND.sub(lambda found: f"{found[0]} ", text)
+    return _COMMAND.sub(lambda command: f"{command[0]} ", text)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escaped(character: re.Match[str]) -> str:
+    code = ord(character[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

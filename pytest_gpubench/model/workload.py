@@ -123,7 +123,7 @@ def contradictions(workload: Workload) -> tuple[Contradiction, ...]:
         _conversation,
         _ending,
     )
-    return tuple(found for check in checks for found in check(workload))
+    return tuple(contradiction for check in checks for contradiction in check(workload))
 
 
 def _numbers(it: Workload) -> Iterator[Contradiction]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.frozen import canonical_json, thaw
-from pytest_gpubench.model.printing import counted
+from pytest_gpubench.model.printing import counted, listed
 from pytest_gpubench.model.secrets import shown_value
 
 Kind = Literal["new", "changed", "removed"]
@@ -64,7 +64,7 @@ def lines(changed: Iterable[Change]) -> list[str]:
     text = []
     for recipe, kind, details, cases in grouped(changed):
         line = f"{recipe}: {counted(len(cases), 'case')} {kind}"
-        text.append(f"{line}: {_listed(details)}" if details else line)
+        text.append(f"{line}: {listed(details, _SHOWN)}" if details else line)
     return text
 
 
@@ -77,7 +77,7 @@ def changelog(changed: Sequence[Change], revision: str) -> str:
             continue
         text += [f"### {title}", ""]
         for recipe, _, details, cases in groups:
-            points = _listed([case.removeprefix(f"{recipe}-") for case in cases])
+            points = listed([case.removeprefix(f"{recipe}-") for case in cases], _SHOWN)
             text.append(f"- `{recipe}` ({counted(len(cases), 'case')}: {points})")
             text += [f"    - {detail}" for detail in details]
         text.append("")
@@ -89,11 +89,6 @@ def changelog(changed: Sequence[Change], revision: str) -> str:
 def broken_before(problems: int) -> str:
     """The sentence for recipe files that were wrong at the earlier revision."""
     return f"the recipes had {counted(problems, 'problem')} then; a recipe that could not be read counts as new"
-
-
-def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return ", ".join(words[:_SHOWN]) + more
 
 
 def _facts(book: RecipeBook, case: Case) -> dict[str, Any]:

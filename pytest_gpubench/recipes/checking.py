@@ -86,18 +86,11 @@ def _without_list_nulls(node: Node) -> Node:
 
 
 def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
-    for flag, entry in node.entries_of("serve").items():
-        words = _extra_args_error(entry.node) if flag == "extra-args" else check_flag(flag, entry.node.plain())
-        if words:
-            log.add(entry.key_at, join_path(path, "serve", flag), words)
-    for variable, entry in node.entries_of("env").items():
-        words = check_env(variable, entry.node.plain())
-        if words:
-            log.add(entry.key_at, join_path(path, "env", variable), words)
-    for metric, entry in node.entries_of("gates").items():
-        words = check_gate(metric, entry.node.plain())
-        if words:
-            log.add(entry.key_at, join_path(path, "gates", metric), words)
+    checks = {"serve": _flag_error, "env": check_env, "gates": check_gate}
+    for section, check in checks.items():
+        for key, entry in node.entries_of(section).items():
+            if error := check(key, entry.node.plain()):
+                log.add(entry.key_at, join_path(path, section, key), error)
     for key in _COMPUTED:
         computed = node.get(key)
         if computed is None:
@@ -107,11 +100,12 @@ def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
                 _check_text(leaf, leaf_path, log)
 
 
-def _extra_args_error(node: Node) -> str | None:
-    plain = node.plain()
-    if isinstance(plain, list) and all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in plain):
-        return words_error([str(item) for item in plain])
-    return f"must be a list of words such as [--flag, value], not {shown(plain)}"
+def _flag_error(flag: str, value: Any) -> str | None:
+    if flag != "extra-args":
+        return check_flag(flag, value)
+    if isinstance(value, list) and all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in value):
+        return words_error([str(item) for item in value])
+    return f"must be a list of words such as [--flag, value], not {shown(value)}"
 
 
 def _leaves(node: Node, path: str) -> Iterator[tuple[Node, str]]:
@@ -225,7 +219,9 @@ def _words(kind: str, detail: ErrorDetails, key: str) -> str:
     if kind == "recipe":
         return detail["msg"]
     if kind in _KINDS:
-        hint = "; write it without quotes" if kind == "int_type" and isinstance(value, str) and value.lstrip("-").isdigit() else ""
+        hint = ""
+        if kind == "int_type" and isinstance(value, str) and value.lstrip("-").isdigit():
+            hint = "; write it without quotes"
         return f"must be {_KINDS[kind]}, not {shown(value)}{hint}"
     if kind in ("greater_than_equal", "greater_than"):
         bound = context.get("ge", context.get("gt"))

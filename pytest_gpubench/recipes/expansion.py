@@ -110,7 +110,7 @@ def workload_of(point: Point, given: Mapping[str, Any], node: Node, path: str, m
     fault = _fault(workload, point, max_model_len)
     if fault is not None:
         key, words = fault
-        raise PointError(_place(node, key), join_path(path, key), words)
+        raise PointError((node.get(key) or node).at, join_path(path, key), words)
     return workload
 
 
@@ -125,11 +125,6 @@ def _fault(workload: Workload, point: Point, max_model_len: int) -> tuple[str, s
         words = f"{workload.turns} turns of isl {point.isl} and osl {point.osl} grow to {needed} tokens, the server takes "
         return "turns", f"{words}{max_model_len}; raise serve.max-model-len"
     return next(iter(contradictions(workload)), None)
-
-
-def _place(node: Node, key: str) -> SourcePosition:
-    found = node.get(key)
-    return (found or node).at
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterator
 
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.model.printing import listed
 
 ATTENTION_BACKENDS: tuple[str, ...] = (
     "FLASH_ATTN",
@@ -214,7 +215,7 @@ def exclusive_flags(context: ServerContext) -> Iterator[Symptom]:
 
 def _hint(name: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {near[0]}?" if near else f"Known names: {', '.join(known[:8])} and {len(known) - 8} more."
+    return f"Did you mean {near[0]}?" if near else f"Known names: {listed(known, 8)}."
 
 
 RULES: tuple[Rule, ...] = (
