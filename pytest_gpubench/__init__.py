@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
     from pytest_gpubench.model.cases import Case, Identity, RecipeBook
     from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
-    from pytest_gpubench.model.specs import Launch, ServerSpec, Speculative
-    from pytest_gpubench.model.topology import Topology
+    from pytest_gpubench.model.specs import Launch, ServerSpec, Speculative, Topology
     from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status, Verdict
     from pytest_gpubench.model.workload import Workload
 
@@ -28,8 +27,7 @@ _HOMES = {
     "measure.measurement": ("Drafting", "Flag", "Measurement", "Totals"),
     "model.cases": ("Case", "Identity", "RecipeBook"),
     "model.failures": ("BenchmarkError", "Failure", "GpubenchError"),
-    "model.specs": ("Launch", "ServerSpec", "Speculative"),
-    "model.topology": ("Topology",),
+    "model.specs": ("Launch", "ServerSpec", "Speculative", "Topology"),
     "model.verdicts": ("Change", "MetricVerdict", "Status", "Verdict"),
     "model.workload": ("Workload",),
 }

@@ -15,7 +15,7 @@ from pytest_gpubench.commands import add_selection, baseline, calibrate_client, 
 from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.model.failures import CommandError, GpubenchError
-from pytest_gpubench.report.terminal import counted
+from pytest_gpubench.model.printing import counted
 
 if TYPE_CHECKING:
     from pytest_gpubench.host.hub.fetch import Progress

@@ -39,7 +39,7 @@ LIMIT = 1 << 30
 PARENT = """
 import json, sys
 import pytest, pytest_gpubench.plugin.run_case
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.engines.scrape import parse_metrics
 from pytest_gpubench.load.plan import LoadPlan

@@ -31,7 +31,7 @@ from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.run import run_load
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 
 WORKLOAD = Workload(isl=64, osl=32, conc=8, num_prompts=40, num_warmups=8, range_ratio=1.0)

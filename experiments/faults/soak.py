@@ -31,8 +31,7 @@ from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Topology
 
 _RSS_SLACK_MIB = 8.0
 

@@ -21,8 +21,7 @@ from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
 from pytest_gpubench.load.loopback import LoopbackServer
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Topology
 
 REAL_LOG = REPOSITORY / "tests" / "engines" / "data" / "m3mini-mxfp8-tp2-h200-died-illegal-memory.log"
 _SPEC = ServerSpec("vllm", "org/tiny", "cpu", Topology(), FrozenMap())

@@ -105,7 +105,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _told(folder: Path, exported: Exported) -> None:
-    from pytest_gpubench.report.terminal import counted
+    from pytest_gpubench.model.printing import counted
 
     print(f"wrote {counted(len(exported.written), 'file')} in {folder}")
     if exported.passed_over:

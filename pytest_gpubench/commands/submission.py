@@ -16,9 +16,8 @@ from pytest_gpubench.host import files
 from pytest_gpubench.host.slurm import JobState, sbatch, states
 from pytest_gpubench.host.slurm import cancel as cancel_jobs
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.printing import counted, for_terminal
 from pytest_gpubench.report.records import write_record
-from pytest_gpubench.report.terminal import counted
 
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=/-]+")
 _UNSAFE_PATH = re.compile(r"[\x00-\x1f\x7f\"'\\%]")

@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-from pytest_gpubench.doctor.examination import admit, examine, memory_of
-from pytest_gpubench.doctor.facts import known_config
-from pytest_gpubench.doctor.files import ModelConfigs, read_model_configs
+from pytest_gpubench.doctor.configs import ModelConfigs, known_config, read_model_configs
+from pytest_gpubench.doctor.context import Node, memory_of
 from pytest_gpubench.doctor.findings import (
     Finding,
     Prognosis,
@@ -19,9 +18,8 @@ from pytest_gpubench.doctor.findings import (
     unknown_rules,
     without,
 )
-from pytest_gpubench.doctor.memory import MemoryEstimate
-from pytest_gpubench.doctor.patient import Node
-from pytest_gpubench.doctor.rules import RULE_IDS, RULES
+from pytest_gpubench.doctor.memory_estimate import MemoryEstimate
+from pytest_gpubench.doctor.rules import RULE_IDS, RULES, examine
 
 __all__ = [
     "RULES",
@@ -32,7 +30,6 @@ __all__ = [
     "Node",
     "Prognosis",
     "Severity",
-    "admit",
     "examine",
     "findings_for",
     "format_findings",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.printing import for_terminal, listed
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 """``error``: it cannot work, nothing is started; ``warning``: it may die or the numbers may mislead; ``note``: worth knowing."""
@@ -67,10 +67,12 @@ def unknown_rules(names: Iterable[str], known: Sequence[str]) -> tuple[str, ...]
 
 def prognosis(findings: Iterable[Finding]) -> Prognosis:
     """Whether the server will start: ``dies`` on an error of the whole server, ``unknown`` where the doctor cannot tell."""
-    found = tuple(findings)
-    if any(finding.severity == "error" and not finding.cases for finding in found):
+    findings = tuple(findings)
+    if any(finding.severity == "error" and not finding.cases for finding in findings):
         return "dies"
-    return "unknown" if any(finding.outcome_unknown for finding in found) else "starts"
+    if any(finding.outcome_unknown for finding in findings):
+        return "unknown"
+    return "starts"
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -80,20 +82,15 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def format_findings(findings: Iterable[Finding], *, title: str = "") -> str:
     """Plain text for people: one paragraph per finding, worst first; one line if there is nothing to say."""
-    found = in_order(findings)
+    findings = in_order(findings)
     lines = [title] if title else []
-    if not found:
-        return "\n".join([*lines, "  nothing found"])
-    for finding in found:
+    if not findings:
+        lines.append("  nothing found")
+    for finding in findings:
         lines.append(f"  {finding.severity.upper()} {finding.rule}: {finding.message}")
         if finding.engine_says:
             lines.append(f"      vLLM would say: {finding.engine_says}")
         lines.append(f"      {finding.remedy} ({finding.evidence_class})")
         if finding.cases:
-            lines.append(f"      cases: {_listed(finding.cases)}")
+            lines.append(f"      cases: {listed(finding.cases, 4)}")
     return for_terminal("\n".join(lines))
-
-
-def _listed(cases: tuple[str, ...], limit: int = 4) -> str:
-    shown = ", ".join(cases[:limit])
-    return shown if len(cases) <= limit else f"{shown} and {len(cases) - limit} more"

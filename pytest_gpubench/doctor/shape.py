@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gpubench.doctor.facts import M3_TEXT_DEFAULTS
+from pytest_gpubench.doctor.configs import M3_TEXT_DEFAULTS
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "max_target_positions")
@@ -20,53 +20,62 @@ BYTES: dict[str, float] = {"float32": 4.0, "float": 4.0, "bfloat16": 2.0, "float
 class SparseAttention:
     """MiniMax-M3's block-sparse attention: one KV page is one sparse block, and an index cache lies beside the KV cache."""
 
-    block_size: int
-    index_dim: int
-    index_heads: int
-    topk_blocks: int
+    block_size: int | None
+    index_dim: int | None
+    index_heads: int | None
+    topk_blocks: int | None
     layers: int
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShape:
-    """A model's shape. A number that config.json does not give is 0; rules that need it say nothing."""
+class AttentionSizes:
+    """The sizes that attention weights follow from."""
 
-    architecture: str
-    model_type: str
-    text_type: str
-    """``model_type`` of the language model inside."""
     hidden: int
-    layers: int
     heads: int
     kv_heads: int
     head_dim: int
-    vocab: int
-    dense_intermediate: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A model's shape. A number that config.json does not give is None; rules that need it say nothing."""
+
+    model_type: str
+    text_type: str
+    """``model_type`` of the language model inside."""
+    hidden: int | None
+    layers: int | None
+    heads: int | None
+    kv_heads: int | None
+    head_dim: int | None
+    vocab: int | None
+    dense_intermediate: int | None
     experts: int
     """0: the model is dense."""
-    experts_per_token: int
-    expert_intermediate: int
-    shared_intermediate: int
-    """Of all shared experts of one layer together."""
-    moe_layers: int
-    max_length: int
+    experts_per_token: int | None
+    expert_intermediate: int | None
+    """None also where the model is dense."""
+    shared_intermediate: int | None
+    """Of all shared experts of one layer together; 0: there are none."""
+    moe_layers: int | None
+    max_length: int | None
     """What vLLM derives as the longest context, rope scaling included."""
     max_length_key: str
     dtype: str
     tied_embeddings: bool
     quantization: str
     quant_config: Mapping[str, Any]
-    vision_heads: int
+    vision_heads: int | None
     sparse: SparseAttention | None
-    latent_dim: int
-    """Width of the latent KV vector of a model with multi-head latent attention (rope part included), else 0."""
+    latent_dim: int | None
+    """Width of the latent KV vector of a model with multi-head latent attention (rope part included); None: it has none."""
     full_attention_only: bool
     """False where some layers keep a window or a state instead of all tokens, or where the layout is not known to us."""
-    draft_vocab: int
-    target_hidden: int
+    draft_vocab: int | None
+    target_hidden: int | None
     aux_layers: tuple[int, ...]
-    n_predict: int
-    mtp_layers: int
+    n_predict: int | None
 
     @property
     def is_moe(self) -> bool:
@@ -75,89 +84,100 @@ class ModelShape:
     @property
     def is_mha(self) -> bool:
         """Whether every query head has its own KV head, so that FlashInfer's large pages cannot be used."""
-        return self.heads > 0 and self.heads == self.kv_heads
+        return self.heads is not None and self.heads == self.kv_heads
 
     @property
     def is_minimax_m3(self) -> bool:
         return "minimax_m3" in self.model_type or "minimax_m3" in self.text_type
 
     @property
-    def dense_layers(self) -> int:
+    def dense_layers(self) -> int | None:
+        if self.layers is None or self.moe_layers is None:
+            return None
         return max(0, self.layers - self.moe_layers)
+
+    @property
+    def attention(self) -> AttentionSizes | None:
+        """The sizes of its attention, None unless all are known."""
+        if self.hidden is None or self.heads is None or self.kv_heads is None or self.head_dim is None:
+            return None
+        return AttentionSizes(self.hidden, self.heads, self.kv_heads, self.head_dim)
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
     """Read a config.json, whatever it holds: unknown or malformed entries count as absent, nothing is raised."""
-    text = _mapping(config.get("text_config")) or config
+    text = mapping(config.get("text_config")) or config
     text_type = _word(text, "model_type")
     if "minimax_m3" in text_type or "minimax_m3" in _word(config, "model_type"):
         text = {**M3_TEXT_DEFAULTS, **text}
     heads = _number(text, "num_attention_heads", "n_head")
     hidden = _number(text, "hidden_size", "n_embd")
     layers = _number(text, "num_hidden_layers", "n_layer")
-    experts = _number(text, *_EXPERTS)
-    quant = _mapping(config.get("quantization_config")) or _mapping(text.get("quantization_config"))
-    eagle = _mapping(config.get("eagle_config"))
+    experts = _number(text, *_EXPERTS) or 0
+    quant = mapping(config.get("quantization_config")) or mapping(text.get("quantization_config"))
+    eagle = mapping(config.get("eagle_config"))
     length, key = _max_length(text)
-    latent = _number(text, "kv_lora_rank")
-    expert_intermediate = _number(text, "moe_intermediate_size") or (_number(text, "intermediate_size") if experts else 0)
+    expert_intermediate = _number(text, "moe_intermediate_size")
+    if experts and expert_intermediate is None:
+        expert_intermediate = _number(text, "intermediate_size")
     return ModelShape(
-        architecture=_first_word(config.get("architectures")),
         model_type=_word(config, "model_type"),
         text_type=text_type,
         hidden=hidden,
         layers=layers,
         heads=heads,
         kv_heads=_number(text, "num_key_value_heads", "num_kv_heads") or heads,
-        head_dim=_number(text, "head_dim") or (hidden // heads if heads else 0),
+        head_dim=_number(text, "head_dim") or (hidden and heads and hidden // heads) or None,
         vocab=_number(text, "vocab_size"),
-        dense_intermediate=_number(text, "dense_intermediate_size", "intermediate_size", "n_inner") or 4 * hidden,
+        dense_intermediate=_number(text, "dense_intermediate_size", "intermediate_size", "n_inner") or (hidden and 4 * hidden),
         experts=experts,
         experts_per_token=_number(text, "num_experts_per_tok", "moe_topk"),
         expert_intermediate=expert_intermediate,
-        shared_intermediate=_shared_intermediate(text, expert_intermediate) if experts else 0,
-        moe_layers=_moe_layers(text, layers) if experts else 0,
+        shared_intermediate=_shared_intermediate(text, experts, expert_intermediate),
+        moe_layers=_moe_layers(text, experts, layers),
         max_length=length,
         max_length_key=key,
         dtype=(_word(config, "dtype", "torch_dtype") or _word(text, "dtype", "torch_dtype")).removeprefix("torch."),
         tied_embeddings=text.get("tie_word_embeddings") is True,
         quantization=_quantization(quant),
         quant_config=quant,
-        vision_heads=_number(_mapping(config.get("vision_config")), "num_attention_heads", "num_heads"),
+        vision_heads=_number(mapping(config.get("vision_config")), "num_attention_heads", "num_heads"),
         sparse=_sparse(text),
-        latent_dim=latent + _number(text, "qk_rope_head_dim") if latent else 0,
+        latent_dim=_latent_dim(text),
         full_attention_only=_full_attention_only(text),
         draft_vocab=_number(config, "draft_vocab_size"),
         target_hidden=_number(config, "target_hidden_size"),
         aux_layers=_integers(config.get("eagle_aux_hidden_state_layer_ids") or eagle.get("eagle_aux_hidden_state_layer_ids")),
         n_predict=_number(text, "n_predict"),
-        mtp_layers=_number(text, "num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers"),
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value, or nothing where it is no map."""
     return value if isinstance(value, Mapping) else {}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def entries(value: object) -> Sequence[Any]:
+    """The entries of a list, none where the value is no list."""
+    return value if isinstance(value, list | tuple) else ()
 
 
-def _number(source: Mapping[str, Any], *keys: str) -> int:
-    """The first of the keys that holds a positive integer, else 0."""
-    return next((source[key] for key in keys if _is_number(source.get(key)) and source[key] > 0), 0)
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(source: Mapping[str, Any], *keys: str) -> int | None:
+    """The first of the keys that holds a positive integer."""
+    numbers = (_integer(source.get(key)) for key in keys)
+    return next((number for number in numbers if number is not None and number > 0), None)
 
 
 def _word(source: Mapping[str, Any], *keys: str) -> str:
     return next((source[key] for key in keys if isinstance(source.get(key), str)), "")
 
 
-def _first_word(value: object) -> str:
-    return next((item for item in value if isinstance(item, str)), "") if isinstance(value, list | tuple) else ""
-
-
 def _integers(value: object) -> tuple[int, ...]:
-    return tuple(item for item in value if _is_number(item)) if isinstance(value, list | tuple) else ()
+    return tuple(number for number in map(_integer, entries(value)) if number is not None)
 
 
 def _quantization(quant: Mapping[str, Any]) -> str:
@@ -165,16 +185,16 @@ def _quantization(quant: Mapping[str, Any]) -> str:
     method = _word(quant, "quant_method").lower().replace("compressed_tensors", "compressed-tensors")
     if method != "modelopt":
         return method
-    algorithm = (_word(quant, "quant_algo") or _word(_mapping(quant.get("quantization")), "quant_algo")).upper()
+    algorithm = (_word(quant, "quant_algo") or _word(mapping(quant.get("quantization")), "quant_algo")).upper()
     return {"NVFP4": "modelopt_fp4", "MXFP8": "modelopt_mxfp8", "MIXED_PRECISION": "modelopt_mixed"}.get(algorithm, "modelopt")
 
 
-def _max_length(text: Mapping[str, Any]) -> tuple[int, str]:
-    known = [(_number(text, key), key) for key in _LENGTHS if _number(text, key)]
+def _max_length(text: Mapping[str, Any]) -> tuple[int | None, str]:
+    known = [(number, key) for key in _LENGTHS if (number := _number(text, key))]
     if not known:
-        return 0, ""
+        return None, ""
     length, key = min(known)
-    rope = _mapping(text.get("rope_scaling")) or _mapping(text.get("rope_parameters"))
+    rope = mapping(text.get("rope_scaling")) or mapping(text.get("rope_parameters"))
     kind = _word(rope, "rope_type", "type")
     factor = rope.get("factor")
     if kind not in _PRESCALED_ROPE and isinstance(factor, int | float) and not isinstance(factor, bool) and 0 < factor < 1e6:
@@ -182,26 +202,36 @@ def _max_length(text: Mapping[str, Any]) -> tuple[int, str]:
     return length, key
 
 
-def _shared_intermediate(text: Mapping[str, Any], expert_intermediate: int) -> int:
-    count = _number(text, "n_shared_experts", "num_shared_experts")
-    return _number(text, "shared_expert_intermediate_size") or count * expert_intermediate
+def _latent_dim(text: Mapping[str, Any]) -> int | None:
+    rank = _number(text, "kv_lora_rank")
+    return rank and rank + (_number(text, "qk_rope_head_dim") or 0)
 
 
-def _moe_layers(text: Mapping[str, Any], layers: int) -> int:
+def _shared_intermediate(text: Mapping[str, Any], experts: int, expert_intermediate: int | None) -> int | None:
+    if not experts:
+        return 0
+    width = _number(text, "shared_expert_intermediate_size")
+    count = _number(text, "n_shared_experts", "num_shared_experts") or 0
+    if width is not None or not count:
+        return width or 0
+    return expert_intermediate and count * expert_intermediate
+
+
+def _moe_layers(text: Mapping[str, Any], experts: int, layers: int | None) -> int | None:
+    if not experts:
+        return 0
+    if layers is None:
+        return None
     frequency = text.get("moe_layer_freq")
     if isinstance(frequency, list | tuple):
         return sum(1 for item in frequency[:layers] if item)
-    start = _number(text, "first_k_dense_replace")
-    step = (
-        frequency
-        if _is_number(frequency) and isinstance(frequency, int) and frequency > 0
-        else _number(text, "decoder_sparse_step") or 1
-    )
+    start = _number(text, "first_k_dense_replace") or 0
+    step = _number(text, "moe_layer_freq", "decoder_sparse_step") or 1
     return len(range(start, layers, step))
 
 
 def _sparse(text: Mapping[str, Any]) -> SparseAttention | None:
-    entry = _mapping(text.get("sparse_attention_config"))
+    entry = mapping(text.get("sparse_attention_config"))
     frequency = entry.get("sparse_attention_freq")
     if not entry.get("use_sparse_attention") or not isinstance(frequency, list | tuple):
         return None
@@ -218,6 +248,6 @@ def _full_attention_only(text: Mapping[str, Any]) -> bool:
     kinds = text.get("layer_types")
     if isinstance(kinds, list | tuple) and any(kind != "full_attention" for kind in kinds):
         return False
-    window = _number(text, "sliding_window") and text.get("use_sliding_window") is not False
-    stateful = any(word in _word(text, "model_type") for word in _STATEFUL) or _mapping(text.get("linear_attn_config"))
+    window = _number(text, "sliding_window") is not None and text.get("use_sliding_window") is not False
+    stateful = any(word in _word(text, "model_type") for word in _STATEFUL) or mapping(text.get("linear_attn_config"))
     return not window and not stateful and "layers_block_type" not in text and "index_topk" not in text

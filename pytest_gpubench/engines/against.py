@@ -15,7 +15,7 @@ from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, canonical_json, thaw
 from pytest_gpubench.model.secrets import is_secret, shown_value, without_shapes
 from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.recipes.fields import check_flag
+from pytest_gpubench.recipes.server_keys import check_flag
 
 NEXT = "/opt/vllm-next/bin/python -m vllm.entrypoints.openai.api_server"
 FORMS = (

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, thaw
 from pytest_gpubench.model.secrets import Secrets, shown_value
-from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.model.topology import Topology
-from pytest_gpubench.recipes.flags import our_flag, words_error
+from pytest_gpubench.model.specs import ServerSpec, Topology
+from pytest_gpubench.recipes.server_keys import our_flag, words_error
 
 PORT = "{port}"
 """Stands for the port in a rendered command line; `CommandLine.with_port` fills it in."""
@@ -95,7 +94,7 @@ def render(
     fetched beforehand.
 
     Raises:
-        GpubenchError: if the recipe sets one of `recipes.flags.OUR_FLAGS`, or a value that no command line can express.
+        GpubenchError: if the recipe sets one of `recipes.server_keys.OUR_FLAGS`, or a value that no command line can express.
     """
     _reject_ours(spec)
     words = list(command)

@@ -12,8 +12,7 @@ from pytest_gpubench.load.datasets import dataset_problem
 from pytest_gpubench.load.plan import LoadPlan, LoadResult, Progress, RequestRecord
 from pytest_gpubench.load.sampler import Sampler
 from pytest_gpubench.model.failures import BenchmarkError, Failure
-from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.model.workload_rules import contradictions
+from pytest_gpubench.model.workload import Workload, contradictions
 
 _POLL = 0.1
 _LOST_SERVER = frozenset({"no-connection", "tokenize-failed"})

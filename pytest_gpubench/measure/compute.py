@@ -16,7 +16,7 @@ from pytest_gpubench.measure.recount import disagreement, recount_flags, recount
 from pytest_gpubench.measure.series import series_of
 from pytest_gpubench.measure.validity import chunk_rate, compilation, look, most_in_flight, reasons
 from pytest_gpubench.model.frozen import thaw
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.printing import for_terminal
-from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, SharingPolicy, Topology
 from pytest_gpubench.model.workload import Workload
 
 
@@ -124,6 +123,10 @@ class RecipeBook:
     files: tuple[str, ...] = ()
     ratios: tuple[FrozenMap, ...] = ()
     """Gates across cases (``ratios``), as written: name, metric, of, over, at, at-least, at-most."""
+    _by_key: dict[str, ServerSpec] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_key", dict(self.servers))
 
     def server(self, key: str) -> ServerSpec:
         """The spec of a server by its KEY.
@@ -131,4 +134,4 @@ class RecipeBook:
         Raises:
             KeyError: if no case of the book uses that key.
         """
-        return dict(self.servers)[key]
+        return self._by_key[key]

@@ -65,18 +65,18 @@ def freeze(value: Any) -> Frozen:
     raise TypeError(f"not a JSON value: {type(value).__name__}")
 
 
-def _same_items(one: Mapping[str, Frozen], other: Mapping[str, Frozen]) -> bool:
-    return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+def _same_items(left: Mapping[str, Frozen], right: Mapping[str, Frozen]) -> bool:
+    return left.keys() == right.keys() and all(_same(value, right[key]) for key, value in left.items())
 
 
-def _same(one: Frozen, other: Frozen) -> bool:
-    if type(one) is not type(other):
+def _same(left: Frozen, right: Frozen) -> bool:
+    if type(left) is not type(right):
         return False
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, float):
-        return repr(one) == repr(other)  # -0.0 is written differently
-    return one == other
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(_same, left, right))
+    if isinstance(left, float):
+        return repr(left) == repr(right)  # -0.0 is written differently
+    return left == right
 
 
 def thaw(value: Frozen) -> Any:
@@ -86,6 +86,11 @@ def thaw(value: Frozen) -> Any:
     if isinstance(value, tuple):
         return [thaw(item) for item in value]
     return value
+
+
+def spelled(value: object) -> str:
+    """A scalar as recipes and command lines write it: ``true``, ``8``, ``fp8``."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def canonical_json(value: Any) -> str:

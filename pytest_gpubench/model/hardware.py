@@ -44,5 +44,5 @@ HARDWARE: dict[str, Hardware] = {entry.key: entry for entry in _TABLE}
 def hardware_of_device(product_name: str) -> Hardware | None:
     """The table's entry for a driver's product name (``NVIDIA H100 80GB HBM3``), or None if the table does not know it."""
     words = product_name.upper().replace("-", " ").split()
-    found = [entry for entry in _TABLE if entry.name_patterns and all(pattern in words for pattern in entry.name_patterns)]
-    return max(found, key=lambda entry: len(entry.name_patterns[0]), default=None)
+    named = [entry for entry in _TABLE if entry.name_patterns and all(pattern in words for pattern in entry.name_patterns)]
+    return max(named, key=lambda entry: len(entry.name_patterns[0]), default=None)

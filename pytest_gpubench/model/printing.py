@@ -6,6 +6,7 @@ A terminal obeys escapes, a CI obeys lines of its job's log: what an engine writ
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Control characters that no document may hold, line ends that only some readers see, marks that turn
 # text around, lone surrogates that no file can hold, and two code points that are no characters.
@@ -15,6 +16,17 @@ _UNPRINTABLE = re.compile(
 # GitHub takes `::name::` at the start of a line (it skips blanks) and `##[name]` anywhere in it, Azure
 # `##vso[`, TeamCity `##teamcity[`; GitLab's sections and Travis's folds have a name and a carriage return.
 _COMMAND = re.compile(r"^[^\S\n]*:(?=:)|#(?=#\w*\[)|^[^\S\n]*(?:section|travis_fold|travis_time)(?=[_:]\w+:)", re.M)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(words: Sequence[str], most: int) -> str:
+    """``a, b and 3 more``: the first ``most`` of the words, the rest counted."""
+    shown = ", ".join(words[:most])
+    return shown if len(words) <= most else f"{shown} and {len(words) - most} more"
 
 
 def printable(text: str) -> str:
@@ -29,9 +41,9 @@ def for_terminal(text: str) -> str:
     changes nothing more.
     """
     text = _UNPRINTABLE.sub(_escaped, text.replace("\r\n", "\n")).replace("\r", "\\x0d")
-    return _COMMAND.sub(lambda found: f"{found[0]} ", text)
+    return _COMMAND.sub(lambda command: f"{command[0]} ", text)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escaped(character: re.Match[str]) -> str:
+    code = ord(character[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -74,10 +74,11 @@ class Secrets:
     @classmethod
     def of(cls, environment: Mapping[str, str], more: Iterable[str] = ()) -> Secrets:
         """The secrets of an environment, passwords of its addresses included, and more values."""
-        found = {value for value in more if value}
+        values = {value for value in more if value}
         for name, value in environment.items():
-            found.update([value] if is_secret(name, value) else _passwords(value))
-        return cls(tuple(sorted((one for one in found if len(one) >= SHORTEST), key=lambda one: (-len(one), one))))
+            values.update([value] if is_secret(name, value) else _passwords(value))
+        long_enough = (value for value in values if len(value) >= SHORTEST)
+        return cls(tuple(sorted(long_enough, key=lambda value: (-len(value), value))))
 
     def hide(self, text: str) -> str:
         """A text without any of the values, nor what looks like a secret."""

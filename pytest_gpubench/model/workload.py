@@ -1,11 +1,15 @@
-"""What a client sends to a server to measure one point."""
+"""What a client sends to a server to measure one point, and which parts of it contradict each other.
+
+Pure: recipes put a contradiction's sentence at its key, the load generator refuses.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.frozen import FrozenMap, spelled
 
 Arrival: TypeAlias = Literal["closed", "constant", "poisson", "gamma", "trace"]
 """When requests are due: when one before has ended, or by a schedule that does not wait for the server."""
@@ -97,3 +101,122 @@ class Workload:
         if self.isl % 1024 == 0 and self.osl % 1024 == 0:
             return f"{self.isl // 1024}k{self.osl // 1024}k"
         return f"{self.isl}x{self.osl}"
+
+
+_FILES = ("sharegpt", "jsonl", "trace")
+_DRAWN = ("random", "text")
+_SLO = ("ttft", "tpot", "e2e")
+_WATCHED = ("output_tput", "input_tput", "total_tput", "request_tput", "ttft_", "tpot_", "e2e_", "icl_", "itl_", "interactivity")
+
+Contradiction: TypeAlias = tuple[str, str]
+"""Key of the recipe's client section, and what is wrong with it, with what to write instead."""
+
+
+def contradictions(workload: Workload) -> tuple[Contradiction, ...]:
+    """Everything about a workload that cannot be run or would silently have no effect; empty: it is sound."""
+    checks: tuple[Callable[[Workload], Iterator[Contradiction]], ...] = (
+        _numbers,
+        _profile,
+        _template,
+        _dataset,
+        _schedule,
+        _conversation,
+        _ending,
+    )
+    return tuple(contradiction for check in checks for contradiction in check(workload))
+
+
+def _numbers(it: Workload) -> Iterator[Contradiction]:
+    positive = {"burstiness": it.burstiness, "time-scale": it.time_scale, "duration": 1 if it.duration is None else it.duration}
+    counts = {"prompts-per-conc": it.num_prompts, "turns": it.turns, "prefix-groups": it.prefix_groups, "workers": it.workers}
+    natural = {"ramp": it.ramp, "think-time": it.think_time, "prefix-tokens": it.prefix_tokens, "request-rate": it.request_rate}
+    if it.conc < 1:
+        yield "conc", f"the concurrency must be at least 1, not {it.conc}"
+    yield from ((key, f"{key} must be above 0, not {value:g}") for key, value in positive.items() if value <= 0)
+    yield from ((key, f"{key} must be at least 1, not {value}") for key, value in counts.items() if value < 1)
+    yield from ((key, f"{key} must be at least 0, not {value:g}") for key, value in natural.items() if value < 0)
+    if it.workers > it.conc:
+        yield "workers", f"{it.workers} workers cannot share a concurrency of {it.conc}; use at most as many"
+
+
+def _profile(it: Workload) -> Iterator[Contradiction]:
+    if it.profile != "inferencex":
+        return
+    wanted: dict[str, tuple[object, object]] = {
+        "api": (it.api, "completions"),
+        "dataset": (it.dataset, "random"),
+        "arrival": (it.arrival, "closed"),
+        "handover": (it.handover, "drain"),
+        "ignore-eos": (it.ignore_eos, True),
+        "turns": (it.turns, 1),
+        "prefix-tokens": (it.prefix_tokens, 0),
+    }
+    for key, (value, must) in wanted.items():
+        if value != must:
+            yield key, f"profile inferencex means {key} {spelled(must)}; remove this key, or the profile"
+
+
+def _template(it: Workload) -> Iterator[Contradiction]:
+    if it.chat_template not in ("server", "none"):
+        yield "chat-template", f"must be 'server' or 'none', not {it.chat_template!r}"
+    if it.api == "chat" and it.chat_template == "none":
+        words = "the chat API always applies the template; use `api: completions`, or `chat-template: server`"
+        yield "chat-template", words
+    if it.chat_template == "none" and it.chat_template_kwargs:
+        yield "chat-template-kwargs", "no chat template is applied that could take them; remove them or use `chat-template: server`"
+
+
+def _dataset(it: Workload) -> Iterator[Contradiction]:
+    known = (*_DRAWN, *_FILES)
+    if it.dataset not in known:
+        yield "dataset", f"the dataset {it.dataset!r} is not known; known: {', '.join(known)}"
+    if it.dataset in _FILES and not it.dataset_file:
+        yield "dataset", f"dataset {it.dataset} needs dataset-file, a path relative to the recipe file"
+    if it.dataset == "random" and it.dataset_file:
+        yield "dataset-file", "dataset random reads no file; add `dataset: text` (or sharegpt, jsonl, trace), or remove this key"
+    if "\0" in it.dataset_file:
+        yield "dataset-file", "is not a path: it holds a null character"
+    if it.dataset not in _DRAWN and it.prefix_tokens:
+        yield "prefix-tokens", f"dataset {it.dataset} brings its own prompts; shared prefixes are for random and text"
+    if it.prefix_groups > 1 and not it.prefix_tokens:
+        yield "prefix-groups", "has no effect without prefix-tokens; add them, or remove this key"
+    if it.prefix_tokens >= it.isl:
+        yield "prefix-tokens", f"a shared prefix of {it.prefix_tokens} tokens leaves nothing of isl {it.isl}"
+
+
+def _schedule(it: Workload) -> Iterator[Contradiction]:
+    if it.arrival in RATED and not it.request_rate:
+        yield "arrival", f"arrival {it.arrival} needs request-rate, requests per second"
+    if it.arrival not in RATED and it.request_rate:
+        yield "request-rate", f"has no meaning with arrival {it.arrival}; add `arrival: poisson` (constant, gamma), or remove it"
+    if it.arrival != "gamma" and it.burstiness != 1:
+        yield "burstiness", f"has no effect with arrival {it.arrival}; use `arrival: gamma`"
+    if (it.dataset == "trace") != (it.arrival == "trace"):
+        yield "arrival", "arrival trace and dataset trace belong together: a trace says when its requests are due"
+    if it.dataset != "trace" and it.time_scale != 1:
+        yield "time-scale", "is a factor on the timestamps of a trace; use `dataset: trace`, or remove it"
+    if it.dataset == "trace" and it.handover != "drain":
+        yield "handover", "a trace is replayed from its start after a drained warm-up; use drain"
+    if it.dataset == "trace" and it.ramp:
+        yield "ramp", "a trace has its own times; remove it"
+
+
+def _conversation(it: Workload) -> Iterator[Contradiction]:
+    if it.turns > 1 and it.dataset == "trace":
+        yield "turns", "a trace is replayed request by request; its rows are no conversations"
+    if it.turns > 1 and it.api == "completions" and it.profile != "inferencex":
+        yield "turns", "several turns need `api: chat`"
+    if it.turns == 1 and it.think_time:
+        yield "think-time", "is the time between the turns of a conversation; add turns, or remove it"
+
+
+def _ending(it: Workload) -> Iterator[Contradiction]:
+    if it.interval is not None and not 0 < it.interval < 1:
+        yield "interval", f"is a part of the metric's value, above 0 and below 1, not {it.interval:g}"
+    if it.interval is None and it.interval_metric != "output_tput":
+        yield "interval-metric", "has no effect without interval; add it (0.02 is 2%)"
+    if not it.interval_metric.startswith(_WATCHED):
+        yield "interval-metric", f"{it.interval_metric} cannot be followed during a run; use a throughput or a latency"
+    unknown = sorted(set(it.slo) - set(_SLO))
+    if unknown:
+        yield "slo", f"knows {', '.join(_SLO)}, not {', '.join(unknown)}"

@@ -24,8 +24,8 @@ from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
 from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
-from pytest_gpubench.recipes.hints import field_errors
 from pytest_gpubench.recipes.problems import problem_text
+from pytest_gpubench.recipes.selection import field_errors
 from pytest_gpubench.report.records import RunFolder
 
 

@@ -17,7 +17,7 @@ from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin.items import INIT_GATE, RATIO, USES_US, Chosen, mark_values, parameters_of
-from pytest_gpubench.recipes.hints import nearest
+from pytest_gpubench.recipes.selection import nearest
 from pytest_gpubench.report.terminal import Row
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pytest_gpubench.engines.argv import CommandLine, render
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin.engines_under_test import SECOND, Arms
-from pytest_gpubench.recipes.launches import parse_launches
+from pytest_gpubench.recipes.server_groups import parse_launches
 from pytest_gpubench.report.matrix import matrix_document
 from pytest_gpubench.report.plan import plan_document
 from pytest_gpubench.report.records import write_record

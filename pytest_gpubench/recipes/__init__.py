@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_gpubench.recipes.launches import plan_launches
     from pytest_gpubench.recipes.loading import load_recipes
     from pytest_gpubench.recipes.schema import json_schema
     from pytest_gpubench.recipes.selection import Ambiguity, find_ambiguity
+    from pytest_gpubench.recipes.server_groups import plan_launches
 
 __all__ = ["Ambiguity", "find_ambiguity", "json_schema", "load_recipes", "plan_launches"]
 
@@ -21,7 +21,7 @@ _HOMES = {
     "find_ambiguity": "selection",
     "json_schema": "schema",
     "load_recipes": "loading",
-    "plan_launches": "launches",
+    "plan_launches": "server_groups",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.frozen import canonical_json, thaw
+from pytest_gpubench.model.printing import counted, listed
 from pytest_gpubench.model.secrets import shown_value
 
 Kind = Literal["new", "changed", "removed"]
@@ -37,65 +38,61 @@ def changes(before: RecipeBook, after: RecipeBook) -> tuple[Change, ...]:
     places in them and links do not. Values of environment variables are compared and never shown.
     """
     old = {case.id: case for case in before.cases}
-    found: list[Change] = []
+    changed: list[Change] = []
     for case in after.cases:
         if case.id not in old:
-            found.append(Change(case.id, case.recipe, "new"))
+            changed.append(Change(case.id, case.recipe, "new"))
             continue
         details = tuple(_differences(_facts(before, old[case.id]), _facts(after, case)))
         if details:
-            found.append(Change(case.id, case.recipe, "changed", details))
+            changed.append(Change(case.id, case.recipe, "changed", details))
     kept = {case.id for case in after.cases}
-    return (*found, *(Change(case.id, case.recipe, "removed") for case in before.cases if case.id not in kept))
+    return (*changed, *(Change(case.id, case.recipe, "removed") for case in before.cases if case.id not in kept))
 
 
-def grouped(found: Iterable[Change]) -> Iterator[tuple[str, Kind, tuple[str, ...], list[str]]]:
+def grouped(changed: Iterable[Change]) -> Iterator[tuple[str, Kind, tuple[str, ...], list[str]]]:
     """Changes that are the same for several cases of a recipe, together: recipe, kind, details, cases."""
     groups: dict[tuple[str, Kind, tuple[str, ...]], list[str]] = {}
-    for change in found:
+    for change in changed:
         groups.setdefault((change.recipe, change.kind, change.details), []).append(change.case)
     for (recipe, kind, details), cases in groups.items():
         yield recipe, kind, details, cases
 
 
-def lines(found: Iterable[Change]) -> list[str]:
+def lines(changed: Iterable[Change]) -> list[str]:
     """A line per group: which cases, and why."""
-    told = []
-    for recipe, kind, details, cases in grouped(found):
-        words = ", ".join(details[:_SHOWN]) + (f" and {len(details) - _SHOWN} more" if len(details) > _SHOWN else "")
-        told.append(f"{recipe}: {counted(cases)} {kind}" + (f": {words}" if words else ""))
-    return told
+    text = []
+    for recipe, kind, details, cases in grouped(changed):
+        line = f"{recipe}: {counted(len(cases), 'case')} {kind}"
+        text.append(f"{line}: {listed(details, _SHOWN)}" if details else line)
+    return text
 
 
-def changelog(found: Sequence[Change], revision: str) -> str:
+def changelog(changed: Sequence[Change], revision: str) -> str:
     """Markdown: what is new, what changed and how, what is gone."""
     text = [f"## Recipes since {revision}", ""]
     for kind, title in (("new", "New"), ("changed", "Changed"), ("removed", "Removed")):
-        groups = [group for group in grouped(found) if group[1] == kind]
+        groups = [group for group in grouped(changed) if group[1] == kind]
         if not groups:
             continue
         text += [f"### {title}", ""]
         for recipe, _, details, cases in groups:
-            points = ", ".join(case.removeprefix(f"{recipe}-") for case in cases[:_SHOWN])
-            more = f" and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else ""
-            text.append(f"- `{recipe}` ({counted(cases)}: {points}{more})")
+            points = listed([case.removeprefix(f"{recipe}-") for case in cases], _SHOWN)
+            text.append(f"- `{recipe}` ({counted(len(cases), 'case')}: {points})")
             text += [f"    - {detail}" for detail in details]
         text.append("")
-    return "\n".join(text).rstrip() if len(text) > 2 else f"{text[0]}\n\nNo case changed."
+    if not changed:
+        text.append("No case changed.")
+    return "\n".join(text).rstrip()
 
 
 def broken_before(problems: int) -> str:
     """The sentence for recipe files that were wrong at the earlier revision."""
-    return f"the recipes had {problems} problem{'' if problems == 1 else 's'} then; a recipe that could not be read counts as new"
-
-
-def counted(cases: Sequence[str]) -> str:
-    """``1 case``, ``12 cases``."""
-    return f"{len(cases)} case" + ("" if len(cases) == 1 else "s")
+    return f"the recipes had {counted(problems, 'problem')} then; a recipe that could not be read counts as new"
 
 
 def _facts(book: RecipeBook, case: Case) -> dict[str, Any]:
-    spec = dict(book.servers)[case.server]
+    spec = book.server(case.server)
     facts: dict[str, Any] = {}
     for name in _CASE_FIELDS:
         _flatten(name.replace("_", "-"), getattr(case, name), facts)
@@ -117,18 +114,17 @@ def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted({*before, *after}):
-        one, other = (_words(name, side) for side in (before, after))
-        if one == other:
+        old, new = (_words(name, side) for side in (before, after))
+        if old == new:
             continue
-        one, other = shown_value(name, one), shown_value(name, other)
-        hidden = name.startswith("env.") or one == other
-        yield f"{name} changed" if hidden else f"{name}: {one} -> {other}"
+        old, new = shown_value(name, old), shown_value(name, new)
+        # Equal now: they differ in what is not shown.
+        hidden = name.startswith("env.") or old == new
+        yield f"{name} changed" if hidden else f"{name}: {old} -> {new}"
 
 
 def _words(name: str, side: Mapping[str, Any]) -> str:
-    if name not in side:
-        return _ABSENT
-    value = side[name]
+    value = side.get(name)
     if value is None:
         return _ABSENT
     return value if isinstance(value, str) and value else canonical_json(value)

@@ -10,14 +10,13 @@ from pydantic_core import ErrorDetails
 
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
-from pytest_gpubench.recipes.client_schema import ClientKeys, SloKeys
-from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse
-from pytest_gpubench.recipes.fields import check_env, check_flag, check_gate
-from pytest_gpubench.recipes.flags import words_error
-from pytest_gpubench.recipes.merging import without_nulls
+from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse, split
+from pytest_gpubench.recipes.fields import check_gate
+from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
-from pytest_gpubench.recipes.templating import split
-from pytest_gpubench.recipes.yamltree import Entry, Node
+from pytest_gpubench.recipes.schema import ClientKeys, SloKeys
+from pytest_gpubench.recipes.server_keys import check_env, check_flag, words_error
+from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 CASE_NAMES = (
     "isl", "osl", "conc", "tp", "ep", "pp", "pcp", "dcp", "dp_attn", "gpus", "dp", "tensor_parallel_size", "expert_parallel",
@@ -57,7 +56,7 @@ def check_section(model: type[BaseModel], node: Node, name: str, log: ProblemLog
         log.add(node.at, name, "nested too deeply")
     if model is schema.Recipe:
         _check_layer(cleaned, name, log)
-        for index, part in enumerate(_list(cleaned, "when")):
+        for index, part in enumerate(cleaned.items_of("when")):
             path = join_path(name, "when", index)
             _check_layer(part, path, log)
             _check_condition(part, path, log)
@@ -86,41 +85,27 @@ def _without_list_nulls(node: Node) -> Node:
     return node
 
 
-def _list(node: Node, key: str) -> list[Node]:
-    found = node.get(key)
-    return found.items if found else []
-
-
-def _map(node: Node, key: str) -> dict[str, Entry]:
-    found = node.get(key)
-    return found.entries if found else {}
-
-
 def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
-    for flag, entry in _map(node, "serve").items():
-        words = _extra_args_error(entry.node) if flag == "extra-args" else check_flag(flag, entry.node.plain())
-        if words:
-            log.add(entry.key_at, join_path(path, "serve", flag), words)
-    for variable, entry in _map(node, "env").items():
-        words = check_env(variable, entry.node.plain())
-        if words:
-            log.add(entry.key_at, join_path(path, "env", variable), words)
-    for metric, entry in _map(node, "gates").items():
-        words = check_gate(metric, entry.node.plain())
-        if words:
-            log.add(entry.key_at, join_path(path, "gates", metric), words)
+    checks = {"serve": _flag_error, "env": check_env, "gates": check_gate}
+    for section, check in checks.items():
+        for key, entry in node.entries_of(section).items():
+            if error := check(key, entry.node.plain()):
+                log.add(entry.key_at, join_path(path, section, key), error)
     for key in _COMPUTED:
-        found = node.get(key)
-        for leaf, leaf_path in _leaves(found, join_path(path, key)) if found else ():
+        computed = node.get(key)
+        if computed is None:
+            continue
+        for leaf, leaf_path in _leaves(computed, join_path(path, key)):
             if isinstance(leaf.value, str):
                 _check_text(leaf, leaf_path, log)
 
 
-def _extra_args_error(node: Node) -> str | None:
-    plain = node.plain()
-    if isinstance(plain, list) and all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in plain):
-        return words_error([str(item) for item in plain])
-    return f"must be a list of words such as [--flag, value], not {shown(plain)}"
+def _flag_error(flag: str, value: Any) -> str | None:
+    if flag != "extra-args":
+        return check_flag(flag, value)
+    if isinstance(value, list) and all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in value):
+        return words_error([str(item) for item in value])
+    return f"must be a list of words such as [--flag, value], not {shown(value)}"
 
 
 def _leaves(node: Node, path: str) -> Iterator[tuple[Node, str]]:
@@ -234,7 +219,9 @@ def _words(kind: str, detail: ErrorDetails, key: str) -> str:
     if kind == "recipe":
         return detail["msg"]
     if kind in _KINDS:
-        hint = "; write it without quotes" if kind == "int_type" and isinstance(value, str) and value.lstrip("-").isdigit() else ""
+        hint = ""
+        if kind == "int_type" and isinstance(value, str) and value.lstrip("-").isdigit():
+            hint = "; write it without quotes"
         return f"must be {_KINDS[kind]}, not {shown(value)}{hint}"
     if kind in ("greater_than_equal", "greater_than"):
         bound = context.get("ge", context.get("gt"))

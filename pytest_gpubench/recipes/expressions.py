@@ -10,11 +10,12 @@ import ast
 import math
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from pytest_gpubench.model.frozen import spelled
 from pytest_gpubench.recipes.problems import did_you_mean, shown
 
 Value: TypeAlias = "int | float | bool | str"
@@ -149,8 +150,9 @@ class _Evaluation:
                 number = self._number(node.operand)
                 return -number if isinstance(node.op, ast.USub) else number
             case ast.BoolOp():
-                wanted = isinstance(node.op, ast.Or)
-                return wanted if any(self._condition(part) is wanted for part in node.values) else not wanted
+                # Lazy, so that what stands after the deciding part is not evaluated, as in Python.
+                parts = map(self._condition, node.values)
+                return any(parts) if isinstance(node.op, ast.Or) else all(parts)
             case ast.IfExp():
                 return self.value(node.body if self._condition(node.test) else node.orelse)
             case ast.Compare():
@@ -203,8 +205,8 @@ class _Evaluation:
 
     @staticmethod
     def _equal(left: Any, right: Any) -> bool:
-        kinds = [bool if isinstance(side, bool) else str if isinstance(side, str) else float for side in (left, right)]
-        if isinstance(left, list) or isinstance(right, list) or kinds[0] is not kinds[1]:
+        kinds = {next((kind for kind in (bool, str, list) if isinstance(side, kind)), float) for side in (left, right)}
+        if len(kinds) > 1 or list in kinds:
             raise ExpressionError(f"{shown(left)} and {shown(right)} are of different kinds and never equal")
         return bool(left == right)
 
@@ -213,3 +215,76 @@ class _Evaluation:
         if isinstance(value, int | float) and not (isinstance(value, bool) or -MAX_VALUE <= value <= MAX_VALUE):
             raise ExpressionError(f"a value is beyond {MAX_VALUE:.0e}")
         return value
+
+
+@lru_cache(maxsize=8192)
+def split(text: str) -> tuple[str | Expression, ...]:
+    """The literal and computed parts of a string; ``$${`` is a literal ``${``.
+
+    Raises:
+        ExpressionError: if an expression is not closed or not valid.
+    """
+    parts: list[str | Expression] = []
+    literal = ""
+    position = 0
+    while position < len(text):
+        if text.startswith("$${", position):
+            literal += "${"
+            position += 3
+        elif text.startswith("${", position):
+            end = _end(text, position + 2)
+            if literal:
+                parts.append(literal)
+                literal = ""
+            parts.append(parse(text[position + 2 : end]))
+            position = end + 1
+        else:
+            literal += text[position]
+            position += 1
+    if literal or not parts:
+        parts.append(literal)
+    return tuple(parts)
+
+
+def _end(text: str, start: int) -> int:
+    quote = ""  # the mark that a string inside the expression began with: a brace in it closes nothing
+    for index in range(start, len(text)):
+        character = text[index]
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character == "}":
+            return index
+    raise ExpressionError("`${` is not closed; write ${...}, or $${ for the two characters themselves")
+
+
+def names_in(text: str) -> Iterator[str]:
+    """Every name that the expressions of a string read."""
+    for part in split(text):
+        if isinstance(part, Expression):
+            yield from part.names
+
+
+def is_computed(value: object) -> bool:
+    """Whether a value is a string that holds (or means to hold) an expression."""
+    return isinstance(value, str) and "${" in value
+
+
+def render(text: str, names: Mapping[str, Value]) -> Value:
+    """The string with its expressions evaluated; a string that is one expression becomes that value (number or boolean).
+
+    Raises:
+        ExpressionError: see `Expression.evaluate`; also for an expression whose value is text.
+    """
+    parts = split(text)
+    if len(parts) == 1 and isinstance(parts[0], Expression):
+        return _computed(parts[0], names)
+    return "".join(part if isinstance(part, str) else spelled(_computed(part, names)) for part in parts)
+
+
+def _computed(expression: Expression, names: Mapping[str, Value]) -> Value:
+    value = expression.evaluate(names)
+    if isinstance(value, str):
+        raise ExpressionError("the value of an expression is a number or true/false; text is only for comparing")
+    return value

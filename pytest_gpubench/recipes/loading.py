@@ -10,16 +10,15 @@ from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePositi
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
-from pytest_gpubench.recipes import foreign, schema
+from pytest_gpubench.recipes import inferencex, schema
 from pytest_gpubench.recipes.checking import check_section, validated
-from pytest_gpubench.recipes.identity import SPEC_WORD, hardware_of, name_error, runner_hint
-from pytest_gpubench.recipes.merging import Lineage
+from pytest_gpubench.recipes.expansion import Point, Resolved, concurrencies, topology
+from pytest_gpubench.recipes.inferencex import SPEC_WORD, hardware_of, name_error, runner_hint
+from pytest_gpubench.recipes.inheritance import Lineage
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
-from pytest_gpubench.recipes.resolved import Resolved
 from pytest_gpubench.recipes.resolving import Resolver
-from pytest_gpubench.recipes.rows import Point, concurrencies, topology
-from pytest_gpubench.recipes.sharing import share
-from pytest_gpubench.recipes.yamltree import Node, read_tree
+from pytest_gpubench.recipes.server_groups import share
+from pytest_gpubench.recipes.yaml_tree import Node, read_tree
 
 MAX_CASES = 50_000
 _REQUIRED = ("model", "model-prefix", "precision", "framework", "runner", "scenarios")
@@ -106,35 +105,31 @@ class _Loading:
         return root
 
     def _reserved(self, root: Node) -> None:
-        runners = root.get("runners")
-        for label, entry in runners.entries.items() if runners else ():
+        for label, entry in root.entries_of("runners").items():
             path = join_path("runners", label)
             if not check_section(schema.Runner, entry.node, path, self._log):
                 continue
-            found = entry.node.get("hardware")
-            hardware = str(found.value) if found else ""
-            if found and hardware not in HARDWARE:
-                self._log.add(
-                    found.at, join_path(path, "hardware"), f"unknown hardware '{hardware}'{did_you_mean(hardware, HARDWARE)}"
-                )
+            node = entry.node.get("hardware") or entry.node  # the schema has seen that it is there
+            hardware = str(node.value)
+            if hardware not in HARDWARE:
+                words = f"unknown hardware '{hardware}'{did_you_mean(hardware, HARDWARE)}"
+                self._log.add(node.at, join_path(path, "hardware"), words)
             elif self._runners.setdefault(label, hardware) != hardware:
                 self._log.add(entry.key_at, path, f"another file says that '{label}' is {self._runners[label]}; keep one")
-        ratios = root.get("ratios")
-        for index, item in enumerate(ratios.items if ratios else ()):
+        for index, item in enumerate(root.items_of("ratios")):
             if check_section(schema.RatioGate, item, join_path("ratios", index), self._log):
                 self._ratios.append(FrozenMap(item.plain()))
-        for key, kind in (("runners", dict), ("templates", dict), ("ratios", list)):
-            node = root.get(key)
-            if node and not isinstance(node.value, kind | None):
-                self._log.add(node.at, key, f"must be a {'map' if kind is dict else 'list'}")
+        for key, kind, name in (("runners", dict, "map"), ("templates", dict, "map"), ("ratios", list, "list")):
+            section = root.get(key)
+            if section and not isinstance(section.value, kind | None):
+                self._log.add(section.at, key, f"must be a {name}")
 
     def _collect(self, root: Node) -> None:
-        templates = root.get("templates")
-        is_foreign = foreign.is_foreign(root)
-        for name, entry in templates.entries.items() if templates else ():
+        is_foreign = inferencex.is_foreign(root)
+        for name, entry in root.entries_of("templates").items():
             self._add(_Section(name, entry.node, entry.key_at, True, False))
         for name, entry in root.entries.items():
-            if name not in foreign.RESERVED:
+            if name not in inferencex.RESERVED:
                 self._add(_Section(name, entry.node, entry.key_at, False, is_foreign))
 
     def _add(self, section: _Section) -> None:
@@ -142,7 +137,7 @@ class _Loading:
         if first:
             self._log.add(section.at, section.name, f"the name is taken by {first.at}; rename one")
         elif not isinstance(section.node.value, dict):
-            hint = did_you_mean(section.name, foreign.RESERVED)
+            hint = did_you_mean(section.name, inferencex.RESERVED)
             self._log.add(section.node.at, section.name, f"a recipe is a map of keys{hint}")
         else:
             self._sections[section.name] = section
@@ -175,7 +170,7 @@ class _Loading:
         return False
 
     def _lists_unsupported(self, section: _Section) -> bool:
-        reasons = foreign.unsupported_reasons(section.node, self._runners)
+        reasons = inferencex.unsupported_reasons(section.node, self._runners)
         if reasons:
             self._unsupported.append(Unsupported(section.at, section.name, "; ".join(reasons)))
         return bool(reasons)
@@ -190,17 +185,15 @@ class _Loading:
         recipe = validated(merged, name, self._log)
         if recipe is None:
             return
-        scenarios = merged.get("scenarios")
-        if recipe.scenarios is None or recipe.scenarios.fixed_seq_len is None:
-            self._log.add((scenarios or merged).at, join_path(name, "scenarios"), "missing key 'fixed-seq-len'; add it")
+        scenarios = merged.get("scenarios") or merged
+        if not recipe.lengths:
+            self._log.add(scenarios.at, join_path(name, "scenarios"), "missing key 'fixed-seq-len'; add it")
             return
-        if foreign.has_agentic_part(merged):
-            if section.is_foreign:
-                self._unsupported.append(
-                    Unsupported(section.at, name, "agentic-coding scenario (its fixed-seq-len part is expanded)")
-                )
-            else:
-                self._log.add((scenarios or merged).at, join_path(name, "scenarios.agentic-coding"), "not supported; remove it")
+        if inferencex.has_agentic_part(merged) and section.is_foreign:
+            words = "agentic-coding scenario (its fixed-seq-len part is expanded)"
+            self._unsupported.append(Unsupported(section.at, name, words))
+        elif inferencex.has_agentic_part(merged):
+            self._log.add(scenarios.at, join_path(name, "scenarios.agentic-coding"), "not supported; remove it")
         self._expand_recipe(section, merged, recipe)
 
     def _expand_recipe(self, section: _Section, merged: Node, recipe: schema.Recipe) -> None:
@@ -208,8 +201,7 @@ class _Loading:
         if hardware is None:
             return  # said where the label stands
         base = Identity(recipe.model_prefix or "", recipe.precision or "", hardware, recipe.framework or "")
-        fixed = recipe.scenarios.fixed_seq_len if recipe.scenarios else None
-        labelled = [row.spec_decoding == "mtp" for item in fixed or () for row in item.search_space]
+        labelled = [row.spec_decoding == "mtp" for row in recipe.rows]
         wrong, variant = name_error(section.name, base, labelled)
         if wrong and section.is_foreign:
             self._unsupported.append(Unsupported(section.at, section.name, wrong))
@@ -217,7 +209,7 @@ class _Loading:
         if wrong:
             self._log.add(section.at, section.name, wrong)
             return
-        self._budget -= sum(len(concurrencies(row)) for item in fixed or () for row in item.search_space)
+        self._budget -= sum(len(concurrencies(row)) for row in recipe.rows)
         if self._budget < 0:
             self._log.add(section.at, section.name, f"with it the files declare more than {MAX_CASES} cases; load fewer at once")
             return
@@ -233,14 +225,14 @@ class _Loading:
         loads: dict[tuple[object, ...], int] = {}
         identities = {drafted: replace(base, spec=SPEC_WORD if drafted else "", variant=variant) for drafted in (False, True)}
         for point in self._points(section.name, merged, recipe):
-            one = resolver.resolve(point, identities[point.speculative])
-            if one is not None and not self._same_load(section.name, one, loads):
-                resolved.append(one)
+            member = resolver.resolve(point, identities[point.speculative])
+            if member is not None and not self._same_load(section.name, member, loads):
+                resolved.append(member)
         self._publish(section, recipe, resolved)
 
-    def _same_load(self, name: str, one: Resolved, loads: dict[tuple[object, ...], int]) -> bool:
-        """Whether an earlier point has this one's id: an open loop's is its rate, so two concurrencies at one rate are the same."""
-        load, point = one.workload, one.point
+    def _same_load(self, name: str, resolved: Resolved, loads: dict[tuple[object, ...], int]) -> bool:
+        """Whether an earlier point has the same id: an open loop's is its rate, whatever the concurrency."""
+        load, point = resolved.workload, resolved.point
         if not load.request_rate:
             return False
         first = loads.setdefault((point.topology, point.speculative, load.label), point.conc)
@@ -251,13 +243,9 @@ class _Loading:
         return True
 
     def _points(self, name: str, merged: Node, recipe: schema.Recipe) -> Iterator[Point]:
-        scenarios = merged.get("scenarios")
-        listed = scenarios.get("fixed-seq-len") if scenarios else None
-        fixed = recipe.scenarios.fixed_seq_len if recipe.scenarios else None
         seen: dict[tuple[object, ...], SourcePosition] = {}
-        for node, item in zip(listed.items if listed else (), fixed or (), strict=True):
-            space = node.get("search-space")
-            for row_node, row in zip(space.items if space else (), item.search_space, strict=True):
+        for node, item in zip(merged.items_of("scenarios", "fixed-seq-len"), recipe.lengths, strict=True):
+            for row_node, row in zip(node.items_of("search-space"), item.search_space, strict=True):
                 parallelism = topology(row)
                 for conc in concurrencies(row):
                     point = Point(parallelism, item.isl, item.osl, conc, row.spec_decoding == "mtp", row_node.at)
@@ -281,12 +269,12 @@ class _Loading:
                 return
             self._servers[key] = spec
             keys.update((id(member), key) for member in members)
-        self._cases.extend(_case(section.name, recipe, one, keys[id(one)], policy) for one in resolved)
+        self._cases.extend(_case(section.name, recipe, member, keys[id(member)], policy) for member in resolved)
 
 
-def _case(name: str, recipe: schema.Recipe, one: Resolved, server: str, policy: SharingPolicy) -> Case:
-    identifier = f"{server}:{one.workload.label}"
-    served = one.served
+def _case(name: str, recipe: schema.Recipe, resolved: Resolved, server: str, policy: SharingPolicy) -> Case:
+    identifier = f"{server}:{resolved.workload.label}"
+    served = resolved.served
     return Case(
         id=identifier,
         recipe=name,
@@ -294,11 +282,11 @@ def _case(name: str, recipe: schema.Recipe, one: Resolved, server: str, policy: 
         model=served.spec.model,
         runner=recipe.runner or "",
         topology=served.spec.topology,
-        workload=one.workload,
+        workload=resolved.workload,
         max_model_len=served.max_model_len,
         server=server,
         tags=tuple(dict.fromkeys(word for part in identifier.split(":") for word in part.split("-") if word)),
-        position=one.point.at,
+        position=resolved.point.at,
         runnable=served.runnable,
         why_not=served.why_not,
         gates=served.gates,

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 from pytest_gpubench.model.cases import Problem, RecipeBook, SourcePosition
-from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.printing import counted, for_terminal
 
 
 class ProblemLog:
@@ -14,20 +14,20 @@ class ProblemLog:
 
     def __init__(self, files: Iterable[str] = ()) -> None:
         self._order = {file: index for index, file in enumerate(files)}
-        self._found: dict[tuple[SourcePosition, str], Problem] = {}
+        self._problems: dict[tuple[SourcePosition, str], Problem] = {}
 
     def add(self, at: SourcePosition, path: str, message: str) -> None:
         """Record a problem; a second one with the same place and words is dropped (a parent's fault shows up in every child)."""
-        self._found.setdefault((at, message), Problem(at, path, message))
+        self._problems.setdefault((at, message), Problem(at, path, message))
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._problems)
 
     def sorted(self) -> tuple[Problem, ...]:
         """The problems by file, line and column."""
         return tuple(
             sorted(
-                self._found.values(),
+                self._problems.values(),
                 key=lambda p: (self._order.get(p.position.file, -1), p.position.line, p.position.column, p.path),
             )
         )
@@ -35,8 +35,7 @@ class ProblemLog:
 
 def problem_text(book: RecipeBook) -> str:
     """All problems of a book, a line each, below the files that they are in."""
-    count = len(book.problems)
-    head = f"{count} problem{'s' if count > 1 else ''} in {', '.join(book.files)}:"
+    head = f"{counted(len(book.problems), 'problem')} in {', '.join(book.files)}:"
     return for_terminal("\n".join([head, *(f"  {problem}" for problem in book.problems)]))
 
 

@@ -1,9 +1,12 @@
-"""One point of a recipe, resolved: ``when`` laid over, expressions evaluated, defaults filled in."""
+"""One point of a recipe, resolved: ``when`` laid over, expressions evaluated, defaults filled in.
+
+What reads nothing that differs between two points is the same for both, and resolved once.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -11,24 +14,18 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pytest_gpubench.model.cases import Identity
-from pytest_gpubench.model.frozen import FrozenMap, freeze
+from pytest_gpubench.model.frozen import FrozenMap, freeze, spelled
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes.checking import condition_text
-from pytest_gpubench.recipes.client import given_keys, workload_of
-from pytest_gpubench.recipes.client_schema import ClientKeys
-from pytest_gpubench.recipes.expressions import ExpressionError, Value, parse
-from pytest_gpubench.recipes.fields import check_flag
-from pytest_gpubench.recipes.flags import words_error
-from pytest_gpubench.recipes.merging import overlay
+from pytest_gpubench.recipes.checking import CASE_NAMES, condition_text
+from pytest_gpubench.recipes.expansion import MODEL_LEN_MARGIN, Point, Resolved, Served, given_keys, workload_of
+from pytest_gpubench.recipes.expressions import ExpressionError, Value, is_computed, names_in, parse, render
+from pytest_gpubench.recipes.inheritance import overlay
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
-from pytest_gpubench.recipes.reading import names_read, server_reads
-from pytest_gpubench.recipes.resolved import Resolved, Served
-from pytest_gpubench.recipes.rows import MODEL_LEN_MARGIN, Point
-from pytest_gpubench.recipes.schema import Recipe, SpeculativeKeys
-from pytest_gpubench.recipes.templating import is_computed, render
-from pytest_gpubench.recipes.yamltree import Node
+from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
+from pytest_gpubench.recipes.server_keys import check_flag, words_error
+from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")
 EAGLE3_DEFAULT_BACKEND = "FLASH_ATTN"
@@ -91,9 +88,10 @@ class Resolver:
         names: dict[str, Value] = {**row_names, "spec_tokens": spec_tokens}
         max_model_len = names["max_model_len"] = self._max_model_len(layer, names)
         serve, extra_args = self._serve(layer, names, max_model_len)
-        speculative = (
-            self._once("speculative", draft, names, partial(self._speculative, draft, names, identity.hardware)) if draft else None
-        )
+        speculative = None
+        if draft:
+            make = partial(self._speculative, draft, names, identity.hardware)
+            speculative = self._once("speculative", draft, names, make)
         image = layer.get("image")
         why_not = self._why_not(point, draft, identity.hardware)
         spec = ServerSpec(
@@ -114,17 +112,19 @@ class Resolver:
 
     def _frozen(self, layer: Node, key: str) -> FrozenMap:
         node = layer.get(key)
-        return self._once(key, node, {}, lambda: FrozenMap(node.plain())) if node else FrozenMap()
+        if node is None:
+            return FrozenMap()
+        return self._once(key, node, {}, lambda: FrozenMap(node.plain()))
 
     def _layer(self, names: Mapping[str, Value]) -> Node:
         """The recipe with every `when` part laid over it that holds."""
-        parts = self.node.get("when")
-        held = tuple(i for i, part in enumerate(parts.items) if self._holds(part, i, names)) if parts else ()
+        parts = self.node.items_of("when")
+        held = tuple(index for index, part in enumerate(parts) if self._holds(part, index, names))
         if held not in self._layers:
             layer = Node({key: entry for key, entry in self.node.entries.items() if key in _LAYERS}, self.node.at)
             for index in held:
-                part = parts.items[index] if parts else layer
-                layer = overlay(layer, Node({k: e for k, e in part.entries.items() if k in _LAYERS}, part.at))
+                laid = {key: entry for key, entry in parts[index].entries.items() if key in _LAYERS}
+                layer = overlay(layer, Node(laid, parts[index].at))
             self._layers[held] = layer
         return self._layers[held]
 
@@ -166,10 +166,9 @@ class Resolver:
         if reads is None:
             reads = self._reads[id(node)] = tuple(names_read(node))
         key = (use, id(node), *map(names.get, reads))
-        if key in self._made:
-            found: _T = self._made[key]
-            return found
-        made = self._made[key] = make()
+        if key not in self._made:
+            self._made[key] = make()
+        made: _T = self._made[key]
         return made
 
     def _spec_tokens(self, draft: Node, names: Mapping[str, Value]) -> int:
@@ -183,23 +182,23 @@ class Resolver:
         return value
 
     def _max_model_len(self, layer: Node, names: Mapping[str, Value]) -> int:
-        serve = layer.get("serve")
-        node = serve.get("max-model-len") if serve else None
+        node = layer.get("serve", "max-model-len")
         if node is None:
             return int(names["isl"]) + int(names["osl"]) + MODEL_LEN_MARGIN
         path = join_path(self.name, "serve", "max-model-len")
         value = self._render(node, path, names)
-        wrong = check_flag("max-model-len", value) or ("must be an integer" if is_computed(value) else None)
+        wrong = check_flag("max-model-len", value)
+        if is_computed(value):  # a literal ${, written $${
+            wrong = wrong or "must be an integer"
         if wrong:
             raise PointError(node.at, path, wrong)
         return int(value)
 
     def _serve(self, layer: Node, names: Mapping[str, Value], max_model_len: int) -> tuple[FrozenMap, tuple[str, ...]]:
-        node = layer.get("serve")
         flags: dict[str, Any] = {}
         extra: tuple[str, ...] = ()
         path = join_path(self.name, "serve")
-        for flag, entry in node.entries.items() if node else ():
+        for flag, entry in layer.entries_of("serve").items():
             if flag == "extra-args":
                 extra = tuple(str(word) for word in self._render(entry.node, join_path(path, flag), names))
                 if wrong := words_error(extra):
@@ -225,16 +224,18 @@ class Resolver:
             raise PointError(draft.at, path, "missing key 'method'; add it (eagle3, mtp, ngram, ...)")
         if model is None and method in _NEEDS_MODEL:
             raise PointError(draft.at, path, f"missing key 'model': method '{method}' needs a draft; add its repository")
-        backend = plain.pop("attention-backend", None)
+        backend: str | None = plain.pop("attention-backend", None)
         if backend is None and method == "eagle3" and HARDWARE[hardware].platform == "cuda":
             backend = EAGLE3_DEFAULT_BACKEND
+        if backend is not None and backend.lower() == "auto":
+            backend = None
         tokens, revision = plain.pop("num-speculative-tokens"), plain.pop("revision", None)
         return Speculative(
             method=method,
             num_speculative_tokens=tokens,
             model=model,
             revision=revision,
-            attention_backend=None if backend is not None and backend.lower() == "auto" else backend,
+            attention_backend=backend,
             options=FrozenMap({key.replace("-", "_"): value for key, value in plain.items()}),
         )
 
@@ -244,8 +245,7 @@ class Resolver:
             return model.model_validate(plain)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
-            location = [str(part) for part in detail["loc"] if isinstance(part, str) and "(" not in part]
-            key = location[0] if location else ""
+            key = next((part for part in detail["loc"] if isinstance(part, str) and "(" not in part), "")
             at = node.get(key)
             raise PointError((at or node).at, join_path(path, key), detail["msg"]) from None
 
@@ -258,17 +258,20 @@ class Resolver:
 
     def _workload(self, setting: _Setting, names: Mapping[str, Value], point: Point) -> Workload:
         node, path = setting.layer.get("client"), join_path(self.name, "client")
-        given = self._once("client", node, names, partial(self._client, node, path, names)) if node else {}
+        given = {}
+        if node:
+            given = self._once("client", node, names, partial(self._client, node, path, names))
         return workload_of(point, given, node or self.node, path, setting.served.max_model_len)
 
     def _client(self, node: Node, path: str, names: Mapping[str, Value]) -> dict[str, Any]:
         return given_keys(self._revalidate(ClientKeys, node, self._render(node, path, names), path), node)
 
     def _why_not(self, point: Point, draft: Node | None, hardware: str) -> str:
-        if self.node.get("serve") is None or (point.speculative and draft is None):
-            return "its flags live in a shell script: the entry has no " + (
-                "`serve`" if self.node.get("serve") is None else "`speculative`"
-            )
+        lacks = "its flags live in a shell script: the entry has no "
+        if self.node.get("serve") is None:
+            return lacks + "`serve`"
+        if point.speculative and draft is None:
+            return lacks + "`speculative`"
         if HARDWARE[hardware].platform == "rocm":
             return "AMD recipes are plan-only for now"
         return ""
@@ -278,12 +281,47 @@ def _env_value(value: Any) -> Any:
     if isinstance(value, dict):
         default = value.get("default")
         return {"from": value["from"], "default": None if default is None else _env_value(default)}
-    if value is None:
-        return None
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return None if value is None else spelled(value)
 
 
 def _command(command: Any) -> tuple[str, ...] | None:
-    if command is None:
-        return None
-    return tuple(shlex.split(command)) if isinstance(command, str) else tuple(command)
+    if isinstance(command, str):
+        command = shlex.split(command)
+    return None if command is None else tuple(command)
+
+
+_EVERYTHING = frozenset(CASE_NAMES)
+
+
+def names_read(node: Node) -> frozenset[str]:
+    """Names that the expressions inside a value read; all of them where one is not valid (its evaluation will say so)."""
+    try:
+        return frozenset(name for text in _texts(node) if is_computed(text) for name in names_in(text))
+    except ExpressionError:
+        return _EVERYTHING
+
+
+def server_reads(recipe: Node) -> frozenset[str]:
+    """Names that decide a recipe's server: those of its conditions, flags, draft and environment."""
+    parts = recipe.items_of("when")
+    conditions = (_condition_reads(part) for part in parts)
+    layers = [layer.get(key) for layer in (recipe, *parts) for key in ("serve", "speculative", "env")]
+    values = (names_read(layer) for layer in layers if layer)
+    return frozenset().union(*conditions, *values)
+
+
+def _condition_reads(part: Node) -> frozenset[str]:
+    condition = part.get("if")
+    if condition is None or not isinstance(condition.value, str):
+        return frozenset()
+    try:
+        return parse(condition_text(condition.value)).names
+    except ExpressionError:
+        return _EVERYTHING
+
+
+def _texts(node: Node) -> Iterator[str]:
+    if isinstance(node.value, str):
+        yield node.value
+    for child in [entry.node for entry in node.entries.values()] or node.items:
+        yield from _texts(child)

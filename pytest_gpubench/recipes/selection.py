@@ -2,17 +2,21 @@
 
 The expression is walked with pytest's own grammar, twice per case: tags by equality, as a person means them, and by substring, as
 pytest reads them. Where the two select different cases the run must stop and ask for ``-m``, which is exact.
+For a selection that names what does not exist there is a hint: the field, its type, the nearest name.
 """
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.printing import counted
+from pytest_gpubench.recipes.problems import did_you_mean
 
 MAX_DEPTH = 60
 MAX_FREE_WORDS = 8
@@ -48,7 +52,8 @@ class Ambiguity:
 
 def _listing(cases: Sequence[Case]) -> str:
     names = ", ".join(case.id for case in cases[:3])
-    return f"{len(cases)} {'case' if len(cases) == 1 else 'cases'} ({names}{', ...' if len(cases) > 3 else ''})"
+    more = ", ..." if len(cases) > 3 else ""
+    return f"{counted(len(cases), 'case')} ({names}{more})"
 
 
 class _InvalidError(Exception):
@@ -123,8 +128,8 @@ def _evaluate(tree: Tree, values: Mapping[str, bool]) -> bool:
     kind, operands = tree
     if kind == "not":
         return not _evaluate(operands[0], values)
-    check: Callable[[Iterator[bool]], bool] = all if kind == "and" else any
-    return check(_evaluate(operand, values) for operand in operands)
+    verdicts = (_evaluate(operand, values) for operand in operands)
+    return all(verdicts) if kind == "and" else any(verdicts)
 
 
 def _words(tree: Tree) -> Iterator[str]:
@@ -137,7 +142,9 @@ def _words(tree: Tree) -> Iterator[str]:
 
 def _suggest(tree: Tree, tags: set[str]) -> str:
     """``-m`` for the conjuncts whose words are all tags, ``-k`` for those without one; mixed conjuncts take a person."""
-    conjuncts = tree[1] if not isinstance(tree, str) and tree[0] == "and" else (tree,)
+    conjuncts: tuple[Tree, ...] = (tree,)
+    if not isinstance(tree, str) and tree[0] == "and":
+        conjuncts = tree[1]
     exact: list[Tree] = []
     loose: list[Tree] = []
     for conjunct in conjuncts:
@@ -160,7 +167,11 @@ def _text(conjuncts: Sequence[Tree], spell: Callable[[str], str]) -> str:
         words = f" {kind} ".join(write(operand, True) for operand in operands)
         return f"({words})" if inner else words
 
-    return write(conjuncts[0], False) if len(conjuncts) == 1 else write(("and", tuple(conjuncts)), False)
+    return write(_joined("and", conjuncts), False)
+
+
+def _joined(kind: str, operands: Sequence[Tree]) -> Tree:
+    return operands[0] if len(operands) == 1 else (kind, tuple(operands))
 
 
 class _Parser:
@@ -189,21 +200,21 @@ class _Parser:
         return self._tokens[self._position] if self._position < len(self._tokens) else ""
 
     def _take(self, token: str) -> bool:
-        found = self._next() == token
-        self._position += found
-        return found
+        is_next = self._next() == token
+        self._position += is_next
+        return is_next
 
     def _or(self) -> Tree:
         operands = [self._and()]
         while self._take("or"):
             operands.append(self._and())
-        return operands[0] if len(operands) == 1 else ("or", tuple(operands))
+        return _joined("or", operands)
 
     def _and(self) -> Tree:
         operands = [self._not()]
         while self._take("and"):
             operands.append(self._not())
-        return operands[0] if len(operands) == 1 else ("and", tuple(operands))
+        return _joined("and", operands)
 
     def _not(self) -> Tree:
         self._depth += 1
@@ -224,3 +235,77 @@ class _Parser:
             return word
         finally:
             self._depth -= 1
+
+
+MARK = "gpubench"
+_CALL = re.compile(rf"(?<![\w.:-]){MARK}\(([^()]*)\)")
+_ARGUMENT = re.compile(r"(\w+)\s*=\s*('[^']*'|\"[^\"]*\"|[^,\s]+)")
+_WORD = re.compile(r"[\w.:+-]+")
+_KINDS: dict[type, str] = {str: "text in quotes", int: "a number without quotes", bool: "True or False"}
+_MOST_SHOWN = 12
+
+
+def field_errors(expression: str, fields: Mapping[str, type]) -> list[str]:
+    """What of ``gpubench(field=value)`` in a ``-m`` expression can match no case at all, a sentence each.
+
+    Args:
+        fields: name to type of the mark's fields.
+    """
+    wrong = []
+    for name, text, value in _arguments(expression):
+        kind = fields.get(name)
+        if kind is None:
+            near = did_you_mean(name, fields)
+            wrong.append(f"{MARK}() has no field '{name}'{near} (fields: {', '.join(fields)})")
+        elif type(value) is not kind:
+            words = f"the field '{name}' is {_KINDS[kind]}, not {text}"
+            other = _as_kind(value, kind)
+            wrong.append(words + (f"; write {name}={other!r}" if other is not None else ""))
+    return wrong
+
+
+def nearest(expression: str, tags: Collection[str], values: Mapping[str, Collection[Any]]) -> list[str]:
+    """For an expression of ``-k`` or ``-m`` that selects nothing: each word and value that no case has, with the nearest one.
+
+    Args:
+        tags: words of the cases.
+        values: by field of the mark, the values that cases have.
+    """
+    hints = []
+    for name, text, value in _arguments(expression):
+        known = values.get(name, ())
+        if known and value not in known:
+            near = did_you_mean(str(value), map(str, known)) if isinstance(value, str) else ""
+            hints.append(f"no case has {name}={text}{near or f' (there is {_listed(known)})'}")
+    for word in dict.fromkeys(_WORD.findall(_CALL.sub(" ", expression))):
+        if word in ("and", "or", "not") or any(word.lower() in tag for tag in tags):
+            continue
+        near = did_you_mean(word, tags)
+        if near:
+            hints.append(f"no case has the word '{word}'{near}")
+    return hints
+
+
+def _arguments(expression: str) -> Iterator[tuple[str, str, object]]:
+    for inside in _CALL.findall(expression):
+        for name, text in _ARGUMENT.findall(inside):
+            try:
+                yield name, text, ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                continue  # pytest says so itself
+
+
+def _as_kind(value: object, kind: type) -> object:
+    """The value in the type that the field has, None where there is none."""
+    if kind is str and not isinstance(value, bool | None):
+        return str(value)
+    if kind is int and isinstance(value, str) and re.fullmatch(r"\d{1,9}", value):
+        return int(value)
+    if kind is bool and str(value).lower() in ("true", "1", "false", "0"):
+        return str(value).lower() in ("true", "1")
+    return None
+
+
+def _listed(known: Collection[Any]) -> str:
+    words = [repr(value) for value in sorted(known, key=lambda value: (isinstance(value, str), value))]
+    return ", ".join(words[:_MOST_SHOWN]) + (", ..." if len(words) > _MOST_SHOWN else "")

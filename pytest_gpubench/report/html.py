@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_gpubench._version import __version__
 from pytest_gpubench.host.files import write_text
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table
 from pytest_gpubench.report.html_diff import difference
@@ -26,7 +27,6 @@ from pytest_gpubench.report.merge_runs import Merged, merge
 from pytest_gpubench.report.numbers import finite, shown
 from pytest_gpubench.report.read_results import read_whole
 from pytest_gpubench.report.results import CaseResult, InitResult, Loaded
-from pytest_gpubench.report.terminal import counted
 from pytest_gpubench.report.views import CaseView, case_views
 
 DETAILS_BUDGET = 4_200_000

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pytest_gpubench.gate.wording import percent
 from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.report.html_markup import ABSENT, Child, Markup, section, table, table_row, tag
 from pytest_gpubench.report.numbers import shown
 from pytest_gpubench.report.results import InitResult
-from pytest_gpubench.report.terminal import counted
 from pytest_gpubench.report.views import CaseView
 
 _METRICS = ("output_tput_per_gpu", "interactivity", "ttft_p50", "tpot_p50", "acceptance_length", "energy_per_output_token")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_details
 from pytest_gpubench.report.html_chart import COLOURS, SHAPES, Axis, Chart, Mark, Series, draw
@@ -26,7 +27,6 @@ from pytest_gpubench.report.html_markup import (
 )
 from pytest_gpubench.report.numbers import finite, seconds, short
 from pytest_gpubench.report.results import InitResult
-from pytest_gpubench.report.terminal import counted
 from pytest_gpubench.report.views import CaseView, mapping, sequence
 
 _PHASES = ("process_start", "imports", "config", "weights", "compile", "kv_cache", "graph_capture", "other")

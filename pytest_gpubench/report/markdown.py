@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pytest_gpubench.model.printing import printable
+from pytest_gpubench.model.printing import counted, printable
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_markup import GLYPHS, clip
 from pytest_gpubench.report.merge_runs import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier
 from pytest_gpubench.report.results import Loaded
-from pytest_gpubench.report.terminal import counted
 from pytest_gpubench.report.views import (
     CaseView,
     case_views,

@@ -18,8 +18,7 @@ from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.policies import SharingPolicy
-from pytest_gpubench.model.specs import Launch
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Launch, Topology
 from pytest_gpubench.model.verdicts import Verdict
 
 

@@ -12,8 +12,7 @@ from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.printing import for_terminal
-from pytest_gpubench.model.specs import Launch, SharingPolicy, init_subject
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Launch, SharingPolicy, Topology, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
 
 

@@ -51,11 +51,6 @@ _MORE = (
 )
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 case``, ``2 cases``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def summary_lines(rows: Sequence[Row], *, frontier: bool = True, verbose: bool = False) -> list[str]:
     """One table per recipe: a title line, a header and a line per case; a metric that a case lacks is a dash.
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_gpubench.model.failures import failure_words
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.report.merge_runs import INTERRUPTED, Row, attempts_that_count, gave_answer
 from pytest_gpubench.report.numbers import finite
 from pytest_gpubench.report.results import CaseResult
-from pytest_gpubench.report.terminal import counted
 
 
 @dataclass(frozen=True, slots=True)

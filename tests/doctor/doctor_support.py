@@ -14,8 +14,7 @@ from pytest_gpubench.doctor import Node
 from pytest_gpubench.model.cases import Case, Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
-from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 from pytest_gpubench.model.workload import Workload
 
 HERE = Path(__file__).parent

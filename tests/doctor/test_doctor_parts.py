@@ -20,18 +20,18 @@ from pytest_gpubench.doctor import (
     findings_for,
     format_findings,
     known_config,
+    memory_of,
     prognosis,
     read_model_configs,
     unknown_rules,
     without,
 )
-from pytest_gpubench.doctor.settings import settings_of
+from pytest_gpubench.doctor.server_settings import settings_of
 from pytest_gpubench.doctor.shape import shape_of
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
-from pytest_gpubench.model.specs import SHARING_POLICIES, ServerSpec
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import SHARING_POLICIES, ServerSpec, Topology
 from pytest_gpubench.recipes.loading import load_recipes
 from tests.doctor.doctor_support import TINY_LLAMA, case, config, eagle3, server
 
@@ -79,6 +79,17 @@ def test_defaults_of_minimax_m3_are_filled_in() -> None:
         57,
         524288,
     )
+
+
+def test_what_a_config_does_not_give_is_unknown_and_no_rule_speaks_of_it() -> None:
+    bare = shape_of({"model_type": "llama"})
+    assert (bare.hidden, bare.heads, bare.head_dim, bare.max_length, bare.dense_layers, bare.attention) == (None,) * 6
+    text = {"sparse_attention_config": {"use_sparse_attention": True, "sparse_attention_freq": [0, 1]}}
+    sparse = {"model_type": "minimax_m3_vl", "text_config": text}
+    found = examine(server(), (case(4),), hardware=HARDWARE["h100"], target=sparse)
+    assert {finding.rule for finding in found} & {"minimax-m3-shape", "common-block-size"} == set()
+    experts = {**TINY_LLAMA, "num_experts": 8, "intermediate_size": None}
+    assert memory_of(server(), hardware=HARDWARE["h100"], target=experts) is None
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import pytest
 from pytest_gpubench.doctor import RULE_IDS, Finding, Node, examine
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
-from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 from tests.doctor.doctor_support import TINY_DRAFT, TINY_LLAMA, case, config, eagle3, server
 
 GQA: dict[str, Any] = {**TINY_LLAMA, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 16384}

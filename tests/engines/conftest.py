@@ -9,8 +9,7 @@ import pytest
 
 from pytest_gpubench.engines.lifecycle import EngineSettings
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 
 STUB = Path(__file__).parents[1] / "stub_engine.py"
 Settings = Callable[..., EngineSettings]

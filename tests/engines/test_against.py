@@ -12,8 +12,7 @@ from pytest_gpubench.engines.against import Against, differences, parse_against
 from pytest_gpubench.engines.argv import render
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 
 DRAFT = Speculative("eagle3", 3, "some/draft")
 SPEC = ServerSpec(

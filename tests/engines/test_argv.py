@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from pytest_gpubench.engines.argv import PORT, flag, record_env, render
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap, freeze
-from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.model.topology import Topology
-from pytest_gpubench.recipes.flags import OUR_FLAGS
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
+from pytest_gpubench.recipes.server_keys import OUR_FLAGS
 
 API_SERVER = ("python", "-m", "vllm.entrypoints.openai.api_server")
 

@@ -10,8 +10,7 @@ from pytest_gpubench.engines.expectations import EngineCheck, check_engine
 from pytest_gpubench.engines.facts import EngineFacts
 from pytest_gpubench.engines.logs import LogReader
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 
 DATA = Path(__file__).parent / "data"
 DRAFT = Speculative("eagle3", 3, "/models/m3d", attention_backend="FLASH_ATTN")

@@ -77,7 +77,7 @@ import sys, time
 from pathlib import Path
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
 
 def start():

@@ -14,8 +14,7 @@ from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.recording import entries_of, recording, tree_refusal
 from pytest_gpubench.model.cases import Case, Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status, Verdict
 from pytest_gpubench.model.workload import Workload
 

@@ -9,9 +9,8 @@ import pytest
 
 from pytest_gpubench.gate.baseline_key import comparison_key, measurement_axis
 from pytest_gpubench.model.frozen import FrozenMap, canonical_json
-from pytest_gpubench.model.specs import ServerSpec, Speculative
-from pytest_gpubench.model.topology import Topology
-from pytest_gpubench.recipes.sharing import SAME_IN_A_GROUP, _digest
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
+from pytest_gpubench.recipes.server_groups import SAME_IN_A_GROUP, _digest
 from pytest_gpubench.report.records import plain
 
 DRAFT = Speculative("ngram", 3, options=FrozenMap({"prompt_lookup_max": 4}))

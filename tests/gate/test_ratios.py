@@ -8,7 +8,7 @@ from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio, ratio_points, unmatched
 from pytest_gpubench.model.cases import Case, Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.model.workload import Workload
 

@@ -16,7 +16,7 @@ from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.metrics import METRICS
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 
 MS = 1_000_000

@@ -21,7 +21,7 @@ from pytest_gpubench.load.run import run_load
 from pytest_gpubench.load.transport import Slot
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 from tests.busy import host_is_busy
 

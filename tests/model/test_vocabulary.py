@@ -6,7 +6,7 @@ import pytest
 
 from pytest_gpubench.model.hardware import hardware_of_device
 from pytest_gpubench.model.metrics import METRICS
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 
 

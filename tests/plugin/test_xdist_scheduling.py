@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.specs import Launch, ServerSpec
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Launch, ServerSpec, Topology
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.plugin.items import Parameters
 from pytest_gpubench.plugin.xdist import Selection, ServerScheduling, Unit, refuse_what_would_mislead

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.model.workload_rules import contradictions
-from pytest_gpubench.recipes.client_schema import ClientKeys
+from pytest_gpubench.model.workload import Workload, contradictions
+from pytest_gpubench.recipes.schema import ClientKeys
 
 SERVE = "serve: {block-size: 128}"
 

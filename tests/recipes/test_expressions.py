@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.recipes.expressions import MAX_VALUE, ExpressionError, Value, parse, pow2ceil
-from pytest_gpubench.recipes.templating import render, split
+from pytest_gpubench.recipes.expressions import MAX_VALUE, ExpressionError, Value, parse, pow2ceil, render, split
 
 NAMES: dict[str, Value] = {"conc": 64, "isl": 8192, "tp": 8, "dp_attn": True, "hardware": "h100", "spec_tokens": 3}
 

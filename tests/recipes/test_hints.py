@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.plugin.items import MARK_FIELDS
-from pytest_gpubench.recipes.hints import field_errors, nearest
+from pytest_gpubench.recipes.selection import field_errors, nearest
 
 
 @pytest.mark.parametrize(

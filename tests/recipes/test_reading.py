@@ -8,8 +8,8 @@ import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.recipes.problems import ProblemLog
-from pytest_gpubench.recipes.reading import names_read, server_reads
-from pytest_gpubench.recipes.yamltree import Node, read_tree
+from pytest_gpubench.recipes.resolving import names_read, server_reads
+from pytest_gpubench.recipes.yaml_tree import Node, read_tree
 
 
 def tree(text: str) -> Node:

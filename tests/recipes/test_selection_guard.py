@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePosition
-from pytest_gpubench.model.topology import Topology
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.selection import Ambiguity, find_ambiguity
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_gpubench.recipes.problems import ProblemLog
-from pytest_gpubench.recipes.yamltree import MAX_BYTES, Node, read_tree
+from pytest_gpubench.recipes.yaml_tree import MAX_BYTES, Node, read_tree
 
 
 def read(text: str | bytes) -> tuple[Node | None, list[str]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gpubench.doctor.memory import block_size_of
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
-from pytest_gpubench.doctor.settings import backend_name
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.memory_estimate import block_size_of
 from pytest_gpubench.doctor.shape import ModelShape
 
 _SMALL_PAGES = (16, 32, 64)
 _ALL_PAGES = (16, 32, 64, 128, 256, 512, 1024)
+_EXACT = {"ROCM_AITER_FA": (16, 32), "FLASHMLA": (64,), "CUTLASS_MLA": (128,), "FLASHINFER_MLA": (32, 64)}
+_MULTIPLES = {"FLASH_ATTN": 16, "TRITON_ATTN": 16, "FLEX_ATTENTION": 16, "ROCM_ATTN": 16, "TRITON_MLA": 16, "CPU_ATTN": 32}
 _CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _NVIDIA_ONLY = ("FLASHINFER", "FLASHMLA", "CUTLASS", "TRITON_FLASHINFER")
 
@@ -31,101 +32,100 @@ class _Kernel:
         return f"{self.name}: {list(self.exact)}" if self.exact else f"{self.name}: [MultipleOf({self.multiple})]"
 
 
-def _kernel(name: str, patient: Patient) -> _Kernel | None:
+def _kernel(name: str, context: ServerContext) -> _Kernel | None:
     """What a backend says of itself for this server; None: we do not know it."""
     if name == "FLASHINFER":
-        target = patient.target
+        target = context.target
         # it looks at the target's heads even where the draft will use it
-        large = patient.is_family(100) and target is not None and not target.is_mha
+        large = context.is_family(100) and target is not None and not target.is_mha
         return _Kernel(name, _ALL_PAGES if large else _SMALL_PAGES)
-    exact = {"ROCM_AITER_FA": (16, 32), "FLASHMLA": (64,), "CUTLASS_MLA": (128,), "FLASHINFER_MLA": (32, 64)}
-    if name in exact:
-        return _Kernel(name, exact[name])
-    multiples = {"FLASH_ATTN": 16, "TRITON_ATTN": 16, "FLEX_ATTENTION": 16, "ROCM_ATTN": 16, "TRITON_MLA": 16, "CPU_ATTN": 32}
-    return _Kernel(name, multiple=multiples[name]) if name in multiples else None
+    if name in _EXACT:
+        return _Kernel(name, _EXACT[name])
+    if name in _MULTIPLES:
+        return _Kernel(name, multiple=_MULTIPLES[name])
+    return None
 
 
-def _automatic(patient: Patient, shape: ModelShape | None) -> str | None:
+def _automatic(context: ServerContext, shape: ModelShape | None) -> str | None:
     """The backend that vLLM takes by itself for ordinary attention; None where it depends on more than we know."""
-    if patient.hardware.platform == "cpu":
+    if context.on_cpu:
         return "CPU_ATTN"
-    if patient.hardware.platform != "cuda" or shape is None or shape.latent_dim:
+    if context.hardware.platform != "cuda" or shape is None or shape.latent_dim:
         return None
-    return "FLASHINFER" if patient.is_family(100) else "FLASH_ATTN"
+    return "FLASHINFER" if context.is_family(100) else "FLASH_ATTN"
 
 
-def draft_backend(patient: Patient) -> str | None:
+def draft_backend(context: ServerContext) -> str | None:
     """The backend of the draft's layers: its own, else the target's, else vLLM's choice."""
-    speculative = patient.spec.speculative
-    if speculative is None or speculative.model is None:
+    if context.draft_model is None:
         return None
-    if patient.hardware.platform == "cpu":
+    if context.on_cpu:
         return "CPU_ATTN"
-    own = backend_name(speculative.attention_backend)
-    return own or patient.settings.attention_backend or _automatic(patient, patient.draft)
+    return context.asked_draft_backend or context.settings.attention_backend or _automatic(context, context.draft)
 
 
-def _kernels(patient: Patient) -> list[_Kernel]:
-    names: list[str] = []
-    target = patient.target
-    sparse = _Kernel("MINIMAX_M3_SPARSE", (target.sparse.block_size,)) if target and target.sparse else None
-    has_ordinary = target is not None and (target.sparse is None or target.sparse.layers < target.layers)
-    if target is not None and has_ordinary:
-        chosen = None if patient.hardware.platform == "cpu" else patient.settings.attention_backend
-        names.append(chosen or _automatic(patient, target) or "")
-    names.append(draft_backend(patient) or "")
-    found = [kernel for name in dict.fromkeys(names) if name and (kernel := _kernel(name, patient))]
-    return [sparse, *found] if sparse else found
+def _kernels(context: ServerContext) -> list[_Kernel]:
+    """Of the target's sparse layers, of its ordinary ones, and of the draft, as far as we know them."""
+    kernels: list[_Kernel] = []
+    names: list[str | None] = []
+    target = context.target
+    if target is not None:
+        if target.sparse is not None and target.sparse.block_size is not None:
+            kernels.append(_Kernel("MINIMAX_M3_SPARSE", (target.sparse.block_size,)))
+        if target.sparse is None or (target.layers is not None and target.sparse.layers < target.layers):
+            names.append(_target_backend(context) or _automatic(context, target))
+    names.append(draft_backend(context))
+    kernels += [kernel for name in dict.fromkeys(names) if name and (kernel := _kernel(name, context))]
+    return kernels
 
 
-def common_block_size(patient: Patient) -> Iterator[Symptom]:
-    kernels = _kernels(patient)
-    size = block_size_of(patient.settings, patient.target, patient.hardware)
-    if not kernels or (patient.settings.block_size is None and not (patient.target and patient.target.sparse)):
+def common_block_size(context: ServerContext) -> Iterator[Symptom]:
+    kernels = _kernels(context)
+    size = block_size_of(context.settings, context.target, context.hardware)
+    if not kernels or (context.settings.block_size is None and not (context.target and context.target.sparse)):
         return  # left open, vLLM looks for a size that suits every backend
     smaller = {exact for kernel in kernels for exact in kernel.exact if size % exact == 0}
     if any(all(kernel.takes(candidate) for kernel in kernels) for candidate in {size, *smaller}):
         return
-    packed = "VLLM_KV_CACHE_LAYOUT" in patient.settings.environment
+    packed = "VLLM_KV_CACHE_LAYOUT" in context.settings.environment
     yield Symptom(
         f"No block size suits every attention backend at block size {size} ({'; '.join(map(str, kernels))}); "
         "vLLM finds out after the weights are loaded." + (" A packed VLLM_KV_CACHE_LAYOUT may avoid it." if packed else ""),
-        _block_remedy(patient, kernels),
+        _block_remedy(context, kernels),
         {"size": size, "backends": "; ".join(map(str, kernels))},
         severity="warning" if packed else None,
     )
 
 
-def _block_remedy(patient: Patient, kernels: list[_Kernel]) -> str:
+def _block_remedy(context: ServerContext, kernels: list[_Kernel]) -> str:
     culprits = [kernel.name for kernel in kernels if kernel.name != "MINIMAX_M3_SPARSE" and not kernel.multiple]
-    sparse = patient.target.sparse if patient.target else None
-    if sparse and culprits and patient.hardware.platform != "cpu":
-        where = "speculative.attention-backend" if draft_backend(patient) in culprits else "serve.attention-backend"
+    sparse = context.target.sparse if context.target else None
+    if sparse and culprits and not context.on_cpu:
+        where = "speculative.attention-backend" if draft_backend(context) in culprits else "serve.attention-backend"
         return f"Set {where} to FLASH_ATTN (or TRITON_ATTN) instead of {culprits[0]}."
-    wanted = sparse.block_size if sparse else max(kernel.multiple or min(kernel.exact) for kernel in kernels)
+    wanted = (sparse and sparse.block_size) or max(kernel.multiple or min(kernel.exact) for kernel in kernels)
     return f"Set serve.block-size to a multiple of {wanted}, or leave it out."
 
 
-def flashinfer_page_of_mha_draft(patient: Patient) -> Iterator[Symptom]:
-    draft, target = patient.draft, patient.target
-    if draft is None or target is None or not patient.is_family(100) or draft_backend(patient) != "FLASHINFER":
+def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
+    draft, target = context.draft, context.target
+    if draft is None or target is None or not context.is_family(100) or draft_backend(context) != "FLASHINFER":
         return
-    size = block_size_of(patient.settings, target, patient.hardware)
+    size = block_size_of(context.settings, target, context.hardware)
     if size > 64 and draft.is_mha and not target.is_mha:
-        chosen = patient.spec.speculative and backend_name(patient.spec.speculative.attention_backend)
-        how = "is set to" if chosen else "has no attention backend, so that vLLM takes"
+        how = "is set to" if context.asked_draft_backend else "has no attention backend, so that vLLM takes"
         yield Symptom(
-            f"The draft {how} FLASHINFER on {patient.hardware.key}; it has a KV head for each of its {draft.heads} query heads, "
+            f"The draft {how} FLASHINFER on {context.hardware.key}; it has a KV head for each of its {draft.heads} query heads, "
             f"and FlashInfer has pages of {size} tokens only for grouped heads. vLLM finds out after the weights are loaded.",
             "Set speculative.attention-backend to FLASH_ATTN, or use a draft with grouped heads (GQA).",
             {"size": size},
         )
 
 
-def head_size(patient: Patient) -> Iterator[Symptom]:
+def head_size(context: ServerContext) -> Iterator[Symptom]:
     for who, shape, backend in (
-        ("model", patient.target, _target_backend(patient)),
-        ("draft", patient.draft, draft_backend(patient)),
+        ("model", context.target, _target_backend(context)),
+        ("draft", context.draft, draft_backend(context)),
     ):
         if shape is None or not shape.head_dim or shape.latent_dim or backend is None:
             continue
@@ -137,7 +137,7 @@ def head_size(patient: Patient) -> Iterator[Symptom]:
             "TRITON_ATTN": dim < 32,
         }
         # only a backend that is asked for by name cannot be replaced by another one
-        asked = backend == patient.settings.attention_backend or (who == "draft" and backend == _asked_draft(patient))
+        asked = backend == context.settings.attention_backend or (who == "draft" and backend == context.asked_draft_backend)
         if wrong.get(backend) and (asked or backend == "CPU_ATTN"):
             yield Symptom(
                 f"The {who}'s head size {dim} is not one that {backend} has kernels for.",
@@ -146,17 +146,13 @@ def head_size(patient: Patient) -> Iterator[Symptom]:
             )
 
 
-def _asked_draft(patient: Patient) -> str | None:
-    return backend_name(patient.spec.speculative.attention_backend) if patient.spec.speculative else None
+def _target_backend(context: ServerContext) -> str | None:
+    return "CPU_ATTN" if context.on_cpu else context.settings.attention_backend
 
 
-def _target_backend(patient: Patient) -> str | None:
-    return "CPU_ATTN" if patient.hardware.platform == "cpu" else patient.settings.attention_backend
-
-
-def backend_of_other_platform(patient: Patient) -> Iterator[Symptom]:
-    platform = patient.hardware.platform
-    for name in dict.fromkeys((patient.settings.attention_backend, _asked_draft(patient))):
+def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
+    platform = context.hardware.platform
+    for name in dict.fromkeys((context.settings.attention_backend, context.asked_draft_backend)):
         if name is None:
             continue
         if platform == "cpu":
@@ -165,20 +161,20 @@ def backend_of_other_platform(patient: Patient) -> Iterator[Symptom]:
             yield Symptom(message, "Nothing to do; on a GPU the setting counts.", says, severity="note")
         elif (platform == "cuda" and name.startswith("ROCM_")) or (platform == "rocm" and name.startswith(_NVIDIA_ONLY)):
             yield Symptom(
-                f"{name} does not run on {patient.hardware.key} ({platform}).",
+                f"{name} does not run on {context.hardware.key} ({platform}).",
                 "Choose a backend of this platform; TRITON_ATTN runs on both.",
                 {"sentence": f"Selected backend AttentionBackendEnum.{name} is not valid for this configuration."},
             )
 
 
-def fp8_cache_of_flash_attention(patient: Patient) -> Iterator[Symptom]:
-    kind = patient.settings.kv_cache_dtype
-    backends = {patient.settings.attention_backend, draft_backend(patient)}
-    if patient.hardware.platform != "cuda" or "FLASH_ATTN" not in backends:
+def fp8_cache_of_flash_attention(context: ServerContext) -> Iterator[Symptom]:
+    kind = context.settings.kv_cache_dtype
+    backends = {context.settings.attention_backend, draft_backend(context)}
+    if context.hardware.platform != "cuda" or "FLASH_ATTN" not in backends:
         return
-    if kind == "fp8_e5m2" or (kind in ("fp8", "fp8_e4m3") and not (patient.is_family(90) or patient.is_family(100))):
+    if kind == "fp8_e5m2" or (kind in ("fp8", "fp8_e4m3") and not (context.is_family(90) or context.is_family(100))):
         yield Symptom(
-            f"FLASH_ATTN cannot read a {kind} KV cache on {patient.hardware.key}.",
+            f"FLASH_ATTN cannot read a {kind} KV cache on {context.hardware.key}.",
             "Use kv-cache-dtype auto, or fp8 (e4m3) on Hopper or Blackwell.",
             {"kind": kind},
         )

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.model.cases import Case
 
 
-def _context(patient: Patient) -> int:
-    """The longest request that the server will take, 0 if not known."""
-    return patient.settings.max_model_len or (patient.target.max_length if patient.target else 0)
+def _length_limit(context: ServerContext) -> int | None:
+    """The longest request that the server will take, None if not known."""
+    if context.settings.max_model_len is not None or context.target is None:
+        return context.settings.max_model_len
+    return context.target.max_length
 
 
 def _ids(cases: list[Case]) -> tuple[str, ...]:
     return tuple(case.id for case in cases)
 
 
-def context_of_model(patient: Patient) -> Iterator[Symptom]:
-    asked, target = patient.settings.max_model_len, patient.target
+def context_of_model(context: ServerContext) -> Iterator[Symptom]:
+    asked, target = context.settings.max_model_len, context.target
     if asked is None or target is None or not target.max_length or asked <= target.max_length:
         return
-    allowed = patient.settings.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0").lower() in ("1", "true")
+    allowed = context.settings.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0").lower() in ("1", "true")
     yield Symptom(
         f"max-model-len {asked} is above the model's {target.max_length} ({target.max_length_key})"
         + ("; VLLM_ALLOW_LONG_MAX_MODEL_LEN lets it start, positions beyond the model's may give NaN." if allowed else "."),
@@ -31,9 +33,11 @@ def context_of_model(patient: Patient) -> Iterator[Symptom]:
     )
 
 
-def context_of_requests(patient: Patient) -> Iterator[Symptom]:
-    limit = _context(patient)
-    too_long = [case for case in patient.cases if case.workload.isl + case.workload.osl > limit] if limit else []
+def context_of_requests(context: ServerContext) -> Iterator[Symptom]:
+    limit = _length_limit(context)
+    if limit is None:
+        return
+    too_long = [case for case in context.cases if case.workload.isl + case.workload.osl > limit]
     if too_long:
         longest = max(case.workload.isl + case.workload.osl for case in too_long)
         yield Symptom(
@@ -45,8 +49,8 @@ def context_of_requests(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def batch_below_sequences(patient: Patient) -> Iterator[Symptom]:
-    settings = patient.settings
+def batch_below_sequences(context: ServerContext) -> Iterator[Symptom]:
+    settings = context.settings
     if settings.max_num_batched_tokens < settings.max_num_seqs:
         yield Symptom(
             f"max-num-batched-tokens {settings.max_num_batched_tokens} is below max-num-seqs {settings.max_num_seqs}.",
@@ -55,9 +59,9 @@ def batch_below_sequences(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def batch_below_context(patient: Patient) -> Iterator[Symptom]:
-    settings, limit = patient.settings, _context(patient)
-    if not settings.chunked_prefill and settings.max_num_batched_tokens < limit:
+def batch_below_context(context: ServerContext) -> Iterator[Symptom]:
+    settings, limit = context.settings, _length_limit(context)
+    if not settings.chunked_prefill and limit is not None and settings.max_num_batched_tokens < limit:
         yield Symptom(
             f"Without chunked prefill a prompt must fit into one batch, but max-num-batched-tokens "
             f"{settings.max_num_batched_tokens} is below max-model-len {limit}.",
@@ -66,11 +70,11 @@ def batch_below_context(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def batch_below_decode(patient: Patient) -> Iterator[Symptom]:
-    width, limit = 1 + patient.spec_tokens, patient.settings.max_num_batched_tokens
-    cut = [case for case in patient.cases if patient.conc_per_rank(case) * width > limit]
+def batch_below_decode(context: ServerContext) -> Iterator[Symptom]:
+    width, limit = 1 + context.spec_tokens, context.settings.max_num_batched_tokens
+    cut = [case for case in context.cases if context.conc_per_rank(case) * width > limit]
     if cut:
-        most = max(patient.conc_per_rank(case) for case in cut)
+        most = max(context.conc_per_rank(case) for case in cut)
         yield Symptom(
             f"{most} requests with {width} tokens per step do not fit into one batch of {limit} tokens: some wait in every step.",
             f"Raise max-num-batched-tokens to {most * width}.",
@@ -78,13 +82,13 @@ def batch_below_decode(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def concurrency_above_sequences(patient: Patient) -> Iterator[Symptom]:
-    limit = patient.settings.max_num_seqs
-    queued = [case for case in patient.cases if patient.conc_per_rank(case) > limit]
+def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
+    limit = context.settings.max_num_seqs
+    queued = [case for case in context.cases if context.conc_per_rank(case) > limit]
     if queued:
-        most = max(patient.conc_per_rank(case) for case in queued)
-        rank = " per data-parallel rank" if patient.spec.topology.dp > 1 else ""
-        whose = "" if patient.settings.max_num_seqs_given else " (vLLM's default here)"
+        most = max(context.conc_per_rank(case) for case in queued)
+        rank = context.per_rank
+        whose = "" if context.settings.max_num_seqs_given else " (vLLM's default here)"
         yield Symptom(
             f"{most} requests in flight{rank}, the server runs {limit}{whose} at once: the others queue, and TTFT "
             "measures the queue.",
@@ -102,31 +106,31 @@ def captured(limit: int) -> int:
     return max((size for size in (1, 2, 4) if size <= limit), default=0)
 
 
-def _capture(patient: Patient) -> int:
-    settings = patient.settings
+def _capture(context: ServerContext) -> int:
+    settings = context.settings
     if settings.capture_sizes:
         return max(settings.capture_sizes)
     limit = settings.capture_max
     if limit is None:
-        ceiling = 1024 if patient.is_family(100) else 512
-        limit = min(settings.max_num_seqs * (1 + patient.spec_tokens) * 2, ceiling)
+        ceiling = 1024 if context.is_family(100) else 512
+        limit = min(settings.max_num_seqs * (1 + context.spec_tokens) * 2, ceiling)
     return min(limit, settings.max_num_batched_tokens)
 
 
-def _graphs(patient: Patient) -> bool:
-    mode = patient.settings.part("compilation-config", "cudagraph_mode")
-    return not patient.settings.eager and (mode is None or str(mode).upper() not in ("NONE", "0"))
+def _graphs(context: ServerContext) -> bool:
+    mode = context.settings.part("compilation-config", "cudagraph_mode")
+    return not context.settings.eager and (mode is None or str(mode).upper() not in ("NONE", "0"))
 
 
-def capture_below_batch(patient: Patient) -> Iterator[Symptom]:
-    if not _graphs(patient):
+def capture_below_batch(context: ServerContext) -> Iterator[Symptom]:
+    if not _graphs(context):
         return
-    limit, width = captured(_capture(patient)), 1 + patient.spec_tokens
-    eager = [case for case in patient.cases if patient.conc_per_rank(case) * width > limit]
-    given = patient.settings.capture_max is not None or bool(patient.settings.capture_sizes)
+    limit, width = captured(_capture(context)), 1 + context.spec_tokens
+    eager = [case for case in context.cases if context.conc_per_rank(case) * width > limit]
+    given = context.settings.capture_max is not None or bool(context.settings.capture_sizes)
     if eager:
-        most = max(patient.conc_per_rank(case) for case in eager) * width
-        per = " per data-parallel rank" if patient.spec.topology.dp > 1 else ""
+        most = max(context.conc_per_rank(case) for case in eager) * width
+        per = context.per_rank
         default = "" if given else " (vLLM's default)"
         yield Symptom(
             f"Decode batches grow to {most} tokens{per} (concurrency x (1 + draft tokens)), CUDA graphs are captured up to "
@@ -137,10 +141,10 @@ def capture_below_batch(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def capture_contradiction(patient: Patient) -> Iterator[Symptom]:
-    limit, sizes = patient.settings.capture_max, patient.settings.capture_sizes
-    kept = [size for size in sizes if size <= patient.settings.max_num_batched_tokens]
-    if _graphs(patient) and limit is not None and sizes and limit != max(kept, default=0):
+def capture_contradiction(context: ServerContext) -> Iterator[Symptom]:
+    limit, sizes = context.settings.capture_max, context.settings.capture_sizes
+    kept = [size for size in sizes if size <= context.settings.max_num_batched_tokens]
+    if _graphs(context) and limit is not None and sizes and limit != max(kept, default=0):
         yield Symptom(
             f"max-cudagraph-capture-size {limit}, but the largest of cudagraph-capture-sizes is {max(kept, default=0)}.",
             "Give one of the two.",
@@ -148,11 +152,11 @@ def capture_contradiction(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def capture_truncated(patient: Patient) -> Iterator[Symptom]:
-    limit = patient.settings.capture_max
-    if not _graphs(patient) or limit is None or limit < 1 or patient.settings.capture_sizes:
+def capture_truncated(context: ServerContext) -> Iterator[Symptom]:
+    limit = context.settings.capture_max
+    if not _graphs(context) or limit is None or limit < 1 or context.settings.capture_sizes:
         return
-    batched = patient.settings.max_num_batched_tokens
+    batched = context.settings.max_num_batched_tokens
     kept = batched if batched <= limit else captured(limit)
     if kept != limit:
         why = (

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 
 _EAGLE = ("eagle", "eagle3")
 
 
-def _option(patient: Patient, name: str) -> object:
-    return patient.spec.speculative.options.get(name) if patient.spec.speculative else None
-
-
-def draft_tokens(patient: Patient) -> Iterator[Symptom]:
-    if patient.spec.speculative is None:
+def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
+    if context.spec.speculative is None:
         return
-    count, step = patient.spec_tokens, patient.draft.n_predict if patient.draft else 0
+    count, step = context.spec_tokens, context.draft and context.draft.n_predict
     if count <= 0:
         yield Symptom(
             f"{count} draft tokens per step.",
@@ -32,23 +28,23 @@ def draft_tokens(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def draft_tp(patient: Patient) -> Iterator[Symptom]:
-    if _option(patient, "tensor_parallel_size") is not None:
+def draft_tp(context: ServerContext) -> Iterator[Symptom]:
+    if context.draft_option("tensor_parallel_size") is not None:
         says = (
             "'tensor_parallel_size' is not a valid argument in the speculative_config. "
             "Please pass 'draft_tensor_parallel_size' instead."
         )
         yield Symptom("speculative has a key tensor_parallel_size.", "Name it draft-tensor-parallel-size.", {"sentence": says})
-    asked = _option(patient, "draft_tensor_parallel_size")
-    if asked is not None and asked not in (1, patient.tp):
+    asked = context.draft_option("draft_tensor_parallel_size")
+    if asked is not None and asked not in (1, context.tp):
         says = f"speculative_draft_tensor_parallel_size={asked} cannot be other value than 1 or target model tensor_parallel_size"
         yield Symptom(
-            f"The draft's tensor parallel size is {asked}, the model's {patient.tp}.", f"Use 1 or {patient.tp}.", {"sentence": says}
+            f"The draft's tensor parallel size is {asked}, the model's {context.tp}.", f"Use 1 or {context.tp}.", {"sentence": says}
         )
 
 
-def draft_heads(patient: Patient) -> Iterator[Symptom]:
-    draft, tp = patient.draft, patient.draft_tp
+def draft_heads(context: ServerContext) -> Iterator[Symptom]:
+    draft, tp = context.draft, context.draft_tp
     if draft and draft.heads and draft.heads % tp:
         yield Symptom(
             f"The draft's {draft.heads} attention heads cannot be divided by tensor parallel size {tp}.",
@@ -64,9 +60,9 @@ def draft_heads(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def draft_hidden(patient: Patient) -> Iterator[Symptom]:
-    draft, target = patient.draft, patient.target
-    speculative = patient.spec.speculative
+def draft_hidden(context: ServerContext) -> Iterator[Symptom]:
+    draft, target = context.draft, context.target
+    speculative = context.spec.speculative
     if speculative is None or speculative.method not in _EAGLE or not draft or not target or not target.hidden:
         return
     expects = draft.target_hidden or draft.hidden
@@ -75,15 +71,15 @@ def draft_hidden(patient: Patient) -> Iterator[Symptom]:
             f"The draft reads hidden states of size {expects}, the model gives {target.hidden}: it was made for another model.",
             "Use the draft that belongs to this model.",
             # Seen on an H100: without real weights nothing is loaded that could mismatch, and vLLM 0.26 starts.
-            severity="warning" if patient.settings.load_format == "dummy" else None,
+            severity="warning" if context.settings.load_format == "dummy" else None,
         )
 
 
-def draft_vocabulary(patient: Patient) -> Iterator[Symptom]:
-    draft, target, speculative = patient.draft, patient.target, patient.spec.speculative
+def draft_vocabulary(context: ServerContext) -> Iterator[Symptom]:
+    draft, target, speculative = context.draft, context.target, context.spec.speculative
     if not draft or not target or speculative is None or not draft.vocab or not target.vocab:
         return
-    if draft.vocab != target.vocab and not _option(patient, "use_heterogeneous_vocab"):
+    if draft.vocab != target.vocab and not context.draft_option("use_heterogeneous_vocab"):
         separate = speculative.method == "draft_model"
         yield Symptom(
             f"The draft's vocabulary has {draft.vocab} ids, the model's {target.vocab}.",
@@ -93,8 +89,8 @@ def draft_vocabulary(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def draft_aux_layers(patient: Patient) -> Iterator[Symptom]:
-    draft, target = patient.draft, patient.target
+def draft_aux_layers(context: ServerContext) -> Iterator[Symptom]:
+    draft, target = context.draft, context.target
     if draft is None or target is None or not draft.aux_layers or not target.layers:
         return
     beyond = [layer for layer in draft.aux_layers if not 0 <= layer <= target.layers]
@@ -105,9 +101,9 @@ def draft_aux_layers(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def draft_length(patient: Patient) -> Iterator[Symptom]:
-    draft, needs = patient.draft, patient.settings.max_model_len
-    longest = max((case.workload.isl + case.workload.osl for case in patient.cases), default=0)
+def draft_length(context: ServerContext) -> Iterator[Symptom]:
+    draft, needs = context.draft, context.settings.max_model_len
+    longest = max((case.workload.isl + case.workload.osl for case in context.cases), default=0)
     if draft and draft.max_length and needs and draft.max_length < min(needs, longest or needs):
         yield Symptom(
             f"The draft knows {draft.max_length} positions, requests grow to {min(needs, longest or needs)} tokens: "
@@ -116,10 +112,10 @@ def draft_length(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def synthetic_acceptance(patient: Patient) -> Iterator[Symptom]:
-    method, length = _option(patient, "rejection_sample_method"), _option(patient, "synthetic_acceptance_length")
-    rates = _option(patient, "synthetic_acceptance_rates")
-    most = patient.spec_tokens + 1
+def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
+    method, length = context.draft_option("rejection_sample_method"), context.draft_option("synthetic_acceptance_length")
+    rates = context.draft_option("synthetic_acceptance_rates")
+    most = context.spec_tokens + 1
     if method != "synthetic":
         if length is not None or rates is not None:
             says = (
@@ -129,7 +125,7 @@ def synthetic_acceptance(patient: Patient) -> Iterator[Symptom]:
                 "A synthetic acceptance without its method.", "Set rejection_sample_method: synthetic.", {"sentence": says}
             )
         return
-    if patient.hardware.platform == "cpu":
+    if context.on_cpu:
         says = "Synthetic acceptance not supported with CPU sampling"
         yield Symptom(
             "Synthetic acceptance does not work on the CPU.",
@@ -147,21 +143,21 @@ def synthetic_acceptance(patient: Patient) -> Iterator[Symptom]:
         yield Symptom(f"An acceptance length of {length} with {most - 1} draft tokens.", f"Use 1 to {most}.", {"sentence": says})
 
 
-def metrics_without_draft(patient: Patient) -> Iterator[Symptom]:
-    asked = patient.settings.word("per-request-spec-decode-metrics")
-    if asked not in (None, "none") and patient.spec.speculative is None:
+def metrics_without_draft(context: ServerContext) -> Iterator[Symptom]:
+    asked = context.settings.word("per-request-spec-decode-metrics")
+    if asked not in (None, "none") and context.spec.speculative is None:
         yield Symptom("--per-request-spec-decode-metrics without a draft.", "Drop the flag from this recipe.")
 
 
-def sampling_with_draft(patient: Patient) -> Iterator[Symptom]:
-    if patient.spec.speculative is None:
+def sampling_with_draft(context: ServerContext) -> Iterator[Symptom]:
+    if context.spec.speculative is None:
         return
     for name in ("min_p", "logit_bias"):
-        if patient.settings.part("override-generation-config", name):
+        if context.settings.part("override-generation-config", name):
             yield Symptom(
                 f"The server's default sampling has {name}, which does not go with speculative decoding: every request would fail.",
                 f"Drop {name} from override-generation-config.",
-                cases=tuple(case.id for case in patient.cases),
+                cases=tuple(case.id for case in context.cases),
             )
 
 

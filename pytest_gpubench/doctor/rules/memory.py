@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.memory import GIB
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.memory_estimate import GIB
 
 _THIN = 0.05
 
 
-def utilization_range(patient: Patient) -> Iterator[Symptom]:
-    value = patient.settings.utilization
+def utilization_range(context: ServerContext) -> Iterator[Symptom]:
+    value = context.settings.utilization
     if not 0 < value <= 1:
         sense = "less than or equal to 1" if value > 1 else "greater than 0"
         yield Symptom(f"gpu-memory-utilization is {value}.", "Use a fraction above 0 and up to 1.", {"sense": sense})
 
 
-def free_memory(patient: Patient) -> Iterator[Symptom]:
-    free, total = patient.node.free_vram_gib, patient.node.vram_gib or patient.hardware.vram_gib
-    wanted = total * patient.settings.utilization
-    if free is not None and patient.hardware.platform != "cpu" and free < wanted:
+def free_memory(context: ServerContext) -> Iterator[Symptom]:
+    free, total = context.node.free_vram_gib, context.node.vram_gib or context.hardware.vram_gib
+    wanted = total * context.settings.utilization
+    if free is not None and not context.on_cpu and free < wanted:
         yield Symptom(
             f"{free:.1f} of {total:.1f} GiB are free on the fullest GPU, gpu-memory-utilization asks for {wanted:.1f}.",
             "Free the GPU, or lower gpu-memory-utilization.",
-            {"free": f"{free:.2f}", "total": f"{total:.2f}", "util": patient.settings.utilization, "wanted": f"{wanted:.2f}"},
+            {"free": f"{free:.2f}", "total": f"{total:.2f}", "util": context.settings.utilization, "wanted": f"{wanted:.2f}"},
         )
 
 
-def weights(patient: Patient) -> Iterator[Symptom]:
-    memory = patient.memory
-    if memory is None or patient.hardware.platform == "cpu" or memory.kv_gib_at_most > 0:
+def weights(context: ServerContext) -> Iterator[Symptom]:
+    memory = context.memory
+    if memory is None or context.on_cpu or memory.kv_gib_at_most > 0:
         return
     says = (
         "torch.OutOfMemoryError: CUDA out of memory."
@@ -44,8 +44,8 @@ def weights(patient: Patient) -> Iterator[Symptom]:
     )
 
 
-def one_request(patient: Patient) -> Iterator[Symptom]:
-    memory, length = patient.memory, patient.settings.max_model_len
+def one_request(context: ServerContext) -> Iterator[Symptom]:
+    memory, length = context.memory, context.settings.max_model_len
     if memory is None or length is None or memory.kv_gib_at_most <= 0 or not memory.exact_kv:
         return
     if memory.concurrency(length, at_most=True) < 1:
@@ -57,9 +57,9 @@ def one_request(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def fixed_cache(patient: Patient) -> Iterator[Symptom]:
-    memory = patient.memory
-    if memory is None or patient.hardware.platform == "cpu" or not patient.settings.flags.get("kv-cache-memory-bytes"):
+def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
+    memory = context.memory
+    if memory is None or context.on_cpu or not context.settings.flags.get("kv-cache-memory-bytes"):
         return
     if memory.loaded_gib + memory.kv_gib > memory.total_gib:
         yield Symptom(
@@ -69,9 +69,9 @@ def fixed_cache(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def thin_memory(patient: Patient) -> Iterator[Symptom]:
-    memory = patient.memory
-    if memory is None or patient.hardware.platform == "cpu" or memory.kv_gib_at_most <= 0:
+def thin_memory(context: ServerContext) -> Iterator[Symptom]:
+    memory = context.memory
+    if memory is None or context.on_cpu or memory.kv_gib_at_most <= 0:
         return
     if memory.kv_gib < _THIN * memory.budget_gib:
         yield Symptom(
@@ -81,30 +81,30 @@ def thin_memory(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def requests_in_cache(patient: Patient) -> Iterator[Symptom]:
-    memory = patient.memory
+def requests_in_cache(context: ServerContext) -> Iterator[Symptom]:
+    memory = context.memory
     if memory is None or memory.kv_gib <= 0 or not memory.exact_kv:
         return
     crowded = []
-    for case in patient.cases:
+    for case in context.cases:
         tokens = case.workload.isl + case.workload.osl
-        if memory.concurrency(tokens) < patient.conc_per_rank(case):
+        if memory.concurrency(tokens) < context.conc_per_rank(case):
             crowded.append((case, memory.concurrency(tokens)))
     if crowded:
-        worst, fits = min(crowded, key=lambda item: item[1] / patient.conc_per_rank(item[0]))
+        worst, fits = min(crowded, key=lambda item: item[1] / context.conc_per_rank(item[0]))
         yield Symptom(
             f"The KV cache holds about {fits:.0f} requests of {worst.workload.isl + worst.workload.osl} tokens per data-parallel "
-            f"rank, {patient.conc_per_rank(worst)} are in flight: some may be preempted or wait.",
+            f"rank, {context.conc_per_rank(worst)} are in flight: some may be preempted or wait.",
             "Read preemptions and the queue in the result; use more GPUs, an fp8 KV cache, or a lower concurrency.",
             cases=tuple(case.id for case, _ in crowded),
         )
 
 
-def cpu_memory(patient: Patient) -> Iterator[Symptom]:
-    memory, available = patient.memory, patient.node.memory_gib
-    if memory is None or patient.hardware.platform != "cpu" or available is None:
+def cpu_memory(context: ServerContext) -> Iterator[Symptom]:
+    memory, available = context.memory, context.node.memory_gib
+    if memory is None or not context.on_cpu or available is None:
         return
-    ranks = patient.spec.topology.gpus
+    ranks = context.spec.topology.gpus
     needed = (memory.loaded_gib + memory.kv_gib) * ranks
     if needed > available:
         yield Symptom(
@@ -113,10 +113,10 @@ def cpu_memory(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def cpu_cache_not_set(patient: Patient) -> Iterator[Symptom]:
-    flags = patient.settings.flags
-    sized = "VLLM_CPU_KVCACHE_SPACE" in patient.settings.environment or "kv-cache-memory-bytes" in flags
-    if patient.hardware.platform == "cpu" and not sized and "gpu-memory-utilization" not in flags:
+def cpu_cache_not_set(context: ServerContext) -> Iterator[Symptom]:
+    flags = context.settings.flags
+    sized = "VLLM_CPU_KVCACHE_SPACE" in context.settings.environment or "kv-cache-memory-bytes" in flags
+    if context.on_cpu and not sized and "gpu-memory-utilization" not in flags:
         yield Symptom(
             "Without VLLM_CPU_KVCACHE_SPACE the CPU engine reserves 92% of the machine's memory for its cache.",
             "Set env.VLLM_CPU_KVCACHE_SPACE to a few GiB.",

@@ -6,38 +6,38 @@ from collections.abc import Iterator
 
 from packaging.version import InvalidVersion, Version
 
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 
 
-def minimax_m3_on_cpu(patient: Patient) -> Iterator[Symptom]:
-    if patient.target and patient.target.is_minimax_m3 and patient.hardware.platform == "cpu":
+def minimax_m3_on_cpu(context: ServerContext) -> Iterator[Symptom]:
+    if context.target and context.target.is_minimax_m3 and context.on_cpu:
         yield Symptom(
             "MiniMax-M3 has no CPU kernels, whatever its size.",
             "Use a Llama-like model on the CPU (gpubench demo-model makes one).",
         )
 
 
-def minimax_m3_text_config(patient: Patient) -> Iterator[Symptom]:
-    if patient.target and patient.target.model_type == "minimax_m3_text":
+def minimax_m3_text_config(context: ServerContext) -> Iterator[Symptom]:
+    if context.target and context.target.model_type == "minimax_m3_text":
         yield Symptom(
             "The config.json is MiniMax-M3's bare text config; vLLM registers only the whole one.",
             'Wrap it: {"model_type": "minimax_m3_vl", "text_config": {...}} with the architecture MiniMaxM3SparseForCausalLM.',
         )
 
 
-def minimax_m3_shape(patient: Patient) -> Iterator[Symptom]:
-    target = patient.target
+def minimax_m3_shape(context: ServerContext) -> Iterator[Symptom]:
+    target = context.target
     if target is None or target.sparse is None or not target.is_minimax_m3:
         return
     sparse = target.sparse
-    if target.head_dim != 128 or sparse.index_dim != 128 or sparse.block_size != 128:
+    sizes = [size for size in (target.head_dim, sparse.index_dim, sparse.block_size) if size is not None]
+    if any(size != 128 for size in sizes):
         yield Symptom(
-            f"MiniMax-M3's kernels are written for head, index and block sizes of 128, not {target.head_dim}, {sparse.index_dim}, "
-            f"{sparse.block_size}.",
+            f"MiniMax-M3's kernels are written for head, index and block sizes of 128, not {', '.join(map(str, sizes))}.",
             "Use a config.json with these sizes at 128.",
             {"sentence": "AssertionError"},
         )
-    if sparse.index_heads != target.kv_heads:
+    if sparse.index_heads is not None and sparse.index_heads != target.kv_heads:
         yield Symptom(
             f"{sparse.index_heads} index heads, but {target.kv_heads} KV heads: they must be equal.",
             "Set sparse_num_index_heads to num_key_value_heads.",
@@ -45,26 +45,26 @@ def minimax_m3_shape(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def nvfp4_cache(patient: Patient) -> Iterator[Symptom]:
-    kind, target = patient.settings.kv_cache_dtype, patient.target
+def nvfp4_cache(context: ServerContext) -> Iterator[Symptom]:
+    kind, target = context.settings.kv_cache_dtype, context.target
     if target is None or not target.is_minimax_m3 or not kind.startswith("nvfp4"):
         return
-    topk = target.sparse.topk_blocks if target.sparse else 0
-    if kind != "nvfp4" or not patient.is_family(100) or topk not in (4, 8, 16, 32):
+    topk = target.sparse and target.sparse.topk_blocks
+    if kind != "nvfp4" or not context.is_family(100) or topk not in (None, 4, 8, 16, 32):
         yield Symptom(
-            f"An NVFP4 KV cache ({kind}) for MiniMax-M3 needs a Blackwell datacenter GPU, not {patient.hardware.key}.",
+            f"An NVFP4 KV cache ({kind}) for MiniMax-M3 needs a Blackwell datacenter GPU, not {context.hardware.key}.",
             "Use kv-cache-dtype fp8 or auto.",
             {"kind": kind, "topk": topk},
         )
 
 
-def multicast(patient: Patient) -> Iterator[Symptom]:
+def multicast(context: ServerContext) -> Iterator[Symptom]:
     """vLLM 0.26's MiniMax-M3 fuses the all-reduce with the norm; FlashInfer's kernel for it stores through a multicast address,
     which is 0 where PyTorch's symmetric memory has none. 0.32 looks at the address and takes the other backend."""
-    if patient.target is None or not patient.target.is_minimax_m3 or patient.tp == 1 or patient.hardware.platform != "cuda":
+    if context.target is None or not context.target.is_minimax_m3 or context.tp == 1 or context.hardware.platform != "cuda":
         return
-    backend = patient.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND", "auto")
-    if patient.node.multicast is False and backend != "trtllm":
+    backend = context.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND", "auto")
+    if context.node.multicast is False and backend != "trtllm":
         yield Symptom(
             "NVLink multicast is off on this host (TORCH_SYMM_MEM_DISABLE_MULTICAST), and MiniMax-M3's fused all-reduce writes "
             "through it: vLLM 0.26 dies in its profiling run, 0.32 falls back, in between we have not looked.",
@@ -72,13 +72,13 @@ def multicast(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def all_reduce_compiles(patient: Patient) -> Iterator[Symptom]:
+def all_reduce_compiles(context: ServerContext) -> Iterator[Symptom]:
     """Seen with 0.26.0 on two H100s: ranks say nothing after "Using flashinfer allreduce backend: trtllm" while nvcc compiles; one
     file alone was not done after 170 s of a core that had nothing else to do. With the library in FlashInfer's folder of prebuilt
     kernels six servers side by side were ready after 98 to 121 s, and one alone after 61 s."""
-    if patient.target is None or not patient.target.is_minimax_m3 or patient.tp == 1 or patient.hardware.platform != "cuda":
+    if context.target is None or not context.target.is_minimax_m3 or context.tp == 1 or context.hardware.platform != "cuda":
         return
-    if patient.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND") == "trtllm":
+    if context.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND") == "trtllm":
         yield Symptom(
             "At its first start on a host FlashInfer compiles MiniMax-M3's fused all-reduce with nvcc: that took more than five "
             "minutes on a host with two H100s, without a line in the log.",
@@ -87,15 +87,15 @@ def all_reduce_compiles(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def top_k_layout(patient: Patient) -> Iterator[Symptom]:
+def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
     """vLLM issue 48603: the model's top-k buffer became token-major for Blackwell's kernels while the Triton ones, which every
     other GPU takes, went on to read it head-major. Seen in 0.25.1 (there) and 0.26.0 (here, on an H100); 0.32 transposes it."""
-    target = patient.target
-    if target is None or target.sparse is None or not target.is_minimax_m3 or patient.hardware.platform != "cuda":
+    target = context.target
+    if target is None or target.sparse is None or not target.is_minimax_m3 or context.hardware.platform != "cuda":
         return
-    if not patient.is_family(100) and patient.node.engine is not None and _release(patient.node.engine) in ((0, 25), (0, 26)):
+    if not context.is_family(100) and context.node.engine is not None and _release(context.node.engine) in ((0, 25), (0, 26)):
         yield Symptom(
-            f"vLLM {patient.node.engine} reads MiniMax-M3's top-k buffer in the wrong layout on {patient.hardware.key} (its issue "
+            f"vLLM {context.node.engine} reads MiniMax-M3's top-k buffer in the wrong layout on {context.hardware.key} (its issue "
             "48603): it starts, attends to wrong blocks, and dies as soon as it decodes one request and prefills another.",
             "Use a vLLM with its pull request 49149 (0.32 has it).",
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 
 
-def heads_by_tp(patient: Patient) -> Iterator[Symptom]:
-    target, tp = patient.target, patient.tp
+def heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
+    target, tp = context.target, context.tp
     if target and target.heads and target.heads % tp:
         yield Symptom(
             f"{target.heads} attention heads cannot be divided by tensor parallel size {tp}.",
@@ -17,8 +17,8 @@ def heads_by_tp(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def kv_heads_by_tp(patient: Patient) -> Iterator[Symptom]:
-    target, tp = patient.target, patient.tp
+def kv_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
+    target, tp = context.target, context.tp
     if target and target.kv_heads and not target.latent_dim and target.kv_heads % tp and tp % target.kv_heads:
         yield Symptom(
             f"{target.kv_heads} KV heads and tensor parallel size {tp}: neither divides the other.",
@@ -26,9 +26,9 @@ def kv_heads_by_tp(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def vision_heads_by_tp(patient: Patient) -> Iterator[Symptom]:
-    target, tp = patient.target, patient.tp
-    if target and target.vision_heads and target.vision_heads % tp and patient.settings.word("mm-encoder-tp-mode") != "data":
+def vision_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
+    target, tp = context.target, context.tp
+    if target and target.vision_heads and target.vision_heads % tp and context.settings.word("mm-encoder-tp-mode") != "data":
         yield Symptom(
             f"The vision tower's {target.vision_heads} heads cannot be divided by tensor parallel size {tp}; "
             "its constructor runs even with --language-model-only.",
@@ -37,8 +37,8 @@ def vision_heads_by_tp(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def experts_below_tp(patient: Patient) -> Iterator[Symptom]:
-    target, tp = patient.target, patient.tp
+def experts_below_tp(context: ServerContext) -> Iterator[Symptom]:
+    target, tp = context.target, context.tp
     if target and target.is_moe and tp > target.experts:
         yield Symptom(
             f"Tensor parallel size {tp} is above the {target.experts} experts.",
@@ -47,15 +47,17 @@ def experts_below_tp(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def intermediate_by_tp(patient: Patient) -> Iterator[Symptom]:
-    target, tp = patient.target, patient.tp
+def intermediate_by_tp(context: ServerContext) -> Iterator[Symptom]:
+    target, tp = context.target, context.tp
     if target is None or tp == 1:
         return
-    widths = [("dense", target.dense_intermediate if target.dense_layers else 0), ("shared-expert", target.shared_intermediate)]
-    if target.is_moe and not patient.settings.expert_parallel:
+    widths = [("shared-expert", target.shared_intermediate)]
+    if target.dense_layers:
+        widths.insert(0, ("dense", target.dense_intermediate))
+    if target.is_moe and not context.settings.expert_parallel:
         widths.append(("expert", target.expert_intermediate))
     for name, width in widths:
-        if width % tp:
+        if width is not None and width % tp:
             yield Symptom(
                 f"The {name} intermediate size {width} cannot be divided by tensor parallel size {tp}.",
                 f"Use a tp that divides {width}.",
@@ -63,49 +65,49 @@ def intermediate_by_tp(patient: Patient) -> Iterator[Symptom]:
             )
 
 
-def ep_without_experts(patient: Patient) -> Iterator[Symptom]:
-    if patient.settings.expert_parallel and patient.target and patient.target.layers and not patient.target.is_moe:
+def ep_without_experts(context: ServerContext) -> Iterator[Symptom]:
+    if context.settings.expert_parallel and context.target and context.target.layers and not context.target.is_moe:
         yield Symptom(
             "Expert parallelism is asked for, but the model has no experts.",
             "Drop ep (and dp-attn) from the row: the model is dense.",
         )
 
 
-def ep_above_experts(patient: Patient) -> Iterator[Symptom]:
-    target, topology = patient.target, patient.spec.topology
-    ranks = patient.tp * topology.dp * topology.pcp
-    if patient.settings.expert_parallel and target and target.is_moe and ranks > target.experts:
+def ep_above_experts(context: ServerContext) -> Iterator[Symptom]:
+    target, topology = context.target, context.spec.topology
+    ranks = topology.expert_ranks
+    if context.settings.expert_parallel and target and target.is_moe and ranks > target.experts:
         yield Symptom(
             f"{ranks} ranks share {target.experts} experts: some would have none.",
             f"Use at most {target.experts} ranks.",
         )
 
 
-def gpus_above_node(patient: Patient) -> Iterator[Symptom]:
-    topology = patient.spec.topology
-    if patient.hardware.platform == "cpu":
+def gpus_above_node(context: ServerContext) -> Iterator[Symptom]:
+    topology = context.spec.topology
+    if context.on_cpu:
         return
-    here = patient.node.gpus if patient.node.gpus is not None else patient.hardware.gpus_per_node
+    here = context.node.gpus if context.node.gpus is not None else context.hardware.gpus_per_node
     if topology.gpus > here:
-        where = "this node has" if patient.node.gpus is not None else f"a {patient.hardware.key} node has"
+        where = "this node has" if context.node.gpus is not None else f"a {context.hardware.key} node has"
         yield Symptom(
             f"The server needs {topology.gpus} GPUs (tp {topology.tp} x pp {topology.pp} x pcp {topology.pcp}), {where} {here}.",
             f"Use a row with at most {here} GPUs: servers over several nodes are not supported.",
-            {"world": patient.tp * topology.pp * topology.pcp, "gpus": here},
+            {"world": context.tp * topology.pp * topology.pcp, "gpus": here},
         )
 
 
-def stages_above_layers(patient: Patient) -> Iterator[Symptom]:
-    target, pp = patient.target, patient.spec.topology.pp
+def stages_above_layers(context: ServerContext) -> Iterator[Symptom]:
+    target, pp = context.target, context.spec.topology.pp
     if target and target.layers and pp > target.layers:
         yield Symptom(f"{pp} pipeline stages for {target.layers} layers.", f"Use pp {target.layers} or less.")
 
 
-def eplb_needs_ep(patient: Patient) -> Iterator[Symptom]:
-    settings, topology = patient.settings, patient.spec.topology
+def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
+    settings, topology = context.settings, context.spec.topology
     if not settings.eplb:
         return
-    if patient.hardware.platform == "cpu":
+    if context.on_cpu:
         says = "Expert parallelism load balancing is only supported on CUDA devices or ROCm devices or XPU devices now."
         yield Symptom("Expert load balancing does not run on the CPU.", "Drop enable-eplb.", {"sentence": says})
     elif not settings.expert_parallel:
@@ -115,16 +117,16 @@ def eplb_needs_ep(patient: Patient) -> Iterator[Symptom]:
             {"sentence": "enable_expert_parallel must be True to use EPLB."},
             evidence_class="read in source",
         )
-    elif patient.tp * topology.pcp * topology.dp <= 1:
-        says = f"EPLB requires tensor, prefill-context, or data parallelism, but got TP={patient.tp}, PCP=1, DP=1."
+    elif topology.expert_ranks <= 1:
+        says = f"EPLB requires tensor, prefill-context, or data parallelism, but got TP={context.tp}, PCP=1, DP=1."
         yield Symptom(
             "Expert load balancing on a single rank.", "Drop enable-eplb.", {"sentence": says}, evidence_class="read in source"
         )
 
 
-def eplb_even_split(patient: Patient) -> Iterator[Symptom]:
-    target, settings, topology = patient.target, patient.settings, patient.spec.topology
-    ranks = patient.tp * topology.dp * topology.pcp
+def eplb_even_split(context: ServerContext) -> Iterator[Symptom]:
+    target, settings, topology = context.target, context.settings, context.spec.topology
+    ranks = topology.expert_ranks
     if settings.eplb and settings.expert_parallel and target and target.is_moe:
         experts = target.experts + settings.redundant_experts
         if experts % ranks:
@@ -135,9 +137,9 @@ def eplb_even_split(patient: Patient) -> Iterator[Symptom]:
             )
 
 
-def redundant_without_eplb(patient: Patient) -> Iterator[Symptom]:
-    count = patient.settings.redundant_experts
-    if count and not patient.settings.eplb:
+def redundant_without_eplb(context: ServerContext) -> Iterator[Symptom]:
+    count = context.settings.redundant_experts
+    if count and not context.settings.eplb:
         yield Symptom(
             f"{count} redundant experts without expert load balancing.",
             "Set enable-eplb, or drop num_redundant_experts.",
@@ -145,8 +147,8 @@ def redundant_without_eplb(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def dcp_splits_tp(patient: Patient) -> Iterator[Symptom]:
-    tp, dcp, pcp = patient.tp, patient.spec.topology.dcp, patient.spec.topology.pcp
+def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
+    tp, dcp, pcp = context.tp, context.spec.topology.dcp, context.spec.topology.pcp
     if pcp == 1 and tp % dcp:
         says = f"tp_size={tp} must be divisible by dcp_size={dcp}."
         yield Symptom(f"dcp {dcp} does not divide tensor parallel size {tp}.", f"Use a dcp that divides {tp}.", {"sentence": says})
@@ -159,8 +161,8 @@ def dcp_splits_tp(patient: Patient) -> Iterator[Symptom]:
         yield Symptom(f"dcp {dcp} does not go with pcp {pcp} and tp {tp}.", f"Use a dcp out of {valid}.", {"sentence": says})
 
 
-def dcp_needs_spare_heads(patient: Patient) -> Iterator[Symptom]:
-    target, tp, dcp = patient.target, patient.tp, patient.spec.topology.dcp
+def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
+    target, tp, dcp = context.target, context.tp, context.spec.topology.dcp
     if dcp == 1 or target is None or not target.kv_heads or not target.heads or target.latent_dim:
         return
     kv_heads = target.kv_heads

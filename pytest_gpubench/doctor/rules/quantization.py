@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 
 _MIN_CAPABILITY: dict[str, int] = {
     "awq": 75,
@@ -33,30 +33,30 @@ _HALF = ("float16", "bfloat16", "half")
 _MX8 = ("mxfp8", "modelopt_mxfp8")
 
 
-def _method(patient: Patient) -> str:
-    return (patient.settings.quantization or (patient.target.quantization if patient.target else "")).lower()
+def _method(context: ServerContext) -> str:
+    return (context.settings.quantization or context.checkpoint_quantization).lower()
 
 
-def _dtype(patient: Patient) -> str:
-    if patient.settings.dtype != "auto":
-        return patient.settings.dtype.removeprefix("torch.")
-    return patient.target.dtype if patient.target else ""
+def _dtype(context: ServerContext) -> str:
+    if context.settings.dtype != "auto":
+        return context.settings.dtype.removeprefix("torch.")
+    return context.target.dtype if context.target else ""
 
 
-def capability(patient: Patient) -> Iterator[Symptom]:
-    method, has = _method(patient), patient.hardware.compute_capability
+def capability(context: ServerContext) -> Iterator[Symptom]:
+    method, has = _method(context), context.hardware.compute_capability
     needs = _MIN_CAPABILITY.get(method, 0)
-    if patient.hardware.platform == "cuda" and has and has < needs:
+    if context.hardware.platform == "cuda" and has and has < needs:
         yield Symptom(
-            f"{method} weights need compute capability {needs / 10}, {patient.hardware.key} has {has / 10}.",
+            f"{method} weights need compute capability {needs / 10}, {context.hardware.key} has {has / 10}.",
             "Use weights of another format on this GPU.",
             {"method": method, "needs": needs, "has": has},
         )
 
 
-def activation_dtype(patient: Patient) -> Iterator[Symptom]:
-    method, dtype = _method(patient), _dtype(patient)
-    if method == "mxfp8" and patient.target is not None and not patient.target.quantization:
+def activation_dtype(context: ServerContext) -> Iterator[Symptom]:
+    method, dtype = _method(context), _dtype(context)
+    if method == "mxfp8" and context.target is not None and not context.target.quantization:
         return  # quantized while loading: another path, which takes float16 as well
     supported = ("bfloat16",) if method in _BFLOAT16_ONLY else _HALF
     knows = method in _MIN_CAPABILITY and method not in ("compressed-tensors", "torchao")
@@ -68,8 +68,8 @@ def activation_dtype(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def contradicting_method(patient: Patient) -> Iterator[Symptom]:
-    asked, has = patient.settings.quantization, patient.target.quantization if patient.target else ""
+def contradicting_method(context: ServerContext) -> Iterator[Symptom]:
+    asked, has = context.settings.quantization, context.checkpoint_quantization
     families = (
         {"awq", "awq_marlin", "auto_awq", "moe_wna16"},
         {"gptq", "gptq_marlin", "auto_gptq", "moe_wna16"},
@@ -85,18 +85,20 @@ def contradicting_method(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def mx_blocks(patient: Patient) -> Iterator[Symptom]:
-    target = patient.target
-    if target is None or not target.is_moe or _method(patient) not in _MX8:
+def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
+    target = context.target
+    if target is None or not target.is_moe or _method(context) not in _MX8:
         return
-    ranks = 1 if patient.settings.expert_parallel else patient.tp
-    if target.hidden % 32:
+    ranks = 1 if context.settings.expert_parallel else context.tp
+    if target.hidden is not None and target.hidden % 32:
         says = f"MXFP8 MoE requires hidden_size divisible by 32, got {target.hidden}."
         yield Symptom(
             f"MXFP8 blocks are 32 wide, the hidden size is {target.hidden}.", "This checkpoint cannot be MXFP8.", {"sentence": says}
         )
-    width = target.expert_intermediate // ranks
-    if target.expert_intermediate % ranks == 0 and width % 32:
+    if target.expert_intermediate is None:
+        return
+    width, rest = divmod(target.expert_intermediate, ranks)
+    if not rest and width % 32:
         says = f"MXFP8 MoE requires intermediate_size_per_partition divisible by 32, got {width}."
         yield Symptom(
             f"Cut over {ranks} ranks, an expert's intermediate size {target.expert_intermediate} leaves {width}, not n x 32.",
@@ -105,15 +107,17 @@ def mx_blocks(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def marlin_hidden(patient: Patient) -> Iterator[Symptom]:
-    target = patient.target
-    asked = patient.settings.word("moe-backend")
-    if target is None or not target.is_moe or _method(patient) not in _MX8 or target.hidden % 128 == 0:
+def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
+    target = context.target
+    asked = context.settings.word("moe-backend")
+    if target is None or not target.is_moe or _method(context) not in _MX8:
+        return
+    if target.hidden is None or target.hidden % 128 == 0:
         return
     if asked == "marlin":
         says = "No supported MXFP8 expert class for MARLIN: ..."
         yield Symptom(f"Marlin needs a hidden size that 128 divides, not {target.hidden}.", "Drop moe-backend.", {"sentence": says})
-    elif patient.is_family(90) and asked in (None, "auto"):
+    elif context.is_family(90) and asked in (None, "auto"):
         says = "No MXFP8 MoE backends available."
         yield Symptom(
             f"On Hopper MXFP8 experts run through Marlin, which needs a hidden size that 128 divides, not {target.hidden}: "
@@ -124,8 +128,8 @@ def marlin_hidden(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def dummy_scales(patient: Patient) -> Iterator[Symptom]:
-    if patient.settings.load_format == "dummy" and patient.target and patient.target.quantization in _MX8:
+def dummy_scales(context: ServerContext) -> Iterator[Symptom]:
+    if context.settings.load_format == "dummy" and context.target and context.target.quantization in _MX8:
         yield Symptom(
             "Dummy weights leave MXFP8 scales uninitialised: logits may be NaN.",
             "Good for engine start and throughput only; for answers load real weights.",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.recipes.flags import OUR_FLAGS, our_flag, our_word, words_error
+from pytest_gpubench.recipes.server_keys import OUR_FLAGS, our_flag, our_word, words_error
 
 
 @pytest.mark.parametrize("flag", OUR_FLAGS)

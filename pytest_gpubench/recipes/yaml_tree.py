@@ -6,6 +6,7 @@ recursion, so that depth, aliases and size are bounded. Dates stay text: no reci
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 MOST = 2**64 - 1
 """Largest whole number: no flag and no key takes more."""
 _TAG = "tag:yaml.org,2002:"
+_COLLECTIONS: dict[type[yaml.Event], tuple[str, type[list[Any] | dict[str, Any]]]] = {
+    yaml.MappingStartEvent: ("map", dict),
+    yaml.SequenceStartEvent: ("seq", list),
+}
 
 Leaf: TypeAlias = "str | int | float | bool | None"
 
@@ -50,10 +55,25 @@ class Node:
     doubt: str = ""
     """Why a scalar is hardly what was meant, though YAML has a meaning for it."""
 
-    def get(self, key: str) -> Node | None:
-        """The value of a key, None if this is no map or lacks it."""
-        entry = self.value.get(key) if isinstance(self.value, dict) else None
-        return entry.node if entry else None
+    def get(self, *keys: str) -> Node | None:
+        """The value below a chain of keys, None if one of them is absent or stands below no map."""
+        node = self
+        for key in keys:
+            entry = node.entries.get(key)
+            if entry is None:
+                return None
+            node = entry.node
+        return node
+
+    def items_of(self, *keys: str) -> list[Node]:
+        """The items of a list below a chain of keys; empty if there is none."""
+        node = self.get(*keys)
+        return [] if node is None else node.items
+
+    def entries_of(self, *keys: str) -> dict[str, Entry]:
+        """The keys of a map below a chain of keys; empty if there is none."""
+        node = self.get(*keys)
+        return {} if node is None else node.entries
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -100,7 +120,9 @@ def read_tree(file: str, data: bytes, log: ProblemLog) -> Node | None:
         log.add(stop.at, "", stop.message)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        at = SourcePosition(file, mark.line + 1, mark.column + 1) if mark else SourcePosition(file, 1, 1)
+        at = SourcePosition(file, 1, 1)
+        if mark:
+            at = SourcePosition(file, mark.line + 1, mark.column + 1)
         log.add(at, "", _syntax_message(error, text))
     except yaml.YAMLError as error:
         log.add(SourcePosition(file, 1, 1), "", f"not valid YAML: {' '.join(str(error).split())}")
@@ -110,7 +132,9 @@ def read_tree(file: str, data: bytes, log: ProblemLog) -> Node | None:
 def _decode(file: str, data: bytes) -> str:
     if len(data) > MAX_BYTES:
         raise _UnreadableError(SourcePosition(file, 1, 1), f"the file has {len(data)} bytes; the limit is {MAX_BYTES}")
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -194,9 +218,8 @@ class _Builder:
             return
         self._count(1, at)
         if isinstance(event, yaml.ScalarEvent):
-            top = self._stack[-1] if self._stack else None
-            if top and isinstance(top.node.value, dict) and top.key is None:
-                self._put_key(event, at, top)
+            if self._awaits_key():
+                self._put_key(event, at, self._stack[-1])
                 return
             value = self._scalar(event, at)
             node = Node(value, at, _doubt(event, value))
@@ -207,16 +230,19 @@ class _Builder:
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             self._open(event, at)
 
+    def _awaits_key(self) -> bool:
+        """Whether the next value is the key of a map."""
+        return bool(self._stack) and isinstance(self._stack[-1].node.value, dict) and self._stack[-1].key is None
+
     def _open(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, at: SourcePosition) -> None:
-        is_map = isinstance(event, yaml.MappingStartEvent)
-        if event.tag not in (None, "!", _TAG + ("map" if is_map else "seq")):
+        kind, value = _COLLECTIONS[type(event)]
+        if event.tag not in (None, "!", _TAG + kind):
             raise _UnreadableError(at, f"the tag {shown(event.tag)} is not allowed; write plain YAML")
         if len(self._stack) >= MAX_DEPTH:
             raise _UnreadableError(at, f"nested deeper than {MAX_DEPTH} levels")
-        top = self._stack[-1] if self._stack else None
-        if top and isinstance(top.node.value, dict) and top.key is None:
+        if self._awaits_key():
             raise _UnreadableError(at, 'a map or list cannot be a key here; inside {...} quote expressions: "${...}"')
-        node = Node({} if is_map else [], at)
+        node = Node(value(), at)
         self._stack.append(_Open(node, self._child_path(), event.anchor))
         if event.anchor:
             self._anchors.pop(event.anchor, None)
@@ -261,7 +287,9 @@ class _Builder:
         top = self._stack[-1]
         if top.key:
             return join_path(top.path, top.key[0])
-        return join_path(top.path, len(top.node.items)) if isinstance(top.node.value, list) else top.path
+        if isinstance(top.node.value, list):
+            return join_path(top.path, len(top.node.items))
+        return top.path
 
     def _put_key(self, event: yaml.ScalarEvent, at: SourcePosition, top: _Open) -> None:
         if event.tag is None and event.implicit[0] and event.value == "<<":
@@ -311,8 +339,10 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, at: SourcePosition) -> Leaf:
         tag = event.tag
-        if tag in (None, "!"):
-            tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit if tag is None else (False, True))
+        if tag is None:
+            tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        elif tag == "!":  # text, whatever it looks like
+            tag = self._loader.resolve(yaml.ScalarNode, event.value, (False, True))
         kind = tag.removeprefix(_TAG) if tag.startswith(_TAG) else ""
         if kind in ("str", "timestamp", "value", "merge"):
             return str(event.value)

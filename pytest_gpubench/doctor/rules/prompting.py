@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.patient import Patient, Rule, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 
 
-def chat_template(patient: Patient) -> Iterator[Symptom]:
-    if patient.chat_template is not False or "chat-template" in patient.settings.flags:
+def chat_template(context: ServerContext) -> Iterator[Symptom]:
+    if context.chat_template is not False or "chat-template" in context.settings.flags:
         return
-    asking = tuple(case.id for case in patient.cases if case.workload.chat_template == "server")
+    asking = tuple(case.id for case in context.cases if case.workload.chat_template == "server")
     if asking:
         yield Symptom(
             "The model's tokenizer has no chat template, and chat requests need one: every request would be refused.",
@@ -19,20 +19,21 @@ def chat_template(patient: Patient) -> Iterator[Symptom]:
         )
 
 
-def prefix_caching(patient: Patient) -> Iterator[Symptom]:
-    if patient.settings.flags.get("enable-prefix-caching") is not False:
+def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
+    if context.settings.flags.get("enable-prefix-caching") is not False:
         yield Symptom(
             "Prefix caching is on: prompts that share a beginning (the chat template, warm-up prompts) skip part of their prefill.",
             "Set serve.enable-prefix-caching to false, unless the cache is what you measure.",
         )
 
 
-def unknown_model(patient: Patient) -> Iterator[Symptom]:
-    speculative = patient.spec.speculative
-    names = [] if patient.target else [patient.spec.model]
-    if speculative and speculative.model and patient.draft is None:
-        names.append(speculative.model)
-    for name in names:
+def unknown_model(context: ServerContext) -> Iterator[Symptom]:
+    unknown = []
+    if context.target is None:
+        unknown.append(context.spec.model)
+    if context.draft_model and context.draft is None:
+        unknown.append(context.draft_model)
+    for name in unknown:
         yield Symptom(
             f"The config.json of {name} is not at hand: rules about its shape say nothing.",
             "Fetch it (gpubench fetch) and ask again.",

@@ -1,15 +1,22 @@
-"""Who a recipe is: hardware from the runner label, identity from the fields, and what its name may say."""
+"""InferenceX's conventions: runner labels, identity and names of recipes, and files with its keys only.
+
+Hardware comes from the runner label, identity from the fields, and the name may not say otherwise. What of a
+file that has only InferenceX keys cannot run here is listed, the rest goes on.
+"""
 
 from __future__ import annotations
 
 import keyword
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.recipes.fields import is_token
 from pytest_gpubench.recipes.problems import did_you_mean
+from pytest_gpubench.recipes.schema import FRAMEWORKS
+from pytest_gpubench.recipes.yaml_tree import Node
 
 SPEC_WORD = "mtp"
 """The id's word for speculative decoding, whatever the method, as InferenceX spells it."""
@@ -38,7 +45,9 @@ def hardware_of(label: str, runners: Mapping[str, str]) -> str | None:
     """The hardware key that a runner label means: declared, built-in, or None."""
     if label in runners:
         return runners[label]
-    return label if label in HARDWARE else ALIASES.get(label)
+    if label in HARDWARE:
+        return label
+    return ALIASES.get(label)
 
 
 def runner_hint(label: str, runners: Mapping[str, str]) -> str:
@@ -71,24 +80,25 @@ def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[s
     """
     words = name.split("-")
     rows = list(labelled)
+    all_drafted = bool(rows) and all(rows)
     base = (
         ("model-prefix", fields.model),
         ("precision", fields.precision),
         ("runner", fields.hardware),
         ("framework", fields.framework),
     )
-    wanted = replace(fields, spec=SPEC_WORD if rows and all(rows) else "").label
+    wanted = replace(fields, spec=SPEC_WORD if all_drafted else "").label
     for index, (key, meant) in enumerate(base):
-        said = words[index] if index < len(words) else ""
-        if said != meant:
-            says = f"says '{said}'" if said else "stops"
+        said = words[index : index + 1]
+        if said != [meant]:
+            says = f"says '{said[0]}'" if any(said) else "stops"
             return f"the name {says} where `{key}` means '{meant}'; rename it to '{wanted}' or mend the field", ""
     rest = words[len(base) :]
     named = rest[:1] == [SPEC_WORD]
     if named and not all(rows):
         count = sum(not row for row in rows)
         return f"the name says '{SPEC_WORD}' but {count} of {len(rows)} rows lack `spec-decoding: mtp`; label them or rename it", ""
-    if rows and all(rows) and not named:
+    if all_drafted and not named:
         return (
             f"every row has `spec-decoding: mtp` but no '{SPEC_WORD}' follows the framework in the name; rename it to '{wanted}'",
             "",
@@ -101,3 +111,50 @@ def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[s
         if wrong:
             return f"a word of the name cannot be used in test ids: {wrong}; rename it", ""
     return "", "-".join(variant)
+
+
+OUR_KEYS = frozenset(
+    ("extends", "serve", "speculative", "env", "when", "client", "gates", "requires", "source", "server-per", "command", "revision")
+)
+RESERVED = ("templates", "runners", "ratios")
+
+
+def is_foreign(root: Node) -> bool:
+    """Whether a file has none of our own keys."""
+    if any(key in root.entries for key in RESERVED):
+        return False
+    return not any(OUR_KEYS & entry.node.entries.keys() for entry in root.entries.values())
+
+
+def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
+    """Why an InferenceX entry cannot be run here at all; empty if its fixed-seq-len part can."""
+    reasons = []
+    framework = _leaf(entry, "framework")
+    if isinstance(framework, str) and framework not in FRAMEWORKS:
+        reasons.append(f"framework {framework} (only {', '.join(FRAMEWORKS)} is supported)")
+    if _leaf(entry, "multinode") is True:
+        reasons.append("multi-node (one server over several nodes is not supported)")
+    fixed = entry.get("scenarios", "fixed-seq-len")
+    if not fixed and has_agentic_part(entry):
+        reasons.append("agentic-coding scenario")
+    runner = _leaf(entry, "runner")
+    if isinstance(runner, str) and hardware_of(runner, runners) is None:
+        reasons.append(
+            f"runner label '{runner}' maps to no hardware (a file with `runners: {{'{runner}': {{hardware: ...}}}}` maps it)"
+        )
+    rows = [row for lengths in entry.items_of("scenarios", "fixed-seq-len") for row in lengths.items_of("search-space")]
+    if "draft_model" in {_leaf(row, "spec-decoding") for row in rows}:
+        reasons.append("spec-decoding: draft_model (its draft is named in a shell script only)")
+    return reasons
+
+
+def has_agentic_part(entry: Node) -> bool:
+    """Whether an entry measures agentic traces beside fixed lengths."""
+    return entry.get("scenarios", "agentic-coding") is not None
+
+
+def _leaf(entry: Node, key: str) -> Any:
+    node = entry.get(key)
+    if node is None or isinstance(node.value, dict | list):
+        return None
+    return node.value

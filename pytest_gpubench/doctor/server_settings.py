@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_gpubench.doctor.shape import entries, mapping
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 
-_UNITS = {"k": 1000, "m": 10**6, "g": 10**9, "K": 1024, "M": 1024**2, "G": 1024**3}
+_WHOLE = re.compile(r"([0-9]+)([kmgKMG]?)")
+_UNITS = {"": 1, "k": 1000, "m": 10**6, "g": 10**9, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,6 @@ class Settings:
     max_num_seqs: int
     max_num_seqs_given: bool
     max_num_batched_tokens: int
-    max_num_batched_tokens_given: bool
     chunked_prefill: bool
     eager: bool
     capture_max: int | None
@@ -52,15 +54,13 @@ class Settings:
 
     def part(self, name: str, key: str) -> Any:
         """One key of a JSON flag, or None."""
-        value = self.flags.get(name)
-        return value.get(key) if isinstance(value, Mapping) else None
+        return mapping(self.flags.get(name)).get(key)
 
 
 def settings_of(spec: ServerSpec, hardware: Hardware) -> Settings:
     """Resolve a spec's flags for some hardware; malformed values count as not set (the recipe room has judged them)."""
     flags, doubled = _flags(spec)
-    compilation = flags.get("compilation-config")
-    compilation = compilation if isinstance(compilation, Mapping) else {}
+    compilation = mapping(flags.get("compilation-config"))
     batched_default, seqs_default = _batch_defaults(hardware, spec.topology.tensor_parallel_size * spec.topology.pp)
     length = _integer(flags.get("max-model-len"))
     batched = _integer(flags.get("max-num-batched-tokens"))
@@ -68,33 +68,33 @@ def settings_of(spec: ServerSpec, hardware: Hardware) -> Settings:
     chunked = flags.get("enable-chunked-prefill") is not False
     if batched is None and not chunked:
         batched_default = max(batched_default, length or 0)
-    effective_batched = batched if batched is not None else batched_default
-    attention = flags.get("attention-config")
-    backend = flags.get("attention-backend") or (attention.get("backend") if isinstance(attention, Mapping) else None)
-    eplb_config = flags.get("eplb-config")
+    if batched is None:
+        batched = batched_default
+    if length is not None and length <= 0:
+        length = None
+    quantization = flags.get("quantization")
     return Settings(
         flags=flags,
         environment=_environment(spec),
         doubled=doubled,
-        max_model_len=length if length is None or length > 0 else None,
+        max_model_len=length,
         block_size=_integer(flags.get("block-size")),
-        max_num_seqs=seqs if seqs is not None else min(seqs_default, effective_batched),
+        max_num_seqs=seqs if seqs is not None else min(seqs_default, batched),
         max_num_seqs_given=seqs is not None,
-        max_num_batched_tokens=effective_batched,
-        max_num_batched_tokens_given=batched is not None,
+        max_num_batched_tokens=batched,
         chunked_prefill=chunked,
         eager=flags.get("enforce-eager") is True or hardware.platform == "cpu",
         capture_max=_first_integer(flags.get("max-cudagraph-capture-size"), compilation.get("max_cudagraph_capture_size")),
         capture_sizes=_integers(flags.get("cudagraph-capture-sizes")) or _integers(compilation.get("cudagraph_capture_sizes")),
-        attention_backend=backend_name(backend),
+        attention_backend=backend_name(flags.get("attention-backend") or mapping(flags.get("attention-config")).get("backend")),
         kv_cache_dtype=str(flags.get("kv-cache-dtype") or "auto"),
-        quantization=str(flags["quantization"]) if isinstance(flags.get("quantization"), str) else None,
+        quantization=quantization if isinstance(quantization, str) else None,
         dtype=str(flags.get("dtype") or "auto"),
         utilization=_fraction(flags.get("gpu-memory-utilization"), 0.92),
         load_format=str(flags.get("load-format") or "auto"),
         expert_parallel=spec.topology.expert_parallel or flags.get("enable-expert-parallel") is True,
         eplb=flags.get("enable-eplb") is True,
-        redundant_experts=(_integer(eplb_config.get("num_redundant_experts")) or 0) if isinstance(eplb_config, Mapping) else 0,
+        redundant_experts=_integer(mapping(flags.get("eplb-config")).get("num_redundant_experts")) or 0,
     )
 
 
@@ -111,7 +111,9 @@ def _batch_defaults(hardware: Hardware, world_size: int) -> tuple[int, int]:
         return 2048 * world_size, 128 * world_size
     if hardware.vram_gib >= 160:
         return 16384, 1024
-    return (8192, 1024) if hardware.vram_gib >= 70 else (2048, 256)
+    if hardware.vram_gib >= 70:
+        return 8192, 1024
+    return 2048, 256
 
 
 def _flags(spec: ServerSpec) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -141,20 +143,21 @@ def _kebab(name: str) -> str:
 
 def _parsed(words: tuple[str, ...]) -> dict[str, Any]:
     """Raw arguments as flags: ``--a b``, ``--a=b``, ``--a`` alone; JSON values are read, other words are kept."""
-    found: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
     name = ""
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             name = _kebab(name)
-            found[name] = _value(value) if equals else True
-        elif name:
-            found[name] = _value(word) if found[name] is True else [*_listed(found[name]), _value(word)]
-    return found
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+            flags[name] = _value(value) if equals else True
+        elif not name:
+            continue
+        elif flags[name] is True:
+            flags[name] = _value(word)
+        else:
+            before = flags[name] if isinstance(flags[name], list) else [flags[name]]
+            flags[name] = [*before, _value(word)]
+    return flags
 
 
 def _value(word: str) -> Any:
@@ -179,9 +182,9 @@ def _integer(value: object) -> int | None:
         return None
     if isinstance(value, int):
         return value
-    if isinstance(value, str) and value[:-1].isascii() and value[:-1].isdigit() and value[-1] in _UNITS:
-        return int(value[:-1]) * _UNITS[value[-1]]
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else None
+    if not isinstance(value, str) or not (match := _WHOLE.fullmatch(value)):
+        return None
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def _first_integer(*values: object) -> int | None:
@@ -189,8 +192,7 @@ def _first_integer(*values: object) -> int | None:
 
 
 def _integers(value: object) -> tuple[int, ...]:
-    found = value if isinstance(value, list) else []
-    return tuple(number for number in map(_integer, found) if number is not None)
+    return tuple(number for number in map(_integer, entries(value)) if number is not None)
 
 
 def _fraction(value: object, default: float) -> float:

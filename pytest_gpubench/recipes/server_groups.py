@@ -1,15 +1,17 @@
-"""Which cases share a server, and what the server is called."""
+"""Which cases share a server, what the server is called, and which fresh starts of it are planned."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap, canonical_json
-from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
+from pytest_gpubench.model.specs import Launch, ServerSpec, SharingPolicy
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes.resolved import Resolved
+from pytest_gpubench.recipes.expansion import Resolved
 
 CAPACITIES = ("max-model-len", "max-num-batched-tokens", "max-num-seqs", "max-cudagraph-capture-size")
 """Flags of which a shared server gets the maximum; any other difference splits the group."""
@@ -75,3 +77,48 @@ def _digest(spec: ServerSpec) -> str:
     values = {item.name: getattr(spec, item.name) for item in fields(spec) if item.name not in SAME_IN_A_GROUP}
     values["speculative"] = draft and {**draft.vllm_config(), "options": draft.options}
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:6]
+
+
+MAX_LAUNCHES = 100
+ABBA = ("a", "b", "b", "a")
+"""Order of the arms of one block: a drift that is linear in time cancels."""
+
+
+def parse_launches(text: str) -> tuple[int, int]:
+    """Certain and reserve launches of ``3`` (3, 0) or ``1..3`` (1, 2).
+
+    Raises:
+        GpubenchError: for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d{1,4})\s*(?:\.\.\s*(\d{1,4})\s*)?", text, re.ASCII)
+    certain, most = 0, 0
+    if match:
+        certain, most = int(match[1]), int(match[2] or match[1])
+    if not 1 <= certain <= most <= MAX_LAUNCHES:
+        raise GpubenchError(f"launches '{text}': write a number such as 3, or a range such as 1..3, up to {MAX_LAUNCHES}")
+    return certain, most - certain
+
+
+def plan_launches(servers: Iterable[str], launches: str = "1", *, against: bool = False) -> tuple[Launch, ...]:
+    """Every launch of every server, server by server, in the order in which they run.
+
+    Args:
+        servers: KEYs.
+        launches: ``3``: three; ``1..3``: one certain and two in reserve.
+        against: two engines are compared; each launch becomes a block of the arms A B B A.
+
+    Raises:
+        GpubenchError: if ``launches`` is not understood.
+    """
+    certain, reserve = parse_launches(launches)
+    return tuple(launch for server in servers for launch in _of_server(server, certain, reserve, against))
+
+
+def _of_server(server: str, certain: int, reserve: int, against: bool) -> list[Launch]:
+    planned = []
+    counts = dict.fromkeys(("", "a", "b"), 0)
+    for block in range(certain + reserve):
+        for arm in ABBA if against else ("",):
+            counts[arm] += 1
+            planned.append(Launch(server, counts[arm], arm, reserve=block >= certain))
+    return planned

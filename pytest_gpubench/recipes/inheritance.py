@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import reduce
 
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
-from pytest_gpubench.recipes.yamltree import Entry, Node
+from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 MAX_GENERATIONS = 20
 KEEPS_NULL = "env"
@@ -68,13 +69,14 @@ class Lineage:
         own = Node({key: entry for key, entry in section.entries.items() if key != "extends"}, section.at)
         if extends is None or extends.value is None:
             return without_nulls(own)
-        merged: Node | None = None
+        layers = []
         for parent in extends.items if isinstance(extends.value, list) else [extends]:
             base = self._parent(name, parent)
             if base is None:
                 return None
-            merged = base if merged is None else overlay(merged, base)
-        return without_nulls(own) if merged is None else overlay(merged, own)
+            layers.append(base)
+        # An empty list extends nothing.
+        return reduce(overlay, [*layers, own]) if layers else without_nulls(own)
 
     def _parent(self, name: str, parent: Node) -> Node | None:
         path = join_path(name, "extends")

@@ -1,16 +1,24 @@
-"""Facts about models whose config.json need not be at hand: what planning knows without a download.
+"""Models' config.json: read from the folders that are at hand, or what is known beforehand without a download.
 
-Sources: the defaults of vLLM 0.32's ``MiniMaxM3TextConfig`` (the released checkpoints override the context length and the number of
-MTP modules), and the published description of the drafts: one dense Llama layer with 64 query heads of 128, each with its own KV
-head, or 4 KV heads in the GQA retrain. What the FP4 checkpoints leave unquantized is an assumption. The vision tower is left
-out: its head count is not known to us, so no rule speaks of it. A config.json at hand always wins over these.
+The doctor's one edge: nothing else in it reads files.
+
+Sources of what is known: the defaults of vLLM 0.32's ``MiniMaxM3TextConfig`` (the released checkpoints
+override the context length and the number of MTP modules), and the published description of the drafts:
+one dense Llama layer with 64 query heads of 128, each with its own KV head, or 4 KV heads in the GQA retrain.
+What the FP4 checkpoints leave unquantized is an assumption. The vision tower is left out: its head count is
+not known to us, so no rule speaks of it. A config.json at hand always wins over these.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from pytest_gpubench.model.failures import GpubenchError
 
 _DENSE_THEN_SPARSE = [0] * 3 + [1] * 57
 M3_TEXT_DEFAULTS: Mapping[str, Any] = MappingProxyType(
@@ -88,3 +96,53 @@ _KNOWN: dict[str, dict[str, Any]] = {
 def known_config(repository: str) -> dict[str, Any] | None:
     """The facts about a repository in the form of its config.json (only the keys that rules read), or None if we have none."""
     return _KNOWN.get(repository)
+
+
+_LARGEST = 8 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfigs:
+    """What the folders of a model and its draft say; None: not known."""
+
+    target: Mapping[str, Any] | None = None
+    draft: Mapping[str, Any] | None = None
+    chat_template: bool | None = None
+
+
+def read_model_configs(target: Path | None, draft: Path | None = None) -> ModelConfigs:
+    """Read the config.json of a model and of its draft, and whether the model's folder holds a chat template.
+
+    A folder is a local model or a snapshot in the Hugging Face cache. Where a folder is None or has no config.json, the answer is
+    None; the chat template is unknown where the tokenizer's files are not there.
+
+    Raises:
+        GpubenchError: if a config.json is there and cannot be read as a JSON object.
+    """
+    return ModelConfigs(_json_object(target, "config.json"), _json_object(draft, "config.json"), _chat_template(target))
+
+
+def _chat_template(folder: Path | None) -> bool | None:
+    if folder and any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    tokenizer = _json_object(folder, "tokenizer_config.json")
+    return None if tokenizer is None else bool(tokenizer.get("chat_template"))
+
+
+def _json_object(folder: Path | None, name: str) -> Mapping[str, Any] | None:
+    if folder is None or not (folder / name).is_file():
+        return None
+    path = folder / name
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise GpubenchError(
+                f"{path} is larger than {_LARGEST // 1024**2} MiB and no model's description: put the right file there."
+            )
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GpubenchError(f"{path} cannot be read ({error.strerror}): give access to it or fetch the model again.") from None
+    except (ValueError, RecursionError) as error:
+        raise GpubenchError(f"{path} is not JSON ({error}): fetch the model again.") from None
+    if not isinstance(value, dict):
+        raise GpubenchError(f"{path} holds no JSON object: fetch the model again.")
+    return value

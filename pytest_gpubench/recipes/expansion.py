@@ -1,19 +1,68 @@
-"""The ``client`` section of one point: from rendered values to a workload, its contradictions at their keys."""
+"""Rows of a search space to points (the expansion of InferenceX), and what a point resolves to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.model.cases import SourcePosition
+from pytest_gpubench.model.cases import Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap, freeze
-from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.model.workload_rules import contradictions
-from pytest_gpubench.recipes.client_schema import ClientKeys
+from pytest_gpubench.model.specs import ServerSpec, Topology
+from pytest_gpubench.model.workload import Workload, contradictions
+from pytest_gpubench.recipes.expressions import Value
 from pytest_gpubench.recipes.problems import PointError, join_path
-from pytest_gpubench.recipes.rows import Point
-from pytest_gpubench.recipes.yamltree import Node
+from pytest_gpubench.recipes.schema import ClientKeys, Row
+from pytest_gpubench.recipes.yaml_tree import Node
+
+MODEL_LEN_MARGIN = 256
+"""InferenceX gives every server this many tokens beyond isl + osl."""
+
+
+def concurrencies(row: Row) -> tuple[int, ...]:
+    """The list as written, or conc-start doubled until conc-end, which is always the last: 4 to 100 is 4 8 16 32 64 100."""
+    if row.conc_list is not None:
+        return tuple(row.conc_list)
+    if row.conc_start is None or row.conc_end is None:
+        return ()
+    return tuple(_doubled(row.conc_start, row.conc_end))
+
+
+def _doubled(start: int, end: int) -> Iterator[int]:
+    conc = start
+    while conc < end:
+        yield conc
+        conc *= 2
+    yield end
+
+
+def topology(row: Row) -> Topology:
+    """The row's parallelism; an ``ep`` that is not written is 1."""
+    return Topology(tp=row.tp, pp=row.pp, pcp=row.pcp_size, dcp=row.dcp_size, ep=row.ep or 1, dp_attn=row.dp_attn)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A row at one concurrency, before anything is resolved."""
+
+    topology: Topology
+    isl: int
+    osl: int
+    conc: int
+    speculative: bool
+    at: SourcePosition
+
+    def names(self, hardware: str, precision: str, framework: str) -> dict[str, Value]:
+        """The names of expressions that the row decides."""
+        it = self.topology
+        return {
+            "isl": self.isl, "osl": self.osl, "conc": self.conc,
+            "tp": it.tp, "ep": it.ep, "pp": it.pp, "pcp": it.pcp, "dcp": it.dcp, "dp_attn": it.dp_attn, "gpus": it.gpus,
+            "dp": it.dp, "tensor_parallel_size": it.tensor_parallel_size, "expert_parallel": it.expert_parallel,
+            "hardware": hardware, "precision": precision, "framework": framework,
+        }  # fmt: skip
+
 
 PROMPTS_PER_CONC = 10
 WARMUPS_PER_CONC = 2
@@ -61,7 +110,7 @@ def workload_of(point: Point, given: Mapping[str, Any], node: Node, path: str, m
     fault = _fault(workload, point, max_model_len)
     if fault is not None:
         key, words = fault
-        raise PointError(_place(node, key), join_path(path, key), words)
+        raise PointError((node.get(key) or node).at, join_path(path, key), words)
     return workload
 
 
@@ -78,6 +127,22 @@ def _fault(workload: Workload, point: Point, max_model_len: int) -> tuple[str, s
     return next(iter(contradictions(workload)), None)
 
 
-def _place(node: Node, key: str) -> SourcePosition:
-    found = node.get(key)
-    return (found or node).at
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """All of a point but its load, before sharing. Points that differ in nothing but an unread concurrency have one object."""
+
+    identity: Identity
+    spec: ServerSpec
+    max_model_len: int
+    runnable: bool
+    why_not: str
+    gates: FrozenMap
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A point with its own server, before sharing."""
+
+    point: Point
+    workload: Workload
+    served: Served

@@ -1,0 +1,195 @@
+"""What the doctor looks at: one server with everything that is known about it, and the form of a rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from pytest_gpubench.doctor.configs import known_config
+from pytest_gpubench.doctor.findings import EvidenceClass, Severity
+from pytest_gpubench.doctor.memory_estimate import MemoryEstimate, estimate_memory
+from pytest_gpubench.doctor.server_settings import Settings, backend_name, settings_of
+from pytest_gpubench.doctor.shape import ModelShape, mapping, shape_of
+from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.hardware import Hardware
+from pytest_gpubench.model.specs import ServerSpec
+
+Config: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Facts about the machine at hand; what is None is not known, and the hardware table's nominal value is used."""
+
+    gpus: int | None = None
+    vram_gib: float | None = None
+    """Of one GPU, as the driver reports it."""
+    free_vram_gib: float | None = None
+    """The least free memory over the GPUs that the server would get."""
+    memory_gib: float | None = None
+    """Main memory that this process may use (cgroup limits counted)."""
+    multicast: bool | None = None
+    """Whether programs may use NVLink multicast between its GPUs."""
+    engine: str | None = None
+    """Version of the vLLM that would serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerContext:
+    """One server, its cases, its models and its machine."""
+
+    spec: ServerSpec
+    cases: tuple[Case, ...]
+    settings: Settings
+    target: ModelShape | None
+    """None: its config.json is not known."""
+    draft: ModelShape | None
+    hardware: Hardware
+    node: Node
+    chat_template: bool | None
+    """Whether the model's tokenizer has a chat template; None: not known."""
+    memory: MemoryEstimate | None
+    """None: the model's shape or quantization is not known well enough."""
+
+    @property
+    def tp(self) -> int:
+        """vLLM's tensor parallel size."""
+        return self.spec.topology.tensor_parallel_size
+
+    @property
+    def spec_tokens(self) -> int:
+        """Draft tokens per step, 0 without a draft."""
+        return self.spec.speculative.num_speculative_tokens if self.spec.speculative else 0
+
+    @property
+    def draft_model(self) -> str | None:
+        """Repository or folder of the draft, None without a model of its own."""
+        return self.spec.speculative.model if self.spec.speculative else None
+
+    def draft_option(self, name: str) -> object:
+        """A further key of the draft's config, None where it is not set."""
+        return self.spec.speculative and self.spec.speculative.options.get(name)
+
+    @property
+    def draft_tp(self) -> int:
+        size = self.draft_option("draft_tensor_parallel_size")
+        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+            return size
+        return self.tp
+
+    @property
+    def asked_draft_backend(self) -> str | None:
+        """The attention backend that is asked for the draft by name."""
+        return backend_name(self.spec.speculative.attention_backend) if self.spec.speculative else None
+
+    @property
+    def checkpoint_quantization(self) -> str:
+        """What the model's config.json says, empty if nothing."""
+        return self.target.quantization if self.target else ""
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.hardware.platform == "cpu"
+
+    @property
+    def per_rank(self) -> str:
+        """Words behind a number that holds for one of several data-parallel ranks."""
+        return " per data-parallel rank" if self.spec.topology.dp > 1 else ""
+
+    def is_family(self, capability: int) -> bool:
+        """Whether the GPU is NVIDIA's generation 90 (Hopper), 100 (datacenter Blackwell), ..."""
+        return self.hardware.platform == "cuda" and self.hardware.compute_capability // 10 == capability // 10
+
+    def conc_per_rank(self, case: Case) -> int:
+        """Requests in flight on one data-parallel rank."""
+        return math.ceil(case.workload.conc / self.spec.topology.dp)
+
+
+def context_of(
+    spec: ServerSpec,
+    cases: Iterable[Case] = (),
+    *,
+    hardware: Hardware,
+    target: Config | None = None,
+    draft: Config | None = None,
+    node: Node | None = None,
+    chat_template: bool | None = None,
+) -> ServerContext:
+    """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans and records carry."""
+    settings = settings_of(spec, hardware)
+    context = ServerContext(
+        spec=spec,
+        cases=tuple(cases),
+        settings=settings,
+        target=_shape(spec.model, target, mapping(settings.flags.get("hf-overrides"))),
+        draft=None,
+        hardware=hardware,
+        node=node or Node(),
+        chat_template=chat_template,
+        memory=None,
+    )
+    draft_tp = 0
+    if context.draft_model is not None:
+        context = replace(context, draft=_shape(context.draft_model, draft, {}))
+        draft_tp = context.draft_tp
+    memory = estimate_memory(
+        context.target,
+        context.draft,
+        settings=settings,
+        topology=spec.topology,
+        hardware=hardware,
+        total_gib=context.node.vram_gib,
+        draft_tp=draft_tp,
+    )
+    return replace(context, memory=memory)
+
+
+def memory_of(
+    spec: ServerSpec, *, hardware: Hardware, target: Config | None = None, draft: Config | None = None, node: Node | None = None
+) -> MemoryEstimate | None:
+    """The memory estimate of one server, or None where its model is not known well enough."""
+    return context_of(spec, hardware=hardware, target=target, draft=draft, node=node).memory
+
+
+def _shape(repository: str, config: Config | None, overrides: Config) -> ModelShape | None:
+    if config is None:
+        config = known_config(repository)
+    if config is None:
+        return None
+    merged = {**config, **overrides}
+    inner, inner_overrides = config.get("text_config"), overrides.get("text_config")
+    if isinstance(inner, Mapping) and isinstance(inner_overrides, Mapping):
+        merged["text_config"] = {**inner, **inner_overrides}
+    return shape_of(merged)
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """What a rule saw: the sentence with this server's numbers, what to do, and the values of vLLM's own sentence."""
+
+    message: str
+    remedy: str
+    says: Mapping[str, object] = field(default_factory=dict)
+    cases: tuple[str, ...] = ()
+    severity: Severity | None = None
+    """Where it differs from the rule's own."""
+    evidence_class: EvidenceClass | None = None
+    """Where we know this variant less well than the rule."""
+
+
+Check: TypeAlias = Callable[[ServerContext], Iterable[Symptom]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing that the doctor knows. ``engine_says`` has ``{names}`` that a symptom's ``says`` fills in."""
+
+    id: str
+    title: str
+    severity: Severity
+    evidence_class: EvidenceClass
+    engine_says: str
+    check: Check
+    outcome_unknown: bool = False

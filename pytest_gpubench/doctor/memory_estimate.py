@@ -1,0 +1,322 @@
+"""An estimate of what a server will find in its memory: weights, room for the KV cache, and how many requests that holds.
+
+Weights and KV bytes follow from the shape and come close to the log's numbers. What the profiling run will take (activations, CUDA
+graphs, libraries) does not, so it is an allowance fitted to the few servers that we have seen, and every rule that stops a launch
+looks at the optimistic number without it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pytest_gpubench.doctor.server_settings import Settings
+from pytest_gpubench.doctor.shape import BYTES, AttentionSizes, ModelShape, entries
+from pytest_gpubench.model.hardware import Hardware
+from pytest_gpubench.model.specs import Topology
+
+GIB = 1024.0**3
+_OUTSIDE_TORCH = 0.25
+_COMMUNICATION = 0.75
+_GRAPHS = 0.1
+_ACTIVATION_WIDTHS = 12
+"""Hidden-sized vectors per batched token that are alive at the peak."""
+_KV_WIDTHS: dict[str, float] = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "float16": 2.0, "bfloat16": 2.0, "nvfp4": 0.5625}
+# Bytes per weight, block scales included: one e8m0 byte per 32 (MX), one e4m3 byte per 16 (NVFP4), fp32 per 128 x 128 (fp8 blocks)
+_WIDTHS: dict[str, float] = {
+    "fp8": 1.0,
+    "fbgemm_fp8": 1.0,
+    "modelopt": 1.0,
+    "mxfp8": 1 + 1 / 32,
+    "modelopt_mxfp8": 1 + 1 / 32,
+    "modelopt_fp4": 0.5 + 1 / 16,
+    "mxfp4": 0.5 + 1 / 32,
+    "gpt_oss_mxfp4": 0.5 + 1 / 32,
+    "experts_int8": 1.0,
+    "awq": 0.5 + 2.5 / 128,
+    "awq_marlin": 0.5 + 2.5 / 128,
+    "auto_awq": 0.5 + 2.5 / 128,
+}
+_IGNORE_KEYS = ("ignored_layers", "ignore", "exclude", "exclude_modules", "modules_to_not_convert")
+
+
+@dataclass(frozen=True, slots=True)
+class _Widths:
+    plain: float
+    attention: float
+    dense: float
+    shared: float
+    experts: float
+
+
+def weight_bytes(shape: ModelShape, topology: Topology) -> float | None:
+    """Bytes of the language model's weights on the fullest rank, or None where the shape or the quantization is not known."""
+    widths, sizes, tp = _widths(shape), shape.attention, topology.tensor_parallel_size
+    if widths is None or sizes is None or shape.layers is None or shape.vocab is None or shape.latent_dim:
+        return None
+    feed_forward = _feed_forward_bytes(shape, widths, topology)
+    if feed_forward is None:
+        return None
+    attention = shape.layers * _attention_weights(sizes, tp) + _index_weights(shape, sizes, tp)
+    body = feed_forward + attention * widths.attention
+    per_stage = math.ceil(shape.layers / topology.pp) / shape.layers
+    embeddings = 2
+    if shape.tied_embeddings or topology.pp > 1:  # one stage has the embedding, another one the head
+        embeddings = 1
+    return body * per_stage + embeddings * shape.vocab * sizes.hidden / tp * widths.plain
+
+
+def draft_bytes(draft: ModelShape, target: ModelShape, tp: int) -> float | None:
+    """Bytes of an EAGLE3 head on one rank: it shares the target's embedding, its first layer reads two hidden states at once."""
+    widths, sizes = _widths(draft), draft.attention
+    vocab, target_hidden = draft.draft_vocab or draft.vocab or target.vocab, draft.target_hidden or target.hidden
+    if widths is None or sizes is None or draft.layers is None or draft.dense_intermediate is None:
+        return None
+    if vocab is None or target_hidden is None:
+        return None
+    feed_forward = 3 * sizes.hidden * draft.dense_intermediate / tp
+    per_layer = _attention_weights(sizes, tp) * widths.attention + feed_forward * widths.dense
+    qkv_twice = sizes.hidden * (sizes.heads + 2 * max(sizes.kv_heads, tp)) * sizes.head_dim / tp
+    fusion = (len(draft.aux_layers) or 3) * target_hidden * sizes.hidden
+    head = vocab * sizes.hidden / tp
+    return draft.layers * per_layer + qkv_twice * widths.attention + (fusion + head) * widths.plain
+
+
+def kv_heads_per_rank(kv_heads: int, tp: int) -> int:
+    """KV heads that one rank keeps: a head is copied where there are more ranks than heads."""
+    return max(1, kv_heads // tp)
+
+
+def _attention_weights(sizes: AttentionSizes, tp: int) -> float:
+    query_and_output = 2 * sizes.hidden * sizes.heads * sizes.head_dim / tp
+    return query_and_output + 2 * sizes.hidden * kv_heads_per_rank(sizes.kv_heads, tp) * sizes.head_dim
+
+
+def _feed_forward_bytes(shape: ModelShape, widths: _Widths, topology: Topology) -> float | None:
+    """Of all layers, each width with its gate, up and down matrix; None where a size that counts is not known."""
+    dense_layers, moe_layers, dense = shape.dense_layers, shape.moe_layers, shape.dense_intermediate
+    if shape.hidden is None or dense_layers is None or moe_layers is None or dense is None:
+        return None
+    tp = topology.tensor_parallel_size
+    total = dense_layers * 3 * shape.hidden * dense / tp * widths.dense
+    if not moe_layers:
+        return total
+    if shape.shared_intermediate is None or shape.expert_intermediate is None:
+        return None
+    shared = 3 * shape.hidden * shape.shared_intermediate / tp * widths.shared
+    experts = 3 * shape.hidden * shape.expert_intermediate * shape.experts / topology.expert_ranks * widths.experts
+    router = shape.hidden * shape.experts * 4  # fp32, on every rank
+    return total + moe_layers * (shared + experts + router)
+
+
+def _index_weights(shape: ModelShape, sizes: AttentionSizes, tp: int) -> float:
+    """MiniMax-M3's index projections: queries ride with the KV heads, the one key head is copied to every rank."""
+    if shape.sparse is None or shape.sparse.index_dim is None:
+        return 0  # where its size is not given it is left out: it is small beside the rest
+    return shape.sparse.layers * sizes.hidden * shape.sparse.index_dim * (kv_heads_per_rank(sizes.kv_heads, tp) + 1)
+
+
+def _widths(shape: ModelShape) -> _Widths | None:
+    plain = BYTES.get(shape.dtype or "bfloat16")
+    if plain is None:
+        return None
+    if not shape.quantization:
+        return _Widths(plain, plain, plain, plain, plain)
+    width = _quantized_width(shape)
+    if width is None:
+        return None
+    ignored = [entry for key in _IGNORE_KEYS for entry in entries(shape.quant_config.get(key)) if isinstance(entry, str)]
+
+    experts_only = shape.quantization in ("mxfp4", "gpt_oss_mxfp4", "experts_int8")
+
+    def of(*modules: str) -> float:
+        return plain if any(module in entry for entry in ignored for module in modules) else width
+
+    return _Widths(
+        plain=plain,
+        attention=plain if experts_only else of("self_attn", "attention"),
+        dense=plain if experts_only else of("mlp.down_proj", "*.mlp*"),
+        shared=of("shared_expert"),
+        experts=width,
+    )
+
+
+def _quantized_width(shape: ModelShape) -> float | None:
+    config = shape.quant_config
+    if shape.quantization in ("gptq", "gptq_marlin", "auto_gptq"):
+        bits = config.get("bits")
+        return bits / 8 + 2.5 / 128 if isinstance(bits, int) and bits in (2, 3, 4, 8) else None
+    if shape.quantization == "quark":
+        return 0.5 + 1 / 32 if config.get("quant_algo") == "MXFP4" else None
+    return _WIDTHS.get(shape.quantization)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Of one rank, in GiB; tokens and concurrency of one data-parallel rank, as vLLM logs them."""
+
+    total_gib: float
+    budget_gib: float
+    """What vLLM may use: total times utilization; on the CPU weights and KV space together are not bounded by it."""
+    weights_gib: float
+    draft_gib: float
+    allowance_gib: float
+    """Activations, CUDA graphs and libraries: a guess."""
+    kv_gib: float
+    """Room for the KV cache after the allowance; below zero: none."""
+    kv_gib_at_most: float
+    """Room if the allowance were zero."""
+    kv_bytes_per_token: float
+    exact_kv: bool
+    """False: some layers keep less than every token, so the cache holds more tokens than said here."""
+    block_size: int
+    context_ranks: int
+    """Decode-context-parallel ranks: each keeps its share of a request's tokens."""
+
+    @property
+    def loaded_gib(self) -> float:
+        """What the log calls ``Model loading took``: target and draft."""
+        return self.weights_gib + self.draft_gib
+
+    @property
+    def kv_tokens(self) -> int:
+        """What the log calls ``GPU KV cache size``."""
+        return self.tokens_in(self.kv_gib)
+
+    def tokens_in(self, gib: float) -> int:
+        """Tokens that fit into so much KV memory, whole blocks only."""
+        if self.kv_bytes_per_token <= 0 or gib <= 0:
+            return 0
+        blocks = math.floor(gib * GIB / (self.kv_bytes_per_token * self.block_size))
+        return blocks * self.block_size * self.context_ranks
+
+    def concurrency(self, tokens_per_request: int, *, at_most: bool = False) -> float:
+        """Requests of this length that fit at once (``Maximum concurrency`` for max-model-len)."""
+        room = self.tokens_in(self.kv_gib_at_most if at_most else self.kv_gib)
+        granule = self.block_size * self.context_ranks
+        return room / (math.ceil(max(1, tokens_per_request) / granule) * granule)
+
+    def errors(
+        self, *, model_loading_gib: float | None = None, available_kv_gib: float | None = None, kv_tokens: int | None = None
+    ) -> dict[str, float]:
+        """Relative errors against the log's own numbers (0.1: ten percent too high), for those that were found in the log."""
+        pairs = {
+            "model_loading_gib": (self.loaded_gib, model_loading_gib),
+            "available_kv_gib": (self.kv_gib, available_kv_gib),
+            "kv_tokens": (float(self.kv_tokens), kv_tokens),
+        }
+        return {name: estimate / measured - 1 for name, (estimate, measured) in pairs.items() if measured}
+
+
+def estimate_memory(
+    target: ModelShape | None,
+    draft: ModelShape | None,
+    *,
+    settings: Settings,
+    topology: Topology,
+    hardware: Hardware,
+    total_gib: float | None = None,
+    draft_tp: int = 0,
+) -> MemoryEstimate | None:
+    """Estimate one rank's memory, or None where something that it needs is not known.
+
+    ``total_gib`` is the device's memory as the driver reports it (the hardware table's nominal value otherwise). ``draft_tp`` is
+    the tensor parallel size of a separate draft, else 0; where the draft is not known the estimate is made without it.
+    """
+    kv_width = _kv_width(settings, target)
+    if target is None or kv_width is None:
+        return None
+    weights = weight_bytes(target, topology)
+    kv = _kv_bytes(target, topology.tensor_parallel_size, kv_width, settings)
+    if weights is None or kv is None:
+        return None
+    kv /= topology.pp
+    head = None
+    if draft_tp and draft is not None:
+        head = draft_bytes(draft, target, draft_tp)
+        kv += _cache_bytes(draft, draft_tp, kv_width) or 0
+    total = total_gib if total_gib is not None else hardware.vram_gib
+    weights = max(0.0, weights - _amount(settings, "cpu-offload-gb") * GIB)
+    loaded = (weights + (head or 0.0)) / GIB
+    budget = total * settings.utilization
+    free = None  # what is set aside for the cache, whatever the weights leave
+    if hardware.platform == "cpu":
+        free = _cpu_space(settings)
+        if free is None:
+            return None
+    if fixed := _amount(settings, "kv-cache-memory-bytes"):
+        free = fixed / GIB
+    allowance = 0.0
+    if free is None:
+        free, allowance = budget - loaded, _allowance(target, settings, topology)
+    return MemoryEstimate(
+        total_gib=total,
+        budget_gib=budget,
+        weights_gib=weights / GIB,
+        draft_gib=(head or 0.0) / GIB,
+        allowance_gib=allowance,
+        kv_gib=free - allowance,
+        kv_gib_at_most=free,
+        kv_bytes_per_token=kv,
+        exact_kv=target.full_attention_only and (head is not None or not draft_tp),
+        block_size=block_size_of(settings, target, hardware),
+        context_ranks=topology.dcp,
+    )
+
+
+def block_size_of(settings: Settings, target: ModelShape | None, hardware: Hardware) -> int:
+    """Tokens per KV block: as set, else 128 for MiniMax-M3's sparse attention and on the CPU, else vLLM's default of 16."""
+    if settings.block_size is not None and settings.block_size > 0:
+        return settings.block_size
+    if target is not None and target.sparse is not None and target.sparse.block_size:
+        return target.sparse.block_size
+    return 128 if hardware.platform == "cpu" else 16
+
+
+def _kv_width(settings: Settings, target: ModelShape | None) -> float | None:
+    if settings.kv_cache_dtype != "auto":
+        return _KV_WIDTHS.get(settings.kv_cache_dtype)
+    if settings.dtype != "auto":
+        return BYTES.get(settings.dtype)
+    return BYTES.get(target.dtype if target and target.dtype else "bfloat16")
+
+
+def _cache_bytes(shape: ModelShape, tp: int, width: float) -> float | None:
+    """Bytes of one token's keys and values in all layers of one rank."""
+    if shape.layers is None or shape.kv_heads is None or shape.head_dim is None:
+        return None
+    return shape.layers * 2 * kv_heads_per_rank(shape.kv_heads, tp) * shape.head_dim * width
+
+
+def _kv_bytes(target: ModelShape, tp: int, width: float, settings: Settings) -> float | None:
+    """Of one token in all layers of one rank, M3's index cache included: one shared head, bf16 unless the indexer is told fp8."""
+    cache = _cache_bytes(target, tp, width)
+    if cache is None or target.sparse is None or target.sparse.index_dim is None:
+        return cache
+    index_width = 1.0 if settings.part("attention-config", "indexer_kv_dtype") in ("fp8", "fp8_e4m3") else 2.0
+    return cache + target.sparse.layers * target.sparse.index_dim * index_width
+
+
+def _allowance(target: ModelShape, settings: Settings, topology: Topology) -> float:
+    """A guess, so what the config.json does not give is left out."""
+    tokens, hidden = settings.max_num_batched_tokens, target.hidden or 0
+    routed = 0.0
+    if target.experts_per_token:
+        routed = target.experts_per_token * ((target.expert_intermediate or 0) / topology.tensor_parallel_size + hidden)
+    activations = tokens * 2 * (_ACTIVATION_WIDTHS * hidden + routed)
+    logits = min(settings.max_num_seqs, tokens) * (target.vocab or 0) * 4
+    communication = _COMMUNICATION if topology.gpus > 1 else 0.0
+    return (activations + logits) / GIB + _OUTSIDE_TORCH + communication + _GRAPHS
+
+
+def _amount(settings: Settings, flag: str) -> float:
+    """A flag's number, 0 where it is not set."""
+    value = settings.flags.get(flag)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return 0.0
+    return max(0.0, float(value))
+
+
+def _cpu_space(settings: Settings) -> float | None:
+    value = settings.environment.get("VLLM_CPU_KVCACHE_SPACE", "")
+    return float(value) if value.isascii() and value.isdigit() else None
