@@ -27,7 +27,7 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Response, Schedule, serve_forever
+from pytest_gpubench.load.loopback.server import Fault, LoopbackServer, Request, Response, Schedule, serve_forever
 
 FAULTS = {
     "exit-at-import": "a library is missing: traceback, exit code 1",

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from client_tables import machine_line, replace_part
 
-from pytest_gpubench.load.calibrate import loopback_process
+from pytest_gpubench.load.client_calibration import loopback_process
 
 
 def _load(isl: int, osl: int, conc: int, requests: int) -> dict[str, int]:
@@ -41,9 +41,9 @@ import json, sys
 import pytest, pytest_gpubench.plugin.runner
 from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.engines.scrape import parse_metrics
-from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.engines.metrics_page import parse_metrics
+from pytest_gpubench.load.protocol import LoadPlan
+from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.measure.compute import compute
 workload = Workload(**json.loads(sys.argv[2]), range_ratio=1.0)
 result = run_load(LoadPlan(sys.argv[1], "loopback", workload))

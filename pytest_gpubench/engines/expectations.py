@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gpubench.engines.facts import EngineFacts, some_names
+from pytest_gpubench.engines.engine_facts import EngineFacts, some_names
 from pytest_gpubench.engines.interpreter import check_version
 from pytest_gpubench.engines.kernels import kernel_choices
 from pytest_gpubench.model.frozen import Frozen

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec
 

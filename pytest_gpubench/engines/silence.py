@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pytest_gpubench.engines.scrape import RUNNING, WAITING, parse_metrics
+from pytest_gpubench.engines.metrics_page import RUNNING, WAITING, parse_metrics
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 SILENT = "silent-engine"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from pytest_gpubench.load.plan import Phase
+from pytest_gpubench.load.protocol import Phase
 from pytest_gpubench.model.workload import Workload
 
 

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from pytest_gpubench.host import files
-from pytest_gpubench.load.calibrate import host_name, software_name
-from pytest_gpubench.load.calibration import Calibration
+from pytest_gpubench.load.client_calibration import host_name, software_name
+from pytest_gpubench.load.client_error import Calibration
 from pytest_gpubench.model.failures import GpubenchError
 
 SCHEMA_VERSION = 1

@@ -17,8 +17,8 @@ from pytest_gpubench.load.datasets import (
     read_text,
     sentences,
 )
-from pytest_gpubench.load.plan import LoadPlan, Phase
 from pytest_gpubench.load.prompts import Counter, Message, Prompt, Vocabulary, draw_lengths, draw_words, fit, measure_vocabulary
+from pytest_gpubench.load.protocol import LoadPlan, Phase
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 _PARALLEL = 8

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pytest_gpubench.load.alarm import Alarm
 from pytest_gpubench.load.pool import Pool
 from pytest_gpubench.load.stopping import StopRule
+from pytest_gpubench.load.timing import Alarm
 from pytest_gpubench.load.transport import MAX_ANSWER, Exchange
 
 _WATCH_INTERVAL = 0.25

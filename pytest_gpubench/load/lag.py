@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
-from pytest_gpubench.load.alarm import Alarm
+from pytest_gpubench.load.timing import Alarm
 
 _SHORTEST_NS = 5_000_000
 _LONGEST_NS = 15_000_000

@@ -15,13 +15,13 @@ from pytest_gpubench.load.arrivals import due_offsets, ramped
 from pytest_gpubench.load.composing import make_prompts
 from pytest_gpubench.load.driver import Driver, Job
 from pytest_gpubench.load.lag import LagProbe
-from pytest_gpubench.load.parse import answer_of, record_of
-from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
+from pytest_gpubench.load.openai_wire import TokenCounter, WireRequest, build_requests, with_token_ids
+from pytest_gpubench.load.parser import answer_of, record_of
 from pytest_gpubench.load.priority import foremost
-from pytest_gpubench.load.recount import LONGEST_TEXT, SAMPLE, recount, sample
-from pytest_gpubench.load.requests import TokenCounter, WireRequest, build_requests, with_token_ids
-from pytest_gpubench.load.spool import Spool
+from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
+from pytest_gpubench.load.response_buffer import Spool
 from pytest_gpubench.load.stopping import StopRule
+from pytest_gpubench.load.tokenization import LONGEST_TEXT, SAMPLE, recount, sample
 from pytest_gpubench.load.transport import Exchange
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload

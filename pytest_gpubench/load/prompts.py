@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from pytest_gpubench.load.plan import Phase
-from pytest_gpubench.load.words import WORDS
+from pytest_gpubench.load.protocol import Phase
+from pytest_gpubench.load.word_list import WORDS
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 

@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
-from pytest_gpubench.load.plan import StopReason
+from pytest_gpubench.load.protocol import StopReason
 from pytest_gpubench.load.transport import Exchange
 
 _MIN_BATCHES = 10

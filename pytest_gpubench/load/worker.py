@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_gpubench.load.measuring import Measuring
-from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress
-from pytest_gpubench.load.spool import Spool
+from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Progress
+from pytest_gpubench.load.response_buffer import Spool
 from pytest_gpubench.model.failures import BenchmarkError
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pytest_gpubench.load.plan import ClientFacts, Phase, RequestRecord
+from pytest_gpubench.load.protocol import ClientFacts, Phase, RequestRecord
 from pytest_gpubench.measure.measurement import Drafting
 from pytest_gpubench.model.workload import Workload
 

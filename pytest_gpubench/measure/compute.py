@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from pytest_gpubench.engines.scrape import Scrape
-from pytest_gpubench.load.calibration import Calibration, best_of
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.engines.metrics_page import Scrape
+from pytest_gpubench.load.client_error import Calibration, best_of
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions
 from pytest_gpubench.measure.checks import find_problems
 from pytest_gpubench.measure.flags import find_flags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_gpubench.load.plan import ClientFacts
+from pytest_gpubench.load.protocol import ClientFacts
 from pytest_gpubench.measure.measurement import Flag, Totals
 from pytest_gpubench.measure.validity import ENGINE_STRETCH, Validity
 from pytest_gpubench.model.workload import Workload

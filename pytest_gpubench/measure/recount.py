@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure.measurement import Flag
 
 LEAST = 0.7

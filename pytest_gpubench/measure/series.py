@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_gpubench.engines.scrape import RUNNING, WAITING, parse_metrics
+from pytest_gpubench.engines.metrics_page import RUNNING, WAITING, parse_metrics
 
 
 @dataclass(frozen=True, slots=True)

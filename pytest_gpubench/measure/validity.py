@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from pytest_gpubench.load.calibration import Calibration
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.load.client_error import Calibration
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure.definitions import span, ttft
 from pytest_gpubench.measure.measurement import Totals
 

@@ -12,11 +12,11 @@ import pytest
 
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.scrape import wait_idle
+from pytest_gpubench.engines.metrics_page import wait_idle
 from pytest_gpubench.engines.silence import SILENT, SilenceWatch
 from pytest_gpubench.load.calibration_store import stored
-from pytest_gpubench.load.plan import LoadPlan, Progress
-from pytest_gpubench.load.run import check_workload, run_load
+from pytest_gpubench.load.load_run import check_workload, run_load
+from pytest_gpubench.load.protocol import LoadPlan, Progress
 from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.flags import VANISHED
 from pytest_gpubench.measure.measurement import Measurement

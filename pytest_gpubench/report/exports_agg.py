@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.report.exports_common import (
     Exported,
     NotExportedError,

@@ -14,7 +14,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from pytest_gpubench.host.hub.failures import redact
+from pytest_gpubench.host.hub.download_failures import redact
 from pytest_gpubench.host.hub.fetch import FetchSettings, Progress, ensure_snapshot
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder
 from pytest_gpubench.model.failures import BenchmarkError, Failure

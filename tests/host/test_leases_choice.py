@@ -20,7 +20,7 @@ from pytest_gpubench.host.leases.choice import (
     server_env,
 )
 from pytest_gpubench.host.leases.cores import physical_cores
-from pytest_gpubench.host.leases.files import Holder
+from pytest_gpubench.host.leases.lease_file import Holder
 from pytest_gpubench.host.leases.owners import ProcessId, this_place
 
 GIB = 1 << 30

@@ -15,7 +15,7 @@ from pytest_gpubench.host.hub import local
 from pytest_gpubench.host.hub.locks import lock_path, repository_lock
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
-from pytest_gpubench.host.leases.files import lease_folder
+from pytest_gpubench.host.leases.lease_file import lease_folder
 from pytest_gpubench.host.private import make_folder, not_private
 from pytest_gpubench.model.failures import BenchmarkError
 

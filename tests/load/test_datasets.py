@@ -25,8 +25,8 @@ from pytest_gpubench.load.datasets import (
     read_text,
     sentences,
 )
-from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Message, Prompt
+from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload
 

@@ -7,10 +7,10 @@ import pytest
 
 from pytest_gpubench.load import pool
 from pytest_gpubench.load.driver import Driver, Job
-from pytest_gpubench.load.loopback import LoopbackServer, Schedule
-from pytest_gpubench.load.plan import LoadPlan
+from pytest_gpubench.load.loopback.server import LoopbackServer, Schedule
+from pytest_gpubench.load.openai_wire import build_requests
 from pytest_gpubench.load.prompts import Prompt
-from pytest_gpubench.load.requests import build_requests
+from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.load.transport import Exchange
 from pytest_gpubench.model.workload import Workload
 

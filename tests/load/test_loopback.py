@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.loopback import Fault, Handler, LoopbackServer, Request, Response, Schedule
-from pytest_gpubench.load.loopback_state import Counters, word_tokens, words_text
+from pytest_gpubench.load.loopback.counters import Counters, word_tokens, words_text
+from pytest_gpubench.load.loopback.server import Fault, Handler, LoopbackServer, Request, Response, Schedule
 
 FAST = Schedule(ttft=0.02, token_time=0.002)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.load.loopback_state import Counters
-from pytest_gpubench.load.plan import ClientFacts
-from pytest_gpubench.load.sampler import WATCHED
+from pytest_gpubench.load.loopback.counters import Counters
+from pytest_gpubench.load.metrics_sampler import WATCHED
+from pytest_gpubench.load.protocol import ClientFacts
 from pytest_gpubench.measure.flags import find_flags
 from pytest_gpubench.measure.measurement import Flag, Totals
 from pytest_gpubench.measure.series import series_of

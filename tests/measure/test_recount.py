@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure.recount import Recount, disagreement, recount_flags, recounted
 
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pytest_gpubench.engines.scrape import Scrape
-from pytest_gpubench.load.calibrate import loopback_process
+from pytest_gpubench.engines.metrics_page import Scrape
+from pytest_gpubench.load.client_calibration import loopback_process
+from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.measuring import Measuring
-from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress, RequestRecord
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.transport import Slot
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement

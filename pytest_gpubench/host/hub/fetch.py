@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.host.home import expanded
-from pytest_gpubench.host.hub.failures import download_failure, is_transient
+from pytest_gpubench.host.hub.download_failures import download_failure, is_transient
 from pytest_gpubench.host.hub.local import (
     DEFAULT_REVISION,
     Incomplete,

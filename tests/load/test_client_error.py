@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.load.calibrate import calibrate, loopback_process
-from pytest_gpubench.load.calibration import Calibration, compare
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.load.client_calibration import calibrate, loopback_process
+from pytest_gpubench.load.client_error import Calibration, compare
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.engines.scrape import parse_metrics, wait_idle
-from pytest_gpubench.load.loopback_state import Counters
+from pytest_gpubench.engines.metrics_page import parse_metrics, wait_idle
+from pytest_gpubench.load.loopback.counters import Counters
 from pytest_gpubench.model.failures import BenchmarkError
 
 PAGE = """\

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_gpubench.load.crew import Worker, merge, open_gates, start_crew, total_progress
 from pytest_gpubench.load.datasets import dataset_problem
-from pytest_gpubench.load.plan import LoadPlan, LoadResult, Progress, RequestRecord
-from pytest_gpubench.load.sampler import Sampler
+from pytest_gpubench.load.metrics_sampler import Sampler
+from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress, RequestRecord
+from pytest_gpubench.load.workers import Worker, merge, open_gates, start_crew, total_progress
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.model.workload_rules import contradictions

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from pytest_gpubench.load.alarm import Alarm
-from pytest_gpubench.load.loopback_http import STREAM_END, STREAM_HEAD, Connection, Response, chunk
-from pytest_gpubench.load.loopback_state import Counters
+from pytest_gpubench.load.loopback.counters import Counters
+from pytest_gpubench.load.loopback.http_server import STREAM_END, STREAM_HEAD, Connection, Response, chunk
+from pytest_gpubench.load.timing import Alarm
 
 _BATCH = 8
 """Streams that are served in one go."""

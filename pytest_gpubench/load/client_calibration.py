@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_gpubench.load.calibration import Calibration, compare
-from pytest_gpubench.load.loopback import TRUTH_PATH
-from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.client_error import Calibration, compare
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.loopback.server import TRUTH_PATH
+from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.parse import body_pieces, events, record_of
-from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.load.openai_wire import WireRequest
+from pytest_gpubench.load.parser import body_pieces, events, record_of
 from pytest_gpubench.load.prompts import Prompt
-from pytest_gpubench.load.requests import WireRequest
+from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.load.transport import Exchange, parse_head
 
 REQUEST = WireRequest(Prompt(4, "measured", "hi", 10, 3), "id-4", b"")

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import httpx2
 
-from pytest_gpubench.load.parse import Answer
-from pytest_gpubench.load.plan import LoadPlan
+from pytest_gpubench.load.parser import Answer
+from pytest_gpubench.load.protocol import LoadPlan
 
 SAMPLE = 32
 """Answers of one run that are counted again, all workers together."""

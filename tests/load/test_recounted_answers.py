@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Response, Schedule
-from pytest_gpubench.load.loopback_state import count_word_tokens
-from pytest_gpubench.load.parse import Answer, answer_of
-from pytest_gpubench.load.plan import LoadPlan, LoadResult
-from pytest_gpubench.load.recount import SAMPLE, recount, sample, tokens_of
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.loopback.counters import count_word_tokens
+from pytest_gpubench.load.loopback.server import Fault, LoopbackServer, Request, Response, Schedule
+from pytest_gpubench.load.parser import Answer, answer_of
+from pytest_gpubench.load.protocol import LoadPlan, LoadResult
+from pytest_gpubench.load.tokenization import SAMPLE, recount, sample, tokens_of
 from pytest_gpubench.load.transport import Exchange
 from pytest_gpubench.model.workload import Workload
 
@@ -164,7 +164,7 @@ def test_a_server_that_cannot_count_is_no_failure(server: LoopbackServer, answer
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_gpubench.load.recount.LIMIT_S", 0.2)
+    monkeypatch.setattr("pytest_gpubench.load.tokenization.LIMIT_S", 0.2)
     server.routes["POST", "/tokenize"] = lambda _request: None
     plan = LoadPlan(server.url, "loopback", WORKLOAD)
     counts, why = asyncio.run(recount(plan, "", {3: Answer("one", 1, 0)}))

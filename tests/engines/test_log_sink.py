@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.engines.logsink import MAX_HEAD, MAX_TAIL, LogSink
+from pytest_gpubench.engines.log_sink import MAX_HEAD, MAX_TAIL, LogSink
 
 KEY = "s3cret-key-of-this-launch"
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.engines.lines import parse_line
-from pytest_gpubench.engines.logs import LogReader
+from pytest_gpubench.engines.log_facts import LogReader
 
 DATA = Path(__file__).parent / "data"
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx2
 import openai
 
-from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Message, Prompt
+from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import thaw
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress, RequestRecord
+from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Progress, RequestRecord
 from pytest_gpubench.model.failures import Failure
 
 _START_DELAY_NS = 50_000_000

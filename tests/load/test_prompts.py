@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.load.composing import make_prompts
-from pytest_gpubench.load.plan import LoadPlan
 from pytest_gpubench.load.prompts import Message, Prompt, Vocabulary, draw_lengths, draw_words, measure_vocabulary
-from pytest_gpubench.load.words import WORDS
+from pytest_gpubench.load.protocol import LoadPlan
+from pytest_gpubench.load.word_list import WORDS
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload
 

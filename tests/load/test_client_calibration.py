@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_gpubench import cli
-from pytest_gpubench.load import calibrate, calibration_store
-from pytest_gpubench.load.calibration import Calibration, best_of, table_of
+from pytest_gpubench.load import calibration_store, client_calibration
 from pytest_gpubench.load.calibration_store import file_of, store, stored
+from pytest_gpubench.load.client_error import Calibration, best_of, table_of
 from pytest_gpubench.model.failures import GpubenchError
 
 
 def made(conc: int, rate: float, *, good: bool = True, workers: int = 1, software: str = "") -> Calibration:
     return Calibration(
         conc, rate, rate, 3 * conc, 0.05, 0.001 if good else 0.02, 0.002, 0.01, 0.00001, 0.2, 1e-5, 0.001,
-        workers=workers, host=calibrate.host_name(), software=software or calibrate.software_name(),
+        workers=workers, host=client_calibration.host_name(), software=software or client_calibration.software_name(),
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def test_command_measures_prints_and_stores(
         asked.append((conc, rate, seconds, workers))
         return made(conc, rate, good=conc < 100)
 
-    monkeypatch.setattr(calibrate, "calibrate", measure)
+    monkeypatch.setattr(client_calibration, "calibrate", measure)
     command = ["calibrate", "--results", str(tmp_path), "--conc", "4", "--conc", "64", "--seconds", "1"]
     assert cli.main(command) == 0
     assert asked == [(64, 6400.0, 1.0, 1), (4, 400.0, 1.0, 1)]
@@ -160,7 +160,7 @@ def test_selection_is_that_of_recipes(tmp_path: Path, monkeypatch: pytest.Monkey
         asked.append((conc, rate))
         return made(conc, rate)
 
-    monkeypatch.setattr(calibrate, "calibrate", measure)
+    monkeypatch.setattr(client_calibration, "calibrate", measure)
     monkeypatch.chdir(tmp_path)
     recipes = str(Path(__file__).parents[2] / "recipes.yaml")
     chosen = ["-k", "tiny and cpu and not mtp", "--stream-rate", "50"]

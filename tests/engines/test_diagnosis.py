@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.engines.classify import Ending, classify, fatal_line
+from pytest_gpubench.engines.diagnosis import Ending, classify, fatal_line
 
 DATA = Path(__file__).parent / "data"
 DIED = Ending("exited", 1)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pytest_gpubench.load.plan import EngineView, RequestRecord
-from pytest_gpubench.load.requests import WireRequest
+from pytest_gpubench.load.openai_wire import WireRequest
+from pytest_gpubench.load.protocol import EngineView, RequestRecord
 from pytest_gpubench.load.transport import Exchange, Framing, chunk_at, parse_head
 
 FINISHED = frozenset({"stop", "length", "tool_calls", "function_call"})

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.engines.lines import LogLine, parse_line
 from pytest_gpubench.model.frozen import FrozenMap
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pytest_gpubench.load.alarm import Alarm
 from pytest_gpubench.load.lag import LagProbe
-from pytest_gpubench.load.spool import Spool
+from pytest_gpubench.load.response_buffer import Spool
+from pytest_gpubench.load.timing import Alarm
 from pytest_gpubench.load.transport import Exchange
 
 

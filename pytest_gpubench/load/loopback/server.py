@@ -11,19 +11,17 @@ Standard library only, so that a stub engine can start within milliseconds; uvlo
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import gc
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pytest_gpubench.load.loopback_http import Connection, Handler, Request, Response
-from pytest_gpubench.load.loopback_state import Counters, count_word_tokens, word_tokens, words_text
-from pytest_gpubench.load.loopback_stream import Completion, Fault, Schedule, Served, Ticker
+from pytest_gpubench.load.loopback.counters import Counters, count_word_tokens, word_tokens, words_text
+from pytest_gpubench.load.loopback.http_server import Connection, Handler, Request, Response
+from pytest_gpubench.load.loopback.stream import Completion, Fault, Schedule, Served, Ticker
 
 __all__ = ["Counters", "Fault", "Handler", "LoopbackServer", "Request", "Response", "Schedule", "Served", "serve_forever"]
 
@@ -271,27 +269,3 @@ def serve_forever(server: LoopbackServer, *, on_ready: Callable[[LoopbackServer]
             await leave.wait()
 
     _run(main)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command line of the server process."""
-    parser = argparse.ArgumentParser(description="OpenAI-compatible server with a known schedule")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--model", default="loopback")
-    parser.add_argument("--ttft", type=float, default=0.05, metavar="SECONDS")
-    parser.add_argument("--token-time", type=float, default=0.01, metavar="SECONDS")
-    parser.add_argument("--tokens-per-chunk", type=int, default=1)
-    parser.add_argument("--per-request-metrics", action="store_true")
-    options = parser.parse_args(argv)
-    schedule = Schedule(options.ttft, options.token_time, options.tokens_per_chunk)
-    server = LoopbackServer(
-        schedule, model=options.model, host=options.host, port=options.port, per_request_metrics=options.per_request_metrics
-    )
-    gc.freeze()
-    gc.disable()  # a collection would delay every stream at once
-    serve_forever(server, on_ready=lambda ready: print(ready.url, flush=True))
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 
 MAX_TTFT_ERROR = 0.10
 """Of the true TTFT, in the mean over the requests."""
