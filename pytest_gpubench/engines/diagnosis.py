@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_gpubench.engines.causes import CAUSES, Cause
-from pytest_gpubench.engines.lines import LogLine, parse_line
+from pytest_gpubench.engines.log_facts import LogLine, parse_line
 from pytest_gpubench.model.failures import Failure
 
 EVIDENCE_LINES = 6
@@ -37,6 +37,9 @@ _GENERIC = re.compile(
 _CONNECTING = re.compile(r"^(?:During handling of the above exception|The above exception was the direct cause)")
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::|$)")
 _LOUD = re.compile(r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|NCCL WARN|Segmentation fault")
+_FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")
+"""Lines of a traceback other than its message."""
+_READ_LOG = "The cause is not one that gpubench knows: read the engine's log from the first traceback on."
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +105,6 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
         if not _died_without_word(parsed, root):
             return Failure("unknown", "engine", f"The engine failed: {root.headline}{_how(ending)}", _clip(root.message), _READ_LOG)
     return _without_traceback(parsed, ending)
-
-
-_FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")
-"""Lines of a traceback other than its message."""
-_READ_LOG = "The cause is not one that gpubench knows: read the engine's log from the first traceback on."
 
 
 def _known(cause: Cause, evidence: Sequence[str], ending: Ending) -> Failure:

@@ -1,4 +1,4 @@
-"""The few HTTP questions that a server is asked outside a measurement.
+"""The few HTTP questions that a server is asked outside a measurement, and what its address may be.
 
 Never through a proxy, and no redirect is followed: the key goes nowhere else. A limit is that of the whole answer, however its
 bytes drip; sizes are bounded.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ NO_ANSWER = "no answer"
 _TOO_LARGE = f"an answer of more than {MAX_ANSWER // 2**20} MiB"
 _SHOWN = 200
 """Characters of a server's own text in a sentence."""
+_ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
+EXAMPLE = "write http://HOST:PORT, with or without /v1"
 
 
 class Answer(NamedTuple):
@@ -215,3 +218,29 @@ def _clipped(text: str) -> str:
     """A server's text for a sentence: short, printable."""
     shown = "".join(part if part.isprintable() else "\N{REPLACEMENT CHARACTER}" for part in text[:_SHOWN])
     return shown if len(text) <= _SHOWN else f"{shown}…"
+
+
+def base_url_error(text: str) -> str | None:
+    """Why a text is not an address of a server, as a clause that does not quote it; None if it is one.
+
+    A password in it is not repeated: it would reach terminals and logs.
+    """
+    if not text.strip() or _ODD.search(text):
+        return f"is not an address: it is empty or holds blanks, backslashes or control characters: {EXAMPLE}"
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        return f"is not an address ({str(error).lower()}): {EXAMPLE}"
+    if parts.scheme not in ("http", "https"):
+        scheme = f"begins with {parts.scheme}:" if parts.scheme else "names no scheme"
+        return f"is not an address of a server: it {scheme}; it must be http or https: {EXAMPLE}"
+    if "@" in parts.netloc:
+        return f"holds a user or a password; give the server's key in OPENAI_API_KEY, and {EXAMPLE}"
+    if not host:
+        return f"is not an address: it names no host: {EXAMPLE}"
+    if port == 0 or parts.netloc.endswith(":"):
+        return f"is not an address: it has no usable port: {EXAMPLE}"
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        return f"holds a query or a fragment, which no path can follow: {EXAMPLE}"
+    return None

@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_gpubench.engines import http_probe
-from pytest_gpubench.engines.address import base_url_error
 from pytest_gpubench.engines.argv import CommandLine, record_env, render
 from pytest_gpubench.engines.diagnosis import Ending, classify
 from pytest_gpubench.engines.engine import Engine, failure_of, no_metrics
 from pytest_gpubench.engines.engine_facts import EngineFacts, some_names
+from pytest_gpubench.engines.http_probe import base_url_error
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.engines.metrics_page import parse_metrics
 from pytest_gpubench.engines.process import ServerProcess

@@ -1,4 +1,7 @@
-"""The engine's ``/metrics`` page as frozen values, and waiting until the engine is idle."""
+"""The engine's ``/metrics`` page as frozen values; what it tells: the engine is idle, or hangs.
+
+A hung engine keeps its process, its port and often its health.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 STALE_S = 5.0
 """Seconds without any count after which the gauges of several API server processes are not believed."""
-_SETTLING = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:request_success_total")
+_PROGRESS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:request_success_total")
+SILENT = "silent-engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
             raise BenchmarkError(
                 Failure("metrics-incomplete", "engine", summary, remedy="The server must be vLLM with log stats on.")
             )
-        counted = tuple(scrape.total(name) for name in _SETTLING)
+        counted = tuple(scrape.total(name) for name in _PROGRESS)
         if running == 0 and waiting == 0 and counted == previous:
             return scrape
         previous = counted if running == 0 and waiting == 0 else None
@@ -170,5 +174,63 @@ def _untouched(scrape: Scrape) -> bool:
 
     With several API server processes (``--data-parallel-size``, ``--api-server-count``) a gauge is off the page until it is set.
     """
-    counted = [scrape.total(name) for name in _SETTLING]
+    counted = [scrape.total(name) for name in _PROGRESS]
     return any(value is not None for value in counted) and not any(counted)
+
+
+class HangWatch:
+    """Notices that no request ends and no token is counted any more.
+
+    It costs nothing while requests end, and one scrape per quarter of the limit while none does.
+
+    Args:
+        scrape: returns the text of ``/metrics``, or raises BenchmarkError.
+        limit: seconds of silence that are too many.
+        open_loop: requests are due by a schedule, so that an engine may rightly be idle.
+    """
+
+    def __init__(
+        self, scrape: Callable[[], str], limit: float, *, open_loop: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._scrape = scrape
+        self._limit = limit
+        self._open_loop = open_loop
+        self._clock = clock
+        self._done: int | None = None
+        self._counted: tuple[float | None, ...] | None = None
+        self._moved = self._looked = clock()
+
+    def note(self, done: int | None) -> None:
+        """So many requests are over; None while none is sent yet."""
+        if done is None or done != self._done:
+            self._done, self._moved = done, self._clock()
+
+    def check(self) -> Failure | None:
+        """None while there is a sign of life."""
+        now = self._clock()
+        if self._done is None or now - max(self._moved, self._looked) < self._limit / 4:
+            return None
+        counted = self._count()
+        self._looked = now = self._clock()
+        if counted is not None and counted != self._counted:
+            self._counted, self._moved = counted, now
+        if now - self._moved < self._limit:
+            return None
+        return Failure(
+            SILENT,
+            "engine",
+            f"The engine hangs: no request ended and no token was made for {self._limit:g} s, though requests were in flight.",
+            remedy="Read the engine's log from its last lines back; on a GPU look for a hung kernel or collective (py-spy dump).",
+        )
+
+    def _count(self) -> tuple[float | None, ...] | None:
+        """What the engine has counted; None where it does not answer."""
+        try:
+            page = parse_metrics(self._scrape())
+        except (BenchmarkError, ValueError):
+            return None
+        if page.nonsense():  # NaN differs from itself: it would pass for a sign of life
+            return None
+        idle = self._open_loop and not page.total(RUNNING) and not page.total(WAITING)
+        # An idle engine is given another moment each time: nothing may be due.
+        return (self._clock(),) if idle else tuple(page.total(name) for name in _PROGRESS)

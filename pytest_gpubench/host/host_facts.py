@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def host_facts(inventory: Inventory | None = None, *, root: Path = _ROOT) -> dic
         "machine": platform.machine(),
         "python": platform.python_version(),
         "cpu": {
-            "model": _cpu_model(root),
+            "model": cpu_model(root),
             "cores": psutil.cpu_count(logical=False),
             "threads": psutil.cpu_count(),
             "affinity": ranges(sorted(os.sched_getaffinity(0))),
@@ -67,6 +68,33 @@ def ranges(numbers: list[int]) -> str:
         else:
             parts.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def cpu_model(root: Path = _ROOT) -> str:
+    """The processor's product name, else what kind it is."""
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def physical_cores(cpus: Iterable[int] | None = None, *, root: Path = _ROOT) -> tuple[tuple[int, ...], ...]:
+    """Logical CPUs by physical core, in ascending order; where the kernel does not tell, every logical CPU is a core.
+
+    Args:
+        cpus: logical CPUs to look at; None: those that this process may run on.
+        root: where ``/sys`` is (for tests).
+    """
+    allowed = sorted(os.sched_getaffinity(0) if cpus is None else cpus)
+    groups: dict[str, list[int]] = {}
+    for cpu in allowed:
+        try:
+            siblings = (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        except OSError:
+            siblings = str(cpu)
+        groups.setdefault(siblings, []).append(cpu)
+    return tuple(sorted(tuple(group) for group in groups.values()))
 
 
 def cgroup_limits(root: Path = _ROOT) -> tuple[float | None, int | None]:
@@ -107,14 +135,6 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _cpu_model(root: Path) -> str:
-    for line in _read(root / "proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _os_name() -> str:

@@ -1,4 +1,7 @@
-"""Calibrate this host's client: the loopback server in its own process, the planned concurrency and rate, three seconds."""
+"""Calibrate this host's client: the loopback server in its own process, the planned concurrency and rate, three seconds.
+
+What came out is kept in one file per host under the results folder.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import urllib.request
@@ -14,16 +18,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pytest_gpubench.host import files
+from pytest_gpubench.host.host_facts import cpu_model
 from pytest_gpubench.load.client_error import Calibration, compare
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.server import TRUTH_PATH
 from pytest_gpubench.load.protocol import LoadPlan
-from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.workload import Workload
 
 _TTFT = 0.05
 _ISL = 64
 _WAVES = 3
+SCHEMA_VERSION = 1
 
 
 def calibrate(conc: int, chunk_rate: float, *, seconds: float = 3.0, workers: int = 1) -> Calibration:
@@ -98,12 +105,62 @@ def software_name() -> str:
 def host_name() -> str:
     """This host as far as a client's speed depends on it: processor and the cores that this process may use."""
     cores = len(os.sched_getaffinity(0))
-    return f"{_processor()}, {cores} core{'s' if cores > 1 else ''}"
+    return f"{cpu_model()}, {cores} core{'s' if cores > 1 else ''}"
 
 
-def _processor() -> str:
+def file_of(results: Path) -> Path:
+    """Where this host's calibrations are."""
+    return results / "calibration" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', platform.node()) or 'host'}.json"
+
+
+def stored(results: Path, workers: int | None = None) -> tuple[Calibration, ...]:
+    """The calibrations that hold for this host and this client, as it is now.
+
+    Args:
+        workers: only those with so many client processes; None: all.
+
+    Raises:
+        GpubenchError: if the file is there and cannot be used.
+    """
+    host, software = host_name(), software_name()
+    mine = [one for one in _read(file_of(results)) if (one.host, one.software) == (host, software)]
+    return tuple(one for one in mine if workers in (None, one.workers))
+
+
+def store(results: Path, calibrations: tuple[Calibration, ...]) -> Path:
+    """Add calibrations; a new one takes the place of an older one of the same point on the same host and client.
+
+    Raises:
+        GpubenchError: if the file cannot be used or written.
+    """
+    path = file_of(results)
+    kept = {_point(one): one for one in (*_read(path), *calibrations)}
+    text = json.dumps(
+        {"schema": SCHEMA_VERSION, "calibrations": [one.to_json() for one in kept.values()]}, indent=1, allow_nan=False
+    )
+    files.write_text(path, text + "\n", what="the calibration", remedy="choose another --results")
+    return path
+
+
+def _point(one: Calibration) -> tuple[object, ...]:
+    return one.host, one.software, one.conc, one.workers, round(one.asked_rate)
+
+
+def _read(path: Path) -> tuple[Calibration, ...]:
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise GpubenchError(f"the calibration {path} cannot be read: {reason}; delete it, then run gpubench calibrate") from error
+    try:
+        document = json.loads(text)
+        version = document["schema"]
+        if version == SCHEMA_VERSION:
+            return tuple(Calibration.from_json(entry) for entry in document["calibrations"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise GpubenchError(f"the calibration {path} is damaged; delete it, then run gpubench calibrate") from error
+    raise GpubenchError(
+        f"the calibration {path} has version {version!r}, this release knows {SCHEMA_VERSION}; delete it and calibrate"
+    )

@@ -17,6 +17,7 @@ MAX_TPOT_ERROR = 0.005
 MARGIN = 1.1
 """A run may be this much above what was calibrated."""
 _NUMBERS = ("chunk_rate", "asked_rate", "ttft", "ttft_error_mean", "ttft_error_p99", "tpot", "tpot_error_mean", "arrival_delay")
+_HEAD = ("conc", "workers", "chunks/s", "planned", "TTFT error", "its p99", "until read", "TPOT error", "CPU", "us/chunk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,6 @@ def best_of(calibrations: Sequence[Calibration], in_flight: int, rate: float) ->
     covering = [one for one in order if one.covers(in_flight, rate)]
     usable = [one for one in covering if not one.problem]
     return next(iter([*usable, *covering, *reversed(order)]), None)
-
-
-_HEAD = ("conc", "workers", "chunks/s", "planned", "TTFT error", "its p99", "until read", "TPOT error", "CPU", "us/chunk")
 
 
 def table_of(calibrations: Sequence[Calibration]) -> str:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.host.bounded import open_regular
+from pytest_gpubench.host.files import open_regular
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import FrozenMap, thaw
 from pytest_gpubench.model.workload import Workload

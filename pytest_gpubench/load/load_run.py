@@ -1,22 +1,35 @@
-"""Run a load plan in worker processes, from the measuring side's parent: watch them, watch the server, end them."""
+"""Run a load plan in worker processes, from the measuring side's parent: watch them, watch the server, end them.
+
+``/metrics`` is looked at here meanwhile, so that the measuring loop never waits for it.
+"""
 
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from pytest_gpubench.load.datasets import dataset_problem
-from pytest_gpubench.load.metrics_sampler import Sampler
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress, RequestRecord
-from pytest_gpubench.load.workers import Worker, merge, open_gates, start_crew, total_progress
+from pytest_gpubench.load.workers import Worker, merge, release, start_workers, total_progress
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.model.workload_rules import contradictions
 
 _POLL = 0.1
 _LOST_SERVER = frozenset({"no-connection", "tokenize-failed"})
+WATCHED = (
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "vllm:num_preemptions_total",
+    "vllm:generation_tokens_total",
+)
+"""What is kept of a page; the rest, some 100 kB, is dropped at once."""
+_MAX_PAGE = 2**20
+"""Characters of a page that are kept: a server of 64 engines has some 40,000."""
 
 
 def run_load(
@@ -47,20 +60,20 @@ def run_load(
         KeyboardInterrupt: as it came, after the workers have been killed.
     """
     _check(plan)
-    sampler = Sampler(fetch_metrics or str, metrics_interval)
+    sampler = MetricsSampler(fetch_metrics or str, metrics_interval)
     with tempfile.TemporaryDirectory(prefix="gpubench-load-") as folder:
-        crew: list[Worker] = []
+        workers: list[Worker] = []
         try:
-            crew += start_crew(plan, api_key, Path(folder))
-            failure = _supervise(crew, plan, check_server or (lambda: None), on_progress, sampler)
+            workers += start_workers(plan, api_key, Path(folder))
+            failure = _supervise(workers, plan, check_server or (lambda: None), on_progress, sampler)
         finally:
-            for worker in crew:
+            for worker in workers:
                 worker.kill()
             pages = sampler.stop()
-        failure = failure or _listen(crew, on_progress, sampler)
-        failure = failure or next(filter(None, (worker.crash() for worker in crew)), None)
+        failure = failure or _listen(workers, on_progress, sampler)
+        failure = failure or next(filter(None, (worker.crash() for worker in workers)), None)
         if failure is None:
-            facts, records = merge([worker.read() for worker in crew])
+            facts, records = merge([worker.read() for worker in workers])
     if check_server is not None and (failure.cause in _LOST_SERVER if failure else any(map(_as_on_dead_server, records))):
         _ask_again(check_server, grace)
     if failure is not None:
@@ -86,36 +99,36 @@ def _check(plan: LoadPlan) -> None:
 
 
 def _supervise(
-    crew: list[Worker],
+    workers: list[Worker],
     plan: LoadPlan,
     check_server: Callable[[], Failure | None],
     on_progress: Callable[[Progress], None] | None,
-    sampler: Sampler,
+    sampler: MetricsSampler,
 ) -> Failure | None:
     """Wait for the workers' end; the first failure that is seen ends the wait early."""
     limit = time.monotonic() + plan.deadline if plan.deadline is not None else None
     while True:
-        ended = all(worker.ended for worker in crew)
-        failure = check_server() or _listen(crew, on_progress, sampler)
-        failure = failure or next((worker.crash() for worker in crew if worker.ended and worker.process.returncode), None)
-        failure = failure or next(filter(None, [worker.stopped() for worker in crew]), None)
+        ended = all(worker.ended for worker in workers)
+        failure = check_server() or _listen(workers, on_progress, sampler)
+        failure = failure or next((worker.crash() for worker in workers if worker.ended and worker.process.returncode), None)
+        failure = failure or next(filter(None, [worker.stopped() for worker in workers]), None)
         if failure is not None or ended:
             return failure
         if limit is not None and time.monotonic() > limit:
             summary = f"the load run was not finished after {plan.deadline:g} s"
             return Failure("load-deadline", "client", summary, remedy="See whether the server is far slower than planned.")
-        open_gates(crew)
-        _pause(crew)
+        release(workers)
+        _pause(workers)
 
 
-def _pause(crew: list[Worker]) -> None:
+def _pause(workers: list[Worker]) -> None:
     limit = time.monotonic() + _POLL
-    while time.monotonic() < limit and not all(worker.ended for worker in crew):
+    while time.monotonic() < limit and not all(worker.ended for worker in workers):
         time.sleep(_POLL / 10)
 
 
-def _listen(crew: list[Worker], on_progress: Callable[[Progress], None] | None, sampler: Sampler) -> Failure | None:
-    for worker in crew:
+def _listen(workers: list[Worker], on_progress: Callable[[Progress], None] | None, sampler: MetricsSampler) -> Failure | None:
+    for worker in workers:
         failure, news = worker.handle()
         if failure is not None:
             return failure
@@ -123,7 +136,7 @@ def _listen(crew: list[Worker], on_progress: Callable[[Progress], None] | None, 
             if progress.stage != "prompts":
                 sampler.start()
             if on_progress is not None:
-                on_progress(progress if len(crew) == 1 else total_progress(crew, progress))
+                on_progress(progress if len(workers) == 1 else total_progress(workers, progress))
     return None
 
 
@@ -141,3 +154,40 @@ def _ask_again(check_server: Callable[[], Failure | None], grace: float) -> None
         if time.monotonic() > limit:
             return
         time.sleep(_POLL)
+
+
+class MetricsSampler:
+    """Fetches the page every ``interval`` seconds from ``start`` to ``stop``; a page that cannot be had is left out."""
+
+    def __init__(self, fetch: Callable[[], str], interval: float) -> None:
+        self._fetch = fetch
+        self._interval = interval
+        self._pages: list[tuple[int, str]] = []
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics-sampler", daemon=True)
+        self._started = False
+
+    def start(self) -> None:
+        """Begin; later calls do nothing."""
+        if not self._started:
+            self._started = True
+            self._thread.start()
+
+    def stop(self) -> tuple[tuple[int, str], ...]:
+        """End, and return the pages with the times (``monotonic_ns``) at which they were asked for."""
+        self._leave.set()
+        if self._started:
+            self._thread.join(timeout=10)
+        return tuple(self._pages)
+
+    def _run(self) -> None:
+        while not self._leave.is_set():
+            asked_ns = time.monotonic_ns()
+            try:
+                page = self._fetch()
+            except Exception:  # noqa: BLE001  # a busy or dying server: whoever watches the server says so
+                page = ""
+            kept = "\n".join(line for line in page.splitlines() if line.startswith(WATCHED))
+            if kept and len(kept) <= _MAX_PAGE:
+                self._pages.append((asked_ns, kept + "\n"))
+            self._leave.wait(max(0.0, self._interval - (time.monotonic_ns() - asked_ns) / 1e9))

@@ -17,6 +17,9 @@ FINISHED = frozenset({"stop", "length", "tool_calls", "function_call"})
 """Reasons with which an answer ends well; with any other its request has failed."""
 _MOST_TOKENS = 10**12
 _MOST_MS = 1e9
+_Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
+"""A count without which the request is not known."""
+_NO_TEXT = frozenset({"id", "type", "index", "role"})
 
 
 def _count_or_none(value: object) -> object:
@@ -33,8 +36,6 @@ def _map_or_none(value: object) -> object:
     return value if isinstance(value, dict) else None
 
 
-_Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
-"""A count without which the request is not known."""
 _SideCount = Annotated[int | None, BeforeValidator(_count_or_none)]
 """A count that the request can do without: what is none is dropped."""
 _SideTime = Annotated[float | None, BeforeValidator(_milliseconds_or_none)]
@@ -293,9 +294,6 @@ def answer_of(exchange: Exchange) -> Answer | None:
     usual = statistics.median_low(spoken) if spoken else 1
     ended = sum(min(new, usual) for new in silent)
     return Answer("".join(texts), claimed, ended) if framing and claimed else None
-
-
-_NO_TEXT = frozenset({"id", "type", "index", "role"})
 
 
 def _text_of(choice: _Choice) -> str:

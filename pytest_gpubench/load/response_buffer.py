@@ -15,14 +15,14 @@ _PAUSE = 0.002
 
 
 @dataclass(slots=True)
-class _Spooled:
+class _Moved:
     offset: int
     stamps: array[int]
     sizes: array[int]
 
 
 @dataclass(slots=True)
-class Spool:
+class ResponseBuffer:
     """Takes ended exchanges; ``reads_of`` gives their bytes back."""
 
     folder: str | None = None
@@ -30,7 +30,7 @@ class Spool:
     """Bytes kept in memory."""
     _held: int = 0
     _waiting: deque[Exchange] = field(default_factory=deque)
-    _moved: dict[int, _Spooled] = field(default_factory=dict)
+    _moved: dict[int, _Moved] = field(default_factory=dict)
     _file: int = -1
     _offset: int = 0
     _task: asyncio.Task[None] | None = None
@@ -77,7 +77,7 @@ class Spool:
                 array("q", (stamp for stamp, _ in exchange.reads)),
                 array("q", (len(part) for _, part in exchange.reads)),
             )
-            self._moved[id(exchange)] = _Spooled(self._offset, stamps, sizes)
+            self._moved[id(exchange)] = _Moved(self._offset, stamps, sizes)
             self._offset += len(data)
             self._held -= len(data)
             exchange.reads = []

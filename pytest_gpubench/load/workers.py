@@ -43,7 +43,7 @@ class Worker:
         self._result, self._log = folder / f"result-{plan.share}.jsonl", folder / f"stderr-{plan.share}.txt"
         self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.waiting = ""
-        """The stage at whose gate it stands."""
+        """The stage before which it waits."""
         self.progress: Progress | None = None
         self._silent = self._halted = 0.0
         self._looked = time.monotonic()
@@ -162,26 +162,26 @@ class Worker:
                 self._messages.put(json.loads(line))
 
 
-def start_crew(plan: LoadPlan, api_key: str, folder: Path) -> list[Worker]:
+def start_workers(plan: LoadPlan, api_key: str, folder: Path) -> list[Worker]:
     """One worker per share of the load."""
     return [Worker(replace(plan, share=share), api_key, folder) for share in range(plan.workload.workers)]
 
 
-def open_gates(crew: list[Worker]) -> None:
-    """Release workers that all stand at the same gate; where one has ended before it, the others are told to go no further."""
-    standing = [worker for worker in crew if worker.waiting]
-    if not standing or any(not worker.ended and not worker.waiting for worker in crew):
+def release(workers: list[Worker]) -> None:
+    """Release workers that all wait at the same barrier; where one has ended before it, the others are told to go no further."""
+    standing = [worker for worker in workers if worker.waiting]
+    if not standing or any(not worker.ended and not worker.waiting for worker in workers):
         return
-    alone = len(standing) < len(crew) or len({worker.waiting for worker in standing}) > 1
+    alone = len(standing) < len(workers) or len({worker.waiting for worker in standing}) > 1
     word = -1 if alone else time.monotonic_ns() + _START_DELAY_NS
     for worker in standing:
         worker.waiting = ""
         worker.tell({"go": word})
 
 
-def total_progress(crew: list[Worker], stage: Progress) -> Progress:
-    """The crew's progress in the stage of a message."""
-    mine = [worker.progress for worker in crew if worker.progress is not None and worker.progress.stage == stage.stage]
+def total_progress(workers: list[Worker], stage: Progress) -> Progress:
+    """The progress of all workers in the stage of a message."""
+    mine = [worker.progress for worker in workers if worker.progress is not None and worker.progress.stage == stage.stage]
     return Progress(stage.stage, sum(progress.done for progress in mine), sum(progress.total for progress in mine))
 
 

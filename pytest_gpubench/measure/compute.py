@@ -1,23 +1,46 @@
-"""From request records and two scrapes to a Measurement. Pure."""
+"""From request records, two scrapes and the pages between them to a Measurement. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 
-from pytest_gpubench.engines.metrics_page import Scrape
+from pytest_gpubench.engines.metrics_page import RUNNING, WAITING, Scrape, parse_metrics
 from pytest_gpubench.load.client_error import Calibration, best_of
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions
-from pytest_gpubench.measure.checks import find_problems
-from pytest_gpubench.measure.flags import find_flags
+from pytest_gpubench.measure.checks import find_flags, find_problems
 from pytest_gpubench.measure.measurement import Drafting, Measurement, Totals
-from pytest_gpubench.measure.recount import disagreement, recount_flags, recounted
-from pytest_gpubench.measure.series import series_of
-from pytest_gpubench.measure.validity import chunk_rate, compilation, look, most_in_flight, reasons
+from pytest_gpubench.measure.validity import (
+    chunk_rate,
+    compilation,
+    disagreement,
+    look,
+    most_in_flight,
+    reasons,
+    recount_flags,
+    recounted,
+)
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.topology import Topology
 from pytest_gpubench.model.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One look at the engine; None: the page lacked it."""
+
+    seconds: float
+    """After the first measured request was due; below 0 in the warm-up."""
+    running: float | None = None
+    waiting: float | None = None
+    kv_cache_usage: float | None = None
+    """Share of the KV cache in use, 0 to 1, the mean over the engines of a data-parallel server."""
+    preemptions: float | None = None
+    """Since the engine's start."""
+    generated_tokens: float | None = None
+    """Since the engine's start."""
 
 
 def compute(
@@ -186,3 +209,29 @@ def _steady(records: Sequence[RequestRecord], measured: Sequence[RequestRecord],
     if workload.handover == "drain":
         return definitions.steady_throughput(measured, workload.conc)
     return definitions.steady_throughput(records, workload.conc, min(record.due_ns for record in measured))
+
+
+def series_of(pages: Iterable[tuple[int, str]], start_ns: int) -> tuple[Point, ...]:
+    """The points of sampled pages; a page that cannot be read is left out."""
+    points = []
+    for stamp_ns, text in pages:
+        try:
+            scrape = parse_metrics(text)
+        except ValueError:
+            continue
+        usage = list(scrape.by_label("vllm:kv_cache_usage_perc", "engine").values())
+        points.append(
+            Point(
+                round((stamp_ns - start_ns) / 1e9, 3),
+                _known(scrape.total(RUNNING)),
+                _known(scrape.total(WAITING)),
+                _known(sum(usage) / len(usage) if usage else scrape.total("vllm:kv_cache_usage_perc")),
+                _known(scrape.total("vllm:num_preemptions_total")),
+                _known(scrape.total("vllm:generation_tokens_total")),
+            )
+        )
+    return tuple(points)
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from pytest_gpubench.host.gpus.telemetry import CAPPED_BY, SLOWED_BY, GpuSample
+from pytest_gpubench.host.gpus.sampling import CAPPED_BY, SLOWED_BY, GpuSample
 from pytest_gpubench.measure.measurement import Flag
 
 _EDGE_NS = 500_000_000
@@ -16,6 +16,7 @@ _EDGE_NS = 500_000_000
 _SLOWED_SHARE = 0.02
 """Part of the window's samples from which a slowdown is no accident of one sample."""
 _CAPPED_SHARE = 0.05
+_NUMBERS = ("power", "sm_clock", "memory_clock", "temperature", "utilization", "memory_used")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +162,6 @@ def _point(by_gpu: Sequence[Sequence[GpuSample]], seconds: float) -> dict[str, f
     power = sum(statistics.fmean(sample.power for sample in mine if sample.power is not None) for mine in by_gpu)
     clocks = [sample.sm_clock for mine in by_gpu for sample in mine if sample.sm_clock is not None]
     return {"seconds": round(seconds, 3), "power": round(power, 1)} | ({"sm_clock": float(min(clocks))} if clocks else {})
-
-
-_NUMBERS = ("power", "sm_clock", "memory_clock", "temperature", "utilization", "memory_used")
 
 
 def _summary(gpu: str, samples: Sequence[GpuSample], energy: float | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_gpubench.engines.silence import SilenceWatch
+from pytest_gpubench.engines.metrics_page import HangWatch
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 
@@ -30,10 +30,10 @@ class Scene:
             "vllm:num_requests_waiting 0\n"
         )
 
-    def watch(self, *, open_loop: bool = False) -> SilenceWatch:
-        return SilenceWatch(self.scrape, 100.0, open_loop=open_loop, clock=lambda: self.now)
+    def watch(self, *, open_loop: bool = False) -> HangWatch:
+        return HangWatch(self.scrape, 100.0, open_loop=open_loop, clock=lambda: self.now)
 
-    def pass_time(self, watch: SilenceWatch, seconds: int, *, tokens: float = 0.0, done: bool = False) -> Failure | None:
+    def pass_time(self, watch: HangWatch, seconds: int, *, tokens: float = 0.0, done: bool = False) -> Failure | None:
         """Ask once a second; tokens and ended requests per second."""
         for _ in range(seconds):
             self.now += 1.0
@@ -92,6 +92,6 @@ def test_an_open_loop_may_have_nothing_due() -> None:
 def test_a_count_that_is_none_is_no_sign_of_life(value: str) -> None:
     clock = iter(float(second) for second in range(1000))
     page = f"# TYPE vllm:generation_tokens_total counter\nvllm:generation_tokens_total {value}\n"
-    watch = SilenceWatch(lambda: page, 20.0, clock=lambda: next(clock))
+    watch = HangWatch(lambda: page, 20.0, clock=lambda: next(clock))
     watch.note(0)
     assert any(watch.check() is not None for _ in range(50))

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.engines.engine_facts import EngineFacts
-from pytest_gpubench.engines.lines import parse_line
-from pytest_gpubench.engines.log_facts import LogReader
+from pytest_gpubench.engines.log_facts import LogReader, parse_line
 
 DATA = Path(__file__).parent / "data"
 

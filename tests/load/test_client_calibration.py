@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_gpubench import cli
-from pytest_gpubench.load import calibration_store, client_calibration
-from pytest_gpubench.load.calibration_store import file_of, store, stored
+from pytest_gpubench.load import client_calibration
+from pytest_gpubench.load.client_calibration import file_of, store, stored
 from pytest_gpubench.load.client_error import Calibration, best_of, table_of
 from pytest_gpubench.model.failures import GpubenchError
 
@@ -150,7 +150,7 @@ def test_command_measures_prints_and_stores(
     assert {one.conc for one in stored(tmp_path)} == {4, 64}
     assert cli.main(["calibrate", "--results", str(tmp_path), "--conc", "200"]) == 1
     assert "not usable: its mean TTFT is 20.0 ms above" in capsys.readouterr().out
-    assert calibration_store.stored(tmp_path)[-1].problem
+    assert stored(tmp_path)[-1].problem
 
 
 def test_selection_is_that_of_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.loopback.counters import Counters, word_tokens, words_text
-from pytest_gpubench.load.loopback.server import Fault, Handler, LoopbackServer, Request, Response, Schedule
+from pytest_gpubench.load.loopback.server import (
+    Counters,
+    Fault,
+    Handler,
+    LoopbackServer,
+    Request,
+    Response,
+    Schedule,
+    word_tokens,
+    words_text,
+)
 
 FAST = Schedule(ttft=0.02, token_time=0.002)
 

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.composing import make_prompts
-from pytest_gpubench.load.prompts import Message, Prompt, Vocabulary, draw_lengths, draw_words, measure_vocabulary
+from pytest_gpubench.load.prompts import WORDS, Composer, Message, Prompt, Vocabulary, draw_lengths, draw_words, measure_vocabulary
 from pytest_gpubench.load.protocol import LoadPlan
-from pytest_gpubench.load.word_list import WORDS
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload
 
@@ -38,7 +36,7 @@ def make(plan: LoadPlan, tokenizer: Callable[[str], int]) -> tuple[list[Prompt],
     async def count(text: str, history: tuple[Message, ...] = ()) -> int:
         return tokenizer(text)
 
-    return asyncio.run(make_prompts(plan, count, lambda done, total: None))
+    return asyncio.run(Composer(plan, count).compose(lambda done, total: None))
 
 
 @pytest.mark.parametrize("tokenizer", [one_token_words, bytes_tokenizer, merging_tokenizer])

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.load.load_run import run_load
-from pytest_gpubench.load.loopback.counters import count_word_tokens
-from pytest_gpubench.load.loopback.server import Fault, LoopbackServer, Request, Response, Schedule
+from pytest_gpubench.load.loopback.server import Fault, LoopbackServer, Request, Response, Schedule, count_word_tokens
 from pytest_gpubench.load.parser import Answer, answer_of
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult
 from pytest_gpubench.load.tokenization import SAMPLE, recount, sample, tokens_of

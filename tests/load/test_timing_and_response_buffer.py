@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pytest_gpubench.load.lag import LagProbe
-from pytest_gpubench.load.response_buffer import Spool
-from pytest_gpubench.load.timing import Alarm
+from pytest_gpubench.load.response_buffer import ResponseBuffer
+from pytest_gpubench.load.timing import LagProbe, TimerFd
 from pytest_gpubench.load.transport import Exchange
 
 
@@ -16,15 +15,15 @@ def test_alarm_fires_once_at_its_time_and_the_last_order_counts() -> None:
     fired: list[tuple[int, int]] = []
 
     async def main() -> None:
-        alarm = Alarm(lambda when: fired.append((when, time.monotonic_ns())))
+        timer = TimerFd(lambda when: fired.append((when, time.monotonic_ns())))
         start = time.monotonic_ns()
-        alarm.at(start + 10_000_000_000)
-        alarm.at(start + 20_000_000)
+        timer.at(start + 10_000_000_000)
+        timer.at(start + 20_000_000)
         await asyncio.sleep(0.15)
-        alarm.at(start)  # past: at once
+        timer.at(start)  # past: at once
         await asyncio.sleep(0.05)
-        alarm.at(time.monotonic_ns() + 20_000_000)
-        alarm.close()
+        timer.at(time.monotonic_ns() + 20_000_000)
+        timer.close()
         await asyncio.sleep(0.05)
         assert [when for when, _ in fired] == [start + 20_000_000, start]
 
@@ -79,12 +78,12 @@ def exchange(number: int) -> Exchange:
 @pytest.mark.parametrize("limit", [0, 20_000, 1 << 30])
 def test_spool_gives_every_byte_back(limit: int) -> None:
     async def main() -> None:
-        spool = Spool(limit=limit)
+        buffer = ResponseBuffer(limit=limit)
         exchanges = [exchange(number) for number in range(20)]
         for item in exchanges:
-            spool.add(item)
+            buffer.add(item)
         await until(lambda: kept(exchanges) <= limit)
-        assert [spool.reads_of(item) for item in exchanges] == [exchange(number).reads for number in range(20)]
-        spool.close()
+        assert [buffer.reads_of(item) for item in exchanges] == [exchange(number).reads for number in range(20)]
+        buffer.close()
 
     asyncio.run(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
-from pytest_gpubench.measure.recount import Recount, disagreement, recount_flags, recounted
+from pytest_gpubench.measure.validity import Recount, disagreement, recount_flags, recounted
 
 
 def _records(*counted: tuple[int, int, int] | None) -> list[RequestRecord]:

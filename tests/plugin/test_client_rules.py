@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.load.calibration_store import store
-from pytest_gpubench.load.client_calibration import host_name, software_name
+from pytest_gpubench.load.client_calibration import host_name, software_name, store
 from pytest_gpubench.load.client_error import Calibration
 from tests.plugin.conftest import Project
 

@@ -1,4 +1,7 @@
-"""From an exception of hub client, network or disk to a failure with cause, class and remedy. No token is ever shown."""
+"""Why a model cannot be had: what hub client, network, disk or cache said, as a failure with cause, class and remedy.
+
+No token is ever shown.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
+from pytest_gpubench.host.hub.local import Incomplete
 from pytest_gpubench.model.failures import Failure, FailureClass
 
 _HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "hf_xet"}
@@ -106,6 +111,47 @@ def is_transient(error: BaseException) -> bool:
         if type(link).__module__.partition(".")[0] in _HTTP_LIBRARIES:
             return True
     return False
+
+
+def folder_failure(found: Incomplete) -> Failure:
+    """A folder that is named as a model and is none."""
+    return Failure(
+        "model-folder-incomplete" if found.started else "model-folder-missing",
+        "recipe",
+        f"the model folder {found.model} cannot be served: {found.reason}",
+        remedy="Correct the recipe's model, or complete the folder.",
+    )
+
+
+def offline_failure(found: Incomplete, revision: str | None, cache: Path) -> Failure:
+    """Weights that are not here, where nothing may be fetched."""
+    at = f" at revision {revision}" if revision else ""
+    return Failure(
+        "weights-missing",
+        "infrastructure",
+        f"{found.model}{at} is not complete in {cache}, and HF_HUB_OFFLINE=1 forbids the download: {found.reason}",
+        remedy="Run gpubench fetch where the network is allowed, then run again.",
+    )
+
+
+def still_incomplete(found: Incomplete, revision: str, endpoint: str) -> Failure:
+    """A repository that is whole and yet no model."""
+    return Failure(
+        "repository-incomplete",
+        "recipe",
+        f"{found.model} at revision {revision} was downloaded whole from {endpoint} and still cannot be served: {found.reason}",
+        remedy="Choose another revision or repository.",
+    )
+
+
+def lock_unusable(repo: str, path: Path, reason: str) -> Failure:
+    """A download lock that cannot even be waited for."""
+    return Failure(
+        "lock-unusable",
+        "infrastructure",
+        f"the download lock of {repo} cannot be taken at {path}: {reason}",
+        remedy="Set TMPDIR to a local folder of your own that can be written.",
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pytest_gpubench.host.files import GROUP_AND_OTHERS, OTHERS, make_private_folder, not_private
 from pytest_gpubench.host.leases.owners import ProcessId, is_alive, this_place
-from pytest_gpubench.host.private import GROUP_AND_OTHERS, OTHERS, make_folder, not_private
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 FOLDER_VARIABLE = "GPUBENCH_LEASE_DIR"
@@ -117,7 +117,7 @@ def lease_folder(environ: Mapping[str, str] = os.environ) -> Path:
     named = environ.get(FOLDER_VARIABLE)
     folder = Path(named) if named else Path("/tmp") / f"gpubench-{os.getuid()}" / "leases"  # noqa: S108  # owner checked below
     try:
-        make_folder(folder)
+        make_private_folder(folder)
         # A folder that the user names may well belong to a group of theirs.
         for path in (folder,) if named else (folder.parent, folder):
             if reason := not_private(path, OTHERS if named else GROUP_AND_OTHERS):

@@ -19,9 +19,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pytest_gpubench.load.loopback.counters import Counters, count_word_tokens, word_tokens, words_text
 from pytest_gpubench.load.loopback.http_server import Connection, Handler, Request, Response
-from pytest_gpubench.load.loopback.stream import Completion, Fault, Schedule, Served, Ticker
+from pytest_gpubench.load.loopback.stream import Completion, Counters, Fault, Schedule, Served, Ticker
 
 __all__ = ["Counters", "Fault", "Handler", "LoopbackServer", "Request", "Response", "Schedule", "Served", "serve_forever"]
 
@@ -244,6 +243,36 @@ def _prompt_of(body: Mapping[str, Any]) -> tuple[str, int]:
     if isinstance(body.get("prompt"), list):  # token ids: as they are, one word each
         return " ".join(f"{int(token) % 4096:03x}" for token in body["prompt"]), 0
     return str(body.get("prompt", "")), 1 if body.get("add_special_tokens", True) else 0
+
+
+def word_tokens(text: str) -> list[int]:
+    """The loopback server's toy tokenizer: every word is cut into pieces of three characters, each piece one token.
+
+    A piece is a number in base 95 (printable ASCII); other characters count as ``?``. ``words_text`` is its inverse up to spaces.
+    """
+    tokens = []
+    for word in text.split():
+        for start in range(0, len(word), 3):
+            number = 0
+            for char in word[start : start + 3].ljust(3):
+                code = ord(char) - 32
+                number = number * 95 + (code if 0 <= code < 95 else ord("?") - 32)
+            tokens.append(number)
+    return tokens
+
+
+def count_word_tokens(text: str) -> int:
+    """``len(word_tokens(text))``, cheaply."""
+    return sum((len(word) + 2) // 3 for word in text.split())
+
+
+def words_text(tokens: list[int]) -> str:
+    """Text of which ``word_tokens`` makes the same tokens again; pieces are separated by spaces."""
+    pieces = []
+    for token in tokens:
+        chars = [chr(32 + token // 95**power % 95) for power in (2, 1, 0)]
+        pieces.append("".join(chars).strip())
+    return " ".join(pieces)
 
 
 def _run(main: Callable[[], Any]) -> None:

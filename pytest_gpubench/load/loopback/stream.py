@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from pytest_gpubench.load.loopback.counters import Counters
 from pytest_gpubench.load.loopback.http_server import STREAM_END, STREAM_HEAD, Connection, Response, chunk
-from pytest_gpubench.load.timing import Alarm
+from pytest_gpubench.load.timing import TimerFd
 
 _BATCH = 8
 """Streams that are served in one go."""
@@ -76,11 +76,68 @@ class Served:
         return (self.chunk_ns[-1] - self.chunk_ns[0]) / 1e9 / (self.chunk_totals[-1] - 1)
 
 
+@dataclass(slots=True)
+class Counters:
+    """Live counters of a loopback server; every change is made on its event loop."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    running: int = 0
+    waiting: int = 0
+    finished: Counter[str] = field(default_factory=Counter)
+    """Finished requests by finish reason."""
+    preemptions: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_per_position: list[int] = field(default_factory=list)
+
+    def count_draft(self, proposed: int, accepted: int) -> None:
+        """One verification step: ``accepted`` of ``proposed`` draft tokens were right, from the first position on."""
+        self.drafts += 1
+        self.draft_tokens += proposed
+        self.accepted_tokens += accepted
+        missing = proposed - len(self.accepted_per_position)
+        self.accepted_per_position.extend([0] * max(0, missing))
+        for position in range(accepted):
+            self.accepted_per_position[position] += 1
+
+    def metrics_text(self, model: str, *, speculative: bool) -> str:
+        """The ``/metrics`` page (Prometheus text format) with vLLM's names and labels."""
+        labels = f'engine="0",model_name="{model}"'
+        # As of one process: pages of several lack it.
+        lines = ["# HELP python_info Python platform information", "# TYPE python_info gauge", "python_info 1.0"]
+
+        def put(name: str, kind: str, values: dict[str, float]) -> None:
+            lines.append(f"# HELP {name} {name}")
+            lines.append(f"# TYPE {name} {kind}")
+            lines.extend(f"{name}{{{labels}{extra}}} {float(value)}" for extra, value in values.items())
+
+        put("vllm:num_requests_running", "gauge", {"": self.running})
+        put("vllm:num_requests_waiting", "gauge", {"": self.waiting})
+        put("vllm:num_preemptions_total", "counter", {"": self.preemptions})
+        put("vllm:prompt_tokens_total", "counter", {"": self.prompt_tokens})
+        put("vllm:generation_tokens_total", "counter", {"": self.generation_tokens})
+        put("vllm:prefix_cache_queries_total", "counter", {"": self.prefix_cache_queries})
+        put("vllm:prefix_cache_hits_total", "counter", {"": self.prefix_cache_hits})
+        reasons = {reason: self.finished[reason] for reason in ("stop", "length", "abort", "error")}
+        put("vllm:request_success_total", "counter", {f',finished_reason="{reason}"': n for reason, n in reasons.items()})
+        if speculative:
+            put("vllm:spec_decode_num_drafts_total", "counter", {"": self.drafts})
+            put("vllm:spec_decode_num_draft_tokens_total", "counter", {"": self.draft_tokens})
+            put("vllm:spec_decode_num_accepted_tokens_total", "counter", {"": self.accepted_tokens})
+            positions = {f',position="{i}"': n for i, n in enumerate(self.accepted_per_position)}
+            put("vllm:spec_decode_num_accepted_tokens_per_pos_total", "counter", dict(positions))
+        return "\n".join(lines) + "\n"
+
+
 class Ticker:
     """Calls the server's streams when they are due; one kernel timer for all of them."""
 
     def __init__(self) -> None:
-        self._alarm = Alarm(self._fire)
+        self._timer = TimerFd(self._fire)
         self._due: list[tuple[int, int, Completion]] = []
         self._count = 0
 
@@ -89,11 +146,11 @@ class Ticker:
         self._count += 1
         heapq.heappush(self._due, (when_ns, self._count, completion))
         if self._due[0][2] is completion:
-            self._alarm.at(when_ns)
+            self._timer.at(when_ns)
 
     def close(self) -> None:
         """Call nobody any more."""
-        self._alarm.close()
+        self._timer.close()
         self._due.clear()
 
     def _fire(self, _when_ns: int) -> None:
@@ -107,7 +164,7 @@ class Ticker:
                 self._count += 1
                 heapq.heappush(due, (when_ns, self._count, completion))
         if due:
-            self._alarm.at(due[0][0])
+            self._timer.at(due[0][0])
 
 
 @lru_cache(maxsize=256)
