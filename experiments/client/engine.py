@@ -60,8 +60,8 @@ def measure(engine: Engine, case: Case, spec: ServerSpec) -> tuple[LoadResult, M
     )
     after = wait_idle(engine.scrape, 60)
     found = compute(
-        result.records, before, after, case.workload, case.topology,
-        speculative=spec.speculative is not None, prefix_caching=False, client=result.client, pages=result.pages,
+        result.records, before, after, case.workload, case.topology, result.client,
+        speculative=spec.speculative is not None, prefix_caching=False, pages=result.pages,
     )  # fmt: skip
     counted = after.since(before)
     return result, found, (counted.total(f"{HISTOGRAM}_sum") or 0.0) / (counted.total(f"{HISTOGRAM}_count") or 1.0)

@@ -48,7 +48,7 @@ from pytest_gpubench.measure.compute import compute
 workload = Workload(**json.loads(sys.argv[2]), range_ratio=1.0)
 result = run_load(LoadPlan(sys.argv[1], "loopback", workload))
 page = parse_metrics("")
-found = compute(result.records, page, page, workload, Topology(1), speculative=False, prefix_caching=True, client=result.client)
+found = compute(result.records, page, page, workload, Topology(1), result.client, speculative=False, prefix_caching=True)
 print(json.dumps({"failed": len(result.failed), "problems": found.problems, "requests": found.totals.requests}))
 """
 

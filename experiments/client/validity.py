@@ -57,7 +57,7 @@ def measure(url: str, priority: bool) -> Measurement:
     before = wait_idle(scrape, 30)
     result = run_load(LoadPlan(url, "loopback", WORKLOAD, priority=priority), fetch_metrics=scrape)
     after = wait_idle(scrape, 30)
-    return compute(result.records, before, after, WORKLOAD, TOPOLOGY, speculative=False, prefix_caching=False, client=result.client)
+    return compute(result.records, before, after, WORKLOAD, TOPOLOGY, result.client, speculative=False, prefix_caching=False)
 
 
 def spin(core: int) -> None:

@@ -154,9 +154,9 @@ def measure(
         after,
         load,
         case.topology,
+        result.client,
         speculative=spec.speculative is not None,
         prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
-        client=result.client,
         compiled=engine.compiled_between(*window_of(result.records)),
     )
     # Idle neighbours hold memory, and that is all they do.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from pytest_gpubench.engines.engine_facts import some_names
 from pytest_gpubench.load.protocol import ClientFacts, Phase, RequestRecord
 from pytest_gpubench.measure.measurement import Drafting, Flag, Totals
 from pytest_gpubench.measure.validity import ENGINE_STRETCH, Validity
@@ -30,22 +31,23 @@ def find_problems(
     records: Sequence[RequestRecord],
     workload: Workload,
     drafting: Drafting | None,
+    client: ClientFacts,
     *,
     speculative: bool,
-    client: ClientFacts | None = None,
 ) -> tuple[str, ...]:
     """Everything that makes the measurement worthless, the root cause first."""
+    planned_requests = workload.num_prompts if client.planned is None else client.planned
     phases: tuple[tuple[Phase, str, int], ...] = (
         ("warmup", "warm-up", workload.num_warmups),
-        ("measured", "measured", workload.num_prompts if client is None or client.planned is None else client.planned),
+        ("measured", "measured", planned_requests),
     )
     problems = []
     for phase, name, planned in phases:
-        mine = [record for record in records if record.phase == phase]
-        problems += _failed(mine, name)
-        early = phase == "measured" and client is not None and client.stopped_by != "count"
-        if not mine if early else len(mine) != planned:
-            problems.append(f"{len(mine)} of {planned} {name} requests were made")
+        of_phase = [record for record in records if record.phase == phase]
+        problems += _failed(of_phase, name)
+        ended_early = phase == "measured" and client.stopped_by != "count"
+        if len(of_phase) != planned and not (ended_early and of_phase):
+            problems.append(f"{len(of_phase)} of {planned} {name} requests were made")
     good = [record for record in records if record.ok]
     problems += _wrong_lengths(good, workload)
     if speculative and good and (drafting is None or drafting.drafts == 0):
@@ -58,9 +60,10 @@ def _failed(records: Sequence[RequestRecord], name: str) -> list[str]:
     if not failed:
         return []
     reasons = Counter(record.error for record in failed).most_common()
-    shown = "; ".join(f"{reason} ({count}x)" if count > 1 else reason for reason, count in reasons[:_SHOWN_REASONS])
-    more = f"; and {len(reasons) - _SHOWN_REASONS} other reasons" if len(reasons) > _SHOWN_REASONS else ""
-    return [f"{len(failed)} of {len(records)} {name} requests failed: {shown}{more}"]
+    shown = [f"{reason} ({count}x)" if count > 1 else reason for reason, count in reasons[:_SHOWN_REASONS]]
+    if len(reasons) > _SHOWN_REASONS:
+        shown.append(f"and {len(reasons) - _SHOWN_REASONS} other reasons")
+    return [f"{len(failed)} of {len(records)} {name} requests failed: {'; '.join(shown)}"]
 
 
 def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list[str]:
@@ -70,10 +73,10 @@ def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list
         problems.append(f"{len(silent)} requests came back without usage, so their tokens are not known")
     wrong = [record for record in records if record.completion_tokens is not None and _wrong_output(record, workload)]
     if wrong:
-        one = wrong[0]
+        first = wrong[0]
         problems.append(
-            f"{len(wrong)} outputs are not as long as asked, for instance {one.phase} request {one.index}: "
-            f"{one.completion_tokens} tokens instead of {one.asked_osl} (finish reason {one.finish_reason})"
+            f"{len(wrong)} outputs are not as long as asked, for instance {first.phase} request {first.index}: "
+            f"{first.completion_tokens} tokens instead of {first.asked_osl} (finish reason {first.finish_reason})"
         )
     # All tokens that were asked for are a whole answer, said or not.
     cut = [record for record in records if record.finish_reason is None and record.completion_tokens != record.asked_osl]
@@ -85,17 +88,19 @@ def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list
         if record.prompt_tokens is not None and abs(record.prompt_tokens - record.asked_isl) > _PROMPT_TOLERANCE
     ]
     if off:
-        one = off[0]
+        first = off[0]
         problems.append(
-            f"{len(off)} prompts are more than {_PROMPT_TOLERANCE} token off, for instance {one.phase} request {one.index}: "
-            f"{one.prompt_tokens} tokens instead of {one.asked_isl}"
+            f"{len(off)} prompts are more than {_PROMPT_TOLERANCE} token off, for instance {first.phase} request {first.index}: "
+            f"{first.prompt_tokens} tokens instead of {first.asked_isl}"
         )
     return problems
 
 
 def _wrong_output(record: RequestRecord, workload: Workload) -> bool:
     tokens = record.completion_tokens or 0
-    return tokens != record.asked_osl if workload.ignore_eos else not 0 < tokens <= record.asked_osl
+    if workload.ignore_eos:
+        return tokens != record.asked_osl
+    return not 0 < tokens <= record.asked_osl
 
 
 def find_flags(
@@ -104,7 +109,7 @@ def find_flags(
     requests: int,
     workload: Workload,
     seen: Validity,
-    client: ClientFacts | None,
+    client: ClientFacts,
     attempts: int = 1,
     vanished: Sequence[str] = (),
 ) -> tuple[Flag, ...]:
@@ -115,8 +120,7 @@ def find_flags(
     """
     flags = []
     if vanished:
-        shown = ", ".join(vanished[:3]) + (f" and {len(vanished) - 3} more" if len(vanished) > 3 else "")
-        flags.append(Flag(VANISHED, f"/metrics lost {shown} during the run: what they count was not checked"))
+        flags.append(Flag(VANISHED, f"/metrics lost {some_names(vanished, 3)} during the run: what they count was not checked"))
     for tail, shown_from, gated_from in _TAILS:
         names = tuple(name for name in metrics if name.endswith(f"_{tail}"))
         if names and requests < gated_from:
@@ -143,7 +147,7 @@ def find_flags(
         names = tuple(name for name in metrics if name.startswith("ttft_"))
         message = f"the engine found {totals.prefix_cache_hits} tokens of prompts in its prefix cache, though all prompts are new"
         flags.append(Flag("prefix-hits", message, names))
-    if client is not None and client.stopped_by == "count":
+    if client.stopped_by == "count":
         if workload.duration is not None and metrics.get("duration", 0.0) < workload.duration:
             message = f"all {requests} prompts were sent before {workload.duration:g} s had passed: raise prompts-per-conc"
             flags.append(Flag("prompts-exhausted", message))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
+from pytest_gpubench.engines.engine_facts import some_names
 from pytest_gpubench.load.client_error import Calibration
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure.definitions import span, ttft
@@ -72,38 +73,41 @@ class Validity:
     calibrated_rate: float | None = None
 
 
-def look(records: Sequence[RequestRecord], client: ClientFacts | None, calibration: Calibration | None) -> Validity:
+def look(records: Sequence[RequestRecord], client: ClientFacts, calibration: Calibration | None) -> Validity:
     """Collect what the rules need from the measured, good records."""
     lags = sorted((record.send_ns - record.due_ns) / 1e9 for record in records if record.send_ns is not None)
     gaps, stretches, extra = [], [], []
     for record in records:
-        view, seen = record.engine, ttft(record)
-        if view is None or seen is None:
+        view, client_ttft = record.engine, ttft(record)
+        if view is None or client_ttft is None:
             continue
         if view.ttft is not None:
-            gaps.append(seen - view.ttft - (view.queue or 0.0))
+            gaps.append(client_ttft - view.ttft - (view.queue or 0.0))
         if view.generation and record.last_token_ns is not None and record.first_token_ns is not None:
             length = (record.last_token_ns - record.first_token_ns) / 1e9
             stretches.append(length / view.generation - 1)
             extra.append(length - view.generation)
-    probed = client is not None and client.lag_samples > 0
-    return Validity(
-        lag_mean=client.lag_mean if client and probed else None,
-        lag_p99=client.lag_p99 if client and probed else None,
-        lag_max=client.lag_max if client and probed else None,
-        send_lag_mean=statistics.fmean(lags) if lags else None,
-        send_lag_p99=lags[min(len(lags) - 1, int(0.99 * len(lags)))] if lags else None,
-        send_lag_max=lags[-1] if lags else None,
-        cpu_share=client.cpu_share if client else None,
-        engine_gap=statistics.median(gaps) if gaps else None,
-        engine_stretch=statistics.median(stretches) if stretches else None,
-        stretch_seconds=statistics.median(extra) if extra else None,
-        clock_drift=client.clock_drift if client else None,
+    seen = Validity(
+        cpu_share=client.cpu_share,
+        engine_gap=_median(gaps),
+        engine_stretch=_median(stretches),
+        stretch_seconds=_median(extra),
+        clock_drift=client.clock_drift,
         in_flight_max=most_in_flight(records),
         chunk_rate=chunk_rate(records),
-        calibrated_conc=calibration.conc if calibration else None,
-        calibrated_rate=calibration.chunk_rate if calibration else None,
     )
+    if client.lag_samples:
+        seen = replace(seen, lag_mean=client.lag_mean, lag_p99=client.lag_p99, lag_max=client.lag_max)
+    if lags:
+        p99 = lags[min(len(lags) - 1, int(0.99 * len(lags)))]
+        seen = replace(seen, send_lag_mean=statistics.fmean(lags), send_lag_p99=p99, send_lag_max=lags[-1])
+    if calibration is not None:
+        seen = replace(seen, calibrated_conc=calibration.conc, calibrated_rate=calibration.chunk_rate)
+    return seen
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def chunk_rate(records: Sequence[RequestRecord]) -> float | None:
@@ -219,10 +223,9 @@ def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
     """A measured window in which the engine compiled kernels: at low concurrency that is most of what is measured."""
     if not compiled:
         return ()
-    shown = ", ".join(compiled[:3]) + (f" and {len(compiled) - 3} more" if len(compiled) > 3 else "")
     return (
-        f"the engine compiled kernels while it was measured ({shown}; attempt {attempts} on this launch): raise warmups-per-conc, "
-        "or keep its compile caches",
+        f"the engine compiled kernels while it was measured ({some_names(compiled, 3)}; attempt {attempts} on this launch): "
+        "raise warmups-per-conc, or keep its compile caches",
     )
 
 
@@ -255,43 +258,41 @@ class Recount:
     """Why nothing did."""
 
 
-def recounted(records: Sequence[RequestRecord], client: ClientFacts | None) -> Recount:
+def recounted(records: Sequence[RequestRecord], client: ClientFacts) -> Recount:
     """Sum up the measured records that were counted again."""
-    found = [record for record in records if record.text_tokens is not None]
-    if not found:
-        return Recount(unchecked=client.recount if client else "")
+    sample = [record for record in records if record.text_tokens is not None]
+    if not sample:
+        return Recount(unchecked=client.recount)
     return Recount(
-        answers=len(found),
-        claimed=sum(record.completion_tokens or 0 for record in found),
-        counted=sum(record.text_tokens or 0 for record in found),
-        silent=sum(record.silent_tokens or 0 for record in found),
+        answers=len(sample),
+        claimed=sum(record.completion_tokens or 0 for record in sample),
+        counted=sum(record.text_tokens or 0 for record in sample),
+        silent=sum(record.silent_tokens or 0 for record in sample),
         tokenizer="the engine's /tokenize",
     )
 
 
-def disagreement(found: Recount) -> tuple[str, ...]:
+def disagreement(recount: Recount) -> tuple[str, ...]:
     """Why the measurement does not count: the text does not hold what was claimed."""
-    if not found.counted and found.claimed > _MORE * found.answers:  # the only token of an answer may well be a special one
-        return (f"no text came in {found.answers} sampled answers, for which usage claims {found.claimed} tokens",)
-    seen = found.counted + found.silent
-    if LEAST * found.claimed <= seen <= MOST * found.claimed + _MORE * found.answers:
+    answers, claimed, counted = recount.answers, recount.claimed, recount.counted
+    if not counted and claimed > _MORE * answers:  # the only token of an answer may well be a special one
+        return (f"no text came in {answers} sampled answers, for which usage claims {claimed} tokens",)
+    seen = counted + recount.silent
+    if LEAST * claimed <= seen <= MOST * claimed + _MORE * answers:
         return ()
-    silent = f" ({found.silent} more came without text)" if found.silent else ""
-    answers = "the one sampled answer" if found.answers == 1 else f"{found.answers} sampled answers"
-    return (
-        f"tokens were claimed that did not come: the streamed text of {answers} holds {found.counted} tokens by "
-        f"{found.tokenizer}{silent}, usage claims {found.claimed}"
-        if seen < found.claimed
-        else f"more came than was counted: the streamed text of {answers} holds {found.counted} tokens by {found.tokenizer}, "
-        f"usage claims {found.claimed}",
-    )
+    sample = "the one sampled answer" if answers == 1 else f"{answers} sampled answers"
+    text = f"the streamed text of {sample} holds {counted} tokens by {recount.tokenizer}"
+    if seen >= claimed:
+        return (f"more came than was counted: {text}, usage claims {claimed}",)
+    silent = f" ({recount.silent} more came without text)" if recount.silent else ""
+    return (f"tokens were claimed that did not come: {text}{silent}, usage claims {claimed}",)
 
 
-def recount_flags(found: Recount) -> tuple[Flag, ...]:
+def recount_flags(recount: Recount) -> tuple[Flag, ...]:
     """What could not be checked."""
-    if found.unchecked:
-        return (Flag("answers-unchecked", f"no answer was tokenized again: {found.unchecked}"),)
-    if found.silent > _SILENT * found.claimed:
-        message = f"{found.silent} of {found.claimed} tokens of sampled answers came without text: special tokens, most likely"
+    if recount.unchecked:
+        return (Flag("answers-unchecked", f"no answer was tokenized again: {recount.unchecked}"),)
+    if recount.silent > _SILENT * recount.claimed:
+        message = f"{recount.silent} of {recount.claimed} tokens of sampled answers came without text: special tokens, most likely"
         return (Flag("silent-tokens", message),)
     return ()

@@ -32,7 +32,7 @@ WORKLOAD = Workload(isl=40, osl=32, conc=8, num_prompts=24, num_warmups=8, range
 
 def measurement(records: tuple[RequestRecord, ...], client: ClientFacts) -> Measurement:
     empty = Scrape(())
-    return compute(records, empty, empty, WORKLOAD, Topology(), speculative=False, prefix_caching=False, client=client)
+    return compute(records, empty, empty, WORKLOAD, Topology(), client, speculative=False, prefix_caching=False)
 
 
 def in_process(url: str) -> Measurement:
