@@ -29,22 +29,6 @@ _DESCRIPTORS = ("/dev/", "/proc/")
 """Below these a name is a door to something that is open already: ``/dev/stdout``, ``/dev/fd/63``."""
 
 
-def output_error(path: Path) -> str | None:
-    """Why a file cannot be written there, as the end of a sentence; None if nothing speaks against it yet."""
-    if "\0" in str(path):
-        return f"{str(path)!r} cannot be written: a path holds no NUL"
-    try:
-        if path.is_dir():
-            return f"{path} is a folder; give the path of a file"
-        if not path.parent.is_dir():
-            parent = path.parent
-            what = "is not a folder" if parent.exists() else "does not exist"
-            return f"{path} cannot be written: the folder {parent} {what}"
-    except OSError as error:
-        return f"{path} cannot be written: {_reason(error)}"
-    return None
-
-
 def write_text(path: Path, text: str, *, what: str = "the file", remedy: str = "choose another place") -> None:
     """Write a text as UTF-8; characters that UTF-8 cannot hold (bytes of odd file names) become ``\\udcXX``.
 
@@ -152,6 +136,11 @@ def open_regular(path: Path) -> io.BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def unread_because(error: OSError | UnicodeDecodeError) -> str | None:
+    """Why a text could not be read, as a clause."""
+    return error.strerror if isinstance(error, OSError) else "it is not UTF-8"
 
 
 def bounded_lines(file: io.BufferedIOBase, longest: int, most: int) -> Iterator[bytes]:

@@ -123,8 +123,11 @@ def stored(results: Path, workers: int | None = None) -> tuple[Calibration, ...]
         GpubenchError: if the file is there and cannot be used.
     """
     host, software = host_name(), software_name()
-    mine = [one for one in _read(file_of(results)) if (one.host, one.software) == (host, software)]
-    return tuple(one for one in mine if workers in (None, one.workers))
+    return tuple(
+        calibration
+        for calibration in _read(file_of(results))
+        if (calibration.host, calibration.software) == (host, software) and workers in (None, calibration.workers)
+    )
 
 
 def store(results: Path, calibrations: tuple[Calibration, ...]) -> Path:
@@ -134,16 +137,16 @@ def store(results: Path, calibrations: tuple[Calibration, ...]) -> Path:
         GpubenchError: if the file cannot be used or written.
     """
     path = file_of(results)
-    kept = {_point(one): one for one in (*_read(path), *calibrations)}
-    text = json.dumps(
-        {"schema": SCHEMA_VERSION, "calibrations": [one.to_json() for one in kept.values()]}, indent=1, allow_nan=False
+    kept = {_point(calibration): calibration for calibration in (*_read(path), *calibrations)}
+    document = {"schema": SCHEMA_VERSION, "calibrations": [calibration.to_json() for calibration in kept.values()]}
+    files.write_text(
+        path, json.dumps(document, indent=1, allow_nan=False) + "\n", what="the calibration", remedy="choose another --results"
     )
-    files.write_text(path, text + "\n", what="the calibration", remedy="choose another --results")
     return path
 
 
-def _point(one: Calibration) -> tuple[object, ...]:
-    return one.host, one.software, one.conc, one.workers, round(one.asked_rate)
+def _point(calibration: Calibration) -> tuple[object, ...]:
+    return calibration.host, calibration.software, calibration.conc, calibration.workers, round(calibration.asked_rate)
 
 
 def _read(path: Path) -> tuple[Calibration, ...]:
@@ -152,7 +155,7 @@ def _read(path: Path) -> tuple[Calibration, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        reason = files.unread_because(error)
         raise GpubenchError(f"the calibration {path} cannot be read: {reason}; delete it, then run gpubench calibrate") from error
     try:
         document = json.loads(text)

@@ -16,7 +16,18 @@ MAX_TPOT_ERROR = 0.005
 """Of the true TPOT, likewise."""
 MARGIN = 1.1
 """A run may be this much above what was calibrated."""
-_NUMBERS = ("chunk_rate", "asked_rate", "ttft", "ttft_error_mean", "ttft_error_p99", "tpot", "tpot_error_mean", "arrival_delay")
+_NUMBERS = (
+    "conc",
+    "workers",
+    "chunk_rate",
+    "asked_rate",
+    "ttft",
+    "ttft_error_mean",
+    "ttft_error_p99",
+    "tpot",
+    "tpot_error_mean",
+    "arrival_delay",
+)
 _HEAD = ("conc", "workers", "chunks/s", "planned", "TTFT error", "its p99", "until read", "TPOT error", "CPU", "us/chunk")
 
 
@@ -80,36 +91,18 @@ class Calibration:
         Raises:
             TypeError: if a field is missing, unknown or no number where one belongs.
         """
-        one = cls(**plain)
-        numbers = (one.conc, one.workers, *(getattr(one, name) for name in _NUMBERS))
+        calibration = cls(**plain)
+        numbers = [getattr(calibration, name) for name in _NUMBERS]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             raise TypeError("a calibration is made of numbers")
-        return one
-
-    def table(self) -> str:
-        """The error table for a terminal."""
-        rows = [
-            ("concurrency", f"{self.conc}", ""),
-            ("chunks/s", f"{self.chunk_rate:,.0f}", f"{self.asked_rate:,.0f} planned"),
-            ("TTFT, mean", f"{self.ttft_error_mean * 1e3:+.2f} ms", f"over {self.ttft * 1e3:.2f} ms"),
-            ("  until the server reads", f"{self.arrival_delay * 1e3:+.2f} ms", "not the client's"),
-            ("TTFT, p99 of the error", f"{self.ttft_error_p99 * 1e3:+.2f} ms", ""),
-            ("TPOT, mean", f"{self.tpot_error_mean * 1e3:+.3f} ms", f"over {self.tpot * 1e3:.3f} ms"),
-            ("client CPU", f"{self.cpu_share:.0%}", f"{self.cpu_per_chunk * 1e6:.1f} us per chunk"),
-            ("event-loop lag, p99", f"{self.lag_p99 * 1e3:.2f} ms", ""),
-            ("requests", f"{self.requests}", f"load average {self.load_average:.1f}"),
-        ]
-        wide = max(len(name) for name, _, _ in rows)
-        lines = [f"  {name:<{wide}}  {value:>12}  {more}".rstrip() for name, value, more in rows]
-        verdict = f"not usable at this rate: {self.problem}" if self.problem else "usable at this rate"
-        return "\n".join([f"client against the loopback server on {self.host or 'this host'}:", *lines, f"  {verdict}"])
+        return calibration
 
 
 def best_of(calibrations: Sequence[Calibration], in_flight: int, rate: float) -> Calibration | None:
     """The calibration that speaks for a run: a usable one that covers it, else one that forbids it; None: there is none at all."""
-    order = sorted(calibrations, key=lambda one: (one.conc, one.chunk_rate))
-    covering = [one for one in order if one.covers(in_flight, rate)]
-    usable = [one for one in covering if not one.problem]
+    order = sorted(calibrations, key=lambda calibration: (calibration.conc, calibration.chunk_rate))
+    covering = [calibration for calibration in order if calibration.covers(in_flight, rate)]
+    usable = [calibration for calibration in covering if not calibration.problem]
     return next(iter([*usable, *covering, *reversed(order)]), None)
 
 
@@ -117,23 +110,27 @@ def table_of(calibrations: Sequence[Calibration]) -> str:
     """One line per calibration, for a terminal. "until read" is the part of the TTFT error that is not the client's."""
     rows = [_HEAD, *map(_row, calibrations)]
     wide = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    verdicts = ["", *(f"not usable: {one.problem}" if one.problem else "usable" for one in calibrations)]
     lines = ["  ".join(cell.rjust(size) for cell, size in zip(row, wide, strict=True)) for row in rows]
+    verdicts = ["", *map(_verdict, calibrations)]
     return "\n".join(f"{line}  {verdict}".rstrip() for line, verdict in zip(lines, verdicts, strict=True))
 
 
-def _row(one: Calibration) -> tuple[str, ...]:
+def _verdict(calibration: Calibration) -> str:
+    return f"not usable: {calibration.problem}" if calibration.problem else "usable"
+
+
+def _row(calibration: Calibration) -> tuple[str, ...]:
     return (
-        f"{one.conc}",
-        f"{one.workers}",
-        f"{one.chunk_rate:,.0f}",
-        f"{one.asked_rate:,.0f}",
-        f"{one.ttft_error_mean * 1e3:+.2f} ms",
-        f"{one.ttft_error_p99 * 1e3:+.2f} ms",
-        f"{one.arrival_delay * 1e3:.2f} ms",
-        f"{one.tpot_error_mean / one.tpot:+.2%}" if one.tpot else "-",
-        f"{one.cpu_share:.0%}",
-        f"{one.cpu_per_chunk * 1e6:.1f}",
+        f"{calibration.conc}",
+        f"{calibration.workers}",
+        f"{calibration.chunk_rate:,.0f}",
+        f"{calibration.asked_rate:,.0f}",
+        f"{calibration.ttft_error_mean * 1e3:+.2f} ms",
+        f"{calibration.ttft_error_p99 * 1e3:+.2f} ms",
+        f"{calibration.arrival_delay * 1e3:.2f} ms",
+        f"{calibration.tpot_error_mean / calibration.tpot:+.2%}" if calibration.tpot else "-",
+        f"{calibration.cpu_share:.0%}",
+        f"{calibration.cpu_per_chunk * 1e6:.1f}",
     )
 
 
@@ -169,15 +166,19 @@ def compare(records: Sequence[RequestRecord], truth: Sequence[Mapping[str, Any]]
     return Calibration(
         chunk_rate=chunks / client.window_seconds if client.window_seconds else 0.0,
         requests=len(measured),
-        ttft=statistics.fmean(ttfts),
-        ttft_error_mean=statistics.fmean(ttft_errors),
+        ttft=_mean(ttfts),
+        ttft_error_mean=_mean(ttft_errors),
         ttft_error_p99=errors[min(len(errors) - 1, int(0.99 * len(errors)))],
-        tpot=statistics.fmean(tpots) if tpots else 0.0,
-        tpot_error_mean=statistics.fmean(tpot_errors) if tpot_errors else 0.0,
+        tpot=_mean(tpots),
+        tpot_error_mean=_mean(tpot_errors),
         cpu_share=client.cpu_share,
         cpu_per_chunk=client.cpu_seconds / chunks if chunks else 0.0,
         lag_p99=client.lag_p99,
-        arrival_delay=statistics.fmean(arrivals),
+        arrival_delay=_mean(arrivals),
         workers=client.workers,
         **facts,
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else 0.0

@@ -76,8 +76,10 @@ class StopRule:
 
 def half_width(means: list[float]) -> float | None:
     """Half the 95% confidence interval of the batches' mean, relative to it; None for too few batches to say."""
-    middle = statistics.fmean(means) if means else 0.0
-    if len(means) < _MIN_BATCHES or middle <= 0:
+    if len(means) < _MIN_BATCHES:
+        return None
+    middle = statistics.fmean(means)
+    if middle <= 0:
         return None
     return _T * statistics.stdev(means) / math.sqrt(len(means)) / middle
 
@@ -157,6 +159,7 @@ class Driver:
         self._exchanges, self._next, self._open, self._stop = [], 0, 0, stop or StopRule()
         self._finished = asyncio.get_running_loop().create_future()
         await asyncio.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9 - 0.001))
+        # The rest is waited for by looking: sleeping would end late by as much as the kernel likes, in each worker by another.
         while time.monotonic_ns() < start_ns:
             pass
         watch = asyncio.get_running_loop().create_task(self._watch())
@@ -282,4 +285,6 @@ def ramped(offset: float, ramp: float) -> float:
     The n-th arrival keeps its number: where the steady schedule would have sent n requests by ``offset``, the growing one has sent
     as many by the result. After the ramp it is the steady schedule, ``ramp / 2`` later.
     """
-    return math.sqrt(2 * ramp * offset) if offset < ramp / 2 else offset + ramp / 2
+    if offset < ramp / 2:
+        return math.sqrt(2 * ramp * offset)
+    return offset + ramp / 2

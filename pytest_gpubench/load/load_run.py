@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 import time
@@ -74,7 +75,10 @@ def run_load(
         failure = failure or next(filter(None, (worker.crash() for worker in workers)), None)
         if failure is None:
             facts, records = merge([worker.read() for worker in workers])
-    if check_server is not None and (failure.cause in _LOST_SERVER if failure else any(map(_as_on_dead_server, records))):
+            server_lost = any(map(_as_on_dead_server, records))
+        else:
+            server_lost = failure.cause in _LOST_SERVER
+    if check_server is not None and server_lost:
         _ask_again(check_server, grace)
     if failure is not None:
         raise BenchmarkError(failure)
@@ -83,9 +87,9 @@ def run_load(
 
 def check_workload(workload: Workload) -> Failure | None:
     """Why this workload cannot be run at all, before any server is asked: it contradicts itself, or its file cannot be read."""
-    found = contradictions(workload)
-    if found:
-        summary = "; ".join(f"client.{key}: {words}" for key, words in found)
+    faults = contradictions(workload)
+    if faults:
+        summary = "; ".join(f"client.{key}: {words}" for key, words in faults)
         return Failure("workload-unsupported", "recipe", summary, remedy="Correct the recipe's client section.")
     return dataset_problem(workload)
 
@@ -106,7 +110,7 @@ def _supervise(
     sampler: MetricsSampler,
 ) -> Failure | None:
     """Wait for the workers' end; the first failure that is seen ends the wait early."""
-    limit = time.monotonic() + plan.deadline if plan.deadline is not None else None
+    limit = math.inf if plan.deadline is None else time.monotonic() + plan.deadline
     while True:
         ended = all(worker.ended for worker in workers)
         failure = check_server() or _listen(workers, on_progress, sampler)
@@ -114,7 +118,7 @@ def _supervise(
         failure = failure or next(filter(None, [worker.stopped() for worker in workers]), None)
         if failure is not None or ended:
             return failure
-        if limit is not None and time.monotonic() > limit:
+        if time.monotonic() > limit:
             summary = f"the load run was not finished after {plan.deadline:g} s"
             return Failure("load-deadline", "client", summary, remedy="See whether the server is far slower than planned.")
         release(workers)

@@ -149,11 +149,11 @@ class Measuring:
 
     def _facts(self, probe: LagProbe, clock_ns: int, planned: int, rule: StopRule) -> ClientFacts:
         facts = ClientFacts(importlib.metadata.version("openai"), platform.python_version(), _loop_name(), planned=planned)
-        mine = [exchange for exchange in self._exchanges if self._requests[exchange.number].prompt.phase == "measured"]
-        if not mine:
+        measured = [exchange for exchange in self._exchanges if self._requests[exchange.number].prompt.phase == "measured"]
+        if not measured:
             return facts
-        start = min(exchange.due_ns for exchange in mine)
-        end = max(exchange.end_ns or 0 for exchange in mine)
+        start = min(exchange.due_ns for exchange in measured)
+        end = max(exchange.end_ns or 0 for exchange in measured)
         lag = probe.summary(start, end)
         return replace(
             facts,
@@ -179,7 +179,9 @@ def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[
         dues = [prompt.due for prompt in prompts]
     elif workload.open_loop and prompts:
         warmups = sum(prompt.phase == "warmup" for prompt in prompts)
-        before = -(-workload.num_warmups // workload.turns) if 0 < warmups < len(prompts) else 0  # one schedule for both phases
+        before = 0
+        if 0 < warmups < len(prompts):  # one schedule for both phases
+            before = -(-workload.num_warmups // workload.turns)
         heads = [before * (prompt.phase == "measured") + prompt.index // workload.turns for prompt in prompts]
         offsets = due_offsets(workload, prompts[-1].phase, max(heads) + 1)
         dues = [ramped(offsets[head], ramp) for head in heads]

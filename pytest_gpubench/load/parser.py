@@ -182,7 +182,7 @@ def _answer_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
 
 def _framing(exchange: Exchange) -> Framing | None:
     try:
-        return parse_head(b"".join(read for _, read in exchange.reads)) if exchange.reads else None
+        return parse_head(b"".join(read for _, read in exchange.reads))
     except ValueError:  # no HTTP: the exchange's own error says so
         return None
 
@@ -198,7 +198,7 @@ def _refusal(framing: Framing, exchange: Exchange) -> dict[str, Any]:
 
 
 def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     stamps: list[int] = []
     totals: list[int] = []
     done = False
@@ -209,45 +209,46 @@ def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
                 break
             chunk = _Chunk.model_validate_json(data)
             if chunk.error is not None:
-                found["error"] = f"the server reported an error in the stream: {_message(chunk.error)}"
+                fields["error"] = f"the server reported an error in the stream: {_message(chunk.error)}"
                 break
-            _take(chunk, stamp, found, stamps, totals)
+            _take(chunk, stamp, fields, stamps, totals)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"])
         reason = f"{place}: {first['msg']}" if place else first["msg"]
-        found["error"] = f"malformed chunk after {len(stamps)} good ones: {reason}"
+        fields["error"] = f"malformed chunk after {len(stamps)} good ones: {reason}"
     except ValueError as error:
-        found["error"] = f"malformed chunk after {len(stamps)} good ones: {error}"
-    counted = len(totals) == len(stamps)
-    found.update(chunk_ns=tuple(stamps), chunk_tokens=tuple(totals) if counted else ())
+        fields["error"] = f"malformed chunk after {len(stamps)} good ones: {error}"
+    fields["chunk_ns"] = tuple(stamps)
+    if len(totals) == len(stamps):  # else the server told the tokens of some chunks only
+        fields["chunk_tokens"] = tuple(totals)
     if stamps:
-        found.update(first_token_ns=stamps[0], last_token_ns=stamps[-1])
-    if "error" not in found and not done:
-        found["error"] = "the stream ended without [DONE]"
-    if "error" not in found and not stamps:
-        found["error"] = "the stream carried no token"
-    finish = found.get("finish_reason")
-    if "error" not in found and finish is not None and finish not in FINISHED:
-        found["error"] = f"the answer ended with finish reason {_message(finish)!r}"
-    return found
+        fields.update(first_token_ns=stamps[0], last_token_ns=stamps[-1])
+    if "error" not in fields and not done:
+        fields["error"] = "the stream ended without [DONE]"
+    if "error" not in fields and not stamps:
+        fields["error"] = "the stream carried no token"
+    finish = fields.get("finish_reason")
+    if "error" not in fields and finish is not None and finish not in FINISHED:
+        fields["error"] = f"the answer ended with finish reason {_message(finish)!r}"
+    return fields
 
 
-def _take(chunk: _Chunk, stamp: int, found: dict[str, Any], stamps: list[int], totals: list[int]) -> None:
+def _take(chunk: _Chunk, stamp: int, fields: dict[str, Any], stamps: list[int], totals: list[int]) -> None:
     if chunk.usage is not None:
-        found["prompt_tokens"] = chunk.usage.prompt_tokens
-        found["completion_tokens"] = chunk.usage.completion_tokens
+        fields["prompt_tokens"] = chunk.usage.prompt_tokens
+        fields["completion_tokens"] = chunk.usage.completion_tokens
         if chunk.usage.prompt_tokens_details is not None:
-            found["cached_tokens"] = chunk.usage.prompt_tokens_details.cached_tokens
+            fields["cached_tokens"] = chunk.usage.prompt_tokens_details.cached_tokens
     if chunk.metrics is not None:
-        found["engine"] = chunk.metrics.view()
+        fields["engine"] = chunk.metrics.view()
     if not chunk.choices:
         return
     choice = chunk.choices[0]
     if choice.finish_reason is not None:
-        found["finish_reason"] = choice.finish_reason
+        fields["finish_reason"] = choice.finish_reason
     if chunk.usage is not None:  # cumulative: text may be empty in a chunk that carries tokens
-        if chunk.usage.completion_tokens > (totals[-1] if totals else 0):
+        if chunk.usage.completion_tokens > max(totals[-1:], default=0):
             stamps.append(stamp)
             totals.append(chunk.usage.completion_tokens)
     elif choice.text or (choice.delta is not None and choice.delta.carries_text()):
@@ -270,16 +271,20 @@ class Answer:
 def answer_of(exchange: Exchange) -> Answer | None:
     """The answer of an exchange whose record is good; None where it cannot be read."""
     framing = _framing(exchange)
+    if framing is None:
+        return None
     texts: list[str] = []
     spoken: list[int] = []
     silent: list[int] = []
     claimed = 0
     try:
-        for _, data in events(body_pieces(framing, exchange.reads)) if framing else ():
+        for _, data in events(body_pieces(framing, exchange.reads)):
             if data == b"[DONE]":
                 break
             chunk = _Chunk.model_validate_json(data)
-            before, claimed = claimed, chunk.usage.completion_tokens if chunk.usage else claimed
+            before = claimed
+            if chunk.usage is not None:
+                claimed = chunk.usage.completion_tokens
             if not chunk.choices:
                 continue
             choice = chunk.choices[0]
@@ -291,15 +296,18 @@ def answer_of(exchange: Exchange) -> Answer | None:
                 (spoken if text else silent).append(new)
     except ValueError:
         return None
-    usual = statistics.median_low(spoken) if spoken else 1
-    ended = sum(min(new, usual) for new in silent)
-    return Answer("".join(texts), claimed, ended) if framing and claimed else None
+    if not claimed:
+        return None
+    usual = statistics.median_low(spoken or [1])
+    return Answer("".join(texts), claimed, sum(min(new, usual) for new in silent))
 
 
 def _text_of(choice: _Choice) -> str:
     """What a model wrote in a chunk; some servers send reasoning under two names at once."""
-    fields = (choice.delta.model_extra or {}).values() if choice.delta is not None else ()
-    return (choice.text or "") + "".join(dict.fromkeys("".join(_strings(value)) for value in fields))
+    fields: dict[str, Any] = {}
+    if choice.delta is not None:
+        fields = choice.delta.model_extra or {}
+    return (choice.text or "") + "".join(dict.fromkeys("".join(_strings(value)) for value in fields.values()))
 
 
 def _strings(value: Any) -> Iterator[str]:

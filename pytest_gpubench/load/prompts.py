@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -32,6 +33,7 @@ _TOLERANCE = 1
 _PARALLEL = 8
 _MEASURED_WORDS = 128
 
+_PARSERS = {"sharegpt": parse_sharegpt, "jsonl": parse_jsonl}
 WORDS: tuple[str, ...] = tuple(Path(__file__).with_name("word_list.txt").read_text("utf-8").split())
 """Everyday English words, each one token in the vocabularies of today's large models: the material of synthetic prompts."""
 
@@ -136,7 +138,6 @@ async def fit(
     count: Callable[[str], Awaitable[int]],
     vocabulary: Vocabulary,
     rng: random.Random,
-    sizes: Mapping[str, float] | None = None,
     usual_size: float = 1.0,
 ) -> str:
     """Lengthen or shorten a text until the request has ``isl`` tokens, within one.
@@ -144,18 +145,17 @@ async def fit(
     Args:
         words: what the text starts as; shortened from its end, lengthened by words of the vocabulary.
         count: tokens of the whole request.
-        sizes: tokens of the words that are no vocabulary's; the others are taken to have ``usual_size``.
+        usual_size: tokens that a word is taken to have which is not the vocabulary's.
 
     Raises:
         BenchmarkError: if the length cannot be met.
     """
-    known = {**dict(zip(vocabulary.words, vocabulary.sizes, strict=True)), **(sizes or {})}
-    best: tuple[int, str] | None = None
+    known: dict[str, float] = dict(zip(vocabulary.words, vocabulary.sizes, strict=True))
+    tries: list[tuple[int, str]] = []
     for _ in range(_ROUNDS):
         text = " ".join(words)
         missing = isl - await count(text)
-        if best is None or abs(missing) < best[0]:
-            best = (abs(missing), text)
+        tries.append((abs(missing), text))
         if missing == 0:
             break
         room = float(missing)
@@ -164,10 +164,11 @@ async def fit(
         words += draw_words(rng, vocabulary, int(room))
         if not words:
             words = [rng.choice(vocabulary.words)]
-    if best is None or best[0] > _TOLERANCE:
-        summary = f"a prompt of {isl} tokens could not be made: the nearest was {best[0] if best else 'none'} tokens off"
+    nearest, best = min(tries, key=itemgetter(0))
+    if nearest > _TOLERANCE:
+        summary = f"a prompt of {isl} tokens could not be made: the nearest was {nearest} tokens off"
         raise BenchmarkError(Failure("prompt-size", "client", summary))
-    return best[1]
+    return best
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,9 @@ class Composer:
             BenchmarkError: if a dataset or a length cannot be had.
         """
         workload = self._workload
-        trace = parse_trace(read_text(workload.dataset_file), workload.dataset_file) if workload.dataset == "trace" else ()
+        trace: tuple[TraceRow, ...] = ()
+        if workload.dataset == "trace":
+            trace = parse_trace(read_text(workload.dataset_file), workload.dataset_file)
         phases: tuple[tuple[Phase, int], ...] = (
             ("warmup", workload.num_warmups),
             ("measured", min(workload.num_prompts, len(trace) or workload.num_prompts)),
@@ -209,7 +212,7 @@ class Composer:
         ]
         parallel, done, prompts = asyncio.Semaphore(_PARALLEL), 0, len(work) * workload.turns
 
-        async def one(phase: Phase, number: int, total: int) -> list[Prompt]:
+        async def make_one(phase: Phase, number: int, total: int) -> list[Prompt]:
             nonlocal done
             async with parallel:
                 made = await make(phase, number)
@@ -218,7 +221,7 @@ class Composer:
             on_done(min(done, prompts), prompts)
             return [replace(prompt, index=first + turn) for turn, prompt in enumerate(made) if first + turn < total]
 
-        tasks = [asyncio.create_task(one(*item)) for item in work]
+        tasks = [asyncio.create_task(make_one(*item)) for item in work]
         try:
             made = [prompt for group in await asyncio.gather(*tasks) for prompt in group]
         finally:
@@ -229,11 +232,11 @@ class Composer:
 
     async def _maker(self, trace: tuple[TraceRow, ...]) -> Callable[[Phase, int], Awaitable[list[Prompt]]]:
         workload = self._workload
-        if workload.dataset in ("sharegpt", "jsonl"):
-            parse = parse_sharegpt if workload.dataset == "sharegpt" else parse_jsonl
+        if workload.dataset in _PARSERS:
+            parse = _PARSERS[workload.dataset]
             chosen = await self._choose(parse(read_text(workload.dataset_file), workload.dataset_file))
-            warmups = -(-workload.num_warmups // workload.turns)
-            return lambda phase, number: self._recorded(phase, chosen[number + (0 if phase == "warmup" else warmups)])
+            first_of = {"warmup": 0, "measured": -(-workload.num_warmups // workload.turns)}
+            return lambda phase, number: self._recorded(phase, chosen[first_of[phase] + number])
         vocabulary = await measure_vocabulary(self._count)
         material = _Material(vocabulary)
         if workload.dataset == "text":
@@ -272,14 +275,14 @@ class Composer:
                 summary = (
                     f"isl {isl} leaves no room for a prompt: the chat template alone takes {material.vocabulary.overhead} tokens"
                 )
-                summary += f", the shared prefix {workload.prefix_tokens}" if workload.prefix_tokens else ""
+                if workload.prefix_tokens:
+                    summary += f", the shared prefix {workload.prefix_tokens}"
                 raise BenchmarkError(Failure("prompt-too-short", "recipe", summary, remedy="Raise isl in the recipe."))
-            words = self._shared(material, number) if turn == 0 else []
-            words += _draw(material, rng, own - (workload.prefix_tokens if turn == 0 else 0))
             if turn == 0:
+                words = self._shared(material, number) + _draw(material, rng, own - workload.prefix_tokens)
                 text = await fit(isl, words, self._count, material.vocabulary, rng, usual_size=material.tokens_per_word)
             else:
-                text = " ".join(words)
+                text = " ".join(_draw(material, rng, own))
                 isl = await self._count(text, history)
             prompts.append(Prompt(index, phase, text, isl, osl, history, turn))
             if turn + 1 < workload.turns:
@@ -308,11 +311,11 @@ class Composer:
         due = row.seconds * self._workload.time_scale
         return Prompt(number, "measured", text, isl, row.output_tokens, due=due)
 
-    async def _choose(self, found: Sequence[Conversation]) -> list[Conversation]:
+    async def _choose(self, conversations: Sequence[Conversation]) -> list[Conversation]:
         """As many conversations as the run needs, in random order, whose first prompt is at most ``isl`` tokens long."""
         workload = self._workload
         needed = -(-workload.num_warmups // workload.turns) + -(-workload.num_prompts // workload.turns)
-        order = [conversation for conversation in found if len(conversation.turns) >= workload.turns]
+        order = [conversation for conversation in conversations if len(conversation.turns) >= workload.turns]
         self._random("order").shuffle(order)
         chosen: list[Conversation] = []
         while order and len(chosen) < needed:

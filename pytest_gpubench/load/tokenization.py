@@ -53,16 +53,19 @@ class _TooLargeError(Exception):
     """An answer has more bytes than any count of tokens."""
 
 
+def _client(plan: LoadPlan, api_key: str, timeout: float) -> httpx2.AsyncClient:
+    """Talks to the server as the load does: with its key, through no proxy, following no redirect."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    limits = httpx2.Timeout(timeout, connect=plan.connect_timeout)
+    return httpx2.AsyncClient(base_url=plan.root, headers=headers, timeout=limits, trust_env=False, follow_redirects=False)
+
+
 class TokenCounter:
     """Counts tokens of a text as the workload would send it, through the server's ``/tokenize``."""
 
     def __init__(self, plan: LoadPlan, api_key: str) -> None:
         self._plan = plan
-        timeout = httpx2.Timeout(_TOKENIZE_TIMEOUT, connect=plan.connect_timeout)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx2.AsyncClient(
-            base_url=plan.root, headers=headers, timeout=timeout, trust_env=False, follow_redirects=False
-        )
+        self._http = _client(plan, api_key, _TOKENIZE_TIMEOUT)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -77,9 +80,9 @@ class TokenCounter:
 
     async def token_ids(self, text: str, history: tuple[Message, ...] = ()) -> array[int]:
         """The tokens themselves; raises as a call does."""
-        found = await self._ask(text, history, "tokens")
+        tokens = await self._ask(text, history, "tokens")
         try:
-            return array("I", found)
+            return array("I", tokens)
         except (TypeError, OverflowError, ValueError) as error:
             summary = f"{self._plan.root}/tokenize answered without token ids"
             raise BenchmarkError(Failure("tokenize-failed", "client", summary)) from error
@@ -112,9 +115,9 @@ class TokenCounter:
             raise self._failed(f"did not answer: {type(error).__name__}: {error}") from error
         text = data[:500].decode("utf-8", "replace")
         if status != 200:
-            said = f"{status}, a redirect to {location[:200]!r} that is not followed" if 300 <= status < 400 else status
+            redirect = f", a redirect to {location[:200]!r} that is not followed" if 300 <= status < 400 else ""
             remedy = "The server must offer vLLM's /tokenize." if status == 404 else ""
-            raise self._failed(f"answered {said}, so prompts cannot be sized", text, remedy)
+            raise self._failed(f"answered {status}{redirect}, so prompts cannot be sized", text, remedy)
         try:
             answer = json.loads(data)
             if type(answer["count"]) is not int or not 0 <= answer["count"] <= _MOST_TOKENS:
@@ -124,7 +127,7 @@ class TokenCounter:
             raise self._failed("answered without a count or the tokens", text) from error
 
     def _failed(self, what: str, evidence: str = "", remedy: str = "") -> BenchmarkError:
-        lines = (evidence,) if evidence else ()
+        lines = tuple(filter(None, [evidence]))
         return BenchmarkError(Failure("tokenize-failed", "client", f"{self._plan.root}/tokenize {what}", lines, remedy))
 
 
@@ -133,13 +136,13 @@ async def with_token_ids(prompts: Sequence[Prompt], counter: TokenCounter) -> li
     parallel = asyncio.Semaphore(_PARALLEL)
     made: dict[tuple[str, tuple[Message, ...]], array[int]] = {}
 
-    async def one(prompt: Prompt) -> None:
+    async def make(prompt: Prompt) -> None:
         async with parallel:
             key = prompt.text, prompt.history
             if key not in made:
                 made[key] = await counter.token_ids(*key)
 
-    await asyncio.gather(*(one(prompt) for prompt in prompts))
+    await asyncio.gather(*(make(prompt) for prompt in prompts))
     return [replace(prompt, token_ids=made[prompt.text, prompt.history]) for prompt in prompts]
 
 
@@ -157,15 +160,10 @@ async def recount(plan: LoadPlan, api_key: str, answers: Mapping[int, Answer]) -
 
     Never raises for what a server does, and ends within ``LIMIT_S``, with those that were counted by then.
     """
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    timeout = httpx2.Timeout(LIMIT_S, connect=plan.connect_timeout)
     counts: dict[int, int] = {}
     why_not = ""
     try:
-        async with (
-            asyncio.timeout(LIMIT_S),
-            httpx2.AsyncClient(base_url=plan.root, headers=headers, timeout=timeout, trust_env=False) as http,
-        ):
+        async with asyncio.timeout(LIMIT_S), _client(plan, api_key, LIMIT_S) as http:
 
             async def ask(text: str) -> int:
                 return await _ask(http, plan.model, text)
@@ -189,15 +187,16 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
     if not text:
         return 0
     counted = await ask(text)
-    stuck = list(_STUCK.finditer(text)) if counted != claimed else []
-    if stuck:
-        repeats = sum(len(found[0]) // len(found[1]) - 1 for found in stuck)
+    if counted != claimed and _STUCK.search(text):
+        repeats = sum(len(run[0]) // len(run[1]) - 1 for run in _STUCK.finditer(text))
         one_each = repeats + await ask(_STUCK.sub(r"\1", text))
         low, high = sorted((counted, one_each))
         counted = min(max(claimed, low), high)
     if counted > claimed and _REPLACED in text:  # bytes that were no text: one token each, of which decoding made several
         rest = text.replace(_REPLACED, "")
-        counted = max(claimed, await ask(rest) if rest else 0)
+        counted = claimed
+        if rest:
+            counted = max(claimed, await ask(rest))
     return counted
 
 

@@ -103,17 +103,17 @@ class Worker:
             self._silent = self._halted = 0.0
             return None
         self._silent += passed
-        self._halted = self._halted + passed if self._is_halted() else 0.0
+        self._halted += passed
+        if not self._is_halted():
+            self._halted = 0.0
         stage = self.progress.stage if self.progress else ""
         limit = SILENCE_S if stage in ("warmup", "measured") else PREPARING_S
         if self._halted < HALTED_S and self._silent < limit:
             return None
         doing = _DOING.get(stage, "started")
-        why = (
-            f"its process (pid {self.process.pid}) is halted (SIGSTOP, or a debugger)"
-            if self._halted >= HALTED_S
-            else f"nothing was heard of its process (pid {self.process.pid}) for {limit:g} s"
-        )
+        why = f"nothing was heard of its process (pid {self.process.pid}) for {limit:g} s"
+        if self._halted >= HALTED_S:
+            why = f"its process (pid {self.process.pid}) is halted (SIGSTOP, or a debugger)"
         return Failure(
             "load-worker-stopped",
             "client",
@@ -173,16 +173,16 @@ def release(workers: list[Worker]) -> None:
     if not standing or any(not worker.ended and not worker.waiting for worker in workers):
         return
     alone = len(standing) < len(workers) or len({worker.waiting for worker in standing}) > 1
-    word = -1 if alone else time.monotonic_ns() + _START_DELAY_NS
+    start_ns = -1 if alone else time.monotonic_ns() + _START_DELAY_NS
     for worker in standing:
         worker.waiting = ""
-        worker.tell({"go": word})
+        worker.tell({"go": start_ns})
 
 
 def total_progress(workers: list[Worker], stage: Progress) -> Progress:
     """The progress of all workers in the stage of a message."""
-    mine = [worker.progress for worker in workers if worker.progress is not None and worker.progress.stage == stage.stage]
-    return Progress(stage.stage, sum(progress.done for progress in mine), sum(progress.total for progress in mine))
+    parts = [worker.progress for worker in workers if worker.progress is not None and worker.progress.stage == stage.stage]
+    return Progress(stage.stage, sum(progress.done for progress in parts), sum(progress.total for progress in parts))
 
 
 def merge(results: list[tuple[ClientFacts, list[RequestRecord]]]) -> tuple[ClientFacts, tuple[RequestRecord, ...]]:

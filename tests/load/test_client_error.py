@@ -27,8 +27,6 @@ def test_calibration_runs_and_survives_json() -> None:
     assert 0 < found.chunk_rate < 1.3 * found.asked_rate
     assert found.lag_p99 > 0
     assert Calibration.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
-    for words in ("concurrency", "TTFT, mean", "us per chunk", "usable at this rate"):
-        assert words in found.table()
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,9 @@ class LoopbackServer:
         if self.api_key is not None and request.path.startswith("/v1") and not self._authorized(request):
             return Response.of_json({"error": "Unauthorized"}, 401)
         handler = self.routes.get((request.method, request.path))
-        return handler(request) if handler is not None else Response.of_json({"detail": "Not Found"}, 404)
+        if handler is None:
+            return Response.of_json({"detail": "Not Found"}, 404)
+        return handler(request)
 
     def _authorized(self, request: Request) -> bool:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -210,7 +212,8 @@ class LoopbackServer:
             tokens = max(1, tokens // 2)
         if self.prefix_caching:
             self.counters.prefix_cache_queries += prompt_tokens
-            self.counters.prefix_cache_hits += prompt_tokens if text in self._seen else 0
+            if text in self._seen:
+                self.counters.prefix_cache_hits += prompt_tokens
             self._seen.add(text)
         truth = Served(index, request.headers.get("x-request-id", ""), request.arrival_ns, prompt_tokens, asked)
         self.truth.append(truth)
@@ -242,7 +245,7 @@ def _prompt_of(body: Mapping[str, Any]) -> tuple[str, int]:
         return " ".join(str(message["content"]) for message in body["messages"]), _TEMPLATE_TOKENS
     if isinstance(body.get("prompt"), list):  # token ids: as they are, one word each
         return " ".join(f"{int(token) % 4096:03x}" for token in body["prompt"]), 0
-    return str(body.get("prompt", "")), 1 if body.get("add_special_tokens", True) else 0
+    return str(body.get("prompt", "")), int(bool(body.get("add_special_tokens", True)))
 
 
 def word_tokens(text: str) -> list[int]:

@@ -35,7 +35,9 @@ class Schedule:
 
     def chunks(self, tokens: int) -> list[tuple[float, int]]:
         """(offset in seconds, cumulative tokens) of every chunk of an answer of so many tokens."""
-        totals = [1, *range(1 + self.tokens_per_chunk, tokens, self.tokens_per_chunk), tokens] if tokens > 1 else [tokens]
+        totals = [tokens]
+        if tokens > 1:
+            totals = [1, *range(1 + self.tokens_per_chunk, tokens, self.tokens_per_chunk), tokens]
         return [(self.ttft + (total - 1) * self.token_time, total) for total in totals]
 
 
@@ -47,6 +49,11 @@ class Fault:
     """``letters``: every chunk carries one letter of a long word, whatever it claims."""
     status: int = 503
     after_chunks: int = 1
+
+    @property
+    def breaks_stream(self) -> bool:
+        """Whether the stream goes wrong at ``after_chunks``; the others change the whole answer."""
+        return self.kind not in ("status", "short", "letters")
 
 
 @dataclass(slots=True)
@@ -202,15 +209,12 @@ class Completion:
     def start(self) -> None:
         """Begin now, on the running loop."""
         self._plan = _plan(self.schedule, self.tokens)
-        self._head = json.dumps(
-            {
-                "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.truth.request_id or self.truth.index}",
-                "object": ("chat.completion" if self.chat else "text_completion") + (".chunk" if self.chat and self.stream else ""),
-                "created": int(time.time()),
-                "model": self.model,
-            },
-            separators=(",", ":"),
-        )[:-1]
+        prefix, kind = ("chatcmpl", "chat.completion") if self.chat else ("cmpl", "text_completion")
+        if self.chat and self.stream:
+            kind += ".chunk"
+        name = f"{prefix}-{self.truth.request_id or self.truth.index}"
+        head = {"id": name, "object": kind, "created": int(time.time()), "model": self.model}
+        self._head = json.dumps(head, separators=(",", ":"))[:-1]
         self.counters.running += 1
         self.connection.on_lost = self._aborted
         self.ticker.at(self.truth.arrival_ns + self._plan[0][0], self)
@@ -223,11 +227,7 @@ class Completion:
         parts: list[bytes] = []
         broken = False
         while self._step < len(plan) and arrival + plan[self._step][0] <= now:
-            if (
-                self.fault is not None
-                and self.fault.kind not in ("status", "short", "letters")
-                and self._step == self.fault.after_chunks
-            ):
+            if self.fault is not None and self.fault.breaks_stream and self._step == self.fault.after_chunks:
                 broken = True
                 break
             parts.append(self._advance(plan[self._step][1]))
@@ -284,12 +284,10 @@ class Completion:
         return chunk(self._middle % (self.truth.prompt_tokens + total, total))
 
     def _delta(self, new: int) -> str:
-        text = chr(ord("a") + (7 * self._step + self._step // 26) % 26) if self._spells else " tok" * new
+        text = " tok" * new
+        if self._spells:
+            text = chr(ord("a") + (7 * self._step + self._step // 26) % 26)
         return f'{{"content":"{text}"}}' if self.chat else text
-
-    @property
-    def _breaks(self) -> bool:
-        return self.fault is not None and self.fault.kind not in ("status", "short", "letters")
 
     @property
     def _spells(self) -> bool:
@@ -308,9 +306,11 @@ class Completion:
 
     def _tail(self) -> bytes:
         """Everything after the last token."""
-        metrics = f',"metrics":{json.dumps(self._own_view())}' if self.per_request_metrics else ""
-        usage = f'data: {self._head},"choices":[],"usage":{self._usage(self._sent)}{metrics}}}\n\n' if self.include_usage else ""
-        return chunk((usage + "data: [DONE]\n\n").encode()) + STREAM_END
+        events = "data: [DONE]\n\n"
+        if self.include_usage:
+            metrics = f',"metrics":{json.dumps(self._own_view())}' if self.per_request_metrics else ""
+            events = f'data: {self._head},"choices":[],"usage":{self._usage(self._sent)}{metrics}}}\n\n' + events
+        return chunk(events.encode()) + STREAM_END
 
     def _own_view(self) -> dict[str, Any]:
         """What vLLM tells about a request with ``--enable-per-request-metrics`` and ``--per-request-spec-decode-metrics``."""
@@ -331,7 +331,9 @@ class Completion:
 
     def _whole(self) -> Any:
         text = " tok" * self._sent
-        part = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        part: dict[str, Any] = {"text": text}
+        if self.chat:
+            part = {"message": {"role": "assistant", "content": text}}
         choice = {"index": 0, **part, "logprobs": None, "finish_reason": self.finish_reason}
         return {**json.loads(self._head + "}"), "choices": [choice], "usage": json.loads(self._usage(self._sent))}
 
