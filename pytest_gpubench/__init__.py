@@ -13,7 +13,7 @@ from pytest_gpubench._version import __version__
 
 if TYPE_CHECKING:
     from pytest_gpubench.engines.engine import Engine
-    from pytest_gpubench.engines.facts import EngineFacts
+    from pytest_gpubench.engines.engine_facts import EngineFacts
     from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
     from pytest_gpubench.model.cases import Case, Identity, RecipeBook
     from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "engines.engine": ("Engine",),
-    "engines.facts": ("EngineFacts",),
+    "engines.engine_facts": ("EngineFacts",),
     "measure.measurement": ("Drafting", "Flag", "Measurement", "Totals"),
     "model.cases": ("Case", "Identity", "RecipeBook"),
     "model.failures": ("BenchmarkError", "Failure", "GpubenchError"),

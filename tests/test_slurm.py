@@ -12,7 +12,7 @@ import pytest
 from pytest_gpubench.cli import main
 from pytest_gpubench.commands.slurm_steps import told_of_tasks
 from pytest_gpubench.commands.submission import SlurmOptions, scripts
-from pytest_gpubench.host.slurm import parse_states, sbatch
+from pytest_gpubench.host.slurm_queue import parse_states, sbatch
 from pytest_gpubench.model.failures import GpubenchError
 
 RECIPES = """

@@ -27,8 +27,8 @@ from typing import Any
 from client_tables import machine_line, replace_part
 
 from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
-from pytest_gpubench.load.calibrate import loopback_process
-from pytest_gpubench.load.loopback import TRUTH_PATH
+from pytest_gpubench.load.client_calibration import loopback_process
+from pytest_gpubench.load.loopback.server import TRUTH_PATH
 from tools import Ours, Point, Told, Tool, VllmBench, available
 
 TTFT, TOKEN_TIME, TOKENS = 0.05, 0.01, 64

@@ -25,9 +25,9 @@ from pytest_gpubench.demo.repository import publish_repository
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
-from pytest_gpubench.engines.scrape import wait_idle
-from pytest_gpubench.load.plan import LoadPlan, LoadResult
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.engines.metrics_page import wait_idle
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.protocol import LoadPlan, LoadResult
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case
@@ -60,8 +60,8 @@ def measure(engine: Engine, case: Case, spec: ServerSpec) -> tuple[LoadResult, M
     )
     after = wait_idle(engine.scrape, 60)
     found = compute(
-        result.records, before, after, case.workload, case.topology,
-        speculative=spec.speculative is not None, prefix_caching=False, client=result.client, pages=result.pages,
+        result.records, before, after, case.workload, case.topology, result.client,
+        speculative=spec.speculative is not None, prefix_caching=False, pages=result.pages,
     )  # fmt: skip
     counted = after.since(before)
     return result, found, (counted.total(f"{HISTOGRAM}_sum") or 0.0) / (counted.total(f"{HISTOGRAM}_count") or 1.0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from client_tables import machine_line, replace_part
 
-from pytest_gpubench.load.calibrate import loopback_process
+from pytest_gpubench.load.client_calibration import loopback_process
 
 
 def _load(isl: int, osl: int, conc: int, requests: int) -> dict[str, int]:
@@ -41,14 +41,14 @@ import json, sys
 import pytest, pytest_gpubench.plugin.run_case
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.engines.scrape import parse_metrics
-from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.engines.metrics_page import parse_metrics
+from pytest_gpubench.load.protocol import LoadPlan
+from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.measure.compute import compute
 workload = Workload(**json.loads(sys.argv[2]), range_ratio=1.0)
 result = run_load(LoadPlan(sys.argv[1], "loopback", workload))
 page = parse_metrics("")
-found = compute(result.records, page, page, workload, Topology(1), speculative=False, prefix_caching=True, client=result.client)
+found = compute(result.records, page, page, workload, Topology(1), result.client, speculative=False, prefix_caching=True)
 print(json.dumps({"failed": len(result.failed), "problems": found.problems, "requests": found.totals.requests}))
 """
 

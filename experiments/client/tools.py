@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.measure import definitions
 from pytest_gpubench.model.workload import Workload
 

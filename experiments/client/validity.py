@@ -25,10 +25,10 @@ from pathlib import Path
 import psutil
 from client_tables import machine_line, replace_part
 
-from pytest_gpubench.engines.scrape import wait_idle
-from pytest_gpubench.load.calibrate import loopback_process
-from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.engines.metrics_page import wait_idle
+from pytest_gpubench.load.client_calibration import loopback_process
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.specs import Topology
@@ -57,7 +57,7 @@ def measure(url: str, priority: bool) -> Measurement:
     before = wait_idle(scrape, 30)
     result = run_load(LoadPlan(url, "loopback", WORKLOAD, priority=priority), fetch_metrics=scrape)
     after = wait_idle(scrape, 30)
-    return compute(result.records, before, after, WORKLOAD, TOPOLOGY, speculative=False, prefix_caching=False, client=result.client)
+    return compute(result.records, before, after, WORKLOAD, TOPOLOGY, result.client, speculative=False, prefix_caching=False)
 
 
 def spin(core: int) -> None:

@@ -32,7 +32,7 @@ from demo_corpus_words import (
     WEATHER,
 )
 
-from pytest_gpubench.load.words import WORDS
+from pytest_gpubench.load.prompts import WORDS
 
 Turn = tuple[str, str]
 

@@ -32,7 +32,7 @@ def prompt_sets() -> dict[str, list[str]]:
     """Prompts by set; the same on every machine."""
     from demo_corpus import Writer
 
-    from pytest_gpubench.load.words import WORDS
+    from pytest_gpubench.load.prompts import WORDS
 
     rng = random.Random("measure")  # reproducible, not secret
     writer = Writer("measure")

@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from pytest_gpubench.demo import tokenizer as demo
-from pytest_gpubench.load.words import WORDS
+from pytest_gpubench.load.prompts import WORDS
 
 COUNT = 1500
 CONVERSATIONS = 20_000

@@ -18,7 +18,7 @@ from project import ONE_SERVER, Project
 from pytest_gpubench.engines import lifecycle
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
-from pytest_gpubench.load.loopback import LoopbackServer
+from pytest_gpubench.load.loopback.server import LoopbackServer
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Topology

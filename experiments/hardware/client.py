@@ -16,7 +16,7 @@ from context import Context, cases_of, job_of
 from fleet import Crowd, Job, measure, say
 
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.scrape import Scrape, wait_idle
+from pytest_gpubench.engines.metrics_page import Scrape, wait_idle
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.report.records import plain
 

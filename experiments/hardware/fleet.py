@@ -20,10 +20,10 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import check_engine
 from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
-from pytest_gpubench.engines.scrape import wait_idle
+from pytest_gpubench.engines.metrics_page import wait_idle
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
-from pytest_gpubench.load.plan import LoadPlan, LoadResult
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.protocol import LoadPlan, LoadResult
 from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case
@@ -154,9 +154,9 @@ def measure(
         after,
         load,
         case.topology,
+        result.client,
         speculative=spec.speculative is not None,
         prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
-        client=result.client,
         compiled=engine.compiled_between(*window_of(result.records)),
     )
     # Idle neighbours hold memory, and that is all they do.

@@ -28,9 +28,8 @@ import topologies
 from context import Context
 from fleet import Crowd, Job, fleet, say
 
-from pytest_gpubench.host.facts import host_facts
-from pytest_gpubench.host.gpus.facts import gpu_facts
-from pytest_gpubench.host.gpus.inventory import read_inventory
+from pytest_gpubench.host.gpus.inventory import gpu_facts, read_inventory
+from pytest_gpubench.host.host_facts import host_facts
 from pytest_gpubench.report.provenance import client_versions
 
 CROWDS: dict[str, tuple[Callable[[Context], list[Job]], Callable[[Context, Crowd], None]]] = {

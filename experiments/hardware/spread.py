@@ -13,8 +13,8 @@ from context import Context, cases_of, job_of
 from faults import kill_engines
 from fleet import Crowd, Job, Outcome, gpus_now, measure, say
 
-from pytest_gpubench.engines.scrape import parse_metrics
-from pytest_gpubench.load.plan import LoadResult, RequestRecord
+from pytest_gpubench.engines.metrics_page import parse_metrics
+from pytest_gpubench.load.protocol import LoadResult, RequestRecord
 from pytest_gpubench.measure import definitions
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError

@@ -35,9 +35,8 @@ def add_commands(commands: Subparsers) -> None:
 
 
 def _calibrate(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.load.calibrate import calibrate, host_name
-    from pytest_gpubench.load.calibration import Calibration, table_of
-    from pytest_gpubench.load.calibration_store import store
+    from pytest_gpubench.load.client_calibration import calibrate, host_name, store
+    from pytest_gpubench.load.client_error import Calibration, table_of
 
     points = _points(parsed)
     done: list[Calibration] = []

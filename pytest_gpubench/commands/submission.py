@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.host import files
-from pytest_gpubench.host.slurm import JobState, sbatch, states
-from pytest_gpubench.host.slurm import cancel as cancel_jobs
+from pytest_gpubench.host.slurm_queue import JobState, sbatch, states
+from pytest_gpubench.host.slurm_queue import cancel as cancel_jobs
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.printing import counted, for_terminal
 from pytest_gpubench.report.records import write_record

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from pytest_gpubench.model.failures import FailureClass
 
+_OOM = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -39,8 +41,6 @@ def _cause(
 
     return Cause(name, failure_class, re.compile(pattern), summary, remedy, compiled(frames), compiled(log))
 
-
-_OOM = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
 
 CAUSES: tuple[Cause, ...] = (
     _cause(

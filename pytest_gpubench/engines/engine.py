@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_gpubench.engines import probe
-from pytest_gpubench.engines.classify import Ending, classify
-from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines import http_probe
+from pytest_gpubench.engines.diagnosis import Ending, classify
+from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.engines.process import ServerProcess, StopReport
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
@@ -56,7 +56,7 @@ class Engine:
         if self._stopped:
             return Failure("engine-stopped", "client", "The engine has been stopped already.")
         if self.process is None:
-            health = probe.get(f"{self.url}/health", self.api_key)
+            health = http_probe.get(f"{self.url}/health", self.api_key)
             if health.status == 200:
                 return None
             return Failure(
@@ -78,7 +78,7 @@ class Engine:
         Raises:
             BenchmarkError: with the engine's own failure, or if it does not answer within 30 s.
         """
-        answer = probe.get(f"{self.url}/metrics", self.api_key, timeout=30.0)
+        answer = http_probe.get(f"{self.url}/metrics", self.api_key, timeout=30.0)
         if answer.status != 200:
             raise BenchmarkError(self.alive() or no_metrics(self.url, answer))
         return answer.body.decode("utf-8", "replace")
@@ -89,7 +89,7 @@ class Engine:
         return self.process.stop() if self.process else None
 
 
-def no_metrics(url: str, answer: probe.Answer) -> Failure:
+def no_metrics(url: str, answer: http_probe.Answer) -> Failure:
     """Without the page nothing can be measured."""
     return Failure(
         "no-metrics",

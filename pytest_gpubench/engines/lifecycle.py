@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_gpubench.engines import probe
-from pytest_gpubench.engines.address import base_url_error
+from pytest_gpubench.engines import http_probe
 from pytest_gpubench.engines.argv import CommandLine, record_env, render
-from pytest_gpubench.engines.classify import Ending, classify
+from pytest_gpubench.engines.diagnosis import Ending, classify
 from pytest_gpubench.engines.engine import Engine, failure_of, no_metrics
-from pytest_gpubench.engines.facts import EngineFacts, some_names
-from pytest_gpubench.engines.logsink import LogSink
+from pytest_gpubench.engines.engine_facts import EngineFacts, some_names
+from pytest_gpubench.engines.http_probe import base_url_error
+from pytest_gpubench.engines.log_sink import LogSink
+from pytest_gpubench.engines.metrics_page import parse_metrics
 from pytest_gpubench.engines.process import ServerProcess
-from pytest_gpubench.engines.scrape import parse_metrics
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.secrets import Secrets
@@ -106,14 +106,14 @@ def attach(base_url: str, *, api_key: str = "", model: str | None = None, timeou
     if wrong:
         raise GpubenchError(f"--gpubench-base-url {wrong}")
     url = base_url.rstrip("/").removesuffix("/v1")
-    health = probe.get(f"{url}/health", api_key or None, timeout)
+    health = http_probe.get(f"{url}/health", api_key or None, timeout)
     if health.redirected:
         raise _redirected(f"{url}/health", health)
     if health.status != 200:
         raise _attach_error(
             "engine-not-healthy", f"{url}/health gave {health}.", "Start the server, or correct --gpubench-base-url."
         )
-    listed = probe.models(url, api_key or None, timeout)
+    listed = http_probe.models(url, api_key or None, timeout)
     if listed.answer.redirected:
         raise _redirected(f"{url}/v1/models", listed.answer)
     if listed.answer.status in (401, 403):
@@ -211,7 +211,7 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
             if failure.cause != "port-in-use" and foreign:
                 failure = classify(process.log.lines(), Ending("foreign-server"))
             raise BenchmarkError(failure)
-        seen = probe.identity(url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic())))
+        seen = http_probe.identity(url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic())))
         if seen.who == "ready":
             return
         foreign = foreign + 1 if seen.who in ("foreign", "wrong") else 0
@@ -237,14 +237,14 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
         time.sleep(_POLL)
 
 
-def _told(failure: Failure, seen: probe.Identity) -> Failure:
+def _told(failure: Failure, seen: http_probe.Identity) -> Failure:
     """With what the server's HTTP side said last, where it said anything."""
     if not seen.said:
         return failure
     return dataclasses.replace(failure, evidence=(seen.said, *failure.evidence))
 
 
-def _wrong_answer(seen: probe.Identity) -> Failure:
+def _wrong_answer(seen: http_probe.Identity) -> Failure:
     """Our own server has the port, and does not answer as an OpenAI-compatible server does."""
     return Failure(
         "wrong-answer",
@@ -282,23 +282,23 @@ def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, dead
         return _ASK if deadline is None else min(_ASK, max(1.0, deadline - time.monotonic()))
 
     changes: dict[str, object] = {}
-    _, version = probe.get_json(f"{url}/version", api_key, left())
+    _, version = http_probe.get_json(f"{url}/version", api_key, left())
     if isinstance(version, dict) and isinstance(version.get("version"), str):
         changes["version"] = version["version"][:_LONGEST_VERSION]
-    served = probe.models(url, api_key, left()).entries
+    served = http_probe.models(url, api_key, left()).entries
     entry = served.get(served_name, {})
     changes["served_names"] = tuple(dict.fromkeys([*([served_name] if entry else []), *served]))[:_MOST_NAMES]
     for fact in ("owned_by", "root"):
         if isinstance(entry.get(fact), str):
             changes["served_root" if fact == "root" else fact] = entry[fact]
-    length = probe.whole_number(entry.get("max_model_len"))
+    length = http_probe.whole_number(entry.get("max_model_len"))
     if length is not None:
         changes["max_model_len"] = length
-    metrics = probe.get(f"{url}/metrics", api_key, left())
+    metrics = http_probe.get(f"{url}/metrics", api_key, left())
     if metrics.status == 200:
         labels = _cache_labels(metrics.body.decode("utf-8", "replace"))
         changes["cache_config"] = FrozenMap(labels)
-        size, tokens = (probe.whole_number(labels.get(name)) for name in ("block_size", "kv_cache_size_tokens"))
+        size, tokens = (http_probe.whole_number(labels.get(name)) for name in ("block_size", "kv_cache_size_tokens"))
         if size is not None:
             changes["block_size"] = size
         if labels.get("enable_prefix_caching") in ("True", "False"):
@@ -324,7 +324,7 @@ def _with_log(failure: Failure, log: LogSink) -> Failure:
     return dataclasses.replace(failure, remedy=f"{failure.remedy}\n{where}" if failure.remedy else where)
 
 
-def _redirected(address: str, answer: probe.Answer) -> BenchmarkError:
+def _redirected(address: str, answer: http_probe.Answer) -> BenchmarkError:
     remedy = "Give the address to which it leads as --gpubench-base-url, if that is the server that is meant."
     return _attach_error("redirected", f"{address} gave {answer}, since the API key would go there.", remedy)
 

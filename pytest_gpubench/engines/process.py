@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from pytest_gpubench.engines import guard
-from pytest_gpubench.engines.logsink import LogSink
+from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 _CHUNK = 64 * 2**10

@@ -1,14 +1,17 @@
-"""The one way in which files are written: whole or not at all, through links, into devices and pipes.
+"""Files and folders: written whole or not at all, read within bounds, and folders that only this user may write.
 
-A reader never sees half a file: what is written stands beside it under another name until it is complete. What is no regular file
-is never replaced: a link stays and its target is written, a device or a pipe gets the bytes. Nothing is writable by others.
+There is one way in which files are written, through links, into devices and pipes. A reader never sees half a file: what is written
+stands beside it under another name until it is complete. What is no regular file is never replaced: a link stays and its target is
+written, a device or a pipe gets the bytes. Nothing is writable by others.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import pwd
 import secrets
 import stat
 import time
@@ -20,25 +23,10 @@ from pytest_gpubench.model.failures import GpubenchError
 
 READER_TIMEOUT_S = 20.0
 """How long a named pipe may be without a reader."""
-_OTHERS = stat.S_IWOTH
+GROUP_AND_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+OTHERS = stat.S_IWOTH
 _DESCRIPTORS = ("/dev/", "/proc/")
 """Below these a name is a door to something that is open already: ``/dev/stdout``, ``/dev/fd/63``."""
-
-
-def output_error(path: Path) -> str | None:
-    """Why a file cannot be written there, as the end of a sentence; None if nothing speaks against it yet."""
-    if "\0" in str(path):
-        return f"{str(path)!r} cannot be written: a path holds no NUL"
-    try:
-        if path.is_dir():
-            return f"{path} is a folder; give the path of a file"
-        if not path.parent.is_dir():
-            parent = path.parent
-            what = "is not a folder" if parent.exists() else "does not exist"
-            return f"{path} cannot be written: the folder {parent} {what}"
-    except OSError as error:
-        return f"{path} cannot be written: {_reason(error)}"
-    return None
 
 
 def write_text(path: Path, text: str, *, what: str = "the file", remedy: str = "choose another place") -> None:
@@ -89,11 +77,98 @@ def make_folder(path: Path) -> None:
 def careful_umask() -> Iterator[None]:
     """Let nothing that this process or its children create be writable by others; a mask of 0 counts as the usual 022."""
     before = os.umask(0o022)
-    os.umask(before | _OTHERS if before else 0o022)
+    os.umask(before | OTHERS if before else 0o022)
     try:
         yield
     finally:
         os.umask(before)
+
+
+def make_private_folder(path: Path, mode: int = 0o700) -> None:
+    """Make a folder for this user alone, and what is missing above it; ``mode`` holds for all of them, whatever the umask allows.
+
+    Raises:
+        OSError: if the disk refuses it.
+    """
+    missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
+    for part in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # another process was first
+            part.mkdir(mode=mode)
+
+
+def not_private(path: Path, forbidden: int = GROUP_AND_OTHERS) -> str:
+    """Why a folder cannot be trusted, as a clause; empty: it can.
+
+    Args:
+        forbidden: permission bits that it must not have.
+
+    Raises:
+        OSError: if it cannot be looked at.
+    """
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{path} is not a folder of this user (uid {os.getuid()})"
+    if found.st_uid != os.getuid():
+        return f"{path} is not a folder of this user (uid {os.getuid()}): it belongs to {_user(found.st_uid)}"
+    if found.st_mode & forbidden:
+        return (
+            f"{path} can be written by other users (mode {stat.S_IMODE(found.st_mode):04o}): see what lies in it, then "
+            f"chmod go-w {path}"
+        )
+    return ""
+
+
+class TooLongError(Exception):
+    """A bound was passed; the text is a clause that says which."""
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file to be read, if it is a regular one: a pipe would wait for a writer that never comes.
+
+    Raises:
+        OSError: if it cannot be opened, or is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "it is no regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def unread_because(error: OSError | UnicodeDecodeError) -> str | None:
+    """Why a text could not be read, as a clause."""
+    return error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+
+
+def bounded_lines(file: io.BufferedIOBase, longest: int, most: int) -> Iterator[bytes]:
+    """The lines of a file (a gzip file unpacked), never more than so many bytes of it in memory.
+
+    Args:
+        longest: bytes of one line.
+        most: bytes of all.
+
+    Raises:
+        TooLongError: if a line or the whole is longer.
+    """
+    number = total = 0
+    while line := file.readline(longest + 1):
+        number, total = number + 1, total + len(line)
+        if len(line) > longest:
+            raise TooLongError(f"line {number} is too long: more than {longest // 2**20} MiB")
+        if total > most:
+            raise TooLongError(f"it is too large: more than {most // 2**20:,} MiB")
+        yield line
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` replaced; taken as it is written where no home folder is known, as a shell does."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _is_door(path: Path) -> bool:
@@ -138,7 +213,7 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(descriptor, "wb") as file:
             with contextlib.suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode) & ~_OTHERS)
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode) & ~OTHERS)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -152,3 +227,10 @@ def _reason(error: OSError) -> str:
     if error.errno == errno.ENXIO:
         return f"nobody has read from the pipe within {READER_TIMEOUT_S:.0f} s"
     return error.strerror or str(error)
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

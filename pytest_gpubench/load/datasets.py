@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.host.bounded import open_regular
+from pytest_gpubench.host.files import open_regular, unread_because
 from pytest_gpubench.model.failures import BenchmarkError, Failure
-from pytest_gpubench.model.frozen import FrozenMap, thaw
+from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.workload import Workload
 
 CORPUS = Path(__file__).with_name("corpus.txt")
@@ -24,6 +24,16 @@ MAX_BYTES = 2**30
 """Of a dataset; ShareGPT has 642 MiB."""
 MAX_LINE = 16 * 2**20
 """Characters of one line."""
+
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+"""Of ShareGPT, in OpenAI's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +79,7 @@ def read_text(path: str | Path) -> str:
             raise _failure(f"the dataset {path} is too large: more than {MAX_BYTES // 2**20:,} MiB")
         return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise _failure(f"the dataset {path} cannot be read: {reason}") from error
+        raise _failure(f"the dataset {path} cannot be read: {unread_because(error)}") from error
 
 
 def dataset_problem(workload: Workload) -> Failure | None:
@@ -90,9 +99,8 @@ def dataset_problem(workload: Workload) -> Failure | None:
 
 def comparable(workload: Workload) -> dict[str, Any]:
     """What must be equal for numbers to be comparable: the workload as plain data, the dataset's file as its contents' hash."""
-    plain = {item.name: getattr(workload, item.name) for item in fields(Workload)}
-    plain = {name: thaw(value) if isinstance(value, FrozenMap) else value for name, value in plain.items()}
-    return plain | {"dataset_file": _content_hash(workload.dataset_file) if workload.dataset_file else ""}
+    plain = {item.name: thaw(getattr(workload, item.name)) for item in fields(Workload)}
+    return plain | {"dataset_file": workload.dataset_file and _content_hash(workload.dataset_file)}
 
 
 def _content_hash(path: str) -> str:
@@ -132,27 +140,19 @@ def parse_sharegpt(text: str, name: str) -> tuple[Conversation, ...]:
         raise _failure(f"{name} is nested too deeply") from None
     if not isinstance(entries, list):
         raise _failure(f"{name} is not a list of conversations")
-    roles = {
-        "human": "user",
-        "user": "user",
-        "gpt": "assistant",
-        "chatgpt": "assistant",
-        "assistant": "assistant",
-        "system": "system",
-    }
-    found = []
+    conversations = []
     for number, entry in enumerate(entries, 1):
-        parts = entry.get("conversations", entry.get("conversation")) if isinstance(entry, dict) else None
+        parts = isinstance(entry, dict) and entry.get("conversations", entry.get("conversation"))
         if not isinstance(parts, list):
             raise _failure(f"{name}: entry {number} has no list `conversations`")
         try:
-            messages = [(roles.get(str(part["from"]), "other"), str(part["value"])) for part in parts]
+            messages = [(_ROLES.get(str(part["from"]), "other"), str(part["value"])) for part in parts]
         except (KeyError, TypeError) as error:
             raise _failure(f"{name}: entry {number} has a message without `from` or `value`") from error
         conversation = _conversation(messages)
         if conversation is not None:
-            found.append(conversation)
-    return _some(found, name)
+            conversations.append(conversation)
+    return _some(conversations, name)
 
 
 def parse_jsonl(text: str, name: str) -> tuple[Conversation, ...]:
@@ -161,25 +161,29 @@ def parse_jsonl(text: str, name: str) -> tuple[Conversation, ...]:
     Raises:
         BenchmarkError: for a line that is neither.
     """
-    found = []
+    conversations = []
     for line, entry in _lines(text, name):
         wanted = entry.get("output_tokens")
         if wanted is not None and (not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1):
             raise _failure(f"{name}:{line}: `output_tokens` must be a number of at least 1")
         if isinstance(entry.get("prompt"), str):
             answer = entry.get("answer")
-            found.append(Conversation((Turn(entry["prompt"], answer if isinstance(answer, str) else None, wanted),)))
+            turn = Turn(entry["prompt"], answer if isinstance(answer, str) else None, wanted)
+            conversations.append(Conversation((turn,)))
             continue
         try:
             messages = [(str(message["role"]), message["content"]) for message in entry["messages"]]
         except (KeyError, TypeError) as error:
             raise _failure(f"{name}:{line}: needs `prompt`, or `messages` with `role` and `content`") from error
-        conversation = _conversation(messages) if all(isinstance(content, str) for _, content in messages) else None
-        if conversation is None:
+        all_text = all(isinstance(content, str) for _, content in messages)
+        conversation = all_text and _conversation(messages)
+        if not conversation:
             raise _failure(f"{name}:{line}: `messages` must be text and begin with a user's (after a system message)")
         *before, last = conversation.turns
-        found.append(Conversation((*before, Turn(last.user, last.answer, wanted or last.output_tokens)), conversation.system))
-    return _some(found, name)
+        conversations.append(
+            Conversation((*before, Turn(last.user, last.answer, wanted or last.output_tokens)), conversation.system)
+        )
+    return _some(conversations, name)
 
 
 def parse_trace(text: str, name: str) -> tuple[TraceRow, ...]:
@@ -192,17 +196,11 @@ def parse_trace(text: str, name: str) -> tuple[TraceRow, ...]:
     """
     rows = []
     for line, entry in _lines(text, name):
-        stamp, lengths, ids = (
-            entry.get("timestamp"),
-            (entry.get("input_length"), entry.get("output_length")),
-            entry.get("hash_ids", []),
-        )
-        good = (
-            isinstance(stamp, int | float)
-            and math.isfinite(stamp)
-            and all(isinstance(length, int) and length > 0 for length in lengths)
-        )
-        if not good or isinstance(stamp, bool) or not isinstance(ids, list) or not all(isinstance(part, int) for part in ids):
+        stamp, ids = entry.get("timestamp"), entry.get("hash_ids", [])
+        lengths = (entry.get("input_length"), entry.get("output_length"))
+        timed = isinstance(stamp, int | float) and not isinstance(stamp, bool) and math.isfinite(stamp)
+        sized = all(isinstance(length, int) and length > 0 for length in lengths)
+        if not timed or not sized or not isinstance(ids, list) or not all(isinstance(part, int) for part in ids):
             raise _failure(
                 f"{name}:{line}: needs numbers `timestamp` (ms), `input_length` and `output_length`; `hash_ids` is a list"
             )
@@ -246,10 +244,10 @@ def _conversation(messages: list[tuple[str, str]]) -> Conversation | None:
     return Conversation(tuple(turns), system) if turns else None
 
 
-def _some(found: list[Conversation], name: str) -> tuple[Conversation, ...]:
-    if not found:
+def _some(conversations: list[Conversation], name: str) -> tuple[Conversation, ...]:
+    if not conversations:
         raise _failure(f"{name} has no conversation that begins with a user")
-    return tuple(found)
+    return tuple(conversations)
 
 
 def _failure(summary: str) -> BenchmarkError:

@@ -1,18 +1,87 @@
-"""Who is sent when: closed loop (an answer makes room for the next request) and open loop (a schedule decides)."""
+"""Who is sent when: closed loop (an answer makes room for the next request), open loop (a schedule decides), and when it is enough.
+
+Schedules are pure: the same workload gives the same one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import random
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pytest_gpubench.load.alarm import Alarm
-from pytest_gpubench.load.pool import Pool
-from pytest_gpubench.load.stopping import StopRule
-from pytest_gpubench.load.transport import MAX_ANSWER, Exchange
+from pytest_gpubench.load.protocol import Phase, StopReason
+from pytest_gpubench.load.timing import TimerFd
+from pytest_gpubench.load.transport import MAX_ANSWER, Exchange, Pool
+from pytest_gpubench.model.workload import Workload
 
+_MIN_BATCHES = 10
+_T = 2.262
+"""Student's t at 97.5% with 9 degrees of freedom: right for ten batches, cautious for more."""
 _WATCH_INTERVAL = 0.25
+
+
+@dataclass(slots=True)
+class StopRule:
+    """Told of every measured exchange that ended, asked before another is sent.
+
+    The interval is that of batch means: a batch is as many requests as are in flight together, since those are not independent.
+    For the rule alone TTFT is taken at the first read with an event and TPOT over the asked output tokens; throughput and goodput
+    follow from the end-to-end time, which is the closed loop's own law (requests in flight = throughput x time).
+    """
+
+    duration: float | None = None
+    interval: float | None = None
+    metric: str = "output_tput"
+    batch: int = 1
+    output_tokens: tuple[int, ...] = ()
+    """Asked output tokens by job."""
+    reason: StopReason = "count"
+    _part: list[float] = field(default_factory=list)
+    _means: list[float] = field(default_factory=list)
+    _narrow: bool = False
+
+    def note(self, exchange: Exchange) -> None:
+        """An exchange has ended; failed ones say nothing."""
+        if self.interval is None or self._narrow or exchange.error or exchange.end_ns is None:
+            return
+        self._part.append(self._value(exchange, exchange.end_ns))
+        if len(self._part) < self.batch:
+            return
+        self._means.append(statistics.fmean(self._part))
+        self._part.clear()
+        half = half_width(self._means)
+        self._narrow = half is not None and half <= self.interval
+
+    def reached(self, elapsed_ns: int) -> bool:
+        """Whether no request should be sent any more, ``elapsed_ns`` after the first measured one was due."""
+        if self.reason == "count":
+            if self._narrow:
+                self.reason = "interval"
+            elif self.duration is not None and elapsed_ns >= self.duration * 1e9:
+                self.reason = "duration"
+        return self.reason != "count"
+
+    def _value(self, exchange: Exchange, end_ns: int) -> float:
+        if not self.metric.startswith(("ttft", "tpot", "icl", "itl", "interactivity")):
+            return (end_ns - exchange.due_ns) / 1e9
+        first_ns = next((stamp for stamp, data in exchange.reads if b"data:" in data), end_ns)
+        if self.metric.startswith("ttft"):
+            return (first_ns - exchange.due_ns) / 1e9
+        return (end_ns - first_ns) / 1e9 / max(1, self.output_tokens[exchange.number] - 1)
+
+
+def half_width(means: list[float]) -> float | None:
+    """Half the 95% confidence interval of the batches' mean, relative to it; None for too few batches to say."""
+    if len(means) < _MIN_BATCHES:
+        return None
+    middle = statistics.fmean(means)
+    if middle <= 0:
+        return None
+    return _T * statistics.stdev(means) / math.sqrt(len(means)) / middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +122,7 @@ class Driver:
     _exchanges: list[Exchange] = field(default_factory=list)
     _stop: StopRule = field(default_factory=StopRule)
     _finished: asyncio.Future[None] | None = None
-    _alarm: Alarm | None = None
+    _timer: TimerFd | None = None
 
     def __post_init__(self) -> None:
         self._pool = Pool(self.root, self.connect_timeout, self.read_timeout, self._ended)
@@ -90,6 +159,7 @@ class Driver:
         self._exchanges, self._next, self._open, self._stop = [], 0, 0, stop or StopRule()
         self._finished = asyncio.get_running_loop().create_future()
         await asyncio.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9 - 0.001))
+        # The rest is waited for by looking: sleeping would end late by as much as the kernel likes, in each worker by another.
         while time.monotonic_ns() < start_ns:
             pass
         watch = asyncio.get_running_loop().create_task(self._watch())
@@ -98,14 +168,14 @@ class Driver:
             if jobs[0].due_ns is None:
                 self._start_slots(ramp)
             else:
-                self._alarm = Alarm(self._send_due)
-                self._alarm.at(self._start_ns + jobs[0].due_ns)
+                self._timer = TimerFd(self._send_due)
+                self._timer.at(self._start_ns + jobs[0].due_ns)
             await self._finished
         finally:
             watch.cancel()
-            if self._alarm is not None:
-                self._alarm.close()
-                self._alarm = None
+            if self._timer is not None:
+                self._timer.close()
+                self._timer = None
         return sorted(self._exchanges, key=lambda exchange: exchange.number)
 
     def close(self) -> None:
@@ -141,8 +211,8 @@ class Driver:
                 self._finish_if_idle()
                 return
             if due_ns > time.monotonic_ns():
-                if self._alarm is not None:
-                    self._alarm.at(due_ns)
+                if self._timer is not None:
+                    self._timer.at(due_ns)
                 return
             self._next += 1
             self._open += 1
@@ -184,3 +254,37 @@ class Driver:
             await asyncio.sleep(min(_WATCH_INTERVAL, self.read_timeout / 4))
             self._pool.fail_silent()
             self.on_progress(len(self._exchanges), len(self._jobs))
+
+
+def due_offsets(workload: Workload, phase: Phase, number: int) -> list[float]:
+    """Seconds after the start at which each of ``number`` arrivals is due, by the workload's rate and distribution.
+
+    The schedule of poisson and gamma is scaled so that its mean rate is exactly the one asked for: otherwise two seeds would ask
+    for different loads. A ramp is not applied here (``ramped``).
+
+    Raises:
+        ValueError: for a closed loop or a trace, which have no rate.
+    """
+    if workload.arrival not in ("constant", "poisson", "gamma"):
+        raise ValueError(f"arrival {workload.arrival!r} has no rate")
+    gap = 1 / workload.request_rate
+    if workload.arrival == "constant" or number < 2:
+        return [index * gap for index in range(number)]
+    shape = workload.burstiness if workload.arrival == "gamma" else 1.0
+    rng = random.Random(f"{workload.seed}/{phase}/arrivals")  # noqa: S311  # reproducible, not secret
+    offsets = [0.0]
+    for _ in range(number - 1):
+        offsets.append(offsets[-1] + rng.gammavariate(shape, gap / shape))
+    scale = (number - 1) * gap / offsets[-1] if offsets[-1] > 0 else 1.0
+    return [offset * scale for offset in offsets]
+
+
+def ramped(offset: float, ramp: float) -> float:
+    """The time at which an arrival of a steady schedule is due if the rate grows linearly from 0 over ``ramp`` seconds.
+
+    The n-th arrival keeps its number: where the steady schedule would have sent n requests by ``offset``, the growing one has sent
+    as many by the result. After the ramp it is the steady schedule, ``ramp / 2`` later.
+    """
+    if offset < ramp / 2:
+        return math.sqrt(2 * ramp * offset)
+    return offset + ramp / 2

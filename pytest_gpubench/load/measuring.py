@@ -11,22 +11,19 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pytest_gpubench.load.arrivals import due_offsets, ramped
-from pytest_gpubench.load.composing import make_prompts
-from pytest_gpubench.load.driver import Driver, Job
-from pytest_gpubench.load.lag import LagProbe
-from pytest_gpubench.load.parse import answer_of, record_of
-from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
-from pytest_gpubench.load.priority import foremost
-from pytest_gpubench.load.recount import LONGEST_TEXT, SAMPLE, recount, sample
-from pytest_gpubench.load.requests import TokenCounter, WireRequest, build_requests, with_token_ids
-from pytest_gpubench.load.spool import Spool
-from pytest_gpubench.load.stopping import StopRule
+from pytest_gpubench.load.driver import Driver, Job, StopRule, due_offsets, ramped
+from pytest_gpubench.load.openai_wire import WireRequest, build_requests
+from pytest_gpubench.load.parser import answer_of, record_of
+from pytest_gpubench.load.prompts import Composer
+from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
+from pytest_gpubench.load.response_buffer import ResponseBuffer
+from pytest_gpubench.load.timing import LagProbe, foremost
+from pytest_gpubench.load.tokenization import LONGEST_TEXT, SAMPLE, TokenCounter, recount, sample, with_token_ids
 from pytest_gpubench.load.transport import Exchange
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 
-Gate = Callable[[Literal["warmup", "measured", "recount"]], Awaitable[int]]
+Barrier = Callable[[Literal["warmup", "measured", "recount"]], Awaitable[int]]
 """Waits until every worker is as far; the common start as ``monotonic_ns``, 0: now, below 0: not at all, another has failed."""
 
 
@@ -41,8 +38,8 @@ class Measuring:
     plan: LoadPlan
     api_key: str
     report: Callable[[Progress], None]
-    gate: Gate
-    spool: Spool = field(default_factory=Spool)
+    barrier: Barrier
+    buffer: ResponseBuffer = field(default_factory=ResponseBuffer)
     alive: Callable[[], None] = lambda: None
     """Called between the stages that report progress, often: a sign of life."""
     _requests: Sequence[WireRequest] = ()
@@ -59,14 +56,14 @@ class Measuring:
         plan, workload = self.plan, self.plan.workload
         counter = TokenCounter(plan, self.api_key)
         try:
-            prompts = await make_prompts(plan, counter, lambda done, total: self.report(Progress("prompts", done, total)))
+            prompts = await Composer(plan, counter).compose(lambda done, total: self.report(Progress("prompts", done, total)))
             if workload.sends_token_ids:
                 prompts = await with_token_ids(prompts[0], counter), await with_token_ids(prompts[1], counter)
         finally:
             await counter.close()
         warmups, measured = [await build_requests(plan, self.api_key, phase, on_built=self.alive) for phase in prompts]
         share = len(range(plan.share, workload.conc, workload.workers))
-        driver = Driver(plan.root, share, plan.connect_timeout, plan.read_timeout, workload.think_time, on_end=self.spool.add)
+        driver = Driver(plan.root, share, plan.connect_timeout, plan.read_timeout, workload.think_time, on_end=self.buffer.add)
         rule = _stop_rule(workload, share, [*warmups, *measured])
         gc.collect()
         gc.freeze()
@@ -106,11 +103,11 @@ class Measuring:
             yield record
 
     def _whole(self, exchange: Exchange) -> Exchange:
-        return replace(exchange, reads=self.spool.reads_of(exchange))
+        return replace(exchange, reads=self.buffer.reads_of(exchange))
 
     async def _recount(self) -> str:
         """Tokenize a sample of the answers again, once no worker measures any more; why not, or nothing."""
-        if await self.gate("recount") < 0:
+        if await self.barrier("recount") < 0:
             return "a part of the load had failed"
         plan, exchanges = self.plan, {exchange.number: exchange for exchange in self._exchanges if not exchange.error}
         measured = [number for number in exchanges if self._requests[number].prompt.phase == "measured"]
@@ -129,7 +126,7 @@ class Measuring:
         workload = self.plan.workload
         self._requests = warmups
         await self._run(driver, "warmup", warmups, workload.ramp, None)
-        if not all(_looks_good(exchange, self.spool) for exchange in self._exchanges):
+        if not all(_looks_good(exchange, self.buffer) for exchange in self._exchanges):
             return
         begun = self._exchanges
         rule.output_tokens = tuple(request.prompt.osl for request in measured)
@@ -140,7 +137,7 @@ class Measuring:
         self._exchanges = [*begun, *self._exchanges]
 
     async def _run(self, driver: Driver, stage: Phase, requests: Sequence[WireRequest], ramp: float, rule: StopRule | None) -> None:
-        start_ns = await self.gate(stage)
+        start_ns = await self.barrier(stage)
         if start_ns < 0:
             self._exchanges = []
             return
@@ -152,11 +149,11 @@ class Measuring:
 
     def _facts(self, probe: LagProbe, clock_ns: int, planned: int, rule: StopRule) -> ClientFacts:
         facts = ClientFacts(importlib.metadata.version("openai"), platform.python_version(), _loop_name(), planned=planned)
-        mine = [exchange for exchange in self._exchanges if self._requests[exchange.number].prompt.phase == "measured"]
-        if not mine:
+        measured = [exchange for exchange in self._exchanges if self._requests[exchange.number].prompt.phase == "measured"]
+        if not measured:
             return facts
-        start = min(exchange.due_ns for exchange in mine)
-        end = max(exchange.end_ns or 0 for exchange in mine)
+        start = min(exchange.due_ns for exchange in measured)
+        end = max(exchange.end_ns or 0 for exchange in measured)
         lag = probe.summary(start, end)
         return replace(
             facts,
@@ -182,7 +179,9 @@ def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[
         dues = [prompt.due for prompt in prompts]
     elif workload.open_loop and prompts:
         warmups = sum(prompt.phase == "warmup" for prompt in prompts)
-        before = -(-workload.num_warmups // workload.turns) if 0 < warmups < len(prompts) else 0  # one schedule for both phases
+        before = 0
+        if 0 < warmups < len(prompts):  # one schedule for both phases
+            before = -(-workload.num_warmups // workload.turns)
         heads = [before * (prompt.phase == "measured") + prompt.index // workload.turns for prompt in prompts]
         offsets = due_offsets(workload, prompts[-1].phase, max(heads) + 1)
         dues = [ramped(offsets[head], ramp) for head in heads]
@@ -203,9 +202,9 @@ def _stop_rule(workload: Workload, share: int, requests: Sequence[WireRequest]) 
     return StopRule(workload.duration, workload.interval, workload.interval_metric, max(1, share), osls)
 
 
-def _looks_good(exchange: Exchange, spool: Spool) -> bool:
+def _looks_good(exchange: Exchange, buffer: ResponseBuffer) -> bool:
     """Cheap: what is left of a failed warm-up is found when it is parsed, after the measurement."""
-    tail = b"".join(read for _, read in spool.reads_of(exchange)[-3:])
+    tail = b"".join(read for _, read in buffer.reads_of(exchange)[-3:])
     return not exchange.error and b"[DONE]" in tail
 
 

@@ -1,7 +1,7 @@
 """Entry of the measuring process. Started by ``run_load``; nothing else runs in it.
 
 It reads one line of JSON (plan and result file) from stdin and ends when stdin does: it never outlives its parent. Further lines
-open the gates where several workers start together. Progress and failures go to stdout as JSON lines, records to the result file.
+open the barrier where several workers start together. Progress and failures go to stdout as JSON lines, records to the result file.
 The API key comes in the environment.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_gpubench.load.measuring import Measuring
-from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress
-from pytest_gpubench.load.spool import Spool
+from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Progress
+from pytest_gpubench.load.response_buffer import ResponseBuffer
 from pytest_gpubench.model.failures import BenchmarkError
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -48,7 +48,7 @@ class _Reporter:
             emit({"event": "alive"})
 
 
-class _Gates:
+class _Barrier:
     """Asks the parent to go on and waits for its word."""
 
     def __init__(self, needed: bool) -> None:
@@ -76,12 +76,12 @@ def emit(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _listen(gates: _Gates) -> None:
+def _listen(barrier: _Barrier) -> None:
     rest = b""
     while data := os.read(0, 4096):  # unbuffered: a lock on sys.stdin would be in the way of a normal exit
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            gates.heard(line)
+            barrier.heard(line)
     os._exit(EXIT_ORPHANED)
 
 
@@ -91,16 +91,16 @@ def main() -> int:
 
     task = json.loads(sys.stdin.buffer.readline())
     plan = LoadPlan.from_json(task["plan"])
-    gates = _Gates(plan.workload.workers > 1)
-    threading.Thread(target=_listen, args=(gates,), name="life-line", daemon=True).start()
+    barrier = _Barrier(plan.workload.workers > 1)
+    threading.Thread(target=_listen, args=(barrier,), name="life-line", daemon=True).start()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:  # one descriptor per stream; the usual soft limit is 1024
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     result = Path(task["result"])
-    spool = Spool(str(result.parent))
+    buffer = ResponseBuffer(str(result.parent))
     reporter = _Reporter()
     key = os.environ.get(API_KEY_VARIABLE, "")
-    measuring = Measuring(plan, key, reporter, gates.wait, spool, reporter.alive)
+    measuring = Measuring(plan, key, reporter, barrier.wait, buffer, reporter.alive)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             facts = runner.run(measuring.work())
@@ -114,7 +114,7 @@ def main() -> int:
         file.write(json.dumps(facts_json, allow_nan=False) + "\n")
         for record in measuring.records():
             file.write(json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False) + "\n")
-    spool.close()
+    buffer.close()
     return 0
 
 

@@ -1,23 +1,49 @@
-"""From request records and two scrapes to a Measurement. Pure."""
+"""From request records, two scrapes and the pages between them to a Measurement. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 
-from pytest_gpubench.engines.scrape import Scrape
-from pytest_gpubench.load.calibration import Calibration, best_of
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.engines.metrics_page import RUNNING, WAITING, Scrape, parse_metrics
+from pytest_gpubench.load.client_error import Calibration, best_of
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions
-from pytest_gpubench.measure.checks import find_problems
-from pytest_gpubench.measure.flags import find_flags
-from pytest_gpubench.measure.measurement import Drafting, Measurement, Totals
-from pytest_gpubench.measure.recount import disagreement, recount_flags, recounted
-from pytest_gpubench.measure.series import series_of
-from pytest_gpubench.measure.validity import chunk_rate, compilation, look, most_in_flight, reasons
+from pytest_gpubench.measure.checks import find_flags, find_problems
+from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
+from pytest_gpubench.measure.validity import (
+    chunk_rate,
+    compilation,
+    disagreement,
+    look,
+    most_in_flight,
+    reasons,
+    recount_flags,
+    recounted,
+)
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
+
+KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
+_TIMES = {"ttft": definitions.ttft, "tpot": definitions.tpot, "e2e": definitions.e2e}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One look at the engine; None: the page lacked it."""
+
+    seconds: float
+    """After the first measured request was due; below 0 in the warm-up."""
+    running: float | None = None
+    waiting: float | None = None
+    kv_cache_usage: float | None = None
+    """Share of the KV cache in use, 0 to 1, the mean over the engines of a data-parallel server."""
+    preemptions: float | None = None
+    """Since the engine's start."""
+    generated_tokens: float | None = None
+    """Since the engine's start."""
 
 
 def compute(
@@ -26,10 +52,10 @@ def compute(
     after: Scrape,
     workload: Workload,
     topology: Topology,
+    client: ClientFacts,
     *,
     speculative: bool,
     prefix_caching: bool,
-    client: ClientFacts | None = None,
     pages: Sequence[tuple[int, str]] = (),
     calibrations: Sequence[Calibration] = (),
     compiled: Sequence[str] = (),
@@ -41,9 +67,9 @@ def compute(
         records: of all requests, warm-up included.
         before: scrape of the idle engine before the first request (of the warm-up).
         after: scrape of the idle engine after the last one.
+        client: of the load run.
         speculative: whether the server was asked to draft; then it must have.
         prefix_caching: whether hits are allowed.
-        client: of the load run.
         pages: of ``/metrics`` during the load run.
         calibrations: of this host's client; none: it was never calibrated, and nothing is said about its capacity.
         compiled: kernels that the engine compiled in the measured window (``window_of``).
@@ -56,41 +82,41 @@ def compute(
     measured = [record for record in records if record.phase == "measured" and record.ok]
     totals = _totals(records, counted)
     drafting = _drafting(counted, records)
-    problems = find_problems(records, workload, drafting, speculative=speculative, client=client)
-    metrics = {} if problems else _metrics(records, totals, drafting, workload, topology)
+    problems = find_problems(records, workload, drafting, client, speculative=speculative)
     calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
-    again = recounted(measured, client)
+    recount = recounted(measured, client)
+    metrics: dict[str, float] = {}
+    quantiles: dict[str, tuple[float, ...]] = {}
     invalid: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     if not problems:
-        window = metrics.get("duration", 0.0)
-        invalid = disagreement(again) + reasons(
-            seen, totals, metrics.get("ttft_p50", 0.0), window, prefix_caching=prefix_caching, calibration=calibration
-        )
+        metrics = _metrics(records, totals, drafting, workload, topology)
+        quantiles = _quantiles(measured)
+        ttft_p50, window = metrics.get("ttft_p50", 0.0), metrics.get("duration", 0.0)
+        invalid = disagreement(recount)
+        invalid += reasons(seen, totals, ttft_p50, window, prefix_caching=prefix_caching, calibration=calibration)
         invalid += compilation(compiled, attempts)
+        flags = find_flags(metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before))
+        flags += recount_flags(recount)
     start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
         metrics=metrics,
         totals=totals,
         problems=problems,
         invalid=invalid,
-        flags=()
-        if problems
-        else find_flags(metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before))
-        + recount_flags(again),
+        flags=flags,
         drafting=drafting,
         send_lag_max=seen.send_lag_max or 0.0,
-        client_cpu_share=client.cpu_share if client else None,
-        started_unix=client.started_unix if client else None,
-        client={"openai": client.openai, "python": client.python, "event_loop": client.event_loop, "priority": client.priority}
-        if client
-        else {},
+        client_cpu_share=client.cpu_share,
+        started_unix=client.started_unix,
+        client={name: getattr(client, name) for name in ("openai", "python", "event_loop", "priority")},
         validity=asdict(seen),
-        calibration=calibration.to_json() if calibration else None,
+        calibration=None if calibration is None else calibration.to_json(),
         series=tuple(asdict(point) for point in series_of(pages, start_ns)),
-        quantiles={} if problems else _quantiles(measured),
-        recount=asdict(again),
-        stopped_by=client.stopped_by if client else "count",
+        quantiles=quantiles,
+        recount=asdict(recount),
+        stopped_by=client.stopped_by,
     )
 
 
@@ -101,12 +127,8 @@ def window_of(records: Sequence[RequestRecord]) -> tuple[int, int]:
 
 
 def _quantiles(measured: Sequence[RequestRecord]) -> dict[str, tuple[float, ...]]:
-    found = {}
-    for name, definition in (("ttft", definitions.ttft), ("tpot", definitions.tpot), ("e2e", definitions.e2e)):
-        values = _values(definition, measured)
-        if values:
-            found[name] = definitions.quantiles(values)
-    return found
+    times = {name: _values(definition, measured) for name, definition in _TIMES.items()}
+    return {name: definitions.quantiles(values) for name, values in times.items() if values}
 
 
 def _totals(records: Sequence[RequestRecord], counted: Scrape) -> Totals:
@@ -132,12 +154,14 @@ def _drafting(counted: Scrape, records: Sequence[RequestRecord]) -> Drafting | N
     if drafts is None:
         return None
     positions = counted.by_label("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position")
-    rates = tuple(positions[key] / drafts for key in sorted(positions, key=int)) if drafts else ()
+    rates = tuple(positions[key] / drafts for key in sorted(positions, key=int) if drafts)
     proposed = counted.total("vllm:spec_decode_num_draft_tokens_total") or 0.0
     accepted = counted.total("vllm:spec_decode_num_accepted_tokens_total") or 0.0
     views = [record.engine for record in records if record.engine is not None and record.engine.drafts is not None]
     steps = sum(view.drafts or 0 for view in views)
-    by_request = 1 + sum(view.accepted_tokens or 0 for view in views) / steps if steps else None
+    by_request = None
+    if steps:
+        by_request = 1 + sum(view.accepted_tokens or 0 for view in views) / steps
     return Drafting(round(drafts), round(proposed), round(accepted), rates, by_request)
 
 
@@ -155,7 +179,7 @@ def _metrics(
         metrics["total_tput_per_gpu"] = (totals.prompt_tokens + totals.output_tokens) / per_gpu
         metrics["request_tput"] = len(measured) / duration
         metrics["duration"] = duration
-    for name, definition in (("ttft", definitions.ttft), ("tpot", definitions.tpot), ("e2e", definitions.e2e)):
+    for name, definition in _TIMES.items():
         metrics |= definitions.summary(name, _values(definition, measured))
     metrics |= definitions.summary("icl", definitions.chunk_gaps(measured))
     metrics |= definitions.summary("itl", definitions.token_gaps(measured))
@@ -186,3 +210,33 @@ def _steady(records: Sequence[RequestRecord], measured: Sequence[RequestRecord],
     if workload.handover == "drain":
         return definitions.steady_throughput(measured, workload.conc)
     return definitions.steady_throughput(records, workload.conc, min(record.due_ns for record in measured))
+
+
+def series_of(pages: Iterable[tuple[int, str]], start_ns: int) -> tuple[Point, ...]:
+    """The points of sampled pages; a page that cannot be read is left out."""
+    points = []
+    for stamp_ns, text in pages:
+        try:
+            scrape = parse_metrics(text)
+        except ValueError:
+            continue
+        usage = scrape.total(KV_CACHE_USAGE)
+        by_engine = scrape.by_label(KV_CACHE_USAGE, "engine")
+        if by_engine:
+            usage = sum(by_engine.values()) / len(by_engine)
+        points.append(
+            Point(
+                round((stamp_ns - start_ns) / 1e9, 3),
+                _known(scrape.total(RUNNING)),
+                _known(scrape.total(WAITING)),
+                _known(usage),
+                _known(scrape.total("vllm:num_preemptions_total")),
+                _known(scrape.total("vllm:generation_tokens_total")),
+            )
+        )
+    return tuple(points)
+
+
+def _known(value: float | None) -> float | None:
+    """A number that a page may show, None for infinities and NaN."""
+    return value if value is not None and math.isfinite(value) else None

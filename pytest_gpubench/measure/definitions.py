@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.load.protocol import RequestRecord
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from pytest_gpubench.host.gpus.telemetry import CAPPED_BY, SLOWED_BY, GpuSample
+from pytest_gpubench.host.gpus.sampling import CAPPED_BY, SLOWED_BY, GpuSample
 from pytest_gpubench.measure.measurement import Flag
 
 _EDGE_NS = 500_000_000
@@ -16,6 +16,11 @@ _EDGE_NS = 500_000_000
 _SLOWED_SHARE = 0.02
 """Part of the window's samples from which a slowdown is no accident of one sample."""
 _CAPPED_SHARE = 0.05
+_NUMBERS = ("power", "sm_clock", "memory_clock", "temperature", "utilization", "memory_used")
+
+_UNCOVERED = Flag(
+    "gpus-not-covered", "the samples of the GPUs do not cover the window: no energy", ("energy_per_output_token", "gpu_power")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,8 @@ def gpu_window(
     by_gpu: dict[str, list[GpuSample]] = {}
     for sample in samples:
         by_gpu.setdefault(sample.gpu, []).append(sample)
-    inside = {gpu: [one for one in mine if start_ns <= one.at_ns <= end_ns] for gpu, mine in by_gpu.items()}
-    energies = {gpu: _energy(mine, start_ns, end_ns) for gpu, mine in by_gpu.items()}
+    inside = {gpu: [sample for sample in taken if start_ns <= sample.at_ns <= end_ns] for gpu, taken in by_gpu.items()}
+    energies = {gpu: _energy(taken, start_ns, end_ns) for gpu, taken in by_gpu.items()}
     seconds = (end_ns - start_ns) / 1e9
     known = [energy for energy in energies.values() if energy is not None]
     metrics: dict[str, float] = {}
@@ -63,8 +68,9 @@ def gpu_window(
         metrics["gpu_power"] = sum(known) / seconds
         if output_tokens > 0:
             metrics["energy_per_output_token"] = sum(known) / output_tokens
-    flags = [] if not samples or len(known) == len(by_gpu) else [_uncovered()]
-    flags += _held_back(inside, tuple(timed))
+    flags = _held_back(inside, tuple(timed))
+    if samples and len(known) < len(by_gpu):
+        flags.insert(0, _UNCOVERED)
     flags += _foreign(inside, own, tuple(timed), name)
     return GpuWindow(metrics, tuple(flags), tuple(_summary(gpu, inside[gpu], energies[gpu]) for gpu in by_gpu))
 
@@ -84,7 +90,8 @@ def _counted(samples: Sequence[GpuSample]) -> list[tuple[int, float]]:
 
 def _integrated(samples: Sequence[GpuSample]) -> list[tuple[int, float]]:
     powers = [(sample.at_ns, sample.power) for sample in samples if sample.power is not None]
-    total, points = 0.0, [(powers[0][0], 0.0)] if powers else []
+    total = 0.0
+    points = [(at, 0.0) for at, _ in powers[:1]]
     for (left, low), (right, high) in pairwise(powers):
         total += (low + high) / 2 * (right - left) / 1e9
         points.append((right, total))
@@ -95,13 +102,9 @@ def _at(points: Sequence[tuple[int, float]], moment_ns: int) -> float:
     """By linear interpolation, and by the nearest slope outside."""
     place = next((index for index, (at, _) in enumerate(points) if at >= moment_ns), len(points) - 1)
     (left, low), (right, high) = points[max(place, 1) - 1], points[max(place, 1)]
-    return low if right == left else low + (high - low) * (moment_ns - left) / (right - left)
-
-
-def _uncovered() -> Flag:
-    return Flag(
-        "gpus-not-covered", "the samples of the GPUs do not cover the window: no energy", ("energy_per_output_token", "gpu_power")
-    )
+    if right == left:
+        return low
+    return low + (high - low) * (moment_ns - left) / (right - left)
 
 
 def _held_back(inside: Mapping[str, Sequence[GpuSample]], timed: tuple[str, ...]) -> list[Flag]:
@@ -110,11 +113,10 @@ def _held_back(inside: Mapping[str, Sequence[GpuSample]], timed: tuple[str, ...]
         ("gpu-slowed", SLOWED_BY, _SLOWED_SHARE, timed),
         ("gpu-power-capped", CAPPED_BY, _CAPPED_SHARE, ()),
     ):
-        shares = {word: max((_share(mine, bit) for mine in inside.values()), default=0.0) for bit, word in bits.items()}
-        found = {word: share for word, share in shares.items() if share > least}
-        if found:
-            told = ", ".join(f"{word} in {share:.0%} of the samples" for word, share in found.items())
-            flags.append(Flag(code, f"a GPU's clocks were held back: {told}", metrics))
+        shares = {word: max((_share(samples, bit) for samples in inside.values()), default=0.0) for bit, word in bits.items()}
+        causes = ", ".join(f"{word} in {share:.0%} of the samples" for word, share in shares.items() if share > least)
+        if causes:
+            flags.append(Flag(code, f"a GPU's clocks were held back: {causes}", metrics))
     return flags
 
 
@@ -128,7 +130,7 @@ def _foreign(
 ) -> list[Flag]:
     if own is None:
         return []
-    seen = {pid for mine in inside.values() for sample in mine for pid in sample.pids}
+    seen = {pid for samples in inside.values() for sample in samples for pid in sample.pids}
     others = sorted(seen - set(own))
     if not others or not seen & set(own):  # the server's own must be among them: in a container these are the host's numbers
         return []
@@ -151,19 +153,19 @@ def gpu_series(samples: Sequence[GpuSample], start_ns: int, most: int = 240) -> 
     for sample in timed:
         parts.setdefault((sample.at_ns - first) // length, {}).setdefault(sample.gpu, []).append(sample)
     return tuple(
-        _point(list(found.values()), (first + (number + 0.5) * length - start_ns) / 1e9)
-        for number, found in sorted(parts.items())
-        if set(found) == gpus
+        _point(list(part.values()), (first + (number + 0.5) * length - start_ns) / 1e9)
+        for number, part in sorted(parts.items())
+        if set(part) == gpus
     )
 
 
 def _point(by_gpu: Sequence[Sequence[GpuSample]], seconds: float) -> dict[str, float]:
-    power = sum(statistics.fmean(sample.power for sample in mine if sample.power is not None) for mine in by_gpu)
-    clocks = [sample.sm_clock for mine in by_gpu for sample in mine if sample.sm_clock is not None]
-    return {"seconds": round(seconds, 3), "power": round(power, 1)} | ({"sm_clock": float(min(clocks))} if clocks else {})
-
-
-_NUMBERS = ("power", "sm_clock", "memory_clock", "temperature", "utilization", "memory_used")
+    power = sum(statistics.fmean(sample.power for sample in samples if sample.power is not None) for samples in by_gpu)
+    clocks = [sample.sm_clock for samples in by_gpu for sample in samples if sample.sm_clock is not None]
+    point = {"seconds": round(seconds, 3), "power": round(power, 1)}
+    if clocks:
+        point["sm_clock"] = float(min(clocks))
+    return point
 
 
 def _summary(gpu: str, samples: Sequence[GpuSample], energy: float | None) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
-from pytest_gpubench.load.calibration import Calibration
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
+from pytest_gpubench.engines.engine_facts import some_names
+from pytest_gpubench.load.client_error import Calibration
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure.definitions import span, ttft
-from pytest_gpubench.measure.measurement import Totals
+from pytest_gpubench.measure.measurement import Flag, Totals
 
 MEAN_LAG_SHARE, MEAN_LAG_FLOOR = 0.01, 0.0005
 """Of the median TTFT, and seconds: the mean event-loop lag may be the greater of both."""
@@ -36,6 +37,13 @@ IMPOSSIBLE = 0.001
 """Seconds by which a client may seem faster than the engine: two clocks are read at two places."""
 CLOCK_SHARE, CLOCK_FLOOR = 0.001, 0.020
 """Of the window, and seconds: disagreement between the wall clock and the monotonic clock."""
+LEAST = 0.7
+"""Tokens of the text, and those that came without text, over those claimed. Honest answers lie above: what a model writes is
+nearly always what its tokenizer makes of the text, and even of ids drawn at random it makes as many or a few more."""
+MOST = 2.0
+"""Likewise, and some tokens more per answer: a few pieces of words make a short answer that reads otherwise."""
+_MORE = 4
+_SILENT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,38 +73,41 @@ class Validity:
     calibrated_rate: float | None = None
 
 
-def look(records: Sequence[RequestRecord], client: ClientFacts | None, calibration: Calibration | None) -> Validity:
+def look(records: Sequence[RequestRecord], client: ClientFacts, calibration: Calibration | None) -> Validity:
     """Collect what the rules need from the measured, good records."""
     lags = sorted((record.send_ns - record.due_ns) / 1e9 for record in records if record.send_ns is not None)
     gaps, stretches, extra = [], [], []
     for record in records:
-        view, seen = record.engine, ttft(record)
-        if view is None or seen is None:
+        view, client_ttft = record.engine, ttft(record)
+        if view is None or client_ttft is None:
             continue
         if view.ttft is not None:
-            gaps.append(seen - view.ttft - (view.queue or 0.0))
+            gaps.append(client_ttft - view.ttft - (view.queue or 0.0))
         if view.generation and record.last_token_ns is not None and record.first_token_ns is not None:
             length = (record.last_token_ns - record.first_token_ns) / 1e9
             stretches.append(length / view.generation - 1)
             extra.append(length - view.generation)
-    probed = client is not None and client.lag_samples > 0
-    return Validity(
-        lag_mean=client.lag_mean if client and probed else None,
-        lag_p99=client.lag_p99 if client and probed else None,
-        lag_max=client.lag_max if client and probed else None,
-        send_lag_mean=statistics.fmean(lags) if lags else None,
-        send_lag_p99=lags[min(len(lags) - 1, int(0.99 * len(lags)))] if lags else None,
-        send_lag_max=lags[-1] if lags else None,
-        cpu_share=client.cpu_share if client else None,
-        engine_gap=statistics.median(gaps) if gaps else None,
-        engine_stretch=statistics.median(stretches) if stretches else None,
-        stretch_seconds=statistics.median(extra) if extra else None,
-        clock_drift=client.clock_drift if client else None,
+    seen = Validity(
+        cpu_share=client.cpu_share,
+        engine_gap=_median(gaps),
+        engine_stretch=_median(stretches),
+        stretch_seconds=_median(extra),
+        clock_drift=client.clock_drift,
         in_flight_max=most_in_flight(records),
         chunk_rate=chunk_rate(records),
-        calibrated_conc=calibration.conc if calibration else None,
-        calibrated_rate=calibration.chunk_rate if calibration else None,
     )
+    if client.lag_samples:
+        seen = replace(seen, lag_mean=client.lag_mean, lag_p99=client.lag_p99, lag_max=client.lag_max)
+    if lags:
+        p99 = lags[min(len(lags) - 1, int(0.99 * len(lags)))]
+        seen = replace(seen, send_lag_mean=statistics.fmean(lags), send_lag_p99=p99, send_lag_max=lags[-1])
+    if calibration is not None:
+        seen = replace(seen, calibrated_conc=calibration.conc, calibrated_rate=calibration.chunk_rate)
+    return seen
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def chunk_rate(records: Sequence[RequestRecord]) -> float | None:
@@ -212,10 +223,9 @@ def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
     """A measured window in which the engine compiled kernels: at low concurrency that is most of what is measured."""
     if not compiled:
         return ()
-    shown = ", ".join(compiled[:3]) + (f" and {len(compiled) - 3} more" if len(compiled) > 3 else "")
     return (
-        f"the engine compiled kernels while it was measured ({shown}; attempt {attempts} on this launch): raise warmups-per-conc, "
-        "or keep its compile caches",
+        f"the engine compiled kernels while it was measured ({some_names(compiled, 3)}; attempt {attempts} on this launch): "
+        "raise warmups-per-conc, or keep its compile caches",
     )
 
 
@@ -229,3 +239,60 @@ def _capacity(seen: Validity, calibration: Calibration) -> list[str]:
             f"{calibration.conc} and {calibration.chunk_rate:,.0f}; run gpubench calibrate for this load"
         ]
     return []
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """A sample of answers whose text was tokenized again."""
+
+    answers: int = 0
+    claimed: int = 0
+    """Output tokens of these answers by ``usage``."""
+    counted: int = 0
+    """Tokens of their text."""
+    silent: int = 0
+    """Claimed tokens that came in chunks without text: special tokens, parts of a character."""
+    tokenizer: str = ""
+    """What counted; empty: nothing did."""
+    unchecked: str = ""
+    """Why nothing did."""
+
+
+def recounted(records: Sequence[RequestRecord], client: ClientFacts) -> Recount:
+    """Sum up the measured records that were counted again."""
+    sample = [record for record in records if record.text_tokens is not None]
+    if not sample:
+        return Recount(unchecked=client.recount)
+    return Recount(
+        answers=len(sample),
+        claimed=sum(record.completion_tokens or 0 for record in sample),
+        counted=sum(record.text_tokens or 0 for record in sample),
+        silent=sum(record.silent_tokens or 0 for record in sample),
+        tokenizer="the engine's /tokenize",
+    )
+
+
+def disagreement(recount: Recount) -> tuple[str, ...]:
+    """Why the measurement does not count: the text does not hold what was claimed."""
+    answers, claimed, counted = recount.answers, recount.claimed, recount.counted
+    if not counted and claimed > _MORE * answers:  # the only token of an answer may well be a special one
+        return (f"no text came in {answers} sampled answers, for which usage claims {claimed} tokens",)
+    seen = counted + recount.silent
+    if LEAST * claimed <= seen <= MOST * claimed + _MORE * answers:
+        return ()
+    sample = "the one sampled answer" if answers == 1 else f"{answers} sampled answers"
+    text = f"the streamed text of {sample} holds {counted} tokens by {recount.tokenizer}"
+    if seen >= claimed:
+        return (f"more came than was counted: {text}, usage claims {claimed}",)
+    silent = f" ({recount.silent} more came without text)" if recount.silent else ""
+    return (f"tokens were claimed that did not come: {text}{silent}, usage claims {claimed}",)
+
+
+def recount_flags(recount: Recount) -> tuple[Flag, ...]:
+    """What could not be checked."""
+    if recount.unchecked:
+        return (Flag("answers-unchecked", f"no answer was tokenized again: {recount.unchecked}"),)
+    if recount.silent > _SILENT * recount.claimed:
+        message = f"{recount.silent} of {recount.claimed} tokens of sampled answers came without text: special tokens, most likely"
+        return (Flag("silent-tokens", message),)
+    return ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.printing import for_terminal
-from pytest_gpubench.model.specs import ServerSpec, SharingPolicy, Topology
+from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.model.workload import Workload
 
 

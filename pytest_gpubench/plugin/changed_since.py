@@ -20,7 +20,7 @@ class Changed:
     """Deselects what is as it was."""
 
     def __init__(self, benchmark: BenchmarkSession, revision: str) -> None:
-        from pytest_gpubench.host.revisions import files_at
+        from pytest_gpubench.host.git import files_at
         from pytest_gpubench.recipes import load_recipes
         from pytest_gpubench.recipes.changes import changes
 

@@ -20,7 +20,7 @@ from pytest_gpubench.doctor import (
     unknown_rules,
     without,
 )
-from pytest_gpubench.engines.facts import EngineFacts
+from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.engines.interpreter import default_command, probe_command
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory, visible_inventory
+from pytest_gpubench.host.host_facts import physical_cores
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted, binds_threads, memory_not_returned, server_env
-from pytest_gpubench.host.leases.cores import physical_cores
 from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import ServerSpec

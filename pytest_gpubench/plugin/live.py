@@ -16,7 +16,7 @@ from typing import TextIO
 
 import pytest
 
-from pytest_gpubench.load.plan import Progress
+from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.report.numbers import seconds
 

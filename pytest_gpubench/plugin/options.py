@@ -284,6 +284,6 @@ def given_path(config: pytest.Config, name: str) -> Path | None:
 
 
 def _as_given(config: pytest.Config, given: str) -> Path:
-    from pytest_gpubench.host.home import expanded  # most runs have no paths to read
+    from pytest_gpubench.host.files import expanded  # most runs have no paths to read
 
     return Path(config.invocation_params.dir, expanded(given))

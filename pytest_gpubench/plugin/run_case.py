@@ -12,13 +12,12 @@ import pytest
 
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.scrape import wait_idle
-from pytest_gpubench.engines.silence import SILENT, SilenceWatch
-from pytest_gpubench.load.calibration_store import stored
-from pytest_gpubench.load.plan import LoadPlan, Progress
-from pytest_gpubench.load.run import check_workload, run_load
+from pytest_gpubench.engines.metrics_page import SILENT, HangWatch, wait_idle
+from pytest_gpubench.load.client_calibration import stored
+from pytest_gpubench.load.load_run import check_workload, run_load
+from pytest_gpubench.load.protocol import LoadPlan, Progress
+from pytest_gpubench.measure.checks import VANISHED
 from pytest_gpubench.measure.compute import compute, window_of
-from pytest_gpubench.measure.flags import VANISHED
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.model.cases import Case, RecipeBook
@@ -203,7 +202,7 @@ class CaseRunner:
         calibrations = stored(self._settings.results, case.workload.workers)
         before = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
         silence = SILENCE_TIMEOUT_S + case.workload.think_time
-        watch = SilenceWatch(engine.scrape, silence, open_loop=case.workload.open_loop)
+        watch = HangWatch(engine.scrape, silence, open_loop=case.workload.open_loop)
         with GpuWatch(self._servers.gpus, engine) as gpus, self._shows(case) as showing:
 
             def on_progress(progress: Progress) -> None:
@@ -230,9 +229,9 @@ class CaseRunner:
                 after,
                 case.workload,
                 case.topology,
+                result.client,
                 speculative=spec.speculative is not None,
                 prefix_caching=self._prefix_caching(launch),
-                client=result.client,
                 pages=result.pages,
                 calibrations=calibrations,
                 compiled=compiled,

@@ -15,10 +15,8 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
 from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires, probe_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
-from pytest_gpubench.host.facts import host_facts
-from pytest_gpubench.host.gpus.facts import gpu_facts
-from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, read_inventory, visible_inventory
-from pytest_gpubench.host.gpus.requirements import missing_hardware
+from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, gpu_facts, missing_hardware, read_inventory, visible_inventory
+from pytest_gpubench.host.host_facts import host_facts
 from pytest_gpubench.host.hub.fetch import Progress
 from pytest_gpubench.host.hub.local import server_cache_dir
 from pytest_gpubench.model.cases import RecipeBook

@@ -155,7 +155,7 @@ def _base_url(config: pytest.Config) -> str | None:
     given: str | None = config.getoption("gpubench_base_url")
     if given is None:
         return None
-    from pytest_gpubench.engines.address import base_url_error
+    from pytest_gpubench.engines.http_probe import base_url_error
 
     wrong = base_url_error(given)
     if wrong:

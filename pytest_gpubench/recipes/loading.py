@@ -9,7 +9,8 @@ from pathlib import Path
 from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePosition, Unsupported
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
-from pytest_gpubench.model.specs import ServerSpec, SharingPolicy
+from pytest_gpubench.model.policies import SharingPolicy
+from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.recipes import inferencex, schema
 from pytest_gpubench.recipes.checking import check_section, validated
 from pytest_gpubench.recipes.expansion import Point, Resolved, concurrencies, topology

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from pytest_gpubench.model.hardware import HARDWARE
-from pytest_gpubench.model.specs import SharingPolicy
+from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes.fields import (
     Concurrency,
     Count,

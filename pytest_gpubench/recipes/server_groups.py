@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap, canonical_json
-from pytest_gpubench.model.specs import Launch, ServerSpec, SharingPolicy
+from pytest_gpubench.model.policies import SharingPolicy
+from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.expansion import Resolved
 

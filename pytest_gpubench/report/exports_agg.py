@@ -11,14 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.load.plan import RequestRecord
-from pytest_gpubench.report.exports_common import (
-    Exported,
-    NotExportedError,
-    export,
-    measured_requests,
-    model_of,
-)
+from pytest_gpubench.load.protocol import RequestRecord
+from pytest_gpubench.report.exports_common import Exported, NotExportedError, export, measured_requests, model_of
 from pytest_gpubench.report.exports_vllm import statistics_of
 from pytest_gpubench.report.numbers import finite
 from pytest_gpubench.report.read_results import read_whole

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.host import files
-from pytest_gpubench.host.bounded import TooLongError, bounded_lines, open_regular
-from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.host.files import TooLongError, bounded_lines, open_regular
+from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.model.frozen import FrozenMap, thaw
 from pytest_gpubench.report.merge_runs import attempts_that_count
 from pytest_gpubench.report.results import CaseResult, LeftOut

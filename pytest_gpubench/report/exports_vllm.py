@@ -11,16 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.measure import definitions
-from pytest_gpubench.report.exports_common import (
-    Exported,
-    NotExportedError,
-    export,
-    measured_requests,
-    model_of,
-    statistics_ms,
-)
+from pytest_gpubench.report.exports_common import Exported, NotExportedError, export, measured_requests, model_of, statistics_ms
 from pytest_gpubench.report.numbers import finite
 from pytest_gpubench.report.read_results import read_whole
 from pytest_gpubench.report.results import CaseResult

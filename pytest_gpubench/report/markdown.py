@@ -11,14 +11,7 @@ from pytest_gpubench.report.html_markup import GLYPHS, clip
 from pytest_gpubench.report.merge_runs import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier
 from pytest_gpubench.report.results import Loaded
-from pytest_gpubench.report.views import (
-    CaseView,
-    case_views,
-    failed_first,
-    open_rows,
-    other_counts,
-    status_counts,
-)
+from pytest_gpubench.report.views import CaseView, case_views, failed_first, open_rows, other_counts, status_counts
 
 LONGEST_COMMENT = 60_000
 """GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves both."""

@@ -11,8 +11,9 @@ from typing import Any
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.printing import for_terminal
-from pytest_gpubench.model.specs import Launch, SharingPolicy, Topology, init_subject
+from pytest_gpubench.model.specs import Launch, Topology, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
 
 

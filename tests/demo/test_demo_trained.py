@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from pytest_gpubench.demo import models
 from pytest_gpubench.demo import tokenizer as demo
 from pytest_gpubench.demo.models import write_demo_models
-from pytest_gpubench.load.words import WORDS
+from pytest_gpubench.load.prompts import WORDS
 from pytest_gpubench.model.failures import GpubenchError
 
 DATA = Path(str(files("pytest_gpubench.demo").joinpath("data")))

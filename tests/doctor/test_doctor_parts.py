@@ -31,7 +31,8 @@ from pytest_gpubench.doctor.shape import shape_of
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
-from pytest_gpubench.model.specs import SHARING_POLICIES, ServerSpec, Topology
+from pytest_gpubench.model.policies import SHARING_POLICIES
+from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.recipes.loading import load_recipes
 from tests.doctor.doctor_support import TINY_LLAMA, case, config, eagle3, server
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.engines.address import base_url_error
+from pytest_gpubench.engines.http_probe import base_url_error
 from pytest_gpubench.engines.lifecycle import attach
 from pytest_gpubench.model.failures import GpubenchError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
-from pytest_gpubench.engines.facts import EngineFacts
-from pytest_gpubench.engines.logs import LogReader
+from pytest_gpubench.engines.log_facts import LogReader
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pytest_gpubench.engines import guard
-from pytest_gpubench.engines.logsink import LogSink
+from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.engines.process import ServerProcess
 
 from .conftest import STUB, stub_processes
@@ -189,7 +189,7 @@ def test_shared_memory_goes_with_a_server_that_had_to_be_killed(tmp_path: Path) 
 
 def test_shared_memory_goes_with_a_run_that_was_killed(tmp_path: Path) -> None:
     then = f"""
-    from pytest_gpubench.engines.logsink import LogSink
+    from pytest_gpubench.engines.log_sink import LogSink
     from pytest_gpubench.engines.process import ServerProcess
     import os
     log = LogSink(Path({str(tmp_path)!r}) / "s.log")

@@ -16,7 +16,8 @@ import pytest
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import check_engine
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
-from pytest_gpubench.load.loopback import LoopbackServer, Request, Response
+from pytest_gpubench.load.loopback.http_server import Request, Response
+from pytest_gpubench.load.loopback.server import LoopbackServer
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec

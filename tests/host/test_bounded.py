@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.host.bounded import TooLongError, bounded_lines, open_regular
+from pytest_gpubench.host.files import TooLongError, bounded_lines, open_regular
 
 
 def test_lines_within_bounds_are_all_there() -> None:

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.host.gpus.facts import gpu_facts
-from pytest_gpubench.host.gpus.sampling import GpuSampler, sample_until_told
-from pytest_gpubench.host.gpus.telemetry import GpuSample, sample_gpus
+from pytest_gpubench.host.gpus.inventory import gpu_facts
+from pytest_gpubench.host.gpus.sampling import GpuSample, GpuSampler, sample_gpus, sample_until_told
 
 
 class _NvmlError(Exception):

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory, read_inventory, visible_inventory
-from pytest_gpubench.host.gpus.requirements import missing_hardware
+from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory, missing_hardware, read_inventory, visible_inventory
 
 GIB = 1 << 30
 

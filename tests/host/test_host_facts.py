@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.host.facts import cgroup_limits, host_facts, ranges
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory
+from pytest_gpubench.host.host_facts import cgroup_limits, host_facts, ranges
 
 
 def _tree(root: Path, files: dict[str, str]) -> Path:

@@ -14,8 +14,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from pytest_gpubench.host.hub.failures import redact
-from pytest_gpubench.host.hub.fetch import FetchSettings, Progress, ensure_snapshot
+from pytest_gpubench.host.hub.download_failures import redact
+from pytest_gpubench.host.hub.fetch import FetchSettings, Progress, ensure_snapshot, repository_lock
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from tests.host.fake_hub import FakeHub, Fault, fake_hub, model_files
@@ -305,12 +305,10 @@ def test_a_lock_whose_owner_was_killed_stops_nobody(hub: FakeHub, tmp_path: Path
 
 
 def test_waiting_for_another_download_is_reported_and_ends(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_gpubench.host.hub import locks
-
-    monkeypatch.setattr(locks, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr("pytest_gpubench.host.hub.fetch._LOCK_POLL_SECONDS", 0.05)
     hub.add(REPO, model_files())
     seen: list[Progress] = []
-    with locks.repository_lock(tmp_path, REPO, timeout=1), pytest.raises(BenchmarkError) as caught:
+    with repository_lock(tmp_path, REPO, timeout=1), pytest.raises(BenchmarkError) as caught:
         ensure_snapshot(REPO, cache_dir=tmp_path, offline=False, on_progress=seen.append, settings=_settings(hub, lock_timeout=0.3))
     assert (caught.value.failure.cause, caught.value.failure.failure_class) == ("lock-timeout", "infrastructure")
     assert seen

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess
+from pytest_gpubench.host.host_facts import physical_cores
 from pytest_gpubench.host.leases.choice import (
     Blocked,
     Grant,
@@ -19,8 +20,7 @@ from pytest_gpubench.host.leases.choice import (
     memory_not_returned,
     server_env,
 )
-from pytest_gpubench.host.leases.cores import physical_cores
-from pytest_gpubench.host.leases.files import Holder
+from pytest_gpubench.host.leases.lease_file import Holder
 from pytest_gpubench.host.leases.owners import ProcessId, this_place
 
 GIB = 1 << 30

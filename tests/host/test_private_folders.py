@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.host.home import expanded
+from pytest_gpubench.host.files import expanded, make_private_folder, not_private
 from pytest_gpubench.host.hub import local
-from pytest_gpubench.host.hub.locks import lock_path, repository_lock
+from pytest_gpubench.host.hub.fetch import lock_path, repository_lock
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
-from pytest_gpubench.host.leases.files import lease_folder
-from pytest_gpubench.host.private import make_folder, not_private
+from pytest_gpubench.host.leases.lease_file import lease_folder
 from pytest_gpubench.model.failures import BenchmarkError
 
 
@@ -55,7 +54,7 @@ def test_nothing_is_writable_by_others_whatever_the_umask(temporary: Path) -> No
 
 def test_the_lock_of_a_folder_that_others_may_write_is_refused(temporary: Path) -> None:
     folder = lock_path(temporary / "cache", "org/model", "local").parent
-    make_folder(folder)
+    make_private_folder(folder)
     for level in (folder, folder.parent):
         for mode in (0o777, 0o770, 0o702):
             level.chmod(mode)
@@ -68,7 +67,7 @@ def test_the_lock_of_a_folder_that_others_may_write_is_refused(temporary: Path) 
 
 
 def test_the_lock_of_another_user_is_refused(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_folder(temporary / "gpubench-12345" / "hub")
+    make_private_folder(temporary / "gpubench-12345" / "hub")
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(BenchmarkError, match=r"is not a folder of this user \(uid 12345\): it belongs to") as found:
         lock(temporary / "cache")
@@ -78,7 +77,7 @@ def test_the_lock_of_another_user_is_refused(temporary: Path, monkeypatch: pytes
 def test_a_link_in_the_place_of_a_lock_or_its_folder_is_refused(temporary: Path) -> None:
     path = lock_path(temporary / "cache", "org/model", "local")
     (temporary / "target").write_text("precious")
-    make_folder(path.parent)
+    make_private_folder(path.parent)
     path.symlink_to(temporary / "target")
     with pytest.raises(BenchmarkError, match="cannot be taken"):
         lock(temporary / "cache")
@@ -103,8 +102,8 @@ def test_a_named_lease_folder_must_not_be_everybodys(tmp_path: Path, mode: int) 
 
 
 def test_what_is_private(tmp_path: Path) -> None:
-    make_folder(tmp_path / "a" / "b")
-    make_folder(tmp_path / "a" / "b")
+    make_private_folder(tmp_path / "a" / "b")
+    make_private_folder(tmp_path / "a" / "b")
     assert not_private(tmp_path / "a") == not_private(tmp_path / "a" / "b") == ""
     (tmp_path / "file").touch()
     assert "is not a folder" in not_private(tmp_path / "file")

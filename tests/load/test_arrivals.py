@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.arrivals import due_offsets, ramped
+from pytest_gpubench.load.driver import due_offsets, ramped
 from pytest_gpubench.model.workload import Workload
 
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.composing import make_prompts
 from pytest_gpubench.load.datasets import (
     CORPUS,
     Conversation,
@@ -25,8 +24,8 @@ from pytest_gpubench.load.datasets import (
     read_text,
     sentences,
 )
-from pytest_gpubench.load.plan import LoadPlan
-from pytest_gpubench.load.prompts import Message, Prompt
+from pytest_gpubench.load.prompts import Composer, Message, Prompt
+from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload
 
@@ -39,7 +38,7 @@ async def count(text: str, history: tuple[Message, ...] = ()) -> int:
 
 def make(**chosen: Any) -> tuple[list[Prompt], list[Prompt]]:
     plan = LoadPlan("http://x", "m", replace(WORKLOAD, **chosen))
-    return asyncio.run(make_prompts(plan, count, lambda done, total: None))
+    return asyncio.run(Composer(plan, count).compose(lambda done, total: None))
 
 
 def tokens(prompt: Prompt) -> int:
@@ -102,7 +101,7 @@ def test_shares_are_the_whole_and_do_not_overlap() -> None:
     parts: dict[int, Prompt] = {}
     for share in range(3):
         plan = LoadPlan("http://x", "m", replace(WORKLOAD, turns=2, num_prompts=9, conc=4, workers=3), share=share)
-        mine = asyncio.run(make_prompts(plan, count, lambda done, total: None))[1]
+        mine = asyncio.run(Composer(plan, count).compose(lambda done, total: None))[1]
         assert not parts.keys() & {prompt.index for prompt in mine}
         parts |= {prompt.index: prompt for prompt in mine}
     assert parts == whole

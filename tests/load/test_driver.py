@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_gpubench.load import pool
+from pytest_gpubench.load import transport
 from pytest_gpubench.load.driver import Driver, Job
-from pytest_gpubench.load.loopback import LoopbackServer, Schedule
-from pytest_gpubench.load.plan import LoadPlan
+from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Schedule
+from pytest_gpubench.load.openai_wire import build_requests
 from pytest_gpubench.load.prompts import Prompt
-from pytest_gpubench.load.requests import build_requests
+from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.load.transport import Exchange
 from pytest_gpubench.model.workload import Workload
 
@@ -56,7 +57,7 @@ def test_connections_that_the_server_closed_between_phases_fail_no_request() -> 
 
 
 def test_idle_connections_are_replaced_before_the_server_drops_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_IDLE_LIMIT_NS", 1_000_000)
+    monkeypatch.setattr(transport, "_IDLE_LIMIT_NS", 1_000_000)
 
     async def main() -> None:
         async with LoopbackServer(FAST) as server:

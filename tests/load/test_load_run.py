@@ -17,9 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_gpubench.load.loopback import Fault, LoopbackServer, Request, Response, Schedule, Served
-from pytest_gpubench.load.plan import LoadPlan, LoadResult, Progress, RequestRecord
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.loopback.http_server import Request, Response
+from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Fault, Schedule, Served
+from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress, RequestRecord
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.workload import Workload
@@ -324,8 +326,8 @@ def test_plan_that_cannot_be_run_is_refused(change: dict[str, Any], words: str) 
 PARENT = """
     import sys
     from pytest_gpubench.model.workload import Workload
-    from pytest_gpubench.load.plan import LoadPlan
-    from pytest_gpubench.load.run import run_load
+    from pytest_gpubench.load.protocol import LoadPlan
+    from pytest_gpubench.load.load_run import run_load
 
     def show(progress):
         if progress.stage == "measured":

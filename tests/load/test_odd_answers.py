@@ -10,17 +10,18 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_gpubench.load import crew
-from pytest_gpubench.load.loopback import LoopbackServer, Request, Response, Schedule
-from pytest_gpubench.load.loopback_http import STREAM_HEAD, chunk
-from pytest_gpubench.load.parse import body_pieces
-from pytest_gpubench.load.plan import LoadPlan, Progress, RequestRecord
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load import workers
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.loopback.http_server import STREAM_HEAD, Request, Response, chunk
+from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Schedule
+from pytest_gpubench.load.parser import body_pieces
+from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.transport import framing_fault, parse_head
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload
-from tests.load.test_load_parse import DONE, HEAD, framed, parsed
-from tests.load.test_load_parse import chunk as token
+from tests.load.test_parser import DONE, HEAD, framed, parsed
+from tests.load.test_parser import chunk as token
 from tests.raw_server import answer, raw_server
 
 END = b"0\r\n\r\n"
@@ -210,7 +211,7 @@ def test_tokenizing_follows_no_redirect() -> None:
 
 @pytest.mark.parametrize("stage", ["prompts", "measured"])
 def test_a_halted_worker_is_named(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "HALTED_S", 0.5)
+    monkeypatch.setattr(workers, "HALTED_S", 0.5)
     halted: list[psutil.Process] = []
 
     def halt(progress: Progress) -> None:
@@ -224,14 +225,14 @@ def test_a_halted_worker_is_named(stage: str, monkeypatch: pytest.MonkeyPatch) -
         run_load(LoadPlan(server.url, "loopback", workload), on_progress=halt)
     failure = found.value.failure
     assert (failure.cause, failure.failure_class) == ("load-worker-stopped", "client")
-    assert failure.summary.startswith(f"the load worker stopped while it {crew._DOING[stage]}: its process (pid ")
+    assert failure.summary.startswith(f"the load worker stopped while it {workers._DOING[stage]}: its process (pid ")
     assert not any(process.is_running() for process in halted)
 
 
 def test_a_worker_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "PREPARING_S", 1.0)
-    monkeypatch.setattr(crew, "SILENCE_S", 1.0)
-    monkeypatch.setattr(crew.Worker, "_read_messages", lambda _worker: None)
+    monkeypatch.setattr(workers, "PREPARING_S", 1.0)
+    monkeypatch.setattr(workers, "SILENCE_S", 1.0)
+    monkeypatch.setattr(workers.Worker, "_read_messages", lambda _worker: None)
     with LoopbackServer(Schedule(ttft=30.0)).in_thread() as server, pytest.raises(BenchmarkError) as found:
         run_load(LoadPlan(server.url, "loopback", WORKLOAD))
     assert "nothing was heard of its process" in found.value.failure.summary

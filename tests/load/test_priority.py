@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pytest_gpubench.load.priority import foremost
+from pytest_gpubench.load.timing import foremost
 
 
 def now() -> tuple[int, int]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pytest_gpubench.load.stopping import StopRule, half_width
+from pytest_gpubench.load.driver import StopRule, half_width
 from pytest_gpubench.load.transport import Exchange
 
 MS = 1_000_000

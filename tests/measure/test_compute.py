@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.engines.scrape import Scrape, parse_metrics, wait_idle
-from pytest_gpubench.load.loopback import LoopbackServer, Schedule
-from pytest_gpubench.load.loopback_state import Counters
-from pytest_gpubench.load.plan import ClientFacts, EngineView, LoadPlan, Phase, RequestRecord
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.engines.metrics_page import Scrape, parse_metrics, wait_idle
+from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Counters, Schedule
+from pytest_gpubench.load.protocol import ClientFacts, EngineView, LoadPlan, Phase, RequestRecord
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.frozen import FrozenMap
@@ -20,6 +20,7 @@ from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 
 MS = 1_000_000
+CLIENT = ClientFacts("", "", "")
 WORKLOAD = Workload(isl=10, osl=5, conc=1, num_prompts=10, num_warmups=1)
 
 
@@ -61,10 +62,14 @@ BEFORE, AFTER = scrape(1000), scrape(1055)
 
 
 def measurement(
-    records: Sequence[RequestRecord] = RECORDS, before: Scrape = BEFORE, after: Scrape = AFTER, **extra: Any
+    records: Sequence[RequestRecord] = RECORDS,
+    before: Scrape = BEFORE,
+    after: Scrape = AFTER,
+    client: ClientFacts = CLIENT,
+    **extra: Any,
 ) -> Measurement:
     options: dict[str, Any] = {"speculative": False, "prefix_caching": False, **extra}
-    return compute(records, before, after, WORKLOAD, Topology(tp=2, pp=2), **options)
+    return compute(records, before, after, WORKLOAD, Topology(tp=2, pp=2), client, **options)
 
 
 def changed(index: int, **fields: Any) -> list[RequestRecord]:
@@ -104,7 +109,7 @@ def test_all_names_are_in_the_metric_table() -> None:
     records = [replace(record, engine=EngineView(0.01, 0.08, 0.08, 2, 6, 4)) for record in RECORDS]
     workload = replace(WORKLOAD, slo=FrozenMap({"ttft": 1}))
     before, after = scrape(1000, drafts=()), scrape(1055, drafts=(3, 1))
-    found = compute(records, before, after, workload, Topology(), speculative=True, prefix_caching=False)
+    found = compute(records, before, after, workload, Topology(), CLIENT, speculative=True, prefix_caching=False)
     assert found.invalid == ()
     elsewhere = {"engine_init", "gpu_power", "energy_per_output_token"}  # the start of a server, and its GPUs
     assert set(METRICS) - set(found.metrics) == elsewhere
@@ -174,7 +179,14 @@ def test_prompt_may_be_one_token_off() -> None:
 def test_early_end_is_allowed_without_ignore_eos() -> None:
     records = changed(3, completion_tokens=4, chunk_tokens=(1, 2, 3, 4), chunk_ns=RECORDS[4].chunk_ns[:4])
     found = compute(
-        records, BEFORE, scrape(1054), replace(WORKLOAD, ignore_eos=False), Topology(), speculative=False, prefix_caching=False
+        records,
+        BEFORE,
+        scrape(1054),
+        replace(WORKLOAD, ignore_eos=False),
+        Topology(),
+        CLIENT,
+        speculative=False,
+        prefix_caching=False,
     )
     assert found.problems == ()
 
@@ -232,7 +244,7 @@ def test_percentiles_need_requests(requests: int, shown: set[str], gated: set[st
     records = [RECORDS[0], *(request(index) for index in range(requests))]
     workload = replace(WORKLOAD, num_prompts=requests)
     after = scrape(1005 + 5 * requests)
-    found = compute(records, BEFORE, after, workload, Topology(), speculative=False, prefix_caching=False)
+    found = compute(records, BEFORE, after, workload, Topology(), CLIENT, speculative=False, prefix_caching=False)
     assert found.problems == ()
     for tail in ("p90", "p99"):
         assert f"ttft_{tail}" in found.metrics  # always in the record
@@ -244,7 +256,7 @@ def test_percentiles_need_requests(requests: int, shown: set[str], gated: set[st
 def test_p99_is_gated_from_1000() -> None:
     records = [RECORDS[0], *(request(index) for index in range(1000))]
     workload = replace(WORKLOAD, num_prompts=1000)
-    found = compute(records, BEFORE, scrape(6005), workload, Topology(), speculative=False, prefix_caching=False)
+    found = compute(records, BEFORE, scrape(6005), workload, Topology(), CLIENT, speculative=False, prefix_caching=False)
     assert found.flags == ()
     assert found.not_gated == frozenset()
 
@@ -253,7 +265,14 @@ def test_preemptions_and_missing_steady_state_are_flags() -> None:
     found = measurement(after=scrape(1055, preemptions=2))
     assert "preemptions" in [flag.code for flag in found.flags]
     short = compute(
-        RECORDS[:2], BEFORE, scrape(1010), replace(WORKLOAD, num_prompts=1), Topology(), speculative=False, prefix_caching=False
+        RECORDS[:2],
+        BEFORE,
+        scrape(1010),
+        replace(WORKLOAD, num_prompts=1),
+        Topology(),
+        CLIENT,
+        speculative=False,
+        prefix_caching=False,
     )
     assert short.problems == ()
     assert "steady_output_tput" in short.not_gated
@@ -284,9 +303,7 @@ def test_from_a_real_run_to_numbers_near_the_truth() -> None:
         before = wait_idle(page, interval=0.01)
         result = run_load(LoadPlan(server.url, "loopback", workload))
         after = wait_idle(page, interval=0.01)
-    found = compute(
-        result.records, before, after, workload, Topology(tp=2), speculative=True, prefix_caching=False, client=result.client
-    )
+    found = compute(result.records, before, after, workload, Topology(tp=2), result.client, speculative=True, prefix_caching=False)
     assert found.problems == ()
     # the schedule: 50 ms to the first token, 10 ms per token, 4 tokens per chunk of which 3 were drafted and accepted
     assert found.metrics["ttft_p50"] == pytest.approx(0.05, abs=0.03)
@@ -306,7 +323,7 @@ def test_undrained_warmup_belongs_to_the_steady_state() -> None:
     warmups = [replace(request(index, "warmup"), request_id=f"w{index}") for index in range(5)]
     later = [replace(request(5 + index), index=index) for index in range(10)]
     workload = replace(WORKLOAD, num_warmups=5, handover="continue")
-    found = compute([*warmups, *later], BEFORE, scrape(1075), workload, Topology(), speculative=False, prefix_caching=False)
+    found = compute([*warmups, *later], BEFORE, scrape(1075), workload, Topology(), CLIENT, speculative=False, prefix_caching=False)
     assert found.problems == ()
     assert found.invalid == ()
     # from the first measured due time (2.0 s) to the last completion (3.98 s): ten requests of 5 tokens

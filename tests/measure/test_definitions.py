@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.measure import definitions
 
 S = 1_000_000_000

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.load.loopback_state import Counters
-from pytest_gpubench.load.plan import ClientFacts
-from pytest_gpubench.load.sampler import WATCHED
-from pytest_gpubench.measure.flags import find_flags
+from pytest_gpubench.load.load_run import WATCHED
+from pytest_gpubench.load.loopback.stream import Counters
+from pytest_gpubench.load.protocol import ClientFacts
+from pytest_gpubench.measure.checks import find_flags
+from pytest_gpubench.measure.compute import series_of
 from pytest_gpubench.measure.measurement import Flag, Totals
-from pytest_gpubench.measure.series import series_of
 from pytest_gpubench.measure.validity import Validity
 from pytest_gpubench.model.workload import Workload
 

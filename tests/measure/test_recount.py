@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.load.plan import ClientFacts, RequestRecord
-from pytest_gpubench.measure.recount import Recount, disagreement, recount_flags, recounted
+from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
+from pytest_gpubench.measure.validity import Recount, disagreement, recount_flags, recounted
+
+CLIENT = ClientFacts("", "", "")
 
 
 def _records(*counted: tuple[int, int, int] | None) -> list[RequestRecord]:
@@ -19,7 +21,7 @@ def _records(*counted: tuple[int, int, int] | None) -> list[RequestRecord]:
 
 
 def test_only_the_sample_is_summed_up() -> None:
-    found = recounted(_records((8, 8, 0), None, (8, 6, 2)), None)
+    found = recounted(_records((8, 8, 0), None, (8, 6, 2)), CLIENT)
     assert found == Recount(2, 16, 14, 2, "the engine's /tokenize")
     assert disagreement(found) == ()
     assert recount_flags(found) == ()
@@ -62,5 +64,5 @@ def test_what_could_not_be_counted_is_flagged_and_voids_nothing() -> None:
 
 
 def test_many_tokens_without_text_are_flagged() -> None:
-    (flag,) = recount_flags(recounted(_records((100, 50, 50)), None))
+    (flag,) = recount_flags(recounted(_records((100, 50, 50)), CLIENT))
     assert flag.code == "silent-tokens"

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pytest_gpubench.engines.scrape import Scrape
-from pytest_gpubench.load.calibrate import loopback_process
+from pytest_gpubench.engines.metrics_page import Scrape
+from pytest_gpubench.load.client_calibration import loopback_process
+from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.measuring import Measuring
-from pytest_gpubench.load.plan import ClientFacts, LoadPlan, Progress, RequestRecord
-from pytest_gpubench.load.run import run_load
+from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.transport import Slot
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
@@ -32,7 +32,7 @@ WORKLOAD = Workload(isl=40, osl=32, conc=8, num_prompts=24, num_warmups=8, range
 
 def measurement(records: tuple[RequestRecord, ...], client: ClientFacts) -> Measurement:
     empty = Scrape(())
-    return compute(records, empty, empty, WORKLOAD, Topology(), speculative=False, prefix_caching=False, client=client)
+    return compute(records, empty, empty, WORKLOAD, Topology(), client, speculative=False, prefix_caching=False)
 
 
 def in_process(url: str) -> Measurement:

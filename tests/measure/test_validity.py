@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.load.calibration import Calibration
-from pytest_gpubench.load.plan import ClientFacts, EngineView, RequestRecord
+from pytest_gpubench.load.client_error import Calibration
+from pytest_gpubench.load.protocol import ClientFacts, EngineView, RequestRecord
 from pytest_gpubench.measure.measurement import Totals
 from pytest_gpubench.measure.validity import Validity, compilation, look, most_in_flight, reasons
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.load.calibrate import host_name, software_name
-from pytest_gpubench.load.calibration import Calibration
-from pytest_gpubench.load.calibration_store import store
+from pytest_gpubench.load.client_calibration import host_name, software_name, store
+from pytest_gpubench.load.client_error import Calibration
 from tests.plugin.conftest import Project
 
 PLAIN = "tiny-bf16-cpu-vllm: {extends: base}"

@@ -170,9 +170,9 @@ def test_attach_measures_a_server_that_runs_already(project: Project, monkeypatc
 def _wait_until_up(port: int) -> None:
     import time
 
-    from pytest_gpubench.engines import probe
+    from pytest_gpubench.engines import http_probe
 
     until = time.monotonic() + 120
-    while probe.get(f"http://127.0.0.1:{port}/health", "sk-theirs")[0] != 200:
+    while http_probe.get(f"http://127.0.0.1:{port}/health", "sk-theirs")[0] != 200:
         assert time.monotonic() < until, "the stub did not come up"
         time.sleep(0.1)

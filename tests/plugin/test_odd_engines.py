@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from pytest_gpubench.load.loopback import LoopbackServer, Request, Response
+from pytest_gpubench.load.loopback.http_server import Request, Response
+from pytest_gpubench.load.loopback.server import LoopbackServer
 from tests.plugin.conftest import Project
 from tests.plugin.test_failures import _await, _gone, _ours
 from tests.plugin.test_xdist import FAKE_GPUS, TWO_ON_GPUS

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.model.specs import SharingPolicy
+from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes import load_recipes
 
 Load: TypeAlias = Callable[..., RecipeBook]

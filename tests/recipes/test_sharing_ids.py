@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.model.specs import SHARING_POLICIES
+from pytest_gpubench.model.policies import SHARING_POLICIES
 
 ROW = "- {tp: 8, conc-list: [4, 16]}"
 

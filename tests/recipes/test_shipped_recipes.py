@@ -9,7 +9,7 @@ import pytest
 
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.frozen import thaw
-from pytest_gpubench.model.specs import SharingPolicy
+from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes import load_recipes
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.load.plan import RequestRecord
+from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.report.exports_agg import export_agg
 from pytest_gpubench.report.exports_common import NotExportedError, measured_requests
 from pytest_gpubench.report.exports_csv import csv_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
-from pytest_gpubench.load.plan import Progress
+from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.plugin.live import LiveCase, Screen, Showing
 
 

@@ -1,1 +1,1 @@
-"""GPUs of this host: what is there (:mod:`inventory`), and what a case lacks (:mod:`requirements`)."""
+"""GPUs of this host: which there are and what a case lacks (:mod:`inventory`), what they do meanwhile (:mod:`sampling`)."""

@@ -1,12 +1,19 @@
-"""The NVIDIA GPUs of this host, read through NVML. No driver is not an error: the inventory is empty and says why."""
+"""The NVIDIA GPUs of this host, read through NVML: which there are, what a case lacks, and how they are set, for records.
+
+No driver is not an error: the inventory is empty and says why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_gpubench.model.hardware import Hardware, hardware_of_device
+from pytest_gpubench.model.hardware import HARDWARE, Hardware, Platform, hardware_of_device
+
+_NVLINKS = 18
+"""The most that an H100, H200 or B200 has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ def read_inventory(nvml: Any = None) -> Inventory:
         return Inventory(reason=f"NVML: {error}")
     try:
         count = nvml.nvmlDeviceGetCount()
-        driver = _text(nvml.nvmlSystemGetDriverVersion())
+        driver = str(_text(nvml.nvmlSystemGetDriverVersion()))
         gpus = tuple(_read_gpu(nvml, index) for index in range(count))
     except nvml.NVMLError as error:
         return Inventory(reason=f"NVML: {error}")
@@ -91,20 +98,75 @@ def visible_inventory(inventory: Inventory, visible_devices: str | None) -> Inve
     return replace(inventory, gpus=tuple(chosen), reason=reason)
 
 
-def _read_gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    limit = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-    processes = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
-    return Gpu(
-        index=index,
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        name=_text(nvml.nvmlDeviceGetName(handle)),
-        memory_total=int(memory.total),
-        memory_used=int(memory.used),
-        power_limit=None if limit is None else limit / 1000,
-        processes=tuple(GpuProcess(int(process.pid), process.usedGpuMemory) for process in processes),
-    )
+def missing_hardware(
+    hardware_key: str, gpus: int, inventory: Inventory, engine_platform: Platform | None = None, engine_name: str = ""
+) -> str | None:
+    """What keeps a case from running here, or None if nothing does.
+
+    Args:
+        hardware_key: key of the hardware table, as the recipe's runner names it.
+        gpus: GPUs that the case's server occupies.
+        inventory: the GPUs that this run may use.
+        engine_platform: platform of the engine that would be started; None where it is not known yet.
+        engine_name: the engine in words, for instance ``vllm 0.26.0``.
+    """
+    hardware = HARDWARE.get(hardware_key)
+    if hardware is None:
+        return f"needs {hardware_key!r}, which the hardware table does not know (it has {', '.join(HARDWARE)})"
+    lacking = []
+    if hardware.platform == "cuda":
+        needed = f"needs {gpus} x {hardware_key.upper()} (cuda)"
+        if not inventory.gpus:
+            lacking.append(f"{needed}; this host has no NVIDIA GPU ({inventory.reason or 'NVML lists none'})")
+        elif len(inventory.of_hardware(hardware_key)) < gpus:
+            lacking.append(f"{needed}; this host has {_listed(inventory)}")
+    elif hardware.platform == "rocm":
+        lacking.append(f"needs {gpus} x {hardware_key.upper()} (rocm); AMD recipes can be planned but not run yet")
+    if engine_platform is not None and engine_platform != hardware.platform:
+        kind = "the CPU engine" if hardware.platform == "cpu" else f"an engine for {hardware.platform}"
+        lacking.append(f"needs {kind}; the engine at hand is {engine_name or 'built'} for {engine_platform}")
+    return ", and ".join(lacking) or None
+
+
+def gpu_facts(uuids: Sequence[str], nvml: Any = None) -> list[dict[str, Any]]:
+    """Name, driver, clocks (MHz), power limits (W), ECC, MIG, PCIe and NVLink of GPUs now; None where the driver does not tell.
+
+    Empty where there is no driver.
+
+    Args:
+        uuids: of the GPUs, in the order of the answer.
+        nvml: a module with the interface of ``pynvml``; None is that module.
+    """
+    if not uuids:
+        return []
+    if nvml is None:
+        import pynvml
+
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return []
+    try:
+        driver = ask_if_supported(nvml, nvml.nvmlSystemGetDriverVersion)
+        cuda = ask_if_supported(nvml, nvml.nvmlSystemGetCudaDriverVersion)
+        handles = handles_of(nvml, uuids)
+        return [
+            {"uuid": uuid, "driver": _text(driver), "cuda_driver": cuda, **_facts(nvml, handle)} for uuid, handle in handles.items()
+        ]
+    except nvml.NVMLError:
+        return []
+    finally:
+        nvml.nvmlShutdown()
+
+
+def handles_of(nvml: Any, uuids: Sequence[str]) -> dict[str, Any]:
+    """NVML handles by UUID.
+
+    Raises:
+        nvml.NVMLError: for a GPU that is not there.
+    """
+    return {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
 
 
 def ask_if_supported(nvml: Any, ask: Callable[[], Any]) -> Any:
@@ -115,5 +177,66 @@ def ask_if_supported(nvml: Any, ask: Callable[[], Any]) -> Any:
         return None
 
 
-def _text(value: str | bytes) -> str:
+def _read_gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    limit = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    processes = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+    return Gpu(
+        index=index,
+        uuid=str(_text(nvml.nvmlDeviceGetUUID(handle))),
+        name=str(_text(nvml.nvmlDeviceGetName(handle))),
+        memory_total=int(memory.total),
+        memory_used=int(memory.used),
+        power_limit=None if limit is None else limit / 1000,
+        processes=tuple(GpuProcess(int(process.pid), process.usedGpuMemory) for process in processes),
+    )
+
+
+def _listed(inventory: Inventory) -> str:
+    counts = Counter(gpu.name for gpu in inventory.gpus)
+    return ", ".join(f"{count} x {name}" for name, count in counts.items())
+
+
+def _facts(nvml: Any, handle: Any) -> dict[str, Any]:
+    def ask(name: str, *arguments: Any) -> Any:
+        return ask_if_supported(nvml, lambda: getattr(nvml, name)(handle, *arguments))
+
+    ecc, mig = ask("nvmlDeviceGetEccMode"), ask("nvmlDeviceGetMigMode")
+    limit, standard = ask("nvmlDeviceGetEnforcedPowerLimit"), ask("nvmlDeviceGetPowerManagementDefaultLimit")
+    links = [version for link in range(_NVLINKS) if (version := _link(nvml, handle, link)) is not None]
+    return {
+        "name": _text(ask("nvmlDeviceGetName")),
+        "vbios": _text(ask("nvmlDeviceGetVbiosVersion")),
+        "power_limit": None if limit is None else limit / 1e3,
+        "power_limit_default": None if standard is None else standard / 1e3,
+        "sm_clock": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        "sm_clock_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
+        "memory_clock": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+        "memory_clock_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM),
+        "temperature": ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        "ecc": None if ecc is None else bool(ecc[0]),
+        "mig": None if mig is None else bool(mig[0]),
+        "persistence": _flag(ask("nvmlDeviceGetPersistenceMode")),
+        "compute_mode": ask("nvmlDeviceGetComputeMode"),
+        "pcie_generation": ask("nvmlDeviceGetCurrPcieLinkGeneration"),
+        "pcie_width": ask("nvmlDeviceGetCurrPcieLinkWidth"),
+        "nvlinks": len(links),
+        "nvlink_version": max(links, default=None),
+    }
+
+
+def _link(nvml: Any, handle: Any, link: int) -> int | None:
+    """Version of an active link."""
+    if not ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetNvLinkState(handle, link)):
+        return None
+    version: int | None = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetNvLinkVersion(handle, link))
+    return version or 0
+
+
+def _flag(value: Any) -> bool | None:
+    return None if value is None else bool(value)
+
+
+def _text(value: str | bytes | None) -> str | None:
     return value.decode() if isinstance(value, bytes) else value

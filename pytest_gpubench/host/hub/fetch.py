@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from pytest_gpubench.host.home import expanded
-from pytest_gpubench.host.hub.failures import download_failure, is_transient
+from pytest_gpubench.host.files import expanded, make_private_folder, not_private, write_text
+from pytest_gpubench.host.hub.download_failures import (
+    download_failure,
+    folder_failure,
+    is_transient,
+    lock_unusable,
+    offline_failure,
+    still_incomplete,
+)
 from pytest_gpubench.host.hub.local import (
     DEFAULT_REVISION,
-    Incomplete,
     Snapshot,
     default_cache_dir,
     find_snapshot,
@@ -27,7 +34,6 @@ from pytest_gpubench.host.hub.local import (
     looks_whole,
     repository_folder,
 )
-from pytest_gpubench.host.hub.locks import LockKind, repository_lock
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 _DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -48,6 +54,10 @@ _UNSERVED = (
 """Copies of the weights in formats that the engines do not load by default."""
 _SPARE_BYTES = 64 << 20
 _PROGRESS_SECONDS = 1.0
+_LOCK_POLL_SECONDS = 2.0
+LockKind: TypeAlias = Literal["local", "shared"]
+"""``local``: flock in a folder of this host, released by the kernel when its owner dies. ``shared``: a lock file inside the cache,
+for a cache that several hosts write over NFS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +118,9 @@ def ensure_snapshot(
     if isinstance(found, Snapshot):
         return found
     if is_local_path(model):
-        raise BenchmarkError(_folder_failure(found))
+        raise BenchmarkError(folder_failure(found))
     if is_offline() if offline is None else offline:
-        raise BenchmarkError(_offline_failure(found, revision, cache))
+        raise BenchmarkError(offline_failure(found, revision, cache))
     report = on_progress or (lambda _: None)
     with repository_lock(
         cache,
@@ -145,7 +155,7 @@ def _fetch_with_retries(
                 _write_ref(repository_folder(cache, model), revision, commit)
                 return found
             if last:
-                raise BenchmarkError(_still_incomplete(found, revision, endpoint))
+                raise BenchmarkError(still_incomplete(found, revision, endpoint))
         time.sleep(pause)
         pause *= 2
     raise AssertionError("at least one attempt is made")
@@ -265,38 +275,65 @@ def _silent_bar() -> type[Any]:
 
 def _write_ref(repository: Path, revision: str, commit: str) -> None:
     """Record which commit a branch or tag is, after its files are there."""
-    if revision == commit:
-        return
-    path = repository / "refs" / revision
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_text(commit)
-    temporary.replace(path)
+    if revision != commit:
+        write_text(repository / "refs" / revision, commit, what="the reference")
 
 
-def _folder_failure(found: Incomplete) -> Failure:
-    return Failure(
-        "model-folder-incomplete" if found.started else "model-folder-missing",
-        "recipe",
-        f"the model folder {found.model} cannot be served: {found.reason}",
-        remedy="Correct the recipe's model, or complete the folder.",
-    )
+def lock_path(cache_dir: Path, repo: str, kind: LockKind) -> Path:
+    """Where the lock of a repository lies; the same for every spelling of the cache's path."""
+    name = repo.replace("/", "--")
+    if kind == "shared":
+        return cache_dir / ".locks" / "gpubench" / f"{name}.lock"
+    digest = hashlib.sha256(os.fsencode(cache_dir.resolve())).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"gpubench-{os.getuid()}" / "hub" / f"{name}-{digest}.lock"
 
 
-def _offline_failure(found: Incomplete, revision: str | None, cache: Path) -> Failure:
-    at = f" at revision {revision}" if revision else ""
-    return Failure(
-        "weights-missing",
-        "infrastructure",
-        f"{found.model}{at} is not complete in {cache}, and HF_HUB_OFFLINE=1 forbids the download: {found.reason}",
-        remedy="Run gpubench fetch where the network is allowed, then run again.",
-    )
+@contextmanager
+def repository_lock(
+    cache_dir: Path, repo: str, *, kind: LockKind = "local", timeout: float, waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Hold the lock of a repository.
 
+    Args:
+        timeout: seconds to wait for another process.
+        waiting: called every two seconds while another process holds it.
 
-def _still_incomplete(found: Incomplete, revision: str, endpoint: str) -> Failure:
-    return Failure(
-        "repository-incomplete",
-        "recipe",
-        f"{found.model} at revision {revision} was downloaded whole from {endpoint} and still cannot be served: {found.reason}",
-        remedy="Choose another revision or repository.",
-    )
+    Raises:
+        BenchmarkError: infrastructure, if the lock cannot be had in time or at all.
+    """
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    path = lock_path(cache_dir, repo, kind)
+    try:
+        make_private_folder(path.parent, 0o755 if kind == "shared" else 0o700)
+        if kind == "local":
+            for folder in (path.parent.parent, path.parent):
+                if reason := not_private(folder):
+                    raise BenchmarkError(lock_unusable(repo, path, reason))
+        lock = SoftFileLock(path) if kind == "shared" else FileLock(path, mode=0o600)
+        left = timeout
+        while True:
+            step = min(left, _LOCK_POLL_SECONDS)
+            try:
+                lock.acquire(timeout=step)
+                break
+            except Timeout:
+                left -= step
+                if left <= 0:
+                    raise
+                waiting()
+    except Timeout as error:
+        raise BenchmarkError(
+            Failure(
+                "lock-timeout",
+                "infrastructure",
+                f"another process has held the download lock of {repo} for more than {timeout:.0f} s ({path})",
+                remedy="Wait for it, or delete that file if no process downloads.",
+            )
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise BenchmarkError(lock_unusable(repo, path, str(getattr(error, "strerror", None) or error))) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.host.home import expanded
-from pytest_gpubench.host.private import make_folder, not_private
+from pytest_gpubench.host.files import expanded, make_private_folder, not_private
 
 DEFAULT_REVISION = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -68,7 +67,7 @@ def _cache_without_home() -> Path:
     """For a user without a home folder: below the temporary folder, where nobody else can have put anything."""
     folder = Path(tempfile.gettempdir(), f"gpubench-{os.getuid()}")
     try:
-        make_folder(folder)
+        make_private_folder(folder)
         private = not not_private(folder)
     except OSError:
         private = False

@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.leases.choice import Blocked, Grant, Wanted, choose
-from pytest_gpubench.host.leases.files import HOST, Holder, LeaseFile, lease_files, lease_folder, lease_path
 from pytest_gpubench.host.leases.lease import Lease
+from pytest_gpubench.host.leases.lease_file import HOST, Holder, LeaseFile, lease_files, lease_folder, lease_path
 from pytest_gpubench.host.leases.owners import identify, in_words, kill_all, lock_holders, this_place
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
-from pytest_gpubench.host.facts import ranges
 from pytest_gpubench.host.gpus.inventory import Gpu
-from pytest_gpubench.host.leases.files import HOST, Holder
+from pytest_gpubench.host.host_facts import ranges
+from pytest_gpubench.host.leases.lease_file import HOST, Holder
 
 GIB = 1 << 30
 FIRST_BY_UUID = Version("0.26.0")

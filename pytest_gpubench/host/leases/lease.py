@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
-from pytest_gpubench.host.facts import ranges
+from pytest_gpubench.host.host_facts import ranges
 from pytest_gpubench.host.leases.choice import Grant, Wanted
-from pytest_gpubench.host.leases.files import LeaseFile, lease_files
+from pytest_gpubench.host.leases.lease_file import LeaseFile, lease_files
 from pytest_gpubench.host.leases.owners import lock_holders, with_descendants
 from pytest_gpubench.model.failures import GpubenchError
 

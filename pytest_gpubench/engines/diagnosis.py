@@ -1,0 +1,283 @@
+"""From an engine's log and end to a `Failure` with cause, class, evidence and remedy: pure.
+
+The root cause is the earliest traceback of the process that failed, not the last lines of the log: the processes above it add
+their own, generic ones ("See root cause above"), and a stop adds spurious ones.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_gpubench.engines.causes import CAUSES, Cause
+from pytest_gpubench.engines.log_facts import LogLine, parse_line
+from pytest_gpubench.model.failures import Failure
+
+EVIDENCE_LINES = 6
+"""At most so many lines of an engine's log are shown."""
+_WIDTH = 240
+_MARK = re.compile(
+    r"EngineCore failed to start|WorkerProc failed to start|WorkerProc hit an exception|EngineCore encountered a fatal error"
+    r"|EngineCore hit an exception|DP Coordinator failed|Worker failed with error"
+)
+_FATAL = re.compile(
+    _MARK.pattern
+    + r"|Worker proc \S+ died unexpectedly|Engine core proc(?:ess)? .*died unexpectedly|Engine core initialization failed"
+    r"|CUDA error: |CUDA driver error|HIP error: |terminate called after throwing|Fatal Python error: |Segmentation fault"
+)
+_DIED = re.compile(r"(?:Worker proc|Engine core proc(?:ess)?)[^\n]*died unexpectedly")
+_GENERIC = re.compile(
+    r"^(?:SystemExit|KeyboardInterrupt|GeneratorExit|asyncio\.exceptions\.CancelledError|\S*EngineDeadError)\b"
+    r"|Engine core initialization failed|See root cause above|RuntimeError: Executor failed|API server .* died"
+    r"|Worker failed with error .*please check the stack trace"
+)
+_CONNECTING = re.compile(r"^(?:During handling of the above exception|The above exception was the direct cause)")
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::|$)")
+_LOUD = re.compile(r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|NCCL WARN|Segmentation fault")
+_FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")
+"""Lines of a traceback other than its message."""
+_READ_LOG = "The cause is not one that gpubench knows: read the engine's log from the first traceback on."
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a server's run came to its end, as its supervisor saw it."""
+
+    reason: Literal["exited", "fatal-line", "timeout", "stalled", "foreign-server"]
+    returncode: int | None = None
+    """Of the server's first process, negative for a signal; None while it lives."""
+    seconds: float = 0.0
+    """For ``timeout`` and ``stalled``: the limit that was passed."""
+    serving: bool = False
+    """Whether it had been ready before."""
+    answering: bool = False
+    """Whether the server answered ``/health``, though never with 200."""
+    compilers: tuple[str, ...] = ()
+    """Compilers of CUDA kernels among its processes at that time, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Traceback:
+    index: int
+    marked: bool
+    frames: str
+    message: tuple[str, ...]
+    stream: tuple[str, int | None] = ("", None)
+    chained: bool = False
+    """Whether it says of itself that it came out of the one before it."""
+
+    @property
+    def headline(self) -> str:
+        return self.message[0] if self.message else ""
+
+
+def fatal_line(line: str | LogLine) -> bool:
+    """Whether a line means that the engine is lost even if its processes live on.
+
+    Information and warnings never do, nor does what an engine says while it is being stopped: ask only before that.
+    """
+    parsed = parse_line(line) if isinstance(line, str) else line
+    return parsed.level in ("", "ERROR", "CRITICAL") and bool(_FATAL.search(parsed.text))
+
+
+def classify(lines: Iterable[str], ending: Ending) -> Failure:
+    """Name the failure. ``lines`` are the log up to the moment when a stop was requested, whole or its beginning and end."""
+    parsed = [parse_line(line) for line in lines]
+    if ending.reason == "foreign-server":
+        return Failure(
+            "foreign-server",
+            "infrastructure",
+            "Another server answers on the engine's port, so no request could be trusted.",
+            remedy="Find the process that listens on the port (ss -ltnp) and stop it, or run again with another port.",
+        )
+    tracebacks = _tracebacks(parsed)
+    root = _root(tracebacks)
+    if ending.reason in ("timeout", "stalled"):
+        return _too_late(parsed, root, ending)
+    if root is not None:
+        for each in _chain(root, tracebacks):
+            cause = _match("\n".join(each.message), each.frames, parsed[: each.index])
+            if cause is not None:
+                return _known(cause, each.message, ending)
+        if not _died_without_word(parsed, root):
+            return Failure("unknown", "engine", f"The engine failed: {root.headline}{_how(ending)}", _clip(root.message), _READ_LOG)
+    return _without_traceback(parsed, ending)
+
+
+def _known(cause: Cause, evidence: Sequence[str], ending: Ending) -> Failure:
+    return Failure(cause.name, cause.failure_class, f"{cause.summary[:-1]}{_how(ending)}", _clip(evidence), cause.remedy)
+
+
+def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
+    loud = [line.text.strip() for line in parsed if line.level in ("", "ERROR", "CRITICAL") and _LOUD.search(line.text)]
+    marked = [line.text for line in parsed if line.level in ("ERROR", "CRITICAL")]
+    errors = [text for text in dict.fromkeys(marked) if not _FRAME.match(text)]
+    for candidates in (loud, errors):
+        for position, text in enumerate(candidates):
+            cause = _match(text, "")
+            if cause is not None:
+                return _known(cause, candidates[position : position + EVIDENCE_LINES], ending)
+    died = [line.text.strip() for line in parsed if line.level in ("", "ERROR", "CRITICAL") and _DIED.search(line.text)]
+    if ending.returncode == -signal.SIGKILL or any(re.search(r"exit code:? -9\b", text) for text in died):
+        return Failure(
+            "killed",
+            "infrastructure",
+            f"The engine{'' if ending.returncode == -signal.SIGKILL else ' or one of its workers'} was killed{_how(ending)}",
+            _clip(died),
+            "Look in the kernel log for the out-of-memory killer and raise the memory limit; or find who sent SIGKILL.",
+        )
+    who = "A process of the engine" if died else "The engine"
+    return Failure(
+        "engine-died",
+        "engine",
+        f"{who} {'died' if ending.serving else 'ended before it was ready'}{_how(ending)[:-1]}, without a word about the cause.",
+        _clip(died or loud or errors or [line.text.strip() for line in parsed if line.text.strip()][-3:]),
+        "Read the engine's log, and the kernel log for the out-of-memory killer or a crash; run the command by hand to see more.",
+    )
+
+
+def _too_late(parsed: Sequence[LogLine], root: _Traceback | None, ending: Ending) -> Failure:
+    errors = [line.text.strip() for line in parsed if line.level in ("ERROR", "CRITICAL") and line.text.strip()]
+    last = [line.text.strip() for line in parsed if line.text.strip() and not line.heartbeat][-2:]
+    evidence = root.message if root is not None else (errors[:EVIDENCE_LINES] or last)
+    if ending.answering:
+        return Failure(
+            "never-healthy",
+            "engine",
+            f"The engine answers, but was not healthy within {ending.seconds:g} s.",
+            _clip(evidence),
+            "Read the engine's log: its core has probably died while its API server lives.",
+        )
+    if ending.reason == "stalled":
+        return Failure(
+            "stalled",
+            "engine",
+            f"The engine showed no sign of life for {ending.seconds:g} s: no new line in its log and no CPU time.",
+            _clip(evidence),
+            "Look at the last lines of the log for what it waits for (a download, a lock, another rank).",
+        )
+    if ending.compilers:
+        return Failure(
+            "kernels-compiling",
+            "engine",
+            f"The engine was not ready after {ending.seconds:g} s: it was compiling CUDA kernels ({', '.join(ending.compilers)}).",
+            _clip(evidence),
+            "Raise --gpubench-start-timeout: a compilation that is cut off begins anew at the next start, one that ends is kept in "
+            "the user's cache. FlashInfer's kernels can also be had compiled (flashinfer-jit-cache).",
+        )
+    return Failure(
+        "timeout",
+        "engine",
+        f"The engine was not ready after {ending.seconds:g} s.",
+        _clip(evidence),
+        "Raise --gpubench-start-timeout if the model needs longer to load; else read the engine's log.",
+    )
+
+
+def _how(ending: Ending) -> str:
+    when = " while serving" if ending.serving else ""
+    if ending.returncode is None:
+        return f"{when}."
+    if ending.returncode < 0:
+        try:
+            name = signal.Signals(-ending.returncode).name
+        except ValueError:
+            name = f"signal {-ending.returncode}"
+        return f"{when} (ended by {name})."
+    return f"{when} (exit code {ending.returncode})."
+
+
+def _match(message: str, frames: str, before: Sequence[LogLine] = ()) -> Cause | None:
+    for cause in CAUSES:
+        if not cause.pattern.search(message) or (cause.frames is not None and not cause.frames.search(frames)):
+            continue
+        if cause.log is None or any(cause.log.search(line.text) for line in before):
+            return cause
+    return None
+
+
+def _clip(lines: Sequence[str]) -> tuple[str, ...]:
+    return tuple(line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…" for line in lines[:EVIDENCE_LINES])
+
+
+def _died_without_word(parsed: Sequence[LogLine], root: _Traceback) -> bool:
+    """Whether a process vanished before the first traceback: what follows is only how the others noticed."""
+    first = next(
+        (index for index, line in enumerate(parsed) if line.level in ("ERROR", "CRITICAL") and _DIED.search(line.text)), None
+    )
+    return first is not None and first < root.index
+
+
+def _root(tracebacks: Sequence[_Traceback]) -> _Traceback | None:
+    telling = [each for each in tracebacks if each.message and not _GENERIC.search(each.headline)]
+    marked = [each for each in telling if each.marked]
+    return next(iter(marked or telling), None)
+
+
+def _chain(root: _Traceback, tracebacks: Sequence[_Traceback]) -> list[_Traceback]:
+    """The root and the tracebacks of its own process that came out of it, in order."""
+    chain = [root]
+    for each in tracebacks:
+        if each.stream == root.stream and each.index > root.index:
+            if not each.chained:
+                break
+            chain.append(each)
+    return chain
+
+
+def _tracebacks(parsed: Sequence[LogLine]) -> list[_Traceback]:
+    """All tracebacks in the order of their first lines, each from one process's stream."""
+    streams: dict[tuple[str, int | None], list[tuple[int, LogLine]]] = {}
+    for index, line in enumerate(parsed):
+        streams.setdefault((line.process, line.pid), []).append((index, line))
+    found = [traceback for stream in streams.values() for traceback in _of_stream(stream)]
+    return sorted(found, key=lambda each: each.index)
+
+
+def _of_stream(stream: Sequence[tuple[int, LogLine]]) -> list[_Traceback]:
+    found: list[_Traceback] = []
+    marked = chained = False
+    position = 0
+    while position < len(stream):
+        index, line = stream[position]
+        position += 1
+        if _MARK.search(line.text):
+            marked = True
+        if _CONNECTING.match(line.text):
+            chained = True
+        if not line.text.startswith("Traceback (most recent call last)"):
+            continue
+        frames: list[str] = []
+        while position < len(stream) and (not stream[position][1].text or stream[position][1].text[0] in " \t"):
+            frames.append(stream[position][1].text)
+            position += 1
+        message: list[str] = []
+        while position < len(stream) and len(message) < EVIDENCE_LINES:
+            text = stream[position][1].text
+            if (
+                not text.strip()
+                or _CONNECTING.match(text)
+                or text.startswith("Traceback (")
+                or stream[position][1].level != line.level
+            ):
+                break
+            if not message and not _EXCEPTION.match(text):
+                break
+            if (
+                message
+                and _EXCEPTION.match(text)
+                and not text.startswith(("Search ", "Compile ", "For "))
+                and ": " in text
+                and line.level == ""
+            ):
+                break
+            message.append(text.strip())
+            position += 1
+        # A warning may carry the traceback of something that was handled.
+        if line.level not in ("DEBUG", "INFO", "WARNING"):
+            found.append(_Traceback(index, marked, "\n".join(frames), tuple(message), (line.process, line.pid), chained))
+        chained = False
+    return found

@@ -1,0 +1,196 @@
+"""Run a load plan in worker processes, from the measuring side's parent: watch them, watch the server, end them.
+
+``/metrics`` is looked at here meanwhile, so that the measuring loop never waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_gpubench.load.datasets import dataset_problem
+from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress, RequestRecord
+from pytest_gpubench.load.workers import Worker, merge, release, start_workers, total_progress
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.workload import Workload, contradictions
+
+_POLL = 0.1
+_LOST_SERVER = frozenset({"no-connection", "tokenize-failed"})
+WATCHED = (
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "vllm:num_preemptions_total",
+    "vllm:generation_tokens_total",
+)
+"""What is kept of a page; the rest, some 100 kB, is dropped at once."""
+_MAX_PAGE = 2**20
+"""Characters of a page that are kept: a server of 64 engines has some 40,000."""
+
+
+def run_load(
+    plan: LoadPlan,
+    *,
+    api_key: str = "",
+    on_progress: Callable[[Progress], None] | None = None,
+    check_server: Callable[[], Failure | None] | None = None,
+    fetch_metrics: Callable[[], str] | None = None,
+    metrics_interval: float = 1.0,
+    grace: float = 6.0,
+) -> LoadResult:
+    """Drive the server as planned and return every request's record. A failed request never raises, it is recorded with a reason.
+
+    Args:
+        plan: what to do.
+        api_key: sent as bearer token; it reaches the workers through their environment only.
+        on_progress: called in this thread, a few times per second at most.
+        check_server: called every 0.1 s; a failure means that the server is dead and ends the run at once.
+        fetch_metrics: returns the text of ``/metrics``; called every ``metrics_interval`` seconds in a thread of this process
+            while requests are sent.
+        grace: seconds that ``check_server`` gets to notice a death after requests have failed as they do on a dead server (vLLM's
+            API server outlives its engine by up to 5 s).
+
+    Raises:
+        BenchmarkError: the plan cannot be run, the server died (with ``check_server``'s failure), the deadline passed, prompts
+            could not be made, or a worker itself died.
+        KeyboardInterrupt: as it came, after the workers have been killed.
+    """
+    _check(plan)
+    sampler = MetricsSampler(fetch_metrics or str, metrics_interval)
+    with tempfile.TemporaryDirectory(prefix="gpubench-load-") as folder:
+        workers: list[Worker] = []
+        try:
+            workers += start_workers(plan, api_key, Path(folder))
+            failure = _supervise(workers, plan, check_server or (lambda: None), on_progress, sampler)
+        finally:
+            for worker in workers:
+                worker.kill()
+            pages = sampler.stop()
+        failure = failure or _listen(workers, on_progress, sampler)
+        failure = failure or next(filter(None, (worker.crash() for worker in workers)), None)
+        if failure is None:
+            facts, records = merge([worker.read() for worker in workers])
+            server_lost = any(map(_as_on_dead_server, records))
+        else:
+            server_lost = failure.cause in _LOST_SERVER
+    if check_server is not None and server_lost:
+        _ask_again(check_server, grace)
+    if failure is not None:
+        raise BenchmarkError(failure)
+    return LoadResult(plan, facts, records, pages)
+
+
+def check_workload(workload: Workload) -> Failure | None:
+    """Why this workload cannot be run at all, before any server is asked: it contradicts itself, or its file cannot be read."""
+    faults = contradictions(workload)
+    if faults:
+        summary = "; ".join(f"client.{key}: {words}" for key, words in faults)
+        return Failure("workload-unsupported", "recipe", summary, remedy="Correct the recipe's client section.")
+    return dataset_problem(workload)
+
+
+def _check(plan: LoadPlan) -> None:
+    failure = check_workload(plan.workload)
+    if not plan.base_url.startswith(("http://", "https://")):
+        failure = Failure("workload-unsupported", "recipe", f"the base URL {plan.base_url!r} is neither http nor https")
+    if failure is not None:
+        raise BenchmarkError(failure)
+
+
+def _supervise(
+    workers: list[Worker],
+    plan: LoadPlan,
+    check_server: Callable[[], Failure | None],
+    on_progress: Callable[[Progress], None] | None,
+    sampler: MetricsSampler,
+) -> Failure | None:
+    """Wait for the workers' end; the first failure that is seen ends the wait early."""
+    limit = math.inf if plan.deadline is None else time.monotonic() + plan.deadline
+    while True:
+        ended = all(worker.ended for worker in workers)
+        failure = check_server() or _listen(workers, on_progress, sampler)
+        failure = failure or next((worker.crash() for worker in workers if worker.ended and worker.process.returncode), None)
+        failure = failure or next(filter(None, [worker.stopped() for worker in workers]), None)
+        if failure is not None or ended:
+            return failure
+        if time.monotonic() > limit:
+            summary = f"the load run was not finished after {plan.deadline:g} s"
+            return Failure("load-deadline", "client", summary, remedy="See whether the server is far slower than planned.")
+        release(workers)
+        _pause(workers)
+
+
+def _pause(workers: list[Worker]) -> None:
+    limit = time.monotonic() + _POLL
+    while time.monotonic() < limit and not all(worker.ended for worker in workers):
+        time.sleep(_POLL / 10)
+
+
+def _listen(workers: list[Worker], on_progress: Callable[[Progress], None] | None, sampler: MetricsSampler) -> Failure | None:
+    for worker in workers:
+        failure, news = worker.handle()
+        if failure is not None:
+            return failure
+        for progress in news:
+            if progress.stage != "prompts":
+                sampler.start()
+            if on_progress is not None:
+                on_progress(progress if len(workers) == 1 else total_progress(workers, progress))
+    return None
+
+
+def _as_on_dead_server(record: RequestRecord) -> bool:
+    broken = record.status is None or record.status >= 500
+    return not record.ok and (broken or record.error.startswith(("the connection was closed", "the server reported an error")))
+
+
+def _ask_again(check_server: Callable[[], Failure | None], grace: float) -> None:
+    limit = time.monotonic() + grace
+    while True:
+        failure = check_server()
+        if failure is not None:
+            raise BenchmarkError(failure)
+        if time.monotonic() > limit:
+            return
+        time.sleep(_POLL)
+
+
+class MetricsSampler:
+    """Fetches the page every ``interval`` seconds from ``start`` to ``stop``; a page that cannot be had is left out."""
+
+    def __init__(self, fetch: Callable[[], str], interval: float) -> None:
+        self._fetch = fetch
+        self._interval = interval
+        self._pages: list[tuple[int, str]] = []
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics-sampler", daemon=True)
+        self._started = False
+
+    def start(self) -> None:
+        """Begin; later calls do nothing."""
+        if not self._started:
+            self._started = True
+            self._thread.start()
+
+    def stop(self) -> tuple[tuple[int, str], ...]:
+        """End, and return the pages with the times (``monotonic_ns``) at which they were asked for."""
+        self._leave.set()
+        if self._started:
+            self._thread.join(timeout=10)
+        return tuple(self._pages)
+
+    def _run(self) -> None:
+        while not self._leave.is_set():
+            asked_ns = time.monotonic_ns()
+            try:
+                page = self._fetch()
+            except Exception:  # noqa: BLE001  # a busy or dying server: whoever watches the server says so
+                page = ""
+            kept = "\n".join(line for line in page.splitlines() if line.startswith(WATCHED))
+            if kept and len(kept) <= _MAX_PAGE:
+                self._pages.append((asked_ns, kept + "\n"))
+            self._leave.wait(max(0.0, self._interval - (time.monotonic_ns() - asked_ns) / 1e9))

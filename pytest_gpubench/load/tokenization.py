@@ -1,0 +1,215 @@
+"""What the server's ``/tokenize`` says: the length of prompts before the run, of a sample of answers after it.
+
+Answers are counted again since usage and the engine's counters come from one source, which may err. Text that was decoded is
+tokenized again, which is not exact: a model may write a word in more tokens than its tokenizer needs, special tokens leave no text,
+parts of a character neither. The claim has the benefit of every such doubt; ``measure.validity`` has the tolerance that is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import re
+from array import array
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+
+from pytest_gpubench.load.openai_wire import openai_messages
+from pytest_gpubench.load.parser import Answer
+from pytest_gpubench.load.prompts import Message, Prompt
+from pytest_gpubench.load.protocol import LoadPlan
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.frozen import thaw
+
+_TOKENIZE_TIMEOUT = 30.0
+"""Seconds for a whole answer; a prompt of a million tokens takes a few."""
+_LARGEST_ANSWER = 64 * 2**20
+_MOST_TOKENS = 10**9
+_PARALLEL = 8
+SAMPLE = 32
+"""Answers of one run that are counted again, all workers together."""
+LIMIT_S = 20.0
+"""For all of them."""
+LONGEST_TEXT = 256 * 1024
+"""Characters of an answer; a longer one is not counted again."""
+# A model that is stuck repeats one token, of which its tokenizer would make fewer, longer ones ("!!!!"), or several each.
+_STUCK = re.compile(r"(.{1,16}?)\1{3,}", re.DOTALL)
+_REPLACED = "\ufffd"
+
+Ask = Callable[[str], Awaitable[int]]
+"""How many tokens a text has; raises ``NotCountedError``."""
+
+
+class NotCountedError(Exception):
+    """Nothing counts tokens here; the text says why."""
+
+
+class _TooLargeError(Exception):
+    """An answer has more bytes than any count of tokens."""
+
+
+def _client(plan: LoadPlan, api_key: str, timeout: float) -> httpx2.AsyncClient:
+    """Talks to the server as the load does: with its key, through no proxy, following no redirect."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    limits = httpx2.Timeout(timeout, connect=plan.connect_timeout)
+    return httpx2.AsyncClient(base_url=plan.root, headers=headers, timeout=limits, trust_env=False, follow_redirects=False)
+
+
+class TokenCounter:
+    """Counts tokens of a text as the workload would send it, through the server's ``/tokenize``."""
+
+    def __init__(self, plan: LoadPlan, api_key: str) -> None:
+        self._plan = plan
+        self._http = _client(plan, api_key, _TOKENIZE_TIMEOUT)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __call__(self, text: str, history: tuple[Message, ...] = ()) -> int:
+        """Tokens of a request with this text as its last message.
+
+        Raises:
+            BenchmarkError: if the server does not answer, or not with a count.
+        """
+        return int(await self._ask(text, history, "count"))
+
+    async def token_ids(self, text: str, history: tuple[Message, ...] = ()) -> array[int]:
+        """The tokens themselves; raises as a call does."""
+        tokens = await self._ask(text, history, "tokens")
+        try:
+            return array("I", tokens)
+        except (TypeError, OverflowError, ValueError) as error:
+            summary = f"{self._plan.root}/tokenize answered without token ids"
+            raise BenchmarkError(Failure("tokenize-failed", "client", summary)) from error
+
+    async def _posted(self, body: dict[str, Any]) -> tuple[int, str, bytes]:
+        """Status, where a redirect points, and body of an answer."""
+        async with self._http.stream("POST", "/tokenize", json=body) as response:
+            data = bytearray()
+            async for part in response.aiter_bytes():
+                data += part
+                if len(data) > _LARGEST_ANSWER:
+                    raise _TooLargeError(f"more than {_LARGEST_ANSWER // 2**20} MiB")
+            return response.status_code, response.headers.get("location", ""), bytes(data)
+
+    async def _ask(self, text: str, history: tuple[Message, ...], wanted: str) -> Any:
+        workload = self._plan.workload
+        body: dict[str, Any] = {"model": self._plan.model}
+        if workload.chat_template == "none":
+            body["prompt"] = text
+        else:
+            body["messages"] = openai_messages(text, history)
+            if workload.chat_template_kwargs:
+                body["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
+        try:
+            async with asyncio.timeout(_TOKENIZE_TIMEOUT):
+                status, location, data = await self._posted(body)
+        except TimeoutError:
+            raise self._failed(f"gave no whole answer within {_TOKENIZE_TIMEOUT:g} s") from None
+        except (httpx2.HTTPError, _TooLargeError) as error:
+            raise self._failed(f"did not answer: {type(error).__name__}: {error}") from error
+        text = data[:500].decode("utf-8", "replace")
+        if status != 200:
+            redirect = f", a redirect to {location[:200]!r} that is not followed" if 300 <= status < 400 else ""
+            remedy = "The server must offer vLLM's /tokenize." if status == 404 else ""
+            raise self._failed(f"answered {status}{redirect}, so prompts cannot be sized", text, remedy)
+        try:
+            answer = json.loads(data)
+            if type(answer["count"]) is not int or not 0 <= answer["count"] <= _MOST_TOKENS:
+                raise ValueError("no count")
+            return answer[wanted]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._failed("answered without a count or the tokens", text) from error
+
+    def _failed(self, what: str, evidence: str = "", remedy: str = "") -> BenchmarkError:
+        lines = tuple(filter(None, [evidence]))
+        return BenchmarkError(Failure("tokenize-failed", "client", f"{self._plan.root}/tokenize {what}", lines, remedy))
+
+
+async def with_token_ids(prompts: Sequence[Prompt], counter: TokenCounter) -> list[Prompt]:
+    """The prompts as the token ids that the server's tokenizer, and its template where the workload has one, makes of them."""
+    parallel = asyncio.Semaphore(_PARALLEL)
+    made: dict[tuple[str, tuple[Message, ...]], array[int]] = {}
+
+    async def make(prompt: Prompt) -> None:
+        async with parallel:
+            key = prompt.text, prompt.history
+            if key not in made:
+                made[key] = await counter.token_ids(*key)
+
+    await asyncio.gather(*(make(prompt) for prompt in prompts))
+    return [replace(prompt, token_ids=made[prompt.text, prompt.history]) for prompt in prompts]
+
+
+def sample(numbers: Sequence[int], count: int, seed: str) -> list[int]:
+    """At most ``count`` of the numbers, spread over them: one of each of as many equal parts, drawn by the seed."""
+    if len(numbers) <= count:
+        return list(numbers)
+    draw = random.Random(seed)  # noqa: S311  # reproducible, not secret
+    edges = [len(numbers) * part // count for part in range(count + 1)]
+    return [numbers[draw.randrange(low, high)] for low, high in itertools.pairwise(edges)]
+
+
+async def recount(plan: LoadPlan, api_key: str, answers: Mapping[int, Answer]) -> tuple[dict[int, int], str]:
+    """The tokens of each answer's text by the server's ``/tokenize``; and, where there are none, why.
+
+    Never raises for what a server does, and ends within ``LIMIT_S``, with those that were counted by then.
+    """
+    counts: dict[int, int] = {}
+    why_not = ""
+    try:
+        async with asyncio.timeout(LIMIT_S), _client(plan, api_key, LIMIT_S) as http:
+
+            async def ask(text: str) -> int:
+                return await _ask(http, plan.model, text)
+
+            for number, answer in answers.items():
+                counts[number] = await tokens_of(answer, ask)
+    except NotCountedError as error:
+        why_not = str(error)
+    except TimeoutError:
+        why_not = f"/tokenize was not done after {LIMIT_S:g} s"
+    return counts, "" if counts else why_not
+
+
+async def tokens_of(answer: Answer, ask: Ask) -> int:
+    """Tokens of an answer's text, as near to the claim as honest engines come.
+
+    Raises:
+        NotCountedError: as ``ask`` does.
+    """
+    text, claimed = answer.text.encode("utf-8", "replace").decode("utf-8"), answer.claimed - answer.silent
+    if not text:
+        return 0
+    counted = await ask(text)
+    if counted != claimed and _STUCK.search(text):
+        repeats = sum(len(run[0]) // len(run[1]) - 1 for run in _STUCK.finditer(text))
+        one_each = repeats + await ask(_STUCK.sub(r"\1", text))
+        low, high = sorted((counted, one_each))
+        counted = min(max(claimed, low), high)
+    if counted > claimed and _REPLACED in text:  # bytes that were no text: one token each, of which decoding made several
+        rest = text.replace(_REPLACED, "")
+        counted = claimed
+        if rest:
+            counted = max(claimed, await ask(rest))
+    return counted
+
+
+async def _ask(http: httpx2.AsyncClient, model: str, text: str) -> int:
+    try:
+        response = await http.post("/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False})
+        if response.status_code != 200:
+            raise NotCountedError(f"/tokenize answered {response.status_code}")
+        count = response.json()["count"]
+    except httpx2.HTTPError as error:
+        raise NotCountedError(f"/tokenize did not answer ({type(error).__name__})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NotCountedError("/tokenize answered without a count") from error
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise NotCountedError("/tokenize answered without a count")
+    return count
