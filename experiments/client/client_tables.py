@@ -1,4 +1,4 @@
-"""What the scripts here write into ``docs/measuring.md``, between marks, and the sentence about the machine."""
+"""What the scripts here write into ``experiments/client/README.md``, between marks, and the sentence about the machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Load generators against one loopback server with a known schedule: whose numbers are the server's?
 
-    python experiments/client/compare.py --vllm PYTHON --aiohttp PYTHON --aiperf PYTHON --write docs/measuring.md
+    python experiments/client/compare.py --vllm PYTHON --aiohttp PYTHON --aiperf PYTHON --write experiments/client/README.md
 
 The environment needs pytest-gpubench with its extra ``demo`` (its tokenizer is given to the tools that want one). Tools whose
 interpreter is not named are left out. Every tool measures every concurrency in every round; medians over the rounds are printed.

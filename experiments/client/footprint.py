@@ -1,6 +1,6 @@
 """A thousand streams and a prompt of 100,000 tokens: how much memory do pytest's side and the worker take together?
 
-    python experiments/client/footprint.py [--write docs/measuring.md]
+    python experiments/client/footprint.py [--write experiments/client/README.md]
 
 ``run_load`` runs in a process of its own, as pytest does beside its worker; the resident memory of both is sampled every 20 ms.
 """

@@ -1,6 +1,6 @@
 """How often is a good measurement called INVALID, and is a bad one? Short runs against the loopback server.
 
-    python experiments/client/validity.py [--runs 100] [--write docs/measuring.md]
+    python experiments/client/validity.py [--runs 100] [--write experiments/client/README.md]
 
 An undisturbed client is measured ``--runs`` times; then clients that are slowed on purpose in three ways: by busy processes on its
 core (which the kernel keeps from doing harm, mostly) and by one that goes before it, by a sleep in its reader, and by a stop of the

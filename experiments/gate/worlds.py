@@ -133,7 +133,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("day effect 1%, baseline of 4 days", day=0.01, days=4),
     Scenario("3% spread", spread=0.03),
 )
-"""The worlds of the table in docs/gates.md."""
+"""The worlds of the table in experiments/gate/README.md."""
 
 MEASURED: tuple[tuple[str, Scenario], ...] = (
     ("output_tput_per_gpu", Scenario("H100, tiny pair, c=64", spread=0.0596, repeat=0.0689)),

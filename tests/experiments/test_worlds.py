@@ -1,4 +1,4 @@
-"""Calibration: seeded simulation of the functions that judge, with fewer runs than docs/gates.md and binomial bounds."""
+"""Calibration: seeded simulation of the functions that judge, with fewer runs than experiments/gate and binomial bounds."""
 
 from __future__ import annotations
 
