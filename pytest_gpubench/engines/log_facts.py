@@ -10,14 +10,18 @@ import contextlib
 import datetime as dt
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 
 from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.model.frozen import FrozenMap
 
-_PREFIX = re.compile(r"^\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?")
-_STAMP = re.compile(r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) \[[^\]]*\] ?")
+_LINE = re.compile(
+    r"(?:\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?)?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) \[[^\]]*\] ?)?"
+)
+"""What may stand before the text; it matches every line."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _HEARTBEAT = re.compile(r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine")
 _PID_DIGITS = 10
@@ -47,16 +51,10 @@ class LogLine:
 def parse_line(raw: str) -> LogLine:
     """Take a raw line apart; never fails."""
     line = _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n"))
-    prefix = _PREFIX.match(line)
-    rest = line[prefix.end() :] if prefix else line
-    stamp = _STAMP.match(rest)
-    return LogLine(
-        process=prefix["process"] if prefix else "",
-        pid=int(prefix["pid"]) if prefix and len(prefix["pid"]) <= _PID_DIGITS else None,
-        level=stamp["level"] if stamp else "",
-        time=stamp["time"] if stamp else "",
-        text=rest[stamp.end() :] if stamp else rest,
-    )
+    head = cast("re.Match[str]", _LINE.match(line))
+    process, pid, level, time = head.groups("")
+    number = int(pid) if 0 < len(pid) <= _PID_DIGITS else None
+    return LogLine(process, number, level, time, line[head.end() :])
 
 
 @dataclass(slots=True)
@@ -66,6 +64,10 @@ class _Selection:
     names: list[tuple[str, bool]] = field(default_factory=list)
     drafting: bool = False
     draft: str | None = None
+
+
+_Rule: TypeAlias = "Callable[[LogReader, re.Match[str]], None]"
+"""What to do with a line; gets the match of the rule's pattern."""
 
 
 class LogReader:
@@ -83,7 +85,7 @@ class LogReader:
         self._compiling: dict[str, float] = {}
         self._compilation: float | None = None
         self._init: float | None = None
-        self._compiled = {"cold": 0, "warm": 0}
+        self._compile_cache: set[str] = set()
         self._other: dict[str, str] = {}
         self._expert_parallel = False
         self._api_servers: set[str] = set()
@@ -107,12 +109,6 @@ class LogReader:
                 self._api_servers.add(line.process)
         return line
 
-    def feed_all(self, lines: Iterable[str]) -> LogReader:
-        """Read many lines; returns itself."""
-        for line in lines:
-            self.feed(line)
-        return self
-
     def facts(self) -> EngineFacts:
         """What is known so far."""
         target, draft, inferred = self._backends()
@@ -135,7 +131,7 @@ class LogReader:
             weights_gib=max((gib for gib, _ in self._weights), default=None),
             capture_gib=max((gib for _, gib in self._captures), default=None),
             unknown_variables=tuple(self._unknown_variables),
-            compile_cache="cold" if self._compiled["cold"] else "warm" if self._compiled["warm"] else None,
+            compile_cache=next((state for state in ("cold", "warm") if state in self._compile_cache), None),
             phases=FrozenMap(self._phases()),
         )
 
@@ -154,7 +150,9 @@ class LogReader:
         automatic = any(not asked for selection in self._selections.values() for _, asked in selection.names)
         if len(explicit) == 1 and automatic:
             return target, explicit.pop(), False
-        return (target, target, True) if len(names) == 1 else (target, None, False)
+        if len(names) == 1:
+            return target, target, True
+        return target, None, False
 
     def _phases(self) -> dict[str, float]:
         phases: dict[str, float] = {}
@@ -166,7 +164,9 @@ class LogReader:
             weights = max(self._loading.values(), default=None)
         if weights is not None:
             phases["weights"] = weights
-        compiled = self._compilation if self._compilation is not None else max(self._compiling.values(), default=None)
+        compiled = self._compilation
+        if compiled is None:
+            compiled = max(self._compiling.values(), default=None)
         if compiled is None and "compiling" in times and "compiled" in times:
             compiled = max(0.0, times["compiled"] - times["compiling"])
         if compiled is not None:
@@ -201,8 +201,9 @@ class LogReader:
         self._mark("args")
         if "'enable_expert_parallel': True" in found.string:
             self._expert_parallel = True
-        pcp = re.search(r"'prefill_context_parallel_size': ([0-9]+)", found.string)
-        self._values["prefill_context_parallel_size"] = _count(pcp[1]) if pcp else 1
+        self._values["prefill_context_parallel_size"] = 1
+        if pcp := re.search(r"'prefill_context_parallel_size': ([0-9]+)", found.string):
+            self._values["prefill_context_parallel_size"] = _count(pcp[1])
 
     def _on_init(self, found: re.Match[str]) -> None:
         self._mark("initializing")
@@ -231,12 +232,6 @@ class LogReader:
     def _on_architecture(self, found: re.Match[str]) -> None:
         if found[1] not in self._architectures:
             self._architectures.append(found[1])
-
-    def _on_auto_backend(self, found: re.Match[str]) -> None:
-        self._selected(found[1], explicit=False)
-
-    def _on_explicit_backend(self, found: re.Match[str]) -> None:
-        self._selected(found[1], explicit=True)
 
     def _on_drafter(self, _found: re.Match[str]) -> None:
         self._selection().drafting = True
@@ -270,33 +265,28 @@ class LogReader:
     def _on_compiled(self, found: re.Match[str]) -> None:
         self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + _amount(found[1])
 
-    def _on_warming(self, _found: re.Match[str]) -> None:
-        self._mark("compiling")
-
-    def _on_warmed(self, _found: re.Match[str]) -> None:
-        self._mark("compiled", last=True)
-
-    def _on_cold(self, _found: re.Match[str]) -> None:
-        self._compiled["cold"] += 1
-
-    def _on_warm(self, _found: re.Match[str]) -> None:
-        self._compiled["warm"] += 1
-
-    def _on_sparse(self, found: re.Match[str]) -> None:
-        self._other["sparse_attention"] = found[1]
-
-    def _on_moe(self, found: re.Match[str]) -> None:
-        self._other["moe"] = found[1]
-
-    def _on_linear(self, found: re.Match[str]) -> None:
-        self._other["linear"] = found[1]
-
     def _on_unknown_variable(self, found: re.Match[str]) -> None:
         if len(self._unknown_variables) < _MOST_VARIABLES:
             self._unknown_variables[found[1]] = None
 
     def _on_expert_parallel(self, _found: re.Match[str]) -> None:
         self._expert_parallel = True
+
+    @staticmethod
+    def _backend(*, explicit: bool) -> _Rule:
+        return lambda reader, found: reader._selected(found[1], explicit=explicit)
+
+    @staticmethod
+    def _moment(name: str, *, last: bool = False) -> _Rule:
+        return lambda reader, _found: reader._mark(name, last=last)
+
+    @staticmethod
+    def _compile_state(state: str) -> _Rule:
+        return lambda reader, _found: reader._compile_cache.add(state)
+
+    @staticmethod
+    def _kernel(name: str) -> _Rule:
+        return lambda reader, found: reader._other.update({name: found[1]})
 
 
 def _seconds(stamp: str) -> float | None:
@@ -356,7 +346,7 @@ _CONFIG: dict[str, tuple[str, Callable[[str], object]]] = {
     "enable_prefix_caching": ("enable_prefix_caching", _truth),
 }
 
-_RULES: tuple[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], None]], ...] = tuple(
+_RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
     (needle, re.compile(pattern), act)
     for needle, pattern, act in (
         ("non-default args:", r"non-default args:", LogReader._on_args),
@@ -366,8 +356,8 @@ _RULES: tuple[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], N
             LogReader._on_init,
         ),
         ("Resolved architecture", r"Resolved architecture: (\w+)", LogReader._on_architecture),
-        ("attention backend out of", r"^Using (\w+) attention backend out of potential", LogReader._on_auto_backend),
-        ("AttentionBackendEnum.", r"^Using AttentionBackendEnum\.(\w+) backend\.", LogReader._on_explicit_backend),
+        ("attention backend out of", r"^Using (\w+) attention backend out of potential", LogReader._backend(explicit=False)),
+        ("AttentionBackendEnum.", r"^Using AttentionBackendEnum\.(\w+) backend\.", LogReader._backend(explicit=True)),
         ("Loading drafter model", r"Loading drafter model", LogReader._on_drafter),
         ("block size to", r"Setting kv cache block size to (\d+)", LogReader._on_block_size),
         ("Loading weights took", r"Loading weights took ([\d.]+) seconds", LogReader._on_loading),
@@ -381,14 +371,14 @@ _RULES: tuple[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], N
             LogReader._on_engine_init,
         ),
         ("torch.compile took", r"torch\.compile took ([\d.]+) s in total", LogReader._on_compiled),
-        ("Warming up model", r"Warming up model for the compilation", LogReader._on_warming),
-        ("Warming up done", r"Warming up done", LogReader._on_warmed),
-        ("Compiling a graph", r"Compiling a graph for compile range", LogReader._on_cold),
-        ("saved AOT", r"saved AOT compiled function", LogReader._on_cold),
-        ("Directly load", r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)", LogReader._on_warm),
-        ("sparse attention selected", r"sparse attention selected (\w+)", LogReader._on_sparse),
-        ("MoE backend", r"^Using '?(\w+)'? \w+ MoE backend", LogReader._on_moe),
-        ("GEMM", r"^Using (\w+) for \w+ GEMM", LogReader._on_linear),
+        ("Warming up model", r"Warming up model for the compilation", LogReader._moment("compiling")),
+        ("Warming up done", r"Warming up done", LogReader._moment("compiled", last=True)),
+        ("Compiling a graph", r"Compiling a graph for compile range", LogReader._compile_state("cold")),
+        ("saved AOT", r"saved AOT compiled function", LogReader._compile_state("cold")),
+        ("Directly load", r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)", LogReader._compile_state("warm")),
+        ("sparse attention selected", r"sparse attention selected (\w+)", LogReader._kernel("sparse_attention")),
+        ("MoE backend", r"^Using '?(\w+)'? \w+ MoE backend", LogReader._kernel("moe")),
+        ("GEMM", r"^Using (\w+) for \w+ GEMM", LogReader._kernel("linear")),
         (
             "environment variable detected",
             r"Unknown vLLM environment variable detected: (\w{1,200})",
