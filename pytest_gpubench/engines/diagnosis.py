@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_gpubench.engines.causes import CAUSES, Cause
-from pytest_gpubench.engines.log_facts import LogLine, parse_line
+from pytest_gpubench.engines.log_lines import LogLine, parse_line
 from pytest_gpubench.model.failures import Failure
 
 EVIDENCE_LINES = 6

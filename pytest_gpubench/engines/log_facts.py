@@ -1,60 +1,18 @@
-"""Reader of a vLLM log, line by line: pure, the same for a running server and for a file.
-
-Lines look like ``(EngineCore pid=12) INFO 11-22 08:15:24 [core.py:116] text``; workers add ranks to the process name, some engines
-leave the prefix out, and libraries print without any of it. The printed file and line are never relied on.
-"""
+"""Reader of a vLLM log, line by line: pure, the same for a running server and for a file."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from pytest_gpubench.engines.engine_facts import EngineFacts
+from pytest_gpubench.engines.log_lines import LogLine, amount_of, count_of, number_of, parse_line, seconds_of, text_of, truth_of
 from pytest_gpubench.model.frozen import FrozenMap
 
-_LINE = re.compile(
-    r"(?:\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?)?"
-    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) \[[^\]]*\] ?)?"
-)
-"""What may stand before the text; it matches every line."""
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_HEARTBEAT = re.compile(r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine")
-_PID_DIGITS = 10
-MAX_LINE = 100_000
-"""Characters of one line that are looked at."""
-_DIGITS = 15
-"""Of a number that is believed."""
 _MOST_VARIABLES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of the log, taken apart; ``level`` and ``time`` are empty where the line has none."""
-
-    process: str
-    pid: int | None
-    level: str
-    time: str
-    text: str
-
-    @property
-    def heartbeat(self) -> bool:
-        """Whether the line says no more than that something is being waited for: no sign of progress."""
-        return bool(_HEARTBEAT.search(self.text))
-
-
-def parse_line(raw: str) -> LogLine:
-    """Take a raw line apart; never fails."""
-    line = _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n"))
-    head = cast("re.Match[str]", _LINE.match(line))
-    process, pid, level, time = head.groups("")
-    number = int(pid) if 0 < len(pid) <= _PID_DIGITS else None
-    return LogLine(process, number, level, time, line[head.end() :])
 
 
 @dataclass(slots=True)
@@ -182,7 +140,7 @@ class LogReader:
         return phases
 
     def _mark(self, name: str, *, last: bool = False) -> None:
-        seconds = _seconds(self._line.time)
+        seconds = seconds_of(self._line.time)
         if seconds is not None and (last or name not in self._times):
             self._times[name] = seconds
 
@@ -203,7 +161,7 @@ class LogReader:
             self._expert_parallel = True
         self._values["prefill_context_parallel_size"] = 1
         if pcp := re.search(r"'prefill_context_parallel_size': ([0-9]+)", found.string):
-            self._values["prefill_context_parallel_size"] = _count(pcp[1])
+            self._values["prefill_context_parallel_size"] = count_of(pcp[1])
 
     def _on_init(self, found: re.Match[str]) -> None:
         self._mark("initializing")
@@ -220,14 +178,14 @@ class LogReader:
         )
         if draft is not None:
             self._values["speculative_method"] = draft[1]
-            self._values["num_speculative_tokens"] = _number(draft[3])
+            self._values["num_speculative_tokens"] = number_of(draft[3])
             if draft[2] != "None":
                 self._values["draft_model"] = draft[2].strip("'")
         elif "speculative_config=None" in text:
             self._values["speculative_method"] = ""
         sizes = re.search(r"'cudagraph_capture_sizes': \[([\d, ]*)\]", text)
         if sizes is not None:
-            self._values["capture_sizes"] = tuple(_count(size) for size in sizes[1].split(",") if size.strip())
+            self._values["capture_sizes"] = tuple(count_of(size) for size in sizes[1].split(",") if size.strip())
 
     def _on_architecture(self, found: re.Match[str]) -> None:
         if found[1] not in self._architectures:
@@ -237,33 +195,33 @@ class LogReader:
         self._selection().drafting = True
 
     def _on_block_size(self, found: re.Match[str]) -> None:
-        self._values["block_size"] = _count(found[1])
+        self._values["block_size"] = count_of(found[1])
 
     def _on_loading(self, found: re.Match[str]) -> None:
-        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + _amount(found[1])
+        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + amount_of(found[1])
         self._mark("weights", last=True)
 
     def _on_loaded(self, found: re.Match[str]) -> None:
-        self._weights.append((_amount(found[1]), _amount(found[2])))
+        self._weights.append((amount_of(found[1]), amount_of(found[2])))
         self._mark("loaded", last=True)
 
     def _on_kv_memory(self, found: re.Match[str]) -> None:
-        self._kv_memory.append(_amount(found[1]))
+        self._kv_memory.append(amount_of(found[1]))
 
     def _on_kv_tokens(self, found: re.Match[str]) -> None:
-        self._kv_tokens.append(_count(found[1].replace(",", "")))
+        self._kv_tokens.append(count_of(found[1].replace(",", "")))
         self._mark("kv_cache", last=True)
 
     def _on_captured(self, found: re.Match[str]) -> None:
-        self._captures.append((_amount(found[1]), _amount(found[2])))
+        self._captures.append((amount_of(found[1]), amount_of(found[2])))
 
     def _on_engine_init(self, found: re.Match[str]) -> None:
-        self._init = max(self._init or 0.0, _amount(found[1]))
+        self._init = max(self._init or 0.0, amount_of(found[1]))
         if found[2] is not None:
-            self._compilation = max(self._compilation or 0.0, _amount(found[2]))
+            self._compilation = max(self._compilation or 0.0, amount_of(found[2]))
 
     def _on_compiled(self, found: re.Match[str]) -> None:
-        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + _amount(found[1])
+        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + amount_of(found[1])
 
     def _on_unknown_variable(self, found: re.Match[str]) -> None:
         if len(self._unknown_variables) < _MOST_VARIABLES:
@@ -289,61 +247,19 @@ class LogReader:
         return lambda reader, found: reader._other.update({name: found[1]})
 
 
-def _seconds(stamp: str) -> float | None:
-    if not stamp:
-        return None
-    try:
-        # Log lines carry no year; a leap year reads every date.
-        moment = dt.datetime.strptime(f"2000-{stamp}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=dt.UTC)
-    except ValueError:
-        return None
-    return moment.timestamp()
-
-
-def _text(value: str) -> str | None:
-    return None if value == "None" else value.strip("'").removeprefix("torch.")
-
-
-def _number(value: str) -> int | None:
-    try:
-        return _count(value)
-    except ValueError:
-        return None
-
-
-def _count(text: str) -> int:
-    """A count of the log; ValueError for what is none, or beyond all sense: logs come from anywhere."""
-    digits = text.strip()
-    if len(digits) > _DIGITS:
-        raise ValueError(f"{len(digits)} digits")
-    return int(digits)
-
-
-def _amount(text: str) -> float:
-    """An amount of the log, in its unit; raises as `_count` does."""
-    value = float(text)
-    if not math.isfinite(value) or abs(value) >= 10**_DIGITS:
-        raise ValueError("beyond all sense")
-    return value
-
-
-def _truth(value: str) -> bool | None:
-    return {"True": True, "False": False}.get(value)
-
-
 _CONFIG: dict[str, tuple[str, Callable[[str], object]]] = {
-    "model": ("model", _text),
-    "dtype": ("dtype", _text),
-    "max_seq_len": ("max_model_len", _number),
-    "tensor_parallel_size": ("tensor_parallel_size", _number),
-    "pipeline_parallel_size": ("pipeline_parallel_size", _number),
-    "data_parallel_size": ("data_parallel_size", _number),
-    "decode_context_parallel_size": ("decode_context_parallel_size", _number),
-    "quantization": ("quantization", _text),
-    "enforce_eager": ("enforce_eager", _truth),
-    "kv_cache_dtype": ("kv_cache_dtype", _text),
-    "device_config": ("device", _text),
-    "enable_prefix_caching": ("enable_prefix_caching", _truth),
+    "model": ("model", text_of),
+    "dtype": ("dtype", text_of),
+    "max_seq_len": ("max_model_len", number_of),
+    "tensor_parallel_size": ("tensor_parallel_size", number_of),
+    "pipeline_parallel_size": ("pipeline_parallel_size", number_of),
+    "data_parallel_size": ("data_parallel_size", number_of),
+    "decode_context_parallel_size": ("decode_context_parallel_size", number_of),
+    "quantization": ("quantization", text_of),
+    "enforce_eager": ("enforce_eager", truth_of),
+    "kv_cache_dtype": ("kv_cache_dtype", text_of),
+    "device_config": ("device", text_of),
+    "enable_prefix_caching": ("enable_prefix_caching", truth_of),
 }
 
 _RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
