@@ -73,29 +73,29 @@ def _differences(first: ServerSpec, second: ServerSpec, command: tuple[str, ...]
         yield f"command {shlex.join(second.command)} instead of {shlex.join(before)}"
     yield from _changed("--", first.serve, second.serve)
     yield from _changed("", first.env, second.env)
-    drafts = [
-        draft and canonical_json(thaw(FrozenMap({**draft.vllm_config(), **draft.options}))) for draft in _drafts(first, second)
-    ]
-    if drafts[0] != drafts[1]:
-        yield f"--{_DRAFT} {drafts[1] or 'none'} instead of {drafts[0] or 'none'}"
+    old_draft, draft = _draft_text(first), _draft_text(second)
+    if old_draft != draft:
+        yield f"--{_DRAFT} {draft} instead of {old_draft}"
 
 
-def _drafts(*specs: ServerSpec) -> list[Speculative | None]:
-    return [spec.speculative for spec in specs]
+def _draft_text(spec: ServerSpec) -> str:
+    draft = spec.speculative
+    return "none" if draft is None else canonical_json(thaw(FrozenMap({**draft.vllm_config(), **draft.options})))
 
 
 def _changed(dashes: str, before: Mapping[str, Frozen], now: Mapping[str, Frozen]) -> Iterator[str]:
     for name, value in now.items():
-        old = before.get(name)
-        if name not in before or canonical_json(old) != canonical_json(value):
-            was = shown_value(name, _shown(old)) if name in before else "not given"
-            yield f"{dashes}{name} {shown_value(name, _shown(value))} instead of {was}"
+        shown = shown_value(name, _shown(value))
+        if name not in before:
+            yield f"{dashes}{name} {shown} instead of not given"
+        elif canonical_json(before[name]) != canonical_json(value):
+            yield f"{dashes}{name} {shown} instead of {shown_value(name, _shown(before[name]))}"
 
 
 def _shown(value: Frozen) -> str:
-    return (
-        {True: "on", False: "off"}[value] if isinstance(value, bool) else value if isinstance(value, str) else canonical_json(value)
-    )
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value if isinstance(value, str) else canonical_json(value)
 
 
 def parse_against(text: str, which: Callable[[str], str | None] = shutil.which) -> Against:
@@ -122,8 +122,8 @@ def parse_against(text: str, which: Callable[[str], str | None] = shutil.which) 
 
 def _env_and_command(text: str, words: list[str], which: Callable[[str], str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
     env: dict[str, str] = {}
-    while words and (found := _ENVIRONMENT.fullmatch(words[0])):
-        name, value = found[1], found[2]
+    while words and (variable := _ENVIRONMENT.fullmatch(words[0])):
+        name, value = variable.groups()
         secret = is_secret(name, value) and not _DECIMAL.fullmatch(value) and not _WHOLE.fullmatch(value)
         if secret or name in ("VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"):
             raise _wrong(
@@ -162,15 +162,17 @@ def _flags(text: str, words: list[str]) -> tuple[dict[str, Any], Speculative | N
     without = False
     for name, values in _grouped(text, words):
         off = name.startswith("no-")
-        plain = name[3:] if off else name
+        plain = name.removeprefix("no-")
         if plain in serve or (plain == _DRAFT and (draft or without)):
             raise _wrong(text, f"gives --{plain} twice; leave one out")
         if off and values:
             raise _wrong(text, f"gives --{name} the value {values[0]}; a flag that is switched off takes none")
         if plain == _DRAFT:
-            without, draft = off, None if off else _draft(text, values)
+            without = off
+            if not off:
+                draft = _draft(text, values)
             continue
-        value = False if off else _value(text, name, values)
+        value = not off and _value(text, name, values)
         problem = check_flag(plain, thaw(value))
         if problem is not None:
             raise _wrong(text, f"gives --{name}: {problem}")
@@ -196,7 +198,9 @@ def _grouped(text: str, words: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 def _value(text: str, name: str, values: list[str]) -> Frozen:
     parsed = tuple(_scalar_or_map(text, name, value) for value in values)
-    return True if not parsed else parsed[0] if len(parsed) == 1 else parsed
+    if not parsed:
+        return True
+    return parsed[0] if len(parsed) == 1 else parsed
 
 
 def _scalar_or_map(text: str, name: str, value: str) -> Frozen:
@@ -204,17 +208,19 @@ def _scalar_or_map(text: str, name: str, value: str) -> Frozen:
         return int(value)
     if _DECIMAL.fullmatch(value):
         return float(value)
-    return FrozenMap(_json_map(text, name, value)) if value.startswith("{") else value
+    if value.startswith("{"):
+        return FrozenMap(_json_map(text, name, value))
+    return value
 
 
 def _json_map(text: str, name: str, value: str) -> dict[str, Any]:
     try:
-        found = json.loads(value, parse_constant=_no_constant)
+        parsed = json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise _wrong(text, f"gives --{name} {value}, which is not valid JSON; check its quotes") from None
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise _wrong(text, f'gives --{name} {value}, which is not a map; write {{"key": value}}')
-    return found
+    return parsed
 
 
 def _no_constant(name: str) -> float:

@@ -68,13 +68,13 @@ class CommandLine:
             if isinstance(value, str):
                 resolved[name] = value
                 continue
-            found = host_env.get(value.name, value.default)
-            if found is None:
+            given = host_env.get(value.name, value.default)
+            if given is None:
                 raise GpubenchError(
                     f"env.{name} reads {value.name} from the host, which is not set and has no default: "
                     f"set {value.name} or give the recipe `{name}: {{from: {value.name}, default: ...}}`."
                 )
-            resolved[name] = found
+            resolved[name] = given
         return resolved
 
 
@@ -98,7 +98,9 @@ def render(
     """
     _reject_ours(spec)
     words = list(command)
-    words += [spec.model] if words[-1] == "serve" else ["--model", spec.model]
+    if words[-1] != "serve":
+        words.append("--model")
+    words.append(spec.model)
     if spec.revision is not None:
         words += ["--revision", spec.revision]
     words += _parallel(spec.topology)
@@ -127,7 +129,7 @@ def flag(name: str, value: Frozen) -> list[str]:
     if isinstance(value, tuple):
         if any(isinstance(item, tuple | FrozenMap) for item in value):
             raise GpubenchError(f"serve.{name} is a list of lists or maps, which no flag can take: use a map (one JSON value).")
-        return [dashed, *(_scalar(item) for item in value)] if value else []
+        return [dashed, *map(_scalar, value)] if value else []
     return [dashed, _scalar(value)]
 
 

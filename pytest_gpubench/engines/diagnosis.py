@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_gpubench.engines.causes import CAUSES, Cause
-from pytest_gpubench.engines.log_facts import LogLine, parse_line
+from pytest_gpubench.engines.log_lines import LogLine, parse_line
 from pytest_gpubench.model.failures import Failure
 
 EVIDENCE_LINES = 6
@@ -34,6 +34,7 @@ _GENERIC = re.compile(
     r"|Engine core initialization failed|See root cause above|RuntimeError: Executor failed|API server .* died"
     r"|Worker failed with error .*please check the stack trace"
 )
+_HEADER = "Traceback (most recent call last)"
 _CONNECTING = re.compile(r"^(?:During handling of the above exception|The above exception was the direct cause)")
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::|$)")
 _LOUD = re.compile(r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|NCCL WARN|Segmentation fault")
@@ -71,7 +72,7 @@ class _Traceback:
 
     @property
     def headline(self) -> str:
-        return self.message[0] if self.message else ""
+        return next(iter(self.message), "")
 
 
 def fatal_line(line: str | LogLine) -> bool:
@@ -98,10 +99,10 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
     if ending.reason in ("timeout", "stalled"):
         return _too_late(parsed, root, ending)
     if root is not None:
-        for each in _chain(root, tracebacks):
-            cause = _match("\n".join(each.message), each.frames, parsed[: each.index])
+        for traceback in _chain(root, tracebacks):
+            cause = _match("\n".join(traceback.message), traceback.frames, parsed[: traceback.index])
             if cause is not None:
-                return _known(cause, each.message, ending)
+                return _known(cause, traceback.message, ending)
         if not _died_without_word(parsed, root):
             return Failure("unknown", "engine", f"The engine failed: {root.headline}{_how(ending)}", _clip(root.message), _READ_LOG)
     return _without_traceback(parsed, ending)
@@ -122,18 +123,20 @@ def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
                 return _known(cause, candidates[position : position + EVIDENCE_LINES], ending)
     died = [line.text.strip() for line in parsed if line.level in ("", "ERROR", "CRITICAL") and _DIED.search(line.text)]
     if ending.returncode == -signal.SIGKILL or any(re.search(r"exit code:? -9\b", text) for text in died):
+        victim = "The engine" if ending.returncode == -signal.SIGKILL else "The engine or one of its workers"
         return Failure(
             "killed",
             "infrastructure",
-            f"The engine{'' if ending.returncode == -signal.SIGKILL else ' or one of its workers'} was killed{_how(ending)}",
+            f"{victim} was killed{_how(ending)}",
             _clip(died),
             "Look in the kernel log for the out-of-memory killer and raise the memory limit; or find who sent SIGKILL.",
         )
     who = "A process of the engine" if died else "The engine"
+    when = "died" if ending.serving else "ended before it was ready"
     return Failure(
         "engine-died",
         "engine",
-        f"{who} {'died' if ending.serving else 'ended before it was ready'}{_how(ending)[:-1]}, without a word about the cause.",
+        f"{who} {when}{_how(ending)[:-1]}, without a word about the cause.",
         _clip(died or loud or errors or [line.text.strip() for line in parsed if line.text.strip()][-3:]),
         "Read the engine's log, and the kernel log for the out-of-memory killer or a crash; run the command by hand to see more.",
     )
@@ -212,19 +215,19 @@ def _died_without_word(parsed: Sequence[LogLine], root: _Traceback) -> bool:
 
 
 def _root(tracebacks: Sequence[_Traceback]) -> _Traceback | None:
-    telling = [each for each in tracebacks if each.message and not _GENERIC.search(each.headline)]
-    marked = [each for each in telling if each.marked]
+    telling = [traceback for traceback in tracebacks if traceback.message and not _GENERIC.search(traceback.headline)]
+    marked = [traceback for traceback in telling if traceback.marked]
     return next(iter(marked or telling), None)
 
 
 def _chain(root: _Traceback, tracebacks: Sequence[_Traceback]) -> list[_Traceback]:
     """The root and the tracebacks of its own process that came out of it, in order."""
     chain = [root]
-    for each in tracebacks:
-        if each.stream == root.stream and each.index > root.index:
-            if not each.chained:
+    for traceback in tracebacks:
+        if traceback.stream == root.stream and traceback.index > root.index:
+            if not traceback.chained:
                 break
-            chain.append(each)
+            chain.append(traceback)
     return chain
 
 
@@ -234,50 +237,47 @@ def _tracebacks(parsed: Sequence[LogLine]) -> list[_Traceback]:
     for index, line in enumerate(parsed):
         streams.setdefault((line.process, line.pid), []).append((index, line))
     found = [traceback for stream in streams.values() for traceback in _of_stream(stream)]
-    return sorted(found, key=lambda each: each.index)
+    return sorted(found, key=lambda traceback: traceback.index)
 
 
 def _of_stream(stream: Sequence[tuple[int, LogLine]]) -> list[_Traceback]:
-    found: list[_Traceback] = []
+    """The tracebacks of one process, each a header, its frames and the exception's own text."""
+    tracebacks: list[_Traceback] = []
     marked = chained = False
     position = 0
     while position < len(stream):
         index, line = stream[position]
         position += 1
-        if _MARK.search(line.text):
-            marked = True
-        if _CONNECTING.match(line.text):
-            chained = True
-        if not line.text.startswith("Traceback (most recent call last)"):
+        marked = marked or bool(_MARK.search(line.text))
+        chained = chained or bool(_CONNECTING.match(line.text))
+        if not line.text.startswith(_HEADER):
             continue
-        frames: list[str] = []
+        begin = position
+        # Frames are indented; a line without text belongs to them, since source lines may be empty.
         while position < len(stream) and (not stream[position][1].text or stream[position][1].text[0] in " \t"):
-            frames.append(stream[position][1].text)
             position += 1
-        message: list[str] = []
-        while position < len(stream) and len(message) < EVIDENCE_LINES:
-            text = stream[position][1].text
-            if (
-                not text.strip()
-                or _CONNECTING.match(text)
-                or text.startswith("Traceback (")
-                or stream[position][1].level != line.level
-            ):
-                break
-            if not message and not _EXCEPTION.match(text):
-                break
-            if (
-                message
-                and _EXCEPTION.match(text)
-                and not text.startswith(("Search ", "Compile ", "For "))
-                and ": " in text
-                and line.level == ""
-            ):
-                break
-            message.append(text.strip())
-            position += 1
+        frames = "\n".join(frame.text for _, frame in stream[begin:position])
+        message = _message(stream, position, line.level)
+        position += len(message)
         # A warning may carry the traceback of something that was handled.
         if line.level not in ("DEBUG", "INFO", "WARNING"):
-            found.append(_Traceback(index, marked, "\n".join(frames), tuple(message), (line.process, line.pid), chained))
+            tracebacks.append(_Traceback(index, marked, frames, message, (line.process, line.pid), chained))
         chained = False
-    return found
+    return tracebacks
+
+
+def _message(stream: Sequence[tuple[int, LogLine]], begin: int, level: str) -> tuple[str, ...]:
+    """The exception's own text, from its name on: one line or several, of which some are the advice of a library."""
+    message: list[str] = []
+    for _, line in stream[begin : begin + EVIDENCE_LINES]:
+        text = line.text
+        if not text.strip() or line.level != level or _CONNECTING.match(text) or text.startswith(_HEADER):
+            break
+        names_exception = bool(_EXCEPTION.match(text))
+        if not message and not names_exception:
+            break
+        # Where lines have no prefix, nothing but a new exception tells that the message is over.
+        if message and level == "" and names_exception and ": " in text:
+            break
+        message.append(text.strip())
+    return tuple(message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -76,14 +75,10 @@ class EngineFacts:
     cache_config: FrozenMap = field(default_factory=FrozenMap)
     """Labels of ``vllm:cache_config_info``, as text."""
 
-    @property
-    def model_revision(self) -> str | None:
-        """The commit that was loaded, where the engine reads a hub snapshot; None for a plain folder."""
-        found = re.search(r"/snapshots/([0-9a-f]{40})(?:/|$)", self.model or "")
-        return found[1] if found else None
-
 
 def some_names(names: Sequence[str], most: int = 10) -> str:
     """Names for a sentence: the first ones, and how many more there are."""
     shown = ", ".join(name[:_LONGEST_NAME] for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    if len(names) > most:
+        shown += f" and {len(names) - most} more"
+    return shown

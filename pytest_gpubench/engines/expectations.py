@@ -50,13 +50,13 @@ class EngineCheck:
 class _Check:
     name: str
     asked: object
-    found: object
+    running: object
     unseen: str = ""
     source: str = "the recipe asks for"
 
     @property
     def holds(self) -> bool:
-        return _plain(self.asked) == _plain(self.found)
+        return _plain(self.asked) == _plain(self.running)
 
 
 def check_engine(spec: ServerSpec, facts: EngineFacts, *, served_name: str) -> EngineCheck:
@@ -68,36 +68,31 @@ def check_engine(spec: ServerSpec, facts: EngineFacts, *, served_name: str) -> E
     unseen: list[str] = []
     checked: list[str] = []
     for check in _checks(spec, facts, served_name):
-        if check.found is None:
+        if check.running is None:
             unseen.append(
                 check.unseen or f"{check.name}: not visible in this engine's log and metrics (asked for: {_show(check.asked)})."
             )
         elif check.holds:
             checked.append(check.name)
         else:
-            deviations.append(f"{check.name}: {check.source} {_show(check.asked)}, the engine runs with {_show(check.found)}.")
-    said, noted, held = _environment(spec, facts)
-    deviations += said
-    unseen += noted
-    checked += held
-    if spec.requires:
-        if facts.version is None:
-            unseen.append("engine version: the engine does not say which it is.")
-        else:
-            problems = check_version(spec.requires, facts.version)
-            deviations += problems
-            checked += [] if problems else ["engine version"]
-    return EngineCheck(tuple(deviations), tuple(unseen), tuple(checked))
-
-
-def _environment(spec: ServerSpec, facts: EngineFacts) -> tuple[list[str], list[str], list[str]]:
-    """Variables that the engine does not know: those of the recipe were asked for in vain, the host's are only noted."""
+            deviations.append(f"{check.name}: {check.source} {_show(check.asked)}, the engine runs with {_show(check.running)}.")
+    # Variables that the engine does not know: those of the recipe were asked for in vain, the host's are only noted.
     asked = [name for name, value in spec.env.items() if value is not None]
     unknown = [name for name in facts.unknown_variables if name in asked]
-    deviations = [f"environment variable {name}: the recipe sets it, the engine does not know it." for name in unknown]
     foreign = [name for name in facts.unknown_variables if name not in asked]
-    noted = [f"environment variables of this host that the engine does not know: {some_names(foreign)}."] if foreign else []
-    return deviations, noted, [] if unknown or not asked or facts.version is None else ["environment variables"]
+    deviations += [f"environment variable {name}: the recipe sets it, the engine does not know it." for name in unknown]
+    if foreign:
+        unseen.append(f"environment variables of this host that the engine does not know: {some_names(foreign)}.")
+    if asked and not unknown and facts.version is not None:
+        checked.append("environment variables")
+    if spec.requires and facts.version is None:
+        unseen.append("engine version: the engine does not say which it is.")
+    elif spec.requires and facts.version is not None:
+        problems = check_version(spec.requires, facts.version)
+        deviations += problems
+        if not problems:
+            checked.append("engine version")
+    return EngineCheck(tuple(deviations), tuple(unseen), tuple(checked))
 
 
 def _served_repository(spec: ServerSpec, root: str | None) -> str | None:
@@ -107,12 +102,16 @@ def _served_repository(spec: ServerSpec, root: str | None) -> str | None:
     snapshot = _SNAPSHOT.search(root)
     if snapshot is not None:
         return f"{snapshot[1]}/{snapshot[2]}"
-    return root if _REPOSITORY.fullmatch(root) and _REPOSITORY.fullmatch(spec.model) else None
+    if _REPOSITORY.fullmatch(root) and _REPOSITORY.fullmatch(spec.model):
+        return root
+    return None
 
 
 def _checks(spec: ServerSpec, facts: EngineFacts, served_name: str) -> Iterator[_Check]:
-    names = facts.served_names
-    yield _Check("served name", served_name, served_name if served_name in names else (some_names(names) or None))
+    running_name: str | None = served_name
+    if served_name not in facts.served_names:
+        running_name = some_names(facts.served_names) or None
+    yield _Check("served name", served_name, running_name)
     if facts.owned_by is not None:
         yield _Check("engine", spec.framework, facts.owned_by)
     repository = _served_repository(spec, facts.served_root)
@@ -133,23 +132,24 @@ def _checks(spec: ServerSpec, facts: EngineFacts, served_name: str) -> Iterator[
         if asked is None or asked == "auto" or (on_cpu and flag == "attention-backend"):
             continue
         yield _Check(name, asked, getattr(facts, attribute))
-    for name, must, found in kernel_choices(spec, facts):
-        yield _Check(name, must, found, source="model, GPU and recipe call for")
+    for name, must, chosen in kernel_choices(spec, facts):
+        yield _Check(name, must, chosen, source="model, GPU and recipe call for")
     yield from _draft_checks(spec, facts, on_cpu)
 
 
 def _draft_checks(spec: ServerSpec, facts: EngineFacts, on_cpu: bool) -> Iterator[_Check]:
     draft = spec.speculative
-    if draft is None:
-        yield _Check(
-            "speculative decoding", "none", None if facts.speculative_method is None else facts.speculative_method or "none"
-        )
-        return
     running = facts.speculative_method
-    # The engine has one name for all its MTP variants.
-    same = running is not None and (running == draft.method or (running.endswith("mtp") and draft.method.endswith("mtp")))
-    yield _Check("speculative method", draft.method, draft.method if same else "none" if running == "" else running)
     if running == "":
+        running = "none"
+    if draft is None:
+        yield _Check("speculative decoding", "none", running)
+        return
+    # The engine has one name for all its MTP variants.
+    if running is not None and running.endswith("mtp") and draft.method.endswith("mtp"):
+        running = draft.method
+    yield _Check("speculative method", draft.method, running)
+    if running == "none":
         return
     yield _Check("speculative tokens", draft.num_speculative_tokens, facts.num_speculative_tokens)
     if on_cpu:
@@ -171,7 +171,9 @@ def _plain(value: object) -> str:
 
 
 def _show(value: Frozen | object) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def kernel_choices(spec: ServerSpec, facts: EngineFacts) -> Iterator[tuple[str, object, object]]:

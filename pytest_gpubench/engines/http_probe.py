@@ -67,7 +67,7 @@ class ModelList:
     """Why an answer with status 200 is no list of models."""
 
     def __str__(self) -> str:
-        return f"{self.answer}{f', but {self.problem}' if self.problem else ''}"
+        return ", but ".join(filter(None, (str(self.answer), self.problem)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,13 @@ def get(url: str, api_key: str | None = None, timeout: float = 5.0) -> Answer:
         parts = urlsplit(url)
         make = _SecureConnection if parts.scheme == "https" else _Connection
         connection = make(parts.hostname or "", parts.port, timeout=timeout)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", target, headers={**headers, "Connection": "close"})
+        headers = {"Connection": "close"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        target = parts.path or "/"
+        if parts.query:
+            target += f"?{parts.query}"
+        connection.request("GET", target, headers=headers)
         return _read(connection.answer_by(deadline))
     except TimeoutError:
         return Answer(0, fault=f"no whole answer within {timeout:.1f} s")
@@ -153,8 +157,10 @@ def get(url: str, api_key: str | None = None, timeout: float = 5.0) -> Answer:
 def get_json(url: str, api_key: str | None = None, timeout: float = 5.0) -> tuple[Answer, Any]:
     """Like `get`, with the parsed body, or None where it is not JSON."""
     answer = get(url, api_key, timeout)
+    if answer.status != 200:
+        return answer, None
     try:
-        return answer, json.loads(answer.body) if answer.status == 200 and answer.body else None
+        return answer, json.loads(answer.body)
     except (ValueError, RecursionError):
         return answer, None
 
@@ -168,12 +174,16 @@ def models(url: str, api_key: str | None, timeout: float = 5.0) -> ModelList:
         return ModelList(answer, problem="the answer is no JSON object")
     listed = page.get("data")
     if not isinstance(listed, list):
-        said = "lacks" if "data" not in page else f"says {_clipped(json.dumps(listed))} for"
+        said = "lacks"
+        if "data" in page:
+            said = f"says {_clipped(json.dumps(listed))} for"
         return ModelList(answer, problem=f"the answer {said} `data`, the list of models")
     entries = {
         entry["id"]: entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]
     }
-    return ModelList(answer, entries, "" if entries else "its list of models names none")
+    if not entries:
+        return ModelList(answer, problem="its list of models names none")
+    return ModelList(answer, entries)
 
 
 def identity(url: str, api_key: str, served_name: str, timeout: float = 2.0) -> Identity:
@@ -181,9 +191,10 @@ def identity(url: str, api_key: str, served_name: str, timeout: float = 2.0) -> 
     health = get(f"{url}/health", api_key, timeout)
     if health.hopeless:
         return Identity("wrong", f"/health gave {health}")
+    if not health.status and health.fault == NO_ANSWER:
+        return Identity("waiting")
     if health.status != 200:
-        said = "" if health.fault == NO_ANSWER and not health.status else f"/health gave {health}"
-        return Identity("unhealthy" if health.status else "waiting", said)
+        return Identity("unhealthy" if health.status else "waiting", f"/health gave {health}")
     listed = models(url, api_key, timeout)
     if served_name in listed.entries:
         return Identity("ready")
@@ -198,7 +209,9 @@ def whole_number(value: object, most: int = 10**15) -> int | None:
     """A count that a server tells, as a number or as text; None for everything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(most)):
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most else None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        return None
+    return value
 
 
 def _read(response: http.client.HTTPResponse) -> Answer:

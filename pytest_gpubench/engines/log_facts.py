@@ -1,62 +1,18 @@
-"""Reader of a vLLM log, line by line: pure, the same for a running server and for a file.
-
-Lines look like ``(EngineCore pid=12) INFO 11-22 08:15:24 [core.py:116] text``; workers add ranks to the process name, some engines
-leave the prefix out, and libraries print without any of it. The printed file and line are never relied on.
-"""
+"""Reader of a vLLM log, line by line: pure, the same for a running server and for a file."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from pytest_gpubench.engines.engine_facts import EngineFacts
+from pytest_gpubench.engines.log_lines import LogLine, amount_of, count_of, number_of, parse_line, seconds_of, text_of, truth_of
 from pytest_gpubench.model.frozen import FrozenMap
 
-_PREFIX = re.compile(r"^\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?")
-_STAMP = re.compile(r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) \[[^\]]*\] ?")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_HEARTBEAT = re.compile(r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine")
-_PID_DIGITS = 10
-MAX_LINE = 100_000
-"""Characters of one line that are looked at."""
-_DIGITS = 15
-"""Of a number that is believed."""
 _MOST_VARIABLES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of the log, taken apart; ``level`` and ``time`` are empty where the line has none."""
-
-    process: str
-    pid: int | None
-    level: str
-    time: str
-    text: str
-
-    @property
-    def heartbeat(self) -> bool:
-        """Whether the line says no more than that something is being waited for: no sign of progress."""
-        return bool(_HEARTBEAT.search(self.text))
-
-
-def parse_line(raw: str) -> LogLine:
-    """Take a raw line apart; never fails."""
-    line = _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n"))
-    prefix = _PREFIX.match(line)
-    rest = line[prefix.end() :] if prefix else line
-    stamp = _STAMP.match(rest)
-    return LogLine(
-        process=prefix["process"] if prefix else "",
-        pid=int(prefix["pid"]) if prefix and len(prefix["pid"]) <= _PID_DIGITS else None,
-        level=stamp["level"] if stamp else "",
-        time=stamp["time"] if stamp else "",
-        text=rest[stamp.end() :] if stamp else rest,
-    )
 
 
 @dataclass(slots=True)
@@ -66,6 +22,10 @@ class _Selection:
     names: list[tuple[str, bool]] = field(default_factory=list)
     drafting: bool = False
     draft: str | None = None
+
+
+_Rule: TypeAlias = "Callable[[LogReader, re.Match[str]], None]"
+"""What to do with a line; gets the match of the rule's pattern."""
 
 
 class LogReader:
@@ -83,7 +43,7 @@ class LogReader:
         self._compiling: dict[str, float] = {}
         self._compilation: float | None = None
         self._init: float | None = None
-        self._compiled = {"cold": 0, "warm": 0}
+        self._compile_cache: set[str] = set()
         self._other: dict[str, str] = {}
         self._expert_parallel = False
         self._api_servers: set[str] = set()
@@ -107,12 +67,6 @@ class LogReader:
                 self._api_servers.add(line.process)
         return line
 
-    def feed_all(self, lines: Iterable[str]) -> LogReader:
-        """Read many lines; returns itself."""
-        for line in lines:
-            self.feed(line)
-        return self
-
     def facts(self) -> EngineFacts:
         """What is known so far."""
         target, draft, inferred = self._backends()
@@ -135,7 +89,7 @@ class LogReader:
             weights_gib=max((gib for gib, _ in self._weights), default=None),
             capture_gib=max((gib for _, gib in self._captures), default=None),
             unknown_variables=tuple(self._unknown_variables),
-            compile_cache="cold" if self._compiled["cold"] else "warm" if self._compiled["warm"] else None,
+            compile_cache=next((state for state in ("cold", "warm") if state in self._compile_cache), None),
             phases=FrozenMap(self._phases()),
         )
 
@@ -154,7 +108,9 @@ class LogReader:
         automatic = any(not asked for selection in self._selections.values() for _, asked in selection.names)
         if len(explicit) == 1 and automatic:
             return target, explicit.pop(), False
-        return (target, target, True) if len(names) == 1 else (target, None, False)
+        if len(names) == 1:
+            return target, target, True
+        return target, None, False
 
     def _phases(self) -> dict[str, float]:
         phases: dict[str, float] = {}
@@ -166,7 +122,9 @@ class LogReader:
             weights = max(self._loading.values(), default=None)
         if weights is not None:
             phases["weights"] = weights
-        compiled = self._compilation if self._compilation is not None else max(self._compiling.values(), default=None)
+        compiled = self._compilation
+        if compiled is None:
+            compiled = max(self._compiling.values(), default=None)
         if compiled is None and "compiling" in times and "compiled" in times:
             compiled = max(0.0, times["compiled"] - times["compiling"])
         if compiled is not None:
@@ -182,7 +140,7 @@ class LogReader:
         return phases
 
     def _mark(self, name: str, *, last: bool = False) -> None:
-        seconds = _seconds(self._line.time)
+        seconds = seconds_of(self._line.time)
         if seconds is not None and (last or name not in self._times):
             self._times[name] = seconds
 
@@ -201,8 +159,9 @@ class LogReader:
         self._mark("args")
         if "'enable_expert_parallel': True" in found.string:
             self._expert_parallel = True
-        pcp = re.search(r"'prefill_context_parallel_size': ([0-9]+)", found.string)
-        self._values["prefill_context_parallel_size"] = _count(pcp[1]) if pcp else 1
+        self._values["prefill_context_parallel_size"] = 1
+        if pcp := re.search(r"'prefill_context_parallel_size': ([0-9]+)", found.string):
+            self._values["prefill_context_parallel_size"] = count_of(pcp[1])
 
     def _on_init(self, found: re.Match[str]) -> None:
         self._mark("initializing")
@@ -219,77 +178,50 @@ class LogReader:
         )
         if draft is not None:
             self._values["speculative_method"] = draft[1]
-            self._values["num_speculative_tokens"] = _number(draft[3])
+            self._values["num_speculative_tokens"] = number_of(draft[3])
             if draft[2] != "None":
                 self._values["draft_model"] = draft[2].strip("'")
         elif "speculative_config=None" in text:
             self._values["speculative_method"] = ""
         sizes = re.search(r"'cudagraph_capture_sizes': \[([\d, ]*)\]", text)
         if sizes is not None:
-            self._values["capture_sizes"] = tuple(_count(size) for size in sizes[1].split(",") if size.strip())
+            self._values["capture_sizes"] = tuple(count_of(size) for size in sizes[1].split(",") if size.strip())
 
     def _on_architecture(self, found: re.Match[str]) -> None:
         if found[1] not in self._architectures:
             self._architectures.append(found[1])
 
-    def _on_auto_backend(self, found: re.Match[str]) -> None:
-        self._selected(found[1], explicit=False)
-
-    def _on_explicit_backend(self, found: re.Match[str]) -> None:
-        self._selected(found[1], explicit=True)
-
     def _on_drafter(self, _found: re.Match[str]) -> None:
         self._selection().drafting = True
 
     def _on_block_size(self, found: re.Match[str]) -> None:
-        self._values["block_size"] = _count(found[1])
+        self._values["block_size"] = count_of(found[1])
 
     def _on_loading(self, found: re.Match[str]) -> None:
-        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + _amount(found[1])
+        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + amount_of(found[1])
         self._mark("weights", last=True)
 
     def _on_loaded(self, found: re.Match[str]) -> None:
-        self._weights.append((_amount(found[1]), _amount(found[2])))
+        self._weights.append((amount_of(found[1]), amount_of(found[2])))
         self._mark("loaded", last=True)
 
     def _on_kv_memory(self, found: re.Match[str]) -> None:
-        self._kv_memory.append(_amount(found[1]))
+        self._kv_memory.append(amount_of(found[1]))
 
     def _on_kv_tokens(self, found: re.Match[str]) -> None:
-        self._kv_tokens.append(_count(found[1].replace(",", "")))
+        self._kv_tokens.append(count_of(found[1].replace(",", "")))
         self._mark("kv_cache", last=True)
 
     def _on_captured(self, found: re.Match[str]) -> None:
-        self._captures.append((_amount(found[1]), _amount(found[2])))
+        self._captures.append((amount_of(found[1]), amount_of(found[2])))
 
     def _on_engine_init(self, found: re.Match[str]) -> None:
-        self._init = max(self._init or 0.0, _amount(found[1]))
+        self._init = max(self._init or 0.0, amount_of(found[1]))
         if found[2] is not None:
-            self._compilation = max(self._compilation or 0.0, _amount(found[2]))
+            self._compilation = max(self._compilation or 0.0, amount_of(found[2]))
 
     def _on_compiled(self, found: re.Match[str]) -> None:
-        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + _amount(found[1])
-
-    def _on_warming(self, _found: re.Match[str]) -> None:
-        self._mark("compiling")
-
-    def _on_warmed(self, _found: re.Match[str]) -> None:
-        self._mark("compiled", last=True)
-
-    def _on_cold(self, _found: re.Match[str]) -> None:
-        self._compiled["cold"] += 1
-
-    def _on_warm(self, _found: re.Match[str]) -> None:
-        self._compiled["warm"] += 1
-
-    def _on_sparse(self, found: re.Match[str]) -> None:
-        self._other["sparse_attention"] = found[1]
-
-    def _on_moe(self, found: re.Match[str]) -> None:
-        self._other["moe"] = found[1]
-
-    def _on_linear(self, found: re.Match[str]) -> None:
-        self._other["linear"] = found[1]
+        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + amount_of(found[1])
 
     def _on_unknown_variable(self, found: re.Match[str]) -> None:
         if len(self._unknown_variables) < _MOST_VARIABLES:
@@ -298,65 +230,39 @@ class LogReader:
     def _on_expert_parallel(self, _found: re.Match[str]) -> None:
         self._expert_parallel = True
 
+    @staticmethod
+    def _backend(*, explicit: bool) -> _Rule:
+        return lambda reader, found: reader._selected(found[1], explicit=explicit)
 
-def _seconds(stamp: str) -> float | None:
-    if not stamp:
-        return None
-    try:
-        # Log lines carry no year; a leap year reads every date.
-        moment = dt.datetime.strptime(f"2000-{stamp}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=dt.UTC)
-    except ValueError:
-        return None
-    return moment.timestamp()
+    @staticmethod
+    def _moment(name: str, *, last: bool = False) -> _Rule:
+        return lambda reader, _found: reader._mark(name, last=last)
 
+    @staticmethod
+    def _compile_state(state: str) -> _Rule:
+        return lambda reader, _found: reader._compile_cache.add(state)
 
-def _text(value: str) -> str | None:
-    return None if value == "None" else value.strip("'").removeprefix("torch.")
-
-
-def _number(value: str) -> int | None:
-    try:
-        return _count(value)
-    except ValueError:
-        return None
-
-
-def _count(text: str) -> int:
-    """A count of the log; ValueError for what is none, or beyond all sense: logs come from anywhere."""
-    digits = text.strip()
-    if len(digits) > _DIGITS:
-        raise ValueError(f"{len(digits)} digits")
-    return int(digits)
-
-
-def _amount(text: str) -> float:
-    """An amount of the log, in its unit; raises as `_count` does."""
-    value = float(text)
-    if not math.isfinite(value) or abs(value) >= 10**_DIGITS:
-        raise ValueError("beyond all sense")
-    return value
-
-
-def _truth(value: str) -> bool | None:
-    return {"True": True, "False": False}.get(value)
+    @staticmethod
+    def _kernel(name: str) -> _Rule:
+        return lambda reader, found: reader._other.update({name: found[1]})
 
 
 _CONFIG: dict[str, tuple[str, Callable[[str], object]]] = {
-    "model": ("model", _text),
-    "dtype": ("dtype", _text),
-    "max_seq_len": ("max_model_len", _number),
-    "tensor_parallel_size": ("tensor_parallel_size", _number),
-    "pipeline_parallel_size": ("pipeline_parallel_size", _number),
-    "data_parallel_size": ("data_parallel_size", _number),
-    "decode_context_parallel_size": ("decode_context_parallel_size", _number),
-    "quantization": ("quantization", _text),
-    "enforce_eager": ("enforce_eager", _truth),
-    "kv_cache_dtype": ("kv_cache_dtype", _text),
-    "device_config": ("device", _text),
-    "enable_prefix_caching": ("enable_prefix_caching", _truth),
+    "model": ("model", text_of),
+    "dtype": ("dtype", text_of),
+    "max_seq_len": ("max_model_len", number_of),
+    "tensor_parallel_size": ("tensor_parallel_size", number_of),
+    "pipeline_parallel_size": ("pipeline_parallel_size", number_of),
+    "data_parallel_size": ("data_parallel_size", number_of),
+    "decode_context_parallel_size": ("decode_context_parallel_size", number_of),
+    "quantization": ("quantization", text_of),
+    "enforce_eager": ("enforce_eager", truth_of),
+    "kv_cache_dtype": ("kv_cache_dtype", text_of),
+    "device_config": ("device", text_of),
+    "enable_prefix_caching": ("enable_prefix_caching", truth_of),
 }
 
-_RULES: tuple[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], None]], ...] = tuple(
+_RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
     (needle, re.compile(pattern), act)
     for needle, pattern, act in (
         ("non-default args:", r"non-default args:", LogReader._on_args),
@@ -366,8 +272,8 @@ _RULES: tuple[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], N
             LogReader._on_init,
         ),
         ("Resolved architecture", r"Resolved architecture: (\w+)", LogReader._on_architecture),
-        ("attention backend out of", r"^Using (\w+) attention backend out of potential", LogReader._on_auto_backend),
-        ("AttentionBackendEnum.", r"^Using AttentionBackendEnum\.(\w+) backend\.", LogReader._on_explicit_backend),
+        ("attention backend out of", r"^Using (\w+) attention backend out of potential", LogReader._backend(explicit=False)),
+        ("AttentionBackendEnum.", r"^Using AttentionBackendEnum\.(\w+) backend\.", LogReader._backend(explicit=True)),
         ("Loading drafter model", r"Loading drafter model", LogReader._on_drafter),
         ("block size to", r"Setting kv cache block size to (\d+)", LogReader._on_block_size),
         ("Loading weights took", r"Loading weights took ([\d.]+) seconds", LogReader._on_loading),
@@ -381,14 +287,14 @@ _RULES: tuple[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], N
             LogReader._on_engine_init,
         ),
         ("torch.compile took", r"torch\.compile took ([\d.]+) s in total", LogReader._on_compiled),
-        ("Warming up model", r"Warming up model for the compilation", LogReader._on_warming),
-        ("Warming up done", r"Warming up done", LogReader._on_warmed),
-        ("Compiling a graph", r"Compiling a graph for compile range", LogReader._on_cold),
-        ("saved AOT", r"saved AOT compiled function", LogReader._on_cold),
-        ("Directly load", r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)", LogReader._on_warm),
-        ("sparse attention selected", r"sparse attention selected (\w+)", LogReader._on_sparse),
-        ("MoE backend", r"^Using '?(\w+)'? \w+ MoE backend", LogReader._on_moe),
-        ("GEMM", r"^Using (\w+) for \w+ GEMM", LogReader._on_linear),
+        ("Warming up model", r"Warming up model for the compilation", LogReader._moment("compiling")),
+        ("Warming up done", r"Warming up done", LogReader._moment("compiled", last=True)),
+        ("Compiling a graph", r"Compiling a graph for compile range", LogReader._compile_state("cold")),
+        ("saved AOT", r"saved AOT compiled function", LogReader._compile_state("cold")),
+        ("Directly load", r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)", LogReader._compile_state("warm")),
+        ("sparse attention selected", r"sparse attention selected (\w+)", LogReader._kernel("sparse_attention")),
+        ("MoE backend", r"^Using '?(\w+)'? \w+ MoE backend", LogReader._kernel("moe")),
+        ("GEMM", r"^Using (\w+) for \w+ GEMM", LogReader._kernel("linear")),
         (
             "environment variable detected",
             r"Unknown vLLM environment variable detected: (\w{1,200})",

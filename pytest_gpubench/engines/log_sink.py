@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from pytest_gpubench.engines.diagnosis import fatal_line
 from pytest_gpubench.engines.engine_facts import EngineFacts
-from pytest_gpubench.engines.log_facts import MAX_LINE, LogLine, LogReader
+from pytest_gpubench.engines.log_facts import LogReader
+from pytest_gpubench.engines.log_lines import MAX_LINE, LogLine
 from pytest_gpubench.model.secrets import HIDDEN, SHORTEST, without_shapes
 
 MAX_FILE = 256 * 2**20

@@ -141,14 +141,16 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
         if _untouched(scrape):
             running, waiting = running or 0.0, waiting or 0.0
         if running is None or waiting is None:
-            summary = f"/metrics lacks {RUNNING if running is None else WAITING}, so nobody can tell whether the engine is idle"
+            missing = RUNNING if running is None else WAITING
+            summary = f"/metrics lacks {missing}, so nobody can tell whether the engine is idle"
             raise BenchmarkError(
                 Failure("metrics-incomplete", "engine", summary, remedy="The server must be vLLM with log stats on.")
             )
         counted = tuple(scrape.total(name) for name in _PROGRESS)
-        if running == 0 and waiting == 0 and counted == previous:
+        idle = running == 0 and waiting == 0
+        if idle and counted == previous:
             return scrape
-        previous = counted if running == 0 and waiting == 0 else None
+        previous = counted if idle else None
         latest = frozenset((sample.name, sample.labels, sample.value) for sample in scrape.samples if _counts_work(sample))
         if latest != counts:
             counts, moved = latest, time.monotonic()

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from pytest_gpubench.load.composer import Composer
 from pytest_gpubench.load.driver import Driver, Job, StopRule, due_offsets, ramped
 from pytest_gpubench.load.openai_wire import WireRequest, build_requests
 from pytest_gpubench.load.parser import answer_of, record_of
-from pytest_gpubench.load.prompts import Composer
 from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
 from pytest_gpubench.load.response_buffer import ResponseBuffer
 from pytest_gpubench.load.timing import LagProbe, foremost

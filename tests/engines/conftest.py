@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.engines.lifecycle import EngineSettings
+from pytest_gpubench.engines.log_facts import LogReader
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 
 STUB = Path(__file__).parents[1] / "stub_engine.py"
 Settings = Callable[..., EngineSettings]
+
+
+def facts_of_lines(lines: Iterable[str]) -> EngineFacts:
+    """What a log says."""
+    reader = LogReader()
+    for line in lines:
+        reader.feed(line)
+    return reader.facts()
 
 
 def stub_processes(mark: str) -> list[psutil.Process]:

@@ -8,9 +8,9 @@ import pytest
 
 from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
-from pytest_gpubench.engines.log_facts import LogReader
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
+from tests.engines.conftest import facts_of_lines
 
 DATA = Path(__file__).parent / "data"
 DRAFT = Speculative("eagle3", 3, "/models/m3d", attention_backend="FLASH_ATTN")
@@ -18,7 +18,7 @@ DRAFT = Speculative("eagle3", 3, "/models/m3d", attention_backend="FLASH_ATTN")
 
 def dep2() -> tuple[ServerSpec, EngineFacts]:
     lines = (DATA / "m3mini-mxfp8-eagle3-dep2-h200-ready.log").read_text().splitlines()
-    facts = dataclasses.replace(LogReader().feed_all(lines).facts(), served_names=("m",), block_size=128)
+    facts = dataclasses.replace(facts_of_lines(lines), served_names=("m",), block_size=128)
     spec = ServerSpec(
         "vllm",
         "/models/m3q",
@@ -196,4 +196,4 @@ def test_a_variable_of_the_host_is_only_noted() -> None:
 
 def test_an_unknown_variable_is_read_from_the_log() -> None:
     line = "(APIServer pid=1) WARNING 11-28 03:00:00 [envs.py:1811] Unknown vLLM environment variable detected: VLLM_OLD"
-    assert LogReader().feed_all([line, line]).facts().unknown_variables == ("VLLM_OLD",)
+    assert facts_of_lines([line, line]).unknown_variables == ("VLLM_OLD",)

@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.engines.engine_facts import EngineFacts
-from pytest_gpubench.engines.log_facts import LogReader, parse_line
+from pytest_gpubench.engines.log_facts import LogReader
+from pytest_gpubench.engines.log_lines import parse_line
+from tests.engines.conftest import facts_of_lines
 
 DATA = Path(__file__).parent / "data"
 
 
 def facts_of(name: str) -> EngineFacts:
-    return LogReader().feed_all((DATA / name).read_text(errors="replace").splitlines()).facts()
+    return facts_of_lines((DATA / name).read_text(errors="replace").splitlines())
 
 
 def test_a_line_is_taken_apart() -> None:
@@ -150,29 +152,24 @@ def test_on_the_cpu_the_compile_time_is_that_of_the_warm_up() -> None:
 def test_the_one_line_form_of_newer_engines() -> None:
     text = "CPU KV cache size: 116,480 tokens, Maximum concurrency for 2,048 tokens per request: 56.88x"
     line = f"(EngineCore pid=9) INFO 11-22 09:00:00 [x.py:1] {text}"
-    assert LogReader().feed_all([line]).facts().kv_cache_tokens == 116_480
+    assert facts_of_lines([line]).kv_cache_tokens == 116_480
 
 
 def test_the_least_of_all_ranks_counts() -> None:
     text = "INFO 11-22 09:00:00 [x.py:1] GPU KV cache size: {} tokens"
     lines = [f"(Worker_TP{rank} pid={rank}) {text.format(size)}" for rank, size in enumerate(("2,000", "1,000", "3,000"))]
-    facts = LogReader().feed_all(lines).facts()
+    facts = facts_of_lines(lines)
     assert facts.kv_cache_tokens == 1000
     assert facts.kv_cache_tokens_per_rank == (2000, 1000, 3000)
 
 
 def test_a_warm_compile_cache() -> None:
     line = "(EngineCore pid=9) INFO 11-22 09:00:00 [decorators.py:320] Directly load AOT compilation from path /x"
-    assert LogReader().feed_all([line]).facts().compile_cache == "warm"
+    assert facts_of_lines([line]).compile_cache == "warm"
 
 
 def test_two_backends_without_a_word_about_the_draft_stay_unknown() -> None:
     start = next(line for line in (DATA / "tiny-eagle3-ready.log").read_text().splitlines() if "Initializing a V1" in line)
     auto = "(EngineCore pid=2341) INFO 11-22 08:07:39 [cuda.py:482] Using {} attention backend out of potential backends: []."
-    facts = LogReader().feed_all([start, auto.format("FLASH_ATTN"), auto.format("TRITON_ATTN")]).facts()
+    facts = facts_of_lines([start, auto.format("FLASH_ATTN"), auto.format("TRITON_ATTN")])
     assert (facts.attention_backend, facts.draft_attention_backend) == ("FLASH_ATTN", None)
-
-
-def test_the_commit_of_a_hub_snapshot() -> None:
-    assert facts_of("tiny-eagle3-cpu-ready.log").model_revision == "9790af68e484362b33c01b10bc3d72c6eb58342e"
-    assert facts_of("tiny-eagle3-ready.log").model_revision is None

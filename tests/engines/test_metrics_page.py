@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.engines.metrics_page import parse_metrics, wait_idle
-from pytest_gpubench.load.loopback.stream import Counters
+from pytest_gpubench.load.loopback.schedule import Counters
 from pytest_gpubench.model.failures import BenchmarkError
 
 PAGE = """\

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gpubench.load.composer import Composer
 from pytest_gpubench.load.datasets import (
     CORPUS,
     Conversation,
@@ -24,7 +25,7 @@ from pytest_gpubench.load.datasets import (
     read_text,
     sentences,
 )
-from pytest_gpubench.load.prompts import Composer, Message, Prompt
+from pytest_gpubench.load.prompts import Message, Prompt
 from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload

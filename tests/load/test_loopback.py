@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.load.loopback.http_server import Handler, Request, Response
+from pytest_gpubench.load.loopback.schedule import Counters, Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer, word_tokens, words_text
-from pytest_gpubench.load.loopback.stream import Counters, Fault, Schedule
 
 FAST = Schedule(ttft=0.02, token_time=0.002)
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.prompts import WORDS, Composer, Message, Prompt, Vocabulary, draw_lengths, draw_words, measure_vocabulary
+from pytest_gpubench.load.composer import Composer
+from pytest_gpubench.load.prompts import WORDS, Message, Prompt, Vocabulary, draw_lengths, draw_words, measure_vocabulary
 from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_gpubench.engines.metrics_page import Scrape, parse_metrics, wait_idle
 from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.loopback.schedule import Counters, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
-from pytest_gpubench.load.loopback.stream import Counters, Schedule
 from pytest_gpubench.load.protocol import ClientFacts, EngineView, LoadPlan, Phase, RequestRecord
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement

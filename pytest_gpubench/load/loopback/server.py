@@ -20,7 +20,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_gpubench.load.loopback.http_server import Connection, Handler, Request, Response
-from pytest_gpubench.load.loopback.stream import Completion, Counters, Fault, Schedule, Served, Ticker
+from pytest_gpubench.load.loopback.schedule import Counters, Fault, Schedule, Served
+from pytest_gpubench.load.loopback.stream import Completion, Ticker
 
 __all__ = ["Counters", "Fault", "Handler", "LoopbackServer", "Request", "Response", "Schedule", "Served", "serve_forever"]
 

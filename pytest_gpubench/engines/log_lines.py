@@ -1,0 +1,97 @@
+"""One line of a vLLM log, taken apart, and the values in it: pure.
+
+Lines look like ``(EngineCore pid=12) INFO 11-22 08:15:24 [core.py:116] text``; workers add ranks to the process name, some engines
+leave the prefix out, and libraries print without any of it. The printed file and line are never relied on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+from dataclasses import dataclass
+from typing import cast
+
+_LINE = re.compile(
+    r"(?:\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?)?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) \[[^\]]*\] ?)?"
+)
+"""What may stand before the text; it matches every line."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_HEARTBEAT = re.compile(r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine")
+_PID_DIGITS = 10
+MAX_LINE = 100_000
+"""Characters of one line that are looked at."""
+_DIGITS = 15
+"""Of a number that is believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of the log, taken apart; ``level`` and ``time`` are empty where the line has none."""
+
+    process: str
+    pid: int | None
+    level: str
+    time: str
+    text: str
+
+    @property
+    def heartbeat(self) -> bool:
+        """Whether the line says no more than that something is being waited for: no sign of progress."""
+        return bool(_HEARTBEAT.search(self.text))
+
+
+def parse_line(raw: str) -> LogLine:
+    """Take a raw line apart; never fails."""
+    line = _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n"))
+    head = cast("re.Match[str]", _LINE.match(line))
+    process, pid, level, time = head.groups("")
+    number = int(pid) if 0 < len(pid) <= _PID_DIGITS else None
+    return LogLine(process, number, level, time, line[head.end() :])
+
+
+def seconds_of(stamp: str) -> float | None:
+    """A line's time in seconds since the year's start, for differences; None for what is no time."""
+    if not stamp:
+        return None
+    try:
+        # Log lines carry no year; a leap year reads every date.
+        moment = dt.datetime.strptime(f"2000-{stamp}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=dt.UTC)
+    except ValueError:
+        return None
+    return moment.timestamp()
+
+
+def text_of(value: str) -> str | None:
+    """A value of the configuration as text; None where it prints None."""
+    return None if value == "None" else value.strip("'").removeprefix("torch.")
+
+
+def number_of(value: str) -> int | None:
+    """A count of the configuration; None for everything else."""
+    try:
+        return count_of(value)
+    except ValueError:
+        return None
+
+
+def count_of(text: str) -> int:
+    """A count of the log; ValueError for what is none, or beyond all sense: logs come from anywhere."""
+    digits = text.strip()
+    if len(digits) > _DIGITS:
+        raise ValueError(f"{len(digits)} digits")
+    return int(digits)
+
+
+def amount_of(text: str) -> float:
+    """An amount of the log, in its unit; raises as `count_of` does."""
+    value = float(text)
+    if not math.isfinite(value) or abs(value) >= 10**_DIGITS:
+        raise ValueError("beyond all sense")
+    return value
+
+
+def truth_of(value: str) -> bool | None:
+    """A switch of the configuration; None for everything else."""
+    return {"True": True, "False": False}.get(value)

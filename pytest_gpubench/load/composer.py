@@ -1,0 +1,219 @@
+"""From a workload to the prompts of a run: which texts, which lengths, which of them belong together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from pytest_gpubench.load.datasets import (
+    CORPUS,
+    Conversation,
+    TraceRow,
+    parse_jsonl,
+    parse_sharegpt,
+    parse_trace,
+    read_text,
+    sentences,
+)
+from pytest_gpubench.load.prompts import Counter, Message, Prompt, Vocabulary, draw_lengths, draw_words, fit, measure_vocabulary
+from pytest_gpubench.load.protocol import LoadPlan, Phase
+from pytest_gpubench.model.failures import BenchmarkError, Failure
+
+_PARALLEL = 8
+_BLOCK_TOKENS = 512
+_OPENING_WORDS = 4
+_PARSERS = {"sharegpt": parse_sharegpt, "jsonl": parse_jsonl}
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What texts are made of."""
+
+    vocabulary: Vocabulary
+    sentences: tuple[str, ...] = ()
+    """Empty: random words."""
+    tokens_per_word: float = 1.0
+
+
+class Composer:
+    """Makes the prompts of a plan; ``count`` asks the server."""
+
+    def __init__(self, plan: LoadPlan, count: Counter) -> None:
+        self._plan = plan
+        self._workload = plan.workload
+        self._count = count
+
+    async def compose(self, on_done: Callable[[int, int], None]) -> tuple[list[Prompt], list[Prompt]]:
+        """This process's prompts, (warm-up, measured), conversations whole; ``on_done`` gets (done, total).
+
+        Raises:
+            BenchmarkError: if a dataset or a length cannot be had.
+        """
+        workload = self._workload
+        trace: tuple[TraceRow, ...] = ()
+        if workload.dataset == "trace":
+            trace = parse_trace(read_text(workload.dataset_file), workload.dataset_file)
+        phases: tuple[tuple[Phase, int], ...] = (
+            ("warmup", workload.num_warmups),
+            ("measured", min(workload.num_prompts, len(trace) or workload.num_prompts)),
+        )
+        make = await self._maker(trace)
+        work = [
+            (phase, number, total)
+            for phase, total in phases
+            for number in range(-(-total // workload.turns))
+            if number % workload.workers == self._plan.share
+        ]
+        parallel, done, prompts = asyncio.Semaphore(_PARALLEL), 0, len(work) * workload.turns
+
+        async def make_one(phase: Phase, number: int, total: int) -> list[Prompt]:
+            nonlocal done
+            async with parallel:
+                made = await make(phase, number)
+            first = number * workload.turns
+            done += len(made)
+            on_done(min(done, prompts), prompts)
+            return [replace(prompt, index=first + turn) for turn, prompt in enumerate(made) if first + turn < total]
+
+        tasks = [asyncio.create_task(make_one(*item)) for item in work]
+        try:
+            made = [prompt for group in await asyncio.gather(*tasks) for prompt in group]
+        finally:
+            for task in tasks:
+                task.cancel()
+        warmups = [prompt for prompt in made if prompt.phase == "warmup"]
+        return warmups, [prompt for prompt in made if prompt.phase == "measured"]
+
+    async def _maker(self, trace: tuple[TraceRow, ...]) -> Callable[[Phase, int], Awaitable[list[Prompt]]]:
+        workload = self._workload
+        if workload.dataset in _PARSERS:
+            parse = _PARSERS[workload.dataset]
+            chosen = await self._choose(parse(read_text(workload.dataset_file), workload.dataset_file))
+            first_of = {"warmup": 0, "measured": -(-workload.num_warmups // workload.turns)}
+            return lambda phase, number: self._recorded(phase, chosen[first_of[phase] + number])
+        vocabulary = await measure_vocabulary(self._count)
+        material = _Material(vocabulary)
+        if workload.dataset == "text":
+            lines = sentences(read_text(workload.dataset_file or CORPUS))
+            if not lines:
+                summary = f"{workload.dataset_file} has no sentence in it"
+                raise BenchmarkError(Failure("dataset-unusable", "recipe", summary, remedy="Correct dataset-file in the recipe."))
+            sample = " ".join(lines[:200])
+            size = (await self._count(sample) - vocabulary.overhead) / len(sample.split())
+            material = _Material(vocabulary, lines, max(0.1, size))
+
+        first: list[Prompt] = []
+        if workload.profile == "inferencex":
+            first = await self._synthetic(material, "measured", 0)
+
+        async def make(phase: Phase, number: int) -> list[Prompt]:
+            if first and phase == "warmup":
+                return [replace(first[0], phase="warmup")]
+            if trace and phase == "measured":
+                return [await self._replayed(material, number, trace[number])]
+            return await self._synthetic(material, phase, number)
+
+        return make
+
+    async def _synthetic(self, material: _Material, phase: Phase, number: int) -> list[Prompt]:
+        """One conversation of drawn lengths; each turn's own text has the drawn input length."""
+        workload = self._workload
+        history: tuple[Message, ...] = ()
+        prompts: list[Prompt] = []
+        for turn in range(workload.turns):
+            index = number * workload.turns + turn
+            isl, osl = draw_lengths(workload, phase, index)
+            rng = self._random(f"{phase}/{index}/words")
+            own = isl - material.vocabulary.overhead
+            if own < 1 or own < workload.prefix_tokens:
+                summary = (
+                    f"isl {isl} leaves no room for a prompt: the chat template alone takes {material.vocabulary.overhead} tokens"
+                )
+                if workload.prefix_tokens:
+                    summary += f", the shared prefix {workload.prefix_tokens}"
+                raise BenchmarkError(Failure("prompt-too-short", "recipe", summary, remedy="Raise isl in the recipe."))
+            if turn == 0:
+                words = self._shared(material, number) + _draw(material, rng, own - workload.prefix_tokens)
+                text = await fit(isl, words, self._count, material.vocabulary, rng, usual_size=material.tokens_per_word)
+            else:
+                text = " ".join(_draw(material, rng, own))
+                isl = await self._count(text, history)
+            prompts.append(Prompt(index, phase, text, isl, osl, history, turn))
+            if turn + 1 < workload.turns:
+                answer = " ".join(_draw(material, self._random(f"{phase}/{index}/answer"), osl))
+                history = (*history, ("user", text), ("assistant", answer))
+        return prompts
+
+    def _shared(self, material: _Material, number: int) -> list[str]:
+        workload = self._workload
+        if not workload.prefix_tokens:
+            return []
+        group = number % workload.prefix_groups
+        return _draw(material, self._random(f"prefix/{group}"), workload.prefix_tokens)
+
+    async def _replayed(self, material: _Material, number: int, row: TraceRow) -> Prompt:
+        rng = self._random(f"measured/{number}/words")
+        room = max(1, row.input_tokens - material.vocabulary.overhead)
+        words: list[str] = []
+        for block in row.blocks:
+            size = min(_BLOCK_TOKENS, room)
+            words += draw_words(self._random(f"block/{block}"), material.vocabulary, _BLOCK_TOKENS)[:size]
+            room -= size
+        words += draw_words(rng, material.vocabulary, room)
+        isl = max(row.input_tokens, material.vocabulary.overhead + 1)
+        text = await fit(isl, words, self._count, material.vocabulary, rng)
+        due = row.seconds * self._workload.time_scale
+        return Prompt(number, "measured", text, isl, row.output_tokens, due=due)
+
+    async def _choose(self, conversations: Sequence[Conversation]) -> list[Conversation]:
+        """As many conversations as the run needs, in random order, whose first prompt is at most ``isl`` tokens long."""
+        workload = self._workload
+        needed = -(-workload.num_warmups // workload.turns) + -(-workload.num_prompts // workload.turns)
+        order = [conversation for conversation in conversations if len(conversation.turns) >= workload.turns]
+        self._random("order").shuffle(order)
+        chosen: list[Conversation] = []
+        while order and len(chosen) < needed:
+            part, order = order[:_PARALLEL], order[_PARALLEL:]
+            sizes = await asyncio.gather(*(self._count(item.turns[0].user, _system(item)) for item in part))
+            chosen += [item for item, size in zip(part, sizes, strict=True) if size <= workload.isl]
+        if len(chosen) < needed:
+            summary = (
+                f"{workload.dataset_file} has {len(chosen)} conversations of {workload.turns} turns whose prompt is at most "
+                f"{workload.isl} tokens long (isl); the run needs {needed}"
+            )
+            raise BenchmarkError(Failure("dataset-too-small", "recipe", summary, remedy="Ask for fewer prompts, or raise isl."))
+        return chosen[:needed]
+
+    async def _recorded(self, phase: Phase, conversation: Conversation) -> list[Prompt]:
+        workload = self._workload
+        history = _system(conversation)
+        prompts = []
+        for number, turn in enumerate(conversation.turns[: workload.turns]):
+            isl = await self._count(turn.user, history)
+            osl = turn.output_tokens
+            if osl is None and turn.answer:
+                osl = max(1, await self._count(turn.answer, history) - await self._count("", history))
+            prompts.append(Prompt(0, phase, turn.user, isl, min(osl or workload.osl, workload.osl), history, number))
+            history = (*history, ("user", turn.user), ("assistant", turn.answer or ""))
+        return prompts
+
+    def _random(self, key: str) -> random.Random:
+        plan = self._plan
+        return random.Random(f"{self._workload.seed}/{plan.salt}/{plan.launch}/{key}")  # noqa: S311  # reproducible, not secret
+
+
+def _system(conversation: Conversation) -> tuple[Message, ...]:
+    return (("system", conversation.system),) if conversation.system else ()
+
+
+def _draw(material: _Material, rng: random.Random, tokens: int) -> list[str]:
+    """Words of about so many tokens: random ones, or an opening that is nobody else's and then sentences of the corpus."""
+    if not material.sentences:
+        return draw_words(rng, material.vocabulary, tokens)
+    words = rng.choices(material.vocabulary.words, k=_OPENING_WORDS)  # else the first block of prompts would often be the same
+    wanted = max(1, int(tokens / material.tokens_per_word))
+    while len(words) < wanted:
+        words += rng.choice(material.sentences).split()
+    return words[:wanted]
