@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from pytest_gpubench.gate.golden import GOLDEN_TOLERANCE, golden_length
 from pytest_gpubench.gate.limits import Limit
-from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.frozen import Frozen, FrozenMap
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.model.specs import Speculative
 from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.recipes.gates import AcceptanceGateKeys, read_gate
 
 RANDOM_DATASET = "random"
 _TAIL_REQUESTS = {"p90": 100, "p99": 1000}
@@ -82,43 +83,42 @@ def policies(
     return tuple(policy for policy in found if policy and (policy.metric == "engine_init") == (workload is None))
 
 
-def _policy(name: str, declared: object, workload: Workload | None, speculative: Speculative | None) -> MetricPolicy | None:
+def _policy(name: str, written: Frozen, workload: Workload | None, speculative: Speculative | None) -> MetricPolicy | None:
     default = next((policy for policy in DEFAULTS if policy.metric == name), None)
-    if declared is None:
+    if written is None:
         return default and _acceptance_checked(default, workload)
+    gate = read_gate(name, written)
+    if gate is None:
+        return None
     kind = name.split("_")[0]
     base = default or MetricPolicy(name, _TOLERANCES.get(kind, 0.05), _GUARDS.get(kind, 0.0))
-    if isinstance(declared, str):
-        return _acceptance_checked(replace(base, tolerance=_share(declared), declared=True), workload)
-    if not isinstance(declared, FrozenMap):
-        return None
     policy = replace(base, tolerance=base.tolerance if default else None)
-    golden = declared.get("golden") not in (None, False)
-    if not golden and ("tolerance" in declared or "absolute" in declared):
-        policy = replace(policy, tolerance=base.tolerance, declared=True)
-    if not golden and "tolerance" in declared:
-        policy = replace(policy, tolerance=_share(str(declared["tolerance"])))
-    if "absolute" in declared:
-        policy = replace(policy, absolute=_number(declared["absolute"]) or 0.0)
-    bounds = Limit(name, _number(declared.get("at-least")), _number(declared.get("at-most")))
+    golden = gate.golden if isinstance(gate, AcceptanceGateKeys) else None
+    if not golden and (gate.tolerance is not None or gate.absolute is not None):
+        policy = replace(policy, tolerance=gate.tolerance or base.tolerance, declared=True)
+    if gate.absolute is not None:
+        policy = replace(policy, absolute=gate.absolute)
+    bounds = Limit(name, gate.at_least, gate.at_most)
     if bounds.declared:
         policy = replace(policy, limit=bounds)
     if golden:
-        policy = _with_golden(policy, declared, workload, speculative)
+        policy = _with_golden(policy, golden, gate.tolerance, workload, speculative)
     return _acceptance_checked(policy, workload)
 
 
 def _with_golden(
-    policy: MetricPolicy, declared: FrozenMap, workload: Workload | None, speculative: Speculative | None
+    policy: MetricPolicy,
+    golden: float | None,
+    tolerance: float | None,
+    workload: Workload | None,
+    speculative: Speculative | None,
 ) -> MetricPolicy:
-    golden = _number(declared["golden"])
-    if golden is None and workload is not None:
-        golden = golden_length(speculative, workload)
+    if golden is True:  # as published
+        golden = golden_length(speculative, workload) if workload is not None else None
     if golden is None:
         words = "no golden acceptance length is known for this draft"
         return replace(policy, declared=True, refused=words, refused_remedy="write it as a number: {golden: 2.8}")
-    tolerance = _share(str(declared["tolerance"])) if "tolerance" in declared else GOLDEN_TOLERANCE
-    return replace(policy, golden=golden, golden_tolerance=tolerance)
+    return replace(policy, golden=golden, golden_tolerance=tolerance or GOLDEN_TOLERANCE)
 
 
 def _acceptance_checked(policy: MetricPolicy, workload: Workload | None) -> MetricPolicy | None:
@@ -128,14 +128,6 @@ def _acceptance_checked(policy: MetricPolicy, workload: Workload | None) -> Metr
         return None
     words = "random tokens say nothing about acceptance, so it is reported, not gated"
     return replace(policy, declared=True, refused=words, refused_remedy="name a text dataset in `client`, or remove the gate")
-
-
-def _share(percentage: str) -> float:
-    return float(percentage.rstrip("%")) / 100
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def policy_document(found: tuple[MetricPolicy, ...]) -> dict[str, dict[str, object]]:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse, split
-from pytest_gpubench.recipes.fields import check_gate
+from pytest_gpubench.recipes.gates import check_gate
 from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
 from pytest_gpubench.recipes.schema import ClientKeys, SloKeys

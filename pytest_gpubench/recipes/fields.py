@@ -13,7 +13,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.recipes.expressions import is_computed
 from pytest_gpubench.recipes.problems import did_you_mean, shown
 
@@ -110,31 +110,6 @@ def is_token(word: str) -> bool:
 
 
 Token: TypeAlias = Annotated[str, BeforeValidator(_token), WithJsonSchema({"type": "string", "pattern": f"^{_TOKEN.pattern}$"})]
-
-
-def check_gate(metric: str, value: Any) -> str | None:
-    """What is wrong with one gate, None if nothing: a percentage, false (no gate), or a map of bounds."""
-    if metric not in METRICS:
-        return f"no metric is named {shown(metric)}{did_you_mean(metric, METRICS)}"
-    if value is False:
-        return None
-    known = ["tolerance", "absolute", "at-least", "at-most"]
-    if metric == ACCEPTANCE:
-        known.append("golden")
-    for key, part in (value if isinstance(value, dict) else {"tolerance": value}).items():
-        if key not in known:
-            return f"unknown key '{key}'{did_you_mean(str(key), known)} (known: {', '.join(known)})"
-        if key == "tolerance":
-            percent = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%", part) if isinstance(part, str) else None
-            if not percent or not 0 < float(percent[1]) < 100:
-                return f"a tolerance is a percentage above 0% and below 100%, such as 5%, not {shown(part)}"
-        elif key == "golden" and isinstance(part, bool):
-            continue
-        elif key == "golden" and (not isinstance(part, int | float) or not 1 <= part <= 1000):
-            return f"'golden' is true or an acceptance length of at least 1, not {shown(part)}"
-        elif isinstance(part, bool) or not isinstance(part, int | float) or part < 0:
-            return f"'{key}' must be a number of at least 0, not {shown(part)}"
-    return None
 
 
 def metric_name(value: Any) -> str:

@@ -36,6 +36,7 @@ from pytest_gpubench.recipes.fields import (
     Workers,
     fail,
 )
+from pytest_gpubench.recipes.gates import Gates
 from pytest_gpubench.recipes.server_keys import Command
 
 FRAMEWORKS = ("vllm",)
@@ -247,7 +248,7 @@ class Laid(Section):
     """Environment of the server: text or integer; null unsets; {from: NAME, default: X} reads the host's."""
     client: ClientKeys | None = None
     """How the load is made."""
-    gates: dict[str, Any] | None = None
+    gates: Gates | None = None
     """Metric to tolerance (5%), to {tolerance, absolute, at-least, at-most}, or to false."""
     requires: dict[str, VersionSpecifier] | None = None
     """Versions of the engine, such as `{vllm: ">=0.24"}`; checked before the launch."""
