@@ -9,7 +9,7 @@ from pytest_gpubench.model.frozen import Frozen, FrozenMap
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.model.specs import Speculative
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes.gates import AcceptanceGate, read_gate
+from pytest_gpubench.recipes.gates import AcceptanceGateKeys, read_gate
 
 GOLDEN_DATASET = "SPEED-Bench coding"
 GOLDEN_TOLERANCE = 0.10
@@ -119,7 +119,7 @@ def _policy(name: str, written: Frozen, workload: Workload | None, speculative: 
     kind = name.split("_")[0]
     base = default or MetricPolicy(name, _TOLERANCES.get(kind, 0.05), _GUARDS.get(kind, 0.0))
     policy = replace(base, tolerance=base.tolerance if default else None)
-    golden = gate.golden if isinstance(gate, AcceptanceGate) else None
+    golden = gate.golden if isinstance(gate, AcceptanceGateKeys) else None
     if not golden and (gate.tolerance is not None or gate.absolute is not None):
         policy = replace(policy, tolerance=gate.tolerance or base.tolerance, declared=True)
     if gate.absolute is not None:

@@ -47,7 +47,7 @@ Share: TypeAlias = Annotated[
 Amount: TypeAlias = Annotated[float, BeforeValidator(_amount), WithJsonSchema({"type": "number", "minimum": 0})]
 
 
-class Gate(Section):
+class GateKeys(Section):
     """What is asked of one metric."""
 
     tolerance: Share | None = None
@@ -60,14 +60,14 @@ class Gate(Section):
     """Upper bound, in the metric's unit; needs no baseline."""
 
 
-class AcceptanceGate(Gate):
+class AcceptanceGateKeys(GateKeys):
     """What is asked of a draft's acceptance length."""
 
     golden: Annotated[float | bool, BeforeValidator(_golden)] | None = None
     """`true`: what InferenceX publishes for the draft; a number: that length. `tolerance` is then how far below it may be."""
 
 
-def read_gate(metric: str, written: Frozen) -> Gate | None:
+def read_gate(metric: str, written: Frozen) -> GateKeys | None:
     """A recipe's words on one metric (a percentage, a map, or false) as a gate; None: the metric is not gated.
 
     Raises:
@@ -81,8 +81,8 @@ def read_gate(metric: str, written: Frozen) -> Gate | None:
     return _model_of(metric).model_validate(plain)
 
 
-def _model_of(metric: str) -> type[Gate]:
-    return AcceptanceGate if metric == ACCEPTANCE else Gate
+def _model_of(metric: str) -> type[GateKeys]:
+    return AcceptanceGateKeys if metric == ACCEPTANCE else GateKeys
 
 
 def check_gate(metric: str, value: Any) -> str | None:
@@ -123,5 +123,5 @@ class _Unread:
         }
 
 
-Gates: TypeAlias = Annotated[dict[MetricName, Share | Literal[False] | Gate | AcceptanceGate | None], _Unread()]
+Gates: TypeAlias = Annotated[dict[MetricName, Share | Literal[False] | GateKeys | AcceptanceGateKeys | None], _Unread()]
 """Metric to what is asked of it."""

@@ -62,6 +62,6 @@ def test_what_is_wrong_with_a_gate_stands_at_its_metric(load: Callable[..., Reci
 def test_editors_offer_golden_for_the_acceptance_length_only() -> None:
     schema = json_schema()
     gates = schema["$defs"]["Recipe"]["properties"]["gates"]["anyOf"][0]
-    assert "AcceptanceGate" in str(gates["patternProperties"])
-    assert "AcceptanceGate" not in str(gates["additionalProperties"])
-    assert set(schema["$defs"]["AcceptanceGate"]["properties"]) - set(schema["$defs"]["Gate"]["properties"]) == {"golden"}
+    assert "AcceptanceGateKeys" in str(gates["patternProperties"])
+    assert "AcceptanceGateKeys" not in str(gates["additionalProperties"])
+    assert set(schema["$defs"]["AcceptanceGateKeys"]["properties"]) - set(schema["$defs"]["GateKeys"]["properties"]) == {"golden"}

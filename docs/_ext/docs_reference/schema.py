@@ -26,8 +26,8 @@ _TITLES = {
     "ClientKeys": ("client", ""),
     "SloKeys": ("slo", ""),
     "Runner": ("runners", ""),
-    "Gate": ("gates", "A metric takes a percentage (its tolerance), `false` (it is not gated) or a map of these."),
-    "AcceptanceGate": ("gates of acceptance_length", ""),
+    "GateKeys": ("gates", "A metric takes a percentage (its tolerance), `false` (it is not gated) or a map of these."),
+    "AcceptanceGateKeys": ("gates of acceptance_length", ""),
     "RatioGate": ("ratios", ""),
 }
 
