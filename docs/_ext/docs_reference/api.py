@@ -26,7 +26,7 @@ What the fixtures return, and what that is made of. Sizes and times are SI: toke
 """
 TYPES = (
     "engines.engine.Engine",
-    "engines.facts.EngineFacts",
+    "engines.engine_facts.EngineFacts",
     "measure.measurement.Measurement",
     "measure.measurement.Totals",
     "measure.measurement.Drafting",
