@@ -1,6 +1,6 @@
 """Learn the demo tokenizer's word list and merges and write them as data files of ``pytest_gpubench.demo``.
 
-Words, one token each: those of the training text, most frequent first; then those of synthetic prompts (``load.words``), so that
+Words, one token each: those of the training text, most frequent first; then those of synthetic prompts (``load.prompts``), so that
 such prompts have exact lengths; then, up to the number wanted, the words that the list held before. Merges are learned from the
 list by ``tokenizers``; as many are kept as ids are left. Needs: pip install tokenizers. Then train the pair again.
 """

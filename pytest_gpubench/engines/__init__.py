@@ -2,8 +2,8 @@
 
 - `argv`: spec to command line (pure). `interpreter`: which engine stands behind a command.
 - `lifecycle`: `start_engine`, `attach`. `engine`: the running `Engine`.
-- `process`, `guard`, `logsink`: its process tree and output.
-- `logs`, `lines`, `facts`: what the engine says.
-- `classify`, `causes`: why it failed. `expectations`: whether it is what was asked for.
-- `probe`, `scrape`: its HTTP.
+- `process`, `guard`, `log_sink`: its process tree and output.
+- `log_lines`, `log_facts`, `engine_facts`: what the engine says.
+- `diagnosis`, `causes`: why it failed. `expectations`: whether it is what was asked for.
+- `http_probe`, `metrics_page`: its HTTP, and whether it is idle or hangs.
 """

@@ -236,8 +236,8 @@ def _tracebacks(parsed: Sequence[LogLine]) -> list[_Traceback]:
     streams: dict[tuple[str, int | None], list[tuple[int, LogLine]]] = {}
     for index, line in enumerate(parsed):
         streams.setdefault((line.process, line.pid), []).append((index, line))
-    found = [traceback for stream in streams.values() for traceback in _of_stream(stream)]
-    return sorted(found, key=lambda traceback: traceback.index)
+    tracebacks = [traceback for stream in streams.values() for traceback in _of_stream(stream)]
+    return sorted(tracebacks, key=lambda traceback: traceback.index)
 
 
 def _of_stream(stream: Sequence[tuple[int, LogLine]]) -> list[_Traceback]:

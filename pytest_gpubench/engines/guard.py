@@ -45,13 +45,13 @@ def descendants(pid: int) -> list[int]:
             continue
         if fields and fields[0] not in b"ZX":
             children.setdefault(int(fields[1]), []).append(int(name))
-    found: list[int] = []
+    family: list[int] = []
     queue = [pid]
     while queue:
         below = children.get(queue.pop(), [])
-        found += below
+        family += below
         queue += below
-    return found
+    return family
 
 
 def is_tracker(pid: int) -> bool:
@@ -113,13 +113,14 @@ def _kill_rest(server: int, status: int | None) -> int | None:
     """SIGKILL all descendants until none is left (each round also finds what was forked meanwhile)."""
     now = time.monotonic()
     until, patience = now + 3.0, now + TRACKER_SECONDS
-    told: set[int] = set()
+    reported: set[int] = set()
     while (left := descendants(os.getpid())) and time.monotonic() < until:
+        # Resource trackers are spared while they have clients, and get their second to clean up after them.
         clients = [pid for pid in left if not is_tracker(pid)]
         for pid in clients or (left if time.monotonic() > patience else []):
             with contextlib.suppress(OSError):
-                if pid not in told:
-                    told.add(pid)
+                if pid not in reported:
+                    reported.add(pid)
                     os.write(2, b"[gpubench] killed %s (%d)\n" % (_name(pid), pid))
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

@@ -30,25 +30,25 @@ EXAMPLE = "write http://HOST:PORT, with or without /v1"
 class Answer(NamedTuple):
     """What came back."""
 
-    status: int
-    """HTTP status; 0: there was no whole answer."""
+    status: int | None = None
+    """HTTP status; None: there was no whole answer."""
     body: bytes = b""
     location: str = ""
     """Where a redirect points."""
     fault: str = NO_ANSWER
-    """Where the status is 0, what there was instead."""
+    """Where there is no status, what there was instead."""
 
     @property
     def hopeless(self) -> bool:
         """Whether asking again will not help: a redirect, or an answer beyond all bounds."""
-        return self.redirected or (not self.status and self.fault == _TOO_LARGE)
+        return self.redirected or (self.status is None and self.fault == _TOO_LARGE)
 
     @property
     def redirected(self) -> bool:
         return self.status in (301, 302, 303, 307, 308)
 
     def __str__(self) -> str:
-        if not self.status:
+        if self.status is None:
             return self.fault
         if not self.redirected:
             return f"HTTP status {self.status}"
@@ -140,15 +140,15 @@ def get(url: str, api_key: str | None = None, timeout: float = 5.0) -> Answer:
         connection.request("GET", target, headers=headers)
         return _read(connection.answer_by(deadline))
     except TimeoutError:
-        return Answer(0, fault=f"no whole answer within {timeout:.1f} s")
+        return Answer(fault=f"no whole answer within {timeout:.1f} s")
     except http.client.HTTPException as error:
-        return Answer(0, fault=f"a malformed answer ({type(error).__name__})")
+        return Answer(fault=f"a malformed answer ({type(error).__name__})")
     except _TooLargeError:
-        return Answer(0, fault=_TOO_LARGE)
+        return Answer(fault=_TOO_LARGE)
     except ValueError:  # not the error's own words: they may show the key
-        return Answer(0, fault="no answer: the address or the key cannot be sent, or the answer is malformed")
+        return Answer(fault="no answer: the address or the key cannot be sent, or the answer is malformed")
     except OSError:
-        return Answer(0)
+        return Answer()
     finally:
         if connection is not None:
             connection.close()
@@ -191,7 +191,7 @@ def identity(url: str, api_key: str, served_name: str, timeout: float = 2.0) -> 
     health = get(f"{url}/health", api_key, timeout)
     if health.hopeless:
         return Identity("wrong", f"/health gave {health}")
-    if not health.status and health.fault == NO_ANSWER:
+    if health.status is None and health.fault == NO_ANSWER:
         return Identity("waiting")
     if health.status != 200:
         return Identity("unhealthy" if health.status else "waiting", f"/health gave {health}")

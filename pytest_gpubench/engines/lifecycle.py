@@ -212,16 +212,16 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
             if failure.cause != "port-in-use" and foreign:
                 failure = classify(process.log.lines(), Ending("foreign-server"))
             raise BenchmarkError(failure)
-        seen = http_probe.identity(url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic())))
-        if seen.who == "ready":
+        identity = http_probe.identity(url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic())))
+        if identity.who == "ready":
             return
         foreign += 1
-        if seen.who not in ("foreign", "wrong"):
+        if identity.who not in ("foreign", "wrong"):
             foreign = 0
         now = time.monotonic()
         if foreign > 2:
-            if seen.who == "wrong" and process.listens(_port_of(url)):
-                raise BenchmarkError(_wrong_answer(seen))
+            if identity.who == "wrong" and process.listens(_port_of(url)):
+                raise BenchmarkError(_wrong_answer(identity))
             raise BenchmarkError(classify(process.log.lines(), Ending("foreign-server")))
         if now - checked > 1.0:
             checked, used = now, process.cpu_seconds()
@@ -229,30 +229,30 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
             if process.log.progress != progress or used - cpu > _CPU_IS_PROGRESS + _CPU_SHARE * (now - moved):
                 progress, cpu, moved = process.log.progress, used, now
         ending: Ending | None = None
-        answering = seen.who == "unhealthy"
+        answering = identity.who == "unhealthy"
         if now > deadline:
             compilers = process.compilers()
             ending = Ending("timeout", seconds=settings.start_timeout, answering=answering, compilers=compilers)
         elif now - moved > settings.stall_timeout:
             ending = Ending("stalled", seconds=settings.stall_timeout, answering=answering)
         if ending is not None:
-            raise BenchmarkError(_told(classify(process.log.lines(), ending), seen))
+            raise BenchmarkError(_with_answer(classify(process.log.lines(), ending), identity))
         time.sleep(_POLL)
 
 
-def _told(failure: Failure, seen: http_probe.Identity) -> Failure:
+def _with_answer(failure: Failure, identity: http_probe.Identity) -> Failure:
     """With what the server's HTTP side said last, where it said anything."""
-    if not seen.said:
+    if not identity.said:
         return failure
-    return dataclasses.replace(failure, evidence=(seen.said, *failure.evidence))
+    return dataclasses.replace(failure, evidence=(identity.said, *failure.evidence))
 
 
-def _wrong_answer(seen: http_probe.Identity) -> Failure:
+def _wrong_answer(identity: http_probe.Identity) -> Failure:
     """Our own server has the port, and does not answer as an OpenAI-compatible server does."""
     return Failure(
         "wrong-answer",
         "engine",
-        f"The engine answers, but not as an OpenAI-compatible server: {seen.said}.",
+        f"The engine answers, but not as an OpenAI-compatible server: {identity.said}.",
         remedy="Requests need its list of models (/v1/models): use an engine and a version that has it.",
     )
 
@@ -308,7 +308,7 @@ def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, dead
             changes["enable_prefix_caching"] = labels["enable_prefix_caching"] == "True"
         if facts.kv_cache_tokens is None and tokens is not None:
             changes["kv_cache_tokens"] = tokens
-    elif not metrics.status:
+    elif metrics.status is None:
         raise BenchmarkError(no_metrics(url, metrics))
     return dataclasses.replace(facts, **changes)  # type: ignore[arg-type]
 

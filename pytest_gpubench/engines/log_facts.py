@@ -57,10 +57,10 @@ class LogReader:
         if line.level or line.process:
             for needle, pattern, act in _RULES:
                 if needle in line.text:
-                    found = pattern.search(line.text)
-                    if found is not None:
+                    match = pattern.search(line.text)
+                    if match is not None:
                         with contextlib.suppress(ValueError):  # no number that anybody could have meant
-                            act(self, found)
+                            act(self, match)
             if "_EP" in line.process:
                 self._expert_parallel = True
             if line.process.lower().startswith("apiserver"):
@@ -153,20 +153,20 @@ class LogReader:
         if selection.drafting:
             selection.draft = name
 
-    # Rules: what to do with a line's text; `found` is the match of the rule's pattern.
+    # Rules: what to do with a line's text; `match` is the match of the rule's pattern.
 
-    def _on_args(self, found: re.Match[str]) -> None:
+    def _on_args(self, match: re.Match[str]) -> None:
         self._mark("args")
-        if "'enable_expert_parallel': True" in found.string:
+        if "'enable_expert_parallel': True" in match.string:
             self._expert_parallel = True
         self._values["prefill_context_parallel_size"] = 1
-        if pcp := re.search(r"'prefill_context_parallel_size': ([0-9]+)", found.string):
+        if pcp := re.search(r"'prefill_context_parallel_size': ([0-9]+)", match.string):
             self._values["prefill_context_parallel_size"] = count_of(pcp[1])
 
-    def _on_init(self, found: re.Match[str]) -> None:
+    def _on_init(self, match: re.Match[str]) -> None:
         self._mark("initializing")
-        self._values["version"] = found["version"]
-        text = found["config"]
+        self._values["version"] = match["version"]
+        text = match["config"]
         for key, (name, convert) in _CONFIG.items():
             value = re.search(rf"(?<![\w']){key}=('[^']*'|[^,\s)]+)", text)
             if value is not None:
@@ -187,64 +187,64 @@ class LogReader:
         if sizes is not None:
             self._values["capture_sizes"] = tuple(count_of(size) for size in sizes[1].split(",") if size.strip())
 
-    def _on_architecture(self, found: re.Match[str]) -> None:
-        if found[1] not in self._architectures:
-            self._architectures.append(found[1])
+    def _on_architecture(self, match: re.Match[str]) -> None:
+        if match[1] not in self._architectures:
+            self._architectures.append(match[1])
 
-    def _on_drafter(self, _found: re.Match[str]) -> None:
+    def _on_drafter(self, _match: re.Match[str]) -> None:
         self._selection().drafting = True
 
-    def _on_block_size(self, found: re.Match[str]) -> None:
-        self._values["block_size"] = count_of(found[1])
+    def _on_block_size(self, match: re.Match[str]) -> None:
+        self._values["block_size"] = count_of(match[1])
 
-    def _on_loading(self, found: re.Match[str]) -> None:
-        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + amount_of(found[1])
+    def _on_loading(self, match: re.Match[str]) -> None:
+        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + amount_of(match[1])
         self._mark("weights", last=True)
 
-    def _on_loaded(self, found: re.Match[str]) -> None:
-        self._weights.append((amount_of(found[1]), amount_of(found[2])))
+    def _on_loaded(self, match: re.Match[str]) -> None:
+        self._weights.append((amount_of(match[1]), amount_of(match[2])))
         self._mark("loaded", last=True)
 
-    def _on_kv_memory(self, found: re.Match[str]) -> None:
-        self._kv_memory.append(amount_of(found[1]))
+    def _on_kv_memory(self, match: re.Match[str]) -> None:
+        self._kv_memory.append(amount_of(match[1]))
 
-    def _on_kv_tokens(self, found: re.Match[str]) -> None:
-        self._kv_tokens.append(count_of(found[1].replace(",", "")))
+    def _on_kv_tokens(self, match: re.Match[str]) -> None:
+        self._kv_tokens.append(count_of(match[1].replace(",", "")))
         self._mark("kv_cache", last=True)
 
-    def _on_captured(self, found: re.Match[str]) -> None:
-        self._captures.append((amount_of(found[1]), amount_of(found[2])))
+    def _on_captured(self, match: re.Match[str]) -> None:
+        self._captures.append((amount_of(match[1]), amount_of(match[2])))
 
-    def _on_engine_init(self, found: re.Match[str]) -> None:
-        self._init = max(self._init or 0.0, amount_of(found[1]))
-        if found[2] is not None:
-            self._compilation = max(self._compilation or 0.0, amount_of(found[2]))
+    def _on_engine_init(self, match: re.Match[str]) -> None:
+        self._init = max(self._init or 0.0, amount_of(match[1]))
+        if match[2] is not None:
+            self._compilation = max(self._compilation or 0.0, amount_of(match[2]))
 
-    def _on_compiled(self, found: re.Match[str]) -> None:
-        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + amount_of(found[1])
+    def _on_compiled(self, match: re.Match[str]) -> None:
+        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + amount_of(match[1])
 
-    def _on_unknown_variable(self, found: re.Match[str]) -> None:
+    def _on_unknown_variable(self, match: re.Match[str]) -> None:
         if len(self._unknown_variables) < _MOST_VARIABLES:
-            self._unknown_variables[found[1]] = None
+            self._unknown_variables[match[1]] = None
 
-    def _on_expert_parallel(self, _found: re.Match[str]) -> None:
+    def _on_expert_parallel(self, _match: re.Match[str]) -> None:
         self._expert_parallel = True
 
     @staticmethod
     def _backend(*, explicit: bool) -> _Rule:
-        return lambda reader, found: reader._selected(found[1], explicit=explicit)
+        return lambda reader, match: reader._selected(match[1], explicit=explicit)
 
     @staticmethod
     def _moment(name: str, *, last: bool = False) -> _Rule:
-        return lambda reader, _found: reader._mark(name, last=last)
+        return lambda reader, _match: reader._mark(name, last=last)
 
     @staticmethod
     def _compile_state(state: str) -> _Rule:
-        return lambda reader, _found: reader._compile_cache.add(state)
+        return lambda reader, _match: reader._compile_cache.add(state)
 
     @staticmethod
     def _kernel(name: str) -> _Rule:
-        return lambda reader, found: reader._other.update({name: found[1]})
+        return lambda reader, match: reader._other.update({name: match[1]})
 
 
 _CONFIG: dict[str, tuple[str, Callable[[str], object]]] = {

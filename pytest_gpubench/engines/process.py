@@ -130,12 +130,12 @@ class ServerProcess:
 
     def snapshot(self) -> None:
         """Remember the tree as it is now."""
-        found: dict[psutil.Process, str] = {}
+        tree: dict[psutil.Process, str] = {}
         for process in self.tree():
             with contextlib.suppress(psutil.Error):
-                found[process] = f"{process.name()} ({process.pid})"
+                tree[process] = f"{process.name()} ({process.pid})"
         with self._known_lock:
-            self._known = {known: name for known, name in self._known.items() if known.is_running()} | found
+            self._known = {known: name for known, name in self._known.items() if known.is_running()} | tree
 
     def cpu_seconds(self) -> float:
         """CPU time of the living tree, user and system."""
@@ -148,22 +148,22 @@ class ServerProcess:
 
     def compilers(self) -> tuple[str, ...]:
         """Names of the CUDA compilers that run in the tree: an engine may compile kernels for minutes before it is ready."""
-        found = set()
+        names = set()
         for process in self.tree():
             with contextlib.suppress(psutil.Error):
-                found.add(process.name())
-        return tuple(sorted(found & _COMPILERS))
+                names.add(process.name())
+        return tuple(sorted(names & _COMPILERS))
 
     def listens(self, port: int) -> bool:
         """Whether a process of the tree listens on a TCP port of this host; True also where that cannot be seen."""
         seen = False
         for process in self.tree():
             try:
-                found = process.net_connections(kind="tcp")
+                connections = process.net_connections(kind="tcp")
             except psutil.Error:
                 continue
             seen = True
-            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found):
+            if any(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port for connection in connections):
                 return True
         return not seen
 
@@ -216,15 +216,18 @@ class ServerProcess:
         with self._known_lock:
             known = dict(self._known)
         alive = {process: name for process, name in known.items() if _alive(process)}
+        # Trackers go last: once their clients are gone they remove the shared memory, and end by themselves.
         if trackers := [process for process in alive if guard.is_tracker(process.pid)]:
             _kill(process for process in alive if process not in trackers)
             psutil.wait_procs(trackers, timeout=guard.TRACKER_SECONDS)
             alive = {process: name for process, name in alive.items() if process not in trackers or _alive(process)}
+        # The whole group at once reaches what was forked since the look; only while a member lives is the number still its own.
         if any(_group(process) == self.pid for process in alive):
             with contextlib.suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
         _kill(alive)
         if forced:
+            # The guard collects the dead and ends with the server's own status; killed first, it would leave both untold.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._guard.wait(4.0)
             if self.poll() is None:

@@ -105,14 +105,14 @@ def not_private(path: Path, forbidden: int = GROUP_AND_OTHERS) -> str:
     Raises:
         OSError: if it cannot be looked at.
     """
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
         return f"{path} is not a folder of this user (uid {os.getuid()})"
-    if found.st_uid != os.getuid():
-        return f"{path} is not a folder of this user (uid {os.getuid()}): it belongs to {_user(found.st_uid)}"
-    if found.st_mode & forbidden:
+    if status.st_uid != os.getuid():
+        return f"{path} is not a folder of this user (uid {os.getuid()}): it belongs to {_user(status.st_uid)}"
+    if status.st_mode & forbidden:
         return (
-            f"{path} can be written by other users (mode {stat.S_IMODE(found.st_mode):04o}): see what lies in it, then "
+            f"{path} can be written by other users (mode {stat.S_IMODE(status.st_mode):04o}): see what lies in it, then "
             f"chmod go-w {path}"
         )
     return ""

@@ -67,7 +67,7 @@ def ranges(numbers: list[int]) -> str:
             parts[-1][1] = number
         else:
             parts.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+    return ",".join("-".join(map(str, dict.fromkeys(ends))) for ends in parts)
 
 
 def cpu_model(root: Path = _ROOT) -> str:

@@ -78,12 +78,12 @@ def _states_of(line: str) -> list[JobState]:
 
 
 def _indices(text: str) -> list[int]:
-    found: list[int] = []
+    indices: list[int] = []
     for part in text.partition("%")[0].split(","):
         first, _, last = part.partition("-")
         if first.isdigit() and (last or first).isdigit():
-            found += range(int(first), int(last or first) + 1)
-    return found
+            indices += range(int(first), int(last or first) + 1)
+    return indices
 
 
 def _run(words: Sequence[str]) -> str:

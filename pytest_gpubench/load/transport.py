@@ -215,6 +215,8 @@ class Slot(asyncio.Protocol):
     def _complete(self, data: bytes, exchange: Exchange) -> bool:
         framing = cast("Framing", self._framing)
         if framing.chunked:
+            # A stream ends where a read ends with the last chunk: nothing is pipelined, and no chunk is parsed while the clock
+            # runs. An answer with trailers would wait here for the limit of silence; event streams have none.
             if len(data) < len(_CHUNKED_END):  # the terminator may be spread over the last reads
                 data = b"".join(read for _, read in exchange.reads[-len(_CHUNKED_END) :])
             return data.endswith(_CHUNKED_END)

@@ -81,7 +81,7 @@ class Measurement:
     calibration: Mapping[str, Any] | None = None
     """The calibration of this host's client that speaks for this run; None: the client was never calibrated here."""
     series: tuple[Mapping[str, float | None], ...] = ()
-    """The engine over the run: the fields of ``measure.series.Point``."""
+    """The engine over the run: the fields of ``measure.compute.Point``."""
     gpus: tuple[Mapping[str, Any], ...] = ()
     """The server's GPUs over the window, one summary each (``measure.energy``); empty where they were not sampled."""
     gpu_series: tuple[Mapping[str, float], ...] = ()
@@ -90,7 +90,7 @@ class Measurement:
     """How ``ttft``, ``tpot`` and ``e2e`` are distributed over the measured requests: 21 values in seconds, the least, every 5%, the
     greatest; for charts, nothing is gated on them."""
     recount: Mapping[str, Any] = field(default_factory=dict)
-    """A sample of answers that were tokenized again: the fields of ``measure.recount.Recount``."""
+    """A sample of answers that were tokenized again: the fields of ``measure.validity.Recount``."""
     stopped_by: str = "count"
     """What ended the run: ``count``, ``duration`` or ``interval``."""
 

@@ -143,14 +143,14 @@ def reasons(
         window: length of the measured window in seconds.
         prefix_caching: whether the recipe allows it.
     """
-    found = [*_client(seen, ttft_p50), *_clocks(seen, ttft_p50, window), *accounting(totals, prefix_caching=prefix_caching)]
+    faults = [*_client(seen, ttft_p50), *_clocks(seen, ttft_p50, window), *accounting(totals, prefix_caching=prefix_caching)]
     if calibration is not None:
-        found += _capacity(seen, calibration)
-    return tuple(found)
+        faults += _capacity(seen, calibration)
+    return tuple(faults)
 
 
 def _client(seen: Validity, ttft_p50: float) -> list[str]:
-    found = []
+    faults = []
     mean = max(MEAN_LAG_FLOOR, MEAN_LAG_SHARE * ttft_p50)
     tail = max(TAIL_LAG_FLOOR, TAIL_LAG_SHARE * ttft_p50)
     send = max(SEND_LAG_FLOOR, SEND_LAG_SHARE * ttft_p50)
@@ -158,20 +158,20 @@ def _client(seen: Validity, ttft_p50: float) -> list[str]:
     late = next(((where, lag, limit) for where, lag, limit in beats if lag is not None and lag > limit), None)
     if late is not None:
         where, lag, limit = late
-        found.append(
+        faults.append(
             f"the client's event loop was late by {(lag or 0.0) * 1e3:.1f} ms {where} (limit {limit * 1e3:.1f} ms at a TTFT of "
             f"{ttft_p50 * 1e3:.0f} ms): it was too slow, or other work took its processor"
         )
     if seen.send_lag_mean is not None and seen.send_lag_mean > send:
-        found.append(
+        faults.append(
             f"requests were sent {seen.send_lag_mean * 1e3:.1f} ms after they were due, in the mean (limit {send * 1e3:.1f} ms): "
             "the client could not keep to its schedule"
         )
     if seen.cpu_share is not None and seen.cpu_share > CPU_LIMIT:
-        found.append(
+        faults.append(
             f"the client's process was busy {seen.cpu_share:.0%} of the time (limit {CPU_LIMIT:.0%}): give it more workers"
         )
-    return found
+    return faults
 
 
 def cleared(seen: Validity, seconds: float | None) -> bool:
@@ -182,41 +182,41 @@ def cleared(seen: Validity, seconds: float | None) -> bool:
 
 
 def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
-    found = []
+    faults = []
     limit = max(ENGINE_GAP_FLOOR, ENGINE_GAP_SHARE * ttft_p50)
     if seen.engine_gap is not None and seen.engine_gap > limit and not cleared(seen, seen.engine_gap):
-        found.append(
+        faults.append(
             f"{seen.engine_gap * 1e3:.1f} ms of the client's TTFT are neither queue nor first token by the engine's own clock "
             f"(median, limit {limit * 1e3:.1f} ms), and the client's event loop does not clear it: client, network or API server "
             "are in the way"
         )
     if seen.engine_gap is not None and seen.engine_gap < -IMPOSSIBLE:
-        found.append(f"the client saw first tokens {-seen.engine_gap * 1e3:.1f} ms before the engine made them: a clock is wrong")
+        faults.append(f"the client saw first tokens {-seen.engine_gap * 1e3:.1f} ms before the engine made them: a clock is wrong")
     if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH and not cleared(seen, seen.stretch_seconds):
-        found.append(
+        faults.append(
             f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine (median, limit "
             f"{ENGINE_STRETCH:.0%}), and the client's event loop does not clear it"
         )
     drift = max(CLOCK_FLOOR, CLOCK_SHARE * window)
     if seen.clock_drift is not None and abs(seen.clock_drift) > drift:
-        found.append(
+        faults.append(
             f"the wall clock and the monotonic clock disagree by {seen.clock_drift * 1e3:+.0f} ms over the run "
             f"(limit {drift * 1e3:.0f} ms): the clock was set, or the machine was suspended"
         )
-    return found
+    return faults
 
 
 def accounting(totals: Totals, *, prefix_caching: bool) -> list[str]:
     """What does not add up between client and engine: tokens, and hits in a prefix cache that is off. No clock has a part in it."""
-    found = []
+    faults = []
     if totals.failed == 0 and totals.engine_output_tokens not in (None, totals.output_tokens_with_warmup):
-        found.append(
+        faults.append(
             f"the engine counted {totals.engine_output_tokens} generated tokens, the client received "
             f"{totals.output_tokens_with_warmup} (warm-up included): another client used the server, or a count is wrong"
         )
     if not prefix_caching and totals.prefix_cache_hits:
-        found.append(f"prefix caching is off in the recipe, but the engine counted {totals.prefix_cache_hits} cached tokens")
-    return found
+        faults.append(f"prefix caching is off in the recipe, but the engine counted {totals.prefix_cache_hits} cached tokens")
+    return faults
 
 
 def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
@@ -277,12 +277,12 @@ def disagreement(recount: Recount) -> tuple[str, ...]:
     answers, claimed, counted = recount.answers, recount.claimed, recount.counted
     if not counted and claimed > _MORE * answers:  # the only token of an answer may well be a special one
         return (f"no text came in {answers} sampled answers, for which usage claims {claimed} tokens",)
-    seen = counted + recount.silent
-    if LEAST * claimed <= seen <= MOST * claimed + _MORE * answers:
+    accounted = counted + recount.silent
+    if LEAST * claimed <= accounted <= MOST * claimed + _MORE * answers:
         return ()
     sample = "the one sampled answer" if answers == 1 else f"{answers} sampled answers"
     text = f"the streamed text of {sample} holds {counted} tokens by {recount.tokenizer}"
-    if seen >= claimed:
+    if accounted >= claimed:
         return (f"more came than was counted: {text}, usage claims {claimed}",)
     silent = f" ({recount.silent} more came without text)" if recount.silent else ""
     return (f"tokens were claimed that did not come: {text}{silent}, usage claims {claimed}",)

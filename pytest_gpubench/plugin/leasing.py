@@ -32,7 +32,7 @@ class Leasing:
         self._settings = settings
         self._run = run
         self._side_by_side = side_by_side
-        self._broker = Broker(say=self.say)
+        self._broker = Broker(notify=self.say)
         self._lease: Lease | None = None
 
     def take(self, server: str, spec: ServerSpec) -> Lease:

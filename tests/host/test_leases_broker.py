@@ -100,7 +100,7 @@ def test_a_second_exclusive_server_waits_and_then_fails_naming_the_first(folder:
     first = _take(folder, _wanted("first"))
     heard: list[str] = []
     with pytest.raises(BenchmarkError) as caught:
-        Broker(folder, say=heard.append).acquire(_wanted("second", run="run-2"), timeout=0.3, poll_seconds=0.05)
+        Broker(folder, notify=heard.append).acquire(_wanted("second", run="run-2"), timeout=0.3, poll_seconds=0.05)
     failure = caught.value.failure
     assert (failure.cause, failure.failure_class) == ("host-busy", "infrastructure")
     assert f"pid {os.getpid()} (run run-1, server first, since" in failure.summary
@@ -205,7 +205,7 @@ def test_strays_of_a_dead_owner_are_killed_by_the_next_run(
     owner.kill()
     owner.wait()
     heard: list[str] = []
-    broker = Broker(folder, say=heard.append)
+    broker = Broker(folder, notify=heard.append)
     lease = broker.acquire(_wanted("next", run="run-2"), timeout=120, orphan_seconds=0.2, poll_seconds=0.05)
     assert not is_alive(stray)
     assert any(f"({stray.pid})" in text and "dead-run" in text for text in heard)

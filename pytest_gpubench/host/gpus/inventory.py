@@ -94,7 +94,9 @@ def visible_inventory(inventory: Inventory, visible_devices: str | None) -> Inve
         if len(match) != 1:
             break
         chosen += [gpu for gpu in match if gpu not in chosen]
-    reason = inventory.reason or ("" if chosen else f"CUDA_VISIBLE_DEVICES={visible_devices!r} hides them all")
+    reason = inventory.reason
+    if not chosen:
+        reason = reason or f"CUDA_VISIBLE_DEVICES={visible_devices!r} hides them all"
     return replace(inventory, gpus=tuple(chosen), reason=reason)
 
 
@@ -123,7 +125,9 @@ def missing_hardware(
     elif hardware.platform == "rocm":
         lacking.append(f"needs {gpus} x {hardware_key.upper()} (rocm); AMD recipes can be planned but not run yet")
     if engine_platform is not None and engine_platform != hardware.platform:
-        kind = "the CPU engine" if hardware.platform == "cpu" else f"an engine for {hardware.platform}"
+        kind = f"an engine for {hardware.platform}"
+        if hardware.platform == "cpu":
+            kind = "the CPU engine"
         lacking.append(f"needs {kind}; the engine at hand is {engine_name or 'built'} for {engine_platform}")
     return ", and ".join(lacking) or None
 
@@ -169,6 +173,11 @@ def handles_of(nvml: Any, uuids: Sequence[str]) -> dict[str, Any]:
     return {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
 
 
+def thousandth(value: float | None) -> float | None:
+    """The driver counts in thousandths: milliwatts, millijoules."""
+    return None if value is None else value / 1000
+
+
 def ask_if_supported(nvml: Any, ask: Callable[[], Any]) -> Any:
     """The driver's answer, or None where it does not support the question."""
     try:
@@ -188,7 +197,7 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
         name=str(_text(nvml.nvmlDeviceGetName(handle))),
         memory_total=int(memory.total),
         memory_used=int(memory.used),
-        power_limit=None if limit is None else limit / 1000,
+        power_limit=thousandth(limit),
         processes=tuple(GpuProcess(int(process.pid), process.usedGpuMemory) for process in processes),
     )
 
@@ -208,15 +217,15 @@ def _facts(nvml: Any, handle: Any) -> dict[str, Any]:
     return {
         "name": _text(ask("nvmlDeviceGetName")),
         "vbios": _text(ask("nvmlDeviceGetVbiosVersion")),
-        "power_limit": None if limit is None else limit / 1e3,
-        "power_limit_default": None if standard is None else standard / 1e3,
+        "power_limit": thousandth(limit),
+        "power_limit_default": thousandth(standard),
         "sm_clock": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         "sm_clock_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
         "memory_clock": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
         "memory_clock_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM),
         "temperature": ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        "ecc": None if ecc is None else bool(ecc[0]),
-        "mig": None if mig is None else bool(mig[0]),
+        "ecc": _flag(ecc),
+        "mig": _flag(mig),
         "persistence": _flag(ask("nvmlDeviceGetPersistenceMode")),
         "compute_mode": ask("nvmlDeviceGetComputeMode"),
         "pcie_generation": ask("nvmlDeviceGetCurrPcieLinkGeneration"),
@@ -235,6 +244,9 @@ def _link(nvml: Any, handle: Any, link: int) -> int | None:
 
 
 def _flag(value: Any) -> bool | None:
+    """A switch; where the driver gives two, the first is the one that holds now."""
+    if isinstance(value, list | tuple):
+        value = value[0]
     return None if value is None else bool(value)
 
 

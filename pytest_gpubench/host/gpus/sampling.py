@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_gpubench.host.gpus.inventory import ask_if_supported, handles_of
+from pytest_gpubench.host.gpus.inventory import ask_if_supported, handles_of, thousandth
 
 INTERVAL = 0.1
 """Seconds: the driver itself measures power no more often on most GPUs."""
@@ -95,8 +95,8 @@ def _sample(nvml: Any, uuid: str, handle: Any) -> GpuSample:
     return GpuSample(
         gpu=uuid,
         at_ns=at,
-        power=None if power is None else power / 1e3,
-        energy=None if energy is None else energy / 1e3,
+        power=thousandth(power),
+        energy=thousandth(energy),
         sm_clock=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         memory_clock=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
         temperature=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),

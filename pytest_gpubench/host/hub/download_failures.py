@@ -113,33 +113,33 @@ def is_transient(error: BaseException) -> bool:
     return False
 
 
-def folder_failure(found: Incomplete) -> Failure:
+def folder_failure(missing: Incomplete) -> Failure:
     """A folder that is named as a model and is none."""
     return Failure(
-        "model-folder-incomplete" if found.started else "model-folder-missing",
+        "model-folder-incomplete" if missing.started else "model-folder-missing",
         "recipe",
-        f"the model folder {found.model} cannot be served: {found.reason}",
+        f"the model folder {missing.model} cannot be served: {missing.reason}",
         remedy="Correct the recipe's model, or complete the folder.",
     )
 
 
-def offline_failure(found: Incomplete, revision: str | None, cache: Path) -> Failure:
+def offline_failure(missing: Incomplete, revision: str | None, cache: Path) -> Failure:
     """Weights that are not here, where nothing may be fetched."""
     at = f" at revision {revision}" if revision else ""
     return Failure(
         "weights-missing",
         "infrastructure",
-        f"{found.model}{at} is not complete in {cache}, and HF_HUB_OFFLINE=1 forbids the download: {found.reason}",
+        f"{missing.model}{at} is not complete in {cache}, and HF_HUB_OFFLINE=1 forbids the download: {missing.reason}",
         remedy="Run gpubench fetch where the network is allowed, then run again.",
     )
 
 
-def still_incomplete(found: Incomplete, revision: str, endpoint: str) -> Failure:
+def still_incomplete(missing: Incomplete, revision: str, endpoint: str) -> Failure:
     """A repository that is whole and yet no model."""
     return Failure(
         "repository-incomplete",
         "recipe",
-        f"{found.model} at revision {revision} was downloaded whole from {endpoint} and still cannot be served: {found.reason}",
+        f"{missing.model} at revision {revision} was downloaded whole from {endpoint} and still cannot be served: {missing.reason}",
         remedy="Choose another revision or repository.",
     )
 

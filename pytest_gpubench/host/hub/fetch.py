@@ -114,13 +114,15 @@ def ensure_snapshot(
     """
     settings = settings or FetchSettings()
     cache = expanded(cache_dir or default_cache_dir())
-    found = find_snapshot(model, revision, cache, tokenizer=tokenizer, weights=weights)
-    if isinstance(found, Snapshot):
-        return found
+    snapshot = find_snapshot(model, revision, cache, tokenizer=tokenizer, weights=weights)
+    if isinstance(snapshot, Snapshot):
+        return snapshot
     if is_local_path(model):
-        raise BenchmarkError(folder_failure(found))
-    if is_offline() if offline is None else offline:
-        raise BenchmarkError(offline_failure(found, revision, cache))
+        raise BenchmarkError(folder_failure(snapshot))
+    if offline is None:
+        offline = is_offline()
+    if offline:
+        raise BenchmarkError(offline_failure(snapshot, revision, cache))
     report = on_progress or (lambda _: None)
     with repository_lock(
         cache,
@@ -129,9 +131,9 @@ def ensure_snapshot(
         timeout=settings.lock_timeout,
         waiting=lambda: report(Progress(model, 0, 0, waiting=True)),
     ):
-        found = find_snapshot(model, revision, cache, tokenizer=tokenizer)
-        if isinstance(found, Snapshot):
-            return found
+        snapshot = find_snapshot(model, revision, cache, tokenizer=tokenizer)
+        if isinstance(snapshot, Snapshot):
+            return snapshot
         return _fetch_with_retries(model, revision or DEFAULT_REVISION, cache, tokenizer, report, settings)
 
 
@@ -150,12 +152,12 @@ def _fetch_with_retries(
             if last or not is_transient(error):
                 raise BenchmarkError(download_failure(error, model, revision, str(cache), endpoint)) from error
         else:
-            found = find_snapshot(model, commit, cache, tokenizer=tokenizer)
-            if isinstance(found, Snapshot):
+            snapshot = find_snapshot(model, commit, cache, tokenizer=tokenizer)
+            if isinstance(snapshot, Snapshot):
                 _write_ref(repository_folder(cache, model), revision, commit)
-                return found
+                return snapshot
             if last:
-                raise BenchmarkError(still_incomplete(found, revision, endpoint))
+                raise BenchmarkError(still_incomplete(snapshot, revision, endpoint))
         time.sleep(pause)
         pause *= 2
     raise AssertionError("at least one attempt is made")
@@ -301,16 +303,19 @@ def repository_lock(
     Raises:
         BenchmarkError: infrastructure, if the lock cannot be had in time or at all.
     """
-    from filelock import FileLock, SoftFileLock, Timeout
+    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
     path = lock_path(cache_dir, repo, kind)
     try:
-        make_private_folder(path.parent, 0o755 if kind == "shared" else 0o700)
-        if kind == "local":
+        if kind == "shared":
+            make_private_folder(path.parent, 0o755)
+            lock: BaseFileLock = SoftFileLock(path)
+        else:
+            make_private_folder(path.parent)
             for folder in (path.parent.parent, path.parent):
                 if reason := not_private(folder):
                     raise BenchmarkError(lock_unusable(repo, path, reason))
-        lock = SoftFileLock(path) if kind == "shared" else FileLock(path, mode=0o600)
+            lock = FileLock(path, mode=0o600)
         left = timeout
         while True:
             step = min(left, _LOCK_POLL_SECONDS)

@@ -59,7 +59,9 @@ def default_cache_dir(env: Mapping[str, str] | None = None) -> Path:
     if home := env.get("HF_HOME"):
         return expanded(home) / "hub"
     cache = expanded(env.get("XDG_CACHE_HOME") or "~/.cache")
-    return (cache if cache.is_absolute() or env.get("XDG_CACHE_HOME") else _cache_without_home()) / "huggingface" / "hub"
+    if not cache.is_absolute() and not env.get("XDG_CACHE_HOME"):
+        cache = _cache_without_home()
+    return cache / "huggingface" / "hub"
 
 
 @functools.cache
@@ -68,16 +70,19 @@ def _cache_without_home() -> Path:
     folder = Path(tempfile.gettempdir(), f"gpubench-{os.getuid()}")
     try:
         make_private_folder(folder)
-        private = not not_private(folder)
+        if not not_private(folder):
+            return folder / "cache"
     except OSError:
-        private = False
-    return (folder if private else Path(tempfile.mkdtemp(prefix="gpubench-"))) / "cache"
+        pass
+    return Path(tempfile.mkdtemp(prefix="gpubench-"), "cache")
 
 
 def server_cache_dir(given: Path | None) -> Path | None:
     """The cache that a server must be told of: the one that was given, or ours where it would find no home folder."""
     default = default_cache_dir()
-    return given or (default if _cache_is_ours(default) else None)
+    if given is None and _cache_is_ours(default):
+        return default
+    return given
 
 
 def _cache_is_ours(cache: Path) -> bool:
@@ -109,8 +114,10 @@ def find_snapshot(
     """
     if is_local_path(model):
         folder = expanded(model)
-        reason = _missing_part(folder, tokenizer, weights) if folder.is_dir() else f"there is no folder {folder}"
-        return Incomplete(model, reason, folder.is_dir()) if reason else Snapshot(model, folder)
+        if not folder.is_dir():
+            return Incomplete(model, f"there is no folder {folder}")
+        reason = _missing_part(folder, tokenizer, weights)
+        return Incomplete(model, reason, True) if reason else Snapshot(model, folder)
     try:
         return _find_in_cache(model, revision, cache_dir, tokenizer)
     except OSError as error:  # a folder of somebody else's
@@ -128,7 +135,9 @@ def _find_in_cache(model: str, revision: str | None, cache_dir: Path, tokenizer:
     if not snapshot.is_dir():
         return Incomplete(model, f"the cache {cache_dir} knows its commit {commit[:12]} but holds no file of it", True)
     reason = _missing_part(snapshot, tokenizer)
-    return Incomplete(model, f"{reason} (in {snapshot})", True) if reason else Snapshot(model, snapshot, commit)
+    if reason:
+        return Incomplete(model, f"{reason} (in {snapshot})", True)
+    return Snapshot(model, snapshot, commit)
 
 
 def resolve_commit(repository: Path, revision: str) -> str | None:
@@ -169,10 +178,10 @@ def _missing_part(folder: Path, tokenizer: bool, with_weights: bool = True) -> s
         if not present.get("config.json"):
             return "config.json is missing"
         _json(folder / "config.json")
-        weights = _weight_files(folder, present) if with_weights else ()
+        weights = with_weights and _weight_files(folder, present)
         if with_weights and not weights:
             return "it holds no weights (no *.safetensors and no *.bin)"
-        for name in weights:
+        for name in weights or ():
             if problem := _weight_problem(folder / name, name, present.get(name)):
                 return problem
         if tokenizer and not any(present.get(name) for name in _TOKENIZER_FILES):
@@ -211,10 +220,9 @@ def _weight_files(folder: Path, present: Mapping[str, int | None]) -> list[str]:
             if not isinstance(weight_map, dict) or not weight_map:
                 raise _UnreadableError(f"{index} names no weights")
             return sorted({str(shard) for shard in weight_map.values()})
-    at_top = [name for name in present if "/" not in name]
-    return sorted(name for name in at_top if name.endswith(".safetensors")) or sorted(
-        name for name in at_top if name.endswith(".bin")
-    )
+    at_top = sorted(name for name in present if "/" not in name)
+    tensors = [name for name in at_top if name.endswith(".safetensors")]
+    return tensors or [name for name in at_top if name.endswith(".bin")]
 
 
 def _weight_problem(path: Path, name: str, size: int | None) -> str:
@@ -225,7 +233,9 @@ def _weight_problem(path: Path, name: str, size: int | None) -> str:
     if not name.endswith(".safetensors"):
         return ""
     expected = _stated_size(path, name)
-    return "" if expected == size else f"{name} holds {size} bytes of {expected}"
+    if expected != size:
+        return f"{name} holds {size} bytes of {expected}"
+    return ""
 
 
 def _stated_size(path: Path, name: str) -> int:

@@ -33,9 +33,9 @@ _RELEASE_SECONDS = 15.0
 class Broker:
     """Gives out the leases of one folder."""
 
-    def __init__(self, folder: Path | None = None, *, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, folder: Path | None = None, *, notify: Callable[[str], None] = lambda _: None) -> None:
         self._given = folder
-        self._say = say
+        self._notify = notify
         self._orphaned: dict[Path, float] = {}
 
     @property
@@ -65,22 +65,24 @@ class Broker:
         """
         wanted = replace(wanted, pid=os.getpid())
         waited, looked = 0.0, time.monotonic()
-        said: frozenset[int] | None = None
+        named: frozenset[int] | None = None
         while True:
             with self._locked(_BROKER_SECONDS):
                 held = self._survey(orphan_seconds)
-                found: Grant | Blocked | Lease = choose(wanted, held, gpus() if wanted.gpus else (), in_words)
-                if isinstance(found, Grant):
-                    found = self._take(wanted, found)
-            if isinstance(found, Lease):
-                return found
+                choice: Grant | Blocked | Lease = choose(wanted, held, gpus() if wanted.gpus else (), in_words)
+                if isinstance(choice, Grant):
+                    choice = self._take(wanted, choice)
+            if isinstance(choice, Lease):
+                return choice
             now = time.monotonic()
-            waited, looked = waited + (0.0 if found.own_run else now - looked), now
+            if not choice.own_run:
+                waited += now - looked
+            looked = now
             if waited >= timeout:
-                raise BenchmarkError(_busy(wanted, found, timeout))
-            if found.who != said:
-                self._say(f"{wanted.server} waits: {'; '.join(found.reasons)}")
-                said = found.who
+                raise BenchmarkError(_busy(wanted, choice, timeout))
+            if choice.who != named:
+                self._notify(f"{wanted.server} waits: {'; '.join(choice.reasons)}")
+                named = choice.who
             time.sleep(poll_seconds)
 
     @contextlib.contextmanager
@@ -140,7 +142,7 @@ class Broker:
         if killed:
             whose = f"run {holder.run} (its pytest, pid {holder.owner.pid}, is gone)"
             where = holder.unit if holder.unit.startswith("gpu-") else "this host"
-            self._say(f"killed what {whose} left behind on {where}: {', '.join(map(str, killed))}")
+            self._notify(f"killed what {whose} left behind on {where}: {', '.join(map(str, killed))}")
 
     def _take(self, wanted: Wanted, grant: Grant) -> Lease | Blocked:
         """Lock and write every file, or none of them: a lock may be held by a process that the file does not name."""
@@ -176,22 +178,23 @@ class Broker:
 
 def _of_its_own(unit: str) -> str:
     """Servers that share the cores have a lease each, so that they can be counted."""
-    return f"{unit}-{os.getpid()}-{time.monotonic_ns()}" if unit == "cpu-shared" else unit
+    if unit != "cpu-shared":
+        return unit
+    return f"{unit}-{os.getpid()}-{time.monotonic_ns()}"
 
 
-def _busy(wanted: Wanted, found: Blocked, timeout: float) -> Failure:
+def _busy(wanted: Wanted, blocked: Blocked, timeout: float) -> Failure:
+    remedy = "Wait for it or end it; GPUs that others use can be left out with CUDA_VISIBLE_DEVICES."
     if wanted.exclusive:
         remedy = (
             "Wait for it or end it. GPUs that others use can be left out with CUDA_VISIBLE_DEVICES; runs that all have "
             "--gpubench-exclusive=no go side by side on GPUs of their own."
         )
-    else:
-        remedy = "Wait for it or end it; GPUs that others use can be left out with CUDA_VISIBLE_DEVICES."
     return Failure(
         "host-busy",
         "infrastructure",
-        f"not started, after {timeout:.0f} s of waiting: {found.reasons[0]}",
-        found.reasons[1:],
+        f"not started, after {timeout:.0f} s of waiting: {blocked.reasons[0]}",
+        blocked.reasons[1:],
         remedy=remedy,
     )
 

@@ -179,9 +179,9 @@ def server_env(grant: Grant, engine_version: str | None, ranks: int = 1) -> dict
     if not grant.cores:
         return {}
     # One thread per physical core, as vLLM itself binds them; cores that do not divide by the ranks stay idle.
-    each = len(grant.cores) // ranks
+    per_rank = len(grant.cores) // ranks
     threads = [core[-1] for core in grant.cores]
-    return {_BIND: "|".join(ranges(sorted(threads[rank * each : (rank + 1) * each])) for rank in range(ranks))}
+    return {_BIND: "|".join(ranges(sorted(threads[rank * per_rank : (rank + 1) * per_rank])) for rank in range(ranks))}
 
 
 def binds_threads(env: Sequence[str]) -> bool:

@@ -76,9 +76,8 @@ class Lease:
     def co_tenancy(self) -> dict[str, Any]:
         """What else of ours runs on this host, for records: neighbours are all that were seen since the lease was taken."""
         own = {file.path for file in self._files}
-        for path in lease_files(self._files[0].path.parent) if self._files else []:
-            if path in own:
-                continue
+        others = {path for folder in {path.parent for path in own} for path in lease_files(folder)} - own
+        for path in sorted(others):
             with contextlib.suppress(OSError):
                 file = LeaseFile(path)
                 try:

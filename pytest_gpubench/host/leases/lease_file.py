@@ -63,7 +63,9 @@ class LeaseFile:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        if create:
+            flags |= os.O_CREAT
         self.fd = os.open(path, flags, 0o600)
         if not stat.S_ISREG(os.fstat(self.fd).st_mode):
             self.close()
@@ -75,8 +77,9 @@ class LeaseFile:
 
     def try_lock(self, *, shared: bool = False) -> bool:
         """Take the lock if nobody holds it against us."""
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(self.fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(self.fd, kind | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
@@ -93,9 +96,9 @@ class LeaseFile:
         except (ValueError, TypeError, KeyError, RecursionError):
             return Holder(self.unit, ProcessId(0, 0), "", "unknown", "unknown", "unknown", exclusive=self.unit == HOST)
 
-    def write(self, holder: Holder | None) -> None:
+    def write(self, holder: Holder) -> None:
         """Replace what the file says."""
-        text = b"" if holder is None else json.dumps(asdict(replace(holder, unit=self.unit))).encode()
+        text = json.dumps(asdict(replace(holder, unit=self.unit))).encode()
         os.pwrite(self.fd, text, 0)
         os.ftruncate(self.fd, len(text))
 
@@ -114,13 +117,16 @@ def lease_folder(environ: Mapping[str, str] = os.environ) -> Path:
     Raises:
         BenchmarkError: infrastructure, if it cannot be used safely.
     """
-    named = environ.get(FOLDER_VARIABLE)
-    folder = Path(named) if named else Path("/tmp") / f"gpubench-{os.getuid()}" / "leases"  # noqa: S108  # owner checked below
+    folder = Path("/tmp") / f"gpubench-{os.getuid()}" / "leases"  # noqa: S108  # owner checked below
+    checked, forbidden = [folder.parent, folder], GROUP_AND_OTHERS
+    if named := environ.get(FOLDER_VARIABLE):
+        folder = Path(named)
+        # A folder that the user names may well belong to a group of theirs.
+        checked, forbidden = [folder], OTHERS
     try:
         make_private_folder(folder)
-        # A folder that the user names may well belong to a group of theirs.
-        for path in (folder,) if named else (folder.parent, folder):
-            if reason := not_private(path, OTHERS if named else GROUP_AND_OTHERS):
+        for path in checked:
+            if reason := not_private(path, forbidden):
                 raise _unusable(folder, reason)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise _unusable(folder, "it cannot be written")

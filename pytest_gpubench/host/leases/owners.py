@@ -44,8 +44,8 @@ def identify(pid: int) -> ProcessId | None:
 
 def is_alive(process: ProcessId) -> bool:
     """Whether that very process still runs."""
-    found = identify(process.pid)
-    return found is not None and found.start == process.start
+    living = identify(process.pid)
+    return living is not None and living.start == process.start
 
 
 def in_words(pid: int) -> str:
@@ -70,12 +70,12 @@ def this_place() -> str:
 
 def with_descendants(pids: Iterable[int]) -> list[ProcessId]:
     """These processes and all below them, as far as they live."""
-    found: dict[int, ProcessId] = {}
+    living: dict[int, ProcessId] = {}
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-            found.update({one.pid: one for one in map(identify, family) if one is not None})
-    return list(found.values())
+            living.update({process.pid: process for process in map(identify, family) if process is not None})
+    return list(living.values())
 
 
 def lock_holders(path: Path, among: Iterable[int] | None = None) -> list[int]:
@@ -86,12 +86,12 @@ def lock_holders(path: Path, among: Iterable[int] | None = None) -> list[int]:
     """
     pids = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()) if among is None else among
     target = str(path.resolve())
-    found = []
+    holders = []
     for pid in pids:
         with contextlib.suppress(OSError), os.scandir(_PROC / str(pid) / "fd") as entries:
             if any(_link(entry) == target and _locks(pid, entry.name) for entry in entries):
-                found.append(pid)
-    return found
+                holders.append(pid)
+    return holders
 
 
 def kill_all(processes: Iterable[ProcessId]) -> list[ProcessId]:
@@ -101,7 +101,7 @@ def kill_all(processes: Iterable[ProcessId]) -> list[ProcessId]:
     """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents()), 1}
     living = [process for process in processes if process.pid not in spared and is_alive(process)]
-    victims = [one for one in with_descendants(process.pid for process in living) if one.pid not in spared]
+    victims = [victim for victim in with_descendants(process.pid for process in living) if victim.pid not in spared]
     for victim in victims:
         with contextlib.suppress(OSError):
             os.kill(victim.pid, 9)
