@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pytest_gpubench.domain.secrets import secret_inside
+
 _ROW = "the parallelism comes from the row of the search space; write `{}` there"
 _SECRET = "a command line can be read by every user of the host and is kept in records"
 _TCP = "the plugin talks plain HTTP to 127.0.0.1"
@@ -89,6 +91,8 @@ def words_error(words: Sequence[str], *, short: bool = True) -> str | None:
         if found:
             shown = word.split("=", 1)[0]
             return f"holds {shown}, which is not a recipe's to set: {found[1]}"
+        if name := secret_inside(word):
+            return f"holds a value of {name}: {_SECRET}; set it in the recipe's `env` as {{from: NAME}}"
         if "\0" in word:
             return "holds a NUL character, which no command line can hold; remove it"
     return None

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from pytest_gpubench.domain.failures import Failure, FailureClass
+from pytest_gpubench.domain.secrets import without_shapes
 
 _HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "hf_xet"}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -39,7 +40,7 @@ def download_failure(error: BaseException, model: str, revision: str, cache: str
     evidence = _evidence(error)
 
     def failure(cause: str, whose: FailureClass, words: str, remedy: str) -> Failure:
-        return Failure(cause, whose, f"{model}: {words}", evidence, remedy)
+        return Failure(cause, whose, f"{without_shapes(model)}: {words}", evidence, remedy)
 
     if "HFValidationError" in names:
         return failure(
