@@ -23,7 +23,7 @@ def redact(text: str) -> str:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if token := os.environ.get(name, "").strip():
             text = text.replace(token, "***")
-    return _TOKEN.sub("***", text)
+    return without_shapes(_TOKEN.sub("***", text))
 
 
 def download_failure(error: BaseException, model: str, revision: str, cache: str, endpoint: str) -> Failure:
