@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -39,6 +40,7 @@ FILES = {
     "file": "",
     "broken.json": "{",
     "odd.json": '{"kind": "matrix", "include": [{"cases": 5}]}',
+    "deep.json": "[" * 100_000,
     "matrix.json": '{"kind": "matrix", "include": [{"cases": ["a"]}]}',
     "pytest.ini": "[pytest]\naddopts = -p no:cacheprovider\n",
     "benchmarks/test_serving.py": "from pytest_gpubench.suite import test_engine_init, test_throughput\n",
@@ -53,6 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_text(text)
     (tmp_path / "bytes.yaml").write_bytes(b"\xe9: 1\n")
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))

@@ -145,7 +145,7 @@ def _records(run: Path, case: str) -> list[dict[str, Any]]:
     for path in sorted((run / server / workload).glob("launch-*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise GpubenchError(f"the record {path} cannot be read ({error}); leave it out or measure again") from None
         if not isinstance(record, dict):
             raise GpubenchError(f"the record {path} is not one of ours; measure again")

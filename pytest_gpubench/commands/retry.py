@@ -55,7 +55,7 @@ def _ends(results: Path) -> dict[Path, dict[str, Any]]:
     for path in results.glob(f"*/{RUN_FILE}"):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(data, dict):
             found[path] = data

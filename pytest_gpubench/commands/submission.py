@@ -234,9 +234,9 @@ def ended_of(folder: Path, name: str) -> dict[str, Any]:
     """What a task or job wrote down of itself; empty before it has."""
     try:
         found: dict[str, Any] = json.loads((folder / "steps" / f"{name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def cancel(folder: Path) -> int:
@@ -256,7 +256,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise GpubenchError(f"{path} cannot be read: give the folder of gpubench submit --results") from None
     shape = {"jobs": dict, "include": list, "pytest": list, "recipes": list}
     ours = isinstance(found, dict) and found.get("kind") == "submission"

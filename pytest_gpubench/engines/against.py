@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, canonical_json, thaw
-from pytest_gpubench.model.secrets import is_secret, shown_value, without_shapes
+from pytest_gpubench.model.secrets import is_secret, secret_inside, shown_value, without_shapes
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.recipes.server_keys import check_flag
 
@@ -116,6 +116,8 @@ def parse_against(text: str, which: Callable[[str], str | None] = shutil.which) 
         raise _wrong(text, f"is empty; {FORMS}")
     start = next((index for index, word in enumerate(words) if word.startswith("-") and word != "-m"), len(words))
     env, command = _env_and_command(text, words[:start], which)
+    if name := next(filter(None, map(secret_inside, words)), ""):
+        raise _wrong(text, f"holds a value of {name}, and command lines are kept in records; set it in the recipe's env")
     serve, draft, without = _flags(text, words[start:])
     return Against(without_shapes(text), command, FrozenMap(serve), FrozenMap(env), draft, without)
 

@@ -162,7 +162,7 @@ def _read(path: Path) -> tuple[Calibration, ...]:
         version = document["schema"]
         if version == SCHEMA_VERSION:
             return tuple(Calibration.from_json(entry) for entry in document["calibrations"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise GpubenchError(f"the calibration {path} is damaged; delete it, then run gpubench calibrate") from error
     raise GpubenchError(
         f"the calibration {path} has version {version!r}, this release knows {SCHEMA_VERSION}; delete it and calibrate"

@@ -32,6 +32,13 @@ _SHAPES = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}"
     r"|\bAKIA[0-9A-Z]{16}\b|\bglpat-[A-Za-z0-9_-]{16,}|(?<=\bBearer )[A-Za-z0-9._~+/=-]{8,}|(?<=\bBasic )[A-Za-z0-9+/=]{8,}"
 )
+_ASSIGNED = re.compile(
+    r"""(?<!\w)(?<!\w-)(?P<name>[A-Za-z][\w-]{0,63})"""
+    r"""(?:=['"]?([^\s&'",;}\])]+)"""
+    r"""|"\s{0,4}:\s{0,4}"((?:[^"\\]|\\.)+)|\\"\s{0,4}:\s{0,4}\\"([^"\\]+)|'\s{0,4}:\s{0,4}'([^'\\]+))"""
+)
+"""``NAME=value`` of a command line or an address, ``"name": "value"`` of JSON, its quotes escaped or not, and of Python."""
+_LAST_WORD = re.compile(r"(key|token|passw(or)?d|passphrase|secret|credentials?|pat|pwd)$", re.IGNORECASE)
 _NAMED = frozenset({"env", "serve", "options", "spec"})
 """Keys of a record below which names are a user's own."""
 
@@ -55,8 +62,22 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def without_shapes(text: str) -> str:
-    """A text without user and password in addresses, and without what looks like a token."""
-    return _SHAPES.sub(HIDDEN, _USERINFO.sub(HIDDEN, text))
+    """A text without user and password in addresses, without what looks like a token, and without
+    the values of names in it that say so."""
+    text = _SHAPES.sub(HIDDEN, _USERINFO.sub(HIDDEN, text))
+    return _ASSIGNED.sub(lambda found: found[0].removesuffix(_told(found)) + HIDDEN if _told(found) else found[0], text)
+
+
+def secret_inside(text: str) -> str:
+    """The first name in a command line or a piece of JSON that has a secret for its value; empty: none."""
+    return next((found["name"] for found in _ASSIGNED.finditer(text) if _told(found)), "")
+
+
+def _told(found: re.Match[str]) -> str:
+    """The value if it is a secret, else nothing: the name ends as one, ``num_key_value_heads`` does not."""
+    name, value = found["name"], found[found.lastindex or 0]
+    told = bool(_LAST_WORD.search(name)) and is_secret(name, value) and len(value) >= SHORTEST
+    return value if told and value != HIDDEN and not value.startswith("${") else ""
 
 
 def shown_value(name: str, value: str) -> str:
@@ -114,6 +135,7 @@ def _passwords(text: str) -> Iterator[str]:
 def _named_values(data: Any, environment: Mapping[str, str], *, named: bool) -> Iterator[str]:
     if isinstance(data, str):
         yield from _passwords(data)
+        yield from filter(None, map(_told, _ASSIGNED.finditer(data)))
     elif isinstance(data, list):
         for item in data:
             yield from _named_values(item, environment, named=named)

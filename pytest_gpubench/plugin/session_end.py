@@ -39,6 +39,7 @@ class SessionEnd:
         self._benchmark = benchmark
         self._writers = writers
         self._failed: list[_Failed] = []
+        self._session: pytest.Session | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -59,12 +60,37 @@ class SessionEnd:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         """Around every other plugin: what is judged now must be in JUnit's file, and any of them, the
         terminal's summary included, may set the exit status."""
+        self._session = session
         try:
             if not session.config.option.collectonly:
                 judge_left(self._benchmark, session)
             yield
+        except BaseException as error:
+            self._keep_raised(session, "pytest_sessionfinish", error)
+            raise
         finally:
             self._write_run_file(session)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_unconfigure(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except BaseException as error:
+            if self._session is not None:
+                self._keep_raised(self._session, "pytest_unconfigure", error)
+                self._write_run_file(self._session)
+            raise
+
+    def _keep_raised(self, session: pytest.Session, hook: str, error: BaseException) -> None:
+        """What a hook raises here ends pytest past the session's exit status."""
+        if isinstance(error, pytest.exit.Exception):
+            session.exitstatus = session.exitstatus if error.returncode is None else error.returncode
+        elif isinstance(error, KeyboardInterrupt):
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        else:
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            self._failed.append(_Failed(hook, words[:_LONGEST_REASON]))
 
     def _write_run_file(self, session: pytest.Session) -> None:
         folder = self._benchmark.folder.path

@@ -192,6 +192,13 @@ def _split(source: str, command: str) -> tuple[str, ...]:
         words = tuple(shlex.split(command))
     except ValueError as error:
         raise pytest.UsageError(f"{source}: {command!r} cannot be split into words ({error}); check its quotes") from None
+    from pytest_gpubench.model.secrets import secret_inside
+
+    if name := next(filter(None, map(secret_inside, words)), ""):
+        raise pytest.UsageError(
+            f"{source}: holds a value of {name}, and a command line can be read by every user of the host; "
+            f"set {name} where pytest runs, and `env: {{{name}: {{from: {name}}}}}` in the recipe"
+        )
     if not words:
         raise pytest.UsageError(f"{source}: is empty; give a command such as 'vllm serve'")
     return words

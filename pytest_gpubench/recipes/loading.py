@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pytest_gpubench.recipes.inheritance import Lineage
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
 from pytest_gpubench.recipes.resolving import Resolver
 from pytest_gpubench.recipes.server_groups import share
-from pytest_gpubench.recipes.yaml_tree import Node, read_tree
+from pytest_gpubench.recipes.yaml_tree import MAX_BYTES, Node, read_tree
 
 MAX_CASES = 50_000
 _REQUIRED = ("model", "model-prefix", "precision", "framework", "runner", "scenarios")
@@ -49,6 +50,15 @@ def load_recipes(paths: Sequence[Path], *, policy: SharingPolicy | None = None) 
     """
     files = [str(path) for path in paths]
     return _Loading(files, policy).load(paths)
+
+
+def _content(path: Path) -> bytes:
+    # What is no file would wait for a writer that never comes, or never end.
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("it is a pipe or a device, and a recipe file is read more than once")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 class _Loading:
@@ -89,7 +99,7 @@ class _Loading:
     def _read(self, path: Path) -> Node | None:
         start = SourcePosition(str(path), 1, 1)
         try:
-            data = path.read_bytes()
+            data = _content(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             self._log.add(start, "", f"cannot read the file: {reason.lower()}; check the path")

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from pytest_gpubench.model.frozen import spelled
+from pytest_gpubench.model.secrets import secret_inside
 from pytest_gpubench.recipes.fields import MAX_CONCURRENCY, MAX_TOKENS, TEXTS_SCHEMA, Number, fail, texts
 from pytest_gpubench.recipes.problems import shown
 
@@ -100,6 +101,8 @@ def words_error(words: Sequence[str], *, short: bool = True) -> str | None:
     for word in words:
         if (short or word.startswith("--")) and (ours := our_word(word)):
             return f"holds {word.split('=', 1)[0]}, which is not a recipe's to set: {ours[1]}"
+        if name := secret_inside(word):
+            return f"holds a value of {name}: {_SECRET}; set it in the recipe's `env` as {{from: NAME}}"
         if "\0" in word:
             return "holds a NUL character, which no command line can hold; remove it"
     return None

@@ -131,7 +131,7 @@ def read_tree(file: str, data: bytes, log: ProblemLog) -> Node | None:
 
 def _decode(file: str, data: bytes) -> str:
     if len(data) > MAX_BYTES:
-        raise _UnreadableError(SourcePosition(file, 1, 1), f"the file has {len(data)} bytes; the limit is {MAX_BYTES}")
+        raise _UnreadableError(SourcePosition(file, 1, 1), f"the file has more than {MAX_BYTES} bytes; split it")
     encoding = "utf-8-sig"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"

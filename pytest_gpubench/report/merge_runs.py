@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from pytest_gpubench.gate.evidence import evidence_of
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio
+from pytest_gpubench.host.files import open_regular
 from pytest_gpubench.model.failures import Failure, GpubenchError, failure_words
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import for_terminal
@@ -20,6 +21,8 @@ EXIT_FAILED = 1
 EXIT_NOTHING = 5
 EXIT_UNDECIDED = 10
 INTERRUPTED = "interrupted"
+_MAX_MATRIX = 2**28
+"""Bytes of a file that are read; of a longer one the rest is missing, so that it is no JSON."""
 _UNDECIDED = (2, EXIT_NOTHING, EXIT_UNDECIDED)
 """Exit codes of pytest after which what is missing is INCONCLUSIVE: interrupted, nothing, undecided."""
 _WHOLE = (0, EXIT_FAILED, EXIT_NOTHING, EXIT_UNDECIDED)
@@ -105,8 +108,9 @@ def read_matrix(path: Path) -> Mapping[str, Any]:
         GpubenchError: if it is neither.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with open_regular(path) as file:
+            document = json.loads(file.read(_MAX_MATRIX + 1).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise GpubenchError(f"--matrix {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
     if not _is_matrix(document):
         raise GpubenchError(f"--matrix {path} is no matrix: give the file that gpubench matrix or --gpubench-matrix wrote")
@@ -175,6 +179,10 @@ def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
     rows += starts
     judged = [_ratio_row(RatioPoint(**point), chosen) for point in given.get("ratios", ())]
     rows += [*judged, *_other_failures(loaded.runs, ends, {row.name for row in judged})]
+    if matrix is not None:  # without one a run may ask, whose own end is still to come
+        unfinished, begun_anew = _unfinished(loaded.runs)
+        rows += unfinished
+        notes += begun_anew
     return Merged(
         tuple(rows),
         tuple(_disagreements([result for row in rows for result in row.results])),
@@ -197,6 +205,35 @@ def ends_that_count(runs: Iterable[Run]) -> tuple[list[RunEnd], list[str]]:
         if run.end and counts is not run and (run.end.failures or run.end.exit not in _WHOLE):
             notes.append(f"run {run.name} ended with exit code {run.end.exit} and was begun anew: run {counts.name} counts")
     return [run.end for run in last.values() if run.end], notes
+
+
+def _unfinished(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
+    """A row for each run that was killed, or still goes on: what else it was to run, and what of that
+    failed, is on no record. A sentence instead where a later run came to its end over all it had."""
+    rows, notes = [], []
+    for run in runs:
+        done = _done(run)
+        if run.end is not None or not done:
+            continue
+        last = max(done.values())
+        anew = (
+            later.name
+            for later in runs
+            if later.end and later.end.exit in _WHOLE and _finished(later) > last and done.keys() <= _done(later).keys()
+        )
+        other = next(anew, "")
+        if other:
+            notes.append(f"run {run.name} did not come to its end and was begun anew: run {other} counts")
+            continue
+        reason = "it did not come to its end: what else it was to run did not report; run it again"
+        rows.append(Row(f"run {run.name}", "", "test", Status.INCONCLUSIVE, reason))
+    return rows, notes
+
+
+def _done(run: Run) -> dict[tuple[str, str], float]:
+    """Case or start, and launch, of each record, and when it ended."""
+    found = {(one.case, one.launch.label): one.finished.timestamp() for one in run.cases}
+    return found | {(one.subject, one.launch.label): one.finished.timestamp() for one in run.inits}
 
 
 def _finished(run: Run) -> float:

@@ -34,6 +34,13 @@ def test_a_switch_is_no_secret_whatever_its_name() -> None:
         ("--u=postgres://u:p@h:5 http://h/p@q", f"--u=postgres://{HIDDEN}@h:5 http://h/p@q"),
         ("Authorization: Bearer abcdefgh12", f"Authorization: Bearer {HIDDEN}"),
         ("hf_ABCDEFGHIJKLMNOPQR.", f"{HIDDEN}."),
+        ('{"token": "tok, tok"}', f'{{"token": "{HIDDEN}"}}'),
+        (r"--x={\"db-password\": \"abcdefg\"}", rf"--x={{\"db-password\": \"{HIDDEN}\"}}"),
+        ("env MY_API_KEY=abcdefg python", f"env MY_API_KEY={HIDDEN} python"),
+        ("http://h/x?a=1&api_key=abcdefg&b=2", f"http://h/x?a=1&api_key={HIDDEN}&b=2"),
+        ("{'secret': 'abcdefg'} --token=abcdefg", f"{{'secret': '{HIDDEN}'}} --token={HIDDEN}"),
+        ("num_key_value_heads=81234567 max_tokens=1000000", "num_key_value_heads=81234567 max_tokens=1000000"),
+        ("eos_token='<|end|>' \"token\": 128001", "eos_token='<|end|>' \"token\": 128001"),
         ("mail me@host or Bearer of news", "mail me@host or Bearer of news"),
     ],
 )

@@ -276,6 +276,16 @@ def test_run_json_has_the_code_that_pytest_returns(project: Project) -> None:
     assert "exit code 9" in next(iter(_failed(project).values()))
 
 
+@pytest.mark.parametrize("hook", ["pytest_sessionfinish", "pytest_terminal_summary", "pytest_unconfigure"])
+def test_a_hook_that_raises_at_the_end_is_in_the_merged_verdict(project: Project, hook: str) -> None:
+    _plugin(project, f"def {hook}():\n    raise RuntimeError('no room for the upload')\n")
+    result = project.run("benchmarks", "-k", f"{PLAIN} and c1")
+    assert result.ret == 1
+    assert _run_file(project)["exit"] == 1
+    assert "no room for the upload" in next(iter(_failed(project).values()))
+    assert _merged(project).exit_code == 1
+
+
 def test_a_report_that_cannot_be_written_fails_every_verdict(project: Project) -> None:
     page = project.pytester.path / "full" / "page.html"
     page.parent.mkdir()

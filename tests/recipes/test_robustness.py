@@ -113,8 +113,11 @@ def test_any_value_replaced_never_raises(tmp_path: Path, which: int, value: obje
 
 
 def test_unreadable_paths_are_problems(tmp_path: Path) -> None:
-    book = load_recipes([tmp_path / "missing.yaml", tmp_path, Path("nul\0byte.yaml")])
-    assert [problem.message.split(":")[0] for problem in book.problems] == ["cannot read the file"] * 3
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    unreadable = [tmp_path / "missing.yaml", tmp_path, Path("nul\0byte.yaml"), pipe, Path("/dev/zero")]
+    book = load_recipes(unreadable)
+    assert [problem.message.split(":")[0] for problem in book.problems] == ["cannot read the file"] * 5
     assert "no such file or directory" in book.problems[0].message
 
 

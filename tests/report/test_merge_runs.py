@@ -25,9 +25,14 @@ def _matrix(*cases: str, **more: Any) -> dict[str, Any]:
     return {"kind": "matrix", "include": [{"name": "job", "cases": list(cases)}], **more}
 
 
+def _end(run: Path) -> None:
+    (run / "run.json").write_text(json.dumps({"kind": "run", "exit": 0, "finished": "2027-01-01T00:00:00Z"}))
+
+
 def _merged(tmp_path: Path, *records: tuple[str, dict[str, Any]], matrix: dict[str, Any] | None = None) -> Merged:
     for run, record in records:
         write(tmp_path / run, record)
+        _end(tmp_path / run)
     return merge(load_results([tmp_path]), matrix)
 
 
@@ -84,6 +89,24 @@ def test_only_failures_of_the_infrastructure_may_be_retried(tmp_path: Path) -> N
     merged = _merged(tmp_path / "2", ("a", case_record(failure=FAILURE)), ("a", case_record(conc=8, status="FAIL")))
     assert (merged.exit_code, merged.retryable) == (1, False)
     assert not _merged(tmp_path / "3", ("a", case_record())).retryable
+
+
+def test_a_run_that_was_killed_is_undecided_until_a_later_one_ends(tmp_path: Path) -> None:
+    write(tmp_path / "a", case_record(minute=1))
+    merged = merge(load_results([tmp_path]), _matrix(CASE))
+    assert [(row.name, row.status) for row in merged.rows] == [(CASE, Status.PASS), ("run a", Status.INCONCLUSIVE)]
+    assert merged.exit_code == 10, "its own tests may have failed, and nothing says so"
+    assert "did not come to its end" in "\n".join(merged.lines())
+    other = _merged(tmp_path, ("b", case_record(conc=8, minute=2)), matrix=_matrix(CASE))
+    assert other.exit_code == 10, "another run that had something else to do"
+    again = _merged(tmp_path, ("c", case_record(minute=3)), matrix=_matrix(CASE))
+    assert again.exit_code == 0
+    assert "run a did not come to its end and was begun anew: run c counts" in again.jobs
+
+
+def test_a_run_that_goes_on_does_not_call_itself_unfinished(tmp_path: Path) -> None:
+    write(tmp_path / "a", case_record(minute=1))
+    assert merge(load_results([tmp_path])).exit_code == 0
 
 
 def test_an_interrupted_case_is_undecided_not_failed(tmp_path: Path) -> None:

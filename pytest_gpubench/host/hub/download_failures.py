@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pytest_gpubench.host.hub.local import Incomplete
 from pytest_gpubench.model.failures import Failure, FailureClass
+from pytest_gpubench.model.secrets import without_shapes
 
 _HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "hf_xet"}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -27,7 +28,7 @@ def redact(text: str) -> str:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if token := os.environ.get(name, "").strip():
             text = text.replace(token, "***")
-    return _TOKEN.sub("***", text)
+    return without_shapes(_TOKEN.sub("***", text))
 
 
 def download_failure(error: BaseException, model: str, revision: str, cache: str, endpoint: str) -> Failure:
@@ -44,7 +45,7 @@ def download_failure(error: BaseException, model: str, revision: str, cache: str
     evidence = _evidence(error)
 
     def failure(cause: str, whose: FailureClass, words: str, remedy: str) -> Failure:
-        return Failure(cause, whose, f"{model}: {words}", evidence, remedy)
+        return Failure(cause, whose, f"{without_shapes(model)}: {words}", evidence, remedy)
 
     if "HFValidationError" in names:
         return failure(

@@ -248,14 +248,14 @@ def _stated_size(path: Path, name: str) -> int:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
             return 8 + length + max(map(int, ends), default=0)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise _UnreadableError(f"{name} has no readable safetensors header (a broken download)") from error
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _UnreadableError(f"{path.name} is not JSON (a broken download)") from error
     if not isinstance(value, dict):
         raise _UnreadableError(f"{path.name} is not a JSON object")
