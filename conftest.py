@@ -1,3 +1,4 @@
-"""What the project's own tests need. The plugin itself comes through its entry point and is never listed here."""
+"""What the project's own tests need. The plugin itself comes through its entry point and is never
+listed here."""
 
 pytest_plugins = ["pytester"]

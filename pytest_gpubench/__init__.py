@@ -1,7 +1,8 @@
 """LLM serving benchmarks as pytest tests.
 
-What is public: the names below, the fixtures, marks and options of the plugin, the commands of ``gpubench``, exit codes, and the
-formats of recipes.yaml, of records and of baselines. Everything else may change in any release.
+What is public: the names below, the fixtures, marks and options of the plugin, the commands of
+``gpubench``, exit codes, and the formats of recipes.yaml, of records and of baselines. Everything
+else may change in any release.
 """
 
 from __future__ import annotations

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pytest_gpubench._version import __version__
-from pytest_gpubench.commands import add_selection, baseline, calibrate_client, changelogs, clusters, print_json, reports
+from pytest_gpubench.commands import (
+    add_selection,
+    baseline,
+    calibrate_client,
+    changelogs,
+    clusters,
+    print_json,
+    reports,
+)
 from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.model.failures import CommandError, GpubenchError
@@ -30,7 +38,8 @@ EXIT_UNREAD = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code. An error that a user can cause ends in a sentence on stderr."""
+    """Entry point; returns the exit code. An error that a user can cause ends in a sentence on
+    stderr."""
     _replace_what_the_terminal_lacks()
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = parsed.run
@@ -50,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_UNREAD
     except OSError as error:
-        print(f"gpubench: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        print(
+            f"gpubench: {error.strerror or error}{f': {error.filename}' if error.filename else ''}",
+            file=sys.stderr,
+        )
         return EXIT_USAGE
     except KeyboardInterrupt:
         return 130
@@ -76,12 +88,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pytest-gpubench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    init = commands.add_parser("init", help="write a starter recipes.yaml and benchmarks/test_serving.py into a repository")
-    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="root of the repository (default: here)")
+    init = commands.add_parser(
+        "init", help="write a starter recipes.yaml and benchmarks/test_serving.py into a repository"
+    )
+    init.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        help="root of the repository (default: here)",
+    )
     init.set_defaults(run=_init)
 
-    demo = commands.add_parser("demo-model", help="write the embedded model pair into a Hugging Face cache folder")
-    demo.add_argument("folder", type=Path, help="cache folder, as HF_HUB_CACHE or --gpubench-cache-dir names it")
+    demo = commands.add_parser(
+        "demo-model", help="write the embedded model pair into a Hugging Face cache folder"
+    )
+    demo.add_argument(
+        "folder", type=Path, help="cache folder, as HF_HUB_CACHE or --gpubench-cache-dir names it"
+    )
     demo.set_defaults(run=_demo_model)
 
     plan = commands.add_parser("plan", help="print what a selection would run, as JSON")
@@ -92,12 +116,16 @@ def _parser() -> argparse.ArgumentParser:
     add_selection(doctor)
     doctor.set_defaults(run=_doctor)
 
-    fetch = commands.add_parser("fetch", help="download the weights of a selection, under the lock, ahead of a run")
+    fetch = commands.add_parser(
+        "fetch", help="download the weights of a selection, under the lock, ahead of a run"
+    )
     add_selection(fetch)
     fetch.add_argument("--cache-dir", type=Path, metavar="DIR", help="as --gpubench-cache-dir")
     fetch.set_defaults(run=_fetch)
 
-    schema = commands.add_parser("schema", help="print the JSON Schema of recipes.yaml, for editors")
+    schema = commands.add_parser(
+        "schema", help="print the JSON Schema of recipes.yaml, for editors"
+    )
     schema.add_argument("--record", action="store_true", help="of result records instead")
     schema.set_defaults(run=_schema)
 
@@ -143,7 +171,10 @@ def _doctor(parsed: argparse.Namespace) -> int:
     for server, findings in findings_by_server(plan).items():
         print(format_findings(findings, title=server))
         errors += sum(finding.severity == "error" for finding in findings)
-    print(f"{counted(len(plan['cases']), 'case')} on {counted(len(plan['servers']), 'server')}: {counted(errors, 'error')}")
+    print(
+        f"{counted(len(plan['cases']), 'case')} on "
+        f"{counted(len(plan['servers']), 'server')}: {counted(errors, 'error')}"
+    )
     return EXIT_FINDINGS if errors else 0
 
 
@@ -156,7 +187,9 @@ def _fetch(parsed: argparse.Namespace) -> int:
     book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
     done: set[str] = set()
     for key in plan["servers"]:
-        for repository, commit in fetch_weights(book.server(key), parsed.cache_dir, _show_progress).items():
+        for repository, commit in fetch_weights(
+            book.server(key), parsed.cache_dir, _show_progress
+        ).items():
             if repository not in done:
                 done.add(repository)
                 print(f"{repository} {commit or 'local folder'}")
@@ -167,7 +200,11 @@ def _show_progress(progress: Progress) -> None:
     if progress.waiting:
         print(f"{progress.model}: another process is fetching it", file=sys.stderr)
     else:
-        print(f"{progress.model}: {progress.done_bytes / 2**30:.1f} of {progress.total_bytes / 2**30:.1f} GiB", file=sys.stderr)
+        print(
+            f"{progress.model}: {progress.done_bytes / 2**30:.1f} of "
+            f"{progress.total_bytes / 2**30:.1f} GiB",
+            file=sys.stderr,
+        )
 
 
 def _schema(parsed: argparse.Namespace) -> int:

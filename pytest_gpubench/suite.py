@@ -15,21 +15,27 @@ __all__ = ["test_engine_init", "test_ratio", "test_throughput"]
 
 
 def test_engine_init(
-    _gpubench_engine: Engine, _gpubench_engine_check: EngineCheck, _gpubench_init_gate: Callable[[], Verdict]
+    _gpubench_engine: Engine,
+    _gpubench_engine_check: EngineCheck,
+    _gpubench_init_gate: Callable[[], Verdict],
 ) -> None:
-    """The engine that runs is the one that the recipe asked for: name, parallelism, block size, speculative config, backends; then
-    the gate on the duration of its start."""
+    """The engine that runs is the one that the recipe asked for: name, parallelism, block size,
+    speculative config, backends; then the gate on the duration of its start."""
     assert _gpubench_engine.served_name in _gpubench_engine.facts.served_names
     assert _gpubench_engine_check.deviations == ()
     assert _gpubench_engine_check.checked
     _gpubench_init_gate()
 
 
-def test_throughput(_gpubench_measure: Callable[[], Measurement], _gpubench_gate: Callable[[Measurement], Verdict]) -> None:
-    """No failed request, every output as long as asked, the draft really drafted, prefix cache unused; then the gates."""
+def test_throughput(
+    _gpubench_measure: Callable[[], Measurement], _gpubench_gate: Callable[[Measurement], Verdict]
+) -> None:
+    """No failed request, every output as long as asked, the draft really drafted, prefix cache
+    unused; then the gates."""
     _gpubench_gate(_gpubench_measure())
 
 
 def test_ratio(_gpubench_ratio_gate: Callable[[], Verdict]) -> None:
-    """One metric of two cases of this run, as the recipes' ``ratios`` demand it: last, without a server."""
+    """One metric of two cases of this run, as the recipes' ``ratios`` demand it: last, without a
+    server."""
     _gpubench_ratio_gate()

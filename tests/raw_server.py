@@ -1,4 +1,5 @@
-"""A server that answers with whatever bytes a test gives it, for clients that must bear everything."""
+"""A server that answers with whatever bytes a test gives it, for clients that must bear
+everything."""
 
 from __future__ import annotations
 

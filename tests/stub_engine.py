@@ -1,12 +1,15 @@
-"""A stub of the vLLM server: its command line, its processes, its log lines, its HTTP, and faults on demand.
+"""A stub of the vLLM server: its command line, its processes, its log lines, its HTTP, and faults
+on demand.
 
     python stub_engine.py serve MODEL --port 8000 --served-model-name NAME ...
     python stub_engine.py --model MODEL --port 8000 ...
 
-Like the real one it is three processes (API server, engine core, worker), asks for the key in VLLM_API_KEY, and binds its port
-before it loads. Environment: GPUBENCH_STUB_FAULT (one of FAULTS, some with ``:NUMBER``), GPUBENCH_STUB_DEVICE (cpu or cuda),
-GPUBENCH_STUB_LOAD (seconds), GPUBENCH_STUB_UNTIL (a file: loads until it is there), GPUBENCH_STUB_TTFT and
-GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a draft: tokens of each chunk).
+Like the real one it is three processes (API server, engine core, worker), asks for the key in
+VLLM_API_KEY, and binds its port before it loads. Environment: GPUBENCH_STUB_FAULT (one of FAULTS,
+some with ``:NUMBER``), GPUBENCH_STUB_DEVICE (cpu or cuda), GPUBENCH_STUB_LOAD (seconds),
+GPUBENCH_STUB_UNTIL (a file: loads until it is there), GPUBENCH_STUB_TTFT and
+GPUBENCH_STUB_TOKEN_TIME (seconds), GPUBENCH_STUB_TOKENS_PER_DRAFT (with a draft: tokens of each
+chunk).
 """
 
 from __future__ import annotations
@@ -64,7 +67,10 @@ FAULTS = {
     "out-of-memory": "a worker runs out of GPU memory while it loads weights, exit code 1",
     "kv-cache": "the KV cache does not fit, exit code 1",
     "illegal-memory": "a worker reports an illegal memory access; no process exits",
-    "port-in-use-once": "the first start finds the port taken (a file named by GPUBENCH_STUB_ONCE says whether it was)",
+    "port-in-use-once": (
+        "the first start finds the port taken (a file named by GPUBENCH_STUB_ONCE says "
+        "whether it was)"
+    ),
     "tell-key": "prints its API key into the log",
     "compile-refusing": "as compile-serving, and refuses the last of them with status 503",
     "compile-serving": "says of each of the first N completions that it compiled a kernel for it",
@@ -81,7 +87,11 @@ VERSION = "0.0.0+stub"
 
 def say(process: str, text: str, level: str = "INFO", source: str = "stub.py:1") -> None:
     """One log line, as vLLM prints it."""
-    print(f"({process} pid={os.getpid()}) {level} {time.strftime('%m-%d %H:%M:%S')} [{source}] {text}", flush=True)
+    print(
+        f"({process} pid={os.getpid()}) {level} {time.strftime('%m-%d %H:%M:%S')} "
+        f"[{source}] {text}",
+        flush=True,
+    )
 
 
 def say_traceback(process: str, mark: str, error: str, frame: str = "load_model") -> None:
@@ -97,25 +107,35 @@ def say_traceback(process: str, mark: str, error: str, frame: str = "load_model"
 
 
 def arguments() -> argparse.Namespace:
-    """The flags that the stub reflects; all others are accepted, unless they say that they are none."""
+    """The flags that the stub reflects; all others are accepted, unless they say that they are
+    none."""
     words = sys.argv[2:] if sys.argv[1:2] == ["serve"] else sys.argv[1:]
     parser = argparse.ArgumentParser(prog="vllm serve", allow_abbrev=False)
     parser.add_argument("model_tag", nargs="?")
     parser.add_argument("--model")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--served-model-name", nargs="+")
-    for name, default in (("port", 8000), ("max-model-len", 2304), ("block-size", 128), ("max-cudagraph-capture-size", 16)):
+    for name, default in (
+        ("port", 8000),
+        ("max-model-len", 2304),
+        ("block-size", 128),
+        ("max-cudagraph-capture-size", 16),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name in ("tensor", "data", "pipeline", "decode-context", "prefill-context"):
         parser.add_argument(f"--{name}-parallel-size", type=int, default=1)
     parser.add_argument("--enable-expert-parallel", action="store_true")
     parser.add_argument("--enforce-eager", action="store_true")
-    parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True
+    )
     parser.add_argument("--speculative-config", type=json.loads)
     parser.add_argument("--role", default="api")
     options, rest = parser.parse_known_args(words)
     options.model = options.model or options.model_tag
-    wrong = [word for word in rest if word.startswith("--no-such")] or (["--wrong"] if FAULT == "wrong-argument" else [])
+    wrong = [word for word in rest if word.startswith("--no-such")] or (
+        ["--wrong"] if FAULT == "wrong-argument" else []
+    )
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     return options
@@ -126,14 +146,24 @@ def config_line(options: argparse.Namespace) -> str:
     draft = options.speculative_config
     model = repr(draft.get("model")) if draft else ""
     tokens = draft["num_speculative_tokens"] if draft else 0
-    speculative = f"SpeculativeConfig(method={draft['method']!r}, model={model}, num_spec_tokens={tokens})" if draft else "None"
+    speculative = (
+        f"SpeculativeConfig(method={draft['method']!r}, model={model}, num_spec_tokens={tokens})"
+        if draft
+        else "None"
+    )
     return (
-        f"Initializing a V1 LLM engine (v{VERSION}) with config: model={options.model!r}, speculative_config={speculative}, "
-        f"tokenizer={options.model!r}, revision=None, dtype=torch.bfloat16, max_seq_len={options.max_model_len}, "
-        f"tensor_parallel_size={options.tensor_parallel_size}, pipeline_parallel_size={options.pipeline_parallel_size}, "
-        f"data_parallel_size={options.data_parallel_size}, decode_context_parallel_size={options.decode_context_parallel_size}, "
-        f"quantization=None, enforce_eager={options.enforce_eager}, kv_cache_dtype=auto, device_config={DEVICE}, "
-        f"served_model_name={options.served_model_name[0]}, enable_prefix_caching={options.enable_prefix_caching}, "
+        f"Initializing a V1 LLM engine (v{VERSION}) with config: model={options.model!r}, "
+        f"speculative_config={speculative}, "
+        f"tokenizer={options.model!r}, revision=None, dtype=torch.bfloat16, "
+        f"max_seq_len={options.max_model_len}, "
+        f"tensor_parallel_size={options.tensor_parallel_size}, "
+        f"pipeline_parallel_size={options.pipeline_parallel_size}, "
+        f"data_parallel_size={options.data_parallel_size}, "
+        f"decode_context_parallel_size={options.decode_context_parallel_size}, "
+        f"quantization=None, enforce_eager={options.enforce_eager}, kv_cache_dtype=auto, "
+        f"device_config={DEVICE}, "
+        f"served_model_name={options.served_model_name[0]}, "
+        f"enable_prefix_caching={options.enable_prefix_caching}, "
         f"compilation_config={{'cudagraph_capture_sizes': [1, 2, 4], "
         f"'max_cudagraph_capture_size': {options.max_cudagraph_capture_size}}}"
     )
@@ -162,11 +192,16 @@ def run_worker() -> None:
 
 
 def run_core(options: argparse.Namespace) -> None:
-    """The engine core: starts the worker, "loads", says that it is ready by touching a file, then watches the worker."""
+    """The engine core: starts the worker, "loads", says that it is ready by touching a file, then
+    watches the worker."""
     if FAULT == "ignore-sigterm":
         ignore_sigterm()
     say("EngineCore", config_line(options))
-    worker = subprocess.Popen([sys.executable, __file__, "--role", "worker"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    worker = subprocess.Popen(
+        [sys.executable, __file__, "--role", "worker"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
     assert worker.stdout is not None
     worker.stdout.readline()
     if FAULT != "ignore-sigterm":
@@ -178,31 +213,51 @@ def run_core(options: argparse.Namespace) -> None:
         signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGUSR1, lambda *_: worker.kill())
     if DEVICE == "cuda":
-        say("EngineCore", "Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN', 'FLASHINFER'].")
+        say(
+            "EngineCore",
+            "Using FLASH_ATTN attention backend out of potential backends: "
+            "['FLASH_ATTN', 'FLASHINFER'].",
+        )
         if options.speculative_config:
             say("EngineCore", "Loading drafter model...")
             backend = options.speculative_config.get("attention_backend", "FLASH_ATTN")
             say("EngineCore", f"Using AttentionBackendEnum.{backend} backend.")
     fault_while_loading(worker)
     time.sleep(float(os.environ.get("GPUBENCH_STUB_LOAD", "0.05")))
-    while "GPUBENCH_STUB_UNTIL" in os.environ and not Path(os.environ["GPUBENCH_STUB_UNTIL"]).exists():
+    while (
+        "GPUBENCH_STUB_UNTIL" in os.environ and not Path(os.environ["GPUBENCH_STUB_UNTIL"]).exists()
+    ):
         time.sleep(0.05)
     say("EngineCore", "Model loading took 0.01 GiB memory and 0.050000 seconds")
     longest = f"{options.max_model_len:,}"
     say(
-        "EngineCore", f"{DEVICE.upper()} KV cache size: 116,480 tokens, Maximum concurrency for {longest} tokens per request: 9.00x"
+        "EngineCore",
+        f"{DEVICE.upper()} KV cache size: 116,480 tokens, Maximum concurrency for "
+        f"{longest} tokens per request: 9.00x",
     )
     if FAULT == "exit-after-load":
         say_traceback(
-            "EngineCore", "EngineCore failed to start.", "ValueError: No common block size for 128. ", "initialize_kv_cache"
+            "EngineCore",
+            "EngineCore failed to start.",
+            "ValueError: No common block size for 128. ",
+            "initialize_kv_cache",
         )
         worker.kill()
         os._exit(1)
     say("EngineCore", "init engine (profile, create kv cache, warmup model) took 0.10 s")
     Path(options.role.partition(":")[2]).touch()
     code = worker.wait()
-    say("EngineCore", f"Worker proc VllmWorker-0 died unexpectedly (exit code: {code}), shutting down executor.", "ERROR")
-    say_traceback("EngineCore", "EngineCore encountered a fatal error.", "RuntimeError: cancelled", "run_busy_loop")
+    say(
+        "EngineCore",
+        f"Worker proc VllmWorker-0 died unexpectedly (exit code: {code}), shutting down executor.",
+        "ERROR",
+    )
+    say_traceback(
+        "EngineCore",
+        "EngineCore encountered a fatal error.",
+        "RuntimeError: cancelled",
+        "run_busy_loop",
+    )
     os._exit(1)
 
 
@@ -222,22 +277,40 @@ def fault_while_loading(worker: subprocess.Popen[bytes]) -> None:
     if FAULT == "worker-killed":
         worker.kill()
         code = worker.wait()
-        say("EngineCore", f"Worker proc VllmWorker-0 died unexpectedly (exit code: {code}), shutting down executor.", "ERROR")
-        say_traceback("EngineCore", "EngineCore failed to start.", "RuntimeError: Worker failed during the load", "collective_rpc")
+        say(
+            "EngineCore",
+            f"Worker proc VllmWorker-0 died unexpectedly (exit code: {code}), shutting "
+            "down executor.",
+            "ERROR",
+        )
+        say_traceback(
+            "EngineCore",
+            "EngineCore failed to start.",
+            "RuntimeError: Worker failed during the load",
+            "collective_rpc",
+        )
         os._exit(1)
     if FAULT == "out-of-memory":
         say_traceback(
-            "Worker_TP0", "WorkerProc failed to start.", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+            "Worker_TP0",
+            "WorkerProc failed to start.",
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
         )
         worker.kill()
         os._exit(1)
     if FAULT == "kv-cache":
-        error = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`."
+        error = (
+            "ValueError: No available memory for the cache blocks. Try increasing "
+            "`gpu_memory_utilization`."
+        )
         say_traceback("EngineCore", "EngineCore failed to start.", error, "get_kv_cache_configs")
         worker.kill()
         os._exit(1)
     if FAULT == "illegal-memory":
-        error = "torch.AcceleratorError: CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress'"
+        error = (
+            "torch.AcceleratorError: CUDA error: an illegal memory access was "
+            "encountered\nSearch for `cudaErrorIllegalAddress'"
+        )
         say_traceback("Worker_TP0", "WorkerProc hit an exception.", error, "profile_run")
         sleep_forever()
 
@@ -269,7 +342,8 @@ class ApiServer:
         options.served_model_name = options.served_model_name or [options.model]
         say(
             "APIServer",
-            f"non-default args: {{'model': {options.model!r}, 'enable_expert_parallel': {options.enable_expert_parallel}}}",
+            f"non-default args: {{'model': {options.model!r}, 'enable_expert_parallel': "
+            f"{options.enable_expert_parallel}}}",
         )
         say("APIServer", "Resolved architecture: StubForCausalLM")
         if FAULT == "tell-key":
@@ -280,7 +354,9 @@ class ApiServer:
         flood()
         ready = Path(tempfile.gettempdir()) / f"gpubench-stub-{os.getpid()}.ready"
         role = ["--role", f"core:{ready}"]
-        self.core = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], *role], stdin=subprocess.DEVNULL)
+        self.core = subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], *role], stdin=subprocess.DEVNULL
+        )
         if FAULT == "exit-leaving-core":
             time.sleep(0.4)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -292,8 +368,14 @@ class ApiServer:
         while not ready.exists():
             if self.core.poll() is not None:
                 print(f"(APIServer pid={os.getpid()}) Traceback (most recent call last):")
-                print(f'(APIServer pid={os.getpid()})   File "utils.py", line 1, in wait_for_engine_startup')
-                text = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+                print(
+                    f'(APIServer pid={os.getpid()})   File "utils.py", line 1, in '
+                    "wait_for_engine_startup"
+                )
+                text = (
+                    "RuntimeError: Engine core initialization failed. See root cause "
+                    "above. Failed core proc(s): {}"
+                )
                 print(f"(APIServer pid={os.getpid()}) {text}", flush=True)
                 sys.exit(1)
             time.sleep(0.01)
@@ -309,7 +391,8 @@ class ApiServer:
             ignore_sigterm()
 
     def take_port(self) -> None:
-        """The real server binds before it loads; the socket is given up again when the loopback server takes over."""
+        """The real server binds before it loads; the socket is given up again when the loopback
+        server takes over."""
         once = os.environ.get("GPUBENCH_STUB_ONCE")
         taken = FAULT == "port-in-use-once" and once is not None and not Path(once).exists()
         if taken and once is not None:
@@ -322,8 +405,15 @@ class ApiServer:
                 listener.bind((self.options.host, self.options.port))
             except OSError as error:
                 print(f"(APIServer pid={os.getpid()}) Traceback (most recent call last):")
-                print(f'(APIServer pid={os.getpid()})   File "launcher.py", line 1, in create_server_socket')
-                print(f"(APIServer pid={os.getpid()}) OSError: [Errno {error.errno}] {error.strerror}", flush=True)
+                print(
+                    f'(APIServer pid={os.getpid()})   File "launcher.py", line 1, in '
+                    "create_server_socket"
+                )
+                print(
+                    f"(APIServer pid={os.getpid()}) OSError: [Errno {error.errno}] "
+                    f"{error.strerror}",
+                    flush=True,
+                )
                 sys.exit(1)
 
     def server(self) -> LoopbackServer:
@@ -332,11 +422,18 @@ class ApiServer:
         schedule = Schedule(
             float(os.environ.get("GPUBENCH_STUB_TTFT", "0.02")),
             float(os.environ.get("GPUBENCH_STUB_TOKEN_TIME", "0.002")),
-            tokens_per_chunk=int(os.environ.get("GPUBENCH_STUB_TOKENS_PER_DRAFT", "1")) if draft else 1,
+            tokens_per_chunk=int(os.environ.get("GPUBENCH_STUB_TOKENS_PER_DRAFT", "1"))
+            if draft
+            else 1,
             num_speculative_tokens=draft["num_speculative_tokens"] if draft else 0,
         )
         if FAULT == "unknown-variable":
-            say("APIServer", "Unknown vLLM environment variable detected: VLLM_NO_SUCH_SETTING", "WARNING", "envs.py:1")
+            say(
+                "APIServer",
+                "Unknown vLLM environment variable detected: VLLM_NO_SUCH_SETTING",
+                "WARNING",
+                "envs.py:1",
+            )
         name = "somebody-else" if FAULT == "foreign-name" else options.served_model_name[0]
         server = LoopbackServer(
             schedule,
@@ -356,7 +453,10 @@ class ApiServer:
                 tokenize(request) if b'"messages"' in request.body else Response(b"{}", 404)
             )
         server.routes["GET", "/version"] = lambda _request: Response.of_json({"version": VERSION})
-        metrics, complete = server.routes["GET", "/metrics"], server.routes["POST", "/v1/chat/completions"]
+        metrics, complete = (
+            server.routes["GET", "/metrics"],
+            server.routes["POST", "/v1/chat/completions"],
+        )
 
         models = server.routes["GET", "/v1/models"]
 
@@ -387,16 +487,23 @@ class ApiServer:
             page = metrics(request)
             assert isinstance(page, Response)
             labels = f'block_size="{options.block_size}",enable_prefix_caching="{options.enable_prefix_caching}",engine="0"'
-            head = f"# HELP vllm:cache_config_info x\n# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{{{labels}}} 1.0\n"
+            head = (
+                "# HELP vllm:cache_config_info x\n# TYPE vllm:cache_config_info gauge\n"
+                f"vllm:cache_config_info{{{labels}}} 1.0\n"
+            )
             body = head.encode() + page.body
             if FAULT == "counter-vanishes" and self.completions:
-                body = b"\n".join(line for line in body.split(b"\n") if b"vllm:num_preemptions_total" not in line)
+                body = b"\n".join(
+                    line for line in body.split(b"\n") if b"vllm:num_preemptions_total" not in line
+                )
             return Response(body, content_type=page.content_type)
 
         def with_fault(request: Request) -> Response | None:
             self.completions += 1
             if FAULT == "hostile-error":
-                return Response(b"\n::error title=x::y ##[group]z\x1b]0;TITLE\x07\xc2\x9b2J", 500, "text/plain")
+                return Response(
+                    b"\n::error title=x::y ##[group]z\x1b]0;TITLE\x07\xc2\x9b2J", 500, "text/plain"
+                )
             if FAULT == "hang-after-health":
                 time.sleep(3600)
             if FAULT == "die-after" and self.completions > NUMBER:
@@ -408,7 +515,10 @@ class ApiServer:
             if FAULT == "worker-killed-serving" and self.core is not None:
                 self.core.send_signal(signal.SIGUSR1)
             if FAULT in ("compile-serving", "compile-refusing") and self.completions <= NUMBER:
-                words = "Triton kernel JIT compilation during inference: fused_moe_kernel. This causes a latency spike"
+                words = (
+                    "Triton kernel JIT compilation during inference: fused_moe_kernel. "
+                    "This causes a latency spike"
+                )
                 say("EngineCore", words, "WARNING", "jit_monitor.py:135")
                 if FAULT == "compile-refusing" and self.completions == NUMBER:
                     return Response(b"{}", 503)
@@ -432,7 +542,11 @@ class ApiServer:
         assert self.core is not None
         self.core.wait()
         if not self.leaving:
-            say("APIServer", "Engine core proc EngineCore died unexpectedly, shutting down client.", "ERROR")
+            say(
+                "APIServer",
+                "Engine core proc EngineCore died unexpectedly, shutting down client.",
+                "ERROR",
+            )
             os._exit(0)
 
     def leave(self, code: int) -> NoReturn:

@@ -48,15 +48,32 @@ def _keys(schema: dict[str, Any]) -> dict[str, list[str]]:
     return {name: sorted(part.get("properties", {})) for name, part in schema["$defs"].items()}
 
 
-def test_demo_model_writes_two_repositories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_model_writes_two_repositories(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["demo-model", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["pytest-gpubench/tiny-llama", "pytest-gpubench/tiny-llama-eagle3"]
-    assert (tmp_path / "models--pytest-gpubench--tiny-llama" / "refs" / "main").read_text() == lines[0].split()[1]
+    assert [line.split()[0] for line in lines] == [
+        "pytest-gpubench/tiny-llama",
+        "pytest-gpubench/tiny-llama-eagle3",
+    ]
+    assert (
+        tmp_path / "models--pytest-gpubench--tiny-llama" / "refs" / "main"
+    ).read_text() == lines[0].split()[1]
 
 
 def test_plan_prints_json_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(ROOT / "recipes.yaml"), "-m", "gpubench(hardware='h200', spec='mtp', conc=4)"]) == 0
+    assert (
+        main(
+            [
+                "plan",
+                str(ROOT / "recipes.yaml"),
+                "-m",
+                "gpubench(hardware='h200', spec='mtp', conc=4)",
+            ]
+        )
+        == 0
+    )
     plan = json.loads(capfd.readouterr().out)
     assert {case["conc"] for case in plan["cases"]} == {4}
     assert {key for case in plan["cases"] for key in [case["server"]]} == set(plan["servers"])
@@ -69,7 +86,9 @@ def test_plan_of_nothing_is_exit_4_with_pytests_words(capfd: pytest.CaptureFixtu
     assert "nowhere.yaml does not exist" in captured.err
 
 
-def test_doctor_names_the_death_and_exits_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_doctor_names_the_death_and_exits_1(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "recipes.yaml"
     path.write_text(DOOMED)
     assert main(["doctor", str(path)]) == 1
@@ -84,7 +103,19 @@ def test_doctor_finds_no_error_in_the_shipped_recipes(capfd: pytest.CaptureFixtu
 
 
 def test_fetch_names_what_it_has(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", str(ROOT / "recipes.yaml"), "-k", "tiny and cpu and mtp", "--cache-dir", str(tmp_path)]) == 0
+    assert (
+        main(
+            [
+                "fetch",
+                str(ROOT / "recipes.yaml"),
+                "-k",
+                "tiny and cpu and mtp",
+                "--cache-dir",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     names = [line.split()[0] for line in capfd.readouterr().out.splitlines()]
     assert names == ["pytest-gpubench/tiny-llama", "pytest-gpubench/tiny-llama-eagle3"]
 
@@ -93,6 +124,11 @@ def test_fetch_offline_says_what_is_missing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    arguments = ["fetch", str(ROOT / "recipes.yaml"), "-m", "gpubench(hardware='h100', spec='mtp', model='minimaxm3')"]
+    arguments = [
+        "fetch",
+        str(ROOT / "recipes.yaml"),
+        "-m",
+        "gpubench(hardware='h100', spec='mtp', model='minimaxm3')",
+    ]
     assert main([*arguments, "--cache-dir", str(tmp_path)]) == 4
     assert "MiniMaxAI/MiniMax-M3-MXFP8 is not complete in" in capfd.readouterr().err

@@ -1,4 +1,5 @@
-"""``gpubench baseline``: what it shows, accepts and drops, and the sentences for what it cannot do."""
+"""``gpubench baseline``: what it shows, accepts and drops, and the sentences for what it cannot
+do."""
 
 from __future__ import annotations
 
@@ -18,10 +19,18 @@ KEY = FrozenMap({"hardware": "h100", "device": "NVIDIA H100"})
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     entries = [
-        LaunchEntry(f"run{index}", "launch-1", f"2026-0{1 + index // 28}-{1 + index % 28:02}T00:00:00+00:00", "", _metrics(index))
+        LaunchEntry(
+            f"run{index}",
+            "launch-1",
+            f"2026-0{1 + index // 28}-{1 + index % 28:02}T00:00:00+00:00",
+            "",
+            _metrics(index),
+        )
         for index in range(40)
     ]
-    update_baseline(baseline_path(tmp_path, "h100", CASE), CASE, lambda before: append(before, KEY, entries))
+    update_baseline(
+        baseline_path(tmp_path, "h100", CASE), CASE, lambda before: append(before, KEY, entries)
+    )
     return tmp_path
 
 
@@ -29,7 +38,9 @@ def _metrics(index: int) -> FrozenMap:
     return FrozenMap({"tpot_p50": 0.01 * (1 + 0.001 * (index % 3))})
 
 
-def test_show_tells_level_spread_and_what_would_be_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_tells_level_spread_and_what_would_be_found(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["baseline", "show", "--baselines", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert f"{CASE}: 40 launches" in shown
@@ -67,7 +78,9 @@ def test_what_is_not_there_is_a_sentence(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_run_without_the_case_cannot_be_accepted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_the_case_cannot_be_accepted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "run").mkdir()
     assert main(["baseline", "accept", CASE, str(folder / "run"), "--baselines", str(folder)]) != 0
     assert "has no record of this case" in capsys.readouterr().err

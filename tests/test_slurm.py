@@ -1,4 +1,5 @@
-"""Submissions, with a Slurm that only writes down what it was asked (the real one: experiments/slurm)."""
+"""Submissions, with a Slurm that only writes down what it was asked (the real one:
+experiments/slurm)."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ class FakeSlurm:
         self._log.touch()
         for name in ("sbatch", "scancel", "scontrol"):
             command = folder / name
-            command.write_text(FAKE.format(python=sys.executable, log=str(self._log), folder=str(folder)))
+            command.write_text(
+                FAKE.format(python=sys.executable, log=str(self._log), folder=str(folder))
+            )
             command.chmod(0o755)
 
     @property
@@ -82,8 +85,13 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return FakeSlurm(tmp_path / "bin")
 
 
-def test_a_submission_is_fetch_arrays_and_a_merge_that_waits_for_all(slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["submit", "--slurm", "--account", "mine", "--max-parallel", "4", "--launches", "2"]) == 0
+def test_a_submission_is_fetch_arrays_and_a_merge_that_waits_for_all(
+    slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["submit", "--slurm", "--account", "mine", "--max-parallel", "4", "--launches", "2"])
+        == 0
+    )
     folder = Path("results/slurm").resolve()
     assert slurm.calls == [
         f"sbatch --parsable {folder}/fetch.sh",
@@ -93,7 +101,11 @@ def test_a_submission_is_fetch_arrays_and_a_merge_that_waits_for_all(slurm: Fake
     ]
     texts = {path.stem: path.read_text() for path in folder.glob("*.sh")}
     assert all("#SBATCH --account=mine" in text for text in texts.values())
-    gpus = {text.partition("--gres=")[2].split()[0] if "--gres" in text else "" for name, text in texts.items() if "tasks" in name}
+    gpus = {
+        text.partition("--gres=")[2].split()[0] if "--gres" in text else ""
+        for name, text in texts.items()
+        if "tasks" in name
+    }
     assert gpus == {"", "gpu:8"}
     assert "%4" in texts["tasks-0"]
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -104,17 +116,26 @@ def test_a_submission_is_fetch_arrays_and_a_merge_that_waits_for_all(slurm: Fake
     assert "holds a submission already" in capfd.readouterr().err
 
 
-def test_what_slurm_refuses_leaves_nothing_behind(slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_slurm_refuses_leaves_nothing_behind(
+    slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
     (slurm.folder / "refuse").touch()
     assert main(["submit", "--slurm", "--partition", "nowhere"]) == 4
-    assert "gpubench: sbatch failed: sbatch: error: invalid partition specified: nowhere" in capfd.readouterr().err
+    assert (
+        "gpubench: sbatch failed: sbatch: error: invalid partition specified: nowhere"
+        in capfd.readouterr().err
+    )
     assert slurm.calls[-1] == "scancel 101"
     assert not Path("results/slurm/manifest.json").exists()
 
 
-def test_status_says_how_far_each_task_is(slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]) -> None:
+def test_status_says_how_far_each_task_is(
+    slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["submit", "--slurm", "--no-fetch", "-m", "cpu"]) == 0
-    slurm.knows("101", "JobId=101 ArrayJobId=101 ArrayTaskId=0 JobState=RUNNING Reason=None Restarts=1")
+    slurm.knows(
+        "101", "JobId=101 ArrayJobId=101 ArrayTaskId=0 JobState=RUNNING Reason=None Restarts=1"
+    )
     folder = Path("results/slurm")
     record = folder / "results" / "run" / "tiny-bf16-cpu-vllm-tp1" / "32x4-c1" / "launch-1.json"
     record.parent.mkdir(parents=True)
@@ -132,7 +153,9 @@ def test_status_says_how_far_each_task_is(slurm: FakeSlurm, capfd: pytest.Captur
     assert capfd.readouterr().out.splitlines()[1].endswith(": ENDED, exit code 10, 1 of 2 cases")
 
 
-def test_cancel_cancels_the_merge_as_well(slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]) -> None:
+def test_cancel_cancels_the_merge_as_well(
+    slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["submit", "--slurm", "--no-fetch", "-m", "cpu"]) == 0
     assert main(["cancel"]) == 0
     assert slurm.calls[-1] == "scancel 101 102"
@@ -142,12 +165,18 @@ def test_cancel_cancels_the_merge_as_well(slurm: FakeSlurm, capfd: pytest.Captur
 
 def test_without_slurm_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(GpubenchError, match="sbatch is not on PATH: this host has no Slurm; submit from a login node"):
+    with pytest.raises(
+        GpubenchError,
+        match="sbatch is not on PATH: this host has no Slurm; submit from a login node",
+    ):
         sbatch(tmp_path / "x.sh")
 
 
 def test_waiting_tasks_share_a_line() -> None:
-    text = "JobId=7 ArrayJobId=7 ArrayTaskId=0-1,4%2 JobState=PENDING Reason=Dependency\nJobId=9 JobState=COMPLETED Restarts=2\n"
+    text = (
+        "JobId=7 ArrayJobId=7 ArrayTaskId=0-1,4%2 JobState=PENDING "
+        "Reason=Dependency\nJobId=9 JobState=COMPLETED Restarts=2\n"
+    )
     assert [(one.job, one.state, one.restarts) for one in parse_states(text)] == [
         ("7_0", "PENDING", 0),
         ("7_1", "PENDING", 0),
@@ -157,13 +186,25 @@ def test_waiting_tasks_share_a_line() -> None:
 
 
 def _manifest(**entry: Any) -> dict[str, Any]:
-    return {"include": [{"gpus": 8, "image": "vllm/vllm-openai:v1", "timeout_minutes": 90, **entry}]}
+    return {
+        "include": [{"gpus": 8, "image": "vllm/vllm-openai:v1", "timeout_minutes": 90, **entry}]
+    }
 
 
 def test_a_recipe_s_image_and_mounts_reach_srun_quoted() -> None:
-    options = SlurmOptions(container_image="recipe", container_mounts="/data:/data dir", gres_type="h100", time="02:00:00")
-    (task, merge) = scripts(_manifest(image="nvcr.io#a b:1"), Path("/shared/run"), "python", options, fetch=False)
-    assert "'--container-image=nvcr.io#a b:1' '--container-mounts=/shared/run:/shared/run,/data:/data dir'" in task.text
+    options = SlurmOptions(
+        container_image="recipe",
+        container_mounts="/data:/data dir",
+        gres_type="h100",
+        time="02:00:00",
+    )
+    (task, merge) = scripts(
+        _manifest(image="nvcr.io#a b:1"), Path("/shared/run"), "python", options, fetch=False
+    )
+    assert (
+        "'--container-image=nvcr.io#a b:1' "
+        "'--container-mounts=/shared/run:/shared/run,/data:/data dir'"
+    ) in task.text
     assert "#SBATCH --gres=gpu:h100:8" in task.text
     assert "#SBATCH --time=02:00:00" in task.text
     assert "--container" not in merge.text
@@ -205,7 +246,9 @@ def test_what_became_of_the_tasks() -> None:
     ]
 
 
-def test_the_merge_says_it_in_every_form(slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_merge_says_it_in_every_form(
+    slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["submit", "--slurm", "--no-fetch", "-m", "cpu"]) == 0
     steps = Path("results/slurm/steps")
     steps.mkdir()

@@ -1,4 +1,5 @@
-"""Steps inside a submission's jobs: the weights that are fetched are those that the tasks will look for."""
+"""Steps inside a submission's jobs: the weights that are fetched are those that the tasks will look
+for."""
 
 from __future__ import annotations
 
@@ -22,10 +23,14 @@ def test_all_tasks_are_fetched_for_at_once() -> None:
 
 
 def test_the_sharing_policy_goes_along() -> None:
-    """Servers have other names under another policy: without it the selection would match nothing."""
+    """Servers have other names under another policy: without it the selection would match
+    nothing."""
     assert fetch_arguments(MANIFEST | {"server_per": "point"})[-2:] == ["--server-per", "point"]
 
 
 @pytest.mark.parametrize("words", [["--gpubench-cache-dir=/c"], ["--gpubench-cache-dir", "/c"]])
 def test_the_cache_folder_goes_along(words: list[str]) -> None:
-    assert fetch_arguments(MANIFEST | {"pytest": ["-x", *words, "benchmarks"]})[-2:] == ["--cache-dir", "/c"]
+    assert fetch_arguments(MANIFEST | {"pytest": ["-x", *words, "benchmarks"]})[-2:] == [
+        "--cache-dir",
+        "/c",
+    ]

@@ -15,7 +15,9 @@ from pytest_gpubench.cli import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "wrong-input.md"
 ROW = re.compile(r"^\| `([^`]+)` \| (\d+) \| (.+) \|$", re.MULTILINE)
-ROWS = [(found[1], int(found[2]), found[3]) for found in ROW.finditer(PAGE.read_text(encoding="utf-8"))]
+ROWS = [
+    (found[1], int(found[2]), found[3]) for found in ROW.finditer(PAGE.read_text(encoding="utf-8"))
+]
 
 RECIPE = """\
 tiny-bf16-cpu-vllm:
@@ -33,7 +35,9 @@ SERVE = "  serve: {max-model-len: 256}\n"
 FILES = {
     "recipes.yaml": RECIPE + SERVE,
     "wrong.yaml": RECIPE + SERVE + RECIPE.replace("tiny", "other").replace("scenarios", "scenario"),
-    "port.yaml": f"{RECIPE}  serve:\n    extra-args: [--po, 9]\n".replace("    extra", "         extra"),
+    "port.yaml": f"{RECIPE}  serve:\n    extra-args: [--po, 9]\n".replace(
+        "    extra", "         extra"
+    ),
     "huge.yaml": f"{RECIPE}  serve: {{seed: 0x{'f' * 5000}}}\n",
     "text.yaml": "this: [is, not\n",
     "empty.yaml": "",
@@ -67,7 +71,9 @@ def test_the_page_has_rows() -> None:
 
 
 @pytest.mark.parametrize(("command", "code", "says"), ROWS, ids=[row[0] for row in ROWS])
-def test_a_row(command: str, code: int, says: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_row(
+    command: str, code: int, says: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = _paths(folder)
     ended: object
     program, *words = shlex.split(command)
@@ -82,7 +88,9 @@ def test_a_row(command: str, code: int, says: str, folder: Path, capfd: pytest.C
     assert says in told
     for never in ("Traceback", "INTERNALERROR", "pa55word"):
         assert never not in told
-    assert not re.search(r"^\S*: \d+$", captured.err, re.MULTILINE)  # how pytest counts what it has collected
+    assert not re.search(
+        r"^\S*: \d+$", captured.err, re.MULTILINE
+    )  # how pytest counts what it has collected
     if program == "gpubench" and words[:1] != ["retry"]:
         assert captured.out == ""
     assert _paths(folder) == before

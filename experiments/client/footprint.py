@@ -1,8 +1,10 @@
-"""A thousand streams and a prompt of 100,000 tokens: how much memory do pytest's side and the worker take together?
+"""A thousand streams and a prompt of 100,000 tokens: how much memory do pytest's side and the
+worker take together?
 
     python experiments/client/footprint.py [--write experiments/client/README.md]
 
-``run_load`` runs in a process of its own, as pytest does beside its worker; the resident memory of both is sampled every 20 ms.
+``run_load`` runs in a process of its own, as pytest does beside its worker; the resident memory of
+both is sampled every 20 ms.
 """
 
 from __future__ import annotations
@@ -54,13 +56,19 @@ print(json.dumps({"failed": len(result.failed), "problems": found.problems, "req
 
 
 def peak(url: str, load: dict[str, int]) -> tuple[int, int, dict[str, object]]:
-    """Most resident bytes of the parent and of the worker at one time (their sum's peak), and what the run says."""
+    """Most resident bytes of the parent and of the worker at one time (their sum's peak), and what
+    the run says."""
     with tempfile.TemporaryFile("w+") as output:
-        with subprocess.Popen([sys.executable, "-c", PARENT, url, json.dumps(load)], stdout=output) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", PARENT, url, json.dumps(load)], stdout=output
+        ) as process:
             root, best = psutil.Process(process.pid), (0, 0)
             while process.poll() is None:
                 try:
-                    sizes = root.memory_info().rss, sum(child.memory_info().rss for child in root.children(recursive=True))
+                    sizes = (
+                        root.memory_info().rss,
+                        sum(child.memory_info().rss for child in root.children(recursive=True)),
+                    )
                 except psutil.Error:
                     continue
                 best = max(best, sizes, key=sum)
@@ -74,8 +82,15 @@ def peak(url: str, load: dict[str, int]) -> tuple[int, int, dict[str, object]]:
 
 def main() -> None:
     """Command line; the exit code is 1 where the limit is broken or a request failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table between its marks in this file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE.md",
+        help="replace the table between its marks in this file",
+    )
     options = parser.parse_args()
     told = [
         machine_line(),

@@ -1,4 +1,5 @@
-"""A load generator as one writes it with the OpenAI client and asyncio: what the comparison calls "plain". Prints JSON.
+"""A load generator as one writes it with the OpenAI client and asyncio: what the comparison calls
+"plain". Prints JSON.
 
     python plain_openai.py URL CONCURRENCY REQUESTS TOKENS WORDS [--aiohttp]
 
@@ -17,10 +18,27 @@ from typing import Any
 
 import openai
 
-VOCABULARY = ("able", "about", "above", "across", "again", "air", "all", "animal", "answer", "apple", "area", "arm", "army", "ask")
+VOCABULARY = (
+    "able",
+    "about",
+    "above",
+    "across",
+    "again",
+    "air",
+    "all",
+    "animal",
+    "answer",
+    "apple",
+    "area",
+    "arm",
+    "army",
+    "ask",
+)
 
 
-async def one(client: openai.AsyncOpenAI, gate: asyncio.Semaphore, tokens: int, text: str) -> tuple[float, float]:
+async def one(
+    client: openai.AsyncOpenAI, gate: asyncio.Semaphore, tokens: int, text: str
+) -> tuple[float, float]:
     """(TTFT, TPOT) of one request in seconds."""
     async with gate:
         start = time.perf_counter()
@@ -52,13 +70,26 @@ async def main() -> None:
     rng = random.Random(0)
     texts = [" ".join(rng.choices(VOCABULARY, k=options.words)) for _ in range(options.requests)]
     http: Any = openai.DefaultAioHttpClient() if options.aiohttp else None
-    # by default it gives up after 5 s without a connection, which it does not manage itself under load
+    # by default it gives up after 5 s without a connection, which it does not manage itself under
+    # load
     chosen: Any = {"max_retries": 0, "timeout": 600, "http_client": http}
     async with openai.AsyncOpenAI(base_url=f"{options.url}/v1", api_key="none", **chosen) as client:
         gate = asyncio.Semaphore(options.concurrency)
-        await asyncio.gather(*(one(client, gate, options.tokens, f"warm {text}") for text in texts[: options.concurrency]))
+        await asyncio.gather(
+            *(
+                one(client, gate, options.tokens, f"warm {text}")
+                for text in texts[: options.concurrency]
+            )
+        )
         found = await asyncio.gather(*(one(client, gate, options.tokens, text) for text in texts))
-    print(json.dumps({"ttft": statistics.fmean(ttft for ttft, _ in found), "tpot": statistics.fmean(tpot for _, tpot in found)}))
+    print(
+        json.dumps(
+            {
+                "ttft": statistics.fmean(ttft for ttft, _ in found),
+                "tpot": statistics.fmean(tpot for _, tpot in found),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The load generators that are compared: how each is run against the loopback server, and where it says what it measured."""
+"""The load generators that are compared: how each is run against the loopback server, and where it
+says what it measured."""
 
 from __future__ import annotations
 
@@ -85,7 +86,12 @@ class Ours(Tool):
 
     def run(self, point: Point, folder: Path) -> Told:  # noqa: ARG002  # it needs none
         workload = Workload(
-            isl=64, osl=point.tokens, conc=point.conc, num_prompts=point.requests, num_warmups=point.conc, range_ratio=1.0
+            isl=64,
+            osl=point.tokens,
+            conc=point.conc,
+            num_prompts=point.requests,
+            num_warmups=point.conc,
+            range_ratio=1.0,
         )
         watch = _Watch(psutil.Process())
         watch.start()
@@ -117,7 +123,9 @@ class _Command(Tool):
     def run(self, point: Point, folder: Path) -> Told:
         environment = {**os.environ, "OPENAI_API_KEY": "none"}
         with (folder / "output.txt").open("w+", encoding="utf-8") as output:
-            with subprocess.Popen(self.argv(point, folder), stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
+            with subprocess.Popen(
+                self.argv(point, folder), stdout=output, stderr=subprocess.STDOUT, env=environment
+            ) as process:
                 watch = _Watch(psutil.Process(process.pid))
                 watch.start()
                 code = process.wait()
@@ -157,7 +165,15 @@ class VllmBench(_Command):
             "--result-filename": "vllm.json",
         }
         flags = [str(word) for pair in chosen.items() for word in pair]
-        return [str(self.python), "-c", _VLLM, *flags, "--ignore-eos", "--save-result", "--disable-tqdm"]
+        return [
+            str(self.python),
+            "-c",
+            _VLLM,
+            *flags,
+            "--ignore-eos",
+            "--save-result",
+            "--disable-tqdm",
+        ]
 
     def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
         found: dict[str, Any] = json.loads((folder / "vllm.json").read_text())
@@ -174,7 +190,13 @@ class PlainOpenAI(_Command):
 
     def argv(self, point: Point, folder: Path) -> Sequence[str]:  # noqa: ARG002  # of the interface
         numbers = [str(number) for number in (point.conc, point.requests, point.tokens, WORDS)]
-        return [str(self.python), str(Path(__file__).with_name("plain_openai.py")), point.url, *numbers, *self._flags]
+        return [
+            str(self.python),
+            str(Path(__file__).with_name("plain_openai.py")),
+            point.url,
+            *numbers,
+            *self._flags,
+        ]
 
     def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
         found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
@@ -206,12 +228,22 @@ class AIPerf(_Command):
             "--ui-type": "simple",
         }
         flags = [str(word) for pair in chosen.items() for word in pair]
-        return [str(self.python.parent / "aiperf"), "profile", *flags, "--streaming", "--use-server-token-count"]
+        return [
+            str(self.python.parent / "aiperf"),
+            "profile",
+            *flags,
+            "--streaming",
+            "--use-server-token-count",
+        ]
 
     def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
-        found: dict[str, Any] = json.loads(next((folder / "aiperf").rglob("profile_export_aiperf.json")).read_text())
+        found: dict[str, Any] = json.loads(
+            next((folder / "aiperf").rglob("profile_export_aiperf.json")).read_text()
+        )
         # AIPerf's inter-token latency is what everybody else calls TPOT
-        return Told(found["time_to_first_token"]["avg"] / 1e3, found["inter_token_latency"]["avg"] / 1e3)
+        return Told(
+            found["time_to_first_token"]["avg"] / 1e3, found["inter_token_latency"]["avg"] / 1e3
+        )
 
 
 class _Watch(threading.Thread):
@@ -241,7 +273,9 @@ class _Watch(threading.Thread):
             return
         for process in found if self._own else [self._root, *found]:
             try:
-                if self._own and _WORKER not in process.cmdline():  # the loopback server is a child as well
+                if (
+                    self._own and _WORKER not in process.cmdline()
+                ):  # the loopback server is a child as well
                     continue
                 times = process.cpu_times()
                 self._seen[process.pid, process.create_time()] = times.user + times.system

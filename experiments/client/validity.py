@@ -1,10 +1,11 @@
-"""How often is a good measurement called INVALID, and is a bad one? Short runs against the loopback server.
+"""How often is a good measurement called INVALID, and is a bad one? Short runs against the loopback
+server.
 
     python experiments/client/validity.py [--runs 100] [--write experiments/client/README.md]
 
-An undisturbed client is measured ``--runs`` times; then clients that are slowed on purpose in three ways: by busy processes on its
-core (which the kernel keeps from doing harm, mostly) and by one that goes before it, by a sleep in its reader, and by a stop of the
-whole process now and then.
+An undisturbed client is measured ``--runs`` times; then clients that are slowed on purpose in three
+ways: by busy processes on its core (which the kernel keeps from doing harm, mostly) and by one that
+goes before it, by a sleep in its reader, and by a stop of the whole process now and then.
 """
 
 from __future__ import annotations
@@ -57,11 +58,21 @@ def measure(url: str, priority: bool) -> Measurement:
     before = wait_idle(scrape, 30)
     result = run_load(LoadPlan(url, "loopback", WORKLOAD, priority=priority), fetch_metrics=scrape)
     after = wait_idle(scrape, 30)
-    return compute(result.records, before, after, WORKLOAD, TOPOLOGY, result.client, speculative=False, prefix_caching=False)
+    return compute(
+        result.records,
+        before,
+        after,
+        WORKLOAD,
+        TOPOLOGY,
+        result.client,
+        speculative=False,
+        prefix_caching=False,
+    )
 
 
 def spin(core: int) -> None:
-    """A busy process on one core, a little before others where that is permitted: at one level the kernel favours who sleeps."""
+    """A busy process on one core, a little before others where that is permitted: at one level the
+    kernel favours who sleeps."""
     os.sched_setaffinity(0, {core})
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -3)
@@ -85,7 +96,8 @@ def busy_core(number: int = 3) -> Iterator[None]:
 
 
 def burst(core: int) -> None:
-    """A real-time process above the client's level: it computes for 15 ms of every 30. Needs CAP_SYS_NICE."""
+    """A real-time process above the client's level: it computes for 15 ms of every 30. Needs
+    CAP_SYS_NICE."""
     os.sched_setaffinity(0, {core})
     os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(50))
     while True:
@@ -98,7 +110,10 @@ def burst(core: int) -> None:
 @contextlib.contextmanager
 def pushed_aside() -> Iterator[None]:
     """Such a process on every core that the client may use."""
-    bursts = [multiprocessing.Process(target=burst, args=(core,), daemon=True) for core in os.sched_getaffinity(0)]
+    bursts = [
+        multiprocessing.Process(target=burst, args=(core,), daemon=True)
+        for core in os.sched_getaffinity(0)
+    ]
     for process in bursts:
         process.start()
     try:
@@ -176,24 +191,44 @@ def line(name: str, found: Sequence[Measurement]) -> str:
     reasons: dict[str, int] = {}
     for one in voided:
         for reason in one.invalid:
-            key = " ".join(reason.partition(" by ")[0].split()[:9]) if "event loop" in reason else " ".join(reason.split()[:3])
+            key = (
+                " ".join(reason.partition(" by ")[0].split()[:9])
+                if "event loop" in reason
+                else " ".join(reason.split()[:3])
+            )
             reasons[key] = reasons.get(key, 0) + 1
     said = "; ".join(f"{key} ... ({count}x)" for key, count in reasons.items()) or "-"
     lags = sorted(float(one.validity["lag_mean"] or 0) * 1e3 for one in found)
-    return f"| {name} | {len(found)} | {len(voided)} | {lags[len(lags) // 2]:.2f} / {lags[-1]:.2f} | {said} |"
+    return (
+        f"| {name} | {len(found)} | {len(voided)} | {lags[len(lags) // 2]:.2f} / "
+        f"{lags[-1]:.2f} | {said} |"
+    )
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=100, help="undisturbed runs (default: 100; 0: no such row)")
-    parser.add_argument("--slowed", type=int, default=5, help="runs of each slowed kind (default: 5)")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the table between its marks in this file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs", type=int, default=100, help="undisturbed runs (default: 100; 0: no such row)"
+    )
+    parser.add_argument(
+        "--slowed", type=int, default=5, help="runs of each slowed kind (default: 5)"
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE.md",
+        help="replace the table between its marks in this file",
+    )
     options = parser.parse_args()
     told = [
-        f"{machine_line()} {WORKLOAD.num_prompts} requests at c={WORKLOAD.conc}, first token after 50 ms, then one per 10 ms.",
+        f"{machine_line()} {WORKLOAD.num_prompts} requests at c={WORKLOAD.conc}, first "
+        "token after 50 ms, then one per 10 ms.",
         "",
-        "| the client is | runs | INVALID | mean event-loop lag, ms: median / worst run | reasons |",
+        "| the client is | runs | INVALID | mean event-loop lag, ms: median / worst "
+        "run | reasons |",
         "|---|---|---|---|---|",
     ]
     with server() as url:
@@ -206,7 +241,11 @@ def main() -> None:
                     found.append(measure(url, priority))
                 if found[-1].invalid:
                     why = "; ".join(found[-1].invalid)
-                    print(f"{name} {turn + 1}: {why} (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+                    print(
+                        f"{name} {turn + 1}: {why} (load {os.getloadavg()[0]:.1f})",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             told.append(line(name, found))
             print(told[-1], flush=True)
     if options.write:

@@ -2,8 +2,8 @@
 
     python experiments/collection/measure.py [--cases 5000] [--rounds 5]
 
-Each round collects four times in a process of its own, in turn: plain tests and our cases, without and with ``-k``. Printed are the
-medians of the CPU times over the rounds and their ratios.
+Each round collects four times in a process of its own, in turn: plain tests and our cases, without
+and with ``-k``. Printed are the medians of the CPU times over the rounds and their ratios.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ SHAPE = "    - {{isl: {isl}, osl: 1024, search-space: [{{tp: 8, conc-list: {conc
 CONCURRENCIES = 50
 SHAPES = 10
 # Compiled modules are cached, as on a user's machine.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+}
 
 
 def write_recipes(folder: Path, cases: int) -> int:
@@ -58,10 +60,22 @@ def write_recipes(folder: Path, cases: int) -> int:
 
 
 def collect(folder: Path, expected: int, *arguments: str) -> float:
-    """CPU seconds that one collection takes: the wall clock also measures what else the machine does."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", *arguments]
+    """CPU seconds that one collection takes: the wall clock also measures what else the machine
+    does."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-qq",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode or str(expected) not in done.stdout:
         sys.exit(f"the collection went wrong:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -93,7 +107,8 @@ def main() -> None:
     for name, seconds in medians.items():
         print(f"{name:10} {seconds:6.2f} s")
     print(
-        f"ours / plain: {medians['ours'] / medians['plain']:.2f} without -k, {medians['ours -k'] / medians['plain -k']:.2f} with -k"
+        f"ours / plain: {medians['ours'] / medians['plain']:.2f} without -k, "
+        f"{medians['ours -k'] / medians['plain -k']:.2f} with -k"
     )
 
 

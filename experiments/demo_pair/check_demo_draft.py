@@ -1,7 +1,9 @@
-"""Check the draft in plain PyTorch against an engine: same text, same proposals, so the same acceptance.
+"""Check the draft in plain PyTorch against an engine: same text, same proposals, so the same
+acceptance.
 
-Reads what measure_demo_pair.py saved (prompts, outputs and counters of one engine), computes in float32 which tokens the
-draft would have proposed at every place, and compares the acceptance length with the engine's counters.
+Reads what measure_demo_pair.py saved (prompts, outputs and counters of one engine), computes in
+float32 which tokens the draft would have proposed at every place, and compares the acceptance
+length with the engine's counters.
 
     PYTHONPATH=. python experiments/demo_pair/check_demo_draft.py DIR/bf16-3.json [--within 0.05]
 
@@ -35,7 +37,9 @@ def load_pair() -> tuple[Target, Draft]:
 
 def main() -> None:
     """Compare every set of prompts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("result", type=Path)
     parser.add_argument("--within", type=float, default=0.05)
     options = parser.parse_args()
@@ -55,7 +59,8 @@ def main() -> None:
         counts = part["counts"]
         theirs = 1 + counts["accepted"] / counts["drafts"]
         positions = " ".join(
-            f"{a / drafts:.3f}/{b / counts['drafts']:.3f}" for a, b in zip(accepted, counts["per_position"], strict=True)
+            f"{a / drafts:.3f}/{b / counts['drafts']:.3f}"
+            for a, b in zip(accepted, counts["per_position"], strict=True)
         )
         print(f"{label}: PyTorch {ours:.3f}, engine {theirs:.3f}; per position {positions}")
         wrong = wrong or abs(ours / theirs - 1) > options.within

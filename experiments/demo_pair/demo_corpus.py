@@ -1,12 +1,14 @@
-"""The text that the demo pair is trained on: conversations written by a small grammar, all of it made here.
+"""The text that the demo pair is trained on: conversations written by a small grammar, all of it
+made here.
 
-A conversation is a list of (role, text). Stories follow one of a few plots; who acts, where, with what, and in which words is
-drawn. Draws are uneven and depend on each other (a fox lives in the forest, bread comes from the oven), as in real text, so that
-there is something to learn at every distance: the next word, the sentence, the plot, and what was said in the question.
+A conversation is a list of (role, text). Stories follow one of a few plots; who acts, where, with
+what, and in which words is drawn. Draws are uneven and depend on each other (a fox lives in the
+forest, bread comes from the oven), as in real text, so that there is something to learn at every
+distance: the next word, the sentence, the plot, and what was said in the question.
 
     PYTHONPATH=. python demo_corpus.py > pytest_gpubench/demo/data/corpus.txt     # stories that prompts can be made of
 """
-# ruff: noqa: E501  # sentences stay whole
+# sentences stay whole
 
 from __future__ import annotations
 
@@ -51,10 +53,21 @@ class Writer:
     def conversation(self) -> list[Turn]:
         """One to four questions with their answers, sometimes after a system turn."""
         turns: list[Turn] = [("system", self._pick(SYSTEM))] if self._chance(0.15) else []
-        kinds = (self._story, self._story, self._continued, self._continued, self._fact, self._how_to, self._scene, self._recall)
+        kinds = (
+            self._story,
+            self._story,
+            self._continued,
+            self._continued,
+            self._fact,
+            self._how_to,
+            self._scene,
+            self._recall,
+        )
         self._told = ("", "", "")
         for _ in range(self._rng.choices((1, 2, 3, 4), (2, 4, 3, 1))[0]):
-            question, answer = (self._successor() if self._chance(0.8) else None) or self._rng.choice(kinds)()
+            question, answer = (
+                self._successor() if self._chance(0.8) else None
+            ) or self._rng.choice(kinds)()
             turns += [("user", question), ("assistant", answer)]
         return turns
 
@@ -81,14 +94,18 @@ class Writer:
         """One of some numbers."""
         return self._rng.choice(options)
 
-    # ------------------------------------------------------------------------------------------------------------ draws
+    # ------------------------------------------------------------------------------------------------------------
+    # draws
     def _chance(self, share: float) -> bool:
         return self._rng.random() < share
 
     def _pick(self, options: Sequence[str], key: str = "") -> str:
-        """Some are likelier; which ones, ``key`` decides: every name has its own way of telling, every thing its usual colour."""
+        """Some are likelier; which ones, ``key`` decides: every name has its own way of telling,
+        every thing its usual colour."""
         turn = zlib.crc32(f"{key}/{options[0]}".encode()) % len(options) if key else 0
-        return self._rng.choices([*options[turn:], *options[:turn]], [1 / (index + 0.7) for index in range(len(options))])[0]
+        return self._rng.choices(
+            [*options[turn:], *options[:turn]], [1 / (index + 0.7) for index in range(len(options))]
+        )[0]
 
     def _any(self, options: Sequence[str]) -> str:
         return self._rng.choice(options)
@@ -117,7 +134,8 @@ class Writer:
     def _say(self, cast: dict[str, str], *templates: str) -> str:
         return self._pick(templates, cast.get("name", cast.get("key", ""))).format_map(cast)
 
-    # ---------------------------------------------------------------------------------------------------------- stories
+    # ----------------------------------------------------------------------------------------------------------
+    # stories
     def _story(self, plot: str = "", animal: str = "") -> tuple[str, str]:
         cast = self._cast(animal)
         plot = plot or self._any(list(MORALS))
@@ -248,13 +266,24 @@ class Writer:
             before = self._rng.choices(WORDS, k=4)
             for _ in range(self._rng.randrange(1, 5)):
                 before += self._rng.sample(self.passage().split(". "), 3)
-            before = [each if each in WORDS or each.endswith((".", "!", "?")) else f"{each}." for each in before]
+            before = [
+                each if each in WORDS or each.endswith((".", "!", "?")) else f"{each}."
+                for each in before
+            ]
         words = self.passage().split(" ")
         cut = self._rng.randrange(4, len(words) - 3)
-        asked = self._pick(["", "Go on with this story.", "Here is a story. What happens next?", "Please finish this story."])
+        asked = self._pick(
+            [
+                "",
+                "Go on with this story.",
+                "Here is a story. What happens next?",
+                "Please finish this story.",
+            ]
+        )
         return " ".join([asked, *before, *words[:cut]]).strip(), " ".join(words[cut:])
 
-    # ---------------------------------------------------------------------------------------------------- other answers
+    # ----------------------------------------------------------------------------------------------------
+    # other answers
     def _fact(self, topic: str = "") -> tuple[str, str]:
         topic = topic or self._any(list(FACTS))
         self._told = ("fact", topic, "")
@@ -263,23 +292,37 @@ class Writer:
             others.pop(self._rng.randrange(len(others)))
         cast = {"topic": topic, "key": topic}
         question = self._say(
-            cast, "What is {topic}?", "Please explain {topic} to me.", "Tell me about {topic}.", "What do you know about {topic}?"
+            cast,
+            "What is {topic}?",
+            "Please explain {topic} to me.",
+            "Tell me about {topic}.",
+            "What do you know about {topic}?",
         )
         start = self._pick(["", "That is a good question. ", "I will explain it. "], topic)
-        return question, start + " ".join([first, *others]) + self._pick(["", " Do you want to know more?"], topic)
+        return question, start + " ".join([first, *others]) + self._pick(
+            ["", " Do you want to know more?"], topic
+        )
 
     def _how_to(self, task: str = "") -> tuple[str, str]:
         task = task or self._any(list(RECIPES))
         self._told = ("how", task, "")
         one, two, three, four = RECIPES[task]
         question = self._say(
-            {"task": task, "key": task}, "How do I {task}?", "Can you tell me how to {task}?", "I want to {task}. What do I do?"
+            {"task": task, "key": task},
+            "How do I {task}?",
+            "Can you tell me how to {task}?",
+            "I want to {task}. What do I do?",
         )
         lead = self._say(
-            {"task": task, "key": task}, "It is easy to {task}.", "You can {task} in four steps.", "Let us {task} together."
+            {"task": task, "key": task},
+            "It is easy to {task}.",
+            "You can {task} in four steps.",
+            "Let us {task} together.",
         )
         steps = f"First {one}. Then {two}. After that, {three}. Finally, {four}."
-        return question, f"{lead} {steps} " + self._pick(["Now you are done.", "That is all.", "Good luck!", "Enjoy it!"], task)
+        return question, f"{lead} {steps} " + self._pick(
+            ["Now you are done.", "That is all.", "Good luck!", "Enjoy it!"], task
+        )
 
     def _scene(self) -> tuple[str, str]:
         cast = self._cast()
@@ -305,7 +348,11 @@ class Writer:
         cast, other = self._cast(), self._cast()
         self._told = ("", "", "")
         told = [
-            self._say(cast, "{name} has a {color} {thing} made of {material}.", "The {color} {thing} belongs to {name}."),
+            self._say(
+                cast,
+                "{name} has a {color} {thing} made of {material}.",
+                "The {color} {thing} belongs to {name}.",
+            ),
             f"{cast['other']} lives near the {cast['place']} and likes the {other['animal']}.",
         ]
         asks = [

@@ -1,10 +1,23 @@
 """Names, things and sentences of the grammar in demo_corpus."""
-# ruff: noqa: E501  # sentences stay whole
+# sentences stay whole
 
 from __future__ import annotations
 
 BOYS = ["Tom", "Ben", "Max", "Sam", "Leo", "Jack", "Omar", "Finn", "Hugo", "Peter", "Noah", "Carl"]
-GIRLS = ["Anna", "Lily", "Mia", "Rosa", "Nora", "Ella", "Ivy", "Ruth", "Clara", "Maya", "Emma", "Jane"]
+GIRLS = [
+    "Anna",
+    "Lily",
+    "Mia",
+    "Rosa",
+    "Nora",
+    "Ella",
+    "Ivy",
+    "Ruth",
+    "Clara",
+    "Maya",
+    "Emma",
+    "Jane",
+]
 # animal: home, food, what it is like
 ANIMALS = {
     "dog": ("yard", "bones", "loyal"), "cat": ("kitchen", "fish", "proud"), "fox": ("forest", "berries", "clever"),
@@ -25,7 +38,18 @@ THINGS = {
     "blanket": ("wool", "sleep"), "violin": ("wood", "make music"), "mirror": ("glass", "look at the stars"),
 }  # fmt: skip
 COLORS = ["red", "blue", "green", "yellow", "white", "brown", "black", "golden", "purple", "gray"]
-SIZES = ["little", "big", "small", "round", "new", "tiny", "beautiful", "strange", "heavy", "broken"]
+SIZES = [
+    "little",
+    "big",
+    "small",
+    "round",
+    "new",
+    "tiny",
+    "beautiful",
+    "strange",
+    "heavy",
+    "broken",
+]
 PLACES = {
     "forest": "tall trees", "garden": "bright flowers", "village": "narrow streets", "river": "clear water", "hill": "soft grass",
     "beach": "warm sand", "market": "loud voices", "mountain": "deep snow", "lake": "silver fish", "farm": "fat hens",
@@ -45,7 +69,19 @@ SEASONS = {
     "autumn": "the leaves turned red",
     "winter": "the snow fell",
 }
-FAMILY = ["mother", "father", "sister", "brother", "grandmother", "grandfather", "uncle", "aunt", "friend", "teacher", "neighbor"]
+FAMILY = [
+    "mother",
+    "father",
+    "sister",
+    "brother",
+    "grandmother",
+    "grandfather",
+    "uncle",
+    "aunt",
+    "friend",
+    "teacher",
+    "neighbor",
+]
 MORALS = {
     "lost": ["It is good to ask for help.", "Those who keep looking will find.", "A friend is worth more than a treasure."],
     "help": ["Even the smallest can help the largest.", "Kindness always comes back.", "Nobody is too small to be brave."],

@@ -1,7 +1,9 @@
-"""The demo pair in PyTorch: a Llama and an EAGLE3 draft, computed as vLLM's ``llama`` and ``llama_eagle3`` do.
+"""The demo pair in PyTorch: a Llama and an EAGLE3 draft, computed as vLLM's ``llama`` and
+``llama_eagle3`` do.
 
-Weights carry the names of the checkpoint files. The draft's forward is the training-time test of EAGLE3: for every position of a
-sequence at once, the chain of drafts that an engine would propose there, as long as all drafts before were right.
+Weights carry the names of the checkpoint files. The draft's forward is the training-time test of
+EAGLE3: for every position of a sequence at once, the chain of drafts that an engine would propose
+there, as long as all drafts before were right.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of both models; ``aux`` counts the target's layers before each state that the draft reads."""
+    """Sizes of both models; ``aux`` counts the target's layers before each state that the draft
+    reads."""
 
     hidden: int = 256
     layers: int = 4
@@ -41,7 +44,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.float()
-        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight.to(x.dtype)
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(
+            x.dtype
+        ) * self.weight.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -57,7 +62,8 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(wide, shape.hidden, bias=False)
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (batch, heads, length, head_dim), KV heads repeated to the number of heads."""
+        """Queries, keys and values, (batch, heads, length, head_dim), KV heads repeated to the
+        number of heads."""
         parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
         q, k, v = (part.unflatten(-1, (-1, self.shape.head_dim)).transpose(1, 2) for part in parts)
         q, k = self.rotate(q, positions), self.rotate(k, positions)
@@ -66,7 +72,9 @@ class Attention(nn.Module):
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         half = self.shape.head_dim // 2
-        speed = self.shape.rope_theta ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+        speed = self.shape.rope_theta ** (
+            -torch.arange(half, device=x.device, dtype=torch.float32) / half
+        )
         angle = positions.float()[..., None] * speed
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         left, right = x[..., :half], x[..., half:]
@@ -137,10 +145,13 @@ class Target(nn.Module):
 
     @torch.inference_mode()
     def write(self, prompts: Tensor, lengths: Tensor, total: int) -> Tensor:
-        """Greedy continuation of prompts of different lengths (padded right) up to ``total`` tokens each, past any end."""
+        """Greedy continuation of prompts of different lengths (padded right) up to ``total`` tokens
+        each, past any end."""
         shape, rows, device = self.shape, prompts.shape[0], prompts.device
         dtype = self.model.norm.weight.dtype
-        cache = torch.zeros(shape.layers, 2, rows, shape.heads, total, shape.head_dim, device=device, dtype=dtype)
+        cache = torch.zeros(
+            shape.layers, 2, rows, shape.heads, total, shape.head_dim, device=device, dtype=dtype
+        )
         ids = F.pad(prompts, (0, total - prompts.shape[1]))
         for at in range(total - 1):
             x = self.model.embed_tokens(ids[:, at : at + 1])
@@ -148,7 +159,9 @@ class Target(nn.Module):
             for number, layer in enumerate(self.model.layers):
                 q, k, v = layer.self_attn.project(layer.input_layernorm(x), position)
                 cache[number, 0, :, :, at], cache[number, 1, :, :, at] = k[:, :, 0], v[:, :, 0]
-                mixed = F.scaled_dot_product_attention(q, cache[number, 0, :, :, : at + 1], cache[number, 1, :, :, : at + 1])
+                mixed = F.scaled_dot_product_attention(
+                    q, cache[number, 0, :, :, : at + 1], cache[number, 1, :, :, : at + 1]
+                )
                 x = x + layer.self_attn.close(mixed)
                 x = x + layer.mlp(layer.post_attention_layernorm(x))
             best = self.head(x)[:, 0].argmax(-1)
@@ -184,11 +197,13 @@ class Draft(nn.Module):
         return self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
 
     def forward(self, ids: Tensor, embeddings: Tensor, aux: Tensor, steps: int) -> list[Tensor]:
-        """Logits over the draft's ids: ``out[k][:, i]`` guesses token ``i + 2 + k`` from the target's states up to position ``i``.
+        """Logits over the draft's ids: ``out[k][:, i]`` guesses token ``i + 2 + k`` from the
+        target's states up to position ``i``.
 
-        At step 0 position ``i`` combines the target's state there with the embedding of token ``i + 1``; at step k it combines the
-        draft's own state of the step before with the embedding of token ``i + 1 + k`` and stands at position ``i + k``. A step sees
-        the keys of step 0 up to ``i`` and those that its own chain has added.
+        At step 0 position ``i`` combines the target's state there with the embedding of token ``i +
+        1``; at step k it combines the draft's own state of the step before with the embedding of
+        token ``i + 1 + k`` and stands at position ``i + k``. A step sees the keys of step 0 up to
+        ``i`` and those that its own chain has added.
         """
         mid, length = self.midlayer, ids.shape[1]
         start = torch.arange(length, device=ids.device)
@@ -215,7 +230,8 @@ class Draft(nn.Module):
 
 @torch.inference_mode()
 def matches(target: Target, draft: Draft, ids: Tensor, steps: int) -> Tensor:
-    """(rows, length, steps): whether the draft made at position ``i`` for token ``i + 2 + k`` is that token, all before it too."""
+    """(rows, length, steps): whether the draft made at position ``i`` for token ``i + 2 + k`` is
+    that token, all before it too."""
     _, aux = target(ids)
     logits = draft(ids, target.model.embed_tokens.weight, aux, steps)
     good = []
@@ -226,7 +242,8 @@ def matches(target: Target, draft: Draft, ids: Tensor, steps: int) -> Tensor:
 
 
 def walk(good: list[list[bool]], prompt: int, total: int, steps: int) -> tuple[int, list[int]]:
-    """Drafts made and accepted drafts per position when an engine writes tokens ``prompt .. total`` of one sequence.
+    """Drafts made and accepted drafts per position when an engine writes tokens ``prompt .. total``
+    of one sequence.
 
     Args:
         good: one row of :func:`matches`.
@@ -234,7 +251,11 @@ def walk(good: list[list[bool]], prompt: int, total: int, steps: int) -> tuple[i
         total: tokens of prompt and output.
         steps: drafts per round.
     """
-    at, drafts, accepted = prompt, 0, [0] * steps  # token `at` is written by the target alone; drafts follow it
+    at, drafts, accepted = (
+        prompt,
+        0,
+        [0] * steps,
+    )  # token `at` is written by the target alone; drafts follow it
     while at + 1 < total:
         right = sum(good[at - 1][:steps])
         right = min(right, total - 1 - at)

@@ -1,7 +1,7 @@
 """A random Llama of any size and an EAGLE3 draft for it, in bfloat16, without torch.
 
-Every tensor is drawn from its own stream, keyed by seed and name, and made by integer arithmetic from the raw bits of PCG64: the
-files are the same byte for byte on every machine and numpy version.
+Every tensor is drawn from its own stream, keyed by seed and name, and made by integer arithmetic
+from the raw bits of PCG64: the files are the same byte for byte on every machine and numpy version.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from pytest_gpubench.demo.models import LlamaShape, draft_config, generation_config, target_config
 from pytest_gpubench.demo.repository import publish_repository
-from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, VOCAB_SIZE, draft_token_ids, text_token_ids, to_json, tokenizer_files
+from pytest_gpubench.demo.tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    VOCAB_SIZE,
+    draft_token_ids,
+    text_token_ids,
+    to_json,
+    tokenizer_files,
+)
 
 Floats: TypeAlias = "NDArray[np.float32]"
 
@@ -32,8 +40,11 @@ _BIAS = 4.0
 _FORBID = -16.0
 
 
-def write_random_models(cache_dir: Path, repo: str, shape: LlamaShape, *, seed: int = 0) -> dict[str, str]:
-    """Write a random Llama of any size as ``repo`` (``org/name``) and its EAGLE3 draft as ``repo-eagle3`` into a cache.
+def write_random_models(
+    cache_dir: Path, repo: str, shape: LlamaShape, *, seed: int = 0
+) -> dict[str, str]:
+    """Write a random Llama of any size as ``repo`` (``org/name``) and its EAGLE3 draft as
+    ``repo-eagle3`` into a cache.
 
     Returns:
         Commit by repository.
@@ -44,13 +55,20 @@ def write_random_models(cache_dir: Path, repo: str, shape: LlamaShape, *, seed: 
     shape.check(VOCAB_SIZE)
     draft = repo + DRAFT_SUFFIX
     return {
-        repo: publish_repository(cache_dir, repo, lambda folder: write_random_model(folder, shape, seed=seed)),
-        draft: publish_repository(cache_dir, draft, lambda folder: write_random_draft(folder, shape, seed=seed)),
+        repo: publish_repository(
+            cache_dir, repo, lambda folder: write_random_model(folder, shape, seed=seed)
+        ),
+        draft: publish_repository(
+            cache_dir, draft, lambda folder: write_random_draft(folder, shape, seed=seed)
+        ),
     }
 
 
-def write_random_model(folder: Path, shape: LlamaShape, *, seed: int = 0, shard_bytes: int = _SHARD_BYTES) -> None:
-    """Write a random Llama with tokenizer, chat template and generation config into a folder (made if missing).
+def write_random_model(
+    folder: Path, shape: LlamaShape, *, seed: int = 0, shard_bytes: int = _SHARD_BYTES
+) -> None:
+    """Write a random Llama with tokenizer, chat template and generation config into a folder (made
+    if missing).
 
     Memory: about one shard. Files of the same names are overwritten.
 
@@ -66,7 +84,9 @@ def write_random_model(folder: Path, shape: LlamaShape, *, seed: int = 0, shard_
             "config.json": to_json(target_config(shape, BOS_ID, EOS_ID)),
             "generation_config.json": to_json(generation_config()),
             **tokenizer_files(shape.max_position),
-            "README.md": _card(f"A Llama with random weights (seed {seed}): it writes random words."),
+            "README.md": _card(
+                f"A Llama with random weights (seed {seed}): it writes random words."
+            ),
         },
     )
 
@@ -85,13 +105,19 @@ def write_random_draft(folder: Path, shape: LlamaShape, *, seed: int = 0) -> Non
         folder,
         {
             "config.json": to_json(draft_config(shape, len(ids), BOS_ID, EOS_ID)),
-            "README.md": _card(f"An EAGLE3 draft with random weights (seed {seed}): its target accepts next to nothing of it."),
+            "README.md": _card(
+                f"An EAGLE3 draft with random weights (seed {seed}): its target accepts "
+                "next to nothing of it."
+            ),
         },
     )
 
 
 def _card(words: str) -> bytes:
-    return f"---\nlicense: apache-2.0\n---\n{words}\nWritten by pytest-gpubench, for tests and demonstrations.\n".encode()
+    return (
+        f"---\nlicense: apache-2.0\n---\n{words}\nWritten by pytest-gpubench, for tests and "
+        "demonstrations.\n"
+    ).encode()
 
 
 def _write_files(folder: Path, files: dict[str, bytes]) -> None:
@@ -100,7 +126,8 @@ def _write_files(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _write_weights(folder: Path, tensors: Iterable[Tensor], shard_bytes: int) -> None:
-    """One ``model.safetensors``, or shards with an index where they are larger than ``shard_bytes``."""
+    """One ``model.safetensors``, or shards with an index where they are larger than
+    ``shard_bytes``."""
     shards: list[list[str]] = []
     parts: list[Path] = []
     pending: list[Tensor] = []
@@ -118,7 +145,9 @@ def _write_weights(folder: Path, tensors: Iterable[Tensor], shard_bytes: int) ->
     if len(parts) == 1:
         parts[0].rename(folder / "model.safetensors")
         return
-    names = [f"model-{number:05d}-of-{len(parts):05d}.safetensors" for number in range(1, len(parts) + 1)]
+    names = [
+        f"model-{number:05d}-of-{len(parts):05d}.safetensors" for number in range(1, len(parts) + 1)
+    ]
     for part, name in zip(parts, names, strict=True):
         part.rename(folder / name)
     weight_map = {tensor: name for name, held in zip(names, shards, strict=True) for tensor in held}
@@ -129,7 +158,8 @@ def _write_weights(folder: Path, tensors: Iterable[Tensor], shard_bytes: int) ->
 def _write_shard(path: Path, tensors: list[Tensor]) -> None:
     """Write a safetensors file: header length, JSON header, tensors back to back.
 
-    Written here and not by the library, whose numpy side has no bfloat16 and whose raw interface changes between versions.
+    Written here and not by the library, whose numpy side has no bfloat16 and whose raw interface
+    changes between versions.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -160,8 +190,9 @@ class Tensor:
 def target_tensors(shape: LlamaShape, seed: int, writable_ids: Sequence[int]) -> Iterator[Tensor]:
     """The weights of a Llama target, in the order of its layers.
 
-    Channel 0 of the residual stream is the same constant at every position, since embeddings set it and no layer writes to it. The
-    head uses it to push every id outside ``writable_ids`` out of reach, as a bias would that Llama does not have.
+    Channel 0 of the residual stream is the same constant at every position, since embeddings set it
+    and no layer writes to it. The head uses it to push every id outside ``writable_ids`` out of
+    reach, as a bias would that Llama does not have.
     """
     hidden, out_std = shape.hidden, 1 / math.sqrt(2 * shape.layers)
     embed = _uniform(seed, "model.embed_tokens.weight", (shape.vocab, hidden), 1.0)
@@ -180,18 +211,31 @@ def target_tensors(shape: LlamaShape, seed: int, writable_ids: Sequence[int]) ->
 
 
 def draft_tensors(shape: LlamaShape, seed: int, draft_ids: Sequence[int]) -> Iterator[Tensor]:
-    """The weights of an EAGLE3 draft (one layer, MHA), named as vLLM's ``llama_eagle3`` loads them; embeddings are the target's."""
+    """The weights of an EAGLE3 draft (one layer, MHA), named as vLLM's ``llama_eagle3`` loads them;
+    embeddings are the target's."""
     hidden = shape.hidden
     offsets = np.asarray(draft_ids, dtype="<i8") - np.arange(len(draft_ids), dtype="<i8")
     yield Tensor("d2t", "I64", offsets.shape, offsets.tobytes())
-    yield _bf16("fc.weight", _uniform(seed, "fc.weight", (hidden, 3 * hidden), 1 / math.sqrt(3 * hidden)))
+    yield _bf16(
+        "fc.weight", _uniform(seed, "fc.weight", (hidden, 3 * hidden), 1 / math.sqrt(3 * hidden))
+    )
     yield from _block(shape, seed, "midlayer.", 2 * hidden, shape.heads, 1 / math.sqrt(2))
-    for norm in ("midlayer.hidden_norm", "midlayer.input_layernorm", "midlayer.post_attention_layernorm", "norm"):
+    for norm in (
+        "midlayer.hidden_norm",
+        "midlayer.input_layernorm",
+        "midlayer.post_attention_layernorm",
+        "norm",
+    ):
         yield _ones(f"{norm}.weight", hidden)
-    yield _bf16("lm_head.weight", _uniform(seed, "draft.lm_head.weight", (len(draft_ids), hidden), 1 / math.sqrt(hidden)))
+    yield _bf16(
+        "lm_head.weight",
+        _uniform(seed, "draft.lm_head.weight", (len(draft_ids), hidden), 1 / math.sqrt(hidden)),
+    )
 
 
-def _block(shape: LlamaShape, seed: int, prefix: str, attention_input: int, kv_heads: int, out_std: float) -> Iterator[Tensor]:
+def _block(
+    shape: LlamaShape, seed: int, prefix: str, attention_input: int, kv_heads: int, out_std: float
+) -> Iterator[Tensor]:
     hidden, wide = shape.hidden, shape.heads * shape.head_dim
     into = 1 / math.sqrt(attention_input)
     sizes = {
@@ -228,6 +272,9 @@ def _bf16(name: str, values: Floats) -> Tensor:
 
 
 def to_bf16(values: Floats) -> NDArray[np.uint16]:
-    """The upper halves of float32 bit patterns, rounded to nearest, ties to even; values must be finite."""
+    """The upper halves of float32 bit patterns, rounded to nearest, ties to even; values must be
+    finite."""
     bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
+    return (
+        (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    ).astype("<u2")

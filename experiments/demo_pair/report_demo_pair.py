@@ -1,4 +1,5 @@
-"""Write README.md, its data (.json) and the model card from what was trained and measured: no number has another source.
+"""Write README.md, its data (.json) and the model card from what was trained and measured: no
+number has another source.
 
     PYTHONPATH=. python experiments/demo_pair/report_demo_pair.py CPU_DIR [--gpu GPU_DIR]
 
@@ -32,14 +33,25 @@ SAMPLES = 10
 
 def kind(name: str) -> str:
     """What drafts on an engine, in words."""
-    return {"bf16": "EAGLE3", "fp32": "EAGLE3, float32", "random": "random EAGLE3", "ngram": "n-gram"}[name.split("-")[0]]
+    return {
+        "bf16": "EAGLE3",
+        "fp32": "EAGLE3, float32",
+        "random": "random EAGLE3",
+        "ngram": "n-gram",
+    }[name.split("-")[0]]
 
 
 def acceptance_table(summary: dict[str, Any]) -> list[str]:
     """One row per kind and number of drafts."""
-    lines = ["| draft | tokens | prompts | acceptance length | accepted at position 1, 2, ... |", "|---|--:|---|--:|---|"]
+    lines = [
+        "| draft | tokens | prompts | acceptance length | accepted at position 1, 2, ... |",
+        "|---|--:|---|--:|---|",
+    ]
     found = summary["acceptance"]
-    order = sorted(found, key=lambda name: (("bf16", "fp32", "random", "ngram").index(name.split("-")[0]), name))
+    order = sorted(
+        found,
+        key=lambda name: (("bf16", "fp32", "random", "ngram").index(name.split("-")[0]), name),
+    )
     for name in order:
         number = name.rpartition("-")[2]
         for label, words in SETS.items():
@@ -52,11 +64,17 @@ def acceptance_table(summary: dict[str, Any]) -> list[str]:
 
 def equality_table(summary: dict[str, Any]) -> list[str]:
     """Requests whose whole output is the same with and without a draft."""
-    lines = ["| draft | prompts | same output | largest gap of the two best logits where they part |", "|---|---|--:|--:|"]
+    lines = [
+        "| draft | prompts | same output | largest gap of the two best logits where they part |",
+        "|---|---|--:|--:|",
+    ]
     for name, sets in summary["equality"].items():
         for label, row in sets.items():
             gap = max((each["gap"] for each in row["differ"]), default="none parts")
-            lines.append(f"| {kind(name)}, {name.rpartition('-')[2]} | {SETS[label]} | {row['equal']} of {row['of']} | {gap} |")
+            lines.append(
+                f"| {kind(name)}, {name.rpartition('-')[2]} | {SETS[label]} | "
+                f"{row['equal']} of {row['of']} | {gap} |"
+            )
     return lines
 
 
@@ -94,13 +112,18 @@ def training() -> list[str]:
     target, draft, spent = facts["target"], facts["draft"], facts["seconds"]
     length = ", ".join(f"{each:.2f}" for each in facts["acceptance"]["length"])
     return [
-        f"- Target: {facts['parameters']['target']:,} parameters; {target['steps']} steps of {target['batch']} rows of 512 tokens "
-        f"(AdamW, cosine) over {facts['text_tokens']:,} tokens of text; loss {target['losses'][0]} at the start, "
+        f"- Target: {facts['parameters']['target']:,} parameters; {target['steps']} steps of "
+        f"{target['batch']} rows of 512 tokens "
+        f"(AdamW, cosine) over {facts['text_tokens']:,} tokens of text; loss "
+        f"{target['losses'][0]} at the start, "
         f"{target['held_out_loss']} on text it has not seen.",
-        f"- Draft: {facts['parameters']['draft']:,} parameters; {draft['steps']} steps of {draft['batch']} rows of what the target "
-        f"writes greedily, training-time test over 5 drafts, cross entropy with the target's distribution and its choice; loss "
+        f"- Draft: {facts['parameters']['draft']:,} parameters; {draft['steps']} steps of "
+        f"{draft['batch']} rows of what the target "
+        "writes greedily, training-time test over 5 drafts, cross entropy with the target's "
+        "distribution and its choice; loss "
         f"{draft['losses'][0]} at the start, {draft['losses'][-1]} at the end.",
-        f"- {facts['device']}, PyTorch {facts['torch']}: {sum(spent.values()):.0f} s in all (text {spent['text']:.0f}, target "
+        f"- {facts['device']}, PyTorch {facts['torch']}: {sum(spent.values()):.0f} s in all (text "
+        f"{spent['text']:.0f}, target "
         f"{spent['target']:.0f}, answers {spent['answers']:.0f}, draft {spent['draft']:.0f}).",
         f"- Acceptance length in training, 1 to 5 drafts, on 512 held-out questions: {length}.",
     ]
@@ -113,7 +136,9 @@ def prose(text: str) -> list[str]:
 
 def main() -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cpu", type=Path)
     parser.add_argument("--gpu", type=Path)
     options = parser.parse_args()
@@ -179,7 +204,9 @@ def main() -> None:
     text = "\n".join(body).rstrip() + "\n"
     DOCUMENT.write_text(text)
     DOCUMENT.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
-    (DATA / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: text-generation\n---\n" + text)
+    (DATA / "README.md").write_text(
+        "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: text-generation\n---\n" + text
+    )
     print(text)
 
 

@@ -1,12 +1,15 @@
-"""Train the demo pair: a small Llama on the grammar's conversations, then an EAGLE3 draft on what that Llama writes.
+"""Train the demo pair: a small Llama on the grammar's conversations, then an EAGLE3 draft on what
+that Llama writes.
 
-Needs PyTorch and safetensors, and nothing else of the package's extras. One H100 takes about five minutes:
+Needs PyTorch and safetensors, and nothing else of the package's extras. One H100 takes about five
+minutes:
 
     PYTHONPATH=. python experiments/demo_pair/train_demo_pair.py --out DIR
     PYTHONPATH=. python experiments/demo_pair/train_demo_pair.py --out DIR --smoke      # a minute on a CPU; the result is of no use
 
-DIR gets target.safetensors, draft.safetensors (bfloat16) and training.json. Data and initial weights follow from the seed; sums on
-a GPU are rounded in an order that is not fixed, so another run gives equally good weights and not the same ones.
+DIR gets target.safetensors, draft.safetensors (bfloat16) and training.json. Data and initial
+weights follow from the seed; sums on a GPU are rounded in an order that is not fixed, so another
+run gives equally good weights and not the same ones.
 """
 
 from __future__ import annotations
@@ -42,17 +45,22 @@ _BOS, _END, _PAD = _TOKENS["<|begin|>"], _TOKENS["<|end|>"], _TOKENS["<|pad|>"]
 
 
 def encode_turns(turns: list[Turn], *, answer: bool) -> list[int]:
-    """Token ids of a conversation as the chat template renders it; ``answer``: ready for an answer, else complete."""
+    """Token ids of a conversation as the chat template renders it; ``answer``: ready for an answer,
+    else complete."""
     ids = [_BOS]
     for role, text in turns:
         ids.append(_TOKENS[f"<|{role}|>"])
-        ids += [_TOKENS[word if word in ".,:!?" else "\u0120" + word] for word in re.findall(r"\w+|[^\w\s]", text)]
+        ids += [
+            _TOKENS[word if word in ".,:!?" else "\u0120" + word]
+            for word in re.findall(r"\w+|[^\w\s]", text)
+        ]
         ids.append(_END)
     return [*ids, _TOKENS["<|assistant|>"]] if answer else ids
 
 
 def write_rows(task: tuple[str, int]) -> np.ndarray:
-    """Rows of ``LENGTH`` + 1 ids; each begins with a conversation and is filled with further ones."""
+    """Rows of ``LENGTH`` + 1 ids; each begins with a conversation and is filled with further
+    ones."""
     name, count = task
     writer, rows = Writer(name), np.zeros((count, LENGTH + 1), dtype=np.int16)
     for row in rows:
@@ -76,7 +84,9 @@ def write_prompts(task: tuple[str, int]) -> list[list[int]]:
     return found
 
 
-def train_target(shape: Shape, rows: Tensor, steps: int, batch: int, device: torch.device) -> tuple[Target, list[float]]:
+def train_target(
+    shape: Shape, rows: Tensor, steps: int, batch: int, device: torch.device
+) -> tuple[Target, list[float]]:
     """Next-token training with AdamW and a cosine schedule."""
     model = Target(shape).to(device)
     forward = torch.compile(model) if device.type == "cuda" else model
@@ -93,10 +103,19 @@ def train_target(shape: Shape, rows: Tensor, steps: int, batch: int, device: tor
 
 
 def train_draft(
-    target: Target, shape: Shape, rows: Tensor, prompts: Tensor, steps: int, batch: int, device: torch.device
+    target: Target,
+    shape: Shape,
+    rows: Tensor,
+    prompts: Tensor,
+    steps: int,
+    batch: int,
+    device: torch.device,
 ) -> tuple[Draft, list[float]]:
-    """Training-time test over ``STEPS`` drafts on what the target wrote; the answer's tokens count ten times the prompt's."""
-    ids = torch.tensor(sorted([*_SPECIAL_DRAFTS, *draft_token_ids(shape.draft_vocab - len(_SPECIAL_DRAFTS))]))
+    """Training-time test over ``STEPS`` drafts on what the target wrote; the answer's tokens count
+    ten times the prompt's."""
+    ids = torch.tensor(
+        sorted([*_SPECIAL_DRAFTS, *draft_token_ids(shape.draft_vocab - len(_SPECIAL_DRAFTS))])
+    )
     draft = Draft(shape, ids).to(device)
     with torch.no_grad():
         draft.lm_head.weight.copy_(target.model.embed_tokens.weight[ids.to(device)])
@@ -108,13 +127,18 @@ def train_draft(
     for step in range(steps):
         chosen = order[step * batch : (step + 1) * batch]
         batch_ids = rows[chosen].to(device).long()
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
+        ):
             logits, aux = target(batch_ids)
             best = logits.argmax(-1)
             wanted = logits[..., kept].float().softmax(-1)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             guesses = forward(batch_ids, target_head, aux.detach(), STEPS)
-        inverse = torch.full((shape.vocab,), -1, device=device).scatter(0, kept, torch.arange(len(kept), device=device))
+        inverse = torch.full((shape.vocab,), -1, device=device).scatter(
+            0, kept, torch.arange(len(kept), device=device)
+        )
         at = torch.arange(batch_ids.shape[1], device=device)
         answer = (at >= prompts[chosen].to(device)[:, None] - 1).float() * 0.9 + 0.1
         total = torch.zeros((), device=device)
@@ -135,25 +159,39 @@ def train_draft(
 _SPECIAL_DRAFTS = [_TOKENS[token] for token in ("<|end|>", "<|user|>", "<|assistant|>", *".,?!:")]
 
 
-def write_answers(target: Target, prompts: list[list[int]], chunk: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def write_answers(
+    target: Target, prompts: list[list[int]], chunk: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Rows of ``LENGTH`` ids, prompt and greedy continuation, and the prompts' lengths."""
     rows, lengths = [], torch.tensor([len(prompt) for prompt in prompts])
     for start in range(0, len(prompts), chunk):
         part = prompts[start : start + chunk]
         longest = max(map(len, part))
-        padded = torch.tensor([prompt + [_PAD] * (longest - len(prompt)) for prompt in part], device=device)
+        padded = torch.tensor(
+            [prompt + [_PAD] * (longest - len(prompt)) for prompt in part], device=device
+        )
         rows.append(target.write(padded, lengths[start : start + chunk].to(device), LENGTH).cpu())
     return torch.cat(rows), lengths
 
 
-def acceptance(target: Target, draft: Draft, rows: Tensor, lengths: Tensor, device: torch.device) -> dict[str, list[float]]:
-    """Acceptance length for 1 to ``STEPS`` drafts per round, and the share accepted per position at ``STEPS``."""
+def acceptance(
+    target: Target, draft: Draft, rows: Tensor, lengths: Tensor, device: torch.device
+) -> dict[str, list[float]]:
+    """Acceptance length for 1 to ``STEPS`` drafts per round, and the share accepted per position at
+    ``STEPS``."""
     found: dict[str, list[float]] = {"length": []}
-    good = torch.cat([matches(target, draft, part.to(device).long(), STEPS).cpu() for part in rows.split(32)]).tolist()
+    good = torch.cat(
+        [matches(target, draft, part.to(device).long(), STEPS).cpu() for part in rows.split(32)]
+    ).tolist()
     for steps in range(1, STEPS + 1):
-        walks = [walk(row, int(prompt), LENGTH, steps) for row, prompt in zip(good, lengths, strict=True)]
+        walks = [
+            walk(row, int(prompt), LENGTH, steps) for row, prompt in zip(good, lengths, strict=True)
+        ]
         drafts = sum(each for each, _ in walks)
-        per_position = [sum(column) / drafts for column in zip(*(accepted for _, accepted in walks), strict=True)]
+        per_position = [
+            sum(column) / drafts
+            for column in zip(*(accepted for _, accepted in walks), strict=True)
+        ]
         found["length"].append(round(1 + sum(per_position), 4))
         found["per_position"] = [round(each, 4) for each in per_position]
     return found
@@ -163,11 +201,15 @@ def _optimizer(model: nn.Module, rate: float, steps: int) -> tuple[Optimizer, LR
     matrices = [weight for weight in model.parameters() if weight.dim() == 2]
     others = [weight for weight in model.parameters() if weight.dim() != 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=next(model.parameters()).is_cuda)
+    optimizer = torch.optim.AdamW(
+        groups, lr=rate, betas=(0.9, 0.98), fused=next(model.parameters()).is_cuda
+    )
     warm = max(1, steps // 30)
 
     def rate_at(step: int) -> float:
-        return min(1.0, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        return min(1.0, (step + 1) / warm) * (
+            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        )
 
     return optimizer, LambdaLR(optimizer, rate_at)
 
@@ -223,16 +265,23 @@ class Amounts:
     """Answers that are written side by side."""
 
 
-SMOKE = Amounts(target_steps=4, draft_steps=3, rows=64, prompts=4, held=2, batch=2, draft_batch=2, chunk=2)
+SMOKE = Amounts(
+    target_steps=4, draft_steps=3, rows=64, prompts=4, held=2, batch=2, draft_batch=2, chunk=2
+)
 SHARDS = 64
 
 
 def write_texts(amounts: Amounts) -> tuple[Tensor, list[list[int]]]:
     """Training rows, and prompts whose answers the draft learns from."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(write_rows, [(f"rows/{SEED}/{n}", amounts.rows // SHARDS) for n in range(SHARDS)])
+        parts = pool.map(
+            write_rows, [(f"rows/{SEED}/{n}", amounts.rows // SHARDS) for n in range(SHARDS)]
+        )
         rows = torch.from_numpy(np.concatenate(list(parts)))
-        asked = pool.map(write_prompts, [(f"prompts/{SEED}/{n}", -(-amounts.prompts // SHARDS)) for n in range(SHARDS)])
+        asked = pool.map(
+            write_prompts,
+            [(f"prompts/{SEED}/{n}", -(-amounts.prompts // SHARDS)) for n in range(SHARDS)],
+        )
         prompts = [prompt for part in asked for prompt in part][: amounts.prompts]
     return rows, sorted(prompts, key=len)
 
@@ -241,7 +290,10 @@ def write_texts(amounts: Amounts) -> tuple[Tensor, list[list[int]]]:
 def held_out_loss(target: Target, count: int, device: torch.device) -> float:
     """Cross entropy per token on text that was not trained on."""
     rows = torch.from_numpy(write_rows((f"held/{SEED}", count))).to(device).long()
-    losses = [F.cross_entropy(target(part[:, :-1])[0].float().flatten(0, 1), part[:, 1:].flatten()) for part in rows.split(32)]
+    losses = [
+        F.cross_entropy(target(part[:, :-1])[0].float().flatten(0, 1), part[:, 1:].flatten())
+        for part in rows.split(32)
+    ]
     return round(sum(loss.item() for loss in losses) / len(losses), 4)
 
 
@@ -266,10 +318,14 @@ def train(amounts: Amounts, out: Path, device: torch.device) -> dict[str, Any]:
     target.load_state_dict(trained.state_dict())
     target = target.to(torch.bfloat16 if cuda else torch.float32).requires_grad_(False)
     answers, lengths = write_answers(target, prompts, amounts.chunk, device)
-    held, held_lengths = write_answers(target, write_prompts((f"held/{SEED}", amounts.held)), amounts.chunk, device)
+    held, held_lengths = write_answers(
+        target, write_prompts((f"held/{SEED}", amounts.held)), amounts.chunk, device
+    )
     lap("answers")
     teacher = torch.compile(target) if cuda else target
-    draft, draft_losses = train_draft(teacher, shape, answers, lengths, amounts.draft_steps, amounts.draft_batch, device)
+    draft, draft_losses = train_draft(
+        teacher, shape, answers, lengths, amounts.draft_steps, amounts.draft_batch, device
+    )
     _rounded(draft)
     _save(draft, out / "draft.safetensors")
     lap("draft")
@@ -279,7 +335,8 @@ def train(amounts: Amounts, out: Path, device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "seconds": seconds,
         "parameters": {
-            name: sum(each.numel() for each in model.parameters()) for name, model in (("target", target), ("draft", draft))
+            name: sum(each.numel() for each in model.parameters())
+            for name, model in (("target", target), ("draft", draft))
         },
         "text_tokens": rows.numel(),
         "target": {
@@ -288,14 +345,20 @@ def train(amounts: Amounts, out: Path, device: torch.device) -> dict[str, Any]:
             "losses": target_losses,
             "held_out_loss": held_out_loss(target, amounts.held // 2, device),
         },
-        "draft": {"steps": amounts.draft_steps, "batch": amounts.draft_batch, "losses": draft_losses},
+        "draft": {
+            "steps": amounts.draft_steps,
+            "batch": amounts.draft_batch,
+            "losses": draft_losses,
+        },
         "acceptance": acceptance(target, draft, held, held_lengths, device),
     }
 
 
 def main() -> None:
     """Train, save, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--smoke", action="store_true", help="tiny numbers, to see that it runs")
     options = parser.parse_args()

@@ -1,8 +1,10 @@
-"""Learn the demo tokenizer's word list and merges and write them as data files of ``pytest_gpubench.demo``.
+"""Learn the demo tokenizer's word list and merges and write them as data files of
+``pytest_gpubench.demo``.
 
-Words, one token each: those of the training text, most frequent first; then those of synthetic prompts (``load.prompts``), so that
-such prompts have exact lengths; then, up to the number wanted, the words that the list held before. Merges are learned from the
-list by ``tokenizers``; as many are kept as ids are left. Needs: pip install tokenizers. Then train the pair again.
+Words, one token each: those of the training text, most frequent first; then those of synthetic
+prompts (``load.prompts``), so that such prompts have exact lengths; then, up to the number wanted,
+the words that the list held before. Merges are learned from the list by ``tokenizers``; as many are
+kept as ids are left. Needs: pip install tokenizers. Then train the pair again.
 """
 
 from __future__ import annotations
@@ -35,12 +37,16 @@ def main() -> None:
             counts.update(re.findall(r"[A-Za-z]+", text))
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     words = list(dict.fromkeys([*ranked, *WORDS, *demo.words()]))[:COUNT]
-    (folder / "words.txt").write_text("\n".join(textwrap.wrap(" ".join(words), 132)) + "\n", encoding="ascii")
+    (folder / "words.txt").write_text(
+        "\n".join(textwrap.wrap(" ".join(words), 132)) + "\n", encoding="ascii"
+    )
 
     trained = Tokenizer(BPE())
     trained.pre_tokenizer = ByteLevel(add_prefix_space=True)
     alphabet = sorted(ByteLevel.alphabet())
-    trained.train_from_iterator(words, BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False))
+    trained.train_from_iterator(
+        words, BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
+    )
     known = {"\u0120" + word for word in words}
     room = demo.VOCAB_SIZE - len(demo.SPECIAL_TOKENS) - len(alphabet) - len(words)
     lines: list[str] = []

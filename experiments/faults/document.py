@@ -19,10 +19,15 @@ DOCUMENT = REPOSITORY / "experiments" / "faults" / "README.md"
 def machine() -> str:
     """Where and when, in one sentence."""
     memory = psutil.virtual_memory().total >> 30
-    cpu = next(iter(re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())), platform.machine())
+    cpu = next(
+        iter(re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())),
+        platform.machine(),
+    )
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {psutil.cpu_count()} cores of {cpu}, {memory} GiB, load average {os.getloadavg()[1]:.1f} "
-        f"(shared with other work), Linux {platform.release()}, Python {platform.python_version()}, pytest {pytest.__version__}."
+        f"{datetime.now(UTC):%Y-%m-%d}, {psutil.cpu_count()} cores of {cpu}, {memory} GiB, load "
+        f"average {os.getloadavg()[1]:.1f} "
+        f"(shared with other work), Linux {platform.release()}, Python "
+        f"{platform.python_version()}, pytest {pytest.__version__}."
     )
 
 

@@ -49,7 +49,9 @@ def fetch(hub: FakeHub, cache: Path, *, offline: bool = False) -> Observed:
     seen, begin = Observed(), time.monotonic()
     settings = FetchSettings(endpoint=hub.endpoint, attempts=3, backoff=0.2, lock_timeout=20.0)
     try:
-        snapshot = ensure_snapshot(REPO, cache_dir=cache, offline=offline, tokenizer=True, settings=settings)
+        snapshot = ensure_snapshot(
+            REPO, cache_dir=cache, offline=offline, tokenizer=True, settings=settings
+        )
     except BenchmarkError as error:
         seen.cause, seen.whose = error.failure.cause, error.failure.failure_class
     else:
@@ -66,7 +68,9 @@ def _hub_fault(*faults: HubFault, note: str = "") -> Callable[[Path], Observed]:
             hub.faults += [HubFault(**vars(fault)) for fault in faults]
             seen = fetch(hub, folder / "cache")
             seen.note = note
-            if any(fault.times == given.times for fault, given in zip(hub.faults, faults, strict=True)):
+            if any(
+                fault.times == given.times for fault, given in zip(hub.faults, faults, strict=True)
+            ):
                 seen.problems.append("a fault was not met")
         return seen
 
@@ -79,7 +83,10 @@ def _race(lock: str) -> Callable[[Path], Observed]:
             environment = own_environment(folder) | {"HF_ENDPOINT": hub.endpoint}
             command = [sys.executable, "-c", _FETCH, str(folder / "cache"), lock]
             begin = time.monotonic()
-            crowd = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+            crowd = [
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+                for _ in range(8)
+            ]
             commits = {process.communicate(timeout=120)[0].strip() for process in crowd}
             seen = Observed(seconds=time.monotonic() - begin, note="every file is downloaded once")
             if commits != {hub.commit(REPO, None)} or set(hub.downloads.values()) != {1}:
@@ -97,7 +104,9 @@ def _stale_lock(kind: str) -> Callable[[Path], Observed]:
         with local_hub(folder) as hub:
             hub.faults.append(HubFault(f"resolve/.*/{SECOND}", "stall"))
             environment = own_environment(folder) | {"HF_ENDPOINT": hub.endpoint}
-            owner = subprocess.Popen([sys.executable, "-c", _FETCH, str(cache), kind], env=environment)
+            owner = subprocess.Popen(
+                [sys.executable, "-c", _FETCH, str(cache), kind], env=environment
+            )
             limit = time.monotonic() + 30
             while hub.faults[0].times and time.monotonic() < limit:
                 time.sleep(0.02)
@@ -114,7 +123,10 @@ def _stale_lock(kind: str) -> Callable[[Path], Observed]:
                 timeout=90,
             )
             seen = Observed(seconds=time.monotonic() - begin)
-            seen.note = f"the dead owner's lock file {'was there' if left else 'was gone'}; the next process fetches the rest"
+            seen.note = (
+                f"the dead owner's lock file {'was there' if left else 'was gone'}; the "
+                "next process fetches the rest"
+            )
             if done.stdout.strip() != hub.commit(REPO, None):
                 seen.problems.append(done.stderr[-500:])
         return seen
@@ -134,7 +146,10 @@ def _stale_handles(times: int) -> Callable[[Path], Observed]:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "model.safetensors")
             return str(real(*args, **keywords))
 
-        with local_hub(folder) as hub, mock.patch.object(huggingface_hub, "snapshot_download", stale):
+        with (
+            local_hub(folder) as hub,
+            mock.patch.object(huggingface_hub, "snapshot_download", stale),
+        ):
             return fetch(hub, folder / "cache")
 
     return inject
@@ -145,7 +160,9 @@ FAULTS = (
     Fault("the same with a lock in the cache (NFS)", _race("shared"), within=60.0),
     Fault(
         "connection lost once in mid-file",
-        _hub_fault(HubFault(f"resolve/.*/{SECOND}", "truncate"), note="fetched on the next attempt"),
+        _hub_fault(
+            HubFault(f"resolve/.*/{SECOND}", "truncate"), note="fetched on the next attempt"
+        ),
     ),
     Fault(
         "connection lost every time",
@@ -168,12 +185,16 @@ FAULTS = (
     ),
     Fault(
         "gated repository",
-        _hub_fault(HubFault("resolve/", "status", "HEAD", times=999, status=403, error_code="GatedRepo")),
+        _hub_fault(
+            HubFault("resolve/", "status", "HEAD", times=999, status=403, error_code="GatedRepo")
+        ),
         "gated-repository",
         "recipe",
     ),
     Fault("stale file handle, twice", _stale_handles(2), NO_FAILURE),
     Fault("stale file handle, for ever", _stale_handles(99), "stale-file-handle", "infrastructure"),
     Fault("stale lock: its owner was killed", _stale_lock("local"), within=30.0),
-    Fault("stale lock in the cache (NFS): its owner was killed", _stale_lock("shared"), within=30.0),
+    Fault(
+        "stale lock in the cache (NFS): its owner was killed", _stale_lock("shared"), within=30.0
+    ),
 )

@@ -1,4 +1,5 @@
-"""What the fault suite stands on: faults, what comes of them, places for them, and a search for what remains."""
+"""What the fault suite stands on: faults, what comes of them, places for them, and a search for
+what remains."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ MARK = "GPUBENCH_FAULT_MARK"
 """Environment variable that every process of a fault inherits, however far it strays."""
 NO_FAILURE = "none"
 SETTLE_SECONDS = 12.0
-"""How long processes may take to end after the run: the guard of a killed run gives its server five seconds."""
+"""How long processes may take to end after the run: the guard of a killed run gives its server five
+seconds."""
 _NOT_LEFT = (f"gpubench-{os.getuid()}", "pytest-of-")
 """Folders of locks (which are looked at one by one) and of pytest itself."""
 
@@ -58,16 +60,24 @@ class Fault:
     within: float = 10.0
     """Seconds from event to verdict that are allowed, on a busy machine."""
     may_leave: str = ""
-    """Start of the names of temporary files that nobody can remove, since their owner was killed."""
+    """Start of the names of temporary files that nobody can remove, since their owner was
+    killed."""
 
 
 def own_environment(folder: Path) -> dict[str, str]:
-    """The host's environment with the fault's mark, leases and temporary files, and without settings that would disturb."""
+    """The host's environment with the fault's mark, leases and temporary files, and without
+    settings that would disturb."""
     drop = ("GPUBENCH_", "PYTEST_", "HF_", "HUGGING_FACE_", "TRANSFORMERS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
     (folder / "tmp").mkdir(exist_ok=True)
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    return kept | {MARK: str(folder), "GPUBENCH_LEASE_DIR": str(folder / "leases"), "TMPDIR": str(folder / "tmp")}
+    kept["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
+    )
+    return kept | {
+        MARK: str(folder),
+        "GPUBENCH_LEASE_DIR": str(folder / "leases"),
+        "TMPDIR": str(folder / "tmp"),
+    }
 
 
 def marked(folder: Path) -> list[psutil.Process]:
@@ -75,13 +85,16 @@ def marked(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == str(folder):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == str(
+                folder
+            ):
                 found.append(process)
     return found
 
 
 def remains(folder: Path) -> list[str]:
-    """What is left of a fault once its processes have had time to end; they are then killed, so that the next starts clean."""
+    """What is left of a fault once its processes have had time to end; they are then killed, so
+    that the next starts clean."""
     limit = time.monotonic() + SETTLE_SECONDS
     while (left := marked(folder)) and time.monotonic() < limit:
         time.sleep(0.1)

@@ -1,4 +1,5 @@
-"""Faults of the run itself: signals, killed processes, leases that others left, two runs at once, a clock that jumps."""
+"""Faults of the run itself: signals, killed processes, leases that others left, two runs at once, a
+clock that jumps."""
 
 from __future__ import annotations
 
@@ -63,7 +64,9 @@ def _ctrl_c_twice(folder: Path) -> Observed:
     finished = run.until_second_case()
     process = psutil.Process(run.process.pid)
     event = kill(process, signal.SIGINT)
-    run.until("the end of the load worker", lambda: not run.processes("pytest_gpubench.load.worker"))
+    run.until(
+        "the end of the load worker", lambda: not run.processes("pytest_gpubench.load.worker")
+    )
     time.sleep(1.0)
     with contextlib.suppress(psutil.NoSuchProcess):
         kill(process, signal.SIGINT)
@@ -97,22 +100,30 @@ def _gone(run: Run, folder: Path, event: float, finished: dict[str, str]) -> Obs
         seen.problems.append(f"finished results were {sorted(finished)}, are {sorted(now)}")
     leases = [path.name for path in (folder / "leases").glob("*.lease")]
     following = _next_run(folder, seen)
-    seen.note = f"all processes ended by themselves; {len(leases)} stale leases, removed by the next run ({following:.0f} s)"
+    seen.note = (
+        f"all processes ended by themselves; {len(leases)} stale leases, removed by the "
+        f"next run ({following:.0f} s)"
+    )
     return seen
 
 
 def _next_run(folder: Path, seen: Observed) -> float:
     """A run after the fault must be as any other; returns its seconds."""
     begin = time.monotonic()
-    run = Project(folder).start("-m", "tiny and not mtp and c1", name="next", results=folder / "next")
+    run = Project(folder).start(
+        "-m", "tiny and not mtp and c1", name="next", results=folder / "next"
+    )
     after = run.end()
     if after.exit_code != 0 or len(run.measured()) != 1:
-        seen.problems.append(f"the next run ended with exit code {after.exit_code}: {run.text()[-600:]}")
+        seen.problems.append(
+            f"the next run ended with exit code {after.exit_code}: {run.text()[-600:]}"
+        )
     return time.monotonic() - begin
 
 
 def _strays(folder: Path) -> Observed:
-    """pytest and the server's guard are killed, so nobody ends the engine's deaf core and worker: the next run must."""
+    """pytest and the server's guard are killed, so nobody ends the engine's deaf core and worker:
+    the next run must."""
     run = Project(folder).start(*ONE_SERVER, fault="ignore-sigterm", env=SLOW)
     finished = run.until_second_case()
     guard = run.guard()
@@ -121,22 +132,35 @@ def _strays(folder: Path) -> Observed:
     run.process.wait()
     strays = [process for process in marked(folder) if "--role" in process.cmdline()]
     seen = Observed(exit_code=run.process.returncode)
-    following = Project(folder).start("-m", "tiny and not mtp and c1", name="next", results=folder / "next")
+    following = Project(folder).start(
+        "-m", "tiny and not mtp and c1", name="next", results=folder / "next"
+    )
     after = following.end()
     seen.seconds = time.monotonic() - event
     text = following.text()
     told = re.search(r"killed what run \S+ .* left behind on this host: .*", text)
     if len(strays) < 2 or told is None or after.exit_code != 0 or run.measured() != finished:
-        seen.problems.append(f"{len(strays)} strays; the next run ended with {after.exit_code}: {text[-1500:]}")
-    seen.note = f"{len(strays)} strays; the next run says: {re.sub(r'[0-9]{8}T[0-9Z]+-', '', told[0]) if told else '?'}"
+        seen.problems.append(
+            f"{len(strays)} strays; the next run ended with {after.exit_code}: {text[-1500:]}"
+        )
+    seen.note = (
+        f"{len(strays)} strays; the next run says: "
+        f"{re.sub(r'[0-9]{8}T[0-9Z]+-', '', told[0]) if told else '?'}"
+    )
     return seen
 
 
 def _xdist_worker_killed(folder: Path) -> Observed:
-    """Its server ends with it; xdist names the crashed test; the other server and the rest of this one go on."""
+    """Its server ends with it; xdist names the crashed test; the other server and the rest of this
+    one go on."""
     run = Project(folder).start("-n2", "--gpubench-exclusive=no", fault="", env=SLOW)
     run.until("a finished case", run.measured)
-    servers = run.until("a guard", lambda: [process for process in run.processes(str(STUB)) if "--role" not in process.cmdline()])
+    servers = run.until(
+        "a guard",
+        lambda: [
+            process for process in run.processes(str(STUB)) if "--role" not in process.cmdline()
+        ],
+    )
     finished = run.measured()
     event = kill(psutil.Process(servers[0].ppid()).parent() or servers[0])
     seen = Observed()
@@ -168,18 +192,23 @@ def _stale_lease(content: str) -> Callable[[Path], Observed]:
             "processes": [owner],
         }
         for unit in ("host", "cpu-0-1"):
-            (folder / "leases" / f"{unit}.lease").write_text(content or json.dumps(holder | {"unit": unit}))
+            (folder / "leases" / f"{unit}.lease").write_text(
+                content or json.dumps(holder | {"unit": unit})
+            )
         begin = time.monotonic()
         run = Project(folder).start("-m", "tiny and not mtp and c1")
         run.until("a server", lambda: run.processes(str(STUB)))
-        seen = Observed(seconds=time.monotonic() - begin, note="seconds from pytest's start to the server's")
+        seen = Observed(
+            seconds=time.monotonic() - begin, note="seconds from pytest's start to the server's"
+        )
         return run.end(seen)
 
     return inject
 
 
 def _two_runs(folder: Path) -> Observed:
-    """Both want the whole host: the second says whom it waits for, and goes on when the first has ended."""
+    """Both want the whole host: the second says whom it waits for, and goes on when the first has
+    ended."""
     first = Project(folder).start(*ONE_SERVER, name="first", results=folder / "first", env=SLOW)
     first.until("a server", lambda: first.processes(str(STUB)))
     second = Project(folder).start(*ONE_SERVER, name="second", results=folder / "second", env=SLOW)
@@ -191,17 +220,28 @@ def _two_runs(folder: Path) -> Observed:
         together += bool(first.processes(str(STUB)) and second.processes(str(STUB)))
         time.sleep(0.1)
     seen = second.end(seen)
-    seen.note = f"it says who is in the way, then both are measured: {len(first.measured())} and {len(second.measured())} cases"
+    seen.note = (
+        f"it says who is in the way, then both are measured: {len(first.measured())} and "
+        f"{len(second.measured())} cases"
+    )
     if together or first.process.returncode or len(first.measured()) + len(second.measured()) != 4:
-        seen.problems.append(f"{together} times both servers at once; first run: {first.process.returncode}")
+        seen.problems.append(
+            f"{together} times both servers at once; first run: {first.process.returncode}"
+        )
     return seen
 
 
 def _host_stays_busy(folder: Path) -> Observed:
-    first = Project(folder).start(*ONE_SERVER, name="first", results=folder / "first", env=_MEASURING)
+    first = Project(folder).start(
+        *ONE_SERVER, name="first", results=folder / "first", env=_MEASURING
+    )
     first.until("a server", lambda: first.processes(str(STUB)))
-    second = Project(folder).start(*ONE_SERVER, "--gpubench-start-timeout=3", name="second", results=folder / "second")
-    seen = second.observe(second.until("its words", lambda: time.monotonic() if "waits: " in second.text() else None))
+    second = Project(folder).start(
+        *ONE_SERVER, "--gpubench-start-timeout=3", name="second", results=folder / "second"
+    )
+    seen = second.observe(
+        second.until("its words", lambda: time.monotonic() if "waits: " in second.text() else None)
+    )
     if first.process.poll() is not None:
         seen.problems.append("the first run was disturbed")
     first.process.send_signal(signal.SIGINT)
@@ -228,12 +268,15 @@ time.time_ns = lambda: _time_ns() + _jump() * 10**9
 
 
 def _clock_jump(folder: Path) -> Observed:
-    """In every Python process of the run, engine included, the wall clock jumps back by a day in the middle of the second case."""
+    """In every Python process of the run, engine included, the wall clock jumps back by a day in
+    the middle of the second case."""
     (folder / "clock").mkdir()
     (folder / "clock" / "sitecustomize.py").write_text(_JUMPING)
     flag = folder / "clock" / "jumped"
     path = f"{folder / 'clock'}:{REPOSITORY}"
-    run = Project(folder).start(*ONE_SERVER, env=SLOW | {"PYTHONPATH": path, "GPUBENCH_CLOCK_JUMP": str(flag)})
+    run = Project(folder).start(
+        *ONE_SERVER, env=SLOW | {"PYTHONPATH": path, "GPUBENCH_CLOCK_JUMP": str(flag)}
+    )
     finished = run.until_second_case()
     flag.touch()
     event = time.monotonic()
@@ -252,17 +295,65 @@ def _clock_jump(folder: Path) -> Observed:
 FAULTS = (
     Fault("SIGINT during a start", _signalled_at_start(signal.SIGINT), exit_code=2, within=15.0),
     Fault("SIGTERM during a start", _signalled_at_start(signal.SIGTERM), exit_code=2, within=15.0),
-    Fault("SIGINT while measuring", _signalled(signal.SIGINT), "interrupted", "client", 2, within=15.0),
-    Fault("SIGTERM while measuring", _signalled(signal.SIGTERM), "interrupted", "client", 2, within=15.0),
-    Fault("Ctrl-C twice, server ignores SIGTERM", _ctrl_c_twice, "interrupted", "client", 2, within=15.0),
+    Fault(
+        "SIGINT while measuring", _signalled(signal.SIGINT), "interrupted", "client", 2, within=15.0
+    ),
+    Fault(
+        "SIGTERM while measuring",
+        _signalled(signal.SIGTERM),
+        "interrupted",
+        "client",
+        2,
+        within=15.0,
+    ),
+    Fault(
+        "Ctrl-C twice, server ignores SIGTERM",
+        _ctrl_c_twice,
+        "interrupted",
+        "client",
+        2,
+        within=15.0,
+    ),
     Fault("SIGINT while the disk is full", _ctrl_c_on_full_disk, exit_code=2, within=15.0),
     Fault("SIGKILL of pytest during a start", _killed_at_start, exit_code=-9, within=15.0),
-    Fault("SIGKILL of pytest while measuring", _killed, exit_code=-9, within=15.0, may_leave="gpubench-load-"),
-    Fault("SIGKILL of pytest and of the guard (strays)", _strays, exit_code=-9, within=60.0, may_leave="gpubench-load-"),
-    Fault("xdist worker killed", _xdist_worker_killed, "worker crashed", "", 1, within=15.0, may_leave="gpubench-load-"),
+    Fault(
+        "SIGKILL of pytest while measuring",
+        _killed,
+        exit_code=-9,
+        within=15.0,
+        may_leave="gpubench-load-",
+    ),
+    Fault(
+        "SIGKILL of pytest and of the guard (strays)",
+        _strays,
+        exit_code=-9,
+        within=60.0,
+        may_leave="gpubench-load-",
+    ),
+    Fault(
+        "xdist worker killed",
+        _xdist_worker_killed,
+        "worker crashed",
+        "",
+        1,
+        within=15.0,
+        may_leave="gpubench-load-",
+    ),
     Fault("stale lease of a dead run", _stale_lease(""), exit_code=0, within=20.0),
-    Fault("lease file cut off by a power failure", _stale_lease('{"unit": "host", "ow'), exit_code=0, within=20.0),
+    Fault(
+        "lease file cut off by a power failure",
+        _stale_lease('{"unit": "host", "ow'),
+        exit_code=0,
+        within=20.0,
+    ),
     Fault("two runs at once on one host", _two_runs, exit_code=0, within=20.0),
-    Fault("a host that stays busy (start timeout 3 s)", _host_stays_busy, "host-busy", "infrastructure", 1, within=12.0),
+    Fault(
+        "a host that stays busy (start timeout 3 s)",
+        _host_stays_busy,
+        "host-busy",
+        "infrastructure",
+        1,
+        within=12.0,
+    ),
     Fault("wall clock jumps back by a day", _clock_jump, exit_code=0, within=60.0),
 )

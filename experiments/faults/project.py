@@ -49,13 +49,25 @@ SLOW = {"GPUBENCH_STUB_TOKEN_TIME": "0.15"}
 class Run:
     """pytest in a process of its own, watched through its records and its output."""
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], results: Path, name: str) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        results: Path,
+        name: str,
+    ) -> None:
         self.results = results
         self.output = folder / f"{name}.txt"
         self.started = time.monotonic()
         with self.output.open("wb") as file:
             self.process = subprocess.Popen(
-                command, cwd=folder, env=dict(environment), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=folder,
+                env=dict(environment),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def text(self) -> str:
@@ -65,7 +77,9 @@ class Run:
     def records(self) -> list[dict[str, Any]]:
         """The records on disk, starts before cases."""
         found = []
-        for path in sorted(self.results.rglob("launch-1.json"), key=lambda path: (path.parent.name != "init", path)):
+        for path in sorted(
+            self.results.rglob("launch-1.json"), key=lambda path: (path.parent.name != "init", path)
+        ):
             with contextlib.suppress(OSError):
                 found.append(json.loads(path.read_text()))
         return found
@@ -84,7 +98,9 @@ class Run:
 
     def log(self) -> str:
         """The engine's log so far."""
-        return "".join(path.read_text("utf-8", "replace") for path in self.results.rglob("launch-*.log"))
+        return "".join(
+            path.read_text("utf-8", "replace") for path in self.results.rglob("launch-*.log")
+        )
 
     def until(self, what: str, condition: Callable[[], _T | None], seconds: float = 60.0) -> _T:
         """Wait for a condition; returns its first true value.
@@ -99,7 +115,9 @@ class Run:
             if value:
                 return value
             assert not ended, f"the run ended without: {what}\n{self.text()[-3000:]}"
-            assert time.monotonic() < limit, f"not within {seconds:g} s: {what}\n{self.text()[-3000:]}"
+            assert time.monotonic() < limit, (
+                f"not within {seconds:g} s: {what}\n{self.text()[-3000:]}"
+            )
             time.sleep(_POLL)
 
     def until_logged(self, pattern: str) -> float:
@@ -108,20 +126,32 @@ class Run:
         return time.monotonic()
 
     def until_second_case(self) -> dict[str, str]:
-        """Wait until one case is finished and the next is in its middle; returns the finished ones."""
+        """Wait until one case is finished and the next is in its middle; returns the finished
+        ones."""
         self.until("a finished case", self.measured)
-        worker = self.until("a load worker of the next case", lambda: self.processes("pytest_gpubench.load.worker"))
+        worker = self.until(
+            "a load worker of the next case", lambda: self.processes("pytest_gpubench.load.worker")
+        )
         self.until("requests in flight", lambda: connected(worker[0]))
         time.sleep(0.5)
         return self.measured()
 
     def processes(self, word: str) -> list[psutil.Process]:
-        """Living processes below this run whose command line holds the word, the guard not counted."""
+        """Living processes below this run whose command line holds the word, the guard not
+        counted."""
         found = []
-        for process in psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []:
+        for process in (
+            psutil.Process(self.process.pid).children(recursive=True)
+            if self.process.poll() is None
+            else []
+        ):
             with contextlib.suppress(psutil.Error):
                 words = " ".join(process.cmdline())
-                if word in words and "guard.py" not in words and process.status() != psutil.STATUS_ZOMBIE:
+                if (
+                    word in words
+                    and "guard.py" not in words
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
                     found.append(process)
         return found
 
@@ -133,7 +163,13 @@ class Run:
         """
         for process in self.processes(str(STUB)):
             words = process.cmdline()
-            if role == ("worker" if "worker" in words else "core" if any(word.startswith("core:") for word in words) else "api"):
+            if role == (
+                "worker"
+                if "worker" in words
+                else "core"
+                if any(word.startswith("core:") for word in words)
+                else "api"
+            ):
                 return process
         raise AssertionError(f"no {role} process")
 
@@ -141,7 +177,9 @@ class Run:
         """The server's supervisor."""
         return psutil.Process(self.engine("api").ppid())
 
-    def observe(self, event: float, finished: Mapping[str, str] | None = None, *, limit: float = 120.0) -> Observed:
+    def observe(
+        self, event: float, finished: Mapping[str, str] | None = None, *, limit: float = 120.0
+    ) -> Observed:
         """Wait for the verdict and for the end of the run."""
         self.until("a failure on record", self.failure, limit)
         seen = Observed(seconds=time.monotonic() - event)
@@ -149,8 +187,15 @@ class Run:
         seen.cause, seen.whose = failure["cause"], failure["failure_class"]
         return self.end(seen, finished, limit=limit)
 
-    def end(self, seen: Observed | None = None, finished: Mapping[str, str] | None = None, *, limit: float = 120.0) -> Observed:
-        """Wait for the end of the run; checks the exit code's words and that no finished result is lost."""
+    def end(
+        self,
+        seen: Observed | None = None,
+        finished: Mapping[str, str] | None = None,
+        *,
+        limit: float = 120.0,
+    ) -> Observed:
+        """Wait for the end of the run; checks the exit code's words and that no finished result is
+        lost."""
         seen = seen or Observed(seconds=0.0)
         try:
             seen.exit_code = self.process.wait(limit)
@@ -178,24 +223,48 @@ class Project:
     def __post_init__(self) -> None:
         (self.folder / "benchmarks").mkdir(parents=True, exist_ok=True)
         (self.folder / "recipes.yaml").write_text(self.recipes)
-        (self.folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
+        (self.folder / "pytest.ini").write_text(
+            "[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n"
+        )
         suite = "from pytest_gpubench.suite import test_engine_init, test_ratio, test_throughput\n"
         (self.folder / "benchmarks" / "test_serving.py").write_text(suite)
 
     def start(
-        self, *arguments: str, name: str = "run", results: Path | None = None, fault: str = "", env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        name: str = "run",
+        results: Path | None = None,
+        fault: str = "",
+        env: Mapping[str, str] | None = None,
     ) -> Run:
         """Start pytest as a user does."""
         results = results or self.folder / "results"
-        command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", "-ra", f"--gpubench-results={results}"]
-        command += [f"--gpubench-vllm-command={' '.join(self.engine)}", f"--gpubench-cache-dir={self.folder.parent / 'hub'}"]
-        environment = own_environment(self.folder) | {"GPUBENCH_STUB_FAULT": fault} | dict(env or {})
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "benchmarks",
+            "-p",
+            "no:cacheprovider",
+            "-ra",
+            f"--gpubench-results={results}",
+        ]
+        command += [
+            f"--gpubench-vllm-command={' '.join(self.engine)}",
+            f"--gpubench-cache-dir={self.folder.parent / 'hub'}",
+        ]
+        environment = (
+            own_environment(self.folder) | {"GPUBENCH_STUB_FAULT": fault} | dict(env or {})
+        )
         return Run([*command, *arguments], self.folder, environment, results, name)
 
 
 def connected(worker: psutil.Process) -> bool:
     """Whether a load worker holds a connection to the server."""
     try:
-        return any(connection.status == psutil.CONN_ESTABLISHED for connection in worker.net_connections("tcp"))
+        return any(
+            connection.status == psutil.CONN_ESTABLISHED
+            for connection in worker.net_connections("tcp")
+        )
     except psutil.Error:
         return False

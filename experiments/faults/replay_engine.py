@@ -11,7 +11,8 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Print the log up to its first illegal memory access and the traceback around it, then hang."""
+    """Print the log up to its first illegal memory access and the traceback around it, then
+    hang."""
     lines = Path(sys.argv[1]).read_text().splitlines()
     last = next(number for number, line in enumerate(lines) if "illegal memory access" in line)
     for line in lines[: last + 8]:

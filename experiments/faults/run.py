@@ -1,10 +1,12 @@
-"""Injects faults, one after the other, and looks at what comes of each: the verdict, the time to it, what remains.
+"""Injects faults, one after the other, and looks at what comes of each: the verdict, the time to
+it, what remains.
 
     python experiments/faults/run.py [--only WORD ...] [--list]
 
-Most faults run pytest as a user does, in a folder of their own, with the stub engine of the tests. It needs the plugin's
-environment and, for small disks, root on Linux. A run over everything writes its table into README.md. The exit code is 1 if
-a fault is named wrongly, takes longer than its limit, leaves something behind or loses a finished result.
+Most faults run pytest as a user does, in a folder of their own, with the stub engine of the tests.
+It needs the plugin's environment and, for small disks, root on Linux. A run over everything writes
+its table into README.md. The exit code is 1 if a fault is named wrongly, takes longer than its
+limit, leaves something behind or loses a finished result.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class Row:
         fault, seen = self.fault, self.seen
         found = [*seen.problems, *(f"left behind: {what}" for what in self.counted)]
         if (seen.cause, seen.whose) != (fault.cause, fault.whose):
-            found.append(f"named {seen.cause} ({seen.whose}) instead of {fault.cause} ({fault.whose})")
+            found.append(
+                f"named {seen.cause} ({seen.whose}) instead of {fault.cause} ({fault.whose})"
+            )
         if seen.exit_code != fault.exit_code:
             found.append(f"exit code {seen.exit_code} instead of {fault.exit_code}")
         if seen.seconds > fault.within:
@@ -65,7 +69,11 @@ class Row:
     def line(self) -> str:
         """The row of the table."""
         seen = self.seen
-        verdict = "goes on" if seen.cause == NO_FAILURE else f"{seen.cause}{f' ({seen.whose})' if seen.whose else ''}"
+        verdict = (
+            "goes on"
+            if seen.cause == NO_FAILURE
+            else f"{seen.cause}{f' ({seen.whose})' if seen.whose else ''}"
+        )
         if seen.cause == NO_FAILURE and seen.exit_code not in (0, None):
             verdict = "ended"
         exit_code = "" if seen.exit_code is None else str(seen.exit_code)
@@ -88,14 +96,23 @@ def inject(fault: Fault, folder: Path) -> Row:
         seen = fault.inject(folder)
     except Exception as error:  # noqa: BLE001  # the other faults are still to be run
         traceback.print_exc()
-        seen = Observed("?", problems=[f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"])
+        seen = Observed(
+            "?",
+            problems=[
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            ],
+        )
     return Row(fault, seen, tuple(remains(folder)))
 
 
 def main() -> int:
     """Inject what was asked for; print, and write the document where that is everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="faults whose name holds one of these words")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORD", help="faults whose name holds one of these words"
+    )
     parser.add_argument("--list", action="store_true", help="name the faults and end")
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # the hub's client tells of every attempt
@@ -105,22 +122,39 @@ def main() -> int:
     text: list[str] = []
     with workplace() as root:
         for title, faults in GROUPS:
-            chosen = [fault for fault in faults if not options.only or any(word in fault.name for word in options.only)]
+            chosen = [
+                fault
+                for fault in faults
+                if not options.only or any(word in fault.name for word in options.only)
+            ]
             if options.list or not chosen:
                 print(*(fault.name for fault in chosen), sep="\n")
                 continue
-            text += ["", f"### {title}", "", "| fault | verdict | s | limit | exit | left | |", "|---|---|---|---|---|---|---|"]
+            text += [
+                "",
+                f"### {title}",
+                "",
+                "| fault | verdict | s | limit | exit | left | |",
+                "|---|---|---|---|---|---|---|",
+            ]
             for fault in chosen:
                 row = inject(fault, root / f"fault-{len(rows):02d}")
                 rows.append(row)
                 text.append(row.line())
-                print(f"{'wrong' if row.wrong else 'ok   '} {row.line()}", *row.wrong, sep="\n      ", flush=True)
+                print(
+                    f"{'wrong' if row.wrong else 'ok   '} {row.line()}",
+                    *row.wrong,
+                    sep="\n      ",
+                    flush=True,
+                )
     if options.list:
         return 0
     wrong = sum(bool(row.wrong) for row in rows)
     end = (
-        f"{len(rows)} faults in {time.monotonic() - begin:.0f} s: {len(rows) - wrong} as they must be, {wrong} not; "
-        f"{sum(len(row.counted) for row in rows)} processes, leases, locks or temporary files left. {machine()}"
+        f"{len(rows)} faults in {time.monotonic() - begin:.0f} s: {len(rows) - wrong} as they "
+        f"must be, {wrong} not; "
+        f"{sum(len(row.counted) for row in rows)} processes, leases, locks or temporary files "
+        f"left. {machine()}"
     )
     print(end)
     if not options.only:

@@ -44,7 +44,10 @@ def _exit_quietly(folder: Path) -> Observed:
 
 def _patient_for_seconds(project: Project) -> None:
     """Shorten what is four minutes by default."""
-    text = f"import pytest_gpubench.plugin.run_case as runner\n\nrunner.SILENCE_TIMEOUT_S = {_SILENCE_SECONDS}.0\n"
+    text = (
+        "import pytest_gpubench.plugin.run_case as runner\n\nrunner.SILENCE_TIMEOUT_S = "
+        f"{_SILENCE_SECONDS}.0\n"
+    )
     (project.folder / "conftest.py").write_text(text)
 
 
@@ -55,12 +58,15 @@ def _silent(folder: Path) -> Observed:
     worker = run.until("a load worker", lambda: run.processes("pytest_gpubench.load.worker"))
     run.until("requests in flight", lambda: connected(worker[0]))
     seen = run.observe(time.monotonic())
-    seen.note = f"limit without a token set to {_SILENCE_SECONDS} s; 30 s are the last look at /metrics"
+    seen.note = (
+        f"limit without a token set to {_SILENCE_SECONDS} s; 30 s are the last look at /metrics"
+    )
     return seen
 
 
 def _frozen(folder: Path) -> Observed:
-    """All processes of the engine are stopped (SIGSTOP), as a hung driver does: nothing answers any more."""
+    """All processes of the engine are stopped (SIGSTOP), as a hung driver does: nothing answers any
+    more."""
     project = Project(folder)
     _patient_for_seconds(project)
     run = project.start(*ONE_SERVER, env=SLOW)
@@ -68,7 +74,9 @@ def _frozen(folder: Path) -> Observed:
     for role in ("worker", "core", "api"):
         event = kill(run.engine(role), signal.SIGSTOP)
     seen = run.observe(event, finished)
-    seen.note = f"limit without a token set to {_SILENCE_SECONDS} s; 30 s are the last look at /metrics"
+    seen.note = (
+        f"limit without a token set to {_SILENCE_SECONDS} s; 30 s are the last look at /metrics"
+    )
     return seen
 
 
@@ -96,7 +104,9 @@ def _disk_full_for_results(folder: Path) -> Observed:
         event = time.monotonic()
         seen = run.end(finished=finished)
         seen.seconds = time.monotonic() - event
-    if "No space left on device" in run.text() and (found := re.search(r"\[(record-unwritten), (\w+)\]", run.text())):
+    if "No space left on device" in run.text() and (
+        found := re.search(r"\[(record-unwritten), (\w+)\]", run.text())
+    ):
         seen.cause, seen.whose = found.groups()
     seen.note = "includes the rest of the case: its record is written at its end"
     return seen
@@ -111,7 +121,9 @@ def _killed_on_full_disk(folder: Path) -> Observed:
         event = kill(run.engine("api"))
         seen = run.end(finished=finished)
         seen.seconds = time.monotonic() - event
-    if "[record-unwritten, infrastructure]" in run.text() and (found := re.search(r"\[(killed), (\w+)\]", run.text())):
+    if "[record-unwritten, infrastructure]" in run.text() and (
+        found := re.search(r"\[(killed), (\w+)\]", run.text())
+    ):
         seen.cause, seen.whose = found.groups()
     return seen
 
@@ -127,6 +139,20 @@ FAULTS = (
     Fault("whole engine frozen", _frozen, "silent-engine", "engine", 1, within=60.0),
     Fault("engine that ignores SIGTERM", _stubborn("ignore-sigterm"), exit_code=0, within=15.0),
     Fault("worker that leaves session and group", _stubborn("escape"), exit_code=0, within=15.0),
-    Fault("disk full for results", _disk_full_for_results, "record-unwritten", "infrastructure", 1, within=30.0),
-    Fault("API server killed while the disk is full", _killed_on_full_disk, "killed", "infrastructure", 1, within=15.0),
+    Fault(
+        "disk full for results",
+        _disk_full_for_results,
+        "record-unwritten",
+        "infrastructure",
+        1,
+        within=30.0,
+    ),
+    Fault(
+        "API server killed while the disk is full",
+        _killed_on_full_disk,
+        "killed",
+        "infrastructure",
+        1,
+        within=15.0,
+    ),
 )

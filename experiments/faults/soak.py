@@ -3,8 +3,9 @@
     python experiments/faults/soak.py [--cycles 100]                                       the stub engine
     python experiments/faults/soak.py --cycles 10 --vllm "PYTHON -m vllm.entrypoints..."   a real one, with the embedded model
 
-Counted after each stop: file descriptors, threads, resident memory and children of this process, processes that carry our mark,
-shared memory that the engine used and left. The exit code is 1 if they are not flat. --write puts the table into README.md.
+Counted after each stop: file descriptors, threads, resident memory and children of this process,
+processes that carry our mark, shared memory that the engine used and left. The exit code is 1 if
+they are not flat. --write puts the table into README.md.
 """
 
 from __future__ import annotations
@@ -73,13 +74,18 @@ def shared_memory(engine: Engine) -> set[str]:
     found: set[str] = set()
     for process in engine.process.tree() if engine.process else []:
         with contextlib.suppress(OSError):
-            found.update(re.findall(r"/dev/shm/\S+", Path(f"/proc/{process.pid}/maps").read_text(errors="replace")))
+            found.update(
+                re.findall(
+                    r"/dev/shm/\S+", Path(f"/proc/{process.pid}/maps").read_text(errors="replace")
+                )
+            )
             found.update(str(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir())
     return {path for path in found if path.startswith("/dev/shm/")}
 
 
 def is_flat(counts: Sequence[Count]) -> bool:
-    """Whether nothing grows from the first stop to the last; memory may settle during the first tenth."""
+    """Whether nothing grows from the first stop to the last; memory may settle during the first
+    tenth."""
     first, last, settled = counts[0], counts[-1], counts[len(counts) // 10 or 1]
     counted = {(one.fds, one.threads, one.children, one.marked) for one in counts}
     return (
@@ -95,9 +101,15 @@ def use(engine: Engine) -> None:
     Raises:
         OSError: if the engine does not answer.
     """
-    body = {"model": engine.served_name, "messages": [{"role": "user", "content": "hello"}], "max_completion_tokens": 4}
+    body = {
+        "model": engine.served_name,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_completion_tokens": 4,
+    }
     headers = {"Authorization": f"Bearer {engine.api_key}", "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{engine.base_url}/chat/completions", json.dumps(body).encode(), headers)
+    request = urllib.request.Request(
+        f"{engine.base_url}/chat/completions", json.dumps(body).encode(), headers
+    )
     with urllib.request.urlopen(request, timeout=60) as answer:
         answer.read()
     engine.scrape()
@@ -105,20 +117,32 @@ def use(engine: Engine) -> None:
 
 def main() -> int:
     """Cycle, count, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cycles", type=int, default=100)
-    parser.add_argument("--vllm", metavar="COMMAND", help="command of a real engine for the CPU (default: the stub)")
-    parser.add_argument("--write", action="store_true", help="write the table into experiments/faults/README.md")
+    parser.add_argument(
+        "--vllm", metavar="COMMAND", help="command of a real engine for the CPU (default: the stub)"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write the table into experiments/faults/README.md"
+    )
     options = parser.parse_args()
     command = tuple(shlex.split(options.vllm)) if options.vllm else (sys.executable, str(STUB))
     with tempfile.TemporaryDirectory(prefix="gpubench-soak-") as name:
         folder = Path(name)
         write_demo_models(folder / "hub")
         serve = FrozenMap({"max-model-len": 256, "enforce-eager": True, "max-num-seqs": 4})
-        env = FrozenMap({"VLLM_CPU_KVCACHE_SPACE": 1, "OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None})
+        env = FrozenMap(
+            {"VLLM_CPU_KVCACHE_SPACE": 1, "OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
+        )
         spec = ServerSpec("vllm", DEMO_TARGET, "cpu", Topology(), serve, env=env)
         settings = EngineSettings(
-            command, folder / "server.log", cache_dir=str(folder / "hub"), host_env=own_environment(folder), start_timeout=600.0
+            command,
+            folder / "server.log",
+            cache_dir=str(folder / "hub"),
+            host_env=own_environment(folder),
+            start_timeout=600.0,
         )
         counts: list[Count] = []
         for cycle in range(options.cycles + 1):  # the first one loads what this process needs once
@@ -139,13 +163,28 @@ def main() -> int:
     flat = is_flat(counts)
     which = "real" if options.vllm else "stub"
     mean = sum(one.seconds for one in counts[1:]) / options.cycles
-    words = f"{options.cycles} cycles of the {which} engine, {mean:.1f} s each: {'flat' if flat else 'NOT flat'}. {machine()}"
+    words = (
+        f"{options.cycles} cycles of the {which} engine, {mean:.1f} s each: "
+        f"{'flat' if flat else 'NOT flat'}. {machine()}"
+    )
     print(words)
     if options.write:
         shown = {1, *range(0, options.cycles, max(1, options.cycles // 5)), options.cycles}
-        names = ("cycle", "descriptors", "threads", "RSS, MiB", "children", "marked processes", "shared memory")
+        names = (
+            "cycle",
+            "descriptors",
+            "threads",
+            "RSS, MiB",
+            "children",
+            "marked processes",
+            "shared memory",
+        )
         head = ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-        rows = [f"| {' | '.join(str(value) for value in astuple(one)[:-1])} |" for one in counts if one.cycle in shown]
+        rows = [
+            f"| {' | '.join(str(value) for value in astuple(one)[:-1])} |"
+            for one in counts
+            if one.cycle in shown
+        ]
         write_section(f"soak-{which}", [words, *head, *rows])
     return 0 if flat else 1
 

@@ -23,7 +23,9 @@ from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Topology
 
-REAL_LOG = REPOSITORY / "tests" / "engines" / "data" / "m3mini-mxfp8-tp2-h200-died-illegal-memory.log"
+REAL_LOG = (
+    REPOSITORY / "tests" / "engines" / "data" / "m3mini-mxfp8-tp2-h200-died-illegal-memory.log"
+)
 _SPEC = ServerSpec("vllm", "org/tiny", "cpu", Topology(), FrozenMap())
 
 
@@ -67,7 +69,8 @@ def _in_pytest(fault: str, line: str, *arguments: str) -> Callable[[Path], Obser
     def inject(folder: Path) -> Observed:
         run = Project(folder).start(*ONE_SERVER, *arguments, fault=fault)
         seen = run.observe(run.until_logged(line))
-        # One failure with the cause; the cases of the same server fail by reference, without another start.
+        # One failure with the cause; the cases of the same server fail by reference, without
+        # another start.
         if run.text().count("failed before (") < 2:
             seen.problems.append("the server's other tests do not refer to the first failure")
         return seen
@@ -134,7 +137,10 @@ def _flood(fault: str) -> Callable[[Path], Observed]:
         watch.join()
         seen.seconds = time.monotonic() - run.started
         size = sum(path.stat().st_size for path in run.results.rglob("launch-*.log"))
-        seen.note = f"pytest's largest RSS {peak[0] >> 20} MiB, log file {size >> 20} MiB, {len(run.measured())} cases measured"
+        seen.note = (
+            f"pytest's largest RSS {peak[0] >> 20} MiB, log file {size >> 20} MiB, "
+            f"{len(run.measured())} cases measured"
+        )
         if peak[0] > 400 << 20 or size > 258 << 20 or len(run.measured()) != 2:
             seen.problems.append(seen.note)
         return seen
@@ -148,7 +154,8 @@ def _disk_full_for_log(folder: Path) -> Observed:
         written = (disk / "server.log").stat().st_size
         failing = direct(settings(folder, "kv-cache", log_path=disk / "other.log"))
     seen.note = (
-        f"the server is ready all the same, {written >> 10} KiB of its log are kept; a failing one beside it: {failing.cause}"
+        f"the server is ready all the same, {written >> 10} KiB of its log are kept; a "
+        f"failing one beside it: {failing.cause}"
     )
     if failing.cause != "kv-cache-too-small":
         seen.problems.append(seen.note)
@@ -156,14 +163,52 @@ def _disk_full_for_log(folder: Path) -> Observed:
 
 
 FAULTS = (
-    Fault("exit at import", _in_pytest("exit-at-import", "Traceback"), "missing-library", "engine", 1),
-    Fault("exit after load", _in_pytest("exit-after-load", "No common block size"), "no-common-block-size", "recipe", 1),
-    Fault("exit code 0 without a word", _in_pytest("exit-quietly", "non-default args"), "engine-died", "engine", 1),
-    Fault("worker killed during the load", _in_pytest("worker-killed", "died unexpectedly"), "killed", "infrastructure", 1),
+    Fault(
+        "exit at import", _in_pytest("exit-at-import", "Traceback"), "missing-library", "engine", 1
+    ),
+    Fault(
+        "exit after load",
+        _in_pytest("exit-after-load", "No common block size"),
+        "no-common-block-size",
+        "recipe",
+        1,
+    ),
+    Fault(
+        "exit code 0 without a word",
+        _in_pytest("exit-quietly", "non-default args"),
+        "engine-died",
+        "engine",
+        1,
+    ),
+    Fault(
+        "worker killed during the load",
+        _in_pytest("worker-killed", "died unexpectedly"),
+        "killed",
+        "infrastructure",
+        1,
+    ),
     Fault("API server killed during the load", _api_server_killed, "killed", "infrastructure", 1),
-    Fault("wrong argument", _in_pytest("wrong-argument", "unrecognized arguments"), "wrong-argument", "recipe", 1),
-    Fault("out of GPU memory", _in_pytest("out-of-memory", "OutOfMemoryError"), "out-of-memory-weights", "recipe", 1),
-    Fault("KV cache does not fit", _in_pytest("kv-cache", "No available memory"), "kv-cache-too-small", "recipe", 1),
+    Fault(
+        "wrong argument",
+        _in_pytest("wrong-argument", "unrecognized arguments"),
+        "wrong-argument",
+        "recipe",
+        1,
+    ),
+    Fault(
+        "out of GPU memory",
+        _in_pytest("out-of-memory", "OutOfMemoryError"),
+        "out-of-memory-weights",
+        "recipe",
+        1,
+    ),
+    Fault(
+        "KV cache does not fit",
+        _in_pytest("kv-cache", "No available memory"),
+        "kv-cache-too-small",
+        "recipe",
+        1,
+    ),
     Fault(
         "illegal memory access, processes live on",
         _in_pytest("illegal-memory", "an illegal memory access"),
@@ -172,10 +217,24 @@ FAULTS = (
         1,
         within=4.0,
     ),
-    Fault("the same, a real log replayed", _real_log, "all-reduce-multicast", "engine", 1, within=2.0),
-    Fault("command that does not exist", lambda folder: _no_command(folder), "command-not-found", "recipe", 1),
+    Fault(
+        "the same, a real log replayed", _real_log, "all-reduce-multicast", "engine", 1, within=2.0
+    ),
+    Fault(
+        "command that does not exist",
+        lambda folder: _no_command(folder),
+        "command-not-found",
+        "recipe",
+        1,
+    ),
     Fault("hang at load, silent", _stalled("hang-at-load"), "stalled", "engine", within=9.0),
-    Fault("hang at load, with heartbeats", _stalled("heartbeat-at-load"), "stalled", "engine", within=9.0),
+    Fault(
+        "hang at load, with heartbeats",
+        _stalled("heartbeat-at-load"),
+        "stalled",
+        "engine",
+        within=9.0,
+    ),
     Fault(
         "hang at load, computing (start timeout 6 s)",
         _in_pytest("busy-at-load", "non-default args", "--gpubench-start-timeout=6"),

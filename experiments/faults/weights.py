@@ -55,12 +55,18 @@ def _damaged(damage: Callable[[Path], None]) -> Callable[[Path], Observed]:
             run = Project(folder, recipes=_RECIPES).start(
                 *ONE_SERVER, f"--gpubench-cache-dir={cache}", env={"HF_ENDPOINT": hub.endpoint}
             )
-            run.until("a repaired snapshot", lambda: isinstance(find_snapshot(REPO, None, cache), Snapshot))
+            run.until(
+                "a repaired snapshot",
+                lambda: isinstance(find_snapshot(REPO, None, cache), Snapshot),
+            )
             seen = run.end(Observed(seconds=time.monotonic() - begin))
             again = fetch(hub, cache)
             seen.problems += again.problems
             fetched = sum(hub.downloads.values())
-            seen.note = f"fetched again: {', '.join(sorted(name.removeprefix(f'{REPO}/') for name in hub.downloads)) or 'nothing'}"
+            seen.note = (
+                "fetched again: "
+                f"{', '.join(sorted(name.removeprefix(f'{REPO}/') for name in hub.downloads)) or 'nothing'}"
+            )
             if fetched > 1 or not run.measured():
                 seen.problems.append(f"{seen.note}; {run.text()[-800:]}")
         return seen
@@ -75,7 +81,9 @@ def _damaged_offline(folder: Path) -> Observed:
         snapshot = find_snapshot(REPO, None, cache)
         assert isinstance(snapshot, Snapshot)
         _truncate(snapshot.path / SECOND)
-        run = Project(folder, recipes=_RECIPES).start(*ONE_SERVER, f"--gpubench-cache-dir={cache}", env={"HF_HUB_OFFLINE": "1"})
+        run = Project(folder, recipes=_RECIPES).start(
+            *ONE_SERVER, f"--gpubench-cache-dir={cache}", env={"HF_HUB_OFFLINE": "1"}
+        )
         seen = run.observe(run.started)
     if SECOND not in run.text() or "gpubench fetch" not in run.text():
         seen.problems.append("neither the shard nor the remedy is named")
@@ -89,7 +97,8 @@ def _read_only(folder: Path) -> Observed:
 
 
 def _unreadable(folder: Path) -> Observed:
-    """Another user's cache that may not be entered; root may everywhere, so the fetch runs without root's rights."""
+    """Another user's cache that may not be entered; root may everywhere, so the fetch runs without
+    root's rights."""
     cache = folder / "cache"
     program = f"""
 import ctypes, json, sys
@@ -109,7 +118,11 @@ except BenchmarkError as error:
         fetch(hub, cache)
         cache.chmod(0o700)
         for path in (folder, *folder.parents):
-            if path != Path("/") and path != Path(tempfile.gettempdir()) and path.stat().st_uid == os.getuid():
+            if (
+                path != Path("/")
+                and path != Path(tempfile.gettempdir())
+                and path.stat().st_uid == os.getuid()
+            ):
                 path.chmod(path.stat().st_mode | 0o011)
         locks = folder / "tmp"
         for path in locks.rglob("*"):
@@ -119,7 +132,11 @@ except BenchmarkError as error:
         begin = time.monotonic()
         environment = own_environment(folder) | {"HF_ENDPOINT": hub.endpoint}
         done = subprocess.run(
-            [sys.executable, "-c", program, str(cache), str(other)], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", program, str(cache), str(other)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         seen = Observed(seconds=time.monotonic() - begin)
     words = done.stdout.split()
@@ -170,15 +187,39 @@ def _nothing_offline(folder: Path) -> Observed:
 
 
 FAULTS = (
-    Fault("snapshot with a truncated shard, hub in reach", _damaged(_truncate), exit_code=0, within=30.0),
+    Fault(
+        "snapshot with a truncated shard, hub in reach",
+        _damaged(_truncate),
+        exit_code=0,
+        within=30.0,
+    ),
     Fault("snapshot without a shard, hub in reach", _damaged(_remove), exit_code=0, within=30.0),
-    Fault("snapshot whose blob is gone, hub in reach", _damaged(_unwritten_blob), exit_code=0, within=30.0),
-    Fault("snapshot with a shard of zeros (power failure), hub in reach", _damaged(_zeros), exit_code=0, within=30.0),
-    Fault("snapshot with a truncated shard, offline", _damaged_offline, "weights-missing", "infrastructure", 1, within=20.0),
+    Fault(
+        "snapshot whose blob is gone, hub in reach",
+        _damaged(_unwritten_blob),
+        exit_code=0,
+        within=30.0,
+    ),
+    Fault(
+        "snapshot with a shard of zeros (power failure), hub in reach",
+        _damaged(_zeros),
+        exit_code=0,
+        within=30.0,
+    ),
+    Fault(
+        "snapshot with a truncated shard, offline",
+        _damaged_offline,
+        "weights-missing",
+        "infrastructure",
+        1,
+        within=20.0,
+    ),
     Fault("nothing in the cache, offline", _nothing_offline, "weights-missing", "infrastructure"),
     Fault("cache on a read-only file system", _read_only, "cache-unwritable", "infrastructure"),
     Fault("cache that may not be entered", _unreadable, "cache-unwritable", "infrastructure"),
-    Fault("cache folder is a file", _no_folder, "weights-missing", "infrastructure", 1, within=15.0),
+    Fault(
+        "cache folder is a file", _no_folder, "weights-missing", "infrastructure", 1, within=15.0
+    ),
     Fault("disk too small for the download", _disk_full_beforehand, "disk-full", "infrastructure"),
     Fault("disk full in mid-download", _disk_full_midway, "disk-full", "infrastructure"),
 )

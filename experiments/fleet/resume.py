@@ -2,8 +2,9 @@
 
     python experiments/fleet/resume.py FOLDER [AFTER]
 
-Starts the real CPU engine on every tiny CPU recipe, sends SIGKILL to pytest once AFTER case records (default 4) are written, runs
-the same selection again and says what was measured twice and what was lost (nothing, or the exit code is 1).
+Starts the real CPU engine on every tiny CPU recipe, sends SIGKILL to pytest once AFTER case records
+(default 4) are written, runs the same selection again and says what was measured twice and what was
+lost (nothing, or the exit code is 1).
 """
 
 from __future__ import annotations
@@ -34,16 +35,28 @@ def main() -> int:
         time.sleep(0.2)
     first.send_signal(signal.SIGKILL)
     print(f"killed: {first.wait()}", flush=True)
-    kept = [case.case for case in load_results([results]).cases() if case.verdict or case.measurement]
-    second = subprocess.run([*command, "--gpubench-reuse", f"--gpubench-report={folder / 'report.html'}"], check=False)
+    kept = [
+        case.case for case in load_results([results]).cases() if case.verdict or case.measurement
+    ]
+    second = subprocess.run(
+        [*command, "--gpubench-reuse", f"--gpubench-report={folder / 'report.html'}"], check=False
+    )
     loaded = load_results([results])
-    measured = collections.Counter(case.case for case in loaded.cases() if not case.reused_from and case.measurement)
+    measured = collections.Counter(
+        case.case for case in loaded.cases() if not case.reused_from and case.measurement
+    )
     last = max(loaded.runs, key=lambda run: run.name)
     reused = [case.case for case in last.cases if case.reused_from]
     twice = [case for case, count in measured.items() if count > 1]
     lost = sorted(wanted - {case.case for case in last.cases})
-    print(f"cases {len(wanted)}, before the kill {len(kept)}, reused {len(reused)}, second run's exit code {second.returncode}")
-    print(f"starts of servers: {sum(1 for _ in loaded.inits())}; measured twice: {twice}; lost: {lost}")
+    print(
+        f"cases {len(wanted)}, before the kill {len(kept)}, reused {len(reused)}, "
+        f"second run's exit code {second.returncode}"
+    )
+    print(
+        f"starts of servers: {sum(1 for _ in loaded.inits())}; measured twice: {twice}; "
+        f"lost: {lost}"
+    )
     return 1 if twice or lost or set(reused) != set(kept) or second.returncode else 0
 
 

@@ -3,7 +3,8 @@
     python experiments/floor_plan/figures.py [CHECKOUT]
 
 Modules, lines, circles of imports (those under ``TYPE_CHECKING`` included), modules with a single
-importer, density of the text. ``--loaded`` runs one case on the stub engine and counts what it imports.
+importer, density of the text. ``--loaded`` runs one case on the stub engine and counts what it
+imports.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Module:
 
 def read_modules(root: Path) -> dict[str, Module]:
     """All modules of the package below ``root``, by dotted name."""
-    files = {_dotted(path.relative_to(root)): path for path in sorted((root / PACKAGE).rglob("*.py"))}
+    files = {
+        _dotted(path.relative_to(root)): path for path in sorted((root / PACKAGE).rglob("*.py"))
+    }
     modules = {}
     for name, path in files.items():
         text = path.read_text(encoding="utf-8")
@@ -100,7 +103,11 @@ def nested_conditionals(tree: ast.Module) -> tuple[int, int]:
     nested = [
         node
         for node in all_of_them
-        if any(isinstance(inner, ast.IfExp) for part in ast.iter_child_nodes(node) for inner in ast.walk(part))
+        if any(
+            isinstance(inner, ast.IfExp)
+            for part in ast.iter_child_nodes(node)
+            for inner in ast.walk(part)
+        )
     ]
     return len(all_of_them), len(nested)
 
@@ -108,7 +115,10 @@ def nested_conditionals(tree: ast.Module) -> tuple[int, int]:
 def comment_lines(text: str) -> int:
     """Lines that hold nothing but a comment."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return sum(token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip() for token in tokens)
+    return sum(
+        token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip()
+        for token in tokens
+    )
 
 
 def public_names(modules: Mapping[str, Module]) -> int:
@@ -120,7 +130,9 @@ def public_names(modules: Mapping[str, Module]) -> int:
                 count += not node.name.startswith("_")
             elif isinstance(node, ast.Assign | ast.AnnAssign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                count += any(isinstance(one, ast.Name) and not one.id.startswith("_") for one in targets)
+                count += any(
+                    isinstance(one, ast.Name) and not one.id.startswith("_") for one in targets
+                )
     return count
 
 
@@ -134,9 +146,13 @@ def measure(root: Path) -> dict[str, float | str]:
             importers[imported].add(module.name)
     short = [name for name, module in modules.items() if module.text.count("\n") < 130]
     found = circles(modules)
-    conditionals, nested = map(sum, zip(*(nested_conditionals(m.tree) for m in modules.values()), strict=True))
+    conditionals, nested = map(
+        sum, zip(*(nested_conditionals(m.tree) for m in modules.values()), strict=True)
+    )
     names = [name.rpartition(".")[2] for name in modules]
-    tests = sum(path.read_text(encoding="utf-8").count("\n") for path in (root / "tests").rglob("*.py"))
+    tests = sum(
+        path.read_text(encoding="utf-8").count("\n") for path in (root / "tests").rglob("*.py")
+    )
     pages = [root / "README.md", *(root / "docs").rglob("*.md")]
     return {
         "modules": len(modules),
@@ -145,22 +161,29 @@ def measure(root: Path) -> dict[str, float | str]:
         "files in plugin/": sum(name.startswith(f"{PACKAGE}.plugin") for name in modules),
         "circles": len(found),
         "modules in the largest circle": len(found[0]) if found else 0,
-        "modules below 130 lines with one importer": sum(len(importers[name]) == 1 for name in short),
+        "modules below 130 lines with one importer": sum(
+            len(importers[name]) == 1 for name in short
+        ),
         "file names in several rooms": sum(names.count(name) > 1 for name in set(names)),
         "conditional expressions per 1,000 lines": round(1000 * conditionals / len(lines), 1),
         "nested ones": nested,
         "lines over 100 columns": sum(len(line) > 100 for line in lines),
-        "comment lines, %": round(100 * sum(comment_lines(m.text) for m in modules.values()) / len(lines), 1),
+        "comment lines, %": round(
+            100 * sum(comment_lines(m.text) for m in modules.values()) / len(lines), 1
+        ),
         "public names": public_names(modules),
         "lines of tests": tests,
-        "words of README and docs": sum(len(re.findall(r"\S+", page.read_text(encoding="utf-8"))) for page in pages),
+        "words of README and docs": sum(
+            len(re.findall(r"\S+", page.read_text(encoding="utf-8"))) for page in pages
+        ),
     }
 
 
 def loaded(root: Path) -> int:
     """Modules of the package that a pytest run of one case on the stub engine imports."""
     count = "import atexit, sys\n" + (
-        f"atexit.register(lambda: print('LOADED', sum(name.split('.')[0] == '{PACKAGE}' for name in sys.modules)))\n"
+        f"atexit.register(lambda: print('LOADED', sum(name.split('.')[0] == '{PACKAGE}' "
+        "for name in sys.modules)))\n"
     )
     stub = next((root / "tests").rglob("stub_engine.py"))
     with tempfile.TemporaryDirectory() as folder:
@@ -172,8 +195,15 @@ def loaded(root: Path) -> int:
         (project / "recipes.yaml").write_text(_RECIPE)
         words = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-s", "-p", "no:cacheprovider"]
         words += [f"--gpubench-vllm-command={sys.executable} {stub} serve"]
-        env = {**os.environ, "PYTHONPATH": str(root), "GPUBENCH_LEASE_DIR": f"{folder}/leases", "HF_HOME": f"{folder}/hf"}
-        done = subprocess.run(words, cwd=project, env=env, capture_output=True, text=True, check=False)
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "GPUBENCH_LEASE_DIR": f"{folder}/leases",
+            "HF_HOME": f"{folder}/hf",
+        }
+        done = subprocess.run(
+            words, cwd=project, env=env, capture_output=True, text=True, check=False
+        )
         found = re.search(r"LOADED (\d+)", done.stdout)
         if found is None:
             raise SystemExit(f"the case did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -190,9 +220,13 @@ tiny-bf16-cpu-vllm:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkout", nargs="?", type=Path, default=Path())
-    parser.add_argument("--loaded", action="store_true", help="also run one case and count what it imports")
+    parser.add_argument(
+        "--loaded", action="store_true", help="also run one case and count what it imports"
+    )
     parser.add_argument("--circles", action="store_true", help="name the modules of each circle")
     parsed = parser.parse_args(arguments)
     root = parsed.checkout.resolve()

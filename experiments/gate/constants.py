@@ -1,4 +1,5 @@
-"""The constants of ``statistics.pulled_summary``, by simulation: python experiments/gate/constants.py prints them as a table."""
+"""The constants of ``statistics.pulled_summary``, by simulation: python
+experiments/gate/constants.py prints them as a table."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ _BATCH = 100_000
 
 
 def constants(count: int, draws: int, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Expected sum of squares, its degrees of freedom, and n times the variance of the mean, for ``count`` normal launches."""
+    """Expected sum of squares, its degrees of freedom, and n times the variance of the mean, for
+    ``count`` normal launches."""
     sums = np.zeros(3)
     for _ in range(draws // _BATCH):
         pulled = pull_farthest(rng.standard_normal((_BATCH, count)))

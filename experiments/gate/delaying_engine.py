@@ -1,10 +1,12 @@
-"""An engine behind a proxy that makes its streams slower by a known amount; the engine itself is unchanged.
+"""An engine behind a proxy that makes its streams slower by a known amount; the engine itself is
+unchanged.
 
     python delaying_engine.py ENGINE-COMMAND... [FLAGS]
 
-Starts the engine on a port of its own and listens on the ``--port`` that it was given. Of every response the first block goes
-through at once, each later one is held: GATE_STRETCH=0.03 makes every gap 3% longer, GATE_DELAY_MS=4 makes every gap 4 ms longer.
-Both are 0 if not given: then everything passes at once.
+Starts the engine on a port of its own and listens on the ``--port`` that it was given. Of every
+response the first block goes through at once, each later one is held: GATE_STRETCH=0.03 makes every
+gap 3% longer, GATE_DELAY_MS=4 makes every gap 4 ms longer. Both are 0 if not given: then everything
+passes at once.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ async def _run(port: int, upstream: int, command: list[str]) -> int:
     engine = await asyncio.create_subprocess_exec(*command)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: _end(engine))
-    server = await asyncio.start_server(lambda reader, writer: _serve(reader, writer, upstream), "127.0.0.1", port)
+    server = await asyncio.start_server(
+        lambda reader, writer: _serve(reader, writer, upstream), "127.0.0.1", port
+    )
     async with server:
         return await engine.wait()
 

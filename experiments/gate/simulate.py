@@ -1,8 +1,10 @@
 """Calibration of the gate, beside other rules, as the tables of experiments/gate/README.md.
 
-    python experiments/gate/simulate.py --inference-doctor VENV/bin/python --write experiments/gate/README.md
+    python experiments/gate/simulate.py --inference-doctor VENV/bin/python --write
+    experiments/gate/README.md
 
-The environment needs pytest-gpubench; inference-doctor is installed into one of its own (without it, its columns are left out).
+The environment needs pytest-gpubench; inference-doctor is installed into one of its own (without
+it, its columns are left out).
 """
 
 from __future__ import annotations
@@ -29,8 +31,12 @@ _ESCALATING = LaunchPlan(1, 2)
 
 
 def gate_table(trials: int) -> Iterator[str]:
-    """The gate in every scenario, escalating; in the first one also with fixed numbers of launches."""
-    yield "| world | launches | A/A FAIL | A/A PASS | FAIL at 5% | PASS at 5% | FAIL at 10% | PASS at 10% | used (A/A, at 10%) |"
+    """The gate in every scenario, escalating; in the first one also with fixed numbers of
+    launches."""
+    yield (
+        "| world | launches | A/A FAIL | A/A PASS | FAIL at 5% | PASS at 5% | FAIL at 10% "
+        "| PASS at 10% | used (A/A, at 10%) |"
+    )
     yield "|---|---|---|---|---|---|---|---|---|"
     rows = [(scenario, _ESCALATING) for scenario in SCENARIOS]
     rows[1:1] = [(SCENARIOS[0], LaunchPlan(1)), (SCENARIOS[0], LaunchPlan(3))]
@@ -40,12 +46,18 @@ def gate_table(trials: int) -> Iterator[str]:
         label = f"{plan.certain} to {plan.total}" if plan.reserve else str(plan.certain)
         cells = [same.fail, same.passed, at.fail, at.passed, twice.fail, twice.passed]
         used = f"{same.launches:.2f}, {twice.launches:.2f}"
-        yield f"| {scenario.name} | {label} | {' | '.join(_rate(cell) for cell in cells)} | {used} |"
+        yield (
+            f"| {scenario.name} | {label} | {' | '.join(_rate(cell) for cell in cells)} | {used} |"
+        )
 
 
 def measured_table(trials: int) -> Iterator[str]:
-    """The default gates in the worlds that were measured on a GPU: what a run's launches can tell, and what more of them could."""
-    yield "| metric | tolerance | spread of launches, of repeats | launches | A/A FAIL | A/A PASS | FAIL at twice | PASS at twice |"
+    """The default gates in the worlds that were measured on a GPU: what a run's launches can tell,
+    and what more of them could."""
+    yield (
+        "| metric | tolerance | spread of launches, of repeats | launches | A/A FAIL | A/A "
+        "PASS | FAIL at twice | PASS at twice |"
+    )
     yield "|---|---|---|---|---|---|---|---|"
     for index, (metric, scenario) in enumerate(MEASURED):
         tolerance = next(policy.tolerance for policy in DEFAULTS if policy.metric == metric)
@@ -53,10 +65,15 @@ def measured_table(trials: int) -> Iterator[str]:
         for plan in (_ESCALATING, LaunchPlan(8), LaunchPlan(20)):
             rng = np.random.default_rng([SEED, 6, index, plan.certain])
             shifts = (0.0, 2 * tolerance)
-            same, twice = (gate_rates(scenario, shift, trials, rng, tolerance=tolerance, plan=plan) for shift in shifts)
+            same, twice = (
+                gate_rates(scenario, shift, trials, rng, tolerance=tolerance, plan=plan)
+                for shift in shifts
+            )
             label = f"{plan.certain} to {plan.total}" if plan.reserve else str(plan.certain)
             spreads = f"{scenario.spread:.1%}, {scenario.repeat:.1%}"
-            cells = " | ".join(_rate(cell) for cell in (same.fail, same.passed, twice.fail, twice.passed))
+            cells = " | ".join(
+                _rate(cell) for cell in (same.fail, same.passed, twice.fail, twice.passed)
+            )
             yield f"| `{metric}` | {tolerance:.0%} | {spreads} | {label} | {cells} |"
 
 
@@ -66,13 +83,21 @@ def session_line(sessions: int, gates: int = 40) -> str:
     baseline, now = draw(SCENARIOS[0], 0.0, sessions * gates, rng)
     verdicts, _ = gate_verdicts(baseline[..., 0], now[..., 0], TOLERANCE, _ESCALATING)
     failed = int((verdicts.reshape(sessions, gates) == 1).any(axis=1).sum())
-    return f"Of {sessions:,} simulated A/A sessions of {gates} gates each (1% spread), {failed} had a FAIL."
+    return (
+        f"Of {sessions:,} simulated A/A sessions of {gates} gates each (1% spread), "
+        f"{failed} had a FAIL."
+    )
 
 
 def peer_tables(trials: int, slow_trials: int, python: Path | None) -> Iterator[str]:
-    """FAIL without a change, FAIL at twice the tolerance and PASS there: a table each, worlds by rules."""
+    """FAIL without a change, FAIL at twice the tolerance and PASS there: a table each, worlds by
+    rules."""
     columns: list[tuple[str, rules.Rule, int]] = [
-        ("gpubench", lambda old, new, share: gate_verdicts(old[..., 0], new[..., 0], share, _ESCALATING)[0], trials),
+        (
+            "gpubench",
+            lambda old, new, share: gate_verdicts(old[..., 0], new[..., 0], share, _ESCALATING)[0],
+            trials,
+        ),
         ("launch interval", rules.launch_interval, trials),
         ("one number, 10%", rules.one_shot_10, trials),
         ("one number, 5%", rules.one_shot, trials),
@@ -81,14 +106,28 @@ def peer_tables(trials: int, slow_trials: int, python: Path | None) -> Iterator[
         ("Welch p < 0.05", rules.welch_on_repeats, trials),
     ]
     if python is not None:
-        columns.append(("inference-doctor, 8 v 3 launches", rules.inference_doctor(python, repeats=False), slow_trials))
-        columns.append(("inference-doctor, 5 v 5 repeats", rules.inference_doctor(python, repeats=True), slow_trials))
+        columns.append(
+            (
+                "inference-doctor, 8 v 3 launches",
+                rules.inference_doctor(python, repeats=False),
+                slow_trials,
+            )
+        )
+        columns.append(
+            (
+                "inference-doctor, 5 v 5 repeats",
+                rules.inference_doctor(python, repeats=True),
+                slow_trials,
+            )
+        )
     cells = {
         (scenario.name, name): _peer_cell(index, scenario, rule, count)
         for index, scenario in enumerate(SCENARIOS)
         for name, rule, count in columns
     }
-    for kind, title in enumerate(("FAIL without a change (false alarm)", "FAIL at 10% (found)", "PASS at 10% (missed)")):
+    for kind, title in enumerate(
+        ("FAIL without a change (false alarm)", "FAIL at 10% (found)", "PASS at 10% (missed)")
+    ):
         yield from (
             "",
             f"**{title}**",
@@ -97,26 +136,43 @@ def peer_tables(trials: int, slow_trials: int, python: Path | None) -> Iterator[
             f"|---|{'---|' * len(columns)}",
         )
         for scenario in SCENARIOS:
-            yield f"| {scenario.name} | {' | '.join(cells[scenario.name, name][kind] for name, _, _ in columns)} |"
+            yield (
+                f"| {scenario.name} | "
+                f"{' | '.join(cells[scenario.name, name][kind] for name, _, _ in columns)} |"
+            )
 
 
-def _peer_cell(index: int, scenario: Scenario, rule: rules.Rule, trials: int) -> tuple[str, str, str]:
+def _peer_cell(
+    index: int, scenario: Scenario, rule: rules.Rule, trials: int
+) -> tuple[str, str, str]:
     rng = np.random.default_rng([SEED, 3, index])
-    same, twice = (rule(*draw(scenario, shift, trials, rng, repeats=5), TOLERANCE) for shift in (0.0, 0.10))
+    same, twice = (
+        rule(*draw(scenario, shift, trials, rng, repeats=5), TOLERANCE) for shift in (0.0, 0.10)
+    )
     shares = (float((same == 1).mean()), float((twice == 1).mean()), float((twice == -1).mean()))
     return _rate(shares[0]), _rate(shares[1]), _rate(shares[2])
 
 
 def pair_table(trials: int) -> Iterator[str]:
-    """A planted 3% slowdown at a tolerance of 1.5%: ABBA against the baseline gate, at the same number of launches in the run."""
-    yield "| launches | ABBA: A/A FAIL | A/A PASS | FAIL at 3% | baseline: A/A FAIL | A/A PASS | FAIL at 3% | INCONCLUSIVE at 3% |"
+    """A planted 3% slowdown at a tolerance of 1.5%: ABBA against the baseline gate, at the same
+    number of launches in the run."""
+    yield (
+        "| launches | ABBA: A/A FAIL | A/A PASS | FAIL at 3% | baseline: A/A FAIL | A/A "
+        "PASS | FAIL at 3% | INCONCLUSIVE at 3% |"
+    )
     yield "|---|---|---|---|---|---|---|---|"
     scenario = Scenario("ABBA", spread=0.005, repeat=0.003, day=0.01, days=4)
     for pairs in (2, 4, 6, 8):
         rng = np.random.default_rng([SEED, 4, pairs])
-        ours = [pair_rates(scenario, shift, trials, rng, tolerance=0.015, pairs=pairs, drift=0.0005) for shift in (0.0, 0.03)]
+        ours = [
+            pair_rates(scenario, shift, trials, rng, tolerance=0.015, pairs=pairs, drift=0.0005)
+            for shift in (0.0, 0.03)
+        ]
         plan = LaunchPlan(2 * pairs)
-        theirs: list[Rates] = [gate_rates(scenario, shift, trials, rng, tolerance=0.015, plan=plan) for shift in (0.0, 0.03)]
+        theirs: list[Rates] = [
+            gate_rates(scenario, shift, trials, rng, tolerance=0.015, plan=plan)
+            for shift in (0.0, 0.03)
+        ]
         cells = [
             ours[0].fail,
             ours[0].passed,
@@ -130,8 +186,12 @@ def pair_table(trials: int) -> Iterator[str]:
 
 
 def recorded_table(series: int) -> Iterator[str]:
-    """A baseline of 8 that takes up one launch per run, for 60 runs without a change, by three rules for what is taken up."""
-    yield "| world | recorded | A/A FAIL, 2 launches | A/A PASS, 1 launch | spread that the baseline shows | its level |"
+    """A baseline of 8 that takes up one launch per run, for 60 runs without a change, by three
+    rules for what is taken up."""
+    yield (
+        "| world | recorded | A/A FAIL, 2 launches | A/A PASS, 1 launch | spread that the "
+        "baseline shows | its level |"
+    )
     yield "|---|---|---|---|---|---|"
     limit = float(np.log1p(TOLERANCE))
     for scenario in (SCENARIOS[0], SCENARIOS[-1]):
@@ -141,16 +201,24 @@ def recorded_table(series: int) -> Iterator[str]:
             fails, passes = [], []
             for _ in range(60):
                 _, now = (array[..., 0] for array in draw(scenario, 0.0, series, rng, launches=2))
-                one, two = statistics.against_baseline(window, now[:, :1]), statistics.against_baseline(window, now)
+                one, two = (
+                    statistics.against_baseline(window, now[:, :1]),
+                    statistics.against_baseline(window, now),
+                )
                 passed, failed = statistics.inside(one, limit), statistics.worse(two, limit)
                 fails.append(failed.mean())
                 passes.append(passed.mean())
                 kept = {"PASS only": passed, "all but FAIL": ~failed}.get(name, one.change < limit)
-                window = np.where(kept[:, None], np.concatenate([window[:, 1:], now[:, :1]], axis=1), window)
+                window = np.where(
+                    kept[:, None], np.concatenate([window[:, 1:], now[:, :1]], axis=1), window
+                )
             spread = np.sqrt(statistics.pulled_summary(window).variance.mean())
             cells = [_rate(float(np.mean(rates[20:]))) for rates in (fails, passes)]
             level = np.expm1(window.mean())
-            yield f"| {scenario.name} | {name} | {' | '.join(cells)} | {spread * 100:.2f}% | {level * 100:+.2f}% |"
+            yield (
+                f"| {scenario.name} | {name} | {' | '.join(cells)} | {spread * 100:.2f}% | "
+                f"{level * 100:+.2f}% |"
+            )
 
 
 def _rate(share: float) -> str:
@@ -164,10 +232,19 @@ def _rate(share: float) -> str:
 
 def main() -> int:
     """Print the tables, or write them between the marks of a Markdown file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=400_000)
-    parser.add_argument("--slow-trials", type=int, default=4_000, help="per cell of inference-doctor, which is not vectorised")
-    parser.add_argument("--inference-doctor", type=Path, help="Python interpreter that has inference-doctor")
+    parser.add_argument(
+        "--slow-trials",
+        type=int,
+        default=4_000,
+        help="per cell of inference-doctor, which is not vectorised",
+    )
+    parser.add_argument(
+        "--inference-doctor", type=Path, help="Python interpreter that has inference-doctor"
+    )
     parser.add_argument("--write", type=Path, help="Markdown file with the two marks")
     options = parser.parse_args()
     began = time.monotonic()
@@ -178,15 +255,18 @@ def main() -> int:
         "",
         session_line(options.trials // 40),
         "",
-        "The default gates in a world as measured: ten launches of the tiny pair on an H100, 384 requests (2.9 s) per measurement,",
+        "The default gates in a world as measured: ten launches of the tiny pair on an "
+        "H100, 384 requests (2.9 s) per measurement,",
         "8 launches in the baseline (`experiments/hardware`):",
         "",
         *measured_table(options.trials // 4),
         "",
-        f"Side by side, tolerance 5%; {options.trials // 10:,} runs per number, {options.slow_trials:,} of inference-doctor:",
+        f"Side by side, tolerance 5%; {options.trials // 10:,} runs per number, "
+        f"{options.slow_trials:,} of inference-doctor:",
         *peer_tables(options.trials // 10, options.slow_trials, options.inference_doctor),
         "",
-        "Tolerance 1.5%, 3% planted; launch spread 0.5%, repeat spread 0.3%, day effect 1%, baseline of 8 launches on 4 days:",
+        "Tolerance 1.5%, 3% planted; launch spread 0.5%, repeat spread 0.3%, day "
+        "effect 1%, baseline of 8 launches on 4 days:",
         "",
         *pair_table(options.trials // 4),
         "",

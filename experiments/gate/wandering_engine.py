@@ -1,9 +1,11 @@
-"""The loopback engine on a host whose speed wanders: by launch (normal, 0.5%) and by day (GATE_DAY=0.01: 1% slower).
+"""The loopback engine on a host whose speed wanders: by launch (normal, 0.5%) and by day
+(GATE_DAY=0.01: 1% slower).
 
     python wandering_engine.py [FLAGS]
 
-GATE_STRETCH=0.03 makes every gap between tokens 3% longer. It stands for an engine where the machine at hand is too restless for
-the difference that is to be found; client, plugin and gate are the real ones.
+GATE_STRETCH=0.03 makes every gap between tokens 3% longer. It stands for an engine where the
+machine at hand is too restless for the difference that is to be found; client, plugin and gate are
+the real ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The trained tiny Llama made heavy: its MLPs widened by zeros. It says the same words at the cost of a larger model.
+"""The trained tiny Llama made heavy: its MLPs widened by zeros. It says the same words at the cost
+of a larger model.
 
-On a CPU the tiny pair spends its time outside the model, so that neither threads nor a draft would matter.
+On a CPU the tiny pair spends its time outside the model, so that neither threads nor a draft would
+matter.
 """
 
 from __future__ import annotations
@@ -25,8 +27,12 @@ def publish(cache_dir: Path) -> str:
 def _write(folder: Path) -> None:
     write_trained_target(folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": INTERMEDIATE}, indent=2) + "\n")
-    (folder / "model.safetensors").write_bytes(_widened((folder / "model.safetensors").read_bytes()))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"intermediate_size": INTERMEDIATE}, indent=2) + "\n"
+    )
+    (folder / "model.safetensors").write_bytes(
+        _widened((folder / "model.safetensors").read_bytes())
+    )
 
 
 def _widened(content: bytes) -> bytes:
@@ -35,9 +41,13 @@ def _widened(content: bytes) -> bytes:
     header = json.loads(content[8 : 8 + size])
     more = INTERMEDIATE - TARGET_SHAPE.intermediate
     parts, offset = [], 0
-    for name, entry in sorted(((name, entry) for name, entry in header.items() if name != "__metadata__"), key=_begin):
+    for name, entry in sorted(
+        ((name, entry) for name, entry in header.items() if name != "__metadata__"), key=_begin
+    ):
         begin, end = entry["data_offsets"]
-        array = np.frombuffer(content, np.uint8, end - begin, 8 + size + begin).reshape(entry["shape"][0], -1)
+        array = np.frombuffer(content, np.uint8, end - begin, 8 + size + begin).reshape(
+            entry["shape"][0], -1
+        )
         width = array.shape[1] // entry["shape"][-1]
         if ".mlp.down_proj." in name:
             array = np.pad(array, ((0, 0), (0, more * width)))
@@ -45,7 +55,11 @@ def _widened(content: bytes) -> bytes:
             array = np.pad(array, ((0, more), (0, 0)))
         shape = [array.shape[0], *([array.shape[1] // width] if len(entry["shape"]) > 1 else [])]
         parts.append(array.tobytes())
-        header[name] = {"dtype": entry["dtype"], "shape": shape, "data_offsets": [offset, offset + len(parts[-1])]}
+        header[name] = {
+            "dtype": entry["dtype"],
+            "shape": shape,
+            "data_offsets": [offset, offset + len(parts[-1])],
+        }
         offset += len(parts[-1])
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -1,4 +1,5 @@
-"""Calibration: how often the gate is right, by simulation of the very functions that judge. Seeded, vectorised."""
+"""Calibration: how often the gate is right, by simulation of the very functions that judge. Seeded,
+vectorised."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ BASELINE_LAUNCHES = 8
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A world to draw launches from. Standard deviations and shifts are on the log scale: 0.01 is 1%."""
+    """A world to draw launches from. Standard deviations and shifts are on the log scale: 0.01 is
+    1%."""
 
     name: str
     spread: float = 0.01
@@ -26,7 +28,8 @@ class Scenario:
     repeat: float = 0.007
     """Of measurements on one launch."""
     tail: float = 0.0
-    """Shape of a lognormal launch effect (skewed towards slow, same standard deviation); 0 is normal."""
+    """Shape of a lognormal launch effect (skewed towards slow, same standard deviation); 0 is
+    normal."""
     outlier: float = 0.0
     """How much slower one launch of the baseline is."""
     outlier_now: float = 0.0
@@ -53,14 +56,23 @@ class Rates:
 
 
 def draw(
-    scenario: Scenario, worsening: float, trials: int, rng: np.random.Generator, *, launches: int = 3, repeats: int = 1
+    scenario: Scenario,
+    worsening: float,
+    trials: int,
+    rng: np.random.Generator,
+    *,
+    launches: int = 3,
+    repeats: int = 1,
 ) -> tuple[Array, Array]:
-    """Logarithms of a latency: baseline and run, each (trials, launches, repeats). ``worsening`` is a share: 0.05 is 5% slower."""
+    """Logarithms of a latency: baseline and run, each (trials, launches, repeats). ``worsening`` is
+    a share: 0.05 is 5% slower."""
     baseline = _launches(scenario, (trials, BASELINE_LAUNCHES, repeats), rng)
     now = _launches(scenario, (trials, launches, repeats), rng) + np.log1p(worsening)
     if scenario.day:
         per_day = -(-BASELINE_LAUNCHES // scenario.days)
-        effects = np.repeat(scenario.day * rng.standard_normal((trials, scenario.days)), per_day, axis=1)
+        effects = np.repeat(
+            scenario.day * rng.standard_normal((trials, scenario.days)), per_day, axis=1
+        )
         baseline += effects[:, :BASELINE_LAUNCHES, None]
         now += scenario.day * rng.standard_normal((trials, 1, 1))
     baseline[:, 0] += scenario.outlier
@@ -73,12 +85,17 @@ def _launches(scenario: Scenario, shape: tuple[int, int, int], rng: np.random.Ge
     if scenario.tail:
         variance = np.expm1(scenario.tail**2)
         normal = (np.exp(scenario.tail * normal - scenario.tail**2 / 2) - 1) / np.sqrt(variance)
-    effects: Array = scenario.spread * normal[..., None] + scenario.repeat * rng.standard_normal(shape)
+    effects: Array = scenario.spread * normal[..., None] + scenario.repeat * rng.standard_normal(
+        shape
+    )
     return effects
 
 
-def gate_verdicts(baseline: Array, now: Array, tolerance: float, plan: LaunchPlan) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Verdicts of the gate on many runs (1 FAIL, -1 PASS, 0 INCONCLUSIVE), and the launches that each used.
+def gate_verdicts(
+    baseline: Array, now: Array, tolerance: float, plan: LaunchPlan
+) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Verdicts of the gate on many runs (1 FAIL, -1 PASS, 0 INCONCLUSIVE), and the launches that
+    each used.
 
     Args:
         baseline: (runs, launches), logarithms of a metric of which less is better.
@@ -98,18 +115,34 @@ def gate_verdicts(baseline: Array, now: Array, tolerance: float, plan: LaunchPla
 
 
 def gate_rates(
-    scenario: Scenario, worsening: float, trials: int, rng: np.random.Generator, *, tolerance: float = 0.05, plan: LaunchPlan
+    scenario: Scenario,
+    worsening: float,
+    trials: int,
+    rng: np.random.Generator,
+    *,
+    tolerance: float = 0.05,
+    plan: LaunchPlan,
 ) -> Rates:
     """Rates of the gate's verdicts in a world, for a run that is slower by ``worsening``."""
     baseline, now = draw(scenario, worsening, trials, rng, launches=plan.total)
     verdicts, used = gate_verdicts(baseline[..., 0], now[..., 0], tolerance, plan)
-    return Rates(float((verdicts == 1).mean()), float((verdicts == -1).mean()), float(used.mean()), trials)
+    return Rates(
+        float((verdicts == 1).mean()), float((verdicts == -1).mean()), float(used.mean()), trials
+    )
 
 
 def pair_rates(
-    scenario: Scenario, worsening: float, trials: int, rng: np.random.Generator, *, tolerance: float, pairs: int, drift: float = 0.0
+    scenario: Scenario,
+    worsening: float,
+    trials: int,
+    rng: np.random.Generator,
+    *,
+    tolerance: float,
+    pairs: int,
+    drift: float = 0.0,
 ) -> Rates:
-    """Rates of the verdicts of an ABBA run of so many pairs; ``drift`` is how much slower each launch is than the one before."""
+    """Rates of the verdicts of an ABBA run of so many pairs; ``drift`` is how much slower each
+    launch is than the one before."""
     first = _launches(scenario, (trials, pairs, 1), rng)[..., 0]
     second = _launches(scenario, (trials, pairs, 1), rng)[..., 0] + np.log1p(worsening)
     order = np.arange(2 * pairs).reshape(pairs, 2)
@@ -141,4 +174,5 @@ MEASURED: tuple[tuple[str, Scenario], ...] = (
     ("ttft_p50", Scenario("H100, tiny pair, c=64", spread=0.0623, repeat=0.0454)),
     ("acceptance_length", Scenario("H100, tiny pair, c=64", spread=0.0027, repeat=0.0022)),
 )
-"""Worlds as measured: ten launches without a change, two measurements on each (hardware/README.md, 2026-11-25), by metric."""
+"""Worlds as measured: ten launches without a change, two measurements on each (hardware/README.md,
+2026-11-25), by metric."""

@@ -1,7 +1,9 @@
-"""vLLM 0.25 and 0.26 read MiniMax-M3's top-k buffer in the wrong layout on every GPU but Blackwell's (vLLM issue 48603).
+"""vLLM 0.25 and 0.26 read MiniMax-M3's top-k buffer in the wrong layout on every GPU but
+Blackwell's (vLLM issue 48603).
 
-A host that cannot have a newer vLLM measures the shrunken model with the buffer transposed where the Triton kernels write and read
-it, which is what vLLM's pull request 49149 came to. The engine's files are changed where they lie, once, and the results say so.
+A host that cannot have a newer vLLM measures the shrunken model with the buffer transposed where
+the Triton kernels write and read it, which is what vLLM's pull request 49149 came to. The engine's
+files are changed where they lie, once, and the results say so.
 """
 
 from __future__ import annotations
@@ -11,8 +13,14 @@ from pathlib import Path
 
 _MARK = "  # gpubench: vLLM issue 48603"
 _PLACES = {
-    "common/indexer.py": ("        buf = self.topk_indices_buffer\n", "        buf = buf if buf is None else buf.transpose(0, 1)"),
-    "common/sparse_attention.py": ("        assert topk is not None\n", "        topk = topk.transpose(0, 1)"),
+    "common/indexer.py": (
+        "        buf = self.topk_indices_buffer\n",
+        "        buf = buf if buf is None else buf.transpose(0, 1)",
+    ),
+    "common/sparse_attention.py": (
+        "        assert topk is not None\n",
+        "        topk = topk.transpose(0, 1)",
+    ),
 }
 
 

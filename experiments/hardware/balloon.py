@@ -1,4 +1,5 @@
-"""Takes all free memory of the first visible GPU when told to (a line on standard input), and gives it back when the input ends."""
+"""Takes all free memory of the first visible GPU when told to (a line on standard input), and gives
+it back when the input ends."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ _CHUNKS = (1 << 30, 1 << 26, 1 << 21)
 
 
 def main() -> None:
-    """Make a context, wait for the word, fill the GPU from large pieces to small ones, wait for the end."""
+    """Make a context, wait for the word, fill the GPU from large pieces to small ones, wait for the
+    end."""
     cuda = ctypes.CDLL("libcuda.so.1")
     device, context = ctypes.c_int(), ctypes.c_void_p()
     _check(cuda.cuInit(0), "cuInit")

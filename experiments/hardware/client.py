@@ -1,4 +1,5 @@
-"""Is the client's time the server's? Ours, ``vllm bench serve`` and the engine's own clock, on one server, one after the other."""
+"""Is the client's time the server's? Ours, ``vllm bench serve`` and the engine's own clock, on one
+server, one after the other."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def jobs(context: Context) -> list[Job]:
 
 
 def run(context: Context, crowd: Crowd) -> None:
-    """Every tool at every concurrency; ours first and last, so that a drift of the machine shows."""
+    """Every tool at every concurrency; ours first and last, so that a drift of the machine
+    shows."""
     outcome = crowd["client"].result()
     engine, spec = outcome.engine, outcome.job.spec
     if engine is None:
@@ -66,7 +68,14 @@ def run(context: Context, crowd: Crowd) -> None:
             before = wait_idle(engine.scrape, 60.0)
             row: dict[str, Any] = {"tool": turn, "conc": conc, "requests": number}
             if turn.startswith("ours"):
-                measurement, _ = measure(engine, case, spec, gpus=context.gpus[:1], workload=workload, label=turn.replace(" ", "-"))
+                measurement, _ = measure(
+                    engine,
+                    case,
+                    spec,
+                    gpus=context.gpus[:1],
+                    workload=workload,
+                    label=turn.replace(" ", "-"),
+                )
                 row |= {
                     "metrics": dict(measurement.metrics),
                     "invalid": list(measurement.invalid),
@@ -81,7 +90,10 @@ def run(context: Context, crowd: Crowd) -> None:
             rows.append(row)
             context.write("client", rows)
             shown = row.get("metrics") or {}
-            say(f"{turn} c={conc}: ttft {shown.get('ttft_mean', 0) * 1e3:.2f} ms, engine {row['engine'].get('ttft', 0) * 1e3:.2f}")
+            say(
+                f"{turn} c={conc}: ttft {shown.get('ttft_mean', 0) * 1e3:.2f} ms, "
+                f"engine {row['engine'].get('ttft', 0) * 1e3:.2f}"
+            )
 
 
 def _own_clock(before: Scrape, after: Scrape) -> dict[str, float]:
@@ -96,7 +108,9 @@ def _own_clock(before: Scrape, after: Scrape) -> dict[str, float]:
     return means
 
 
-def _bench(context: Context, engine: Engine, conc: int, requests: int, isl: int, osl: int) -> dict[str, Any]:
+def _bench(
+    context: Context, engine: Engine, conc: int, requests: int, isl: int, osl: int
+) -> dict[str, Any]:
     folder = context.folder("client")
     chosen: dict[str, Any] = {
         "--backend": "openai-chat",
@@ -116,11 +130,24 @@ def _bench(context: Context, engine: Engine, conc: int, requests: int, isl: int,
         "--result-filename": f"bench-{conc}.json",
     }
     words = [str(word) for pair in chosen.items() for word in pair]
-    environment = {**os.environ, "OPENAI_API_KEY": engine.api_key, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment = {
+        **os.environ,
+        "OPENAI_API_KEY": engine.api_key,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     output = folder / f"bench-{conc}.txt"
     with output.open("wb") as file:
         code = subprocess.run(
-            [sys.executable, "-c", _BENCH, *words, "--ignore-eos", "--save-result", "--disable-tqdm"],
+            [
+                sys.executable,
+                "-c",
+                _BENCH,
+                *words,
+                "--ignore-eos",
+                "--save-result",
+                "--disable-tqdm",
+            ],
             env=environment,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -146,4 +173,6 @@ def _seconds(found: Mapping[str, Any]) -> dict[str, float]:
 
 def log_of(folder: Path) -> str:
     """What the tool printed last."""
-    return "\n".join(path.read_text("utf-8", "replace")[-400:] for path in sorted(folder.glob("bench-*.txt")))
+    return "\n".join(
+        path.read_text("utf-8", "replace")[-400:] for path in sorted(folder.glob("bench-*.txt"))
+    )

@@ -35,7 +35,8 @@ class Context:
     leave_out: str = ""
     """Servers that are not started, as a regular expression."""
     mended: bool = False
-    """Whether the engine's known fault with MiniMax-M3 was mended (`backport`), so that the doctor need not stop it."""
+    """Whether the engine's known fault with MiniMax-M3 was mended (`backport`), so that the doctor
+    need not stop it."""
     concurrencies: tuple[int, ...] = ()
     """Of the client step, where not all."""
 
@@ -60,15 +61,26 @@ class Context:
 
     def doctor(self, book: RecipeBook) -> Doctor:
         """The doctor, who knows this host and the models in the cache."""
-        settings = cast("Settings", SimpleNamespace(ignore_findings=self._ignored, cache_dir=self.cache, vllm_command=None))
+        settings = cast(
+            "Settings",
+            SimpleNamespace(ignore_findings=self._ignored, cache_dir=self.cache, vllm_command=None),
+        )
         return Doctor(settings, book, read_inventory)
 
     @property
     def _ignored(self) -> tuple[str, ...]:
         return ("minimax-m3-top-k-layout",) if self.mended else ()
 
-    def pytest(self, step: str, *arguments: str, limit: float, name: str = "pytest", gpus: int | None = None) -> dict[str, Any]:
-        """Run pytest over the benchmarks, with so many of the GPUs (default: all); its exit code, wall time and last lines."""
+    def pytest(
+        self,
+        step: str,
+        *arguments: str,
+        limit: float,
+        name: str = "pytest",
+        gpus: int | None = None,
+    ) -> dict[str, Any]:
+        """Run pytest over the benchmarks, with so many of the GPUs (default: all); its exit code,
+        wall time and last lines."""
         folder = self.folder(step)
         started = time.monotonic()
         process = self.pytest_process(step, *arguments, name=name, gpus=gpus)
@@ -79,13 +91,28 @@ class Context:
             code = None
             process.wait(60)
         lines = (folder / f"{name}.txt").read_text("utf-8", "replace").splitlines()
-        return {"arguments": arguments, "code": code, "seconds": round(time.monotonic() - started, 1), "tail": lines[-40:]}
+        return {
+            "arguments": arguments,
+            "code": code,
+            "seconds": round(time.monotonic() - started, 1),
+            "tail": lines[-40:],
+        }
 
-    def pytest_process(self, step: str, *arguments: str, name: str = "pytest", gpus: int | None = None) -> subprocess.Popen[bytes]:
+    def pytest_process(
+        self, step: str, *arguments: str, name: str = "pytest", gpus: int | None = None
+    ) -> subprocess.Popen[bytes]:
         """The same, not waited for."""
         folder = self.folder(step)
         plugin = [] if _installed() else ["-p", "pytest_gpubench.plugin"]
-        command = [sys.executable, "-m", "pytest", *plugin, "benchmarks", "-v", f"--gpubench-results={folder / 'records'}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *plugin,
+            "benchmarks",
+            "-v",
+            f"--gpubench-results={folder / 'records'}",
+        ]
         ignored = [f"--gpubench-ignore-findings={rule}" for rule in self._ignored]
         shipped = [f"--gpubench-recipes={path}" for path in recipes.SHIPPED]
         chosen = ",".join(gpu.uuid for gpu in self.gpus[:gpus])
@@ -127,9 +154,17 @@ def cases_of(book: RecipeBook, recipe: str) -> list[Case]:
     return found
 
 
-def job_of(book: RecipeBook, case: Case, gpus: Sequence[Gpu], name: str = "", first: int = 0) -> Job:
+def job_of(
+    book: RecipeBook, case: Case, gpus: Sequence[Gpu], name: str = "", first: int = 0
+) -> Job:
     """The server of a case on the host's GPUs from ``first`` on."""
     spec = book.server(case.server)
     count = case.gpus
-    chosen = [gpus[(first + offset) % len(gpus)].uuid for offset in range(count)] if len(gpus) >= count else []
-    return Job(name or case.server, spec, {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else {})
+    chosen = (
+        [gpus[(first + offset) % len(gpus)].uuid for offset in range(count)]
+        if len(gpus) >= count
+        else []
+    )
+    return Job(
+        name or case.server, spec, {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else {}
+    )

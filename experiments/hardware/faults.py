@@ -1,4 +1,5 @@
-"""Faults on the metal: killed engines and a killed pytest give their memory back; running out of memory has names."""
+"""Faults on the metal: killed engines and a killed pytest give their memory back; running out of
+memory has names."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def until(condition: Callable[[], Any], limit: float = _PATIENCE) -> float | Non
 
 
 def kill_engines(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """SIGKILL the worker of the first server and the API server of the second; both are then stopped."""
+    """SIGKILL the worker of the first server and the API server of the second; both are then
+    stopped."""
     rows = []
     for what, outcome in zip(("worker (EngineCore)", "API server"), outcomes, strict=False):
         if outcome.engine is not None:
@@ -78,12 +80,15 @@ def _kill(what: str, engine: Engine) -> dict[str, Any]:
 def _core(api: psutil.Process) -> psutil.Process:
     """The process that computes: the child that is no helper of multiprocessing's."""
     children = api.children(recursive=True)
-    named = [child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()])]
+    named = [
+        child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()])
+    ]
     return (named or sorted(children, key=lambda child: -child.memory_info().rss))[0]
 
 
 def step(context: Context) -> None:
-    """Out of memory at capture, and SIGKILL of pytest in the middle of a case; a later step shows that the next run starts."""
+    """Out of memory at capture, and SIGKILL of pytest in the middle of a case; a later step shows
+    that the next run starts."""
     result: dict[str, Any] = {"level_gib": memory()}
     result["pytest"] = _kill_pytest(context)
     context.write("faults", result)
@@ -99,7 +104,9 @@ def _out_of_memory_at_capture(context: Context) -> dict[str, Any]:
     job = job_of(book, case, context.gpus)
     words = [sys.executable, str(Path(__file__).with_name("balloon.py"))]
     with (
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as balloon,
+        subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as balloon,
         fleet([job], context.folder("faults"), context.cache) as crowd,
     ):
         assert balloon.stdin is not None  # it was asked for
@@ -107,7 +114,13 @@ def _out_of_memory_at_capture(context: Context) -> dict[str, Any]:
         future = crowd[job.name]
         ready = balloon.stdout.readline().strip()
         log = context.folder("faults") / f"{job.name}.log"
-        seen = until(lambda: future.done() or (log.is_file() and _BEFORE_CAPTURE.search(log.read_text("utf-8", "replace"))), 300.0)
+        seen = until(
+            lambda: (
+                future.done()
+                or (log.is_file() and _BEFORE_CAPTURE.search(log.read_text("utf-8", "replace")))
+            ),
+            300.0,
+        )
         balloon.stdin.write("now\n")
         balloon.stdin.flush()
         taken = balloon.stdout.readline().strip()
@@ -119,12 +132,20 @@ def _out_of_memory_at_capture(context: Context) -> dict[str, Any]:
 def _kill_pytest(context: Context) -> dict[str, Any]:
     """SIGKILL while requests are in flight: nobody is left to stop the engine but its guard."""
     level = memory()
-    recipe = "tiny-bf16-cpu-vllm-mtp" if context.hardware == "cpu" else f"tiny-bf16-{context.hardware}-vllm-mtp"
-    process = context.pytest_process("faults", "-k", f"test_throughput and {recipe}-tp1", name="killed")
+    recipe = (
+        "tiny-bf16-cpu-vllm-mtp"
+        if context.hardware == "cpu"
+        else f"tiny-bf16-{context.hardware}-vllm-mtp"
+    )
+    process = context.pytest_process(
+        "faults", "-k", f"test_throughput and {recipe}-tp1", name="killed"
+    )
     root = psutil.Process(process.pid)
 
     def measuring() -> bool:
-        return process.poll() is not None or any("gpubench.load.worker" in " ".join(_cmdline(each)) for each in _tree(root))
+        return process.poll() is not None or any(
+            "gpubench.load.worker" in " ".join(_cmdline(each)) for each in _tree(root)
+        )
 
     seconds = until(measuring, 300.0)
     time.sleep(1.0)  # prompts are made first; wherever it is hit, it must leave nothing

@@ -1,7 +1,7 @@
 """Many servers at once, started side by side and measured one at a time.
 
-A start is nearly all imports and compilation on CPU cores; a server that waits for requests does next to nothing. So starts
-overlap, and while one server is measured all others are idle.
+A start is nearly all imports and compilation on CPU cores; a server that waits for requests does
+next to nothing. So starts overlap, and while one server is measured all others are idle.
 """
 
 from __future__ import annotations
@@ -57,8 +57,13 @@ class Outcome:
     log: Path
 
     def told(self) -> dict[str, Any]:
-        """For the results: outcome, what the engine says of itself, and whether that is what was asked for."""
-        told: dict[str, Any] = {"name": self.job.name, "outcome": "starts" if self.engine else "dies", "seconds": self.seconds}
+        """For the results: outcome, what the engine says of itself, and whether that is what was
+        asked for."""
+        told: dict[str, Any] = {
+            "name": self.job.name,
+            "outcome": "starts" if self.engine else "dies",
+            "seconds": self.seconds,
+        }
         if self.failure is not None:
             told["failure"] = plain(self.failure)
         if self.engine is not None:
@@ -66,7 +71,9 @@ class Outcome:
             told["phases"] = dict(self.engine.phases)
             told["argv"] = list(self.engine.argv)
             told["env"] = dict(self.engine.env)
-            told["checks"] = plain(check_engine(self.job.spec, self.engine.facts, served_name=self.engine.served_name))
+            told["checks"] = plain(
+                check_engine(self.job.spec, self.engine.facts, served_name=self.engine.served_name)
+            )
         return told
 
 
@@ -83,11 +90,14 @@ def fleet(jobs: Sequence[Job], folder: Path, cache: Path) -> Iterator[Crowd]:
         try:
             yield crowd
         finally:
-            stop(outcome for outcome in (future.result() for future in as_completed(crowd.values())))
+            stop(
+                outcome for outcome in (future.result() for future in as_completed(crowd.values()))
+            )
 
 
 def stop(outcomes: Iterable[Outcome]) -> None:
-    """Stop servers, all at once; those that never started or are stopped already count as stopped."""
+    """Stop servers, all at once; those that never started or are stopped already count as
+    stopped."""
     engines = [outcome.engine for outcome in outcomes if outcome.engine is not None]
     with ThreadPoolExecutor(max(1, len(engines))) as pool:
         for done in [pool.submit(engine.stop) for engine in engines]:

@@ -1,9 +1,11 @@
-"""MiniMax-M3 shrunk until one GPU holds it: config, tokenizer and chat template, without weights (``load-format: dummy``).
+"""MiniMax-M3 shrunk until one GPU holds it: config, tokenizer and chat template, without weights
+(``load-format: dummy``).
 
-What makes MiniMax-M3 what it is for an engine is kept: its architecture, sparse attention with an index of 128 dimensions and
-blocks of 128 tokens, grouped queries, experts with a shared one, MXFP8 in one of the two, and an EAGLE3 draft with full multi-head
-attention. Numbers of layers, heads and experts are small. Weights are whatever the engine makes up, so no draft token is accepted,
-and the text means nothing: good for starts, kernels, throughput and faults, not for acceptance.
+What makes MiniMax-M3 what it is for an engine is kept: its architecture, sparse attention with an
+index of 128 dimensions and blocks of 128 tokens, grouped queries, experts with a shared one, MXFP8
+in one of the two, and an EAGLE3 draft with full multi-head attention. Numbers of layers, heads and
+experts are small. Weights are whatever the engine makes up, so no draft token is accepted, and the
+text means nothing: good for starts, kernels, throughput and faults, not for acceptance.
 
     python experiments/hardware/m3mini.py CACHE
 """
@@ -16,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.demo.repository import publish_repository
-from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID, VOCAB_SIZE, to_json, tokenizer_files
+from pytest_gpubench.demo.tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    VOCAB_SIZE,
+    to_json,
+    tokenizer_files,
+)
 
 M3MINI = "pytest-gpubench/m3mini"
 M3MINI_MXFP8 = "pytest-gpubench/m3mini-mxfp8"
@@ -30,11 +39,13 @@ _SPARSE_LAYERS = [0] * _DENSE + [1] * (_LAYERS - _DENSE)
 _HEAD_DIM = _SPARSE_BLOCK = 128
 """Fixed by the kernels."""
 _TOP_BLOCKS = 16
-"""A context of more than so many blocks, 2048 tokens, is one from which the sparse attention really chooses."""
+"""A context of more than so many blocks, 2048 tokens, is one from which the sparse attention really
+chooses."""
 
 
 def write_m3mini(cache_dir: Path) -> dict[str, str]:
-    """Write the bf16 model, the MXFP8 one and their draft into a Hugging Face cache; commits by repository, the same everywhere.
+    """Write the bf16 model, the MXFP8 one and their draft into a Hugging Face cache; commits by
+    repository, the same everywhere.
 
     Safe to call at any time, from several processes at once.
 
@@ -43,10 +54,17 @@ def write_m3mini(cache_dir: Path) -> dict[str, str]:
     """
     parts: dict[str, Callable[[Path], None]] = {
         M3MINI: lambda folder: _write_target(folder, m3mini_config()),
-        M3MINI_MXFP8: lambda folder: _write_target(folder, m3mini_config() | {"quantization_config": _MXFP8}),
-        M3MINI_DRAFT: lambda folder: _write(folder, {"config.json": to_json(m3mini_draft_config())}),
+        M3MINI_MXFP8: lambda folder: _write_target(
+            folder, m3mini_config() | {"quantization_config": _MXFP8}
+        ),
+        M3MINI_DRAFT: lambda folder: _write(
+            folder, {"config.json": to_json(m3mini_draft_config())}
+        ),
     }
-    return {repository: publish_repository(cache_dir, repository, write) for repository, write in parts.items()}
+    return {
+        repository: publish_repository(cache_dir, repository, write)
+        for repository, write in parts.items()
+    }
 
 
 def m3mini_config(*, heads: int = 16, experts: int = 16, vision_heads: int = 8) -> dict[str, Any]:
@@ -130,7 +148,8 @@ def m3mini_config(*, heads: int = 16, experts: int = 16, vision_heads: int = 8) 
 
 
 def m3mini_draft_config() -> dict[str, Any]:
-    """The draft's config.json: a dense Llama layer whose heads all have keys and values of their own, as the published draft's."""
+    """The draft's config.json: a dense Llama layer whose heads all have keys and values of their
+    own, as the published draft's."""
     return {
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
@@ -166,7 +185,8 @@ _MXFP8: dict[str, Any] = {
     ],
 }
 _CARD = (
-    "---\nlicense: apache-2.0\n---\nThe architecture of MiniMax-M3 in a small size, without weights (`--load-format dummy`).\n"
+    "---\nlicense: apache-2.0\n---\nThe architecture of MiniMax-M3 in a small size, without "
+    "weights (`--load-format dummy`).\n"
     "Written by pytest-gpubench, for tests on GPUs.\n"
 )
 
@@ -176,12 +196,17 @@ def _write_target(folder: Path, config: dict[str, Any]) -> None:
 
 
 _NO_TENSORS = (8).to_bytes(8, "little") + b"{}      "
-"""A safetensors file that holds nothing: by it everybody who looks for a complete repository finds one."""
+"""A safetensors file that holds nothing: by it everybody who looks for a complete repository finds
+one."""
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {**files, "model.safetensors": _NO_TENSORS, "README.md": _CARD.encode()}.items():
+    for name, content in {
+        **files,
+        "model.safetensors": _NO_TENSORS,
+        "README.md": _CARD.encode(),
+    }.items():
         (folder / name).write_bytes(content)
 
 

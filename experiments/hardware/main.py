@@ -2,8 +2,9 @@
 
     experiments/hardware/run --results DIR [--hardware h100] [--steps doomed+client,faults,...]
 
-Each step writes its own JSON as it goes, and one that fails does not stop the next. On a host of its own only: servers of a crowd
-are started past the leases. `--hardware cpu --few` rehearses the whole on the CPU engine.
+Each step writes its own JSON as it goes, and one that fails does not stop the next. On a host of
+its own only: servers of a crowd are started past the leases. `--hardware cpu --few` rehearses the
+whole on the CPU engine.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ CROWDS: dict[str, tuple[Callable[[Context], list[Job]], Callable[[Context, Crowd
     "aa": (spread.jobs, spread.run),
     "sharing": (sharing.jobs, sharing.run),
 }
-"""Steps whose servers start side by side, with the other steps joined by ``+``: what to start, and what to do then."""
+"""Steps whose servers start side by side, with the other steps joined by ``+``: what to start, and
+what to do then."""
 ALONE: dict[str, Callable[[Context], None]] = {
     "faults": faults.step,
-    "m3mini": lambda context: _pytest(context, "m3mini", f"m3mini and {context.hardware} and mtp", 900.0),
+    "m3mini": lambda context: _pytest(
+        context, "m3mini", f"m3mini and {context.hardware} and mtp", 900.0
+    ),
     "parallel": lambda context: topologies.side_by_side(context, 240.0),
     "several": lambda context: _several(context, 480.0),
 }
@@ -52,12 +56,14 @@ DEFAULT = "doomed+topologies+client,faults,m3mini,aa+sharing"
 def _pytest(context: Context, step: str, keyword: str, limit: float) -> None:
     if context.hardware == "cpu":
         keyword = "tiny and cpu and mtp and not ngram"
-    # One GPU, also where there are more: what needs several is skipped here and measured by the step topologies.
+    # One GPU, also where there are more: what needs several is skipped here and measured by the
+    # step topologies.
     context.write(step, context.pytest(step, "-k", keyword, limit=limit, gpus=1))
 
 
 def _several(context: Context, limit: float) -> None:
-    """Tensor and data parallelism as a user runs them, with the plugin's own starts one after the other."""
+    """Tensor and data parallelism as a user runs them, with the plugin's own starts one after the
+    other."""
     if len(context.gpus) < 2:
         return
     keyword = f"m3mini and {context.hardware} and mtp and fp8 and (tp2 or dep2)"
@@ -74,14 +80,22 @@ def _attempt(context: Context, step: str, work: Callable[[], None]) -> None:
         say(traceback.format_exc())
         (context.results / f"{step}.error.txt").write_text(traceback.format_exc(), "utf-8")
     seconds, memory = round(time.monotonic() - started, 1), faults.level_of(context.gpus)
-    recipes.dump(context.results / f"{step}.time.json", {"seconds": seconds, "memory_gib_after": memory})
+    recipes.dump(
+        context.results / f"{step}.time.json", {"seconds": seconds, "memory_gib_after": memory}
+    )
     say(f"step {step} took {seconds} s; memory in use {memory} GiB")
     (context.results / f"{step}.done").touch()
 
 
 def _crowd(context: Context, steps: list[str]) -> None:
-    """Start the servers of several steps side by side; nothing is measured before the last of them is up or dead."""
-    jobs = [job for step in steps for job in CROWDS[step][0](context) if not context.leaves_out(job.name)]
+    """Start the servers of several steps side by side; nothing is measured before the last of them
+    is up or dead."""
+    jobs = [
+        job
+        for step in steps
+        for job in CROWDS[step][0](context)
+        if not context.leaves_out(job.name)
+    ]
     say(f"{len(jobs)} servers start")
     with fleet(jobs, context.folder("+".join(steps)), context.cache) as crowd:
         if "doomed" in steps:
@@ -95,15 +109,37 @@ def _crowd(context: Context, steps: list[str]) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hardware", help="h100, h200 or cpu (default: what this host has)")
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, help="Hugging Face cache for the models (default: in the results' parent)")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="Hugging Face cache for the models (default: in the results' parent)",
+    )
     parser.add_argument("--steps", help=f"of {', '.join([*CROWDS, *ALONE])} (default: {DEFAULT})")
-    parser.add_argument("--conc", default="", metavar="LIST", help="concurrencies of the step client (default: 1,8,64,256)")
-    parser.add_argument("--leave-out", default="", metavar="REGEX", help="servers of topologies that are not started")
-    parser.add_argument("--backport", action="store_true", help="mend vLLM 0.26's MiniMax-M3 on Hopper first: see backport.py")
-    parser.add_argument("--few", action="store_true", help="a rehearsal with few launches and requests")
+    parser.add_argument(
+        "--conc",
+        default="",
+        metavar="LIST",
+        help="concurrencies of the step client (default: 1,8,64,256)",
+    )
+    parser.add_argument(
+        "--leave-out",
+        default="",
+        metavar="REGEX",
+        help="servers of topologies that are not started",
+    )
+    parser.add_argument(
+        "--backport",
+        action="store_true",
+        help="mend vLLM 0.26's MiniMax-M3 on Hopper first: see backport.py",
+    )
+    parser.add_argument(
+        "--few", action="store_true", help="a rehearsal with few launches and requests"
+    )
     options = parser.parse_args()
     inventory = read_inventory()
     found = next((gpu.hardware.key for gpu in inventory.gpus if gpu.hardware is not None), "cpu")
@@ -117,13 +153,19 @@ def main() -> None:
     recipes.prepare(cache)
     mended = backport.apply() if options.backport else []
     concurrencies = tuple(int(word) for word in options.conc.split(",") if word)
-    context = Context(hardware, results, cache, options.few, options.leave_out, bool(mended), concurrencies)
+    context = Context(
+        hardware, results, cache, options.few, options.leave_out, bool(mended), concurrencies
+    )
     facts = {
         "host": host_facts(inventory),
         "gpus": gpu_facts([gpu.uuid for gpu in inventory.gpus]),
         "versions": client_versions(),
         "mended": mended,
-        "environment": {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "TORCH_", "NVSHMEM_"))},
+        "environment": {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("NCCL_", "TORCH_", "NVSHMEM_"))
+        },
     }
     context.write("host", facts)
     several = ",parallel,several" if len(context.gpus) > 1 else ""

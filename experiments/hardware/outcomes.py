@@ -1,4 +1,5 @@
-"""Doomed servers: what the doctor says beforehand, and what the engine does; all of them start side by side."""
+"""Doomed servers: what the doctor says beforehand, and what the engine does; all of them start side
+by side."""
 
 from __future__ import annotations
 
@@ -22,15 +23,24 @@ def words(context: Context, book: RecipeBook, each: recipes.Doomed) -> dict[str,
     return {
         "what": each.what,
         "prognosis": prognosis(found),
-        "findings": [{"rule": f.rule, "severity": f.severity, "message": f.message, "says": f.engine_says} for f in told],
+        "findings": [
+            {"rule": f.rule, "severity": f.severity, "message": f.message, "says": f.engine_says}
+            for f in told
+        ],
     }
 
 
 def chosen(context: Context) -> list[recipes.Doomed]:
     """The doomed servers that this host can try."""
     have = len(context.gpus)
-    several = [each for each in recipes.doomed(context.hardware, context.cache) if each.gpus <= max(1, have)]
-    alone = [each for each in recipes.doomed(context.hardware, context.cache) if each.gpus > max(1, have)]
+    several = [
+        each
+        for each in recipes.doomed(context.hardware, context.cache)
+        if each.gpus <= max(1, have)
+    ]
+    alone = [
+        each for each in recipes.doomed(context.hardware, context.cache) if each.gpus > max(1, have)
+    ]
     # What the engine refuses by its config alone needs no GPU that is not there.
     return several + [each for each in alone if each.name.endswith("threeways")]
 
@@ -45,7 +55,9 @@ def jobs(context: Context) -> list[Job]:
 
 def run(context: Context, crowd: Crowd) -> None:
     """A row each, as they end; those that start in spite of everything are stopped."""
-    rows: dict[str, dict[str, Any]] = json.loads((context.results / "doomed.json").read_text("utf-8"))
+    rows: dict[str, dict[str, Any]] = json.loads(
+        (context.results / "doomed.json").read_text("utf-8")
+    )
     for future in as_completed([crowd[name] for name in rows]):
         outcome = future.result()
         rows[outcome.job.name] |= outcome.told()

@@ -1,4 +1,5 @@
-"""The recipes of the hardware run, made for the hardware at hand; they extend those of this repository."""
+"""The recipes of the hardware run, made for the hardware at hand; they extend those of this
+repository."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ REPOSITORY = Path(__file__).parents[2]
 SHIPPED = (REPOSITORY / "recipes.yaml", Path(__file__).with_name("m3mini.yaml"))
 _GIB = 1 << 30
 SMALL: dict[str, Any] = {"gpu-memory-utilization": 0.05, "kv-cache-memory-bytes": _GIB}
-"""Many servers share a GPU. With a fixed cache they need not agree on how much memory is free while the others start."""
+"""Many servers share a GPU. With a fixed cache they need not agree on how much memory is free while
+the others start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,9 @@ class Doomed:
     on: tuple[str, ...] = ("h100", "h200")
 
 
-def load(hardware: str, cache: Path, folder: Path, policy: SharingPolicy | None = None) -> RecipeBook:
+def load(
+    hardware: str, cache: Path, folder: Path, policy: SharingPolicy | None = None
+) -> RecipeBook:
     """Write the recipes into ``folder`` and load them with those that they extend.
 
     Raises:
@@ -60,7 +64,9 @@ def prepare(cache: Path) -> None:
         target = _folder(cache, name)
         target.mkdir(parents=True, exist_ok=True)
         for path in whole.path.iterdir():
-            (target / path.name).write_bytes(to_json(config) if path.name == "config.json" else path.read_bytes())
+            (target / path.name).write_bytes(
+                to_json(config) if path.name == "config.json" else path.read_bytes()
+            )
 
 
 def _misshapen() -> dict[str, dict[str, Any]]:
@@ -87,9 +93,15 @@ def _document(hardware: str, cache: Path) -> dict[str, Any]:
         f"{tiny}-mtp-client": {
             "extends": [*base, "tiny-draft"],
             "runner": hardware,
-            "serve": {**small, "enable-per-request-metrics": True, **({"max-num-seqs": 256} if hardware != "cpu" else {})},
+            "serve": {
+                **small,
+                "enable-per-request-metrics": True,
+                **({"max-num-seqs": 256} if hardware != "cpu" else {}),
+            },
             "client": {"range-ratio": 1.0},
-            "scenarios": _points([(128, 16 * scale, [1, 8, 64, 256] if hardware != "cpu" else [1, 8])], "mtp"),
+            "scenarios": _points(
+                [(128, 16 * scale, [1, 8, 64, 256] if hardware != "cpu" else [1, 8])], "mtp"
+            ),
         },
         f"{tiny}-mtp-capture": {
             "extends": [*base, "tiny-draft"],
@@ -103,7 +115,10 @@ def _document(hardware: str, cache: Path) -> dict[str, Any]:
     if hardware == "cpu":
         recipes[f"{tiny}-sharing"] = {
             "extends": base,
-            "serve": {"max-model-len": "${isl + osl + 64}", "max-num-batched-tokens": "${2 * (isl + osl + 64)}"},
+            "serve": {
+                "max-model-len": "${isl + osl + 64}",
+                "max-num-batched-tokens": "${2 * (isl + osl + 64)}",
+            },
             "scenarios": _points([(64, 16, [1, 4])]),
         }
     else:
@@ -132,11 +147,14 @@ def _document(hardware: str, cache: Path) -> dict[str, Any]:
 
 
 def doomed(hardware: str, cache: Path) -> list[Doomed]:
-    """Servers that the doctor and the engine are both asked about; names are their recipes' names."""
+    """Servers that the doctor and the engine are both asked about; names are their recipes'
+    names."""
     tiny, m3mini = f"tiny-bf16-{hardware}-vllm", f"m3mini-bf16-{hardware}-vllm"
     mxfp8 = f"m3mini-fp8-{hardware}-vllm"
 
-    def of(base: str, variant: str, what: str, serve: dict[str, Any], *, gpus: int = 1, **more: Any) -> Doomed:
+    def of(
+        base: str, variant: str, what: str, serve: dict[str, Any], *, gpus: int = 1, **more: Any
+    ) -> Doomed:
         mtp = base.endswith("-mtp")
         rows = [{"tp": gpus}]
         points = _points([(128, 32, [more.pop("conc", 1)])], "mtp" if mtp else "", rows)
@@ -150,24 +168,88 @@ def doomed(hardware: str, cache: Path) -> list[Doomed]:
 
     draft = {"method": "eagle3", "num-speculative-tokens": 3}
     every = [
-        of(f"{m3mini}-mtp", "flashinfer", "draft on FLASHINFER", {}, speculative={"attention-backend": "FLASHINFER"}),
+        of(
+            f"{m3mini}-mtp",
+            "flashinfer",
+            "draft on FLASHINFER",
+            {},
+            speculative={"attention-backend": "FLASHINFER"},
+        ),
         of(m3mini, "block64", "block size 64", {"block-size": 64}),
         of(m3mini, "threeways", "16 heads on 3 ranks", {}, gpus=3),
-        of(f"{tiny}-mtp", "capture4", "capture size 4, 64 requests of 4 tokens", {"max-cudagraph-capture-size": 4}, conc=64),
-        of(tiny, "greedy", "utilisation 1.0 of a GPU", {"gpu-memory-utilization": 1.0, "kv-cache-memory-bytes": None}),
-        of(m3mini, "longcontext", "context longer than the cache", {"max-model-len": 16384, "kv-cache-memory-bytes": 1 << 26}),
-        of(tiny, "beyondmodel", "context longer than the model's", {"max-model-len": 65536}, everywhere=True),
+        of(
+            f"{tiny}-mtp",
+            "capture4",
+            "capture size 4, 64 requests of 4 tokens",
+            {"max-cudagraph-capture-size": 4},
+            conc=64,
+        ),
+        of(
+            tiny,
+            "greedy",
+            "utilisation 1.0 of a GPU",
+            {"gpu-memory-utilization": 1.0, "kv-cache-memory-bytes": None},
+        ),
+        of(
+            m3mini,
+            "longcontext",
+            "context longer than the cache",
+            {"max-model-len": 16384, "kv-cache-memory-bytes": 1 << 26},
+        ),
+        of(
+            tiny,
+            "beyondmodel",
+            "context longer than the model's",
+            {"max-model-len": 65536},
+            everywhere=True,
+        ),
         of(mxfp8, "awq", "another quantization than the checkpoint's", {"quantization": "awq"}),
         of(
-            f"{tiny}-mtp", "nodraft", "draft that is nowhere", {}, speculative={"model": "pytest-gpubench/no-such"}, everywhere=True
+            f"{tiny}-mtp",
+            "nodraft",
+            "draft that is nowhere",
+            {},
+            speculative={"model": "pytest-gpubench/no-such"},
+            everywhere=True,
         ),
-        of(f"{m3mini}-mtp", "wrongdraft", "draft of another model", {}, speculative={**draft, "model": DEMO_DRAFT}),
-        of(tiny, "backend", "attention backend that does not exist", {"attention-backend": "FLASH_ATTENTION_9"}, everywhere=True),
+        of(
+            f"{m3mini}-mtp",
+            "wrongdraft",
+            "draft of another model",
+            {},
+            speculative={**draft, "model": DEMO_DRAFT},
+        ),
+        of(
+            tiny,
+            "backend",
+            "attention backend that does not exist",
+            {"attention-backend": "FLASH_ATTENTION_9"},
+            everywhere=True,
+        ),
         of(tiny, "unchunked", "batch below the context, unchunked", _UNCHUNKED, everywhere=True),
         of(tiny, "flag", "flag that does not exist", {"nonsense-flag": 1}, everywhere=True),
-        of(tiny, "hugecache", "cache of 200 GiB: out of memory at its allocation", {"kv-cache-memory-bytes": 200 * _GIB}),
-        of(m3mini, "visionheads", "3 vision heads on 2 ranks", {}, gpus=2, model=str(_folder(cache, "vision-heads"))),
-        of(m3mini, "oneexpert", "1 expert on 2 ranks", {}, gpus=2, model=str(_folder(cache, "one-expert"))),
+        of(
+            tiny,
+            "hugecache",
+            "cache of 200 GiB: out of memory at its allocation",
+            {"kv-cache-memory-bytes": 200 * _GIB},
+        ),
+        of(
+            m3mini,
+            "visionheads",
+            "3 vision heads on 2 ranks",
+            {},
+            gpus=2,
+            model=str(_folder(cache, "vision-heads")),
+        ),
+        of(
+            m3mini,
+            "oneexpert",
+            "1 expert on 2 ranks",
+            {},
+            gpus=2,
+            model=str(_folder(cache, "one-expert")),
+        ),
     ]
     return [each for each in every if hardware in each.on]
 
@@ -175,11 +257,21 @@ def doomed(hardware: str, cache: Path) -> list[Doomed]:
 _UNCHUNKED = {"enable-chunked-prefill": False, "max-num-batched-tokens": 256}
 
 
-def _points(shapes: list[tuple[int, int, list[int]]], spec: str = "", rows: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+def _points(
+    shapes: list[tuple[int, int, list[int]]],
+    spec: str = "",
+    rows: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     label = {"spec-decoding": spec} if spec else {}
     return {
         "fixed-seq-len": [
-            {"isl": isl, "osl": osl, "search-space": [{**row, "conc-list": concs, **label} for row in rows or [{"tp": 1}]]}
+            {
+                "isl": isl,
+                "osl": osl,
+                "search-space": [
+                    {**row, "conc-list": concs, **label} for row in rows or [{"tp": 1}]
+                ],
+            }
             for isl, osl, concs in shapes
         ]
     }
@@ -196,5 +288,7 @@ def tokenizer_folder(cache: Path) -> Path:
 def dump(path: Path, value: Any) -> None:
     """Write JSON, whole."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    temporary.write_text(
+        json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+    )
     temporary.replace(path)

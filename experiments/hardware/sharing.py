@@ -1,4 +1,5 @@
-"""What sharing a server costs and buys: the same points, one server per point, per shape, or for all of them."""
+"""What sharing a server costs and buys: the same points, one server per point, per shape, or for
+all of them."""
 
 from __future__ import annotations
 
@@ -23,9 +24,16 @@ ALL = "all points"
 _METRICS = ("output_tput", "ttft_p50", "tpot_p50", "e2e_p50")
 
 
-def _places(context: Context) -> tuple[list[Job], dict[tuple[SharingPolicy, str], tuple[Case, str]]]:
-    """The servers of all policies, and where each point is measured: (policy, point) to (case, job's name)."""
-    recipe = "tiny-bf16-cpu-vllm-sharing" if context.hardware == "cpu" else f"m3mini-bf16-{context.hardware}-vllm-sharing"
+def _places(
+    context: Context,
+) -> tuple[list[Job], dict[tuple[SharingPolicy, str], tuple[Case, str]]]:
+    """The servers of all policies, and where each point is measured: (policy, point) to (case,
+    job's name)."""
+    recipe = (
+        "tiny-bf16-cpu-vllm-sharing"
+        if context.hardware == "cpu"
+        else f"m3mini-bf16-{context.hardware}-vllm-sharing"
+    )
     made: dict[str, Job] = {}
     places: dict[tuple[SharingPolicy, str], tuple[Case, str]] = {}
     for policy in POLICIES:
@@ -53,38 +61,65 @@ def run(context: Context, crowd: Crowd) -> None:
         for point in points:
             for policy in (*POLICIES[turn % 3 :], *POLICIES[: turn % 3]):
                 case, name = places[policy, point]
-                result["measurements"].append(_one(context, outcomes[name], case, policy, point, turn))
+                result["measurements"].append(
+                    _one(context, outcomes[name], case, policy, point, turn)
+                )
         result["differences"] = differences(result["measurements"])
-        result["wall"] = walls(result["measurements"], {p: sum(name.startswith(f"{p}-") for name in starts) for p in POLICIES})
+        result["wall"] = walls(
+            result["measurements"],
+            {p: sum(name.startswith(f"{p}-") for name in starts) for p in POLICIES},
+        )
         context.write("sharing", result)
 
 
-def _one(context: Context, outcome: Outcome, case: Case, policy: str, point: str, turn: int) -> dict[str, Any]:
+def _one(
+    context: Context, outcome: Outcome, case: Case, policy: str, point: str, turn: int
+) -> dict[str, Any]:
     row: dict[str, Any] = {"policy": policy, "point": point, "round": turn}
     if outcome.engine is None:
         return {**row, "failure": plain(outcome.failure)}
     started = time.monotonic()
     try:
         # The same prompts under every policy.
-        measurement, _ = measure(outcome.engine, case, outcome.job.spec, gpus=_gpu_of(context, outcome), label=f"round-{turn}")
+        measurement, _ = measure(
+            outcome.engine,
+            case,
+            outcome.job.spec,
+            gpus=_gpu_of(context, outcome),
+            label=f"round-{turn}",
+        )
     except BenchmarkError as error:
         return {**row, "failure": plain(error.failure)}
     seconds = time.monotonic() - started
-    say(f"{policy} {point} round {turn}: {measurement.metrics.get('output_tput', 0):,.0f} tok/s in {seconds:.1f} s")
-    return {**row, "seconds": seconds, "metrics": dict(measurement.metrics), "problems": list(measurement.problems)}
+    say(
+        f"{policy} {point} round {turn}: "
+        f"{measurement.metrics.get('output_tput', 0):,.0f} tok/s in {seconds:.1f} s"
+    )
+    return {
+        **row,
+        "seconds": seconds,
+        "metrics": dict(measurement.metrics),
+        "problems": list(measurement.problems),
+    }
 
 
 def _gpu_of(context: Context, outcome: Outcome) -> list[Gpu]:
-    return [gpu for gpu in context.gpus if gpu.uuid in outcome.job.env.get("CUDA_VISIBLE_DEVICES", "")]
+    return [
+        gpu for gpu in context.gpus if gpu.uuid in outcome.job.env.get("CUDA_VISIBLE_DEVICES", "")
+    ]
 
 
 def differences(measurements: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Shared against one server per point: difference as a part of the latter, with a 95% interval over the paired rounds; last of
-    each policy the mean over all points.
+    """Shared against one server per point: difference as a part of the latter, with a 95% interval
+    over the paired rounds; last of each policy the mean over all points.
 
     One launch per policy: the interval speaks of repeats, not of launches.
     """
-    values = {(m["policy"], m["point"], m["round"]): m["metrics"] for m in measurements if m.get("metrics")}
+    values = {
+        (m["policy"], m["point"], m["round"]): m["metrics"]
+        for m in measurements
+        if m.get("metrics")
+    }
     rows = []
     for policy in POLICIES[1:]:
         for point in [*sorted({point for _, point, _ in values}), ALL]:
@@ -92,13 +127,24 @@ def differences(measurements: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
                 pairs = [
                     (values["point", q, turn][metric], found[metric])
                     for (p, q, turn), found in values.items()
-                    if p == policy and point in (q, ALL) and ("point", q, turn) in values and metric in found
+                    if p == policy
+                    and point in (q, ALL)
+                    and ("point", q, turn) in values
+                    and metric in found
                 ]
                 ratios = [shared / own - 1 for own, shared in pairs if own]
                 if len(ratios) > 1:
                     half = _student(len(ratios) - 1) * statistics.stdev(ratios) / len(ratios) ** 0.5
                     mean = statistics.fmean(ratios)
-                    rows.append({"policy": policy, "point": point, "metric": metric, "difference": mean, "half_width": half})
+                    rows.append(
+                        {
+                            "policy": policy,
+                            "point": point,
+                            "metric": metric,
+                            "difference": mean,
+                            "half_width": half,
+                        }
+                    )
     return rows
 
 
@@ -107,11 +153,17 @@ def _student(freedom: int) -> float:
     return float(special.stdtrit(freedom, 0.975))
 
 
-def walls(measurements: Sequence[Mapping[str, Any]], servers: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    """Per policy: servers, and seconds of measuring its points once; a start's seconds are to be multiplied by the former."""
+def walls(
+    measurements: Sequence[Mapping[str, Any]], servers: Mapping[str, int]
+) -> dict[str, dict[str, float]]:
+    """Per policy: servers, and seconds of measuring its points once; a start's seconds are to be
+    multiplied by the former."""
     table: dict[str, dict[str, float]] = {}
     for policy in POLICIES:
         mine = [m for m in measurements if m["policy"] == policy and "seconds" in m]
         rounds = max((m["round"] for m in mine), default=0) + 1
-        table[policy] = {"servers": servers[policy], "measuring_s": sum(m["seconds"] for m in mine) / rounds}
+        table[policy] = {
+            "servers": servers[policy],
+            "measuring_s": sum(m["seconds"] for m in mine) / rounds,
+        }
     return table

@@ -1,4 +1,5 @@
-"""A/A launches: how far apart are launches of the same server, measurements of the same launch, and moments of one measurement?"""
+"""A/A launches: how far apart are launches of the same server, measurements of the same launch, and
+moments of one measurement?"""
 
 from __future__ import annotations
 
@@ -33,21 +34,31 @@ def _case(context: Context) -> tuple[RecipeBook, Case]:
 def jobs(context: Context) -> list[Job]:
     """Launches of the same server on the same GPU."""
     book, case = _case(context)
-    return [job_of(book, case, context.gpus, f"aa-{number}") for number in range(1, (2 if context.few else LAUNCHES) + 1)]
+    return [
+        job_of(book, case, context.gpus, f"aa-{number}")
+        for number in range(1, (2 if context.few else LAUNCHES) + 1)
+    ]
 
 
 def run(context: Context, crowd: Crowd) -> None:
-    """Measure them one by one, all of them forwards, then all of them backwards; in the end two of them are killed."""
+    """Measure them one by one, all of them forwards, then all of them backwards; in the end two of
+    them are killed."""
     _, case = _case(context)
     outcomes = [future.result() for name, future in crowd.items() if name.startswith("aa-")]
-    result: dict[str, Any] = {"case": case.id, "starts": [outcome.told() for outcome in outcomes], "measurements": []}
+    result: dict[str, Any] = {
+        "case": case.id,
+        "starts": [outcome.told() for outcome in outcomes],
+        "measurements": [],
+    }
     ready = [outcome for outcome in outcomes if outcome.engine is not None]
     for turn in range(ROUNDS):
         for outcome in ready if turn % 2 == 0 else ready[::-1]:
             try:
                 result["measurements"].append(_one(context, outcome, case, turn))
             except BenchmarkError as error:
-                result["measurements"].append({"launch": outcome.job.name, "round": turn, "failure": plain(error.failure)})
+                result["measurements"].append(
+                    {"launch": outcome.job.name, "round": turn, "failure": plain(error.failure)}
+                )
             context.write("aa", result)
     result["spread"] = spreads(result["measurements"])
     context.write("aa", result)
@@ -59,7 +70,14 @@ def _one(context: Context, outcome: Outcome, case: Case, turn: int) -> dict[str,
     assert outcome.engine is not None  # only ready ones are measured
     uuids = outcome.job.env.get("CUDA_VISIBLE_DEVICES", "").split(",")
     gpus = [gpu for gpu in gpus_now() if gpu.uuid in uuids]
-    measurement, result = measure(outcome.engine, case, outcome.job.spec, gpus=gpus, label=f"{outcome.job.name}-{turn}", pages=0.1)
+    measurement, result = measure(
+        outcome.engine,
+        case,
+        outcome.job.spec,
+        gpus=gpus,
+        label=f"{outcome.job.name}-{turn}",
+        pages=0.1,
+    )
     with gzip.open(context.folder("aa") / f"{outcome.job.name}-{turn}.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(record.to_json()) + "\n" for record in result.records)
     say(f"{outcome.job.name} round {turn}: {measurement.metrics.get('output_tput', 0):,.0f} tok/s")
@@ -77,10 +95,15 @@ def _one(context: Context, outcome: Outcome, case: Case, turn: int) -> dict[str,
 
 
 def autocorrelations(result: LoadResult) -> dict[str, float | None]:
-    """Correlation of neighbours within a run: of requests in the order of their ends, and of equal parts of the time."""
+    """Correlation of neighbours within a run: of requests in the order of their ends, and of equal
+    parts of the time."""
     measured = sorted(result.of_phase("measured"), key=lambda record: record.last_token_ns or 0)
     found: dict[str, float | None] = {}
-    for name, definition in (("ttft", definitions.ttft), ("tpot", definitions.tpot), ("e2e", definitions.e2e)):
+    for name, definition in (
+        ("ttft", definitions.ttft),
+        ("tpot", definitions.tpot),
+        ("e2e", definitions.e2e),
+    ):
         values = [value for record in measured if (value := definition(record)) is not None]
         found[name] = neighbours(values)
     found["output_tput"] = neighbours(_token_counts(measured))
@@ -98,12 +121,17 @@ def neighbours(values: Sequence[float]) -> float | None:
 
 
 def _token_counts(records: Sequence[RequestRecord]) -> list[float]:
-    start, end = min(record.due_ns for record in records), max(record.last_token_ns or 0 for record in records)
+    start, end = (
+        min(record.due_ns for record in records),
+        max(record.last_token_ns or 0 for record in records),
+    )
     counts = np.zeros(_BINS)
     for record in records:
         before = 0
         for at, total in zip(record.chunk_ns, record.chunk_tokens, strict=False):
-            counts[min(_BINS - 1, int((at - start) / max(1, end - start) * _BINS))] += total - before
+            counts[min(_BINS - 1, int((at - start) / max(1, end - start) * _BINS))] += (
+                total - before
+            )
             before = total
     # Filling and emptying are no noise.
     return [float(count) for count in counts[2:-3]]
@@ -125,8 +153,8 @@ def _acceptance(result: LoadResult) -> list[float]:
 
 
 def spreads(measurements: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Per metric: mean; standard deviation between launches and between repeats, as parts of the mean (one-way analysis of
-    variance); mean autocorrelation."""
+    """Per metric: mean; standard deviation between launches and between repeats, as parts of the
+    mean (one-way analysis of variance); mean autocorrelation."""
     good = [each for each in measurements if each.get("metrics")]
     names = sorted(set.intersection(*(set(each["metrics"]) for each in good))) if good else []
     table: dict[str, dict[str, float | None]] = {}
@@ -136,7 +164,11 @@ def spreads(measurements: Sequence[dict[str, Any]]) -> dict[str, dict[str, float
             groups.setdefault(each["launch"], []).append(each["metrics"][name])
         table[name] = _components([values for values in groups.values() if len(values) == ROUNDS])
     for kind in ("ttft", "tpot", "e2e", "output_tput", "acceptance_length"):
-        values = [value for each in good if (value := each.get("autocorrelation", {}).get(kind)) is not None]
+        values = [
+            value
+            for each in good
+            if (value := each.get("autocorrelation", {}).get(kind)) is not None
+        ]
         for name in names:
             if name.startswith(kind) and values:
                 table[name]["autocorrelation"] = statistics.fmean(values)

@@ -46,16 +46,30 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[s
     yield f"| {' | '.join(heads)} |"
     yield "|" + "---|" * len(heads)
     for row in rows:
-        yield "| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in row) + " |"
+        yield (
+            "| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in row) + " |"
+        )
 
 
 def _host(found: Mapping[str, Any], _: Path) -> Iterator[str]:
     yield "## Host"
     yield ""
     host = found["host"]
-    yield f"{host['cpu']['threads']} x {host['cpu']['model']}, {host['os']}, kernel {host['kernel']}, driver {host['driver']}."
+    yield (
+        f"{host['cpu']['threads']} x {host['cpu']['model']}, {host['os']}, kernel "
+        f"{host['kernel']}, driver {host['driver']}."
+    )
     yield ""
-    keys = ("name", "power_limit", "sm_clock_max", "memory_clock_max", "ecc", "pcie_generation", "nvlinks", "nvlink_version")
+    keys = (
+        "name",
+        "power_limit",
+        "sm_clock_max",
+        "memory_clock_max",
+        "ecc",
+        "pcie_generation",
+        "nvlinks",
+        "nvlink_version",
+    )
     yield from _table(keys, [[gpu[key] for key in keys] for gpu in found["gpus"]])
 
 
@@ -64,11 +78,20 @@ def _doomed(rows: Mapping[str, Mapping[str, Any]], _: Path) -> Iterator[str]:
     yield ""
     table = []
     for row in rows.values():
-        rules = ", ".join(dict.fromkeys(f"`{finding['rule']}`" for finding in row["findings"])) or "nothing"
+        rules = (
+            ", ".join(dict.fromkeys(f"`{finding['rule']}`" for finding in row["findings"]))
+            or "nothing"
+        )
         failure = row.get("failure") or {}
-        said = (failure.get("evidence") or [failure.get("summary", "")])[0][:110] if failure else "ready"
+        said = (
+            (failure.get("evidence") or [failure.get("summary", "")])[0][:110]
+            if failure
+            else "ready"
+        )
         cause = f"dies: `{failure['cause']}`" if failure else "starts"
-        table.append((row["what"], f"{row['prognosis']}: {rules}", cause, said, row.get("seconds", "")))
+        table.append(
+            (row["what"], f"{row['prognosis']}: {rules}", cause, said, row.get("seconds", ""))
+        )
     yield from _table(("server", "doctor", "engine", "its words", "s"), table)
 
 
@@ -79,14 +102,24 @@ def _topologies(found: Mapping[str, Any], _: Path) -> Iterator[str]:
     for name, row in found["servers"].items():
         facts, failure = row.get("facts") or {}, row.get("failure") or {}
         checks = row.get("checks") or {}
-        kernels = ", ".join(f"{key} {value}" for key, value in (facts.get("other_backends") or {}).items())
+        kernels = ", ".join(
+            f"{key} {value}" for key, value in (facts.get("other_backends") or {}).items()
+        )
         state = f"dies: `{failure['cause']}`" if failure else "starts"
         deviations = "; ".join(checks.get("deviations", [])) or "none"
-        table.append((name, state, row["seconds"], kernels, facts.get("draft_attention_backend"), deviations))
+        table.append(
+            (name, state, row["seconds"], kernels, facts.get("draft_attention_backend"), deviations)
+        )
     yield from _table(("server", "outcome", "s", "kernels", "draft", "deviations"), table)
     yield ""
-    failed = [{"problems": [f"`{row['failure']['cause']}`"]} if row.get("failure") else {} for row in found["measured"]]
-    yield from _metrics((row["case"], row.get("measurement") or why) for row, why in zip(found["measured"], failed, strict=True))
+    failed = [
+        {"problems": [f"`{row['failure']['cause']}`"]} if row.get("failure") else {}
+        for row in found["measured"]
+    ]
+    yield from _metrics(
+        (row["case"], row.get("measurement") or why)
+        for row, why in zip(found["measured"], failed, strict=True)
+    )
 
 
 def _metrics(rows: Any) -> Iterator[str]:
@@ -94,12 +127,22 @@ def _metrics(rows: Any) -> Iterator[str]:
     for name, measurement in rows:
         metrics = measurement.get("metrics") or {}
         notes = [*measurement.get("problems", ()), *measurement.get("invalid", ())]
-        notes += [code for code in (flag["code"] for flag in measurement.get("flags", ())) if code.startswith(_TOLD)]
+        notes += [
+            code
+            for code in (flag["code"] for flag in measurement.get("flags", ()))
+            if code.startswith(_TOLD)
+        ]
         table.append(
             (
                 name,
-                *(_number(metrics, "output_tput", 1, ".0f"), _number(metrics, "ttft_p50", 1e3, ".1f")),
-                *(_number(metrics, "tpot_p50", 1e3, ".3f"), _number(metrics, "gpu_power", 1, ".0f")),
+                *(
+                    _number(metrics, "output_tput", 1, ".0f"),
+                    _number(metrics, "ttft_p50", 1e3, ".1f"),
+                ),
+                *(
+                    _number(metrics, "tpot_p50", 1e3, ".3f"),
+                    _number(metrics, "gpu_power", 1, ".0f"),
+                ),
                 *(_number(metrics, "energy_per_output_token", 1e3, ".1f"), "; ".join(notes) or "-"),
             )
         )
@@ -124,13 +167,38 @@ def _client(rows: Any, _: Path) -> Iterator[str]:
         own_ttft, own_tpot = engine.get("ttft"), engine.get("tpot")
         table.append(
             (
-                *(row["conc"], row["tool"], row["requests"], _number(metrics, "output_tput", 1, ",.0f")),
-                *(_number(metrics, "ttft_mean", 1e3, ".2f"), _number(engine, "ttft", 1e3, ".2f"), _gap(ttft, own_ttft)),
-                *(_number(metrics, "tpot_mean", 1e3, ".4f"), _number(engine, "tpot", 1e3, ".4f"), _gap(tpot, own_tpot)),
+                *(
+                    row["conc"],
+                    row["tool"],
+                    row["requests"],
+                    _number(metrics, "output_tput", 1, ",.0f"),
+                ),
+                *(
+                    _number(metrics, "ttft_mean", 1e3, ".2f"),
+                    _number(engine, "ttft", 1e3, ".2f"),
+                    _gap(ttft, own_ttft),
+                ),
+                *(
+                    _number(metrics, "tpot_mean", 1e3, ".4f"),
+                    _number(engine, "tpot", 1e3, ".4f"),
+                    _gap(tpot, own_tpot),
+                ),
                 "; ".join(row.get("invalid", ())) or row.get("failure", "")[:80] or "-",
             )
         )
-    heads = ("c", "tool", "requests", "tok/s", "TTFT ms", "engine's", "gap ms", "TPOT ms", "engine's", "gap ms", "INVALID because")
+    heads = (
+        "c",
+        "tool",
+        "requests",
+        "tok/s",
+        "TTFT ms",
+        "engine's",
+        "gap ms",
+        "TPOT ms",
+        "engine's",
+        "gap ms",
+        "INVALID because",
+    )
     yield from _table(heads, table)
 
 
@@ -150,7 +218,9 @@ def _pytest(step: str, found: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield ""
     yield f"Exit code {found['code']} after {found['seconds']} s."
     yield ""
-    records = sorted(_records(folder / step), key=lambda record: (record["server"], record["workload"]["conc"]))
+    records = sorted(
+        _records(folder / step), key=lambda record: (record["server"], record["workload"]["conc"])
+    )
     yield from _metrics((record["case"], record.get("measurement") or {}) for record in records)
 
 
@@ -158,18 +228,36 @@ def _spread(found: Mapping[str, Any], _: Path) -> Iterator[str]:
     yield f"## A/A: {len(found['starts'])} launches of {found['case']}"
     yield ""
     seconds = sorted(start["seconds"] for start in found["starts"])
-    yield f"Started side by side, ready after {seconds[0]} to {seconds[-1]} s, measured one at a time, twice each."
+    yield (
+        f"Started side by side, ready after {seconds[0]} to {seconds[-1]} s, measured one "
+        "at a time, twice each."
+    )
     yield ""
     spread = found.get("spread") or {}
     table = [
-        (name, f"{row['mean']:.5g}", *(_percent(row.get(key)) for key in ("launch_sd", "repeat_sd", "range")), _r(row))
+        (
+            name,
+            f"{row['mean']:.5g}",
+            *(_percent(row.get(key)) for key in ("launch_sd", "repeat_sd", "range")),
+            _r(row),
+        )
         for name in GATED
         if (row := spread.get(name))
     ]
-    heads = ("metric", "mean", "launch spread", "repeat spread", "largest - least", "autocorrelation in a run")
+    heads = (
+        "metric",
+        "mean",
+        "launch spread",
+        "repeat spread",
+        "largest - least",
+        "autocorrelation in a run",
+    )
     yield from _table(heads, table)
     yield ""
-    yield "Spreads are standard deviations as parts of the mean: between launches, and between two measurements of one launch."
+    yield (
+        "Spreads are standard deviations as parts of the mean: between launches, and "
+        "between two measurements of one launch."
+    )
 
 
 def _percent(value: float | None) -> str:
@@ -192,7 +280,9 @@ def _sharing(found: Mapping[str, Any], _: Path) -> Iterator[str]:
     yield ""
     cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for row in found.get("differences") or []:
-        cells[row["policy"], row["point"]][row["metric"]] = f"{row['difference']:+.1%} ± {row['half_width']:.1%}"
+        cells[row["policy"], row["point"]][row["metric"]] = (
+            f"{row['difference']:+.1%} ± {row['half_width']:.1%}"
+        )
     metrics = ("output_tput", "ttft_p50", "tpot_p50", "e2e_p50")
     rows = [(*key, *(mine.get(metric, "-") for metric in metrics)) for key, mine in cells.items()]
     yield from _table(("server per", "point", *metrics), rows)
@@ -205,20 +295,36 @@ def _faults(found: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield ""
     rows: list[tuple[object, ...]] = []
     spread = folder / "aa.json"
-    for killed in json.loads(spread.read_text("utf-8")).get("killed", []) if spread.is_file() else []:
+    for killed in (
+        json.loads(spread.read_text("utf-8")).get("killed", []) if spread.is_file() else []
+    ):
         told = (killed["failure"] or {}).get("cause", "not noticed")
         memory = f"{killed['memory_before_gib']} to {killed['memory_after_gib']} GiB"
-        rows.append((f"SIGKILL of the {killed['killed']}", f"`{told}` after {killed['noticed_s']} s", memory))
+        rows.append(
+            (
+                f"SIGKILL of the {killed['killed']}",
+                f"`{told}` after {killed['noticed_s']} s",
+                memory,
+            )
+        )
     own = found.get("pytest") or {}
     if own:
         memory = own["memory_gib"]
-        what = f"{own['processes']} processes gone after {own['processes_gone_s']} s, left: {own['left'] or 'none'}"
-        told = f"{memory['before']:.2f}, {memory['measuring']:.2f} while measuring, {memory['after']:.2f} GiB"
+        what = (
+            f"{own['processes']} processes gone after {own['processes_gone_s']} s, left: "
+            f"{own['left'] or 'none'}"
+        )
+        told = (
+            f"{memory['before']:.2f}, {memory['measuring']:.2f} while measuring, "
+            f"{memory['after']:.2f} GiB"
+        )
         rows.append(("SIGKILL of pytest", what, f"{told}, back after {own['memory_back_s']} s"))
     capture = found.get("capture") or {}
     if capture:
         told = (capture.get("failure") or {}).get("cause", "none: it started")
-        rows.append(("no memory left at capture", f"`{told}`", f"{capture['taken']} taken meanwhile"))
+        rows.append(
+            ("no memory left at capture", f"`{told}`", f"{capture['taken']} taken meanwhile")
+        )
     yield from _table(("fault", "what was seen", "GPU memory"), rows)
 
 
@@ -228,7 +334,10 @@ def _parallel(found: Mapping[str, Any], _: Path) -> Iterator[str]:
     run = found["run"]
     yield f"Exit code {run['code']} after {run['seconds']} s."
     yield ""
-    rows = [(s["server"], s["visible"], s["finished"], "failed" if s["failure"] else "ok") for s in found["servers"]]
+    rows = [
+        (s["server"], s["visible"], s["finished"], "failed" if s["failure"] else "ok")
+        for s in found["servers"]
+    ]
     yield from _table(("server", "CUDA_VISIBLE_DEVICES", "ready at", ""), rows)
 
 

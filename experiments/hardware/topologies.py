@@ -1,4 +1,5 @@
-"""Several GPUs: tensor, expert and data parallelism of the shrunken MiniMax-M3, and two servers side by side under ``-n 2``."""
+"""Several GPUs: tensor, expert and data parallelism of the shrunken MiniMax-M3, and two servers
+side by side under ``-n 2``."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ def jobs(context: Context) -> list[Job]:
     if len(context.gpus) < 2:
         return []
     book, cases, multicast = _cases(context)
-    return [job_of(book, case, context.gpus) for case in [*(mine[0] for mine in cases.values()), multicast]]
+    return [
+        job_of(book, case, context.gpus)
+        for case in [*(mine[0] for mine in cases.values()), multicast]
+    ]
 
 
 def run(context: Context, crowd: Crowd) -> None:
@@ -38,10 +42,16 @@ def run(context: Context, crowd: Crowd) -> None:
     book, cases, multicast = _cases(context)
     doctor = context.doctor(book)
     outcomes = {name: crowd[name].result() for name in [*cases, multicast.server] if name in crowd}
-    servers = {name: {"findings": plain(doctor.findings(name, here=True)), **outcome.told()} for name, outcome in outcomes.items()}
+    servers = {
+        name: {"findings": plain(doctor.findings(name, here=True)), **outcome.told()}
+        for name, outcome in outcomes.items()
+    }
     measured: list[dict[str, Any]] = []
     # The short ones of every server first: what is cut off later has shown each topology at least.
-    for case in sorted((case for name in outcomes for case in cases.get(name, [])), key=lambda case: case.workload.conc):
+    for case in sorted(
+        (case for name in outcomes for case in cases.get(name, [])),
+        key=lambda case: case.workload.conc,
+    ):
         measured.append(_one(context, outcomes[case.server], case))
         context.write("topologies", {"servers": servers, "measured": measured})
     context.write("topologies", {"servers": servers, "measured": measured})
@@ -53,7 +63,9 @@ def _one(context: Context, outcome: Outcome, case: Case) -> dict[str, Any]:
     if outcome.engine is None:
         return {**row, "failure": plain(outcome.failure)}
     try:
-        measurement, _ = measure(outcome.engine, case, outcome.job.spec, gpus=context.gpus[: case.gpus])
+        measurement, _ = measure(
+            outcome.engine, case, outcome.job.spec, gpus=context.gpus[: case.gpus]
+        )
     except BenchmarkError as error:
         return {**row, "failure": plain(error.failure)}
     say(f"{case.id}: {measurement.metrics.get('output_tput', 0):,.0f} tok/s {measurement.problems}")

@@ -1,4 +1,5 @@
-"""What a big report costs: made-up result files are written, loaded, merged and rendered; prints seconds, peak memory and sizes.
+"""What a big report costs: made-up result files are written, loaded, merged and rendered; prints
+seconds, peak memory and sizes.
 
 python experiments/report/rendering.py [FILES]
 """
@@ -30,7 +31,11 @@ def main(files: int) -> None:
             number = written // _PER_FOLDER
             run = f"20260901T{number // 60:02d}{number % 60:02d}00Z-{number:04x}"
             written += write_results(
-                folder / f"job-{number}", min(_PER_FOLDER, files - written), run=run, seed=number, first=written
+                folder / f"job-{number}",
+                min(_PER_FOLDER, files - written),
+                run=run,
+                seed=number,
+                first=written,
             )
         size = sum(path.stat().st_size for path in folder.rglob("*.json"))
         before = _peak()
@@ -41,10 +46,21 @@ def main(files: int) -> None:
         rendered = time.perf_counter()
         texts = [markdown(loaded), csv_text(loaded.cases())]
         end = time.perf_counter()
-        print(f"{written} files, {size / 2**20:.0f} MiB, {len(loaded.runs)} runs, {len(loaded.left_out)} left out")
-        print(f"load {read - start:.1f} s, HTML {rendered - read:.1f} s, Markdown and CSV {end - rendered:.1f} s")
-        print(f"together {end - start:.1f} s; peak memory {_peak():.0f} MiB ({before:.0f} MiB before)")
-        print(f"HTML {len(page.encode()) / 1e6:.2f} MB, Markdown {len(texts[0])} characters, CSV {len(texts[1]) / 1e6:.2f} MB")
+        print(
+            f"{written} files, {size / 2**20:.0f} MiB, {len(loaded.runs)} runs, "
+            f"{len(loaded.left_out)} left out"
+        )
+        print(
+            f"load {read - start:.1f} s, HTML {rendered - read:.1f} s, Markdown and CSV "
+            f"{end - rendered:.1f} s"
+        )
+        print(
+            f"together {end - start:.1f} s; peak memory {_peak():.0f} MiB ({before:.0f} MiB before)"
+        )
+        print(
+            f"HTML {len(page.encode()) / 1e6:.2f} MB, Markdown {len(texts[0])} "
+            f"characters, CSV {len(texts[1]) / 1e6:.2f} MB"
+        )
 
 
 def _peak() -> float:

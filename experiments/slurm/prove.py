@@ -1,11 +1,13 @@
-"""Submits two CPU-engine servers to a real Slurm, cancels one task and requeues the other, and checks what the merge says.
+"""Submits two CPU-engine servers to a real Slurm, cancels one task and requeues the other, and
+checks what the merge says.
 
     experiments/slurm/cluster.sh start
     python experiments/slurm/prove.py FOLDER
 
-The task that measures first is cancelled (``scancel``) after its first case, the other is requeued (``scontrol requeue``) after
-its first case. Expected: the cancelled server's other cases have not reported, the requeued one has all cases and none measured
-twice, and the exit code is 10. Takes about six minutes, of which two are Slurm's delay after a requeue.
+The task that measures first is cancelled (``scancel``) after its first case, the other is requeued
+(``scontrol requeue``) after its first case. Expected: the cancelled server's other cases have not
+reported, the requeued one has all cases and none measured twice, and the exit code is 10. Takes
+about six minutes, of which two are Slurm's delay after a requeue.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def main() -> int:
     folder = Path(sys.argv[1]).resolve()
     gpubench = [sys.executable, "-m", "pytest_gpubench.cli"]
     selection = " or ".join(f"gpubench(server='{server}')" for server in SERVERS)
-    subprocess.run([*gpubench, "submit", "--slurm", "-m", selection, "--results", str(folder)], check=True)
+    subprocess.run(
+        [*gpubench, "submit", "--slurm", "-m", selection, "--results", str(folder)], check=True
+    )
     manifest = json.loads((folder / "manifest.json").read_text())
     array = manifest["jobs"]["tasks-0"]
     first = _wait(lambda: next((server for server in SERVERS if _measured(folder, server)), None))
@@ -45,12 +49,23 @@ def main() -> int:
     print((folder / "logs" / "merge.log").read_text())
     code = json.loads((folder / "steps" / "merge.json").read_text())["exit"]
     measured = collections.Counter(
-        case.case for case in load_results([folder / "results"]).cases() if case.measurement and not case.reused_from
+        case.case
+        for case in load_results([folder / "results"]).cases()
+        if case.measurement and not case.reused_from
     )
     twice = [case for case, count in measured.items() if count > 1]
-    missing = [case for entry in manifest["include"] for case in entry["cases"] if case not in measured]
+    missing = [
+        case for entry in manifest["include"] for case in entry["cases"] if case not in measured
+    ]
     print(f"exit code of the merge {code}; measured twice: {twice}; not measured: {missing}")
-    return 0 if code == 10 and not twice and missing and all(case.startswith(f"{first}:") for case in missing) else 1
+    return (
+        0
+        if code == 10
+        and not twice
+        and missing
+        and all(case.startswith(f"{first}:") for case in missing)
+        else 1
+    )
 
 
 def _measured(folder: Path, server: str) -> bool:
@@ -58,7 +73,9 @@ def _measured(folder: Path, server: str) -> bool:
 
 
 def _index(manifest: dict[str, Any], server: str) -> int:
-    return next(index for index, entry in enumerate(manifest["include"]) if server in entry["servers"])
+    return next(
+        index for index, entry in enumerate(manifest["include"]) if server in entry["servers"]
+    )
 
 
 def _act(command: list[str]) -> None:

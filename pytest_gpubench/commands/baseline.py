@@ -20,11 +20,20 @@ _RECENT = 20
 
 def add_commands(commands: Subparsers) -> None:
     """Add the parsers."""
-    baseline = commands.add_parser("baseline", help="look at recorded baselines, accept a new level, prune")
+    baseline = commands.add_parser(
+        "baseline", help="look at recorded baselines, accept a new level, prune"
+    )
     actions = baseline.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    show = actions.add_parser("show", help="per case: level, spread, and what one and three launches would find")
-    show.add_argument("cases", nargs="*", metavar="CASE", help="case ids, for instance SERVER:1k1k-c64 (default: all)")
+    show = actions.add_parser(
+        "show", help="per case: level, spread, and what one and three launches would find"
+    )
+    show.add_argument(
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help="case ids, for instance SERVER:1k1k-c64 (default: all)",
+    )
     show.set_defaults(run=_show)
 
     history = actions.add_parser("history", help="one line per recorded launch of a case")
@@ -32,11 +41,18 @@ def add_commands(commands: Subparsers) -> None:
     history.add_argument("metric", metavar="METRIC", help="for instance tpot_p50")
     history.set_defaults(run=_history)
 
-    accept = actions.add_parser("accept", help="take a case's launches of a run as the new level, a worse one included")
+    accept = actions.add_parser(
+        "accept", help="take a case's launches of a run as the new level, a worse one included"
+    )
     accept.add_argument("case", metavar="CASE", help="case id")
-    accept.add_argument("run_folder", type=Path, metavar="RUN", help="results/RUN, as the run's last line names it")
     accept.add_argument(
-        "--metric", action="append", metavar="NAME", help="begin the anchor of this metric anew (default: what failed)"
+        "run_folder", type=Path, metavar="RUN", help="results/RUN, as the run's last line names it"
+    )
+    accept.add_argument(
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="begin the anchor of this metric anew (default: what failed)",
     )
     accept.add_argument("--note", default="", help="why, for the history")
     accept.set_defaults(run=_accept)
@@ -44,12 +60,22 @@ def add_commands(commands: Subparsers) -> None:
     prune = actions.add_parser("prune", help="drop launches that no verdict needs any more")
     prune.add_argument("cases", nargs="*", metavar="CASE", help="case ids (default: all)")
     prune.add_argument(
-        "--keep", type=int, default=_RECENT, metavar="N", help=f"newest launches of each key that stay (default: {_RECENT})"
+        "--keep",
+        type=int,
+        default=_RECENT,
+        metavar="N",
+        help=f"newest launches of each key that stay (default: {_RECENT})",
     )
     prune.set_defaults(run=_prune)
 
     for action in (show, history, accept, prune):
-        action.add_argument("--baselines", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help=f"default: {DEFAULT_FOLDER}")
+        action.add_argument(
+            "--baselines",
+            type=Path,
+            default=DEFAULT_FOLDER,
+            metavar="DIR",
+            help=f"default: {DEFAULT_FOLDER}",
+        )
 
 
 def _show(parsed: argparse.Namespace) -> int:
@@ -76,12 +102,17 @@ def _accept(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.gate.baselines import append
 
     records = _records(parsed.run_folder, parsed.case)
-    case, key, entries = accepted_entries(parsed.run_folder.name, records, parsed.metric, parsed.note)
+    case, key, entries = accepted_entries(
+        parsed.run_folder.name, records, parsed.metric, parsed.note
+    )
     path = baseline_path(parsed.baselines, str(key["hardware"]), case)
     before = _count(path, case)
     after = update_baseline(path, case, lambda baseline: append(baseline, key, entries))
     added = len(after.launches) - before
-    print(f"{path}: {added} of {len(entries)} launches added" + ("" if added else "; they were there already"))
+    print(
+        f"{path}: {added} of {len(entries)} launches added"
+        + ("" if added else "; they were there already")
+    )
     return 0
 
 
@@ -90,7 +121,9 @@ def _prune(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.gate.baselines import prune
 
     if parsed.keep < 0:
-        raise GpubenchError(f"--keep {parsed.keep}: write 0 or more; what verdicts need stays in any case")
+        raise GpubenchError(
+            f"--keep {parsed.keep}: write 0 or more; what verdicts need stays in any case"
+        )
     for path, case in _chosen(parsed.baselines, parsed.cases):
         before = _count(path, case)
         after = update_baseline(path, case, lambda baseline: prune(baseline, parsed.keep))
@@ -107,11 +140,14 @@ def _chosen(folder: Path, cases: list[str]) -> list[tuple[Path, str]]:
     found = {case: path for path, case in _files(folder)}
     if not found:
         raise GpubenchError(
-            f"no baselines in {folder}: record some with --gpubench-update-baselines, or name a folder with --baselines"
+            f"no baselines in {folder}: record some with --gpubench-update-baselines, "
+            "or name a folder with --baselines"
         )
     missing = [case for case in cases if case not in found]
     if missing:
-        raise GpubenchError(f"no baseline of {missing[0]} in {folder}; 'gpubench baseline show' lists what there is")
+        raise GpubenchError(
+            f"no baseline of {missing[0]} in {folder}; 'gpubench baseline show' lists what there is"
+        )
     return [(found[case], case) for case in cases or found]
 
 
@@ -140,13 +176,17 @@ def _records(run: Path, case: str) -> list[dict[str, Any]]:
     """The records of a case in a run, in the order of its launches."""
     server, _, workload = case.partition(":")
     if not run.is_dir():
-        raise GpubenchError(f"{run} is no folder; give a run's folder, such as results/20261125T120000Z-ab12")
+        raise GpubenchError(
+            f"{run} is no folder; give a run's folder, such as results/20261125T120000Z-ab12"
+        )
     records = []
     for path in sorted((run / server / workload).glob("launch-*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise GpubenchError(f"the record {path} cannot be read ({error}); leave it out or measure again") from None
+            raise GpubenchError(
+                f"the record {path} cannot be read ({error}); leave it out or measure again"
+            ) from None
         if not isinstance(record, dict):
             raise GpubenchError(f"the record {path} is not one of ours; measure again")
         records.append(record)

@@ -21,16 +21,50 @@ def add_commands(commands: Subparsers) -> None:
     """Add the parsers."""
     from pytest_gpubench.commands import add_selection
 
-    parser = commands.add_parser("calibrate", help="measure the client's own error on this host, at the loads that are planned")
-    add_selection(parser)
-    parser.add_argument("--conc", type=int, action="append", metavar="N", help="requests in flight, repeatable, instead of recipes")
-    parser.add_argument("--rate", type=float, metavar="R", help="chunks per second of all streams together (with --conc)")
-    parser.add_argument(
-        "--stream-rate", type=float, metavar="R", help=f"chunks per second of each stream (default: {STREAM_RATE:g})"
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure the client's own error on this host, at the loads that are planned",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="client processes (default: 1, or as the recipe says)")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="length of each measurement (default: 3)")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where runs leave their results")
+    add_selection(parser)
+    parser.add_argument(
+        "--conc",
+        type=int,
+        action="append",
+        metavar="N",
+        help="requests in flight, repeatable, instead of recipes",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help="chunks per second of all streams together (with --conc)",
+    )
+    parser.add_argument(
+        "--stream-rate",
+        type=float,
+        metavar="R",
+        help=f"chunks per second of each stream (default: {STREAM_RATE:g})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="client processes (default: 1, or as the recipe says)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="length of each measurement (default: 3)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="where runs leave their results",
+    )
     parser.set_defaults(run=_calibrate)
 
 
@@ -41,7 +75,11 @@ def _calibrate(parsed: argparse.Namespace) -> int:
     points = _points(parsed)
     done: list[Calibration] = []
     for conc, workers, rate in points:
-        print(f"gpubench: calibrating {conc} streams at {rate:,.0f} chunks/s ...", file=sys.stderr, flush=True)
+        print(
+            f"gpubench: calibrating {conc} streams at {rate:,.0f} chunks/s ...",
+            file=sys.stderr,
+            flush=True,
+        )
         done.append(calibrate(conc, rate, seconds=parsed.seconds, workers=workers))
     path = store(parsed.results, tuple(done))
     print(f"client against the loopback server on {host_name()}:\n{table_of(done)}")
@@ -59,12 +97,20 @@ def _points(parsed: argparse.Namespace) -> list[tuple[int, int, float]]:
     else:
         loads = {(conc, parsed.workers or workers) for conc, workers in _selected(parsed)}
     stream_rate = STREAM_RATE if parsed.stream_rate is None else parsed.stream_rate
-    points = [(conc, workers, conc * stream_rate if parsed.rate is None else parsed.rate) for conc, workers in loads]
+    points = [
+        (conc, workers, conc * stream_rate if parsed.rate is None else parsed.rate)
+        for conc, workers in loads
+    ]
     for conc, workers, rate in points:
         if workers > conc:
-            raise GpubenchError(f"{workers} workers cannot share a concurrency of {conc}: use at most as many")
+            raise GpubenchError(
+                f"{workers} workers cannot share a concurrency of {conc}: use at most as many"
+            )
         if rate > MOST_CHUNKS:
-            raise GpubenchError(f"{rate:,.0f} chunks/s at concurrency {conc} is above {MOST_CHUNKS:,}: lower --stream-rate")
+            raise GpubenchError(
+                f"{rate:,.0f} chunks/s at concurrency {conc} is above {MOST_CHUNKS:,}: "
+                "lower --stream-rate"
+            )
     return sorted(points, reverse=True)
 
 
@@ -72,14 +118,23 @@ def _check(parsed: argparse.Namespace) -> None:
     from pytest_gpubench.model.failures import GpubenchError
 
     if parsed.conc and (parsed.recipes or parsed.keyword or parsed.markexpr):
-        raise GpubenchError("--conc says what to calibrate, and so do recipes, -k and -m: give one of them")
+        raise GpubenchError(
+            "--conc says what to calibrate, and so do recipes, -k and -m: give one of them"
+        )
     if parsed.rate is not None and not parsed.conc:
-        raise GpubenchError("--rate is the rate of all streams together and needs --conc; for recipes there is --stream-rate")
+        raise GpubenchError(
+            "--rate is the rate of all streams together and needs --conc; for recipes "
+            "there is --stream-rate"
+        )
     if parsed.rate is not None and parsed.stream_rate is not None:
-        raise GpubenchError("--rate and --stream-rate both say how fast chunks come: give one of them")
+        raise GpubenchError(
+            "--rate and --stream-rate both say how fast chunks come: give one of them"
+        )
     for option, value in (("--rate", parsed.rate), ("--stream-rate", parsed.stream_rate)):
         if value is not None and not 0.01 <= value <= MOST_CHUNKS:
-            raise GpubenchError(f"{option} {value:g}: must be from 0.01 to {MOST_CHUNKS:,} chunks per second")
+            raise GpubenchError(
+                f"{option} {value:g}: must be from 0.01 to {MOST_CHUNKS:,} chunks per second"
+            )
     if not 0.5 <= parsed.seconds <= 600:
         raise GpubenchError(f"--seconds {parsed.seconds:g}: must be from 0.5 to 600")
     if parsed.workers is not None and not 1 <= parsed.workers <= 256:
@@ -97,10 +152,18 @@ def _selected(parsed: argparse.Namespace) -> set[tuple[int, int]]:
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
     book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
     wanted = {entry["id"] for entry in plan["cases"]}
-    loads = {(case.workload.conc, case.workload.workers) for case in book.cases if case.id in wanted}
+    loads = {
+        (case.workload.conc, case.workload.workers) for case in book.cases if case.id in wanted
+    }
     if not loads:
-        raise GpubenchError("no case is selected, so there is nothing to calibrate for; see gpubench plan with the same -k")
+        raise GpubenchError(
+            "no case is selected, so there is nothing to calibrate for; see gpubench "
+            "plan with the same -k"
+        )
     too_many = max(conc for conc, _ in loads)
     if too_many > MOST_STREAMS:
-        raise GpubenchError(f"concurrency {too_many} is more than one host can calibrate ({MOST_STREAMS:,} streams): select less")
+        raise GpubenchError(
+            f"concurrency {too_many} is more than one host can calibrate "
+            f"({MOST_STREAMS:,} streams): select less"
+        )
     return loads

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Subparsers) -> None:
     """Add the parser."""
-    changelog = commands.add_parser("changelog", help="print as Markdown what changed in the recipes since a git revision")
+    changelog = commands.add_parser(
+        "changelog", help="print as Markdown what changed in the recipes since a git revision"
+    )
     changelog.add_argument("revision", metavar="REV", help="commit, branch or tag")
-    changelog.add_argument("recipes", nargs="*", type=Path, help="recipe files (default: recipes.yaml)")
+    changelog.add_argument(
+        "recipes", nargs="*", type=Path, help="recipe files (default: recipes.yaml)"
+    )
     changelog.set_defaults(run=_changelog)
 
 
@@ -38,6 +42,8 @@ def _changelog(parsed: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="gpubench-revision-") as folder:
         before = load_recipes(files_at(files, parsed.revision, Path(folder)))
     if before.problems:
-        print(f"gpubench: at {parsed.revision} {broken_before(len(before.problems))}", file=sys.stderr)
+        print(
+            f"gpubench: at {parsed.revision} {broken_before(len(before.problems))}", file=sys.stderr
+        )
     print(changelog(changes(before, book), parsed.revision))
     return 0

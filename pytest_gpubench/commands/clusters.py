@@ -17,34 +17,77 @@ DEFAULT_FOLDER = Path("results/slurm")
 
 def add_commands(commands: Subparsers) -> None:
     """Add the parsers."""
-    matrix = commands.add_parser("matrix", help="cut a selection into jobs, one per server, for a CI matrix or for Slurm")
+    matrix = commands.add_parser(
+        "matrix", help="cut a selection into jobs, one per server, for a CI matrix or for Slurm"
+    )
     add_selection(matrix)
     matrix.add_argument(
-        "--format", choices=("github", "slurm"), default="github", help="JSON (default), or batch scripts to look at"
+        "--format",
+        choices=("github", "slurm"),
+        default="github",
+        help="JSON (default), or batch scripts to look at",
     )
     matrix.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
     _add_slurm(matrix)
     matrix.set_defaults(run=_matrix)
 
-    submit = commands.add_parser("submit", help="run a selection on a cluster: a job array, one server per task, and a merge job")
+    submit = commands.add_parser(
+        "submit",
+        help="run a selection on a cluster: a job array, one server per task, and a merge job",
+    )
     add_selection(submit)
-    submit.add_argument("--slurm", action="store_true", required=True, help="the cluster's scheduler; there is one so far")
+    submit.add_argument(
+        "--slurm",
+        action="store_true",
+        required=True,
+        help="the cluster's scheduler; there is one so far",
+    )
     submit.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
-    submit.add_argument("--no-fetch", action="store_true", help="no job that fetches the weights first")
-    submit.add_argument("--tests", action="append", default=[], metavar="PATH", help="tests that tasks run (default: benchmarks)")
-    submit.add_argument("--pytest-arg", action="append", default=[], metavar="ARG", help="further argument of pytest, repeatable")
+    submit.add_argument(
+        "--no-fetch", action="store_true", help="no job that fetches the weights first"
+    )
+    submit.add_argument(
+        "--tests",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="tests that tasks run (default: benchmarks)",
+    )
+    submit.add_argument(
+        "--pytest-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="further argument of pytest, repeatable",
+    )
     _add_slurm(submit)
     submit.set_defaults(run=_submit)
 
-    for name, words, function in (("status", "say how far a submission is", _status), ("cancel", "cancel its jobs", _cancel)):
+    for name, words, function in (
+        ("status", "say how far a submission is", _status),
+        ("cancel", "cancel its jobs", _cancel),
+    ):
         parser = commands.add_parser(name, help=words)
-        parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER, help=f"its folder (default: {DEFAULT_FOLDER})")
+        parser.add_argument(
+            "folder",
+            nargs="?",
+            type=Path,
+            default=DEFAULT_FOLDER,
+            help=f"its folder (default: {DEFAULT_FOLDER})",
+        )
         parser.set_defaults(run=function)
 
-    retry = commands.add_parser("retry", help="run pytest, again while every failure is of the infrastructure; verdicts stand")
+    retry = commands.add_parser(
+        "retry",
+        help="run pytest, again while every failure is of the infrastructure; verdicts stand",
+    )
     retry.add_argument("--attempts", type=int, default=2, metavar="N", help="at most (default: 2)")
-    retry.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="as --gpubench-results")
-    retry.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS", help="of pytest")
+    retry.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="as --gpubench-results"
+    )
+    retry.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS", help="of pytest"
+    )
     retry.set_defaults(run=_retry)
 
     step = commands.add_parser("slurm-step")  # what batch scripts call
@@ -56,19 +99,45 @@ def add_commands(commands: Subparsers) -> None:
 def _add_slurm(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Slurm")
     group.add_argument(
-        "--results", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help=f"shared folder (default: {DEFAULT_FOLDER})"
+        "--results",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        metavar="DIR",
+        help=f"shared folder (default: {DEFAULT_FOLDER})",
     )
     group.add_argument("--account", default="", help="as sbatch's")
     group.add_argument("--partition", default="", help="as sbatch's")
-    group.add_argument("--time", default="", help="limit of every task (default: the estimate of its entry)")
-    group.add_argument("--gres-type", default="", metavar="TYPE", help="asks for gpu:TYPE:N instead of gpu:N")
     group.add_argument(
-        "--container-image", default="", metavar="IMAGE", help="pyxis image of the tasks; 'recipe': that of each recipe"
+        "--time", default="", help="limit of every task (default: the estimate of its entry)"
     )
-    group.add_argument("--container-mounts", default="", metavar="LIST", help="pyxis mounts besides the results folder")
-    group.add_argument("--max-parallel", type=int, default=0, metavar="N", help="tasks of one array at a time (default: no limit)")
     group.add_argument(
-        "--sbatch-arg", action="append", default=[], metavar="ARG", help="further argument of every sbatch, repeatable"
+        "--gres-type", default="", metavar="TYPE", help="asks for gpu:TYPE:N instead of gpu:N"
+    )
+    group.add_argument(
+        "--container-image",
+        default="",
+        metavar="IMAGE",
+        help="pyxis image of the tasks; 'recipe': that of each recipe",
+    )
+    group.add_argument(
+        "--container-mounts",
+        default="",
+        metavar="LIST",
+        help="pyxis mounts besides the results folder",
+    )
+    group.add_argument(
+        "--max-parallel",
+        type=int,
+        default=0,
+        metavar="N",
+        help="tasks of one array at a time (default: no limit)",
+    )
+    group.add_argument(
+        "--sbatch-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="further argument of every sbatch, repeatable",
     )
 
 
@@ -76,7 +145,9 @@ def _document(parsed: argparse.Namespace) -> dict[str, Any]:
     from pytest_gpubench.plugin.inner_pytest import selection_matrix
 
     more = [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
-    return selection_matrix(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per, more)
+    return selection_matrix(
+        parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per, more
+    )
 
 
 def _matrix(parsed: argparse.Namespace) -> int:

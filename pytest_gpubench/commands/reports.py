@@ -19,22 +19,51 @@ _SHOWN = 10
 
 def add_commands(commands: Subparsers) -> None:
     """Add the parsers."""
-    report = commands.add_parser("report", help="make one HTML file, tables or exports of result folders")
-    report.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="results folders or single runs, merged")
-    report.add_argument("-o", "--output", type=Path, metavar="FILE.html", help="one self-contained page")
-    report.add_argument("--against-run", type=Path, metavar="DIR", help="show differences to these results in the page")
-    report.add_argument("--title", default="Serving benchmarks", help="heading of page and Markdown")
+    report = commands.add_parser(
+        "report", help="make one HTML file, tables or exports of result folders"
+    )
+    report.add_argument(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="results folders or single runs, merged",
+    )
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FILE.html", help="one self-contained page"
+    )
+    report.add_argument(
+        "--against-run",
+        type=Path,
+        metavar="DIR",
+        help="show differences to these results in the page",
+    )
+    report.add_argument(
+        "--title", default="Serving benchmarks", help="heading of page and Markdown"
+    )
     report.add_argument("--csv", type=Path, metavar="FILE", help="one row per case and launch")
-    report.add_argument("--markdown", type=Path, metavar="FILE", help="for a pull-request comment; - prints it")
-    report.add_argument("--agg", type=Path, metavar="DIR", help="InferenceX's agg_*.json, of cases with client profile inferencex")
-    report.add_argument("--vllm-json", type=Path, metavar="DIR", help="result JSON as 'vllm bench serve' writes it")
+    report.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="for a pull-request comment; - prints it"
+    )
+    report.add_argument(
+        "--agg",
+        type=Path,
+        metavar="DIR",
+        help="InferenceX's agg_*.json, of cases with client profile inferencex",
+    )
+    report.add_argument(
+        "--vllm-json", type=Path, metavar="DIR", help="result JSON as 'vllm bench serve' writes it"
+    )
     report.add_argument(
         "--every-launch",
         action="store_true",
         help="JSON exports: a file per launch and attempt, not one per case",
     )
     report.add_argument(
-        "--matrix", type=Path, metavar="FILE", help="a matrix of which every entry must report; the exit code is the merged one"
+        "--matrix",
+        type=Path,
+        metavar="FILE",
+        help="a matrix of which every entry must report; the exit code is the merged one",
     )
     report.set_defaults(run=_report)
 
@@ -44,11 +73,23 @@ def _report(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.report.merge_runs import merge, read_matrix
     from pytest_gpubench.report.read_results import load_results
 
-    wanted = (parsed.matrix, parsed.output, parsed.csv, parsed.markdown, parsed.agg, parsed.vllm_json)
+    wanted = (
+        parsed.matrix,
+        parsed.output,
+        parsed.csv,
+        parsed.markdown,
+        parsed.agg,
+        parsed.vllm_json,
+    )
     if not any(wanted):
-        raise GpubenchError("report: say what to make of them: -o FILE.html, --csv, --markdown, --agg, --vllm-json or --matrix")
+        raise GpubenchError(
+            "report: say what to make of them: -o FILE.html, --csv, --markdown, --agg, "
+            "--vllm-json or --matrix"
+        )
     if parsed.against_run and not parsed.output:
-        raise GpubenchError("report: --against-run shows differences in the page: give -o FILE.html too")
+        raise GpubenchError(
+            "report: --against-run shows differences in the page: give -o FILE.html too"
+        )
     for option, folder in (("--agg", parsed.agg), ("--vllm-json", parsed.vllm_json)):
         if folder and folder.exists() and not folder.is_dir():
             raise GpubenchError(f"report: {option} {folder} is a file; give a folder")
@@ -58,7 +99,10 @@ def _report(parsed: argparse.Namespace) -> int:
     if len(loaded.left_out) > _SHOWN:
         print(f"left out: {len(loaded.left_out) - _SHOWN} more", file=sys.stderr)
     if not parsed.matrix and not any(run.cases or run.inits or run.end for run in loaded.runs):
-        raise GpubenchError(f"no result records in {', '.join(map(str, parsed.results))}; give a folder that a run has written")
+        raise GpubenchError(
+            f"no result records in {', '.join(map(str, parsed.results))}; give a folder "
+            "that a run has written"
+        )
     merged = merge(loaded, read_matrix(parsed.matrix) if parsed.matrix else None)
     if parsed.output:
         _page(parsed, loaded, merged)
@@ -77,7 +121,10 @@ def _report(parsed: argparse.Namespace) -> int:
     if parsed.vllm_json:
         from pytest_gpubench.report.exports_vllm import export_vllm
 
-        _told(parsed.vllm_json, export_vllm(loaded.cases(), parsed.vllm_json, every_launch=parsed.every_launch))
+        _told(
+            parsed.vllm_json,
+            export_vllm(loaded.cases(), parsed.vllm_json, every_launch=parsed.every_launch),
+        )
     if not parsed.matrix:
         return 0
     print("\n".join(merged.lines()))
@@ -90,7 +137,10 @@ def _page(parsed: argparse.Namespace, loaded: Loaded, merged: Merged) -> None:
 
     against = load_results([parsed.against_run]) if parsed.against_run else None
     name = parsed.against_run.name if parsed.against_run else ""
-    html.write(parsed.output, html.render(loaded, against, merged=merged, title=parsed.title, against_name=name))
+    html.write(
+        parsed.output,
+        html.render(loaded, against, merged=merged, title=parsed.title, against_name=name),
+    )
     print(f"wrote {parsed.output}")
 
 
@@ -110,7 +160,11 @@ def _told(folder: Path, exported: Exported) -> None:
     print(f"wrote {counted(len(exported.written), 'file')} in {folder}")
     if exported.passed_over:
         others = counted(exported.passed_over, "result")
-        print(f"{others} more of the same cases, other launches or attempts: --every-launch exports all", file=sys.stderr)
+        print(
+            f"{others} more of the same cases, other launches or attempts: "
+            "--every-launch exports all",
+            file=sys.stderr,
+        )
     lines: Sequence[object] = exported.left_out[:_SHOWN]
     for one in lines:
         print(f"not exported: {one}", file=sys.stderr)

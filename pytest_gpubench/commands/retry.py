@@ -1,4 +1,5 @@
-"""Runs pytest, and again as long as every failure was of the class infrastructure. A verdict is never tried again."""
+"""Runs pytest, and again as long as every failure was of the class infrastructure. A verdict is
+never tried again."""
 
 from __future__ import annotations
 
@@ -33,7 +34,10 @@ def run_pytest(arguments: Sequence[str], results: Path, attempts: int) -> int:
         if attempt + 1 == attempts or code != 1 or len(new) != 1 or not new[0].get("retryable"):
             return code
         print(
-            f"gpubench: every failure was of the infrastructure: attempt {attempt + 2} of {attempts}", file=sys.stderr, flush=True
+            f"gpubench: every failure was of the infrastructure: attempt {attempt + 2} "
+            f"of {attempts}",
+            file=sys.stderr,
+            flush=True,
         )
         command = [*command, "--gpubench-reuse"] if "--gpubench-reuse" not in command else command
     return code

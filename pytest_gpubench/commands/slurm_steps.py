@@ -22,8 +22,8 @@ ATTEMPTS = 2
 
 def run(step: str, folder: Path) -> int:
     """Run a step and write down how it ended, also where a signal ends it."""
-    # Slurm signals every process of a step; this one waits for pytest, which stops its server. A handler, as pytest would inherit
-    # an ignored signal.
+    # Slurm signals every process of a step; this one waits for pytest, which stops its server. A
+    # handler, as pytest would inherit an ignored signal.
     signal.signal(signal.SIGTERM, lambda *_: None)
     restarts = _number("SLURM_RESTART_COUNT") or 0
     manifest = read_manifest(folder)
@@ -33,10 +33,20 @@ def run(step: str, folder: Path) -> int:
         return code
     index = _number("SLURM_ARRAY_TASK_ID")
     if index is None or index >= len(manifest["include"]):
-        raise GpubenchError("slurm-step task: SLURM_ARRAY_TASK_ID names no entry of the manifest; submit with gpubench submit")
+        raise GpubenchError(
+            "slurm-step task: SLURM_ARRAY_TASK_ID names no entry of the manifest; "
+            "submit with gpubench submit"
+        )
     _note(folder, f"task-{index}", {"exit": None, "restarts": restarts})
     entry = manifest["include"][index]
-    arguments = [*manifest["pytest"], "-m", entry["selection"], "--color=no", "-p", "no:cacheprovider"]
+    arguments = [
+        *manifest["pytest"],
+        "-m",
+        entry["selection"],
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+    ]
     arguments += ["--gpubench-reuse"] if restarts else []
     code = run_pytest(arguments, folder / "results", ATTEMPTS)
     _note(folder, f"task-{index}", {"exit": code, "restarts": restarts})
@@ -58,9 +68,14 @@ def _fetch(manifest: dict[str, Any]) -> int:
 
 
 def fetch_arguments(manifest: Mapping[str, Any]) -> list[str]:
-    """``gpubench fetch`` for all tasks of a submission: their servers have these names only under the same sharing policy, and
-    their weights are looked for in the same cache."""
-    arguments = ["fetch", *manifest["recipes"], "-m", " or ".join(entry["selection"] for entry in manifest["include"])]
+    """``gpubench fetch`` for all tasks of a submission: their servers have these names only under
+    the same sharing policy, and their weights are looked for in the same cache."""
+    arguments = [
+        "fetch",
+        *manifest["recipes"],
+        "-m",
+        " or ".join(entry["selection"] for entry in manifest["include"]),
+    ]
     if manifest.get("server_per"):
         arguments += ["--server-per", manifest["server_per"]]
     given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -75,12 +90,22 @@ def _merge(folder: Path, manifest: dict[str, Any]) -> int:
     ended = [ended_of(folder, f"task-{index}") for index in range(len(manifest["include"]))]
     matrix = folder / "merged-matrix.json"
     write_record(matrix, manifest | {"ended": told_of_tasks(manifest["include"], ended)})
-    report = [sys.executable, "-m", "pytest_gpubench.cli", "report", str(folder / "results"), "--matrix", str(matrix)]
+    report = [
+        sys.executable,
+        "-m",
+        "pytest_gpubench.cli",
+        "report",
+        str(folder / "results"),
+        "--matrix",
+        str(matrix),
+    ]
     outputs = ["-o", str(folder / "report.html"), "--markdown", str(folder / "report.md")]
     return subprocess.run([*report, *outputs], check=False).returncode
 
 
-def told_of_tasks(entries: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]]) -> list[str]:
+def told_of_tasks(
+    entries: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """A sentence per task that did not run, did not end by itself, or began anew."""
     lines = []
     for index, (entry, end) in enumerate(zip(entries, ended, strict=True)):
@@ -90,7 +115,11 @@ def told_of_tasks(entries: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[
         elif end["exit"] is None:
             lines.append(f"{task} was killed before it could end")
         elif end["exit"] not in (0, 1, 10):
-            how = "it was interrupted, as by scancel or a time limit" if end["exit"] == 2 else f"exit code {end['exit']}"
+            how = (
+                "it was interrupted, as by scancel or a time limit"
+                if end["exit"] == 2
+                else f"exit code {end['exit']}"
+            )
             lines.append(f"{task} did not finish: {how}")
         if end.get("restarts"):
             lines.append(f"{task} was requeued and went on (restarts: {end['restarts']})")

@@ -55,7 +55,14 @@ class Script:
     """Entries of the manifest that the array runs."""
 
 
-def scripts(manifest: Mapping[str, Any], folder: Path, python: str, options: SlurmOptions, *, fetch: bool = True) -> list[Script]:
+def scripts(
+    manifest: Mapping[str, Any],
+    folder: Path,
+    python: str,
+    options: SlurmOptions,
+    *,
+    fetch: bool = True,
+) -> list[Script]:
     """The scripts of a submission, in the order in which they are submitted.
 
     Args:
@@ -79,13 +86,21 @@ def scripts(manifest: Mapping[str, Any], folder: Path, python: str, options: Slu
         found.append(Script("fetch", _script(directives, ["srun", *step, "fetch", str(folder)])))
     for number, ((gpus, image), indices) in enumerate(groups.items()):
         minutes = max(int(manifest["include"][index]["timeout_minutes"]) for index in indices)
-        array = ",".join(map(str, indices)) + (f"%{options.max_parallel}" if options.max_parallel else "")
+        array = ",".join(map(str, indices)) + (
+            f"%{options.max_parallel}" if options.max_parallel else ""
+        )
         kind = f"gpu:{options.gres_type}" if options.gres_type else "gpu"
         gres = [f"--gres={kind}:{gpus}"] if gpus else []
         more = [f"--array={array}", f"--time={options.time or minutes}", "--requeue", *gres]
         container = image if options.container_image == "recipe" else options.container_image
         run = ["srun", *_container(container, folder, options), *step, "task", str(folder)]
-        found.append(Script(f"tasks-{number}", _script(_directives("%A_%a", folder, options, *more), run), tuple(indices)))
+        found.append(
+            Script(
+                f"tasks-{number}",
+                _script(_directives("%A_%a", folder, options, *more), run),
+                tuple(indices),
+            )
+        )
     directives = _directives("merge", folder, options, f"--time={MERGE_MINUTES}", "--requeue")
     found.append(Script("merge", _script(directives, ["srun", *step, "merge", str(folder)])))
     return found
@@ -95,14 +110,22 @@ def _check(folder: Path, options: SlurmOptions) -> None:
     for name in ("account", "partition", "time", "gres_type"):
         value = getattr(options, name)
         if value and not _WORD.fullmatch(value):
-            raise GpubenchError(f"--{name.replace('_', '-')} {value!r}: write letters, digits and any of _ . , : @ + = / -")
+            raise GpubenchError(
+                f"--{name.replace('_', '-')} {value!r}: write letters, digits and any "
+                "of _ . , : @ + = / -"
+            )
     if _UNSAFE_PATH.search(str(folder)):
-        raise GpubenchError(f"the results folder {str(folder)!r} has a quote, %, backslash or control character; choose another")
+        raise GpubenchError(
+            f"the results folder {str(folder)!r} has a quote, %, backslash or control "
+            "character; choose another"
+        )
     for value in (options.container_image, options.container_mounts, *options.sbatch):
         if re.search(r"[\x00-\x1f\x7f]", value):
             raise GpubenchError(f"{value!r} has a control character; leave it out")
     if options.max_parallel < 0:
-        raise GpubenchError(f"--max-parallel {options.max_parallel}: write 1 or more, or leave it out")
+        raise GpubenchError(
+            f"--max-parallel {options.max_parallel}: write 1 or more, or leave it out"
+        )
 
 
 def _directives(log: str, folder: Path, options: SlurmOptions, *more: str) -> list[str]:
@@ -127,7 +150,12 @@ def _container(image: str, folder: Path, options: SlurmOptions) -> list[str]:
 
 def _script(directives: Sequence[str], command: Sequence[str]) -> str:
     # exec: signals of a preemption or a requeue reach srun itself, which hands them to the step.
-    lines = ["#!/bin/bash", *(f"#SBATCH {word}" for word in directives), "set -eu", f"exec {shlex.join(command)}"]
+    lines = [
+        "#!/bin/bash",
+        *(f"#SBATCH {word}" for word in directives),
+        "set -eu",
+        f"exec {shlex.join(command)}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -148,14 +176,22 @@ def scripts_of(document: Mapping[str, Any], parsed: argparse.Namespace) -> list[
         sbatch=tuple(parsed.sbatch_arg),
     )
     python = "python" if parsed.container_image else sys.executable
-    return scripts(document, parsed.results.resolve(), python, options, fetch=not getattr(parsed, "no_fetch", False))
+    return scripts(
+        document,
+        parsed.results.resolve(),
+        python,
+        options,
+        fetch=not getattr(parsed, "no_fetch", False),
+    )
 
 
 def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
-    """Write the folder and submit its jobs: fetch, then the arrays, then the merge whatever became of them.
+    """Write the folder and submit its jobs: fetch, then the arrays, then the merge whatever became
+    of them.
 
     Raises:
-        GpubenchError: if nothing can run, the folder is taken, or Slurm refuses; jobs submitted so far are cancelled then.
+        GpubenchError: if nothing can run, the folder is taken, or Slurm refuses; jobs submitted so
+            far are cancelled then.
     """
     for one in document["left_out"][:10]:
         print(for_terminal(f"in no task: {one['what']}: {one['reason']}"), file=sys.stderr)
@@ -165,25 +201,35 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
         raise GpubenchError("submit: the selection has no case that can run")
     folder = parsed.results.resolve()
     if (folder / MANIFEST).exists():
-        raise GpubenchError(f"{folder} holds a submission already: choose another folder with --results")
+        raise GpubenchError(
+            f"{folder} holds a submission already: choose another folder with --results"
+        )
     planned = scripts_of(document, parsed)
     tests = parsed.tests or (["benchmarks"] if Path("benchmarks").is_dir() else list(SUITE))
     arguments = [*tests, *(f"--gpubench-recipes={path.resolve()}" for path in parsed.recipes)]
     arguments += [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
     arguments += [f"--gpubench-server-per={parsed.server_per}"] if parsed.server_per else []
-    manifest = document | {"kind": "submission", "pytest": [*arguments, *parsed.pytest_arg], "jobs": {}}
+    manifest = document | {
+        "kind": "submission",
+        "pytest": [*arguments, *parsed.pytest_arg],
+        "jobs": {},
+    }
     manifest["server_per"] = parsed.server_per
     manifest["recipes"] = [str(path.resolve()) for path in parsed.recipes]
     try:
         files.make_folder(folder / "logs")
     except OSError as error:
-        raise GpubenchError(f"{folder} cannot be used: {error.strerror}; choose another folder with --results") from None
+        raise GpubenchError(
+            f"{folder} cannot be used: {error.strerror}; choose another folder with --results"
+        ) from None
     write_record(folder / MANIFEST, manifest)
     jobs: dict[str, str] = {}
     try:
         for script in planned:
             path = folder / f"{script.name}.sh"
-            files.write_text(path, script.text, what="the script", remedy="choose another --results")
+            files.write_text(
+                path, script.text, what="the script", remedy="choose another --results"
+            )
             jobs[script.name] = sbatch(path, [*parsed.sbatch_arg, *_dependency(script, jobs)])
     except GpubenchError:
         cancel_jobs(list(jobs.values()))
@@ -198,7 +244,10 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
 
 def _dependency(script: Script, jobs: Mapping[str, str]) -> list[str]:
     if script.name == "merge":
-        return [f"--dependency=afterany:{':'.join(job for name, job in jobs.items() if name != 'fetch')}"]
+        return [
+            "--dependency=afterany:"
+            + ":".join(job for name, job in jobs.items() if name != "fetch")
+        ]
     if script.name != "fetch" and "fetch" in jobs:
         # Without weights the tasks are dropped; the merge then says that nothing reported.
         return [f"--dependency=afterok:{jobs['fetch']}", "--kill-on-invalid-dep=yes"]
@@ -211,13 +260,21 @@ def status(folder: Path) -> int:
     known = {state.job: state for job in manifest["jobs"].values() for state in states(job)}
     for name, job in manifest["jobs"].items():
         if not name.startswith("tasks"):
-            print(for_terminal(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}"))
-    done = {path.parent.parent.name + ":" + path.parent.name for path in (folder / "results").glob("*/*/*/*.json")}
+            print(
+                for_terminal(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}")
+            )
+    done = {
+        path.parent.parent.name + ":" + path.parent.name
+        for path in (folder / "results").glob("*/*/*/*.json")
+    }
     for index, entry in enumerate(manifest["include"]):
         task = next((state for job, state in known.items() if job.endswith(f"_{index}")), None)
         reported = sum(case in done for case in entry["cases"])
         told = _told(task, ended_of(folder, f"task-{index}"))
-        words = f"task {index} {entry['name']}: {told}, {reported} of {counted(len(entry['cases']), 'case')}"
+        words = (
+            f"task {index} {entry['name']}: {told}, {reported} of "
+            f"{counted(len(entry['cases']), 'case')}"
+        )
         print(for_terminal(words))
     return 0
 
@@ -233,7 +290,9 @@ def _told(state: JobState | None, ended: Mapping[str, Any]) -> str:
 def ended_of(folder: Path, name: str) -> dict[str, Any]:
     """What a task or job wrote down of itself; empty before it has."""
     try:
-        found: dict[str, Any] = json.loads((folder / "steps" / f"{name}.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(
+            (folder / "steps" / f"{name}.json").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -257,7 +316,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        raise GpubenchError(f"{path} cannot be read: give the folder of gpubench submit --results") from None
+        raise GpubenchError(
+            f"{path} cannot be read: give the folder of gpubench submit --results"
+        ) from None
     shape = {"jobs": dict, "include": list, "pytest": list, "recipes": list}
     ours = isinstance(found, dict) and found.get("kind") == "submission"
     if not ours or not all(isinstance(found.get(name), kind) for name, kind in shape.items()):

@@ -1,6 +1,8 @@
-"""The embedded pair: weights that come with the package, unfolded into two model repositories of a Hugging Face cache.
+"""The embedded pair: weights that come with the package, unfolded into two model repositories of a
+Hugging Face cache.
 
-``experiments/demo_pair/train_demo_pair.py`` made the weights; ``data/README.md`` is their model card.
+``experiments/demo_pair/train_demo_pair.py`` made the weights; ``data/README.md`` is their model
+card.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ DEMO_REPOSITORIES = (DEMO_TARGET, DEMO_DRAFT)
 
 @dataclass(frozen=True, slots=True)
 class LlamaShape:
-    """Sizes of a Llama target, in the words of its config.json; a draft takes the hidden and head sizes of its target."""
+    """Sizes of a Llama target, in the words of its config.json; a draft takes the hidden and head
+    sizes of its target."""
 
     hidden: int = 256
     layers: int = 4
@@ -50,18 +53,28 @@ class LlamaShape:
                 raise GpubenchError(f"demo model: {name} is {value}; give at least 1")
         if self.intermediate < 1 or self.max_position < 1:
             raise GpubenchError(
-                f"demo model: intermediate ({self.intermediate}) and max-position ({self.max_position}) must be positive"
+                f"demo model: intermediate ({self.intermediate}) and max-position "
+                f"({self.max_position}) must be positive"
             )
         if self.layers < 4:
-            raise GpubenchError(f"demo model: layers is {self.layers}; give at least 4, a draft reads three different ones of them")
+            raise GpubenchError(
+                f"demo model: layers is {self.layers}; give at least 4, a draft reads "
+                "three different ones of them"
+            )
         if self.heads % self.kv_heads:
-            raise GpubenchError(f"demo model: heads ({self.heads}) must be a multiple of kv-heads ({self.kv_heads})")
+            raise GpubenchError(
+                f"demo model: heads ({self.heads}) must be a multiple of kv-heads ({self.kv_heads})"
+            )
         if self.vocab < smallest_vocab:
-            raise GpubenchError(f"demo model: vocab is {self.vocab}; the tokenizer has {smallest_vocab} ids, give at least that")
+            raise GpubenchError(
+                f"demo model: vocab is {self.vocab}; the tokenizer has {smallest_vocab} "
+                "ids, give at least that"
+            )
 
     @property
     def aux_layers(self) -> tuple[int, int, int]:
-        """The layers before which the draft reads the target's hidden state: early, middle and late."""
+        """The layers before which the draft reads the target's hidden state: early, middle and
+        late."""
         return (1, self.layers // 2, self.layers - 1)
 
 
@@ -71,15 +84,18 @@ _DRAFT_VOCAB = 320
 
 
 def write_demo_models(cache_dir: Path) -> dict[str, str]:
-    """Write the trained pair into a Hugging Face cache, where an engine with ``HF_HUB_OFFLINE=1`` finds it.
+    """Write the trained pair into a Hugging Face cache, where an engine with ``HF_HUB_OFFLINE=1``
+    finds it.
 
-    Safe to call at any time, from several processes at once: what is there and intact stays, what is damaged is replaced.
+    Safe to call at any time, from several processes at once: what is there and intact stays, what
+        is damaged is replaced.
 
     Returns:
         Commit by repository; the same on every machine.
 
     Raises:
-        GpubenchError: if the cache cannot be written, or the package's own copy of the weights is damaged.
+        GpubenchError: if the cache cannot be written, or the package's own copy of the weights is
+            damaged.
     """
     return {
         DEMO_TARGET: publish_repository(cache_dir, DEMO_TARGET, write_trained_target),
@@ -88,7 +104,8 @@ def write_demo_models(cache_dir: Path) -> dict[str, str]:
 
 
 def write_trained_target(folder: Path) -> None:
-    """Write the trained Llama with tokenizer, chat template and model card into a folder (made if missing).
+    """Write the trained Llama with tokenizer, chat template and model card into a folder (made if
+    missing).
 
     Raises:
         GpubenchError: if the package's own copy is damaged.
@@ -113,7 +130,9 @@ def write_trained_draft(folder: Path) -> None:
     """
     shape = replace(TARGET_SHAPE, intermediate=_DRAFT_INTERMEDIATE)
     config = draft_config(shape, _DRAFT_VOCAB, BOS_ID, EOS_ID)
-    _write(folder, {"model.safetensors": _weights("draft.safetensors"), "config.json": to_json(config)})
+    _write(
+        folder, {"model.safetensors": _weights("draft.safetensors"), "config.json": to_json(config)}
+    )
 
 
 def _write(folder: Path, contents: dict[str, bytes]) -> None:
@@ -136,18 +155,24 @@ def _weights(name: str) -> bytes:
     content = _read(name)
     if hashlib.sha256(content).hexdigest() != _checksums()[name]:
         raise GpubenchError(
-            f"{name} in the installed package pytest-gpubench is damaged (its checksum is wrong); install the package again"
+            f"{name} in the installed package pytest-gpubench is damaged (its checksum "
+            "is wrong); install the package again"
         )
     return content
 
 
 def target_config(shape: LlamaShape, bos: int, eos: int) -> dict[str, Any]:
     """config.json of the target."""
-    return {"architectures": ["LlamaForCausalLM"], **_llama_config(shape, bos, eos), "num_hidden_layers": shape.layers}
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        **_llama_config(shape, bos, eos),
+        "num_hidden_layers": shape.layers,
+    }
 
 
 def draft_config(shape: LlamaShape, draft_vocab: int, bos: int, eos: int) -> dict[str, Any]:
-    """config.json of the draft: one layer, as many KV heads as heads, three auxiliary hidden states."""
+    """config.json of the draft: one layer, as many KV heads as heads, three auxiliary hidden
+    states."""
     return {
         "architectures": ["LlamaForCausalLMEagle3"],
         **_llama_config(shape, bos, eos),
@@ -162,7 +187,12 @@ def draft_config(shape: LlamaShape, draft_vocab: int, bos: int, eos: int) -> dic
 
 def generation_config() -> dict[str, Any]:
     """generation_config.json of a target: greedy."""
-    return {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID, "do_sample": False}
+    return {
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": PAD_ID,
+        "do_sample": False,
+    }
 
 
 def _llama_config(shape: LlamaShape, bos: int, eos: int) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """A folder of files, published as a repository in a local Hugging Face cache.
 
-The layout is the hub's own: ``models--ORG--NAME`` with ``blobs/``, ``snapshots/COMMIT/`` of links into them, ``refs/main`` and
-``trees/COMMIT.json`` (the listing by which huggingface_hub 2 knows a complete snapshot). A repository is built beside the cache's
-others and moved in by one rename; where one exists already, its parts are replaced one atomic step at a time, the reference last. A
-process killed at any moment, or several at once, therefore leave the old repository or the new one, never half of one.
+The layout is the hub's own: ``models--ORG--NAME`` with ``blobs/``, ``snapshots/COMMIT/`` of links
+into them, ``refs/main`` and ``trees/COMMIT.json`` (the listing by which huggingface_hub 2 knows a
+complete snapshot). A repository is built beside the cache's others and moved in by one rename;
+where one exists already, its parts are replaced one atomic step at a time, the reference last. A
+process killed at any moment, or several at once, therefore leave the old repository or the new one,
+never half of one.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class _Entry:
 
 
 def publish_repository(cache_dir: Path, repo: str, write: Callable[[Path], None]) -> str:
-    """Put a repository into a cache; one with the same content that is there and intact is left alone.
+    """Put a repository into a cache; one with the same content that is there and intact is left
+    alone.
 
     Args:
         cache_dir: the Hugging Face cache (what ``HF_HUB_CACHE`` names); made if missing.
@@ -88,13 +91,17 @@ def _staging(cache_dir: Path) -> Path:
     except OSError:
         if not cache_dir.is_dir():
             raise
-        # a cache that cannot be written may still hold the repository, which is known only once its files are made
+        # a cache that cannot be written may still hold the repository, which is known only once its
+        # files are made
         return Path(tempfile.mkdtemp(prefix=_STAGING))
 
 
 def _entry(path: Path) -> _Entry:
     size = path.stat().st_size
-    sha256, git_sha1 = hashlib.sha256(), hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    sha256, git_sha1 = (
+        hashlib.sha256(),
+        hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False),
+    )
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             sha256.update(chunk)
@@ -108,10 +115,13 @@ def _commit(entries: list[_Entry]) -> str:
 
 
 def _intact(repository: Path, commit: str, entries: list[_Entry]) -> bool:
-    """Whether the repository has this commit as its main, with every file readable and unchanged."""
+    """Whether the repository has this commit as its main, with every file readable and
+    unchanged."""
     snapshot = repository / "snapshots" / commit
     try:
-        if (repository / "refs" / "main").read_text() != commit or not (repository / "trees" / f"{commit}.json").is_file():
+        if (repository / "refs" / "main").read_text() != commit or not (
+            repository / "trees" / f"{commit}.json"
+        ).is_file():
             return False
         return all(_entry(snapshot / entry.path) == entry for entry in entries)
     except OSError:

@@ -1,7 +1,7 @@
 """The demo models' tokenizer: byte-level BPE in which every listed word is one token.
 
-Prompts of listed words therefore have lengths that are known without a tokenizer, and any other text still encodes, as pieces
-and bytes. Ids stay below 2048.
+Prompts of listed words therefore have lengths that are known without a tokenizer, and any other
+text still encodes, as pieces and bytes. Ids stay below 2048.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ CHAT_TEMPLATE = (
     "{{- bos_token }}"
     "{%- for message in messages %}"
     "{%- if message['role'] not in ['system', 'user', 'assistant'] %}"
-    "{{- raise_exception('the demo model knows the roles system, user and assistant, not ' + message['role']) }}"
+    "{{- raise_exception('the demo model knows the roles system, user and assistant, not ' + "
+    "message['role']) }}"
     "{%- endif %}"
     "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{%- endfor %}"
@@ -45,13 +46,15 @@ def vocabulary() -> dict[str, int]:
 
 
 def text_token_ids() -> list[int]:
-    """Ids that a demo model may write: words and punctuation, so that any output is valid text and encodes back to itself."""
+    """Ids that a demo model may write: words and punctuation, so that any output is valid text and
+    encodes back to itself."""
     table = vocabulary()
     return [table[_SPACE + word] for word in words()] + [table[mark] for mark in _PUNCTUATION]
 
 
 def draft_token_ids(count: int) -> list[int]:
-    """The ids of the first ``count`` words, ascending: the smaller vocabulary of an EAGLE3 draft."""
+    """The ids of the first ``count`` words, ascending: the smaller vocabulary of an EAGLE3
+    draft."""
     table = vocabulary()
     return [table[_SPACE + word] for word in words()[:count]]
 
@@ -63,12 +66,19 @@ def tokenizer_files(max_length: int) -> dict[str, bytes]:
         max_length: the model's longest sequence in tokens.
     """
     table = vocabulary()
-    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": True,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     tokenizer = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": index, **_special(token)} for index, token in enumerate(SPECIAL_TOKENS)],
+        "added_tokens": [
+            {"id": index, **_special(token)} for index, token in enumerate(SPECIAL_TOKENS)
+        ],
         "normalizer": None,
         "pre_tokenizer": byte_level,
         "post_processor": None,
@@ -95,7 +105,9 @@ def tokenizer_files(max_length: int) -> dict[str, bytes]:
         "add_prefix_space": True,
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
-        "added_tokens_decoder": {str(index): _special(token) for index, token in enumerate(SPECIAL_TOKENS)},
+        "added_tokens_decoder": {
+            str(index): _special(token) for index, token in enumerate(SPECIAL_TOKENS)
+        },
         "chat_template": CHAT_TEMPLATE,
     }
     return {"tokenizer.json": to_json(tokenizer), "tokenizer_config.json": to_json(config)}
@@ -111,20 +123,37 @@ _SPACE = "\u0120"
 
 
 def _special(token: str) -> dict[str, object]:
-    return {"content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "content": token,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
 
 
 def _alphabet() -> list[str]:
-    """The 256 characters by which byte-level BPE writes bytes: printable ones as they are, the others moved behind Latin-1."""
+    """The 256 characters by which byte-level BPE writes bytes: printable ones as they are, the
+    others moved behind Latin-1."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    return sorted(chr(byte) for byte in printable) + [chr(0x100 + index) for index in range(256 - len(printable))]
+    return sorted(chr(byte) for byte in printable) + [
+        chr(0x100 + index) for index in range(256 - len(printable))
+    ]
 
 
 @cache
 def _merges() -> tuple[tuple[str, str], ...]:
     """Merges that tokenizers' ``BpeTrainer`` learned from the word list, most frequent pair first.
 
-    They are kept as data, with ``_`` for the space, so that ids do not depend on the version of a library.
+    They are kept as data, with ``_`` for the space, so that ids do not depend on the version of a
+    library.
     """
-    lines = files(__package__).joinpath("merges.txt").read_text(encoding="ascii").replace("_", _SPACE).splitlines()
+    lines = (
+        files(__package__)
+        .joinpath("merges.txt")
+        .read_text(encoding="ascii")
+        .replace("_", _SPACE)
+        .splitlines()
+    )
     return tuple((left, right) for left, _, right in (line.partition(" ") for line in lines))

@@ -1,7 +1,7 @@
 """The doctor: a server's death, foretold before the launch.
 
-``examine`` turns a server spec, its cases, the models' config.json and the hardware into findings; everything is pure except
-``read_model_configs``.
+``examine`` turns a server spec, its cases, the models' config.json and the hardware into findings;
+everything is pure except ``read_model_configs``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""Models' config.json: read from the folders that are at hand, or what is known beforehand without a download.
+"""Models' config.json: read from the folders that are at hand, or what is known beforehand without
+a download.
 
 The doctor's one edge: nothing else in it reads files.
 
-Sources of what is known: the defaults of vLLM 0.32's ``MiniMaxM3TextConfig`` (the released checkpoints
-override the context length and the number of MTP modules), and the published description of the drafts:
-one dense Llama layer with 64 query heads of 128, each with its own KV head, or 4 KV heads in the GQA retrain.
-What the FP4 checkpoints leave unquantized is an assumption. The vision tower is left out: its head count is
-not known to us, so no rule speaks of it. A config.json at hand always wins over these.
+Sources of what is known: the defaults of vLLM 0.32's ``MiniMaxM3TextConfig`` (the released
+checkpoints override the context length and the number of MTP modules), and the published
+description of the drafts: one dense Llama layer with 64 query heads of 128, each with its own KV
+head, or 4 KV heads in the GQA retrain. What the FP4 checkpoints leave unquantized is an assumption.
+The vision tower is left out: its head count is not known to us, so no rule speaks of it. A
+config.json at hand always wins over these.
 """
 
 from __future__ import annotations
@@ -51,7 +53,14 @@ M3_TEXT_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 
-_NOT_QUANTIZED = ["lm_head", "embed_tokens", "vision_tower", "multi_modal_projector", "patch_merge_mlp", "block_sparse_moe.gate"]
+_NOT_QUANTIZED = [
+    "lm_head",
+    "embed_tokens",
+    "vision_tower",
+    "multi_modal_projector",
+    "patch_merge_mlp",
+    "block_sparse_moe.gate",
+]
 
 
 def _m3(quantization: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -59,7 +68,11 @@ def _m3(quantization: dict[str, Any] | None = None) -> dict[str, Any]:
         "architectures": ["MiniMaxM3SparseForConditionalGeneration"],
         "model_type": "minimax_m3_vl",
         "dtype": "bfloat16",
-        "text_config": {**M3_TEXT_DEFAULTS, "max_position_embeddings": 1048576, "num_mtp_modules": 7},
+        "text_config": {
+            **M3_TEXT_DEFAULTS,
+            "max_position_embeddings": 1048576,
+            "num_mtp_modules": 7,
+        },
     }
     return config if quantization is None else {**config, "quantization_config": quantization}
 
@@ -85,16 +98,27 @@ def _draft(kv_heads: int) -> dict[str, Any]:
 
 _KNOWN: dict[str, dict[str, Any]] = {
     "MiniMaxAI/MiniMax-M3": _m3(),
-    "MiniMaxAI/MiniMax-M3-MXFP8": _m3({"quant_method": "mxfp8", "weight_block_size": [1, 32], "ignored_layers": _NOT_QUANTIZED}),
-    "nvidia/MiniMax-M3-NVFP4": _m3({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": [*_NOT_QUANTIZED, "self_attn"]}),
-    "amd/MiniMax-M3-MXFP4": _m3({"quant_method": "quark", "quant_algo": "MXFP4", "exclude": [*_NOT_QUANTIZED, "self_attn"]}),
+    "MiniMaxAI/MiniMax-M3-MXFP8": _m3(
+        {"quant_method": "mxfp8", "weight_block_size": [1, 32], "ignored_layers": _NOT_QUANTIZED}
+    ),
+    "nvidia/MiniMax-M3-NVFP4": _m3(
+        {
+            "quant_method": "modelopt",
+            "quant_algo": "NVFP4",
+            "ignore": [*_NOT_QUANTIZED, "self_attn"],
+        }
+    ),
+    "amd/MiniMax-M3-MXFP4": _m3(
+        {"quant_method": "quark", "quant_algo": "MXFP4", "exclude": [*_NOT_QUANTIZED, "self_attn"]}
+    ),
     "Inferact/MiniMax-M3-EAGLE3": _draft(kv_heads=64),
     "Inferact/MiniMax-M3-EAGLE3-GQA": _draft(kv_heads=4),
 }
 
 
 def known_config(repository: str) -> dict[str, Any] | None:
-    """The facts about a repository in the form of its config.json (only the keys that rules read), or None if we have none."""
+    """The facts about a repository in the form of its config.json (only the keys that rules read),
+    or None if we have none."""
     return _KNOWN.get(repository)
 
 
@@ -111,19 +135,27 @@ class ModelConfigs:
 
 
 def read_model_configs(target: Path | None, draft: Path | None = None) -> ModelConfigs:
-    """Read the config.json of a model and of its draft, and whether the model's folder holds a chat template.
+    """Read the config.json of a model and of its draft, and whether the model's folder holds a chat
+    template.
 
-    A folder is a local model or a snapshot in the Hugging Face cache. Where a folder is None or has no config.json, the answer is
-    None; the chat template is unknown where the tokenizer's files are not there.
+    A folder is a local model or a snapshot in the Hugging Face cache. Where a folder is None or has
+    no config.json, the answer is None; the chat template is unknown where the tokenizer's files are
+    not there.
 
     Raises:
         GpubenchError: if a config.json is there and cannot be read as a JSON object.
     """
-    return ModelConfigs(_json_object(target, "config.json"), _json_object(draft, "config.json"), _chat_template(target))
+    return ModelConfigs(
+        _json_object(target, "config.json"),
+        _json_object(draft, "config.json"),
+        _chat_template(target),
+    )
 
 
 def _chat_template(folder: Path | None) -> bool | None:
-    if folder and any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+    if folder and any(
+        (folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")
+    ):
         return True
     tokenizer = _json_object(folder, "tokenizer_config.json")
     return None if tokenizer is None else bool(tokenizer.get("chat_template"))
@@ -136,11 +168,14 @@ def _json_object(folder: Path | None, name: str) -> Mapping[str, Any] | None:
     try:
         if path.stat().st_size > _LARGEST:
             raise GpubenchError(
-                f"{path} is larger than {_LARGEST // 1024**2} MiB and no model's description: put the right file there."
+                f"{path} is larger than {_LARGEST // 1024**2} MiB and no model's "
+                "description: put the right file there."
             )
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise GpubenchError(f"{path} cannot be read ({error.strerror}): give access to it or fetch the model again.") from None
+        raise GpubenchError(
+            f"{path} cannot be read ({error.strerror}): give access to it or fetch the model again."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise GpubenchError(f"{path} is not JSON ({error}): fetch the model again.") from None
     if not isinstance(value, dict):

@@ -1,4 +1,5 @@
-"""What the doctor looks at: one server with everything that is known about it, and the form of a rule."""
+"""What the doctor looks at: one server with everything that is known about it, and the form of a
+rule."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ Config: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Facts about the machine at hand; what is None is not known, and the hardware table's nominal value is used."""
+    """Facts about the machine at hand; what is None is not known, and the hardware table's nominal
+    value is used."""
 
     gpus: int | None = None
     vram_gib: float | None = None
@@ -82,7 +84,9 @@ class ServerContext:
     @property
     def asked_draft_backend(self) -> str | None:
         """The attention backend that is asked for the draft by name."""
-        return backend_name(self.spec.speculative.attention_backend) if self.spec.speculative else None
+        return (
+            backend_name(self.spec.speculative.attention_backend) if self.spec.speculative else None
+        )
 
     @property
     def checkpoint_quantization(self) -> str:
@@ -100,7 +104,10 @@ class ServerContext:
 
     def is_family(self, capability: int) -> bool:
         """Whether the GPU is NVIDIA's generation 90 (Hopper), 100 (datacenter Blackwell), ..."""
-        return self.hardware.platform == "cuda" and self.hardware.compute_capability // 10 == capability // 10
+        return (
+            self.hardware.platform == "cuda"
+            and self.hardware.compute_capability // 10 == capability // 10
+        )
 
     def conc_per_rank(self, case: Case) -> int:
         """Requests in flight on one data-parallel rank."""
@@ -117,7 +124,8 @@ def context_of(
     node: Node | None = None,
     chat_template: bool | None = None,
 ) -> ServerContext:
-    """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans and records carry."""
+    """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans
+    and records carry."""
     settings = settings_of(spec, hardware)
     context = ServerContext(
         spec=spec,
@@ -147,7 +155,12 @@ def context_of(
 
 
 def memory_of(
-    spec: ServerSpec, *, hardware: Hardware, target: Config | None = None, draft: Config | None = None, node: Node | None = None
+    spec: ServerSpec,
+    *,
+    hardware: Hardware,
+    target: Config | None = None,
+    draft: Config | None = None,
+    node: Node | None = None,
 ) -> MemoryEstimate | None:
     """The memory estimate of one server, or None where its model is not known well enough."""
     return context_of(spec, hardware=hardware, target=target, draft=draft, node=node).memory
@@ -167,7 +180,8 @@ def _shape(repository: str, config: Config | None, overrides: Config) -> ModelSh
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """What a rule saw: the sentence with this server's numbers, what to do, and the values of vLLM's own sentence."""
+    """What a rule saw: the sentence with this server's numbers, what to do, and the values of
+    vLLM's own sentence."""
 
     message: str
     remedy: str
@@ -184,7 +198,8 @@ Check: TypeAlias = Callable[[ServerContext], Iterable[Symptom]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing that the doctor knows. ``engine_says`` has ``{names}`` that a symptom's ``says`` fills in."""
+    """One thing that the doctor knows. ``engine_says`` has ``{names}`` that a symptom's ``says``
+    fills in."""
 
     id: str
     title: str

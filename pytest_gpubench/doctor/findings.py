@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 from pytest_gpubench.model.printing import for_terminal, listed
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
-"""``error``: it cannot work, nothing is started; ``warning``: it may die or the numbers may mislead; ``note``: worth knowing."""
+"""``error``: it cannot work, nothing is started; ``warning``: it may die or the numbers may
+mislead; ``note``: worth knowing."""
 EvidenceClass: TypeAlias = Literal["seen on a GPU", "seen on the CPU engine", "read in source"]
 Prognosis: TypeAlias = Literal["starts", "dies", "unknown"]
 
@@ -21,7 +22,8 @@ _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 class Finding:
     """One thing that is wrong with a server, or with some of its cases.
 
-    ``rule`` is a stable kebab-case id; ``engine_says`` the sentence that vLLM would have died with (empty where it keeps silent).
+    ``rule`` is a stable kebab-case id; ``engine_says`` the sentence that vLLM would have died with
+    (empty where it keeps silent).
     """
 
     rule: str
@@ -33,7 +35,8 @@ class Finding:
     cases: tuple[str, ...] = ()
     """Ids of the cases that it hits; empty: the server, and so all of them."""
     outcome_unknown: bool = False
-    """The server may start or die: a death was seen in this situation and its cause is not established, or facts are missing."""
+    """The server may start or die: a death was seen in this situation and its cause is not
+    established, or facts are missing."""
 
     def hits(self, case_id: str) -> bool:
         """Whether the finding concerns this case."""
@@ -66,7 +69,8 @@ def unknown_rules(names: Iterable[str], known: Sequence[str]) -> tuple[str, ...]
 
 
 def prognosis(findings: Iterable[Finding]) -> Prognosis:
-    """Whether the server will start: ``dies`` on an error of the whole server, ``unknown`` where the doctor cannot tell."""
+    """Whether the server will start: ``dies`` on an error of the whole server, ``unknown`` where
+    the doctor cannot tell."""
     findings = tuple(findings)
     if any(finding.severity == "error" and not finding.cases for finding in findings):
         return "dies"
@@ -81,7 +85,8 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def format_findings(findings: Iterable[Finding], *, title: str = "") -> str:
-    """Plain text for people: one paragraph per finding, worst first; one line if there is nothing to say."""
+    """Plain text for people: one paragraph per finding, worst first; one line if there is nothing
+    to say."""
     findings = in_order(findings)
     lines = [title] if title else []
     if not findings:

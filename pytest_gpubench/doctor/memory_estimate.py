@@ -1,8 +1,10 @@
-"""An estimate of what a server will find in its memory: weights, room for the KV cache, and how many requests that holds.
+"""An estimate of what a server will find in its memory: weights, room for the KV cache, and how
+many requests that holds.
 
-Weights and KV bytes follow from the shape and come close to the log's numbers. What the profiling run will take (activations, CUDA
-graphs, libraries) does not, so it is an allowance fitted to the few servers that we have seen, and every rule that stops a launch
-looks at the optimistic number without it.
+Weights and KV bytes follow from the shape and come close to the log's numbers. What the profiling
+run will take (activations, CUDA graphs, libraries) does not, so it is an allowance fitted to the
+few servers that we have seen, and every rule that stops a launch looks at the optimistic number
+without it.
 """
 
 from __future__ import annotations
@@ -21,8 +23,16 @@ _COMMUNICATION = 0.75
 _GRAPHS = 0.1
 _ACTIVATION_WIDTHS = 12
 """Hidden-sized vectors per batched token that are alive at the peak."""
-_KV_WIDTHS: dict[str, float] = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "float16": 2.0, "bfloat16": 2.0, "nvfp4": 0.5625}
-# Bytes per weight, block scales included: one e8m0 byte per 32 (MX), one e4m3 byte per 16 (NVFP4), fp32 per 128 x 128 (fp8 blocks)
+_KV_WIDTHS: dict[str, float] = {
+    "fp8": 1.0,
+    "fp8_e4m3": 1.0,
+    "fp8_e5m2": 1.0,
+    "float16": 2.0,
+    "bfloat16": 2.0,
+    "nvfp4": 0.5625,
+}
+# Bytes per weight, block scales included: one e8m0 byte per 32 (MX), one e4m3 byte per 16 (NVFP4),
+# fp32 per 128 x 128 (fp8 blocks)
 _WIDTHS: dict[str, float] = {
     "fp8": 1.0,
     "fbgemm_fp8": 1.0,
@@ -50,9 +60,16 @@ class _Widths:
 
 
 def weight_bytes(shape: ModelShape, topology: Topology) -> float | None:
-    """Bytes of the language model's weights on the fullest rank, or None where the shape or the quantization is not known."""
+    """Bytes of the language model's weights on the fullest rank, or None where the shape or the
+    quantization is not known."""
     widths, sizes, tp = _widths(shape), shape.attention, topology.tensor_parallel_size
-    if widths is None or sizes is None or shape.layers is None or shape.vocab is None or shape.latent_dim:
+    if (
+        widths is None
+        or sizes is None
+        or shape.layers is None
+        or shape.vocab is None
+        or shape.latent_dim
+    ):
         return None
     feed_forward = _feed_forward_bytes(shape, widths, topology)
     if feed_forward is None:
@@ -61,15 +78,21 @@ def weight_bytes(shape: ModelShape, topology: Topology) -> float | None:
     body = feed_forward + attention * widths.attention
     per_stage = math.ceil(shape.layers / topology.pp) / shape.layers
     embeddings = 2
-    if shape.tied_embeddings or topology.pp > 1:  # one stage has the embedding, another one the head
+    if (
+        shape.tied_embeddings or topology.pp > 1
+    ):  # one stage has the embedding, another one the head
         embeddings = 1
     return body * per_stage + embeddings * shape.vocab * sizes.hidden / tp * widths.plain
 
 
 def draft_bytes(draft: ModelShape, target: ModelShape, tp: int) -> float | None:
-    """Bytes of an EAGLE3 head on one rank: it shares the target's embedding, its first layer reads two hidden states at once."""
+    """Bytes of an EAGLE3 head on one rank: it shares the target's embedding, its first layer reads
+    two hidden states at once."""
     widths, sizes = _widths(draft), draft.attention
-    vocab, target_hidden = draft.draft_vocab or draft.vocab or target.vocab, draft.target_hidden or target.hidden
+    vocab, target_hidden = (
+        draft.draft_vocab or draft.vocab or target.vocab,
+        draft.target_hidden or target.hidden,
+    )
     if widths is None or sizes is None or draft.layers is None or draft.dense_intermediate is None:
         return None
     if vocab is None or target_hidden is None:
@@ -89,11 +112,14 @@ def kv_heads_per_rank(kv_heads: int, tp: int) -> int:
 
 def _attention_weights(sizes: AttentionSizes, tp: int) -> float:
     query_and_output = 2 * sizes.hidden * sizes.heads * sizes.head_dim / tp
-    return query_and_output + 2 * sizes.hidden * kv_heads_per_rank(sizes.kv_heads, tp) * sizes.head_dim
+    return (
+        query_and_output + 2 * sizes.hidden * kv_heads_per_rank(sizes.kv_heads, tp) * sizes.head_dim
+    )
 
 
 def _feed_forward_bytes(shape: ModelShape, widths: _Widths, topology: Topology) -> float | None:
-    """Of all layers, each width with its gate, up and down matrix; None where a size that counts is not known."""
+    """Of all layers, each width with its gate, up and down matrix; None where a size that counts is
+    not known."""
     dense_layers, moe_layers, dense = shape.dense_layers, shape.moe_layers, shape.dense_intermediate
     if shape.hidden is None or dense_layers is None or moe_layers is None or dense is None:
         return None
@@ -104,16 +130,29 @@ def _feed_forward_bytes(shape: ModelShape, widths: _Widths, topology: Topology) 
     if shape.shared_intermediate is None or shape.expert_intermediate is None:
         return None
     shared = 3 * shape.hidden * shape.shared_intermediate / tp * widths.shared
-    experts = 3 * shape.hidden * shape.expert_intermediate * shape.experts / topology.expert_ranks * widths.experts
+    experts = (
+        3
+        * shape.hidden
+        * shape.expert_intermediate
+        * shape.experts
+        / topology.expert_ranks
+        * widths.experts
+    )
     router = shape.hidden * shape.experts * 4  # fp32, on every rank
     return total + moe_layers * (shared + experts + router)
 
 
 def _index_weights(shape: ModelShape, sizes: AttentionSizes, tp: int) -> float:
-    """MiniMax-M3's index projections: queries ride with the KV heads, the one key head is copied to every rank."""
+    """MiniMax-M3's index projections: queries ride with the KV heads, the one key head is copied to
+    every rank."""
     if shape.sparse is None or shape.sparse.index_dim is None:
         return 0  # where its size is not given it is left out: it is small beside the rest
-    return shape.sparse.layers * sizes.hidden * shape.sparse.index_dim * (kv_heads_per_rank(sizes.kv_heads, tp) + 1)
+    return (
+        shape.sparse.layers
+        * sizes.hidden
+        * shape.sparse.index_dim
+        * (kv_heads_per_rank(sizes.kv_heads, tp) + 1)
+    )
 
 
 def _widths(shape: ModelShape) -> _Widths | None:
@@ -125,7 +164,12 @@ def _widths(shape: ModelShape) -> _Widths | None:
     width = _quantized_width(shape)
     if width is None:
         return None
-    ignored = [entry for key in _IGNORE_KEYS for entry in entries(shape.quant_config.get(key)) if isinstance(entry, str)]
+    ignored = [
+        entry
+        for key in _IGNORE_KEYS
+        for entry in entries(shape.quant_config.get(key))
+        if isinstance(entry, str)
+    ]
 
     experts_only = shape.quantization in ("mxfp4", "gpt_oss_mxfp4", "experts_int8")
 
@@ -157,7 +201,8 @@ class MemoryEstimate:
 
     total_gib: float
     budget_gib: float
-    """What vLLM may use: total times utilization; on the CPU weights and KV space together are not bounded by it."""
+    """What vLLM may use: total times utilization; on the CPU weights and KV space together are not
+    bounded by it."""
     weights_gib: float
     draft_gib: float
     allowance_gib: float
@@ -168,7 +213,8 @@ class MemoryEstimate:
     """Room if the allowance were zero."""
     kv_bytes_per_token: float
     exact_kv: bool
-    """False: some layers keep less than every token, so the cache holds more tokens than said here."""
+    """False: some layers keep less than every token, so the cache holds more tokens than said
+    here."""
     block_size: int
     context_ranks: int
     """Decode-context-parallel ranks: each keeps its share of a request's tokens."""
@@ -197,15 +243,24 @@ class MemoryEstimate:
         return room / (math.ceil(max(1, tokens_per_request) / granule) * granule)
 
     def errors(
-        self, *, model_loading_gib: float | None = None, available_kv_gib: float | None = None, kv_tokens: int | None = None
+        self,
+        *,
+        model_loading_gib: float | None = None,
+        available_kv_gib: float | None = None,
+        kv_tokens: int | None = None,
     ) -> dict[str, float]:
-        """Relative errors against the log's own numbers (0.1: ten percent too high), for those that were found in the log."""
+        """Relative errors against the log's own numbers (0.1: ten percent too high), for those that
+        were found in the log."""
         pairs = {
             "model_loading_gib": (self.loaded_gib, model_loading_gib),
             "available_kv_gib": (self.kv_gib, available_kv_gib),
             "kv_tokens": (float(self.kv_tokens), kv_tokens),
         }
-        return {name: estimate / measured - 1 for name, (estimate, measured) in pairs.items() if measured}
+        return {
+            name: estimate / measured - 1
+            for name, (estimate, measured) in pairs.items()
+            if measured
+        }
 
 
 def estimate_memory(
@@ -220,8 +275,9 @@ def estimate_memory(
 ) -> MemoryEstimate | None:
     """Estimate one rank's memory, or None where something that it needs is not known.
 
-    ``total_gib`` is the device's memory as the driver reports it (the hardware table's nominal value otherwise). ``draft_tp`` is
-    the tensor parallel size of a separate draft, else 0; where the draft is not known the estimate is made without it.
+    ``total_gib`` is the device's memory as the driver reports it (the hardware table's nominal
+    value otherwise). ``draft_tp`` is the tensor parallel size of a separate draft, else 0; where
+    the draft is not known the estimate is made without it.
     """
     kv_width = _kv_width(settings, target)
     if target is None or kv_width is None:
@@ -265,7 +321,8 @@ def estimate_memory(
 
 
 def block_size_of(settings: Settings, target: ModelShape | None, hardware: Hardware) -> int:
-    """Tokens per KV block: as set, else 128 for MiniMax-M3's sparse attention and on the CPU, else vLLM's default of 16."""
+    """Tokens per KV block: as set, else 128 for MiniMax-M3's sparse attention and on the CPU, else
+    vLLM's default of 16."""
     if settings.block_size is not None and settings.block_size > 0:
         return settings.block_size
     if target is not None and target.sparse is not None and target.sparse.block_size:
@@ -289,11 +346,14 @@ def _cache_bytes(shape: ModelShape, tp: int, width: float) -> float | None:
 
 
 def _kv_bytes(target: ModelShape, tp: int, width: float, settings: Settings) -> float | None:
-    """Of one token in all layers of one rank, M3's index cache included: one shared head, bf16 unless the indexer is told fp8."""
+    """Of one token in all layers of one rank, M3's index cache included: one shared head, bf16
+    unless the indexer is told fp8."""
     cache = _cache_bytes(target, tp, width)
     if cache is None or target.sparse is None or target.sparse.index_dim is None:
         return cache
-    index_width = 1.0 if settings.part("attention-config", "indexer_kv_dtype") in ("fp8", "fp8_e4m3") else 2.0
+    index_width = (
+        1.0 if settings.part("attention-config", "indexer_kv_dtype") in ("fp8", "fp8_e4m3") else 2.0
+    )
     return cache + target.sparse.layers * target.sparse.index_dim * index_width
 
 
@@ -302,7 +362,9 @@ def _allowance(target: ModelShape, settings: Settings, topology: Topology) -> fl
     tokens, hidden = settings.max_num_batched_tokens, target.hidden or 0
     routed = 0.0
     if target.experts_per_token:
-        routed = target.experts_per_token * ((target.expert_intermediate or 0) / topology.tensor_parallel_size + hidden)
+        routed = target.experts_per_token * (
+            (target.expert_intermediate or 0) / topology.tensor_parallel_size + hidden
+        )
     activations = tokens * 2 * (_ACTIVATION_WIDTHS * hidden + routed)
     logits = min(settings.max_num_seqs, tokens) * (target.vocab or 0) * 4
     communication = _COMMUNICATION if topology.gpus > 1 else 0.0

@@ -1,4 +1,5 @@
-"""The flags of a server as vLLM will understand them: defaults filled in, extra arguments and JSON flags read."""
+"""The flags of a server as vLLM will understand them: defaults filled in, extra arguments and JSON
+flags read."""
 
 from __future__ import annotations
 
@@ -24,9 +25,11 @@ class Settings:
     flags: Mapping[str, Any]
     """Kebab-case names without dashes, from ``serve`` and from the extra arguments (later wins)."""
     environment: Mapping[str, str]
-    """What is known of the server's environment: variables that the recipe sets, host variables by their default."""
+    """What is known of the server's environment: variables that the recipe sets, host variables by
+    their default."""
     doubled: tuple[str, ...]
-    """JSON flags that are given whole and with dotted parts (``--attention-config`` and ``--attention-config.x``)."""
+    """JSON flags that are given whole and with dotted parts (``--attention-config`` and
+    ``--attention-config.x``)."""
     max_model_len: int | None
     block_size: int | None
     max_num_seqs: int
@@ -58,10 +61,13 @@ class Settings:
 
 
 def settings_of(spec: ServerSpec, hardware: Hardware) -> Settings:
-    """Resolve a spec's flags for some hardware; malformed values count as not set (the recipe room has judged them)."""
+    """Resolve a spec's flags for some hardware; malformed values count as not set (the recipe room
+    has judged them)."""
     flags, doubled = _flags(spec)
     compilation = mapping(flags.get("compilation-config"))
-    batched_default, seqs_default = _batch_defaults(hardware, spec.topology.tensor_parallel_size * spec.topology.pp)
+    batched_default, seqs_default = _batch_defaults(
+        hardware, spec.topology.tensor_parallel_size * spec.topology.pp
+    )
     length = _integer(flags.get("max-model-len"))
     batched = _integer(flags.get("max-num-batched-tokens"))
     seqs = _integer(flags.get("max-num-seqs"))
@@ -84,17 +90,24 @@ def settings_of(spec: ServerSpec, hardware: Hardware) -> Settings:
         max_num_batched_tokens=batched,
         chunked_prefill=chunked,
         eager=flags.get("enforce-eager") is True or hardware.platform == "cpu",
-        capture_max=_first_integer(flags.get("max-cudagraph-capture-size"), compilation.get("max_cudagraph_capture_size")),
-        capture_sizes=_integers(flags.get("cudagraph-capture-sizes")) or _integers(compilation.get("cudagraph_capture_sizes")),
-        attention_backend=backend_name(flags.get("attention-backend") or mapping(flags.get("attention-config")).get("backend")),
+        capture_max=_first_integer(
+            flags.get("max-cudagraph-capture-size"), compilation.get("max_cudagraph_capture_size")
+        ),
+        capture_sizes=_integers(flags.get("cudagraph-capture-sizes"))
+        or _integers(compilation.get("cudagraph_capture_sizes")),
+        attention_backend=backend_name(
+            flags.get("attention-backend") or mapping(flags.get("attention-config")).get("backend")
+        ),
         kv_cache_dtype=str(flags.get("kv-cache-dtype") or "auto"),
         quantization=quantization if isinstance(quantization, str) else None,
         dtype=str(flags.get("dtype") or "auto"),
         utilization=_fraction(flags.get("gpu-memory-utilization"), 0.92),
         load_format=str(flags.get("load-format") or "auto"),
-        expert_parallel=spec.topology.expert_parallel or flags.get("enable-expert-parallel") is True,
+        expert_parallel=spec.topology.expert_parallel
+        or flags.get("enable-expert-parallel") is True,
         eplb=flags.get("enable-eplb") is True,
-        redundant_experts=_integer(mapping(flags.get("eplb-config")).get("num_redundant_experts")) or 0,
+        redundant_experts=_integer(mapping(flags.get("eplb-config")).get("num_redundant_experts"))
+        or 0,
     )
 
 
@@ -132,7 +145,8 @@ def _flags(spec: ServerSpec) -> tuple[dict[str, Any], tuple[str, ...]]:
         else:
             flags[name] = value
     doubled = tuple(name for name in parts if isinstance(flags.get(name), Mapping))
-    # vLLM's parser gathers the dotted parts into one JSON value that it puts after the whole one: the whole one is lost
+    # vLLM's parser gathers the dotted parts into one JSON value that it puts after the whole one:
+    # the whole one is lost
     return {**flags, **parts}, doubled
 
 
@@ -142,7 +156,8 @@ def _kebab(name: str) -> str:
 
 
 def _parsed(words: tuple[str, ...]) -> dict[str, Any]:
-    """Raw arguments as flags: ``--a b``, ``--a=b``, ``--a`` alone; JSON values are read, other words are kept."""
+    """Raw arguments as flags: ``--a b``, ``--a=b``, ``--a`` alone; JSON values are read, other
+    words are kept."""
     flags: dict[str, Any] = {}
     name = ""
     for word in words:
@@ -177,7 +192,8 @@ def _environment(spec: ServerSpec) -> dict[str, str]:
 
 
 def _integer(value: object) -> int | None:
-    """A whole number as vLLM's command line reads it, ``32k`` (1000) and ``32K`` (1024) included."""
+    """A whole number as vLLM's command line reads it, ``32k`` (1000) and ``32K`` (1024)
+    included."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -196,4 +212,6 @@ def _integers(value: object) -> tuple[int, ...]:
 
 
 def _fraction(value: object, default: float) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+    )

@@ -1,4 +1,5 @@
-"""What a ``config.json`` says about a model: the numbers that decide whether a server can start and how much memory it needs."""
+"""What a ``config.json`` says about a model: the numbers that decide whether a server can start and
+how much memory it needs."""
 
 from __future__ import annotations
 
@@ -9,16 +10,30 @@ from typing import Any
 from pytest_gpubench.doctor.configs import M3_TEXT_DEFAULTS
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "max_target_positions")
+_LENGTHS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_target_positions",
+)
 _PRESCALED_ROPE = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 """Rope types whose factor vLLM does not multiply into the length."""
 _STATEFUL = ("mamba", "linear_attention", "conv", "recurrent", "short_conv")
-BYTES: dict[str, float] = {"float32": 4.0, "float": 4.0, "bfloat16": 2.0, "float16": 2.0, "half": 2.0}
+BYTES: dict[str, float] = {
+    "float32": 4.0,
+    "float": 4.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "half": 2.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class SparseAttention:
-    """MiniMax-M3's block-sparse attention: one KV page is one sparse block, and an index cache lies beside the KV cache."""
+    """MiniMax-M3's block-sparse attention: one KV page is one sparse block, and an index cache lies
+    beside the KV cache."""
 
     block_size: int | None
     index_dim: int | None
@@ -39,7 +54,8 @@ class AttentionSizes:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A model's shape. A number that config.json does not give is None; rules that need it say nothing."""
+    """A model's shape. A number that config.json does not give is None; rules that need it say
+    nothing."""
 
     model_type: str
     text_type: str
@@ -69,9 +85,11 @@ class ModelShape:
     vision_heads: int | None
     sparse: SparseAttention | None
     latent_dim: int | None
-    """Width of the latent KV vector of a model with multi-head latent attention (rope part included); None: it has none."""
+    """Width of the latent KV vector of a model with multi-head latent attention (rope part
+    included); None: it has none."""
     full_attention_only: bool
-    """False where some layers keep a window or a state instead of all tokens, or where the layout is not known to us."""
+    """False where some layers keep a window or a state instead of all tokens, or where the layout
+    is not known to us."""
     draft_vocab: int | None
     target_hidden: int | None
     aux_layers: tuple[int, ...]
@@ -83,7 +101,8 @@ class ModelShape:
 
     @property
     def is_mha(self) -> bool:
-        """Whether every query head has its own KV head, so that FlashInfer's large pages cannot be used."""
+        """Whether every query head has its own KV head, so that FlashInfer's large pages cannot be
+        used."""
         return self.heads is not None and self.heads == self.kv_heads
 
     @property
@@ -99,13 +118,19 @@ class ModelShape:
     @property
     def attention(self) -> AttentionSizes | None:
         """The sizes of its attention, None unless all are known."""
-        if self.hidden is None or self.heads is None or self.kv_heads is None or self.head_dim is None:
+        if (
+            self.hidden is None
+            or self.heads is None
+            or self.kv_heads is None
+            or self.head_dim is None
+        ):
             return None
         return AttentionSizes(self.hidden, self.heads, self.kv_heads, self.head_dim)
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
-    """Read a config.json, whatever it holds: unknown or malformed entries count as absent, nothing is raised."""
+    """Read a config.json, whatever it holds: unknown or malformed entries count as absent, nothing
+    is raised."""
     text = mapping(config.get("text_config")) or config
     text_type = _word(text, "model_type")
     if "minimax_m3" in text_type or "minimax_m3" in _word(config, "model_type"):
@@ -129,7 +154,8 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         kv_heads=_number(text, "num_key_value_heads", "num_kv_heads") or heads,
         head_dim=_number(text, "head_dim") or (hidden and heads and hidden // heads) or None,
         vocab=_number(text, "vocab_size"),
-        dense_intermediate=_number(text, "dense_intermediate_size", "intermediate_size", "n_inner") or (hidden and 4 * hidden),
+        dense_intermediate=_number(text, "dense_intermediate_size", "intermediate_size", "n_inner")
+        or (hidden and 4 * hidden),
         experts=experts,
         experts_per_token=_number(text, "num_experts_per_tok", "moe_topk"),
         expert_intermediate=expert_intermediate,
@@ -137,17 +163,24 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         moe_layers=_moe_layers(text, experts, layers),
         max_length=length,
         max_length_key=key,
-        dtype=(_word(config, "dtype", "torch_dtype") or _word(text, "dtype", "torch_dtype")).removeprefix("torch."),
+        dtype=(
+            _word(config, "dtype", "torch_dtype") or _word(text, "dtype", "torch_dtype")
+        ).removeprefix("torch."),
         tied_embeddings=text.get("tie_word_embeddings") is True,
         quantization=_quantization(quant),
         quant_config=quant,
-        vision_heads=_number(mapping(config.get("vision_config")), "num_attention_heads", "num_heads"),
+        vision_heads=_number(
+            mapping(config.get("vision_config")), "num_attention_heads", "num_heads"
+        ),
         sparse=_sparse(text),
         latent_dim=_latent_dim(text),
         full_attention_only=_full_attention_only(text),
         draft_vocab=_number(config, "draft_vocab_size"),
         target_hidden=_number(config, "target_hidden_size"),
-        aux_layers=_integers(config.get("eagle_aux_hidden_state_layer_ids") or eagle.get("eagle_aux_hidden_state_layer_ids")),
+        aux_layers=_integers(
+            config.get("eagle_aux_hidden_state_layer_ids")
+            or eagle.get("eagle_aux_hidden_state_layer_ids")
+        ),
         n_predict=_number(text, "n_predict"),
     )
 
@@ -182,11 +215,19 @@ def _integers(value: object) -> tuple[int, ...]:
 
 def _quantization(quant: Mapping[str, Any]) -> str:
     """vLLM's method name: ModelOpt writes ``modelopt`` and names the format in ``quant_algo``."""
-    method = _word(quant, "quant_method").lower().replace("compressed_tensors", "compressed-tensors")
+    method = (
+        _word(quant, "quant_method").lower().replace("compressed_tensors", "compressed-tensors")
+    )
     if method != "modelopt":
         return method
-    algorithm = (_word(quant, "quant_algo") or _word(mapping(quant.get("quantization")), "quant_algo")).upper()
-    return {"NVFP4": "modelopt_fp4", "MXFP8": "modelopt_mxfp8", "MIXED_PRECISION": "modelopt_mixed"}.get(algorithm, "modelopt")
+    algorithm = (
+        _word(quant, "quant_algo") or _word(mapping(quant.get("quantization")), "quant_algo")
+    ).upper()
+    return {
+        "NVFP4": "modelopt_fp4",
+        "MXFP8": "modelopt_mxfp8",
+        "MIXED_PRECISION": "modelopt_mixed",
+    }.get(algorithm, "modelopt")
 
 
 def _max_length(text: Mapping[str, Any]) -> tuple[int | None, str]:
@@ -197,7 +238,12 @@ def _max_length(text: Mapping[str, Any]) -> tuple[int | None, str]:
     rope = mapping(text.get("rope_scaling")) or mapping(text.get("rope_parameters"))
     kind = _word(rope, "rope_type", "type")
     factor = rope.get("factor")
-    if kind not in _PRESCALED_ROPE and isinstance(factor, int | float) and not isinstance(factor, bool) and 0 < factor < 1e6:
+    if (
+        kind not in _PRESCALED_ROPE
+        and isinstance(factor, int | float)
+        and not isinstance(factor, bool)
+        and 0 < factor < 1e6
+    ):
         length = int(length * factor)
     return length, key
 
@@ -207,7 +253,9 @@ def _latent_dim(text: Mapping[str, Any]) -> int | None:
     return rank and rank + (_number(text, "qk_rope_head_dim") or 0)
 
 
-def _shared_intermediate(text: Mapping[str, Any], experts: int, expert_intermediate: int | None) -> int | None:
+def _shared_intermediate(
+    text: Mapping[str, Any], experts: int, expert_intermediate: int | None
+) -> int | None:
     if not experts:
         return 0
     width = _number(text, "shared_expert_intermediate_size")
@@ -248,6 +296,12 @@ def _full_attention_only(text: Mapping[str, Any]) -> bool:
     kinds = text.get("layer_types")
     if isinstance(kinds, list | tuple) and any(kind != "full_attention" for kind in kinds):
         return False
-    window = _number(text, "sliding_window") is not None and text.get("use_sliding_window") is not False
-    stateful = any(word in _word(text, "model_type") for word in _STATEFUL) or mapping(text.get("linear_attn_config"))
-    return not window and not stateful and "layers_block_type" not in text and "index_topk" not in text
+    window = (
+        _number(text, "sliding_window") is not None and text.get("use_sliding_window") is not False
+    )
+    stateful = any(word in _word(text, "model_type") for word in _STATEFUL) or mapping(
+        text.get("linear_attn_config")
+    )
+    return (
+        not window and not stateful and "layers_block_type" not in text and "index_topk" not in text
+    )

@@ -1,4 +1,5 @@
-"""Engines: a server spec becomes a command line, a process tree, a ready server with facts, and leaves nothing behind.
+"""Engines: a server spec becomes a command line, a process tree, a ready server with facts, and
+leaves nothing behind.
 
 - `argv`: spec to command line (pure). `interpreter`: which engine stands behind a command.
 - `lifecycle`: `start_engine`, `attach`. `engine`: the running `Engine`.

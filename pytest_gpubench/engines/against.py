@@ -1,4 +1,5 @@
-"""The second engine of an A/B run: what ``--gpubench-against`` says, and what it makes of a recipe's server. Pure."""
+"""The second engine of an A/B run: what ``--gpubench-against`` says, and what it makes of a
+recipe's server. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from pytest_gpubench.recipes.server_keys import check_flag
 NEXT = "/opt/vllm-next/bin/python -m vllm.entrypoints.openai.api_server"
 FORMS = (
     f"give another engine's command ({NEXT!r}), flags to change "
-    "('--block-size 256 --no-async-scheduling'), environment (NAME=VALUE), or these in the order NAME=VALUE COMMAND --FLAGS"
+    "('--block-size 256 --no-async-scheduling'), environment (NAME=VALUE), or these in the order "
+    "NAME=VALUE COMMAND --FLAGS"
 )
 _ENVIRONMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?!=)(.*)", re.DOTALL)
 _WHOLE = re.compile(r"-?\d{1,18}")
@@ -58,8 +60,11 @@ class Against:
         )
 
 
-def differences(first: ServerSpec, second: ServerSpec, command: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """What tells the second engine's server from the first's, one phrase each: ``--block-size 256 instead of 128``.
+def differences(
+    first: ServerSpec, second: ServerSpec, command: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """What tells the second engine's server from the first's, one phrase each: ``--block-size 256
+    instead of 128``.
 
     Args:
         command: what starts the first engine where its spec does not say.
@@ -80,7 +85,11 @@ def _differences(first: ServerSpec, second: ServerSpec, command: tuple[str, ...]
 
 def _draft_text(spec: ServerSpec) -> str:
     draft = spec.speculative
-    return "none" if draft is None else canonical_json(thaw(FrozenMap({**draft.vllm_config(), **draft.options})))
+    return (
+        "none"
+        if draft is None
+        else canonical_json(thaw(FrozenMap({**draft.vllm_config(), **draft.options})))
+    )
 
 
 def _changed(dashes: str, before: Mapping[str, Frozen], now: Mapping[str, Frozen]) -> Iterator[str]:
@@ -114,22 +123,35 @@ def parse_against(text: str, which: Callable[[str], str | None] = shutil.which) 
         raise _wrong(text, f"cannot be split into words ({error}); check its quotes") from None
     if not words:
         raise _wrong(text, f"is empty; {FORMS}")
-    start = next((index for index, word in enumerate(words) if word.startswith("-") and word != "-m"), len(words))
+    start = next(
+        (index for index, word in enumerate(words) if word.startswith("-") and word != "-m"),
+        len(words),
+    )
     env, command = _env_and_command(text, words[:start], which)
     if name := next(filter(None, map(secret_inside, words)), ""):
-        raise _wrong(text, f"holds a value of {name}, and command lines are kept in records; set it in the recipe's env")
+        raise _wrong(
+            text,
+            f"holds a value of {name}, and command lines are kept in records; set it in "
+            "the recipe's env",
+        )
     serve, draft, without = _flags(text, words[start:])
     return Against(without_shapes(text), command, FrozenMap(serve), FrozenMap(env), draft, without)
 
 
-def _env_and_command(text: str, words: list[str], which: Callable[[str], str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _env_and_command(
+    text: str, words: list[str], which: Callable[[str], str | None]
+) -> tuple[dict[str, str], tuple[str, ...]]:
     env: dict[str, str] = {}
     while words and (variable := _ENVIRONMENT.fullmatch(words[0])):
         name, value = variable.groups()
-        secret = is_secret(name, value) and not _DECIMAL.fullmatch(value) and not _WHOLE.fullmatch(value)
+        secret = (
+            is_secret(name, value) and not _DECIMAL.fullmatch(value) and not _WHOLE.fullmatch(value)
+        )
         if secret or name in ("VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"):
             raise _wrong(
-                text, f"sets {name}, which is not an engine's difference: keys are made for every launch and GPUs are leased"
+                text,
+                f"sets {name}, which is not an engine's difference: keys are made for "
+                "every launch and GPUs are leased",
             )
         if name in env:
             raise _wrong(text, f"sets {name} twice; leave one out")
@@ -140,20 +162,27 @@ def _env_and_command(text: str, words: list[str], which: Callable[[str], str | N
     if which(words[0]) is None:
         raise _wrong(text, _no_command(words[0]))
     if len(words) == 1 and Path(words[0]).name.startswith("python"):
-        raise _wrong(text, f"names an interpreter and no program: add '-m vllm.entrypoints.openai.api_server' after {words[0]}")
+        raise _wrong(
+            text,
+            "names an interpreter and no program: add '-m "
+            f"vllm.entrypoints.openai.api_server' after {words[0]}",
+        )
     return env, tuple(words)
 
 
 def _no_command(word: str) -> str:
     if _VERSION.fullmatch(word):
         return (
-            f"names a version, {word}: install it into an environment of its own and give the command of its interpreter, such as "
+            f"names a version, {word}: install it into an environment of its own and give the "
+            "command of its interpreter, such as "
             f"{NEXT!r}"
         )
     if not word.startswith((".", "/", "~")) and _IMAGE.fullmatch(word):
         return (
-            f"begins with {word}, which is no executable here and looks like an image. No container is started, the run "
-            f"must be in it already: run pytest inside the image, and name the other engine by its command ({NEXT!r})"
+            f"begins with {word}, which is no executable here and looks like an image. No "
+            "container is started, the run "
+            "must be in it already: run pytest inside the image, and name the other engine by "
+            f"its command ({NEXT!r})"
         )
     return f"begins with {word}, which is no executable on PATH and no path of one; {FORMS}"
 
@@ -168,7 +197,10 @@ def _flags(text: str, words: list[str]) -> tuple[dict[str, Any], Speculative | N
         if plain in serve or (plain == _DRAFT and (draft or without)):
             raise _wrong(text, f"gives --{plain} twice; leave one out")
         if off and values:
-            raise _wrong(text, f"gives --{name} the value {values[0]}; a flag that is switched off takes none")
+            raise _wrong(
+                text,
+                f"gives --{name} the value {values[0]}; a flag that is switched off takes none",
+            )
         if plain == _DRAFT:
             without = off
             if not off:
@@ -190,7 +222,9 @@ def _grouped(text: str, words: list[str]) -> Iterator[tuple[str, list[str]]]:
             head, dot, rest = name.partition(".")
             groups.append((head.replace("_", "-") + dot + rest, [value] if equals else []))
         elif word.startswith("-") and not _WHOLE.fullmatch(word) and not _DECIMAL.fullmatch(word):
-            raise _wrong(text, f"holds {word}; write flags in their long form, such as --block-size 256")
+            raise _wrong(
+                text, f"holds {word}; write flags in their long form, such as --block-size 256"
+            )
         elif not groups:
             raise _wrong(text, f"holds {word} where a flag was expected; {FORMS}")
         else:
@@ -219,7 +253,9 @@ def _json_map(text: str, name: str, value: str) -> dict[str, Any]:
     try:
         parsed = json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise _wrong(text, f"gives --{name} {value}, which is not valid JSON; check its quotes") from None
+        raise _wrong(
+            text, f"gives --{name} {value}, which is not valid JSON; check its quotes"
+        ) from None
     if not isinstance(parsed, dict):
         raise _wrong(text, f'gives --{name} {value}, which is not a map; write {{"key": value}}')
     return parsed
@@ -231,11 +267,24 @@ def _no_constant(name: str) -> float:
 
 def _draft(text: str, values: list[str]) -> Speculative:
     if len(values) != 1 or not values[0].startswith("{"):
-        raise _wrong(text, f'gives --{_DRAFT} no JSON map; write --{_DRAFT} \'{{"method": ..., "num_speculative_tokens": ...}}\'')
+        raise _wrong(
+            text,
+            f'gives --{_DRAFT} no JSON map; write --{_DRAFT} \'{{"method": ..., '
+            '"num_speculative_tokens": ...}\'',
+        )
     config = _json_map(text, _DRAFT, values[0])
     method, tokens = config.pop("method", None), config.pop("num_speculative_tokens", None)
-    if not isinstance(method, str) or not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
-        raise _wrong(text, f"gives --{_DRAFT} without 'method' (text) and 'num_speculative_tokens' (a whole number above 0)")
+    if (
+        not isinstance(method, str)
+        or not isinstance(tokens, int)
+        or isinstance(tokens, bool)
+        or tokens < 1
+    ):
+        raise _wrong(
+            text,
+            f"gives --{_DRAFT} without 'method' (text) and 'num_speculative_tokens' (a "
+            "whole number above 0)",
+        )
     named = {key: config.pop(key, None) for key in ("model", "revision", "attention_backend")}
     if any(value is not None and not isinstance(value, str) for value in named.values()):
         raise _wrong(text, f"gives --{_DRAFT} a {', '.join(named)} that is not text")

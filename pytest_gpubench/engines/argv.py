@@ -1,4 +1,5 @@
-"""A server spec rendered to a command line: pure, so that a plan prints exactly what a launch runs."""
+"""A server spec rendered to a command line: pure, so that a plan prints exactly what a launch
+runs."""
 
 from __future__ import annotations
 
@@ -16,8 +17,31 @@ PORT = "{port}"
 """Stands for the port in a rendered command line; `CommandLine.with_port` fills it in."""
 
 _RECORDED = (
-    *("VLLM_", "CUDA_", "NCCL_", "NVIDIA_", "HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "TRITON_", "FLASHINFER_", "ROCR_", "XLA_"),
-    *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "LD_PRELOAD", "LD_LIBRARY_PATH", "SAFETENSORS_", "TOKENIZERS_"),
+    *(
+        "VLLM_",
+        "CUDA_",
+        "NCCL_",
+        "NVIDIA_",
+        "HF_",
+        "TRANSFORMERS_",
+        "TORCH",
+        "PYTORCH_",
+        "TRITON_",
+        "FLASHINFER_",
+        "ROCR_",
+        "XLA_",
+    ),
+    *(
+        "OMP_",
+        "MKL_",
+        "OPENBLAS_",
+        "KMP_",
+        "GOMP_",
+        "LD_PRELOAD",
+        "LD_LIBRARY_PATH",
+        "SAFETENSORS_",
+        "TOKENIZERS_",
+    ),
 )
 _OURS_ENV: tuple[tuple[str, str], ...] = (
     ("PYTHONUNBUFFERED", "1"),
@@ -40,7 +64,8 @@ class HostVariable:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What starts a server: argument list with a literal ``{port}``, and how its environment differs from the host's.
+    """What starts a server: argument list with a literal ``{port}``, and how its environment
+    differs from the host's.
 
     It never holds a secret: the API key is added at launch, through ``VLLM_API_KEY``.
     """
@@ -54,7 +79,8 @@ class CommandLine:
         return tuple(str(port) if word == PORT else word for word in self.argv)
 
     def printable_env(self) -> dict[str, str]:
-        """The additions as a plan prints them: host variables unresolved, as ``${NAME:-default}``, without secrets."""
+        """The additions as a plan prints them: host variables unresolved, as ``${NAME:-default}``,
+        without secrets."""
         return {name: _printable(name, value) for name, value in self.env}
 
     def resolve_env(self, host_env: Mapping[str, str]) -> dict[str, str]:
@@ -71,8 +97,10 @@ class CommandLine:
             given = host_env.get(value.name, value.default)
             if given is None:
                 raise GpubenchError(
-                    f"env.{name} reads {value.name} from the host, which is not set and has no default: "
-                    f"set {value.name} or give the recipe `{name}: {{from: {value.name}, default: ...}}`."
+                    f"env.{name} reads {value.name} from the host, which is not set and has no "
+                    "default: "
+                    f"set {value.name} or give the recipe `{name}: {{from: {value.name}, default: "
+                    "...}`."
                 )
             resolved[name] = given
         return resolved
@@ -88,13 +116,15 @@ def render(
 ) -> CommandLine:
     """Render a spec for an engine's command.
 
-    ``command`` is the prefix (``vllm serve``, or ``python -m vllm.entrypoints.openai.api_server``); where its last word is
-    ``serve`` the model is positional, else it follows ``--model``. ``spec.command`` is not looked at: the caller has chosen.
-    ``cache_dir`` is the Hugging Face hub cache that the server reads; ``offline`` keeps it from the network, since weights are
-    fetched beforehand.
+    ``command`` is the prefix (``vllm serve``, or ``python -m vllm.entrypoints.openai.api_server``);
+    where its last word is ``serve`` the model is positional, else it follows ``--model``.
+    ``spec.command`` is not looked at: the caller has chosen. ``cache_dir`` is the Hugging Face hub
+    cache that the server reads; ``offline`` keeps it from the network, since weights are fetched
+    beforehand.
 
     Raises:
-        GpubenchError: if the recipe sets one of `recipes.server_keys.OUR_FLAGS`, or a value that no command line can express.
+        GpubenchError: if the recipe sets one of `recipes.server_keys.OUR_FLAGS`, or a value that no
+            command line can express.
     """
     _reject_ours(spec)
     words = list(command)
@@ -107,14 +137,18 @@ def render(
     for name, value in spec.serve.items():
         words += flag(name, value)
     if spec.speculative is not None:
-        words += ["--speculative-config", _json(spec.speculative.vllm_config() | _plain_map(spec.speculative.options))]
+        words += [
+            "--speculative-config",
+            _json(spec.speculative.vllm_config() | _plain_map(spec.speculative.options)),
+        ]
     words += ["--host", "127.0.0.1", "--port", PORT, "--served-model-name", served_name]
     words += spec.extra_args
     return CommandLine(tuple(words), tuple(_environment(spec, cache_dir, offline)), _unset(spec))
 
 
 def flag(name: str, value: Frozen) -> list[str]:
-    """One serve entry as words: true ``--flag``, false ``--no-flag``, map one JSON value, list ``--flag a b``, null nothing.
+    """One serve entry as words: true ``--flag``, false ``--no-flag``, map one JSON value, list
+    ``--flag a b``, null nothing.
 
     Raises:
         GpubenchError: for a list that holds maps or lists.
@@ -128,13 +162,17 @@ def flag(name: str, value: Frozen) -> list[str]:
         return [dashed, _json(_plain_map(value))]
     if isinstance(value, tuple):
         if any(isinstance(item, tuple | FrozenMap) for item in value):
-            raise GpubenchError(f"serve.{name} is a list of lists or maps, which no flag can take: use a map (one JSON value).")
+            raise GpubenchError(
+                f"serve.{name} is a list of lists or maps, which no flag can take: use "
+                "a map (one JSON value)."
+            )
         return [dashed, *map(_scalar, value)] if value else []
     return [dashed, _scalar(value)]
 
 
 def record_env(environment: Mapping[str, str], names: Sequence[str] = ()) -> dict[str, str]:
-    """The part of a server's environment that belongs in a record: what steers engines and numeric libraries, and ``names``.
+    """The part of a server's environment that belongs in a record: what steers engines and numeric
+    libraries, and ``names``.
 
     Secrets of the environment are replaced by ``<removed>``, under whatever name they stand.
     """
@@ -158,7 +196,9 @@ def _parallel(topology: Topology) -> Iterator[str]:
         yield "--enable-expert-parallel"
 
 
-def _environment(spec: ServerSpec, cache_dir: str | None, offline: bool) -> Iterator[tuple[str, str | HostVariable]]:
+def _environment(
+    spec: ServerSpec, cache_dir: str | None, offline: bool
+) -> Iterator[tuple[str, str | HostVariable]]:
     ours = dict(_OURS_ENV)
     if offline:
         ours |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -168,7 +208,10 @@ def _environment(spec: ServerSpec, cache_dir: str | None, offline: bool) -> Iter
     for name, value in spec.env.items():
         if isinstance(value, FrozenMap):
             default = value.get("default")
-            yield name, HostVariable(str(value["from"]), None if default is None else _scalar(default))
+            yield (
+                name,
+                HostVariable(str(value["from"]), None if default is None else _scalar(default)),
+            )
         elif value is not None:
             yield name, _scalar(value)
 
@@ -195,7 +238,10 @@ def _reject_ours(spec: ServerSpec) -> None:
     if wrong:
         raise GpubenchError(f"serve.extra-args {wrong}")
     if "VLLM_API_KEY" in spec.env:
-        raise GpubenchError("env.VLLM_API_KEY is set by gpubench itself, a new one for every launch: remove it from the recipe.")
+        raise GpubenchError(
+            "env.VLLM_API_KEY is set by gpubench itself, a new one for every launch: "
+            "remove it from the recipe."
+        )
 
 
 def _plain_map(value: FrozenMap) -> dict[str, object]:

@@ -1,7 +1,9 @@
-"""The catalogue of known causes: what an engine's root-cause text looks like, who must act, and what to do.
+"""The catalogue of known causes: what an engine's root-cause text looks like, who must act, and
+what to do.
 
-Patterns are matched against the root cause only (an exception's last lines, an argument parser's complaint, a loader's cry), never
-against the whole log: ordinary lines mention memory, ports and backends all the time.
+Patterns are matched against the root cause only (an exception's last lines, an argument parser's
+complaint, a loader's cry), never against the whole log: ordinary lines mention memory, ports and
+backends all the time.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ _OOM = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out o
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One known cause; ``frames`` must occur in the traceback, and ``log`` in a line before it, where they are given."""
+    """One known cause; ``frames`` must occur in the traceback, and ``log`` in a line before it,
+    where they are given."""
 
     name: str
     failure_class: FailureClass
@@ -39,7 +42,9 @@ def _cause(
     def compiled(text: str | None) -> re.Pattern[str] | None:
         return re.compile(text) if text else None
 
-    return Cause(name, failure_class, re.compile(pattern), summary, remedy, compiled(frames), compiled(log))
+    return Cause(
+        name, failure_class, re.compile(pattern), summary, remedy, compiled(frames), compiled(log)
+    )
 
 
 CAUSES: tuple[Cause, ...] = (
@@ -47,8 +52,10 @@ CAUSES: tuple[Cause, ...] = (
         "minimax-m3-top-k-layout",
         "engine",
         r"illegal memory access|cudaErrorIllegalAddress",
-        "MiniMax-M3's Triton sparse attention reads its top-k buffer in the wrong layout in this vLLM (its issue 48603).",
-        "Use a vLLM with its pull request 49149 (0.32 has it); whatever the older one measured before it died does not count.",
+        "MiniMax-M3's Triton sparse attention reads its top-k buffer in the wrong "
+        "layout in this vLLM (its issue 48603).",
+        "Use a vLLM with its pull request 49149 (0.32 has it); whatever the older one "
+        "measured before it died does not count.",
         frames=r"minimax_m3/common/(indexer|sparse_attention)\.py",
         log=r"LLM engine \(v0\.2[56]\.",
     ),
@@ -56,8 +63,10 @@ CAUSES: tuple[Cause, ...] = (
         "all-reduce-multicast",
         "engine",
         r"illegal memory access|cudaErrorIllegalAddress|CUBLAS_STATUS_EXECUTION_FAILED",
-        "FlashInfer's fused all-reduce (mnnvl) wrote through NVLink multicast, which this host most likely does not offer.",
-        "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm, or use a vLLM that looks for multicast first (0.32 does).",
+        "FlashInfer's fused all-reduce (mnnvl) wrote through NVLink multicast, which "
+        "this host most likely does not offer.",
+        "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm, or use a vLLM that looks "
+        "for multicast first (0.32 does).",
         log=r"FlashInfer Allreduce norm fusion workspace with backend=mnnvl",
     ),
     _cause(
@@ -65,7 +74,8 @@ CAUSES: tuple[Cause, ...] = (
         "engine",
         r"illegal memory access|cudaErrorIllegalAddress",
         "A GPU kernel of the engine read or wrote outside its memory.",
-        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel; try another attention, MoE or all-reduce backend.",
+        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel; try another "
+        "attention, MoE or all-reduce backend.",
     ),
     _cause(
         "device-assert",
@@ -87,12 +97,14 @@ CAUSES: tuple[Cause, ...] = (
         r"No available memory for the cache blocks|larger than the available KV cache"
         r"|max seq len .* is larger than the maximum number of tokens",
         "The KV cache does not fit beside the weights.",
-        "Raise gpu-memory-utilization (on the CPU: VLLM_CPU_KVCACHE_SPACE), lower max-model-len, or use more GPUs.",
+        "Raise gpu-memory-utilization (on the CPU: VLLM_CPU_KVCACHE_SPACE), lower "
+        "max-model-len, or use more GPUs.",
     ),
     _cause(
         "gpu-memory-taken",
         "infrastructure",
-        r"Free memory on device .* is less than desired|Free memory on device .* on startup is less",
+        r"Free memory on device .* is less than desired|Free memory on device .* on "
+        r"startup is less",
         "Part of the GPU's memory is taken, so the engine cannot have the share that it was given.",
         "Find the other process (nvidia-smi), end it or wait; or lower gpu-memory-utilization.",
     ),
@@ -109,7 +121,8 @@ CAUSES: tuple[Cause, ...] = (
         "recipe",
         _OOM,
         "The GPU ran out of memory while the KV cache was allocated.",
-        "Lower kv-cache-memory-bytes or gpu-memory-utilization, or find who took the memory meanwhile.",
+        "Lower kv-cache-memory-bytes or gpu-memory-utilization, or find who took the "
+        "memory meanwhile.",
         r"initialize_kv_cache|allocate_kv_cache|init_kv_cache",
     ),
     _cause(
@@ -138,16 +151,19 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "out-of-memory-host",
         "infrastructure",
-        r"DefaultCPUAllocator: (?:can't|not enough)|\bMemoryError\b|Errno 12\]|[Cc]annot allocate memory",
+        r"DefaultCPUAllocator: (?:can't|not enough)|\bMemoryError\b|Errno "
+        r"12\]|[Cc]annot allocate memory",
         "The host ran out of memory.",
-        "Free memory on the host or raise the job's memory limit; on the CPU engine lower VLLM_CPU_KVCACHE_SPACE.",
+        "Free memory on the host or raise the job's memory limit; on the CPU engine "
+        "lower VLLM_CPU_KVCACHE_SPACE.",
     ),
     _cause(
         "no-common-block-size",
         "recipe",
         r"No common block size for",
         "The attention backends of target and draft have no KV block size in common.",
-        "Set the draft's attention-backend (FLASH_ATTN serves block size 128), or change block-size.",
+        "Set the draft's attention-backend (FLASH_ATTN serves block size 128), or "
+        "change block-size.",
     ),
     _cause(
         "page-size",
@@ -159,7 +175,8 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "backend-not-valid",
         "recipe",
-        r"[Ss]elected backend .* is not valid|Unknown attention backend|No valid attention backend found"
+        r"[Ss]elected backend .* is not valid|Unknown attention backend|No valid attention "
+        r"backend found"
         r"|No \w+ MoE backends? available",
         "A backend that the recipe asks for cannot serve this model on this GPU.",
         "Remove the backend from the recipe or choose one that the engine's message allows.",
@@ -170,12 +187,14 @@ CAUSES: tuple[Cause, ...] = (
         r"[Mm]odel architectures? .* (?:are not supported|failed to be inspected|is not supported)"
         r"|does not recognize this architecture",
         "This engine does not know the model's architecture.",
-        "Use an engine version that supports the model (`requires` in the recipe); the log may name a missing library.",
+        "Use an engine version that supports the model (`requires` in the recipe); the "
+        "log may name a missing library.",
     ),
     _cause(
         "too-few-gpus",
         "infrastructure",
-        r"is larger than the number of available GPUs|[Ww]orld size .* (?:exceeds|is greater than) .*GPU"
+        r"is larger than the number of available GPUs|[Ww]orld size .* (?:exceeds|is greater "
+        r"than) .*GPU"
         r"|invalid device ordinal",
         "The server needs more GPUs than it was given.",
         "Use a node with enough free GPUs; look at CUDA_VISIBLE_DEVICES.",
@@ -183,9 +202,11 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "parallel-size",
         "recipe",
-        r"is not divisible by|must be divisible by|not evenly divisible|is greater than the number of experts",
+        r"is not divisible by|must be divisible by|not evenly divisible|is greater than "
+        r"the number of experts",
         "A size of the model cannot be divided by the parallel size.",
-        "Choose a TP (or DP) size that divides heads, experts and widths of the model, vision tower and draft included.",
+        "Choose a TP (or DP) size that divides heads, experts and widths of the model, "
+        "vision tower and draft included.",
     ),
     _cause(
         "gated-repo",
@@ -197,7 +218,8 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "corrupt-snapshot",
         "infrastructure",
-        r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|Error while deserializing header",
+        r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|Error "
+        r"while deserializing header",
         "A weight file is damaged or incomplete.",
         "Delete the snapshot from the hub cache and run `gpubench fetch` again.",
     ),
@@ -218,13 +240,16 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "missing-snapshot",
         "infrastructure",
-        r"LocalEntryNotFoundError|IncompleteSnapshotError|OfflineModeIsEnabled|outgoing traffic has been disabled"
+        r"LocalEntryNotFoundError|IncompleteSnapshotError|OfflineModeIsEnabled|outgoing traffic "
+        r"has been disabled"
         r"|Cannot find .* in the (?:disk )?cache"
         r"|RepositoryNotFoundError|RevisionNotFoundError|Invalid repository ID or local directory"
         r"|Can't load the configuration of|does not appear to have a file named"
-        r"|not a local folder and is not a valid model identifier|couldn't connect to .* to load|Cannot find any model weights",
+        r"|not a local folder and is not a valid model identifier|couldn't connect to .* to "
+        r"load|Cannot find any model weights",
         "The model is not, or not completely, on this machine.",
-        "Run `gpubench fetch` where there is a network, or correct the model's name, path or revision.",
+        "Run `gpubench fetch` where there is a network, or correct the model's name, "
+        "path or revision.",
     ),
     _cause(
         "port-in-use",
@@ -238,33 +263,40 @@ CAUSES: tuple[Cause, ...] = (
         "infrastructure",
         r"NCCL error|nccl\w*Error|DistBackendError|NCCL WARN|ProcessGroupNCCL.*(?:timeout|Timeout)",
         "The GPUs could not talk to each other (NCCL).",
-        "Run once with env NCCL_DEBUG=INFO; look at NVLink, shared memory (/dev/shm) and network interfaces of the node.",
+        "Run once with env NCCL_DEBUG=INFO; look at NVLink, shared memory (/dev/shm) "
+        "and network interfaces of the node.",
     ),
     _cause(
         "driver-error",
         "infrastructure",
-        r"CUDA driver version is insufficient|no CUDA-capable device|CUDA driver initialization failed"
+        r"CUDA driver version is insufficient|no CUDA-capable device|CUDA driver initialization "
+        r"failed"
         r"|system not yet initialized|NVMLError|Found no NVIDIA driver"
-        r"|Failed to infer device type|uncorrectable (?:ECC|NVLink)|devices?\(s\) is/are busy or unavailable"
+        r"|Failed to infer device type|uncorrectable (?:ECC|NVLink)|devices?\(s\) is/are busy or "
+        r"unavailable"
         r"|forward compatibility was attempted|GPU is lost",
         "The GPU driver is missing, too old or broken.",
-        "Look at nvidia-smi and the kernel log of the node; take the node out of service until it is repaired.",
+        "Look at nvidia-smi and the kernel log of the node; take the node out of "
+        "service until it is repaired.",
     ),
     _cause(
         "jit-failure",
         "engine",
         r"[Nn]inja build failed|ninja: build stopped|(?:Could not find|not find) nvcc"
         r"|nvcc fatal|nvcc not found|CalledProcessError.*(?:ninja|nvcc)|InvalidCxxCompiler"
-        r"|No such file or directory: '(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc)'|CppCompileError|Failed to find C compiler",
+        r"|No such file or directory: '(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc)'|CppCompileError|Failed "
+        r"to find C compiler",
         "A kernel could not be compiled on this machine.",
-        "Install the compiler that the message names (nvcc, ninja, g++), or an engine with its kernels built in.",
+        "Install the compiler that the message names (nvcc, ninja, g++), or an engine "
+        "with its kernels built in.",
     ),
     _cause(
         "missing-library",
         "engine",
         r"ModuleNotFoundError|ImportError|cannot open shared object file|undefined symbol",
         "The engine's installation lacks a library.",
-        "Repair the engine's environment: install what the message names, in the version that this engine needs.",
+        "Repair the engine's environment: install what the message names, in the "
+        "version that this engine needs.",
     ),
     _cause(
         "disk-full",
@@ -290,7 +322,8 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "network",
         "infrastructure",
-        r"Max retries exceeded|ConnectionError\b|ConnectTimeout|ReadTimeout|Temporary failure in name resolution"
+        r"Max retries exceeded|ConnectionError\b|ConnectTimeout|ReadTimeout|Temporary failure in "
+        r"name resolution"
         r"|Connection reset by peer",
         "The engine lost a network connection.",
         "Run again; fetch models beforehand with `gpubench fetch`.",
@@ -298,7 +331,8 @@ CAUSES: tuple[Cause, ...] = (
     _cause(
         "wrong-argument",
         "recipe",
-        r"error: (?:unrecognized arguments|argument |the following arguments are required|ambiguous option)",
+        r"error: (?:unrecognized arguments|argument |the following arguments are "
+        r"required|ambiguous option)",
         "The engine does not accept an argument of the recipe.",
         "Correct the flag under `serve` (or in extra-args), or require an engine that knows it.",
     ),

@@ -1,7 +1,8 @@
 """From an engine's log and end to a `Failure` with cause, class, evidence and remedy: pure.
 
-The root cause is the earliest traceback of the process that failed, not the last lines of the log: the processes above it add
-their own, generic ones ("See root cause above"), and a stop adds spurious ones.
+The root cause is the earliest traceback of the process that failed, not the last lines of the log:
+the processes above it add their own, generic ones ("See root cause above"), and a stop adds
+spurious ones.
 """
 
 from __future__ import annotations
@@ -20,27 +21,39 @@ EVIDENCE_LINES = 6
 """At most so many lines of an engine's log are shown."""
 _WIDTH = 240
 _MARK = re.compile(
-    r"EngineCore failed to start|WorkerProc failed to start|WorkerProc hit an exception|EngineCore encountered a fatal error"
+    r"EngineCore failed to start|WorkerProc failed to start|WorkerProc hit an "
+    r"exception|EngineCore encountered a fatal error"
     r"|EngineCore hit an exception|DP Coordinator failed|Worker failed with error"
 )
 _FATAL = re.compile(
     _MARK.pattern
-    + r"|Worker proc \S+ died unexpectedly|Engine core proc(?:ess)? .*died unexpectedly|Engine core initialization failed"
-    r"|CUDA error: |CUDA driver error|HIP error: |terminate called after throwing|Fatal Python error: |Segmentation fault"
+    + r"|Worker proc \S+ died unexpectedly|Engine core proc(?:ess)? .*died unexpectedly"
+    r"|Engine core "
+    r"initialization failed"
+    r"|CUDA error: |CUDA driver error|HIP error: |terminate called after throwing|Fatal Python "
+    r"error: |Segmentation fault"
 )
 _DIED = re.compile(r"(?:Worker proc|Engine core proc(?:ess)?)[^\n]*died unexpectedly")
 _GENERIC = re.compile(
     r"^(?:SystemExit|KeyboardInterrupt|GeneratorExit|asyncio\.exceptions\.CancelledError|\S*EngineDeadError)\b"
-    r"|Engine core initialization failed|See root cause above|RuntimeError: Executor failed|API server .* died"
+    r"|Engine core initialization failed|See root cause above|RuntimeError: Executor failed|API "
+    r"server .* died"
     r"|Worker failed with error .*please check the stack trace"
 )
 _HEADER = "Traceback (most recent call last)"
-_CONNECTING = re.compile(r"^(?:During handling of the above exception|The above exception was the direct cause)")
+_CONNECTING = re.compile(
+    r"^(?:During handling of the above exception|The above exception was the direct cause)"
+)
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::|$)")
-_LOUD = re.compile(r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|NCCL WARN|Segmentation fault")
+_LOUD = re.compile(
+    r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|NCCL "
+    r"WARN|Segmentation fault"
+)
 _FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")
 """Lines of a traceback other than its message."""
-_READ_LOG = "The cause is not one that gpubench knows: read the engine's log from the first traceback on."
+_READ_LOG = (
+    "The cause is not one that gpubench knows: read the engine's log from the first traceback on."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +91,26 @@ class _Traceback:
 def fatal_line(line: str | LogLine) -> bool:
     """Whether a line means that the engine is lost even if its processes live on.
 
-    Information and warnings never do, nor does what an engine says while it is being stopped: ask only before that.
+    Information and warnings never do, nor does what an engine says while it is being stopped: ask
+        only before that.
     """
     parsed = parse_line(line) if isinstance(line, str) else line
     return parsed.level in ("", "ERROR", "CRITICAL") and bool(_FATAL.search(parsed.text))
 
 
 def classify(lines: Iterable[str], ending: Ending) -> Failure:
-    """Name the failure. ``lines`` are the log up to the moment when a stop was requested, whole or its beginning and end."""
+    """Name the failure. ``lines`` are the log up to the moment when a stop was requested, whole or
+    its beginning and end."""
     parsed = [parse_line(line) for line in lines]
     if ending.reason == "foreign-server":
         return Failure(
             "foreign-server",
             "infrastructure",
             "Another server answers on the engine's port, so no request could be trusted.",
-            remedy="Find the process that listens on the port (ss -ltnp) and stop it, or run again with another port.",
+            remedy=(
+                "Find the process that listens on the port (ss -ltnp) and stop it, or run "
+                "again with another port."
+            ),
         )
     tracebacks = _tracebacks(parsed)
     root = _root(tracebacks)
@@ -100,20 +118,38 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
         return _too_late(parsed, root, ending)
     if root is not None:
         for traceback in _chain(root, tracebacks):
-            cause = _match("\n".join(traceback.message), traceback.frames, parsed[: traceback.index])
+            cause = _match(
+                "\n".join(traceback.message), traceback.frames, parsed[: traceback.index]
+            )
             if cause is not None:
                 return _known(cause, traceback.message, ending)
         if not _died_without_word(parsed, root):
-            return Failure("unknown", "engine", f"The engine failed: {root.headline}{_how(ending)}", _clip(root.message), _READ_LOG)
+            return Failure(
+                "unknown",
+                "engine",
+                f"The engine failed: {root.headline}{_how(ending)}",
+                _clip(root.message),
+                _READ_LOG,
+            )
     return _without_traceback(parsed, ending)
 
 
 def _known(cause: Cause, evidence: Sequence[str], ending: Ending) -> Failure:
-    return Failure(cause.name, cause.failure_class, f"{cause.summary[:-1]}{_how(ending)}", _clip(evidence), cause.remedy)
+    return Failure(
+        cause.name,
+        cause.failure_class,
+        f"{cause.summary[:-1]}{_how(ending)}",
+        _clip(evidence),
+        cause.remedy,
+    )
 
 
 def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
-    loud = [line.text.strip() for line in parsed if line.level in ("", "ERROR", "CRITICAL") and _LOUD.search(line.text)]
+    loud = [
+        line.text.strip()
+        for line in parsed
+        if line.level in ("", "ERROR", "CRITICAL") and _LOUD.search(line.text)
+    ]
     marked = [line.text for line in parsed if line.level in ("ERROR", "CRITICAL")]
     errors = [text for text in dict.fromkeys(marked) if not _FRAME.match(text)]
     for candidates in (loud, errors):
@@ -121,15 +157,26 @@ def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
             cause = _match(text, "")
             if cause is not None:
                 return _known(cause, candidates[position : position + EVIDENCE_LINES], ending)
-    died = [line.text.strip() for line in parsed if line.level in ("", "ERROR", "CRITICAL") and _DIED.search(line.text)]
-    if ending.returncode == -signal.SIGKILL or any(re.search(r"exit code:? -9\b", text) for text in died):
-        victim = "The engine" if ending.returncode == -signal.SIGKILL else "The engine or one of its workers"
+    died = [
+        line.text.strip()
+        for line in parsed
+        if line.level in ("", "ERROR", "CRITICAL") and _DIED.search(line.text)
+    ]
+    if ending.returncode == -signal.SIGKILL or any(
+        re.search(r"exit code:? -9\b", text) for text in died
+    ):
+        victim = (
+            "The engine"
+            if ending.returncode == -signal.SIGKILL
+            else "The engine or one of its workers"
+        )
         return Failure(
             "killed",
             "infrastructure",
             f"{victim} was killed{_how(ending)}",
             _clip(died),
-            "Look in the kernel log for the out-of-memory killer and raise the memory limit; or find who sent SIGKILL.",
+            "Look in the kernel log for the out-of-memory killer and raise the memory "
+            "limit; or find who sent SIGKILL.",
         )
     who = "A process of the engine" if died else "The engine"
     when = "died" if ending.serving else "ended before it was ready"
@@ -137,13 +184,23 @@ def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
         "engine-died",
         "engine",
         f"{who} {when}{_how(ending)[:-1]}, without a word about the cause.",
-        _clip(died or loud or errors or [line.text.strip() for line in parsed if line.text.strip()][-3:]),
-        "Read the engine's log, and the kernel log for the out-of-memory killer or a crash; run the command by hand to see more.",
+        _clip(
+            died
+            or loud
+            or errors
+            or [line.text.strip() for line in parsed if line.text.strip()][-3:]
+        ),
+        "Read the engine's log, and the kernel log for the out-of-memory killer or a "
+        "crash; run the command by hand to see more.",
     )
 
 
 def _too_late(parsed: Sequence[LogLine], root: _Traceback | None, ending: Ending) -> Failure:
-    errors = [line.text.strip() for line in parsed if line.level in ("ERROR", "CRITICAL") and line.text.strip()]
+    errors = [
+        line.text.strip()
+        for line in parsed
+        if line.level in ("ERROR", "CRITICAL") and line.text.strip()
+    ]
     last = [line.text.strip() for line in parsed if line.text.strip() and not line.heartbeat][-2:]
     evidence = root.message if root is not None else (errors[:EVIDENCE_LINES] or last)
     if ending.answering:
@@ -158,25 +215,31 @@ def _too_late(parsed: Sequence[LogLine], root: _Traceback | None, ending: Ending
         return Failure(
             "stalled",
             "engine",
-            f"The engine showed no sign of life for {ending.seconds:g} s: no new line in its log and no CPU time.",
+            f"The engine showed no sign of life for {ending.seconds:g} s: no new line "
+            "in its log and no CPU time.",
             _clip(evidence),
-            "Look at the last lines of the log for what it waits for (a download, a lock, another rank).",
+            "Look at the last lines of the log for what it waits for (a download, a "
+            "lock, another rank).",
         )
     if ending.compilers:
         return Failure(
             "kernels-compiling",
             "engine",
-            f"The engine was not ready after {ending.seconds:g} s: it was compiling CUDA kernels ({', '.join(ending.compilers)}).",
+            f"The engine was not ready after {ending.seconds:g} s: it was compiling "
+            f"CUDA kernels ({', '.join(ending.compilers)}).",
             _clip(evidence),
-            "Raise --gpubench-start-timeout: a compilation that is cut off begins anew at the next start, one that ends is kept in "
-            "the user's cache. FlashInfer's kernels can also be had compiled (flashinfer-jit-cache).",
+            "Raise --gpubench-start-timeout: a compilation that is cut off begins anew at the "
+            "next start, one that ends is kept in "
+            "the user's cache. FlashInfer's kernels can also be had compiled "
+            "(flashinfer-jit-cache).",
         )
     return Failure(
         "timeout",
         "engine",
         f"The engine was not ready after {ending.seconds:g} s.",
         _clip(evidence),
-        "Raise --gpubench-start-timeout if the model needs longer to load; else read the engine's log.",
+        "Raise --gpubench-start-timeout if the model needs longer to load; else read "
+        "the engine's log.",
     )
 
 
@@ -195,7 +258,9 @@ def _how(ending: Ending) -> str:
 
 def _match(message: str, frames: str, before: Sequence[LogLine] = ()) -> Cause | None:
     for cause in CAUSES:
-        if not cause.pattern.search(message) or (cause.frames is not None and not cause.frames.search(frames)):
+        if not cause.pattern.search(message) or (
+            cause.frames is not None and not cause.frames.search(frames)
+        ):
             continue
         if cause.log is None or any(cause.log.search(line.text) for line in before):
             return cause
@@ -203,19 +268,31 @@ def _match(message: str, frames: str, before: Sequence[LogLine] = ()) -> Cause |
 
 
 def _clip(lines: Sequence[str]) -> tuple[str, ...]:
-    return tuple(line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…" for line in lines[:EVIDENCE_LINES])
+    return tuple(
+        line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…" for line in lines[:EVIDENCE_LINES]
+    )
 
 
 def _died_without_word(parsed: Sequence[LogLine], root: _Traceback) -> bool:
-    """Whether a process vanished before the first traceback: what follows is only how the others noticed."""
+    """Whether a process vanished before the first traceback: what follows is only how the others
+    noticed."""
     first = next(
-        (index for index, line in enumerate(parsed) if line.level in ("ERROR", "CRITICAL") and _DIED.search(line.text)), None
+        (
+            index
+            for index, line in enumerate(parsed)
+            if line.level in ("ERROR", "CRITICAL") and _DIED.search(line.text)
+        ),
+        None,
     )
     return first is not None and first < root.index
 
 
 def _root(tracebacks: Sequence[_Traceback]) -> _Traceback | None:
-    telling = [traceback for traceback in tracebacks if traceback.message and not _GENERIC.search(traceback.headline)]
+    telling = [
+        traceback
+        for traceback in tracebacks
+        if traceback.message and not _GENERIC.search(traceback.headline)
+    ]
     marked = [traceback for traceback in telling if traceback.marked]
     return next(iter(marked or telling), None)
 
@@ -254,24 +331,34 @@ def _of_stream(stream: Sequence[tuple[int, LogLine]]) -> list[_Traceback]:
             continue
         begin = position
         # Frames are indented; a line without text belongs to them, since source lines may be empty.
-        while position < len(stream) and (not stream[position][1].text or stream[position][1].text[0] in " \t"):
+        while position < len(stream) and (
+            not stream[position][1].text or stream[position][1].text[0] in " \t"
+        ):
             position += 1
         frames = "\n".join(frame.text for _, frame in stream[begin:position])
         message = _message(stream, position, line.level)
         position += len(message)
         # A warning may carry the traceback of something that was handled.
         if line.level not in ("DEBUG", "INFO", "WARNING"):
-            tracebacks.append(_Traceback(index, marked, frames, message, (line.process, line.pid), chained))
+            tracebacks.append(
+                _Traceback(index, marked, frames, message, (line.process, line.pid), chained)
+            )
         chained = False
     return tracebacks
 
 
 def _message(stream: Sequence[tuple[int, LogLine]], begin: int, level: str) -> tuple[str, ...]:
-    """The exception's own text, from its name on: one line or several, of which some are the advice of a library."""
+    """The exception's own text, from its name on: one line or several, of which some are the advice
+    of a library."""
     message: list[str] = []
     for _, line in stream[begin : begin + EVIDENCE_LINES]:
         text = line.text
-        if not text.strip() or line.level != level or _CONNECTING.match(text) or text.startswith(_HEADER):
+        if (
+            not text.strip()
+            or line.level != level
+            or _CONNECTING.match(text)
+            or text.startswith(_HEADER)
+        ):
             break
         names_exception = bool(_EXCEPTION.match(text))
         if not message and not names_exception:

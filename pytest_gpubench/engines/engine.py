@@ -21,7 +21,8 @@ FATAL_GRACE = 1.0
 class Engine:
     """One running server.
 
-    ``argv`` and ``env`` are what really started it, without secrets; both are empty where we attached to a server.
+    ``argv`` and ``env`` are what really started it, without secrets; both are empty where we
+    attached to a server.
     """
 
     url: str
@@ -49,10 +50,15 @@ class Engine:
     @property
     def phases(self) -> Mapping[str, float]:
         """Start-up phases by name, in seconds, in the order in which they happen."""
-        return {name: float(value) for name, value in self.facts.phases.items() if isinstance(value, int | float)}
+        return {
+            name: float(value)
+            for name, value in self.facts.phases.items()
+            if isinstance(value, int | float)
+        }
 
     def alive(self) -> Failure | None:
-        """None while the engine is well, else why it is not: an exit with any code, a fatal line, no health where we attached."""
+        """None while the engine is well, else why it is not: an exit with any code, a fatal line,
+        no health where we attached."""
         if self._stopped:
             return Failure("engine-stopped", "client", "The engine has been stopped already.")
         if self.process is None:
@@ -68,9 +74,12 @@ class Engine:
         return failure_of(self.process, serving=True)
 
     def compiled_between(self, start_ns: int, end_ns: int) -> tuple[str, ...]:
-        """Kernels that the engine said it compiled between two moments of `time.monotonic_ns`, by name; () where we attached."""
+        """Kernels that the engine said it compiled between two moments of `time.monotonic_ns`, by
+        name; () where we attached."""
         compiled = self.process.log.compiled if self.process else ()
-        return tuple(dict.fromkeys(name for moment, name in list(compiled) if start_ns <= moment <= end_ns))
+        return tuple(
+            dict.fromkeys(name for moment, name in list(compiled) if start_ns <= moment <= end_ns)
+        )
 
     def scrape(self) -> str:
         """The text of ``/metrics`` now.
@@ -84,7 +93,8 @@ class Engine:
         return answer.body.decode("utf-8", "replace")
 
     def stop(self) -> StopReport | None:
-        """Stop the whole process tree; never raises, may be called again. Does nothing where we attached (None)."""
+        """Stop the whole process tree; never raises, may be called again. Does nothing where we
+        attached (None)."""
         self._stopped = True
         return self.process.stop() if self.process else None
 
@@ -95,12 +105,16 @@ def no_metrics(url: str, answer: http_probe.Answer) -> Failure:
         "no-metrics",
         "engine",
         f"{url}/metrics gave {answer}.",
-        remedy="Speculative counters and token counts come from there: do not disable the engine's statistics.",
+        remedy=(
+            "Speculative counters and token counts come from there: do not disable the "
+            "engine's statistics."
+        ),
     )
 
 
 def failure_of(process: ServerProcess, *, serving: bool) -> Failure | None:
-    """Why a server process is lost, or None while it is not. Takes up to `FATAL_GRACE` seconds, to let a traceback finish."""
+    """Why a server process is lost, or None while it is not. Takes up to `FATAL_GRACE` seconds, to
+    let a traceback finish."""
     if process.poll() is None and process.log.fatal is None:
         return None
     until = time.monotonic() + FATAL_GRACE
@@ -112,4 +126,7 @@ def failure_of(process: ServerProcess, *, serving: bool) -> Failure | None:
     code = process.poll()
     if code is not None:
         process.wait_drained(2.0)
-    return classify(process.log.lines(), Ending("fatal-line" if code is None else "exited", code, serving=serving))
+    return classify(
+        process.log.lines(),
+        Ending("fatal-line" if code is None else "exited", code, serving=serving),
+    )

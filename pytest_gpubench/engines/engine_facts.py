@@ -38,13 +38,15 @@ class EngineFacts:
     prefill_context_parallel_size: int | None = None
     expert_parallel: bool | None = None
     api_servers: int | None = None
-    """Processes that answer requests. Only ``vllm serve`` starts several; the module ``openai.api_server`` ignores the wish."""
+    """Processes that answer requests. Only ``vllm serve`` starts several; the module
+    ``openai.api_server`` ignores the wish."""
 
     attention_backend: str | None = None
     """Of the target's ordinary attention layers."""
     draft_attention_backend: str | None = None
     draft_attention_backend_inferred: bool = False
-    """True where no line names the draft's backend and the engine selected only one: it is the one that runs."""
+    """True where no line names the draft's backend and the engine selected only one: it is the one
+    that runs."""
     other_backends: FrozenMap = field(default_factory=FrozenMap)
     """Further kernels by name: ``sparse_attention``, ``moe``, ``linear``."""
 
@@ -60,7 +62,8 @@ class EngineFacts:
     weights_gib: float | None = None
     capture_gib: float | None = None
     compile_cache: str | None = None
-    """``cold`` (something was compiled), ``warm`` (all was loaded), None where nothing is compiled or nothing was said."""
+    """``cold`` (something was compiled), ``warm`` (all was loaded), None where nothing is compiled
+    or nothing was said."""
     phases: FrozenMap = field(default_factory=FrozenMap)
     """Start-up phases by name, in seconds."""
 

@@ -1,4 +1,5 @@
-"""Does the engine that runs agree with the recipe? Pure; one sentence per deviation, and what could not be seen is said, too."""
+"""Does the engine that runs agree with the recipe? Pure; one sentence per deviation, and what could
+not be seen is said, too."""
 
 from __future__ import annotations
 
@@ -70,19 +71,33 @@ def check_engine(spec: ServerSpec, facts: EngineFacts, *, served_name: str) -> E
     for check in _checks(spec, facts, served_name):
         if check.running is None:
             unseen.append(
-                check.unseen or f"{check.name}: not visible in this engine's log and metrics (asked for: {_show(check.asked)})."
+                check.unseen
+                or (
+                    f"{check.name}: not visible in this engine's log and metrics (asked "
+                    f"for: {_show(check.asked)})."
+                )
             )
         elif check.holds:
             checked.append(check.name)
         else:
-            deviations.append(f"{check.name}: {check.source} {_show(check.asked)}, the engine runs with {_show(check.running)}.")
-    # Variables that the engine does not know: those of the recipe were asked for in vain, the host's are only noted.
+            deviations.append(
+                f"{check.name}: {check.source} {_show(check.asked)}, the engine runs "
+                f"with {_show(check.running)}."
+            )
+    # Variables that the engine does not know: those of the recipe were asked for in vain, the
+    # host's are only noted.
     asked = [name for name, value in spec.env.items() if value is not None]
     unknown = [name for name in facts.unknown_variables if name in asked]
     foreign = [name for name in facts.unknown_variables if name not in asked]
-    deviations += [f"environment variable {name}: the recipe sets it, the engine does not know it." for name in unknown]
+    deviations += [
+        f"environment variable {name}: the recipe sets it, the engine does not know it."
+        for name in unknown
+    ]
     if foreign:
-        unseen.append(f"environment variables of this host that the engine does not know: {some_names(foreign)}.")
+        unseen.append(
+            "environment variables of this host that the engine does not know: "
+            f"{some_names(foreign)}."
+        )
     if asked and not unknown and facts.version is not None:
         checked.append("environment variables")
     if spec.requires and facts.version is None:
@@ -96,7 +111,8 @@ def check_engine(spec: ServerSpec, facts: EngineFacts, *, served_name: str) -> E
 
 
 def _served_repository(spec: ServerSpec, root: str | None) -> str | None:
-    """The repository that is served, as far as a path or a name tells it; None: it cannot be told."""
+    """The repository that is served, as far as a path or a name tells it; None: it cannot be
+    told."""
     if root is None or root == spec.model:
         return root
     snapshot = _SNAPSHOT.search(root)
@@ -123,9 +139,13 @@ def _checks(spec: ServerSpec, facts: EngineFacts, served_name: str) -> Iterator[
     yield _Check("pipeline parallel size", topology.pp, facts.pipeline_parallel_size)
     yield _Check("expert parallelism", topology.expert_parallel, facts.expert_parallel)
     if topology.dcp > 1 or facts.decode_context_parallel_size is not None:
-        yield _Check("decode context parallel size", topology.dcp, facts.decode_context_parallel_size)
+        yield _Check(
+            "decode context parallel size", topology.dcp, facts.decode_context_parallel_size
+        )
     if topology.pcp > 1 or facts.prefill_context_parallel_size is not None:
-        yield _Check("prefill context parallel size", topology.pcp, facts.prefill_context_parallel_size)
+        yield _Check(
+            "prefill context parallel size", topology.pcp, facts.prefill_context_parallel_size
+        )
     on_cpu = _on_cpu(spec, facts)
     for flag, attribute, name in _SERVE:
         asked = spec.serve.get(flag)
@@ -156,7 +176,9 @@ def _draft_checks(spec: ServerSpec, facts: EngineFacts, on_cpu: bool) -> Iterato
         # The CPU engine has one attention backend and ignores any other wish.
         yield _Check("attention backend", "CPU_ATTN", facts.attention_backend)
     elif draft.attention_backend is not None:
-        yield _Check("draft attention backend", draft.attention_backend, facts.draft_attention_backend)
+        yield _Check(
+            "draft attention backend", draft.attention_backend, facts.draft_attention_backend
+        )
 
 
 def _on_cpu(spec: ServerSpec, facts: EngineFacts) -> bool:
@@ -177,7 +199,8 @@ def _show(value: Frozen | object) -> str:
 
 
 def kernel_choices(spec: ServerSpec, facts: EngineFacts) -> Iterator[tuple[str, object, object]]:
-    """(name, what it must be, what the engine said or None) for every choice that follows from model, GPU and recipe."""
+    """(name, what it must be, what the engine said or None) for every choice that follows from
+    model, GPU and recipe."""
     yield from _captures(spec, facts)
     hardware = HARDWARE.get(spec.hardware)
     if hardware is None or hardware.platform != "cuda" or facts.device not in (None, "cuda"):

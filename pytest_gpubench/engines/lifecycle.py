@@ -35,7 +35,8 @@ _POLL = 0.2
 _PROBE = 2.0
 """Seconds for one look at a server that starts."""
 _ASK = 10.0
-"""Seconds for each question to a server that is ready; all together stay below the start timeout."""
+"""Seconds for each question to a server that is ready; all together stay below the start
+timeout."""
 _CPU_IS_PROGRESS = 0.5
 _CPU_SHARE = 0.01
 _NOT_FOR_SERVERS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY")
@@ -73,9 +74,11 @@ class EngineSettings:
 
 
 def start_engine(spec: ServerSpec, settings: EngineSettings) -> Engine:
-    """Start a server and return when it is ready: process alive, healthy, our name listed under our key.
+    """Start a server and return when it is ready: process alive, healthy, our name listed under our
+    key.
 
-    Blocks for as long as the server needs. Whatever goes wrong, and on Ctrl-C, the whole process tree is stopped first.
+    Blocks for as long as the server needs. Whatever goes wrong, and on Ctrl-C, the whole process
+    tree is stopped first.
 
     Raises:
         BenchmarkError: with the named cause, if the server does not become ready.
@@ -95,13 +98,17 @@ def start_engine(spec: ServerSpec, settings: EngineSettings) -> Engine:
     raise BenchmarkError(failure)
 
 
-def attach(base_url: str, *, api_key: str = "", model: str | None = None, timeout: float = 10.0) -> Engine:
+def attach(
+    base_url: str, *, api_key: str = "", model: str | None = None, timeout: float = 10.0
+) -> Engine:
     """Use a server that somebody else runs: nothing is started or stopped, its identity is checked.
 
-    ``base_url`` may end in ``/v1``. ``model`` is the served name to use; it may be left out if the server serves only one.
+    ``base_url`` may end in ``/v1``. ``model`` is the served name to use; it may be left out if the
+    server serves only one.
 
     Raises:
-        BenchmarkError: if nothing healthy answers there, the key is refused, or the name is not served.
+        BenchmarkError: if nothing healthy answers there, the key is refused, or the name is not
+            served.
     """
     wrong = base_url_error(base_url)
     if wrong:
@@ -112,21 +119,32 @@ def attach(base_url: str, *, api_key: str = "", model: str | None = None, timeou
         raise _redirected(f"{url}/health", health)
     if health.status != 200:
         raise _attach_error(
-            "engine-not-healthy", f"{url}/health gave {health}.", "Start the server, or correct --gpubench-base-url."
+            "engine-not-healthy",
+            f"{url}/health gave {health}.",
+            "Start the server, or correct --gpubench-base-url.",
         )
     listed = http_probe.models(url, api_key or None, timeout)
     if listed.answer.redirected:
         raise _redirected(f"{url}/v1/models", listed.answer)
     if listed.answer.status in (401, 403):
-        raise _attach_error("key-refused", f"The server at {url} refuses the API key.", "Set OPENAI_API_KEY to the server's key.")
+        raise _attach_error(
+            "key-refused",
+            f"The server at {url} refuses the API key.",
+            "Set OPENAI_API_KEY to the server's key.",
+        )
     if not listed.entries:
-        raise _attach_error("no-models", f"{url}/v1/models gave no list of models: {listed}.", "Is it an OpenAI-compatible server?")
+        raise _attach_error(
+            "no-models",
+            f"{url}/v1/models gave no list of models: {listed}.",
+            "Is it an OpenAI-compatible server?",
+        )
     name = _chosen(url, listed.entries, model)
     return Engine(url, api_key, name, _complete(EngineFacts(), url, api_key, name), attached=True)
 
 
 def _chosen(url: str, served: Mapping[str, Mapping[str, Any]], model: str | None) -> str:
-    """The served name that is meant: the one asked for, else the only one that is no adapter of another."""
+    """The served name that is meant: the one asked for, else the only one that is no adapter of
+    another."""
     names = list(served)
     # vLLM lists LoRA adapters as models with a parent.
     bases = [name for name, entry in served.items() if not entry.get("parent")] or names
@@ -156,7 +174,11 @@ def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Eng
     served_name = f"{settings.label}-{secrets.token_hex(3)}"
     api_key = secrets.token_urlsafe(24)
     command = render(
-        spec, spec.command or settings.command, served_name=served_name, cache_dir=settings.cache_dir, offline=settings.offline
+        spec,
+        spec.command or settings.command,
+        served_name=served_name,
+        cache_dir=settings.cache_dir,
+        offline=settings.offline,
     )
     host_env = dict(os.environ if settings.host_env is None else settings.host_env)
     env, ours = _environment(command, settings, host_env)
@@ -180,7 +202,14 @@ def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Eng
         process.stop()
         raise
     return Engine(
-        url, api_key, served_name, facts, argv=argv, env=record_env(env, ours), log_path=settings.log_path, process=process
+        url,
+        api_key,
+        served_name,
+        facts,
+        argv=argv,
+        env=record_env(env, ours),
+        log_path=settings.log_path,
+        process=process,
     )
 
 
@@ -188,11 +217,16 @@ def _environment(
     command: CommandLine, settings: EngineSettings, host_env: dict[str, str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The server's environment, and the names that we or the recipe put there."""
-    kept = {name: value for name, value in host_env.items() if name not in _NOT_FOR_SERVERS and not name.startswith("PYTEST_")}
+    kept = {
+        name: value
+        for name, value in host_env.items()
+        if name not in _NOT_FOR_SERVERS and not name.startswith("PYTEST_")
+    }
     added = command.resolve_env(host_env) | dict(settings.extra_env)
     # Its own limit must not end a start that ours still allows.
     added.setdefault(
-        "VLLM_ENGINE_READY_TIMEOUT_S", host_env.get("VLLM_ENGINE_READY_TIMEOUT_S", str(int(settings.start_timeout) + 60))
+        "VLLM_ENGINE_READY_TIMEOUT_S",
+        host_env.get("VLLM_ENGINE_READY_TIMEOUT_S", str(int(settings.start_timeout) + 60)),
     )
     env = kept | added
     for name in command.unset:
@@ -200,7 +234,9 @@ def _environment(
     return env, tuple(added)
 
 
-def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: str, settings: EngineSettings) -> None:
+def _await_ready(
+    process: ServerProcess, url: str, api_key: str, served_name: str, settings: EngineSettings
+) -> None:
     progress = process.log.progress
     cpu = 0.0
     moved = checked = process.started
@@ -212,7 +248,9 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
             if failure.cause != "port-in-use" and foreign:
                 failure = classify(process.log.lines(), Ending("foreign-server"))
             raise BenchmarkError(failure)
-        identity = http_probe.identity(url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic())))
+        identity = http_probe.identity(
+            url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic()))
+        )
         if identity.who == "ready":
             return
         foreign += 1
@@ -226,13 +264,17 @@ def _await_ready(process: ServerProcess, url: str, api_key: str, served_name: st
         if now - checked > 1.0:
             checked, used = now, process.cpu_seconds()
             # Idle event loops use a little, too.
-            if process.log.progress != progress or used - cpu > _CPU_IS_PROGRESS + _CPU_SHARE * (now - moved):
+            if process.log.progress != progress or used - cpu > _CPU_IS_PROGRESS + _CPU_SHARE * (
+                now - moved
+            ):
                 progress, cpu, moved = process.log.progress, used, now
         ending: Ending | None = None
         answering = identity.who == "unhealthy"
         if now > deadline:
             compilers = process.compilers()
-            ending = Ending("timeout", seconds=settings.start_timeout, answering=answering, compilers=compilers)
+            ending = Ending(
+                "timeout", seconds=settings.start_timeout, answering=answering, compilers=compilers
+            )
         elif now - moved > settings.stall_timeout:
             ending = Ending("stalled", seconds=settings.stall_timeout, answering=answering)
         if ending is not None:
@@ -253,7 +295,10 @@ def _wrong_answer(identity: http_probe.Identity) -> Failure:
         "wrong-answer",
         "engine",
         f"The engine answers, but not as an OpenAI-compatible server: {identity.said}.",
-        remedy="Requests need its list of models (/v1/models): use an engine and a version that has it.",
+        remedy=(
+            "Requests need its list of models (/v1/models): use an engine and a version "
+            "that has it."
+        ),
     )
 
 
@@ -268,14 +313,20 @@ def _with_marks(log: LogSink, process: ServerProcess, ready: float) -> EngineFac
     for name, moment in (("process_start", log.first_output), ("imports", log.first_engine_line)):
         if moment is not None:
             marks[name] = round(moment - process.started, 3)
-    return dataclasses.replace(facts, phases=FrozenMap({**marks, **facts.phases, "ready": round(ready, 3)}))
+    return dataclasses.replace(
+        facts, phases=FrozenMap({**marks, **facts.phases, "ready": round(ready, 3)})
+    )
 
 
-def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, deadline: float = math.inf) -> EngineFacts:
-    """Facts completed by what the server answers; a question without an answer leaves its fact as it is.
+def _complete(
+    facts: EngineFacts, url: str, api_key: str, served_name: str, deadline: float = math.inf
+) -> EngineFacts:
+    """Facts completed by what the server answers; a question without an answer leaves its fact as
+    it is.
 
     Args:
-        deadline: of the start, as ``time.monotonic``; each question has `_ASK` seconds at most, too.
+        deadline: of the start, as ``time.monotonic``; each question has `_ASK` seconds at most,
+            too.
 
     Raises:
         BenchmarkError: if the answer of ``/metrics`` does not end: no case could be measured.
@@ -290,7 +341,9 @@ def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, dead
         changes["version"] = version["version"][:_LONGEST_VERSION]
     served = http_probe.models(url, api_key, left()).entries
     entry = served.get(served_name, {})
-    changes["served_names"] = tuple(sorted(served, key=lambda name: name != served_name))[:_MOST_NAMES]
+    changes["served_names"] = tuple(sorted(served, key=lambda name: name != served_name))[
+        :_MOST_NAMES
+    ]
     for key, fact in (("owned_by", "owned_by"), ("root", "served_root")):
         if isinstance(entry.get(key), str):
             changes[fact] = entry[key]
@@ -301,7 +354,10 @@ def _complete(facts: EngineFacts, url: str, api_key: str, served_name: str, dead
     if metrics.status == 200:
         labels = _cache_labels(metrics.body.decode("utf-8", "replace"))
         changes["cache_config"] = FrozenMap(labels)
-        size, tokens = (http_probe.whole_number(labels.get(name)) for name in ("block_size", "kv_cache_size_tokens"))
+        size, tokens = (
+            http_probe.whole_number(labels.get(name))
+            for name in ("block_size", "kv_cache_size_tokens")
+        )
         if size is not None:
             changes["block_size"] = size
         if labels.get("enable_prefix_caching") in ("True", "False"):
@@ -319,7 +375,9 @@ def _cache_labels(text: str) -> dict[str, str]:
         samples = parse_metrics(text).samples
     except ValueError:
         return {}
-    return next((dict(sample.labels) for sample in samples if sample.name == "vllm:cache_config_info"), {})
+    return next(
+        (dict(sample.labels) for sample in samples if sample.name == "vllm:cache_config_info"), {}
+    )
 
 
 def _with_log(failure: Failure, log: LogSink) -> Failure:
@@ -330,9 +388,21 @@ def _with_log(failure: Failure, log: LogSink) -> Failure:
 
 
 def _redirected(address: str, answer: http_probe.Answer) -> BenchmarkError:
-    remedy = "Give the address to which it leads as --gpubench-base-url, if that is the server that is meant."
-    return _attach_error("redirected", f"{address} gave {answer}, since the API key would go there.", remedy)
+    remedy = (
+        "Give the address to which it leads as --gpubench-base-url, if that is the server "
+        "that is meant."
+    )
+    return _attach_error(
+        "redirected", f"{address} gave {answer}, since the API key would go there.", remedy
+    )
 
 
 def _attach_error(cause: str, summary: str, remedy: str) -> BenchmarkError:
-    return BenchmarkError(Failure(cause, "infrastructure" if cause == "engine-not-healthy" else "client", summary, remedy=remedy))
+    return BenchmarkError(
+        Failure(
+            cause,
+            "infrastructure" if cause == "engine-not-healthy" else "client",
+            summary,
+            remedy=remedy,
+        )
+    )

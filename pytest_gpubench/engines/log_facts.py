@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pytest_gpubench.engines.engine_facts import EngineFacts
-from pytest_gpubench.engines.log_lines import LogLine, amount_of, count_of, number_of, parse_line, seconds_of, text_of, truth_of
+from pytest_gpubench.engines.log_lines import (
+    LogLine,
+    amount_of,
+    count_of,
+    number_of,
+    parse_line,
+    seconds_of,
+    text_of,
+    truth_of,
+)
 from pytest_gpubench.model.frozen import FrozenMap
 
 _MOST_VARIABLES = 100
@@ -59,7 +68,9 @@ class LogReader:
                 if needle in line.text:
                     match = pattern.search(line.text)
                     if match is not None:
-                        with contextlib.suppress(ValueError):  # no number that anybody could have meant
+                        with contextlib.suppress(
+                            ValueError
+                        ):  # no number that anybody could have meant
                             act(self, match)
             if "_EP" in line.process:
                 self._expert_parallel = True
@@ -77,7 +88,9 @@ class LogReader:
             values["expert_parallel"] = True
         return EngineFacts(
             **values,  # type: ignore[arg-type]  # every key is set by a rule below, with the type of its field
-            api_servers=len({name for name in self._api_servers if "_" in name}) or len(self._api_servers) or None,
+            api_servers=len({name for name in self._api_servers if "_" in name})
+            or len(self._api_servers)
+            or None,
             architectures=tuple(self._architectures),
             attention_backend=target,
             draft_attention_backend=draft,
@@ -89,12 +102,17 @@ class LogReader:
             weights_gib=max((gib for gib, _ in self._weights), default=None),
             capture_gib=max((gib for _, gib in self._captures), default=None),
             unknown_variables=tuple(self._unknown_variables),
-            compile_cache=next((state for state in ("cold", "warm") if state in self._compile_cache), None),
+            compile_cache=next(
+                (state for state in ("cold", "warm") if state in self._compile_cache), None
+            ),
             phases=FrozenMap(self._phases()),
         )
 
     def _backends(self) -> tuple[str | None, str | None, bool]:
-        target = next((selection.names[0][0] for selection in self._selections.values() if selection.names), None)
+        target = next(
+            (selection.names[0][0] for selection in self._selections.values() if selection.names),
+            None,
+        )
         if self._values.get("device") == "cpu":
             # Only CPU_ATTN exists there; a request for another one is logged and ignored.
             target = target or "CPU_ATTN"
@@ -103,9 +121,18 @@ class LogReader:
         named = {selection.draft for selection in self._selections.values() if selection.draft}
         if len(named) == 1:
             return target, named.pop(), False
-        names = {name for selection in self._selections.values() for name, _ in selection.names} or ({target} - {None})
-        explicit = {name for selection in self._selections.values() for name, asked in selection.names[1:] if asked}
-        automatic = any(not asked for selection in self._selections.values() for _, asked in selection.names)
+        names = {
+            name for selection in self._selections.values() for name, _ in selection.names
+        } or ({target} - {None})
+        explicit = {
+            name
+            for selection in self._selections.values()
+            for name, asked in selection.names[1:]
+            if asked
+        }
+        automatic = any(
+            not asked for selection in self._selections.values() for _, asked in selection.names
+        )
         if len(explicit) == 1 and automatic:
             return target, explicit.pop(), False
         if len(names) == 1:
@@ -174,7 +201,9 @@ class LogReader:
                 if converted is not None:
                     self._values[name] = converted
         draft = re.search(
-            r"speculative_config=SpeculativeConfig\(method='([^']*)', model=(None|'[^']*'), num_spec_tokens=(\d+)", text
+            r"speculative_config=SpeculativeConfig\(method='([^']*)', "
+            r"model=(None|'[^']*'), num_spec_tokens=(\d+)",
+            text,
         )
         if draft is not None:
             self._values["speculative_method"] = draft[1]
@@ -185,7 +214,9 @@ class LogReader:
             self._values["speculative_method"] = ""
         sizes = re.search(r"'cudagraph_capture_sizes': \[([\d, ]*)\]", text)
         if sizes is not None:
-            self._values["capture_sizes"] = tuple(count_of(size) for size in sizes[1].split(",") if size.strip())
+            self._values["capture_sizes"] = tuple(
+                count_of(size) for size in sizes[1].split(",") if size.strip()
+            )
 
     def _on_architecture(self, match: re.Match[str]) -> None:
         if match[1] not in self._architectures:
@@ -198,7 +229,9 @@ class LogReader:
         self._values["block_size"] = count_of(match[1])
 
     def _on_loading(self, match: re.Match[str]) -> None:
-        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + amount_of(match[1])
+        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + amount_of(
+            match[1]
+        )
         self._mark("weights", last=True)
 
     def _on_loaded(self, match: re.Match[str]) -> None:
@@ -221,7 +254,9 @@ class LogReader:
             self._compilation = max(self._compilation or 0.0, amount_of(match[2]))
 
     def _on_compiled(self, match: re.Match[str]) -> None:
-        self._compiling[self._line.process] = self._compiling.get(self._line.process, 0.0) + amount_of(match[1])
+        self._compiling[self._line.process] = self._compiling.get(
+            self._line.process, 0.0
+        ) + amount_of(match[1])
 
     def _on_unknown_variable(self, match: re.Match[str]) -> None:
         if len(self._unknown_variables) < _MOST_VARIABLES:
@@ -272,27 +307,63 @@ _RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
             LogReader._on_init,
         ),
         ("Resolved architecture", r"Resolved architecture: (\w+)", LogReader._on_architecture),
-        ("attention backend out of", r"^Using (\w+) attention backend out of potential", LogReader._backend(explicit=False)),
-        ("AttentionBackendEnum.", r"^Using AttentionBackendEnum\.(\w+) backend\.", LogReader._backend(explicit=True)),
+        (
+            "attention backend out of",
+            r"^Using (\w+) attention backend out of potential",
+            LogReader._backend(explicit=False),
+        ),
+        (
+            "AttentionBackendEnum.",
+            r"^Using AttentionBackendEnum\.(\w+) backend\.",
+            LogReader._backend(explicit=True),
+        ),
         ("Loading drafter model", r"Loading drafter model", LogReader._on_drafter),
         ("block size to", r"Setting kv cache block size to (\d+)", LogReader._on_block_size),
         ("Loading weights took", r"Loading weights took ([\d.]+) seconds", LogReader._on_loading),
-        ("Model loading took", r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) seconds", LogReader._on_loaded),
-        ("Available KV cache memory", r"Available KV cache memory: ([\d.]+) GiB", LogReader._on_kv_memory),
+        (
+            "Model loading took",
+            r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) seconds",
+            LogReader._on_loaded,
+        ),
+        (
+            "Available KV cache memory",
+            r"Available KV cache memory: ([\d.]+) GiB",
+            LogReader._on_kv_memory,
+        ),
         ("KV cache size:", r"KV cache size: ([\d,]+) tokens", LogReader._on_kv_tokens),
-        ("Graph capturing finished", r"Graph capturing finished in ([\d.]+) secs, took (-?[\d.]+) GiB", LogReader._on_captured),
+        (
+            "Graph capturing finished",
+            r"Graph capturing finished in ([\d.]+) secs, took (-?[\d.]+) GiB",
+            LogReader._on_captured,
+        ),
         (
             "init engine (",
             r"init engine \([^)]*\) took ([\d.]+) s(?:econds)?(?: \(compilation: ([\d.]+) s\))?",
             LogReader._on_engine_init,
         ),
         ("torch.compile took", r"torch\.compile took ([\d.]+) s in total", LogReader._on_compiled),
-        ("Warming up model", r"Warming up model for the compilation", LogReader._moment("compiling")),
+        (
+            "Warming up model",
+            r"Warming up model for the compilation",
+            LogReader._moment("compiling"),
+        ),
         ("Warming up done", r"Warming up done", LogReader._moment("compiled", last=True)),
-        ("Compiling a graph", r"Compiling a graph for compile range", LogReader._compile_state("cold")),
+        (
+            "Compiling a graph",
+            r"Compiling a graph for compile range",
+            LogReader._compile_state("cold"),
+        ),
         ("saved AOT", r"saved AOT compiled function", LogReader._compile_state("cold")),
-        ("Directly load", r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)", LogReader._compile_state("warm")),
-        ("sparse attention selected", r"sparse attention selected (\w+)", LogReader._kernel("sparse_attention")),
+        (
+            "Directly load",
+            r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)",
+            LogReader._compile_state("warm"),
+        ),
+        (
+            "sparse attention selected",
+            r"sparse attention selected (\w+)",
+            LogReader._kernel("sparse_attention"),
+        ),
         ("MoE backend", r"^Using '?(\w+)'? \w+ MoE backend", LogReader._kernel("moe")),
         ("GEMM", r"^Using (\w+) for \w+ GEMM", LogReader._kernel("linear")),
         (
@@ -300,6 +371,10 @@ _RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
             r"Unknown vLLM environment variable detected: (\w{1,200})",
             LogReader._on_unknown_variable,
         ),
-        ("Expert parallelism is enabled", r"Expert parallelism is enabled", LogReader._on_expert_parallel),
+        (
+            "Expert parallelism is enabled",
+            r"Expert parallelism is enabled",
+            LogReader._on_expert_parallel,
+        ),
     )
 )

@@ -1,7 +1,8 @@
 """One line of a vLLM log, taken apart, and the values in it: pure.
 
-Lines look like ``(EngineCore pid=12) INFO 11-22 08:15:24 [core.py:116] text``; workers add ranks to the process name, some engines
-leave the prefix out, and libraries print without any of it. The printed file and line are never relied on.
+Lines look like ``(EngineCore pid=12) INFO 11-22 08:15:24 [core.py:116] text``; workers add ranks to
+the process name, some engines leave the prefix out, and libraries print without any of it. The
+printed file and line are never relied on.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import cast
 
 _LINE = re.compile(
     r"(?:\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?)?"
-    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) \[[^\]]*\] ?)?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) "
+    r"\[[^\]]*\] ?)?"
 )
 """What may stand before the text; it matches every line."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_HEARTBEAT = re.compile(r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine")
+_HEARTBEAT = re.compile(
+    r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine"
+)
 _PID_DIGITS = 10
 MAX_LINE = 100_000
 """Characters of one line that are looked at."""
@@ -28,7 +32,8 @@ _DIGITS = 15
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of the log, taken apart; ``level`` and ``time`` are empty where the line has none."""
+    """One line of the log, taken apart; ``level`` and ``time`` are empty where the line has
+    none."""
 
     process: str
     pid: int | None
@@ -38,7 +43,8 @@ class LogLine:
 
     @property
     def heartbeat(self) -> bool:
-        """Whether the line says no more than that something is being waited for: no sign of progress."""
+        """Whether the line says no more than that something is being waited for: no sign of
+        progress."""
         return bool(_HEARTBEAT.search(self.text))
 
 
@@ -52,7 +58,8 @@ def parse_line(raw: str) -> LogLine:
 
 
 def seconds_of(stamp: str) -> float | None:
-    """A line's time in seconds since the year's start, for differences; None for what is no time."""
+    """A line's time in seconds since the year's start, for differences; None for what is no
+    time."""
     if not stamp:
         return None
     try:
@@ -77,7 +84,8 @@ def number_of(value: str) -> int | None:
 
 
 def count_of(text: str) -> int:
-    """A count of the log; ValueError for what is none, or beyond all sense: logs come from anywhere."""
+    """A count of the log; ValueError for what is none, or beyond all sense: logs come from
+    anywhere."""
     digits = text.strip()
     if len(digits) > _DIGITS:
         raise ValueError(f"{len(digits)} digits")

@@ -1,4 +1,5 @@
-"""Where a server's output goes: a bounded file without secrets, a bounded memory for the classifier, and the log reader."""
+"""Where a server's output goes: a bounded file without secrets, a bounded memory for the
+classifier, and the log reader."""
 
 from __future__ import annotations
 
@@ -16,14 +17,19 @@ from pytest_gpubench.engines.log_lines import MAX_LINE, LogLine
 from pytest_gpubench.model.secrets import HIDDEN, SHORTEST, without_shapes
 
 MAX_FILE = 256 * 2**20
-"""Bytes of one server's output that are written as they come; after that only the end of it is kept."""
+"""Bytes of one server's output that are written as they come; after that only the end of it is
+kept."""
 MAX_HEAD = 4 * 2**20
 MAX_TAIL = 2**20
 MAX_PIECE = 64 * 2**10
 """Bytes after which a line without an end is passed on in pieces."""
-_WORTH_READING = re.compile(rb"(?:INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d |terminate called|Fatal Python error|CUDA error|Traceback")
+_WORTH_READING = re.compile(
+    rb"(?:INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d |terminate called|Fatal Python error"
+    rb"|CUDA error|Traceback"
+)
 _COMPILED = re.compile(r"\[jit_monitor\.py:\d+\] .* during inference: ([^\s.(]+)")
-"""vLLM's word for a kernel that it compiled while it served, from 0.26 on; each kernel is named once."""
+"""vLLM's word for a kernel that it compiled while it served, from 0.26 on; each kernel is named
+once."""
 LEFT_BEHIND = "[gpubench] killed "
 """Start of the guard's line about processes that the server left behind."""
 
@@ -31,10 +37,18 @@ LEFT_BEHIND = "[gpubench] killed "
 class LogSink:
     """Takes a server's raw output in chunks (from one thread), answers questions (from any thread).
 
-    A full disk never stops the server: its output is then read and dropped, and ``write_error`` says so.
+    A full disk never stops the server: its output is then read and dropped, and ``write_error``
+        says so.
     """
 
-    def __init__(self, path: Path, secrets: Iterable[str] = (), *, append: bool = False, max_file: int = MAX_FILE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        secrets: Iterable[str] = (),
+        *,
+        append: bool = False,
+        max_file: int = MAX_FILE,
+    ) -> None:
         self.path = path
         self.write_error: str | None = None
         self.bytes_seen = 0
@@ -47,12 +61,18 @@ class LogSink:
         self.fatal: str | None = None
         """The first fatal line, until a stop is requested."""
         self.left_behind: list[str] = []
-        """Processes that outlived the server's first one and were killed by the guard, as ``name (pid)``."""
+        """Processes that outlived the server's first one and were killed by the guard, as ``name
+        (pid)``."""
         self.compiled: list[tuple[int, str]] = []
-        """Kernels that were compiled while requests were served: `time.monotonic_ns` of the line, name."""
+        """Kernels that were compiled while requests were served: `time.monotonic_ns` of the line,
+        name."""
         self._lock = threading.Lock()
         self._reader = LogReader()
-        given = (secret.encode("utf-8", "surrogateescape") for secret in secrets if len(secret) >= SHORTEST)
+        given = (
+            secret.encode("utf-8", "surrogateescape")
+            for secret in secrets
+            if len(secret) >= SHORTEST
+        )
         self._secrets = sorted(set(given), key=len, reverse=True)
         self._hold_back = max((len(secret) for secret in self._secrets), default=1) - 1
         self._carry = b""
@@ -85,7 +105,8 @@ class LogSink:
             if whole:
                 self._lines(whole, now)
             if len(self._carry) > MAX_PIECE:
-                # Held back are so many bytes that a secret which is cut here is still found when its rest arrives.
+                # Held back are so many bytes that a secret which is cut here is still found when
+                # its rest arrives.
                 clean = self._redact(self._carry)
                 cut = max(0, len(clean) - self._hold_back)
                 self._carry = clean[cut:]
@@ -105,8 +126,9 @@ class LogSink:
                 return
             if self._dropped:
                 note = (
-                    f"\n[gpubench] {self._dropped} bytes of output are left out here; the last {len(self._tail)} follow\n".encode()
-                )
+                    f"\n[gpubench] {self._dropped} bytes of output are left out here; the "
+                    f"last {len(self._tail)} follow\n"
+                ).encode()
                 self._max_file = self._written + len(note) + len(self._tail)
                 self._write(note)
                 self._write(bytes(self._tail))
@@ -114,10 +136,15 @@ class LogSink:
             self._file = None
 
     def lines(self) -> list[str]:
-        """The output before a stop was requested, without secrets: its beginning and its end where it is large."""
+        """The output before a stop was requested, without secrets: its beginning and its end where
+        it is large."""
         with self._lock:
             tail = bytes(self._tail).decode("utf-8", "replace").splitlines()
-            rest = [] if self._stopping or not self._carry else [self._redact(self._carry).decode("utf-8", "replace")]
+            rest = (
+                []
+                if self._stopping or not self._carry
+                else [self._redact(self._carry).decode("utf-8", "replace")]
+            )
             return [*self._head, *tail, *rest]
 
     def facts(self) -> EngineFacts:
@@ -135,7 +162,9 @@ class LogSink:
         self._write(clean)
         if LEFT_BEHIND.encode() in clean:
             lines = clean.decode("utf-8", "replace").splitlines()
-            self.left_behind += [line.removeprefix(LEFT_BEHIND) for line in lines if line.startswith(LEFT_BEHIND)]
+            self.left_behind += [
+                line.removeprefix(LEFT_BEHIND) for line in lines if line.startswith(LEFT_BEHIND)
+            ]
         if self._stopping:
             return
         full = self._head_size >= MAX_HEAD
@@ -160,14 +189,16 @@ class LogSink:
                 self._head_size += len(line) + 64
 
     def _read(self, line: str) -> LogLine:
-        """A line, taken apart; a line that the reader stumbles over is kept and tells nothing: this thread must live on."""
+        """A line, taken apart; a line that the reader stumbles over is kept and tells nothing: this
+        thread must live on."""
         try:
             return self._reader.feed(line)
         except Exception:  # noqa: BLE001  # the engine would block on a pipe that nobody reads
             return LogLine("", None, "", "", line[:MAX_LINE])
 
     def _piece(self, clean: bytes) -> None:
-        """A part of a line that does not end: kept in the file and at the end of the memory, never read."""
+        """A part of a line that does not end: kept in the file and at the end of the memory, never
+        read."""
         self._write(clean)
         self.progress += 1
         if not self._stopping:

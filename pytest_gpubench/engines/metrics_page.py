@@ -18,8 +18,13 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 STALE_S = 5.0
-"""Seconds without any count after which the gauges of several API server processes are not believed."""
-_PROGRESS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:request_success_total")
+"""Seconds without any count after which the gauges of several API server processes are not
+believed."""
+_PROGRESS = (
+    "vllm:generation_tokens_total",
+    "vllm:prompt_tokens_total",
+    "vllm:request_success_total",
+)
 SILENT = "silent-engine"
 
 
@@ -42,12 +47,14 @@ class Scrape:
     samples: tuple[Sample, ...]
 
     def total(self, name: str) -> float | None:
-        """The sum over all label sets (engines of a data-parallel server, say); None: the page has no such metric."""
+        """The sum over all label sets (engines of a data-parallel server, say); None: the page has
+        no such metric."""
         values = [sample.value for sample in self.samples if sample.name == name]
         return sum(values) if values else None
 
     def by_label(self, name: str, label: str) -> dict[str, float]:
-        """The sums per value of a label, in the page's order; empty: no such metric, or it lacks the label."""
+        """The sums per value of a label, in the page's order; empty: no such metric, or it lacks
+        the label."""
         sums: dict[str, float] = {}
         for sample in self.samples:
             value = dict(sample.labels).get(label)
@@ -56,7 +63,8 @@ class Scrape:
         return sums
 
     def since(self, before: Scrape) -> Scrape:
-        """What was counted between ``before`` and this scrape; gauges are left out, new label sets count from 0.
+        """What was counted between ``before`` and this scrape; gauges are left out, new label sets
+        count from 0.
 
         Raises:
             ValueError: if a counter went backwards: the server was restarted in between.
@@ -68,24 +76,33 @@ class Scrape:
                 continue
             change = sample.value - old.get((sample.name, sample.labels), 0.0)
             if change < 0:
-                raise ValueError(f"{sample.name} went backwards by {-change:g}: the server was restarted between the two scrapes")
+                raise ValueError(
+                    f"{sample.name} went backwards by {-change:g}: the server was "
+                    "restarted between the two scrapes"
+                )
             changes.append(Sample(sample.name, sample.labels, change, True))
         return Scrape(tuple(changes))
 
     def vanished(self, before: Scrape) -> tuple[str, ...]:
-        """Names of what ``before`` counted and this page does not show any more; counters never leave a page by themselves."""
+        """Names of what ``before`` counted and this page does not show any more; counters never
+        leave a page by themselves."""
         now = {(sample.name, sample.labels) for sample in self.samples}
         return tuple(
             dict.fromkeys(
-                sample.name for sample in before.samples if _counts_work(sample) and (sample.name, sample.labels) not in now
+                sample.name
+                for sample in before.samples
+                if _counts_work(sample) and (sample.name, sample.labels) not in now
             )
         )
 
     def nonsense(self) -> str:
-        """The first of vLLM's counts on the page that is none: not finite, or negative; empty where all are."""
+        """The first of vLLM's counts on the page that is none: not finite, or negative; empty where
+        all are."""
         for sample in self.samples:
             counted = _counts_work(sample) or sample.name in (RUNNING, WAITING)
-            if counted and not (math.isfinite(sample.value) and (sample.value >= 0 or sample.name.endswith("_sum"))):
+            if counted and not (
+                math.isfinite(sample.value) and (sample.value >= 0 or sample.name.endswith("_sum"))
+            ):
                 return f"{sample.name} is {sample.value:g}"
         return ""
 
@@ -101,25 +118,44 @@ def parse_metrics(text: str) -> Scrape:
         cumulative = family.type in ("counter", "histogram", "summary")
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
-            samples.append(Sample(sample.name, labels, float(sample.value), cumulative and not sample.name.endswith("_created")))
+            samples.append(
+                Sample(
+                    sample.name,
+                    labels,
+                    float(sample.value),
+                    cumulative and not sample.name.endswith("_created"),
+                )
+            )
     return Scrape(tuple(samples))
 
 
 def _families(text: str) -> Iterator[Metric]:
     try:
         yield from text_string_to_metric_families(text)
-    except (LookupError, TypeError, AttributeError) as error:  # the parser's own stumbling over other text
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # the parser's own stumbling over other text
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: float = 0.1, stale: float = STALE_S) -> Scrape:
-    """Wait until no request runs or waits and the token counters of two scrapes agree; the second of them is returned.
+def wait_idle(
+    fetch: Callable[[], str],
+    timeout: float = 30.0,
+    *,
+    interval: float = 0.1,
+    stale: float = STALE_S,
+) -> Scrape:
+    """Wait until no request runs or waits and the token counters of two scrapes agree; the second
+    of them is returned.
 
     ``fetch`` returns the text of ``/metrics``; what it raises passes through. Times are in seconds.
 
-    Several API server processes share a page that shows the value told last to any of them, and one that is behind is told last of
-    a time when requests still ran: such a gauge stays above zero for good. There an engine that has counted nothing for ``stale``
-    seconds is idle, whatever the gauges say.
+    Several API server processes share a page that shows the value told last to any of them, and one
+    that is behind is told last of a time when requests still ran: such a gauge stays above zero for
+    good. There an engine that has counted nothing for ``stale`` seconds is idle, whatever the
+    gauges say.
 
     Raises:
         BenchmarkError: if the page is not vLLM's, or the engine is not idle in time.
@@ -132,10 +168,17 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
             scrape = parse_metrics(fetch())
         except ValueError as error:
             raise BenchmarkError(
-                Failure("metrics-unreadable", "engine", f"/metrics is not in Prometheus text format: {error}")
+                Failure(
+                    "metrics-unreadable",
+                    "engine",
+                    f"/metrics is not in Prometheus text format: {error}",
+                )
             ) from error
         if nonsense := scrape.nonsense():
-            summary = f"/metrics is unreadable: {nonsense}, which is no count, so nobody can tell what the engine does"
+            summary = (
+                f"/metrics is unreadable: {nonsense}, which is no count, so nobody can tell "
+                "what the engine does"
+            )
             raise BenchmarkError(Failure("metrics-unreadable", "engine", summary))
         running, waiting = scrape.total(RUNNING), scrape.total(WAITING)
         if _untouched(scrape):
@@ -144,21 +187,40 @@ def wait_idle(fetch: Callable[[], str], timeout: float = 30.0, *, interval: floa
             missing = RUNNING if running is None else WAITING
             summary = f"/metrics lacks {missing}, so nobody can tell whether the engine is idle"
             raise BenchmarkError(
-                Failure("metrics-incomplete", "engine", summary, remedy="The server must be vLLM with log stats on.")
+                Failure(
+                    "metrics-incomplete",
+                    "engine",
+                    summary,
+                    remedy="The server must be vLLM with log stats on.",
+                )
             )
         counted = tuple(scrape.total(name) for name in _PROGRESS)
         idle = running == 0 and waiting == 0
         if idle and counted == previous:
             return scrape
         previous = counted if idle else None
-        latest = frozenset((sample.name, sample.labels, sample.value) for sample in scrape.samples if _counts_work(sample))
+        latest = frozenset(
+            (sample.name, sample.labels, sample.value)
+            for sample in scrape.samples
+            if _counts_work(sample)
+        )
         if latest != counts:
             counts, moved = latest, time.monotonic()
         elif _several_processes(scrape) and time.monotonic() - moved >= stale:
             return scrape
         if time.monotonic() > limit:
-            summary = f"the engine is not idle after {timeout:g} s: {running:g} requests running, {waiting:g} waiting"
-            raise BenchmarkError(Failure("server-not-idle", "engine", summary, remedy="Another client may be using the server."))
+            summary = (
+                f"the engine is not idle after {timeout:g} s: {running:g} requests running, "
+                f"{waiting:g} waiting"
+            )
+            raise BenchmarkError(
+                Failure(
+                    "server-not-idle",
+                    "engine",
+                    summary,
+                    remedy="Another client may be using the server.",
+                )
+            )
         time.sleep(interval)
 
 
@@ -167,14 +229,17 @@ def _counts_work(sample: Sample) -> bool:
 
 
 def _several_processes(scrape: Scrape) -> bool:
-    """Whether the page was put together from several processes: prometheus_client leaves out there what describes only one."""
+    """Whether the page was put together from several processes: prometheus_client leaves out there
+    what describes only one."""
     return scrape.total("python_info") is None
 
 
 def _untouched(scrape: Scrape) -> bool:
-    """Whether a vLLM page says that no request has ended yet: then gauges may be missing, not only zero.
+    """Whether a vLLM page says that no request has ended yet: then gauges may be missing, not only
+    zero.
 
-    With several API server processes (``--data-parallel-size``, ``--api-server-count``) a gauge is off the page until it is set.
+    With several API server processes (``--data-parallel-size``, ``--api-server-count``) a gauge is
+    off the page until it is set.
     """
     counted = [scrape.total(name) for name in _PROGRESS]
     return any(value is not None for value in counted) and not any(counted)
@@ -192,7 +257,12 @@ class HangWatch:
     """
 
     def __init__(
-        self, scrape: Callable[[], str], limit: float, *, open_loop: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        scrape: Callable[[], str],
+        limit: float,
+        *,
+        open_loop: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scrape = scrape
         self._limit = limit
@@ -221,8 +291,12 @@ class HangWatch:
         return Failure(
             SILENT,
             "engine",
-            f"The engine hangs: no request ended and no token was made for {self._limit:g} s, though requests were in flight.",
-            remedy="Read the engine's log from its last lines back; on a GPU look for a hung kernel or collective (py-spy dump).",
+            "The engine hangs: no request ended and no token was made for "
+            f"{self._limit:g} s, though requests were in flight.",
+            remedy=(
+                "Read the engine's log from its last lines back; on a GPU look for a hung "
+                "kernel or collective (py-spy dump)."
+            ),
         )
 
     def _count(self) -> tuple[float | None, ...] | None:

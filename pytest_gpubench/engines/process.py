@@ -1,8 +1,9 @@
 """A server's process tree: started under the guard, watched, and stopped so that nothing remains.
 
-How processes are found: the guard (see `pytest_gpubench.engines.guard`) is the subreaper of all that the server starts, so the tree
-is the guard's descendants, orphans included. Should the guard itself be killed, the snapshots that are taken while the server runs
-still name every process by (pid, start time).
+How processes are found: the guard (see `pytest_gpubench.engines.guard`) is the subreaper of all
+that the server starts, so the tree is the guard's descendants, orphans included. Should the guard
+itself be killed, the snapshots that are taken while the server runs still name every process by
+(pid, start time).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _CHUNK = 64 * 2**10
 SNAPSHOT_SECONDS = 1.0
 _COMPILERS = frozenset({"nvcc", "cicc", "ptxas", "fatbinary", "cudafe++", "ninja"})
 CALM_SNAPSHOT_SECONDS = 15.0
-"""Between snapshots once the server is ready: its tree no longer changes, and a measurement is running."""
+"""Between snapshots once the server is ready: its tree no longer changes, and a measurement is
+running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +65,42 @@ class ServerProcess:
         self._closing = threading.Event()
         self._report: StopReport | None = None
         self._stop_lock = threading.Lock()
-        self._drain = threading.Thread(target=self._drain_output, name=f"gpubench-log-{pid}", daemon=True)
+        self._drain = threading.Thread(
+            target=self._drain_output, name=f"gpubench-log-{pid}", daemon=True
+        )
         self._stream_claim = threading.Lock()
-        """Whoever takes it closes the output stream: the thread, or a start that failed before the thread ran."""
+        """Whoever takes it closes the output stream: the thread, or a start that failed before the
+        thread ran."""
 
     @classmethod
     def start(
-        cls, argv: Sequence[str], env: Mapping[str, str], log: LogSink, *, inherit_fds: Iterable[int] = (), cwd: Path | None = None
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        log: LogSink,
+        *,
+        inherit_fds: Iterable[int] = (),
+        cwd: Path | None = None,
     ) -> ServerProcess:
         """Start a command with exactly this environment; its output goes to ``log``.
 
-        ``inherit_fds`` stay open in the whole tree: a lease held by such a descriptor lives as long as the tree.
+        ``inherit_fds`` stay open in the whole tree: a lease held by such a descriptor lives as long
+        as the tree.
 
         Raises:
             BenchmarkError: if the command cannot be started; nothing runs then.
         """
         reading, writing = os.pipe()
-        words = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(writing), "--", *argv]
+        words = [
+            sys.executable,
+            "-I",
+            "-S",
+            guard.__file__,
+            str(os.getpid()),
+            str(writing),
+            "--",
+            *argv,
+        ]
         try:
             process = subprocess.Popen(
                 words,
@@ -102,7 +123,11 @@ class ServerProcess:
             with os.fdopen(reading, "rb") as file:
                 kind, _, number = file.read().decode().strip().partition(" ")
             if kind != "pid":
-                raise BenchmarkError(_cannot_start(argv, os.strerror(int(number)) if number else "its supervisor ended"))
+                raise BenchmarkError(
+                    _cannot_start(
+                        argv, os.strerror(int(number)) if number else "its supervisor ended"
+                    )
+                )
             server = cls(process, int(number), log)
             server._drain.start()
             return server
@@ -118,7 +143,8 @@ class ServerProcess:
             raise
 
     def poll(self) -> int | None:
-        """The server's exit code (negative for a signal) once its whole tree has ended, else None."""
+        """The server's exit code (negative for a signal) once its whole tree has ended, else
+        None."""
         return self._guard.poll()
 
     def tree(self) -> list[psutil.Process]:
@@ -135,7 +161,9 @@ class ServerProcess:
             with contextlib.suppress(psutil.Error):
                 tree[process] = f"{process.name()} ({process.pid})"
         with self._known_lock:
-            self._known = {known: name for known, name in self._known.items() if known.is_running()} | tree
+            self._known = {
+                known: name for known, name in self._known.items() if known.is_running()
+            } | tree
 
     def cpu_seconds(self) -> float:
         """CPU time of the living tree, user and system."""
@@ -147,7 +175,8 @@ class ServerProcess:
         return total
 
     def compilers(self) -> tuple[str, ...]:
-        """Names of the CUDA compilers that run in the tree: an engine may compile kernels for minutes before it is ready."""
+        """Names of the CUDA compilers that run in the tree: an engine may compile kernels for
+        minutes before it is ready."""
         names = set()
         for process in self.tree():
             with contextlib.suppress(psutil.Error):
@@ -155,7 +184,8 @@ class ServerProcess:
         return tuple(sorted(names & _COMPILERS))
 
     def listens(self, port: int) -> bool:
-        """Whether a process of the tree listens on a TCP port of this host; True also where that cannot be seen."""
+        """Whether a process of the tree listens on a TCP port of this host; True also where that
+        cannot be seen."""
         seen = False
         for process in self.tree():
             try:
@@ -163,7 +193,10 @@ class ServerProcess:
             except psutil.Error:
                 continue
             seen = True
-            if any(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port for connection in connections):
+            if any(
+                connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+                for connection in connections
+            ):
                 return True
         return not seen
 
@@ -216,18 +249,25 @@ class ServerProcess:
         with self._known_lock:
             known = dict(self._known)
         alive = {process: name for process, name in known.items() if _alive(process)}
-        # Trackers go last: once their clients are gone they remove the shared memory, and end by themselves.
+        # Trackers go last: once their clients are gone they remove the shared memory, and end by
+        # themselves.
         if trackers := [process for process in alive if guard.is_tracker(process.pid)]:
             _kill(process for process in alive if process not in trackers)
             psutil.wait_procs(trackers, timeout=guard.TRACKER_SECONDS)
-            alive = {process: name for process, name in alive.items() if process not in trackers or _alive(process)}
-        # The whole group at once reaches what was forked since the look; only while a member lives is the number still its own.
+            alive = {
+                process: name
+                for process, name in alive.items()
+                if process not in trackers or _alive(process)
+            }
+        # The whole group at once reaches what was forked since the look; only while a member lives
+        # is the number still its own.
         if any(_group(process) == self.pid for process in alive):
             with contextlib.suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
         _kill(alive)
         if forced:
-            # The guard collects the dead and ends with the server's own status; killed first, it would leave both untold.
+            # The guard collects the dead and ends with the server's own status; killed first, it
+            # would leave both untold.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._guard.wait(4.0)
             if self.poll() is None:
@@ -239,12 +279,19 @@ class ServerProcess:
         self._closing.set()
         self._drain.join(5.0)
         self.log.close()
-        killed = (*(name for name in alive.values() if name not in remaining), *self.log.left_behind)
-        return StopReport(self.poll(), forced, tuple(dict.fromkeys(killed)), remaining, time.monotonic() - begin)
+        killed = (
+            *(name for name in alive.values() if name not in remaining),
+            *self.log.left_behind,
+        )
+        return StopReport(
+            self.poll(), forced, tuple(dict.fromkeys(killed)), remaining, time.monotonic() - begin
+        )
 
     def _drain_output(self) -> None:
         stream = self._guard.stdout
-        if stream is None or not self._stream_claim.acquire(blocking=False):  # it is a pipe: see start()
+        if stream is None or not self._stream_claim.acquire(
+            blocking=False
+        ):  # it is a pipe: see start()
             return
         due = time.monotonic()
         with stream:
@@ -288,5 +335,8 @@ def _cannot_start(argv: Sequence[str], reason: str) -> Failure:
         "command-not-found",
         "recipe",
         f"The engine's command {argv[0]!r} cannot be started: {reason}.",
-        remedy="Name the command that starts vLLM here: --gpubench-vllm-command, or `command` in the recipe.",
+        remedy=(
+            "Name the command that starts vLLM here: --gpubench-vllm-command, or `command` "
+            "in the recipe."
+        ),
     )

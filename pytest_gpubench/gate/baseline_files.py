@@ -1,4 +1,5 @@
-"""Baseline files: one JSON file per case, kept in git; read with suspicion, written under a lock and whole."""
+"""Baseline files: one JSON file per case, kept in git; read with suspicion, written under a lock
+and whole."""
 
 from __future__ import annotations
 
@@ -58,8 +59,9 @@ def read_baseline(path: Path, case: str) -> Baseline | None:
     """The baseline of a case, None where there is no file.
 
     Raises:
-        GpubenchError: if the file cannot be read, is truncated or corrupt, was changed by hand, is of another case, or was written
-            by a newer version: one sentence, and nothing is touched.
+        GpubenchError: if the file cannot be read, is truncated or corrupt, was changed by hand, is
+            of another case, or was written by a newer version: one sentence, and nothing is
+            touched.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -73,10 +75,12 @@ def read_baseline(path: Path, case: str) -> Baseline | None:
 def update_baseline(path: Path, case: str, change: Callable[[Baseline], Baseline]) -> Baseline:
     """Change a baseline file; returns what it holds now.
 
-    The file is read again under a lock before it is replaced as a whole, so that two runs that update at once both stay.
+    The file is read again under a lock before it is replaced as a whole, so that two runs that
+    update at once both stay.
 
     Raises:
-        GpubenchError: as ``read_baseline``; or if the lock cannot be had in a minute, or the file cannot be written.
+        GpubenchError: as ``read_baseline``; or if the lock cannot be had in a minute, or the file
+            cannot be written.
     """
     with _locked(path):
         before = read_baseline(path, case)
@@ -87,11 +91,17 @@ def update_baseline(path: Path, case: str, change: Callable[[Baseline], Baseline
 
 
 def baseline_text(baseline: Baseline) -> str:
-    """The file's content: sorted keys, one line per launch, so that a diff in git reads well and a merge keeps both sides."""
-    keys = ",\n".join(f"  {json.dumps(name)}: {_line(thaw(key))}" for name, key in sorted(baseline.keys.items()))
+    """The file's content: sorted keys, one line per launch, so that a diff in git reads well and a
+    merge keeps both sides."""
+    keys = ",\n".join(
+        f"  {json.dumps(name)}: {_line(thaw(key))}" for name, key in sorted(baseline.keys.items())
+    )
     launches = ",\n".join(f"  {_line(_entry_json(baseline, entry))}" for entry in baseline.launches)
     case = json.dumps(baseline.case)
-    return f'{{\n "case": {case},\n "keys": {{\n{keys}\n }},\n "launches": [\n{launches}\n ],\n "schema": {SCHEMA_VERSION}\n}}\n'
+    return (
+        f'{{\n "case": {case},\n "keys": {{\n{keys}\n }},\n "launches": [\n{launches}\n '
+        f'],\n "schema": {SCHEMA_VERSION}\n}}\n'
+    )
 
 
 def _line(value: Any) -> str:
@@ -121,13 +131,16 @@ def _parse(path: Path, text: str, case: str) -> Baseline:
         plain = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise _unusable(path, f"is not JSON ({where}: {error.msg}), so it is truncated or corrupt") from None
+        raise _unusable(
+            path, f"is not JSON ({where}: {error.msg}), so it is truncated or corrupt"
+        ) from None
     except (ValueError, RecursionError):
         raise _unusable(path, "is not JSON that this program writes") from None
     version = plain.get("schema") if isinstance(plain, dict) else None
     if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
         raise GpubenchError(
-            f"the baseline {path} was written by a newer pytest-gpubench (schema {version}, this one reads {SCHEMA_VERSION}); "
+            f"the baseline {path} was written by a newer pytest-gpubench (schema {version}, this "
+            f"one reads {SCHEMA_VERSION}); "
             "upgrade pytest-gpubench"
         )
     try:
@@ -142,7 +155,9 @@ def _parse(path: Path, text: str, case: str) -> Baseline:
 
 def _entry(one: _Entry) -> LaunchEntry:
     maps = FrozenMap(one.metrics), FrozenMap(one.axis), FrozenMap(one.anchors)
-    return LaunchEntry(one.run, one.launch, one.date, one.key, maps[0], one.requests, maps[1], maps[2])
+    return LaunchEntry(
+        one.run, one.launch, one.date, one.key, maps[0], one.requests, maps[1], maps[2]
+    )
 
 
 def _check(path: Path, file: _File, case: str) -> None:
@@ -157,7 +172,10 @@ def _check(path: Path, file: _File, case: str) -> None:
     for entry in file.launches:
         identity = (entry.key, entry.run, entry.launch)
         if entry.digest != _digest(file.case, entry.model_dump(exclude={"digest"})):
-            raise _unusable(path, f"was changed by hand: {entry.launch} of run {entry.run} is not what was measured")
+            raise _unusable(
+                path,
+                f"was changed by hand: {entry.launch} of run {entry.run} is not what was measured",
+            )
         if entry.key not in file.keys:
             raise _unusable(path, f"lacks the key {entry.key} of {entry.launch} of run {entry.run}")
         if identity in seen:
@@ -179,7 +197,9 @@ def _is_date(text: str) -> bool:
 
 
 def _unusable(path: Path, what: str) -> GpubenchError:
-    return GpubenchError(f"the baseline {path} {what}; restore it (git checkout -- {path}) or record a new one")
+    return GpubenchError(
+        f"the baseline {path} {what}; restore it (git checkout -- {path}) or record a new one"
+    )
 
 
 @contextlib.contextmanager
@@ -192,7 +212,8 @@ def _locked(path: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise GpubenchError(
-            f"the baseline {path} was not updated: another process held {lock} for {_LOCK_TIMEOUT_S:.0f} s; run the update again"
+            f"the baseline {path} was not updated: another process held {lock} for "
+            f"{_LOCK_TIMEOUT_S:.0f} s; run the update again"
         ) from None
 
 

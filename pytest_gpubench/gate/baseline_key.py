@@ -1,4 +1,5 @@
-"""What makes two measurements comparable (the key) and what may differ between them because it is under test (the axis)."""
+"""What makes two measurements comparable (the key) and what may differ between them because it is
+under test (the axis)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from pytest_gpubench.model.secrets import hide_named
 from pytest_gpubench.model.specs import ServerSpec
 
 IN_KEY = frozenset({"hardware", "topology", "model", "revision"})
-"""Fields of a server spec that `comparison_key` holds; of a draft it holds what `Speculative.vllm_config` says."""
+"""Fields of a server spec that `comparison_key` holds; of a draft it holds what
+`Speculative.vllm_config` says."""
 _AS_ALWAYS = {"framework": "vllm", "image": ""}
 _PLAIN = ("framework", "image")
 """Names of the axis whose text is recorded as it is, not as JSON."""
@@ -37,7 +39,8 @@ def comparison_key(
 
     Args:
         case: None for the start of a server.
-        device: product name of the accelerator, or of the CPU with the number of cores that the run may use.
+        device: product name of the accelerator, or of the CPU with the number of cores that the run
+        may use.
         commits: repository to commit of the weights that ran.
         measurement_version: of our way of measuring.
         policy: how servers are shared.
@@ -65,7 +68,8 @@ def comparison_key(
 
 
 def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
-    """The axis, from a record as plain JSON data: recorded with each launch, shown when a verdict is not a plain PASS."""
+    """The axis, from a record as plain JSON data: recorded with each launch, shown when a verdict
+    is not a plain PASS."""
     engine, host = record.get("engine") or {}, record.get("host") or {}
     git, versions = record.get("git") or {}, record.get("versions") or {}
     client = (record.get("measurement") or {}).get("client") or {}
@@ -85,16 +89,21 @@ def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
 
 
 def _server_axis(spec: ServerSpec) -> Iterator[tuple[str, str]]:
-    """Every field of a server that the key does not hold, without secrets; a new field is in it by itself.
+    """Every field of a server that the key does not hold, without secrets; a new field is in it by
+    itself.
 
-    What was not recorded by earlier releases is left out where it is as it always was: a baseline of then shows no difference.
+    What was not recorded by earlier releases is left out where it is as it always was: a baseline
+        of then shows no difference.
     """
     for item in fields(spec):
         value = getattr(spec, item.name)
         if item.name in IN_KEY or value == _AS_ALWAYS.get(item.name, ()):
             continue
         if item.name == "speculative":
-            yield from (_entry(f"speculative.{name}", option) for name, option in (value.options if value else {}).items())
+            yield from (
+                _entry(f"speculative.{name}", option)
+                for name, option in (value.options if value else {}).items()
+            )
         elif isinstance(value, Mapping):
             yield from (_entry(f"{item.name}.{name}", one) for name, one in value.items())
         elif value is not None:

@@ -1,4 +1,5 @@
-"""Baselines as data: append-only launches of one case, from which anchor and window are derived. Pure."""
+"""Baselines as data: append-only launches of one case, from which anchor and window are derived.
+Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class LaunchEntry:
     requests: int = 0
     axis: FrozenMap = field(default_factory=FrozenMap)
     anchors: FrozenMap = field(default_factory=FrozenMap)
-    """Metrics whose anchor begins anew here, with the reason: ``improved``, or ``accepted`` and a note."""
+    """Metrics whose anchor begins anew here, with the reason: ``improved``, or ``accepted`` and a
+    note."""
 
     @property
     def id(self) -> str:
@@ -56,7 +58,9 @@ class History:
     @property
     def enough(self) -> bool:
         """Whether level and spread are known."""
-        return len(self.window) >= MIN_LAUNCHES or (bool(self.window) and len(self.earlier) >= MIN_LAUNCHES)
+        return len(self.window) >= MIN_LAUNCHES or (
+            bool(self.window) and len(self.earlier) >= MIN_LAUNCHES
+        )
 
     @property
     def days(self) -> int:
@@ -76,10 +80,16 @@ class Baseline:
     def comparable(self, key: FrozenMap) -> tuple[LaunchEntry, ...]:
         """Launches with this key, oldest first."""
         digest = key_digest(key)
-        return tuple(sorted((entry for entry in self.launches if entry.key == digest), key=lambda entry: (entry.date, entry.id)))
+        return tuple(
+            sorted(
+                (entry for entry in self.launches if entry.key == digest),
+                key=lambda entry: (entry.date, entry.id),
+            )
+        )
 
     def mismatch(self, key: FrozenMap) -> tuple[str, ...]:
-        """Fields in which the key differs from the newest recorded one; empty where launches with this key exist."""
+        """Fields in which the key differs from the newest recorded one; empty where launches with
+        this key exist."""
         if not self.launches or self.comparable(key):
             return ()
         newest = max(self.launches, key=lambda entry: (entry.date, entry.id))
@@ -89,35 +99,47 @@ class Baseline:
     def history(self, key: FrozenMap, metric: str) -> History:
         """Window, anchor and earlier launches of a metric."""
         entries = [entry for entry in self.comparable(key) if metric in entry.metrics]
-        begins = max((index for index, entry in enumerate(entries) if metric in entry.anchors), default=0)
+        begins = max(
+            (index for index, entry in enumerate(entries) if metric in entry.anchors), default=0
+        )
         era, past = entries[begins:], entries[:begins]
         window = era[-WINDOW:]
         return History(
             window=_values(window, metric),
             anchor=_values(era[:ANCHOR], metric) if len(era) > ANCHOR else (),
-            earlier=_values(_last_era(past, metric)[-WINDOW:], metric) if len(window) < MIN_LAUNCHES else (),
+            earlier=_values(_last_era(past, metric)[-WINDOW:], metric)
+            if len(window) < MIN_LAUNCHES
+            else (),
             dates=tuple(entry.date for entry in window),
             axis=window[-1].axis if window else FrozenMap(),
         )
 
 
 def append(baseline: Baseline, key: FrozenMap, entries: Iterable[LaunchEntry]) -> Baseline:
-    """The baseline with more launches; those that it already has are left as they are, so that a retry changes nothing."""
+    """The baseline with more launches; those that it already has are left as they are, so that a
+    retry changes nothing."""
     known = {(entry.key, entry.id) for entry in baseline.launches}
     digest = key_digest(key)
     new = [
-        replace(entry, key=digest, metrics=FrozenMap({name: _number(value) for name, value in entry.metrics.items()}))
+        replace(
+            entry,
+            key=digest,
+            metrics=FrozenMap({name: _number(value) for name, value in entry.metrics.items()}),
+        )
         for entry in entries
         if (digest, entry.id) not in known
     ]
     if not new:
         return baseline
     launches = sorted((*baseline.launches, *new), key=lambda entry: (entry.date, entry.id))
-    return replace(baseline, keys=FrozenMap({**baseline.keys, digest: key}), launches=tuple(launches))
+    return replace(
+        baseline, keys=FrozenMap({**baseline.keys, digest: key}), launches=tuple(launches)
+    )
 
 
 def mark(entries: Iterable[LaunchEntry], metrics: Mapping[str, str]) -> tuple[LaunchEntry, ...]:
-    """The entries of one run, the first of them the new anchor of these metrics (metric to reason)."""
+    """The entries of one run, the first of them the new anchor of these metrics (metric to
+    reason)."""
     marked = tuple(entries)
     if not marked or not metrics:
         return marked
@@ -125,18 +147,27 @@ def mark(entries: Iterable[LaunchEntry], metrics: Mapping[str, str]) -> tuple[La
 
 
 def prune(baseline: Baseline, keep: int = WINDOW) -> Baseline:
-    """Only what verdicts still need: of each key the newest ``keep`` launches (at least a window) and every launch of an anchor."""
+    """Only what verdicts still need: of each key the newest ``keep`` launches (at least a window)
+    and every launch of an anchor."""
     keep = max(keep, WINDOW)
     needed: set[tuple[str, str]] = set()
     for digest in baseline.keys:
-        mine = sorted((entry for entry in baseline.launches if entry.key == digest), key=lambda entry: (entry.date, entry.id))
+        mine = sorted(
+            (entry for entry in baseline.launches if entry.key == digest),
+            key=lambda entry: (entry.date, entry.id),
+        )
         needed |= {(digest, entry.id) for entry in mine[-keep:]}
         for metric in {name for entry in mine for name in entry.metrics}:
             with_metric = [entry for entry in mine if metric in entry.metrics]
-            begins = max((index for index, entry in enumerate(with_metric) if metric in entry.anchors), default=0)
+            begins = max(
+                (index for index, entry in enumerate(with_metric) if metric in entry.anchors),
+                default=0,
+            )
             needed |= {(digest, entry.id) for entry in with_metric[begins : begins + ANCHOR]}
             if len(with_metric) - begins < MIN_LAUNCHES:
-                needed |= {(digest, entry.id) for entry in with_metric[max(0, begins - WINDOW) : begins]}
+                needed |= {
+                    (digest, entry.id) for entry in with_metric[max(0, begins - WINDOW) : begins]
+                }
     launches = tuple(entry for entry in baseline.launches if (entry.key, entry.id) in needed)
     keys = {entry.key: baseline.keys[entry.key] for entry in launches}
     return replace(baseline, launches=launches, keys=FrozenMap(keys))

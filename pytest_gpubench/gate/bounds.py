@@ -1,4 +1,5 @@
-"""Bounds that a recipe declares (limits, golden acceptance lengths), and metrics that cannot be judged. No baseline needed."""
+"""Bounds that a recipe declares (limits, golden acceptance lengths), and metrics that cannot be
+judged. No baseline needed."""
 
 from __future__ import annotations
 
@@ -12,9 +13,16 @@ from pytest_gpubench.gate.policy import GOLDEN_DATASET, MetricPolicy
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
 
 
-def limit_results(policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]) -> list[MetricVerdict]:
-    """Verdicts on declared bounds. They hold for every launch: one that breaks them fails, for its own reason."""
-    return [_limit(policy, launches) for policy in policies if policy.limit is not None and launches and not _refused_twice(policy)]
+def limit_results(
+    policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]
+) -> list[MetricVerdict]:
+    """Verdicts on declared bounds. They hold for every launch: one that breaks them fails, for its
+    own reason."""
+    return [
+        _limit(policy, launches)
+        for policy in policies
+        if policy.limit is not None and launches and not _refused_twice(policy)
+    ]
 
 
 def _limit(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricVerdict:
@@ -23,7 +31,11 @@ def _limit(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricVe
     if refused is not None:
         return refused
     values = [launch.metrics[metric] for launch in launches]
-    broken = [words for value in values if policy.limit is not None and (words := policy.limit.violation(value))]
+    broken = [
+        words
+        for value in values
+        if policy.limit is not None and (words := policy.limit.violation(value))
+    ]
     if not broken:
         reason = f"{metric} is {wording.quantity(metric, values[-1])}, within its limits"
         return MetricVerdict(metric, Status.PASS, "limit-held", reason, against="limit")
@@ -31,8 +43,11 @@ def _limit(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricVe
     return MetricVerdict(metric, Status.FAIL, "limit-broken", broken[0] + more, against="limit")
 
 
-def golden_results(policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]) -> list[MetricVerdict]:
-    """Verdicts on acceptance lengths that others measured for the same draft; the mean over launches counts."""
+def golden_results(
+    policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]
+) -> list[MetricVerdict]:
+    """Verdicts on acceptance lengths that others measured for the same draft; the mean over
+    launches counts."""
     return [
         _golden(policy, policy.golden, launches)
         for policy in policies
@@ -40,12 +55,20 @@ def golden_results(policies: Sequence[MetricPolicy], launches: Sequence[LaunchEv
     ]
 
 
-def _golden(policy: MetricPolicy, golden: float, launches: Sequence[LaunchEvidence]) -> MetricVerdict:
+def _golden(
+    policy: MetricPolicy, golden: float, launches: Sequence[LaunchEvidence]
+) -> MetricVerdict:
     mean = statistics.fmean(launch.metrics[policy.metric] for launch in launches)
     share = policy.golden_tolerance
-    words = f"{policy.metric} is {mean:.2f}, golden is {golden:g} ({GOLDEN_DATASET}), {wording.size(share)} less allowed"
+    words = (
+        f"{policy.metric} is {mean:.2f}, golden is {golden:g} ({GOLDEN_DATASET}), "
+        f"{wording.size(share)} less allowed"
+    )
     if mean < golden * (1 - share):
-        remedy = "check draft, revision, chat template and thinking switch: the draft is accepted less than it should be"
+        remedy = (
+            "check draft, revision, chat template and thinking switch: the draft is "
+            "accepted less than it should be"
+        )
         return MetricVerdict(policy.metric, Status.FAIL, "below-golden", words, remedy, "limit")
     if mean > golden * (1 + share):
         words += "; it is above, so the text may be easier to predict than it should be"
@@ -56,23 +79,33 @@ def refusal(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricV
     """Why a metric of these launches cannot be judged, None if it can."""
     metric = policy.metric
     if policy.refused:
-        return _inconclusive(metric, "not-gateable", f"{metric}: {policy.refused}", policy.refused_remedy)
+        return _inconclusive(
+            metric, "not-gateable", f"{metric}: {policy.refused}", policy.refused_remedy
+        )
     few = min((launch.requests for launch in launches), default=0)
     if launches and policy.min_requests > 1 and few < policy.min_requests:
         reason = f"{metric} rests on {few} requests and is gated from {policy.min_requests}"
-        return _inconclusive(metric, "few-requests", reason, "raise prompts-per-conc in `client`, or remove the gate")
+        return _inconclusive(
+            metric, "few-requests", reason, "raise prompts-per-conc in `client`, or remove the gate"
+        )
     absent = [launch.label for launch in launches if not usable(launch, metric)]
     if absent:
         return _inconclusive(
-            metric, "not-measured", f"{metric} could not be measured on {', '.join(absent)}", "see the record's flags"
+            metric,
+            "not-measured",
+            f"{metric} could not be measured on {', '.join(absent)}",
+            "see the record's flags",
         )
     return None
 
 
 def usable(launch: LaunchEvidence, metric: str) -> bool:
-    """Whether a launch has a value of the metric that may be compared: measured, positive, on enough requests."""
+    """Whether a launch has a value of the metric that may be compared: measured, positive, on
+    enough requests."""
     value = launch.metrics.get(metric)
-    return value is not None and math.isfinite(value) and value > 0 and metric not in launch.not_gated
+    return (
+        value is not None and math.isfinite(value) and value > 0 and metric not in launch.not_gated
+    )
 
 
 def _refused_twice(policy: MetricPolicy) -> bool:

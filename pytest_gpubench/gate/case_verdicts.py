@@ -54,7 +54,9 @@ class Judging:
         self._difference_of = difference_of
         self._subjects: dict[str, _Subject] = {}
 
-    def judge(self, subject: str, launch: Launch, evidence: Evidence, policies: Sequence[MetricPolicy]) -> Verdict:
+    def judge(
+        self, subject: str, launch: Launch, evidence: Evidence, policies: Sequence[MetricPolicy]
+    ) -> Verdict:
         """The verdict on a subject with this launch taken in.
 
         Raises:
@@ -65,7 +67,9 @@ class Judging:
         plan = self._plans[launch.server]
         if launch.arm:
             difference = self._difference_of(launch.server)
-            state.verdict = judge_pair(policies, state.of_arm("a"), state.of_arm("b"), plan, difference=difference)
+            state.verdict = judge_pair(
+                policies, state.of_arm("a"), state.of_arm("b"), plan, difference=difference
+            )
         else:
             state.verdict = judge(
                 policies,
@@ -90,11 +94,14 @@ class Judging:
 
 
 def launch_plans(launches: Sequence[Launch]) -> dict[str, LaunchPlan]:
-    """Per server how many launches are certain and in reserve; of two arms only one counts, so that the unit is the pair."""
+    """Per server how many launches are certain and in reserve; of two arms only one counts, so that
+    the unit is the pair."""
     plans: dict[str, LaunchPlan] = {}
     for launch in launches:
         if launch.arm == "b":
             continue
         plan = plans.get(launch.server, LaunchPlan(0, 0))
-        plans[launch.server] = LaunchPlan(plan.certain + (not launch.reserve), plan.reserve + launch.reserve)
+        plans[launch.server] = LaunchPlan(
+            plan.certain + (not launch.reserve), plan.reserve + launch.reserve
+        )
     return plans

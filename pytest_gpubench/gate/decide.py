@@ -1,4 +1,5 @@
-"""From launches and a policy to the verdict of a case: against its baseline, or against the other engine of the same run. Pure."""
+"""From launches and a policy to the verdict of a case: against its baseline, or against the other
+engine of the same run. Pure."""
 
 from __future__ import annotations
 
@@ -58,14 +59,19 @@ def judge(
         if not history.window:
             missing.append((policy, _no_baseline(policy.metric, mismatch, require_baseline)))
             continue
-        result = metric_tests.with_baseline(policy, [launch.metrics[policy.metric] for launch in valid], history, plan)
+        result = metric_tests.with_baseline(
+            policy, [launch.metrics[policy.metric] for launch in valid], history, plan
+        )
         compared.append(result)
         notes += _baseline_notes(policy.metric, history)
         if result.status is not Status.PASS or result.improved:
             notes += _changes(history, axis)
-    # A default that lacks its baseline does not take a PASS away from bounds that the recipe declares; a declared comparison does.
+    # A default that lacks its baseline does not take a PASS away from bounds that the recipe
+    # declares; a declared comparison does.
     silent = bool(declared or compared) and not require_baseline
-    notes += [f"{one.metric}: {one.reason}" for policy, one in missing if silent and not policy.declared]
+    notes += [
+        f"{one.metric}: {one.reason}" for policy, one in missing if silent and not policy.declared
+    ]
     compared += [one for policy, one in missing if not silent or policy.declared]
     return _verdict(declared + compared, launches, len(valid), plan, list(dict.fromkeys(notes)))
 
@@ -78,18 +84,22 @@ def judge_pair(
     *,
     difference: str = "",
 ) -> Verdict:
-    """The verdict on the second engine (arm b) against the first (arm a), by pairs of launches with the same index.
+    """The verdict on the second engine (arm b) against the first (arm a), by pairs of launches with
+    the same index.
 
     Args:
         first: launches of arm a so far, by index.
-        second: launches of arm b so far, by index. The shorter side decides how many pairs there are.
+        second: launches of arm b so far, by index. The shorter side decides how many pairs there
+        are.
         plan: in pairs; two pairs make one ABBA block.
         difference: what the second engine is, in a line; becomes a note.
     """
     whole = list(zip(first, second, strict=False))
     pairs = [(a, b) for a, b in whole if not a.invalid and not b.invalid]
     notes = ([difference] if difference else []) + _invalid([*first, *second])
-    results = limit_results(policies, [b for _, b in pairs]) + golden_results(policies, [b for _, b in pairs])
+    results = limit_results(policies, [b for _, b in pairs]) + golden_results(
+        policies, [b for _, b in pairs]
+    )
     for policy in policies:
         if policy.tolerance is None:
             continue
@@ -100,10 +110,25 @@ def judge_pair(
             values = [(a.metrics[policy.metric], b.metrics[policy.metric]) for a, b in pairs]
             results.append(metric_tests.with_engine(policy, values, plan))
         else:
-            reason = f"{policy.metric}: {wording.count(len(pairs), 'pair')} of launches so far, a comparison takes two"
-            results.append(MetricVerdict(policy.metric, Status.INCONCLUSIVE, "few-launches", reason, against="engine"))
+            reason = (
+                f"{policy.metric}: {wording.count(len(pairs), 'pair')} of launches so far, "
+                "a comparison takes two"
+            )
+            results.append(
+                MetricVerdict(
+                    policy.metric, Status.INCONCLUSIVE, "few-launches", reason, against="engine"
+                )
+            )
     launches = [launch for pair in whole for launch in pair]
-    return _verdict(results if pairs or not whole else [], launches, len(pairs), plan, notes, done=len(whole), unit="pair")
+    return _verdict(
+        results if pairs or not whole else [],
+        launches,
+        len(pairs),
+        plan,
+        notes,
+        done=len(whole),
+        unit="pair",
+    )
 
 
 def _verdict(
@@ -119,18 +144,37 @@ def _verdict(
     left = max(plan.total - done, 0)
     if not results and launches and not valid:
         reasons = dict.fromkeys(reason for launch in launches for reason in launch.invalid)
-        return Verdict(Status.INVALID, "; ".join(reasons), "remove the cause and measure again", wants_launch=left > 0)
+        return Verdict(
+            Status.INVALID,
+            "; ".join(reasons),
+            "remove the cause and measure again",
+            wants_launch=left > 0,
+        )
     if not results:
         return Verdict(Status.UNGATED, "nothing is gated in this case", notes=tuple(notes))
     status = _worst(results)
     leading = [one for one in results if one.status is status]
     improved = [one for one in results if one.improved]
-    reason = "; ".join(dict.fromkeys(one.reason for one in leading)) if status is not Status.PASS else _held(results, improved)
+    reason = (
+        "; ".join(dict.fromkeys(one.reason for one in leading))
+        if status is not Status.PASS
+        else _held(results, improved)
+    )
     remedy = next((one.remedy for one in (*leading, *improved) if one.remedy), "")
     undecided = any(one.code in _MORE_LAUNCHES_HELP for one in results)
     wants = left > 0 and status is not Status.FAIL and (undecided or done < plan.certain)
-    headline = f"{status.value} on {wording.count(valid, unit)}" + (f", {left} more planned" if wants else "")
-    return Verdict(status, reason, remedy, tuple(results), tuple(notes), wants, wording.section(headline, results, notes))
+    headline = f"{status.value} on {wording.count(valid, unit)}" + (
+        f", {left} more planned" if wants else ""
+    )
+    return Verdict(
+        status,
+        reason,
+        remedy,
+        tuple(results),
+        tuple(notes),
+        wants,
+        wording.section(headline, results, notes),
+    )
 
 
 def _worst(results: Sequence[MetricVerdict]) -> Status:
@@ -151,21 +195,36 @@ def _held(results: Sequence[MetricVerdict], improved: Sequence[MetricVerdict]) -
 
 
 def _invalid(launches: Sequence[LaunchEvidence]) -> list[str]:
-    return [f"{launch.label} does not count: {reason}" for launch in launches for reason in launch.invalid]
+    return [
+        f"{launch.label} does not count: {reason}"
+        for launch in launches
+        for reason in launch.invalid
+    ]
 
 
 def _no_baseline(metric: str, mismatch: tuple[str, ...], required: bool) -> MetricVerdict:
     status = Status.FAIL if required else Status.UNGATED
     if mismatch:
-        reason, remedy = f"NOT COMPARABLE with the baseline: {'; '.join(mismatch)}", "record a new one"
-        return MetricVerdict(metric, status, "not-comparable", reason, f"{remedy} with --gpubench-update-baselines")
-    reason = "no baseline, and --gpubench-require-baseline demands one" if required else "no baseline"
-    return MetricVerdict(metric, status, "no-baseline", reason, "record one with --gpubench-update-baselines")
+        reason, remedy = (
+            f"NOT COMPARABLE with the baseline: {'; '.join(mismatch)}",
+            "record a new one",
+        )
+        return MetricVerdict(
+            metric, status, "not-comparable", reason, f"{remedy} with --gpubench-update-baselines"
+        )
+    reason = (
+        "no baseline, and --gpubench-require-baseline demands one" if required else "no baseline"
+    )
+    return MetricVerdict(
+        metric, status, "no-baseline", reason, "record one with --gpubench-update-baselines"
+    )
 
 
 def _baseline_notes(metric: str, history: History) -> list[str]:
     if len(history.window) > 1 and history.days < 2:
-        return ["the baseline's launches are all of one day, so its spread may look smaller than it is"]
+        return [
+            "the baseline's launches are all of one day, so its spread may look smaller than it is"
+        ]
     drift = metric_tests.drift_of_window(metric, history)
     return [drift] if drift else []
 
@@ -175,4 +234,7 @@ def _changes(history: History, axis: FrozenMap | None) -> list[str]:
     if not changed:
         return []
     more = f"; and {len(changed) - _CHANGES_SHOWN} more" if len(changed) > _CHANGES_SHOWN else ""
-    return [f"changed since the newest launch of the baseline: {'; '.join(changed[:_CHANGES_SHOWN])}{more}"]
+    return [
+        "changed since the newest launch of the baseline: "
+        f"{'; '.join(changed[:_CHANGES_SHOWN])}{more}"
+    ]

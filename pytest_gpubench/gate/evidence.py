@@ -21,7 +21,8 @@ class LaunchPlan:
 
     @property
     def looks(self) -> int:
-        """How often a run may be found to have regressed: from two launches on, where two are planned."""
+        """How often a run may be found to have regressed: from two launches on, where two are
+        planned."""
         return self.total - max(self.certain, min(2, self.total)) + 1
 
 
@@ -41,12 +42,17 @@ class LaunchEvidence:
 
 
 def evidence_of(label: str, measurement: Measurement) -> LaunchEvidence:
-    """Evidence from a measurement without problems (one with problems has failed before any statistics).
+    """Evidence from a measurement without problems (one with problems has failed before any
+    statistics).
 
     What ``measure.validity`` found voids the launch: times, clocks, capacity and counts alike.
     """
     return LaunchEvidence(
-        label, measurement.metrics, measurement.totals.requests, measurement.not_gated, tuple(dict.fromkeys(measurement.invalid))
+        label,
+        measurement.metrics,
+        measurement.totals.requests,
+        measurement.not_gated,
+        tuple(dict.fromkeys(measurement.invalid)),
     )
 
 

@@ -16,7 +16,11 @@ from pytest_gpubench.gate.statistics import MAX_LAUNCHES, Array, Estimate
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import Against, Change, MetricVerdict, Status
 
-_VERSUS: dict[Against, str] = {"baseline": "the baseline", "anchor": "the baseline's anchor", "engine": "the first engine"}
+_VERSUS: dict[Against, str] = {
+    "baseline": "the baseline",
+    "anchor": "the baseline's anchor",
+    "engine": "the first engine",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +32,49 @@ class _Comparison:
     plan: LaunchPlan
 
 
-def with_baseline(policy: MetricPolicy, values: Sequence[float], history: History, plan: LaunchPlan) -> MetricVerdict:
-    """The verdict on a metric's launches against a baseline: its window decides, its anchor can only fail it (drift)."""
+def with_baseline(
+    policy: MetricPolicy, values: Sequence[float], history: History, plan: LaunchPlan
+) -> MetricVerdict:
+    """The verdict on a metric's launches against a baseline: its window decides, its anchor can
+    only fail it (drift)."""
     if not history.enough:
         have = len(history.window)
         more = MIN_LAUNCHES - have
-        reason = f"{policy.metric}: the baseline has {wording.count(have, 'launch')}, a spread takes {MIN_LAUNCHES}"
+        reason = (
+            f"{policy.metric}: the baseline has {wording.count(have, 'launch')}, a spread "
+            f"takes {MIN_LAUNCHES}"
+        )
         remedy = f"record {more} more with --gpubench-launches={more} --gpubench-update-baselines"
-        return MetricVerdict(policy.metric, Status.INCONCLUSIVE, "short-baseline", reason, remedy, tolerance=policy.tolerance)
+        return MetricVerdict(
+            policy.metric,
+            Status.INCONCLUSIVE,
+            "short-baseline",
+            reason,
+            remedy,
+            tolerance=policy.tolerance,
+        )
     window = _Comparison(
-        "baseline", _estimate(policy.metric, history.window, values, history.earlier), history.window, values, plan
+        "baseline",
+        _estimate(policy.metric, history.window, values, history.earlier),
+        history.window,
+        values,
+        plan,
     )
     recent = _judged(policy, window)
     if recent.status is Status.FAIL or not history.anchor:
         return recent
-    old = _judged(policy, _Comparison("anchor", _estimate(policy.metric, history.anchor, values), history.anchor, values, plan))
+    old = _judged(
+        policy,
+        _Comparison(
+            "anchor", _estimate(policy.metric, history.anchor, values), history.anchor, values, plan
+        ),
+    )
     return old if old.status is Status.FAIL else recent
 
 
-def with_engine(policy: MetricPolicy, pairs: Sequence[tuple[float, float]], plan: LaunchPlan) -> MetricVerdict:
+def with_engine(
+    policy: MetricPolicy, pairs: Sequence[tuple[float, float]], plan: LaunchPlan
+) -> MetricVerdict:
     """The verdict on the second engine by two or more pairs (first, second) of launches."""
     first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     estimate = statistics.paired(_logs(policy.metric, first), _logs(policy.metric, second))
@@ -54,17 +82,23 @@ def with_engine(policy: MetricPolicy, pairs: Sequence[tuple[float, float]], plan
 
 
 def drift_of_window(metric: str, history: History) -> str:
-    """A note where the newest launches of the baseline are worse than its anchor, if only by little; empty otherwise."""
+    """A note where the newest launches of the baseline are worse than its anchor, if only by
+    little; empty otherwise."""
     if not history.anchor or len(history.window) < 2 * ANCHOR:
         return ""
     estimate = _estimate(metric, history.anchor, history.window[-ANCHOR:])
     if not statistics.worse(estimate, 0.0):
         return ""
     share = wording.size(_share(metric, float(estimate.change)))
-    return f"drift: the newest {ANCHOR} launches of the baseline are {share} worse in {metric} than its anchor"
+    return (
+        f"drift: the newest {ANCHOR} launches of the baseline are {share} worse in {metric} "
+        "than its anchor"
+    )
 
 
-def _estimate(metric: str, before: Sequence[float], values: Sequence[float], earlier: Sequence[float] = ()) -> Estimate:
+def _estimate(
+    metric: str, before: Sequence[float], values: Sequence[float], earlier: Sequence[float] = ()
+) -> Estimate:
     past = _logs(metric, earlier) if len(earlier) >= MIN_LAUNCHES else None
     return statistics.against_baseline(_logs(metric, before), _logs(metric, values), earlier=past)
 
@@ -82,9 +116,13 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
         if improved:
             code, words = "improved", f"{moved}, an improvement"
             remedy = (
-                "check the workload, then refresh the baseline with --gpubench-update-baselines" if against == "baseline" else ""
+                "check the workload, then refresh the baseline with --gpubench-update-baselines"
+                if against == "baseline"
+                else ""
             )
-    elif statistics.worse(estimate, limit, plan.looks) and statistics.confirmed(estimate.launches, plan.certain, plan.total):
+    elif statistics.worse(estimate, limit, plan.looks) and statistics.confirmed(
+        estimate.launches, plan.certain, plan.total
+    ):
         status, code = Status.FAIL, "drifted" if against == "anchor" else "regressed"
         words, remedy = f"{moved}, {wording.size(tolerance)} allowed", _remedy_of_fail(against)
     elif statistics.worse(estimate, limit, plan.looks):
@@ -95,13 +133,18 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
         status, code = Status.INCONCLUSIVE, "too-noisy"
         inside = bool(statistics.within(estimate, limit))
         what = "twice the tolerance is not ruled out" if inside else "chance alone is not ruled out"
-        words = f"{moved}, {wording.size(tolerance)} allowed, but launches spread by {wording.size(float(estimate.spread))}: {what}"
+        words = (
+            f"{moved}, {wording.size(tolerance)} allowed, but launches spread by "
+            f"{wording.size(float(estimate.spread))}: {what}"
+        )
         remedy = _settle(estimate, limit, against)
     else:
         status, code = Status.INCONCLUSIVE, "straddles"
         words = f"{moved}: the interval contains the {wording.size(tolerance)} that are allowed"
         remedy = _settle(estimate, limit, against)
-    return MetricVerdict(policy.metric, status, code, words, remedy, against, change, tolerance, improved)
+    return MetricVerdict(
+        policy.metric, status, code, words, remedy, against, change, tolerance, improved
+    )
 
 
 def _change(policy: MetricPolicy, comparison: _Comparison) -> tuple[Change, float]:
@@ -122,7 +165,9 @@ def _change(policy: MetricPolicy, comparison: _Comparison) -> tuple[Change, floa
         spread=float(estimate.spread),
         launches_before=len(comparison.before),
         launches_now=len(comparison.now),
-        detectable=abs(_share(metric, float(final.detectable(limit)))) if math.isfinite(limit) else 1.0,
+        detectable=abs(_share(metric, float(final.detectable(limit))))
+        if math.isfinite(limit)
+        else 1.0,
     )
     return change, limit
 
@@ -131,20 +176,39 @@ def _remedy_of_fail(against: Against) -> str:
     if against == "engine":
         return "keep the first engine, or find what the second does differently"
     drift = "each step was inside the tolerance, their sum is not; " if against == "anchor" else ""
-    return f"{drift}find the cause, or accept it as the new baseline with --gpubench-update-baselines --gpubench-accept-regression"
+    return (
+        f"{drift}find the cause, or accept it as the new baseline with "
+        "--gpubench-update-baselines --gpubench-accept-regression"
+    )
 
 
 def _settle(estimate: Estimate, limit: float, against: Against) -> str:
-    """What would settle it: the fewest launches whose interval would leave the limit outside, if the change stays as it is."""
+    """What would settle it: the fewest launches whose interval would leave the limit outside, if
+    the change stays as it is."""
     step = 2 if against == "engine" else 1
     for launches in range(estimate.launches + 1, MAX_LAUNCHES + 1):
         then = estimate.with_launches(launches)
-        if launches % step == 0 and (statistics.worse(then, limit) or statistics.inside(then, limit)):
-            what = f"{launches} pairs of launches" if against == "engine" else wording.count(launches, "launch")
-            return f"a new run of {what} would settle it if the change stays as it is (--gpubench-launches={launches // step})"
+        if launches % step == 0 and (
+            statistics.worse(then, limit) or statistics.inside(then, limit)
+        ):
+            what = (
+                f"{launches} pairs of launches"
+                if against == "engine"
+                else wording.count(launches, "launch")
+            )
+            return (
+                f"a new run of {what} would settle it if the change stays as it is "
+                f"(--gpubench-launches={launches // step})"
+            )
     if against == "engine":
-        return "the change lies too near the tolerance for any sensible number of launches; quieten the host"
-    return "no number of launches settles this against a baseline; compare the engines in one run with --gpubench-against"
+        return (
+            "the change lies too near the tolerance for any sensible number of launches; "
+            "quieten the host"
+        )
+    return (
+        "no number of launches settles this against a baseline; compare the engines in one "
+        "run with --gpubench-against"
+    )
 
 
 def _logs(metric: str, values: Sequence[float]) -> Array:

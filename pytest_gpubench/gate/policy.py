@@ -1,4 +1,5 @@
-"""The gate's policy: which metrics are gated and by how much they may worsen. Defaults, overridden by a recipe's ``gates``."""
+"""The gate's policy: which metrics are gated and by how much they may worsen. Defaults, overridden
+by a recipe's ``gates``."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from pytest_gpubench.recipes.gates import AcceptanceGateKeys, read_gate
 
 GOLDEN_DATASET = "SPEED-Bench coding"
 GOLDEN_TOLERANCE = 0.10
-"""Where the recipe names none: another data set or precision moves an acceptance length by several percent."""
+"""Where the recipe names none: another data set or precision moves an acceptance length by several
+percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One bound on one metric, in the metric's unit; ``None`` where there is no bound on that side."""
+    """One bound on one metric, in the metric's unit; ``None`` where there is no bound on that
+    side."""
 
     metric: str
     at_least: float | None = None
@@ -33,15 +36,22 @@ class Limit:
         """The sentence that names a broken bound, or None."""
         unit = METRICS[self.metric].unit
         if self.at_least is not None and value < self.at_least:
-            return f"{self.metric} is {value:.4g} {unit}, the recipe demands at least {self.at_least:.4g} {unit}"
+            return (
+                f"{self.metric} is {value:.4g} {unit}, the recipe demands at least "
+                f"{self.at_least:.4g} {unit}"
+            )
         if self.at_most is not None and value > self.at_most:
-            return f"{self.metric} is {value:.4g} {unit}, the recipe allows at most {self.at_most:.4g} {unit}"
+            return (
+                f"{self.metric} is {value:.4g} {unit}, the recipe allows at most "
+                f"{self.at_most:.4g} {unit}"
+            )
         return None
 
 
 RANDOM_DATASET = "random"
 _TAIL_REQUESTS = {"p90": 100, "p99": 1000}
-"""Requests below which a tail is reported, never gated: ten of them are expected beyond the percentile."""
+"""Requests below which a tail is reported, never gated: ten of them are expected beyond the
+percentile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,8 @@ class MetricPolicy:
     golden_tolerance: float = GOLDEN_TOLERANCE
     """Share by which the metric may be below ``golden``."""
     declared: bool = False
-    """Whether the recipe asks for the comparison; a default that cannot be judged is silent, a declared one is not."""
+    """Whether the recipe asks for the comparison; a default that cannot be judged is silent, a
+    declared one is not."""
     refused: str = ""
     """Why the metric cannot be gated in this case, empty if it can."""
     refused_remedy: str = ""
@@ -71,9 +82,11 @@ class MetricPolicy:
         return _TAIL_REQUESTS.get(self.metric.rsplit("_", 1)[-1], 1)
 
     def log_limit(self, before: float) -> float:
-        """Worsening on the log scale from which a change counts: beyond the tolerance and beyond the absolute guard.
+        """Worsening on the log scale from which a change counts: beyond the tolerance and beyond
+        the absolute guard.
 
-        5% worse is 0.95 of a throughput and 1.05 of a latency. ``before`` is the old value, above zero.
+        5% worse is 0.95 of a throughput and 1.05 of a latency. ``before`` is the old value, above
+        zero.
         """
         share = max(self.tolerance or 0.0, self.absolute / before)
         if METRICS[self.metric].direction == "higher":
@@ -89,7 +102,8 @@ DEFAULTS: tuple[MetricPolicy, ...] = (
     MetricPolicy(ACCEPTANCE, 0.03),
     MetricPolicy("engine_init", 0.30, 20.0),
 )
-"""Gated without being asked, where there is a baseline. Throughput is not gated beside its own reciprocal."""
+"""Gated without being asked, where there is a baseline. Throughput is not gated beside its own
+reciprocal."""
 
 _TOLERANCES = {"ttft": 0.15, "icl": 0.10, "acceptance": 0.03, "engine": 0.30}
 _GUARDS = {"ttft": 0.010, "tpot": 0.0, "icl": 0.001, "engine": 20.0}
@@ -100,16 +114,29 @@ def policies(
 ) -> tuple[MetricPolicy, ...]:
     """The policy of a case: the defaults with its recipe's ``gates`` laid over them.
 
-    A percentage replaces the tolerance and keeps the guard; a map replaces what it names; ``at-least`` and ``at-most`` stand beside
-    the comparison; ``false`` takes a metric out; ``golden: true`` looks the draft's acceptance length up. ``workload`` None means
-    the start of a server, of which only ``engine_init`` is gated.
+    A percentage replaces the tolerance and keeps the guard; a map replaces what it names;
+    ``at-least`` and ``at-most`` stand beside the comparison; ``false`` takes a metric out;
+    ``golden: true`` looks the draft's acceptance length up. ``workload`` None means the start of a
+    server, of which only ``engine_init`` is gated.
     """
-    names = [policy.metric for policy in DEFAULTS] + [name for name in gates if name not in {one.metric for one in DEFAULTS}]
-    found = (_policy(name, gates.get(name), workload, speculative) for name in names if gates.get(name) is not False)
-    return tuple(policy for policy in found if policy and (policy.metric == "engine_init") == (workload is None))
+    names = [policy.metric for policy in DEFAULTS] + [
+        name for name in gates if name not in {one.metric for one in DEFAULTS}
+    ]
+    found = (
+        _policy(name, gates.get(name), workload, speculative)
+        for name in names
+        if gates.get(name) is not False
+    )
+    return tuple(
+        policy
+        for policy in found
+        if policy and (policy.metric == "engine_init") == (workload is None)
+    )
 
 
-def _policy(name: str, written: Frozen, workload: Workload | None, speculative: Speculative | None) -> MetricPolicy | None:
+def _policy(
+    name: str, written: Frozen, workload: Workload | None, speculative: Speculative | None
+) -> MetricPolicy | None:
     default = next((policy for policy in DEFAULTS if policy.metric == name), None)
     if written is None:
         return default and _acceptance_checked(default, workload)
@@ -143,7 +170,12 @@ def _with_golden(
         golden = golden_length(speculative, workload) if workload is not None else None
     if golden is None:
         words = "no golden acceptance length is known for this draft"
-        return replace(policy, declared=True, refused=words, refused_remedy="write it as a number: {golden: 2.8}")
+        return replace(
+            policy,
+            declared=True,
+            refused=words,
+            refused_remedy="write it as a number: {golden: 2.8}",
+        )
     return replace(policy, golden=golden, golden_tolerance=tolerance or GOLDEN_TOLERANCE)
 
 
@@ -153,11 +185,17 @@ def _acceptance_checked(policy: MetricPolicy, workload: Workload | None) -> Metr
     if not policy.declared and policy.limit is None and policy.golden is None:
         return None
     words = "random tokens say nothing about acceptance, so it is reported, not gated"
-    return replace(policy, declared=True, refused=words, refused_remedy="name a text dataset in `client`, or remove the gate")
+    return replace(
+        policy,
+        declared=True,
+        refused=words,
+        refused_remedy="name a text dataset in `client`, or remove the gate",
+    )
 
 
 def policy_document(found: tuple[MetricPolicy, ...]) -> dict[str, dict[str, object]]:
-    """What ``--gpubench-plan`` shows of a case's gates: metric to its settings, unset ones left out."""
+    """What ``--gpubench-plan`` shows of a case's gates: metric to its settings, unset ones left
+    out."""
     return {policy.metric: _document(policy) for policy in found}
 
 
@@ -167,11 +205,15 @@ def _document(policy: MetricPolicy) -> dict[str, object]:
         "absolute": policy.absolute or None,
         "at-least": policy.limit.at_least if policy.limit else None,
         "at-most": policy.limit.at_most if policy.limit else None,
-        "golden": f"{policy.golden:g} -{policy.golden_tolerance * 100:g}%" if policy.golden is not None else None,
+        "golden": f"{policy.golden:g} -{policy.golden_tolerance * 100:g}%"
+        if policy.golden is not None
+        else None,
         "min-requests": policy.min_requests if policy.min_requests > 1 else None,
         "not-gated": policy.refused or None,
     }
-    return {"unit": METRICS[policy.metric].unit} | {key: value for key, value in shown.items() if value is not None}
+    return {"unit": METRICS[policy.metric].unit} | {
+        key: value for key, value in shown.items() if value is not None
+    }
 
 
 _THINKING: dict[str, tuple[float, ...]] = {
@@ -184,7 +226,8 @@ _SINGLE: dict[tuple[str, int, bool], float] = {("Inferact/MiniMax-M3-EAGLE3-GQA"
 
 
 def golden_length(speculative: Speculative | None, workload: Workload) -> float | None:
-    """The acceptance length that InferenceX publishes for a draft (1 to 8 tokens, thinking on or off), None where it has none."""
+    """The acceptance length that InferenceX publishes for a draft (1 to 8 tokens, thinking on or
+    off), None where it has none."""
     if speculative is None or speculative.model is None:
         return None
     tokens, thinks = speculative.num_speculative_tokens, thinking(workload)
@@ -195,6 +238,9 @@ def golden_length(speculative: Speculative | None, workload: Workload) -> float 
 
 
 def thinking(workload: Workload) -> bool:
-    """Whether the chat template lets the model think: yes, unless one of its thinking switches is off."""
-    switches = (value for name, value in workload.chat_template_kwargs.items() if "thinking" in name.lower())
+    """Whether the chat template lets the model think: yes, unless one of its thinking switches is
+    off."""
+    switches = (
+        value for name, value in workload.chat_template_kwargs.items() if "thinking" in name.lower()
+    )
     return all(value not in (False, None, "off", "disabled", "none") for value in switches)

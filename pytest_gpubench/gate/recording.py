@@ -28,29 +28,43 @@ class Recording:
 
 
 def tree_refusal(git: Mapping[str, Any] | None) -> str:
-    """Why no baseline is written in this working tree, empty if one may be: a number must belong to a commit."""
+    """Why no baseline is written in this working tree, empty if one may be: a number must belong to
+    a commit."""
     if git is None:
         return (
-            "no baseline is written: this is not a git working tree, or there is no git command, so the numbers belong to no commit"
+            "no baseline is written: this is not a git working tree, or there is no git "
+            "command, so the numbers belong to no commit"
         )
     if git.get("dirty"):
-        return "no baseline is written: the working tree has uncommitted changes, so the numbers belong to no commit; commit first"
+        return (
+            "no baseline is written: the working tree has uncommitted changes, so the "
+            "numbers belong to no commit; commit first"
+        )
     return ""
 
 
 def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = "") -> Recording:
     """Whether the launches behind the last verdict of a case may be recorded.
 
-    Recorded are PASS, UNGATED, and what is INCONCLUSIVE only because evidence is missing or because noise lets the interval reach
-    the tolerance while the change itself is inside: leaving those out would keep only lucky launches. A worse level needs
-    ``accept_regression`` and begins a new anchor of the metrics that failed; a better one begins its anchor by itself.
+    Recorded are PASS, UNGATED, and what is INCONCLUSIVE only because evidence is missing or because
+    noise lets the interval reach the tolerance while the change itself is inside: leaving those out
+    would keep only lucky launches. A worse level needs ``accept_regression`` and begins a new
+    anchor of the metrics that failed; a better one begins its anchor by itself.
     """
     if verdict.status is Status.INVALID:
         return Recording(False, f"not recorded: {verdict.reason}")
     objections = [one for one in verdict.metrics if _objection(one)]
-    barred = [one for one in objections if one.code not in ("regressed", "drifted") or not accept_regression]
+    barred = [
+        one
+        for one in objections
+        if one.code not in ("regressed", "drifted") or not accept_regression
+    ]
     if barred:
-        hint = "" if accept_regression or barred[0].code != "regressed" else "; --gpubench-accept-regression accepts it"
+        hint = (
+            ""
+            if accept_regression or barred[0].code != "regressed"
+            else "; --gpubench-accept-regression accepts it"
+        )
         return Recording(False, f"not recorded: {barred[0].reason}{hint}")
     anchors = {one.metric: "improved" for one in verdict.metrics if one.improved}
     anchors |= {one.metric: f"accepted: {note}" if note else "accepted" for one in objections}
@@ -64,12 +78,17 @@ def _objection(one: MetricVerdict) -> bool:
         return False
     if one.change is None or one.tolerance is None:
         return True
-    worse = one.change.estimate if METRICS[one.metric].direction == "lower" else -one.change.estimate
+    worse = (
+        one.change.estimate if METRICS[one.metric].direction == "lower" else -one.change.estimate
+    )
     return worse >= one.tolerance
 
 
 def entries_of(
-    run: str, launches: Sequence[tuple[LaunchEvidence, str]], axis: FrozenMap, anchors: Mapping[str, str] | None = None
+    run: str,
+    launches: Sequence[tuple[LaunchEvidence, str]],
+    axis: FrozenMap,
+    anchors: Mapping[str, str] | None = None,
 ) -> tuple[LaunchEntry, ...]:
     """Entries for a baseline from the launches of one case in one run, invalid ones left out.
 
@@ -85,7 +104,13 @@ def entries_of(
             launch=evidence.label,
             date=date,
             key="",
-            metrics=FrozenMap({name: evidence.metrics[name] for name in sorted(evidence.metrics) if usable(evidence, name)}),
+            metrics=FrozenMap(
+                {
+                    name: evidence.metrics[name]
+                    for name in sorted(evidence.metrics)
+                    if usable(evidence, name)
+                }
+            ),
             requests=evidence.requests,
             axis=axis,
         )

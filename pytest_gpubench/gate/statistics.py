@@ -1,7 +1,9 @@
-"""The gate's statistics: from launches to an interval for the change, on the log scale. Pure, vectorised over leading axes.
+"""The gate's statistics: from launches to an interval for the change, on the log scale. Pure,
+vectorised over leading axes.
 
-The unit is the launch: the last axis of an array holds one value per launch, the logarithm of a metric, signed so that more is
-worse. Leading axes are independent comparisons, which is how the calibration runs the very functions that judge.
+The unit is the launch: the last axis of an array holds one value per launch, the logarithm of a
+metric, signed so that more is worse. Leading axes are independent comparisons, which is how the
+calibration runs the very functions that judge.
 """
 
 from __future__ import annotations
@@ -16,26 +18,30 @@ from scipy.special import stdtrit
 Array: TypeAlias = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-"""Of the interval, two-sided: each verdict is wrong at most once in forty at the tolerance itself, for one look."""
+"""Of the interval, two-sided: each verdict is wrong at most once in forty at the tolerance itself,
+for one look."""
 CHANCE = 0.001
-"""Of a verdict on the wrong side of what its tolerance is for, by noise alone: FAIL where nothing changed, PASS at twice the
-tolerance. An interval about the tolerance keeps both far below that while launches spread little; where they spread by more than
-the tolerance, as on an H100 whose API server was the bottleneck, it does not, and this second condition decides."""
+"""Of a verdict on the wrong side of what its tolerance is for, by noise alone: FAIL where nothing
+changed, PASS at twice the tolerance. An interval about the tolerance keeps both far below that
+while launches spread little; where they spread by more than the tolerance, as on an H100 whose API
+server was the bottleneck, it does not, and this second condition decides."""
 CHANCE_OF_PAIRS = 0.005
-"""The same for pairs, of which a run has few: their spread is so uncertain that at one in a thousand four pairs could not fail an
-engine that takes half as long again."""
+"""The same for pairs, of which a run has few: their spread is so uncertain that at one in a
+thousand four pairs could not fail an engine that takes half as long again."""
 POWER = 0.95
 """The minimum detectable change is found in this share of runs."""
 SPREAD_FLOOR = 0.003
 """No launch spread below 0.3% is believed: a handful of equal numbers is not certainty."""
 SESSION = 0.005
-"""Standard deviation by which two runs differ beyond their launches (hour, temperature, neighbours). The launches of one run share
-it, so more of them do not average it out; a baseline has too few runs to estimate it."""
+"""Standard deviation by which two runs differ beyond their launches (hour, temperature,
+neighbours). The launches of one run share it, so more of them do not average it out; a baseline has
+too few runs to estimate it."""
 MAX_LAUNCHES = 20
 """Longest baseline window."""
 
-# Launch farthest from the mean pulled in to its neighbour, normal launches: expected sum of squares in units of the variance, its
-# degrees of freedom (2 E^2 / Var), variance of the mean times n. By experiments/gate/constants.py, 4 million draws each.
+# Launch farthest from the mean pulled in to its neighbour, normal launches: expected sum of squares
+# in units of the variance, its degrees of freedom (2 E^2 / Var), variance of the mean times n. By
+# experiments/gate/constants.py, 4 million draws each.
 _PULLED: dict[int, tuple[float, float, float]] = {
     5: (1.922, 2.34, 1.254),
     6: (2.854, 3.28, 1.185),
@@ -81,7 +87,8 @@ class Estimate:
     launches: int
     """Of the new side."""
     before: float | None = None
-    """Variance of the old side's mean in units of the launch variance; None for pairs, where both sides grow together."""
+    """Variance of the old side's mean in units of the launch variance; None for pairs, where both
+    sides grow together."""
     session: float = 0.0
 
     def half_width(self) -> Array:
@@ -89,7 +96,8 @@ class Estimate:
         return quantile(0.5 + CONFIDENCE / 2, self.df) * self.error
 
     def sure_width(self, looks: int = 1) -> Array:
-        """Half of the length of an interval that the true change leaves on one given side in CHANCE of the runs, in all looks."""
+        """Half of the length of an interval that the true change leaves on one given side in CHANCE
+        of the runs, in all looks."""
         chance = CHANCE_OF_PAIRS if self.before is None else CHANCE
         return quantile(1 - chance / looks, self.df) * self.error
 
@@ -100,8 +108,12 @@ class Estimate:
         return replace(self, error=error, df=self.df + launches - self.launches, launches=launches)
 
     def detectable(self, limit: float) -> Array:
-        """Worsening (log scale) that would be found beyond the limit with probability POWER, at this spread."""
-        return np.maximum(limit + self.half_width(), self.sure_width()) + quantile(POWER, self.df) * self.error
+        """Worsening (log scale) that would be found beyond the limit with probability POWER, at
+        this spread."""
+        return (
+            np.maximum(limit + self.half_width(), self.sure_width())
+            + quantile(POWER, self.df) * self.error
+        )
 
 
 def quantile(probability: float, df: float) -> float:
@@ -110,7 +122,8 @@ def quantile(probability: float, df: float) -> float:
 
 
 def plain_summary(values: Array) -> Summary:
-    """Mean and variance of launches, each counted as it is; with one launch the variance is 0 with no degree of freedom."""
+    """Mean and variance of launches, each counted as it is; with one launch the variance is 0 with
+    no degree of freedom."""
     count = values.shape[-1]
     mean = values.mean(axis=-1)
     squares = ((values - mean[..., None]) ** 2).sum(axis=-1)
@@ -120,9 +133,9 @@ def plain_summary(values: Array) -> Summary:
 def pulled_summary(values: Array) -> Summary:
     """Mean and variance with the launch farthest from the mean pulled in to its neighbour.
 
-    One odd launch in a baseline then neither moves the mean much nor hides regressions behind a huge spread. It is done always,
-    not after a test for outliers, and the variance is corrected for it: for normal launches it is right on average, with the fewer
-    degrees of freedom that it costs.
+    One odd launch in a baseline then neither moves the mean much nor hides regressions behind a
+    huge spread. It is done always, not after a test for outliers, and the variance is corrected for
+    it: for normal launches it is right on average, with the fewer degrees of freedom that it costs.
 
     Raises:
         ValueError: for a number of launches other than 5 to 20.
@@ -149,32 +162,46 @@ def pull_farthest(values: Array) -> Array:
 
 
 def against_baseline(
-    baseline: Array, candidate: Array, *, earlier: Array | None = None, floor: float = SPREAD_FLOOR, session: float = SESSION
+    baseline: Array,
+    candidate: Array,
+    *,
+    earlier: Array | None = None,
+    floor: float = SPREAD_FLOOR,
+    session: float = SESSION,
 ) -> Estimate:
     """Change from a baseline's launches to the launches of one run, as a prediction interval.
 
     Args:
         baseline: 5 to 20 launches; fewer only with ``earlier``.
         candidate: one or more launches.
-        earlier: launches before the baseline's last accepted change, 5 to 20: for the spread, not the level.
+        earlier: launches before the baseline's last accepted change, 5 to 20: for the spread, not
+            the level.
 
     Raises:
         ValueError: for a number of launches other than these.
     """
-    old = pulled_summary(baseline) if earlier is None or baseline.shape[-1] in _PULLED else plain_summary(baseline)
+    old = (
+        pulled_summary(baseline)
+        if earlier is None or baseline.shape[-1] in _PULLED
+        else plain_summary(baseline)
+    )
     sides = [old, plain_summary(candidate)]
     if earlier is not None:
         sides.append(pulled_summary(earlier))
     spread, df = _pooled(sides, floor)
     new = sides[1]
     error = np.sqrt(spread**2 * (old.variance_of_mean + new.variance_of_mean) + session**2)
-    return Estimate(new.mean - old.mean, error, df, spread, candidate.shape[-1], old.variance_of_mean, session)
+    return Estimate(
+        new.mean - old.mean, error, df, spread, candidate.shape[-1], old.variance_of_mean, session
+    )
 
 
 def paired(first: Array, second: Array, *, floor: float = SPREAD_FLOOR) -> Estimate:
-    """Change from the first engine to the second by pairs of neighbouring launches of one run (ABBA).
+    """Change from the first engine to the second by pairs of neighbouring launches of one run
+    (ABBA).
 
-    What a pair shares (hour, temperature, a drift that is linear in time over a block) cancels, so there is no session term.
+    What a pair shares (hour, temperature, a drift that is linear in time over a block) cancels, so
+    there is no session term.
 
     Raises:
         ValueError: for fewer than two pairs, or sides of different length.
@@ -194,7 +221,8 @@ def _pooled(sides: list[Summary], floor: float) -> tuple[Array, float]:
 
 
 def worse(estimate: Estimate, limit: Any, looks: int = 1) -> NDArray[np.bool_]:
-    """Whether the whole interval lies beyond the limit (log scale, positive is worse), and chance alone is ruled out.
+    """Whether the whole interval lies beyond the limit (log scale, positive is worse), and chance
+    alone is ruled out.
 
     ``looks``: how often the run may be judged so.
     """
@@ -203,7 +231,8 @@ def worse(estimate: Estimate, limit: Any, looks: int = 1) -> NDArray[np.bool_]:
 
 
 def inside(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
-    """Whether the whole interval lies inside the limit, and twice the limit (no change, if it is an improvement) is ruled out."""
+    """Whether the whole interval lies inside the limit, and twice the limit (no change, if it is an
+    improvement) is ruled out."""
     surely = estimate.change + estimate.sure_width() < np.maximum(2 * np.asarray(limit), 0.0)
     return np.asarray(within(estimate, limit) & surely)
 
@@ -219,8 +248,10 @@ def within(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
 
 
 def confirmed(launches: int, certain: int, planned: int) -> bool:
-    """Whether so many launches may end in a FAIL: all certain ones have run, and one is not enough where the plan has another.
+    """Whether so many launches may end in a FAIL: all certain ones have run, and one is not enough
+    where the plan has another.
 
-    A single odd launch cannot be told from a regression; a second one can. It costs a launch only where something is about to fail.
+    A single odd launch cannot be told from a regression; a second one can. It costs a launch only
+    where something is about to fail.
     """
     return launches >= max(certain, min(2, planned))

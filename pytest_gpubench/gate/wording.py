@@ -1,4 +1,5 @@
-"""The gate's words: numbers as a person reads them, one sentence per finding, a section per verdict."""
+"""The gate's words: numbers as a person reads them, one sentence per finding, a section per
+verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _DIGITS = ((999.95, 0), (100, 1), (10, 2))
 
 
 def quantity(metric: str, value: float) -> str:
-    """A value with its unit, four significant digits, short times in milliseconds: ``41.20 ms``, ``1,234 tok/s/GPU``."""
+    """A value with its unit, four significant digits, short times in milliseconds: ``41.20 ms``,
+    ``1,234 tok/s/GPU``."""
     unit = METRICS[metric].unit
     if unit == "s" and abs(value) < 1:
         value, unit = value * 1000, "ms"
@@ -42,23 +44,30 @@ def count(number: int, word: str) -> str:
 
 def interval(change: Change) -> str:
     """``+9.8%, 95% interval +7.6% to +12.0%``."""
-    return f"{percent(change.estimate)}, 95% interval {percent(change.low)} to {percent(change.high)}"
+    return (
+        f"{percent(change.estimate)}, 95% interval {percent(change.low)} to {percent(change.high)}"
+    )
 
 
 def moved(metric: str, change: Change, versus: str) -> str:
     """What happened to a metric, with numbers: the start of most reasons."""
     verb = "rose" if change.estimate > 0 else "fell"
     return (
-        f"{metric} {verb} by {size(change.estimate)} against {versus}, from {quantity(metric, change.before)} to "
-        f"{quantity(metric, change.now)} (95% interval {percent(change.low)} to {percent(change.high)})"
+        f"{metric} {verb} by {size(change.estimate)} against {versus}, from "
+        f"{quantity(metric, change.before)} to "
+        f"{quantity(metric, change.now)} (95% interval {percent(change.low)} to "
+        f"{percent(change.high)})"
     )
 
 
 def section(headline: str, metrics: Sequence[MetricVerdict], notes: Sequence[str]) -> str:
-    """The verdict for a failure report: what is not settled well in full, the rest in a line each."""
+    """The verdict for a failure report: what is not settled well in full, the rest in a line
+    each."""
     ranked = sorted(metrics, key=lambda one: list(Status).index(one.status))
     lines = [headline]
-    brief = [one for one in ranked if one.status in (Status.PASS, Status.UNGATED) and not one.improved]
+    brief = [
+        one for one in ranked if one.status in (Status.PASS, Status.UNGATED) and not one.improved
+    ]
     for one in ranked:
         if one not in brief:
             lines += ["", *_full(one)]
@@ -73,17 +82,29 @@ def _full(one: MetricVerdict) -> list[str]:
     lines = [f"{one.status.value}  {one.reason}"]
     if one.change is not None:
         change = one.change
-        old = {"baseline": "baseline", "anchor": "anchor", "engine": "engine A"}.get(one.against, "before")
+        old = {"baseline": "baseline", "anchor": "anchor", "engine": "engine A"}.get(
+            one.against, "before"
+        )
         new = "engine B" if one.against == "engine" else "now"
         lines += [
-            _row(old, f"{quantity(one.metric, change.before)} ({count(change.launches_before, 'launch')})"),
-            _row(new, f"{quantity(one.metric, change.now)} ({count(change.launches_now, 'launch')})"),
+            _row(
+                old,
+                f"{quantity(one.metric, change.before)} "
+                f"({count(change.launches_before, 'launch')})",
+            ),
+            _row(
+                new, f"{quantity(one.metric, change.now)} ({count(change.launches_now, 'launch')})"
+            ),
             _row("change", interval(change)),
         ]
         if one.tolerance is not None:
             lines.append(_row("tolerance", f"{size(one.tolerance)} worse"))
         lines.append(
-            _row("resolution", f"one launch varies by {size(change.spread)}; {size(change.detectable)} worse would be found")
+            _row(
+                "resolution",
+                f"one launch varies by {size(change.spread)}; {size(change.detectable)} "
+                "worse would be found",
+            )
         )
     if one.remedy:
         lines.append(_row("next", one.remedy))

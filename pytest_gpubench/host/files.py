@@ -1,8 +1,10 @@
-"""Files and folders: written whole or not at all, read within bounds, and folders that only this user may write.
+"""Files and folders: written whole or not at all, read within bounds, and folders that only this
+user may write.
 
-There is one way in which files are written, through links, into devices and pipes. A reader never sees half a file: what is written
-stands beside it under another name until it is complete. What is no regular file is never replaced: a link stays and its target is
-written, a device or a pipe gets the bytes. Nothing is writable by others.
+There is one way in which files are written, through links, into devices and pipes. A reader never
+sees half a file: what is written stands beside it under another name until it is complete. What is
+no regular file is never replaced: a link stays and its target is written, a device or a pipe gets
+the bytes. Nothing is writable by others.
 """
 
 from __future__ import annotations
@@ -26,11 +28,15 @@ READER_TIMEOUT_S = 20.0
 GROUP_AND_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 OTHERS = stat.S_IWOTH
 _DESCRIPTORS = ("/dev/", "/proc/")
-"""Below these a name is a door to something that is open already: ``/dev/stdout``, ``/dev/fd/63``."""
+"""Below these a name is a door to something that is open already: ``/dev/stdout``,
+``/dev/fd/63``."""
 
 
-def write_text(path: Path, text: str, *, what: str = "the file", remedy: str = "choose another place") -> None:
-    """Write a text as UTF-8; characters that UTF-8 cannot hold (bytes of odd file names) become ``\\udcXX``.
+def write_text(
+    path: Path, text: str, *, what: str = "the file", remedy: str = "choose another place"
+) -> None:
+    """Write a text as UTF-8; characters that UTF-8 cannot hold (bytes of odd file names) become
+    ``\\udcXX``.
 
     Args:
         what: begins the sentence of an error.
@@ -44,14 +50,18 @@ def write_text(path: Path, text: str, *, what: str = "the file", remedy: str = "
 
 
 @contextlib.contextmanager
-def writing(path: Path, *, what: str = "the file", remedy: str = "choose another place") -> Iterator[BinaryIO]:
+def writing(
+    path: Path, *, what: str = "the file", remedy: str = "choose another place"
+) -> Iterator[BinaryIO]:
     """A binary file that is at ``path`` when the block has ended well; missing folders are made.
 
     Raises:
         GpubenchError: as `write_text`.
     """
     if "\0" in str(path):
-        raise GpubenchError(f"{what} {str(path)!r} could not be written: a path holds no NUL; {remedy}")
+        raise GpubenchError(
+            f"{what} {str(path)!r} could not be written: a path holds no NUL; {remedy}"
+        )
     try:
         if path.is_dir():
             words = "it is a folder; give the path of a file"
@@ -59,7 +69,9 @@ def writing(path: Path, *, what: str = "the file", remedy: str = "choose another
         with _through(path) if _is_door(path) else _replacing(Path(os.path.realpath(path))) as file:
             yield file
     except OSError as error:
-        raise GpubenchError(f"{what} {path} could not be written: {_reason(error)}; {remedy}") from error
+        raise GpubenchError(
+            f"{what} {path} could not be written: {_reason(error)}; {remedy}"
+        ) from error
 
 
 def make_folder(path: Path) -> None:
@@ -75,7 +87,8 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def careful_umask() -> Iterator[None]:
-    """Let nothing that this process or its children create be writable by others; a mask of 0 counts as the usual 022."""
+    """Let nothing that this process or its children create be writable by others; a mask of 0
+    counts as the usual 022."""
     before = os.umask(0o022)
     os.umask(before | OTHERS if before else 0o022)
     try:
@@ -85,7 +98,8 @@ def careful_umask() -> Iterator[None]:
 
 
 def make_private_folder(path: Path, mode: int = 0o700) -> None:
-    """Make a folder for this user alone, and what is missing above it; ``mode`` holds for all of them, whatever the umask allows.
+    """Make a folder for this user alone, and what is missing above it; ``mode`` holds for all of
+    them, whatever the umask allows.
 
     Raises:
         OSError: if the disk refuses it.
@@ -109,10 +123,14 @@ def not_private(path: Path, forbidden: int = GROUP_AND_OTHERS) -> str:
     if not stat.S_ISDIR(status.st_mode):
         return f"{path} is not a folder of this user (uid {os.getuid()})"
     if status.st_uid != os.getuid():
-        return f"{path} is not a folder of this user (uid {os.getuid()}): it belongs to {_user(status.st_uid)}"
+        return (
+            f"{path} is not a folder of this user (uid {os.getuid()}): it belongs to "
+            f"{_user(status.st_uid)}"
+        )
     if status.st_mode & forbidden:
         return (
-            f"{path} can be written by other users (mode {stat.S_IMODE(status.st_mode):04o}): see what lies in it, then "
+            f"{path} can be written by other users (mode {stat.S_IMODE(status.st_mode):04o}): see "
+            "what lies in it, then "
             f"chmod go-w {path}"
         )
     return ""
@@ -123,7 +141,8 @@ class TooLongError(Exception):
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file to be read, if it is a regular one: a pipe would wait for a writer that never comes.
+    """Open a file to be read, if it is a regular one: a pipe would wait for a writer that never
+    comes.
 
     Raises:
         OSError: if it cannot be opened, or is something else.
@@ -167,7 +186,8 @@ def bounded_lines(file: io.BufferedIOBase, longest: int, most: int) -> Iterator[
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with ``~`` replaced; taken as it is written where no home folder is known, as a shell does."""
+    """The path with ``~`` replaced; taken as it is written where no home folder is known, as a
+    shell does."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -30,17 +30,26 @@ def files_at(paths: Sequence[Path], revision: str, folder: Path) -> tuple[Path, 
         place = path.absolute().parent
         if not place.is_dir():
             raise GpubenchError(f"{path} does not exist; give the path of a recipe file")
-        commit = _git(place, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        commit = _git(
+            place, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
+        )
         if commit is None:
             if _git(place, "rev-parse", "--git-dir") is None:
-                raise GpubenchError(f"{path} is in no git repository, so there is no revision {revision} of it")
-            raise GpubenchError(f"{revision} is no revision of the repository of {path}; in a shallow clone fetch it first")
+                raise GpubenchError(
+                    f"{path} is in no git repository, so there is no revision {revision} of it"
+                )
+            raise GpubenchError(
+                f"{revision} is no revision of the repository of {path}; in a shallow "
+                "clone fetch it first"
+            )
         name = f"./{path.name}"
         if not (_git(place, "ls-tree", "--name-only", commit.strip(), "--", name) or "").strip():
             continue
         text = _git(place, "show", f"{commit.strip()}:{name}")
         if text is None:
-            raise GpubenchError(f"git cannot show {path.name} at {revision}; try: git show {revision}:{name}")
+            raise GpubenchError(
+                f"git cannot show {path.name} at {revision}; try: git show {revision}:{name}"
+            )
         target = folder / str(index) / path.name
         target.parent.mkdir()
         target.write_text(text, encoding="utf-8")
@@ -61,5 +70,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise GpubenchError(f"git did not run: {error}; a revision needs the git command") from error
+        raise GpubenchError(
+            f"git did not run: {error}; a revision needs the git command"
+        ) from error
     return done.stdout if done.returncode == 0 else None

@@ -1,4 +1,5 @@
-"""Facts of this host for records: what may explain a number later. Plain JSON values, no secret, nothing that changes by itself."""
+"""Facts of this host for records: what may explain a number later. Plain JSON values, no secret,
+nothing that changes by itself."""
 
 from __future__ import annotations
 
@@ -79,8 +80,11 @@ def cpu_model(root: Path = _ROOT) -> str:
     return platform.processor() or platform.machine()
 
 
-def physical_cores(cpus: Iterable[int] | None = None, *, root: Path = _ROOT) -> tuple[tuple[int, ...], ...]:
-    """Logical CPUs by physical core, in ascending order; where the kernel does not tell, every logical CPU is a core.
+def physical_cores(
+    cpus: Iterable[int] | None = None, *, root: Path = _ROOT
+) -> tuple[tuple[int, ...], ...]:
+    """Logical CPUs by physical core, in ascending order; where the kernel does not tell, every
+    logical CPU is a core.
 
     Args:
         cpus: logical CPUs to look at; None: those that this process may run on.
@@ -90,7 +94,11 @@ def physical_cores(cpus: Iterable[int] | None = None, *, root: Path = _ROOT) -> 
     groups: dict[str, list[int]] = {}
     for cpu in allowed:
         try:
-            siblings = (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+            siblings = (
+                (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+                .read_text()
+                .strip()
+            )
         except OSError:
             siblings = str(cpu)
         groups.setdefault(siblings, []).append(cpu)
@@ -98,7 +106,8 @@ def physical_cores(cpus: Iterable[int] | None = None, *, root: Path = _ROOT) -> 
 
 
 def cgroup_limits(root: Path = _ROOT) -> tuple[float | None, int | None]:
-    """CPU limit in cores and memory limit in bytes that control groups (version 2 or 1) set on this process; None is unlimited."""
+    """CPU limit in cores and memory limit in bytes that control groups (version 2 or 1) set on this
+    process; None is unlimited."""
     groups: dict[str, str] = {}
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
@@ -125,9 +134,13 @@ def cgroup_limits(root: Path = _ROOT) -> tuple[float | None, int | None]:
 
 
 def _upwards(top: Path, path: str) -> list[Path]:
-    """The group's folder and those above it; in a container the path may not exist below the mount, which is then the group."""
+    """The group's folder and those above it; in a container the path may not exist below the mount,
+    which is then the group."""
     folder = top / path.lstrip("/")
-    return [folder, *(parent for parent in folder.parents if parent == top or top in parent.parents)]
+    return [
+        folder,
+        *(parent for parent in folder.parents if parent == top or top in parent.parents),
+    ]
 
 
 def _read(path: Path) -> str:

@@ -1,4 +1,5 @@
-"""Slurm's commands: argument lists in, sentences out where they fail. Works without an accounting database."""
+"""Slurm's commands: argument lists in, sentences out where they fail. Works without an accounting
+database."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def states(job: str) -> list[JobState]:
-    """The job, or every task of it that the controller still remembers; empty once it has forgotten.
+    """The job, or every task of it that the controller still remembers; empty once it has
+    forgotten.
 
     Raises:
         GpubenchError: where Slurm does not answer.
@@ -64,17 +66,28 @@ def states(job: str) -> list[JobState]:
 
 
 def parse_states(text: str) -> list[JobState]:
-    """What ``scontrol --oneliner show job`` printed, one entry per task; waiting tasks share a line (``ArrayTaskId=0-3,7%2``)."""
-    return [state for line in text.splitlines() if line.startswith("JobId=") for state in _states_of(line)]
+    """What ``scontrol --oneliner show job`` printed, one entry per task; waiting tasks share a line
+    (``ArrayTaskId=0-3,7%2``)."""
+    return [
+        state
+        for line in text.splitlines()
+        if line.startswith("JobId=")
+        for state in _states_of(line)
+    ]
 
 
 def _states_of(line: str) -> list[JobState]:
     fields = dict(re.findall(r"(?:^|\s)([A-Za-z:/_-]+)=(\S*)", line))
     array, task = fields.get("ArrayJobId"), fields.get("ArrayTaskId", "")
-    names = [f"{array}_{index}" for index in _indices(task)] if array and task else [fields["JobId"]]
+    names = (
+        [f"{array}_{index}" for index in _indices(task)] if array and task else [fields["JobId"]]
+    )
     restarts = fields.get("Restarts", "0")
     times = int(restarts) if restarts.isdigit() else 0
-    return [JobState(name, fields.get("JobState", "UNKNOWN"), fields.get("Reason", ""), times) for name in names]
+    return [
+        JobState(name, fields.get("JobState", "UNKNOWN"), fields.get("Reason", ""), times)
+        for name in names
+    ]
 
 
 def _indices(text: str) -> list[int]:
@@ -89,12 +102,25 @@ def _indices(text: str) -> list[int]:
 def _run(words: Sequence[str]) -> str:
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=_TIMEOUT, check=False
+            words,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TIMEOUT,
+            check=False,
         )
     except FileNotFoundError:
-        raise GpubenchError(f"{words[0]} is not on PATH: this host has no Slurm; submit from a login node") from None
+        raise GpubenchError(
+            f"{words[0]} is not on PATH: this host has no Slurm; submit from a login node"
+        ) from None
     except subprocess.TimeoutExpired:
-        raise GpubenchError(f"{words[0]} did not answer within {_TIMEOUT:.0f} s; see whether the Slurm controller runs") from None
+        raise GpubenchError(
+            f"{words[0]} did not answer within {_TIMEOUT:.0f} s; see whether the Slurm "
+            "controller runs"
+        ) from None
     if done.returncode:
-        raise GpubenchError(f"{words[0]} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        raise GpubenchError(
+            f"{words[0]} failed: {done.stderr.strip() or f'exit code {done.returncode}'}"
+        )
     return done.stdout

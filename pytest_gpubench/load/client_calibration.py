@@ -1,4 +1,5 @@
-"""Calibrate this host's client: the loopback server in its own process, the planned concurrency and rate, three seconds.
+"""Calibrate this host's client: the loopback server in its own process, the planned concurrency and
+rate, three seconds.
 
 What came out is kept in one file per host under the results folder.
 """
@@ -33,12 +34,15 @@ _WAVES = 3
 SCHEMA_VERSION = 1
 
 
-def calibrate(conc: int, chunk_rate: float, *, seconds: float = 3.0, workers: int = 1) -> Calibration:
+def calibrate(
+    conc: int, chunk_rate: float, *, seconds: float = 3.0, workers: int = 1
+) -> Calibration:
     """Measure the client's error.
 
     Args:
         conc: requests in flight, as planned.
-        chunk_rate: chunks per second of all streams together, as planned: output tokens per second where each chunk is one token.
+        chunk_rate: chunks per second of all streams together, as planned: output tokens per second
+        where each chunk is one token.
         seconds: length of the measured part; prompts, warm-up and the server's start come on top.
         workers: client processes.
 
@@ -47,7 +51,15 @@ def calibrate(conc: int, chunk_rate: float, *, seconds: float = 3.0, workers: in
     """
     token_time = conc / chunk_rate
     tokens = max(2, round((seconds / _WAVES - _TTFT) / token_time))
-    workload = Workload(_ISL, tokens, conc, num_prompts=_WAVES * conc, num_warmups=conc, range_ratio=1.0, workers=workers)
+    workload = Workload(
+        _ISL,
+        tokens,
+        conc,
+        num_prompts=_WAVES * conc,
+        num_warmups=conc,
+        range_ratio=1.0,
+        workers=workers,
+    )
     with loopback_process("--ttft", str(_TTFT), "--token-time", repr(token_time)) as url:
         result = run_load(LoadPlan(url, "loopback", workload))
         truth = json.loads(_get(url + TRUTH_PATH))
@@ -64,7 +76,10 @@ def calibrate(conc: int, chunk_rate: float, *, seconds: float = 3.0, workers: in
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     except ValueError as error:
-        summary = f"the client could not be calibrated at concurrency {conc} and {chunk_rate:,.0f} chunks/s: {error}"
+        summary = (
+            f"the client could not be calibrated at concurrency {conc} and "
+            f"{chunk_rate:,.0f} chunks/s: {error}"
+        )
         raise BenchmarkError(Failure("calibration-failed", "client", summary)) from error
 
 
@@ -76,10 +91,19 @@ def loopback_process(*options: str) -> Iterator[str]:
         BenchmarkError: if it does not start.
     """
     package_root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_root)))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_root))),
+    }
     argv = [sys.executable, "-P", "-m", "pytest_gpubench.load.loopback", *options]
     with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace", env=environment
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
     ) as process:
         assert process.stdout is not None  # noqa: S101  # it was asked for
         try:
@@ -103,14 +127,19 @@ def software_name() -> str:
 
 
 def host_name() -> str:
-    """This host as far as a client's speed depends on it: processor and the cores that this process may use."""
+    """This host as far as a client's speed depends on it: processor and the cores that this process
+    may use."""
     cores = len(os.sched_getaffinity(0))
     return f"{cpu_model()}, {cores} core{'s' if cores > 1 else ''}"
 
 
 def file_of(results: Path) -> Path:
     """Where this host's calibrations are."""
-    return results / "calibration" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', platform.node()) or 'host'}.json"
+    return (
+        results
+        / "calibration"
+        / f"{re.sub(r'[^A-Za-z0-9._-]', '_', platform.node()) or 'host'}.json"
+    )
 
 
 def stored(results: Path, workers: int | None = None) -> tuple[Calibration, ...]:
@@ -126,27 +155,41 @@ def stored(results: Path, workers: int | None = None) -> tuple[Calibration, ...]
     return tuple(
         calibration
         for calibration in _read(file_of(results))
-        if (calibration.host, calibration.software) == (host, software) and workers in (None, calibration.workers)
+        if (calibration.host, calibration.software) == (host, software)
+        and workers in (None, calibration.workers)
     )
 
 
 def store(results: Path, calibrations: tuple[Calibration, ...]) -> Path:
-    """Add calibrations; a new one takes the place of an older one of the same point on the same host and client.
+    """Add calibrations; a new one takes the place of an older one of the same point on the same
+    host and client.
 
     Raises:
         GpubenchError: if the file cannot be used or written.
     """
     path = file_of(results)
     kept = {_point(calibration): calibration for calibration in (*_read(path), *calibrations)}
-    document = {"schema": SCHEMA_VERSION, "calibrations": [calibration.to_json() for calibration in kept.values()]}
+    document = {
+        "schema": SCHEMA_VERSION,
+        "calibrations": [calibration.to_json() for calibration in kept.values()],
+    }
     files.write_text(
-        path, json.dumps(document, indent=1, allow_nan=False) + "\n", what="the calibration", remedy="choose another --results"
+        path,
+        json.dumps(document, indent=1, allow_nan=False) + "\n",
+        what="the calibration",
+        remedy="choose another --results",
     )
     return path
 
 
 def _point(calibration: Calibration) -> tuple[object, ...]:
-    return calibration.host, calibration.software, calibration.conc, calibration.workers, round(calibration.asked_rate)
+    return (
+        calibration.host,
+        calibration.software,
+        calibration.conc,
+        calibration.workers,
+        round(calibration.asked_rate),
+    )
 
 
 def _read(path: Path) -> tuple[Calibration, ...]:
@@ -156,14 +199,20 @@ def _read(path: Path) -> tuple[Calibration, ...]:
         return ()
     except (OSError, UnicodeDecodeError) as error:
         reason = files.unread_because(error)
-        raise GpubenchError(f"the calibration {path} cannot be read: {reason}; delete it, then run gpubench calibrate") from error
+        raise GpubenchError(
+            f"the calibration {path} cannot be read: {reason}; delete it, then run "
+            "gpubench calibrate"
+        ) from error
     try:
         document = json.loads(text)
         version = document["schema"]
         if version == SCHEMA_VERSION:
             return tuple(Calibration.from_json(entry) for entry in document["calibrations"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise GpubenchError(f"the calibration {path} is damaged; delete it, then run gpubench calibrate") from error
+        raise GpubenchError(
+            f"the calibration {path} is damaged; delete it, then run gpubench calibrate"
+        ) from error
     raise GpubenchError(
-        f"the calibration {path} has version {version!r}, this release knows {SCHEMA_VERSION}; delete it and calibrate"
+        f"the calibration {path} has version {version!r}, this release knows "
+        f"{SCHEMA_VERSION}; delete it and calibrate"
     )

@@ -28,12 +28,24 @@ _NUMBERS = (
     "tpot_error_mean",
     "arrival_delay",
 )
-_HEAD = ("conc", "workers", "chunks/s", "planned", "TTFT error", "its p99", "until read", "TPOT error", "CPU", "us/chunk")
+_HEAD = (
+    "conc",
+    "workers",
+    "chunks/s",
+    "planned",
+    "TTFT error",
+    "its p99",
+    "until read",
+    "TPOT error",
+    "CPU",
+    "us/chunk",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The client of this host against the loopback server. Times in seconds, errors are client minus truth."""
+    """The client of this host against the loopback server. Times in seconds, errors are client
+    minus truth."""
 
     conc: int
     chunk_rate: float
@@ -42,7 +54,8 @@ class Calibration:
     """Chunks per second that were planned."""
     requests: int
     ttft: float
-    """The truth's mean: the server's own times, from the arrival of a request to the write of its first chunk."""
+    """The truth's mean: the server's own times, from the arrival of a request to the write of its
+    first chunk."""
     ttft_error_mean: float
     ttft_error_p99: float
     tpot: float
@@ -52,8 +65,8 @@ class Calibration:
     cpu_per_chunk: float
     lag_p99: float
     arrival_delay: float = 0.0
-    """Mean time from the client's write to the server's read: part of the TTFT error, but the server's and the kernel's, not the
-    client's."""
+    """Mean time from the client's write to the server's read: part of the TTFT error, but the
+    server's and the kernel's, not the client's."""
     workers: int = 1
     host: str = ""
     """Processor and number of cores."""
@@ -65,7 +78,8 @@ class Calibration:
     """When, ISO 8601."""
 
     def covers(self, in_flight: int, rate: float) -> bool:
-        """Whether a run with so many requests in flight and chunks per second is within what was calibrated, and its margin."""
+        """Whether a run with so many requests in flight and chunks per second is within what was
+        calibrated, and its margin."""
         return in_flight <= MARGIN * self.conc and rate <= MARGIN * self.chunk_rate
 
     @property
@@ -75,7 +89,10 @@ class Calibration:
         if own > MAX_TTFT_ERROR * self.ttft:
             return f"its mean TTFT is {own * 1e3:.1f} ms above the true {self.ttft * 1e3:.1f} ms"
         if abs(self.tpot_error_mean) > MAX_TPOT_ERROR * self.tpot:
-            return f"its mean TPOT is {self.tpot_error_mean / self.tpot:+.1%} off the true {self.tpot * 1e3:.2f} ms"
+            return (
+                f"its mean TPOT is {self.tpot_error_mean / self.tpot:+.1%} off the true "
+                f"{self.tpot * 1e3:.2f} ms"
+            )
         if self.chunk_rate < self.asked_rate / MARGIN:
             return f"it reached {self.chunk_rate:,.0f} of {self.asked_rate:,.0f} chunks/s"
         return ""
@@ -99,7 +116,8 @@ class Calibration:
 
 
 def best_of(calibrations: Sequence[Calibration], in_flight: int, rate: float) -> Calibration | None:
-    """The calibration that speaks for a run: a usable one that covers it, else one that forbids it; None: there is none at all."""
+    """The calibration that speaks for a run: a usable one that covers it, else one that forbids it;
+    None: there is none at all."""
     order = sorted(calibrations, key=lambda calibration: (calibration.conc, calibration.chunk_rate))
     covering = [calibration for calibration in order if calibration.covers(in_flight, rate)]
     usable = [calibration for calibration in covering if not calibration.problem]
@@ -107,12 +125,17 @@ def best_of(calibrations: Sequence[Calibration], in_flight: int, rate: float) ->
 
 
 def table_of(calibrations: Sequence[Calibration]) -> str:
-    """One line per calibration, for a terminal. "until read" is the part of the TTFT error that is not the client's."""
+    """One line per calibration, for a terminal. "until read" is the part of the TTFT error that is
+    not the client's."""
     rows = [_HEAD, *map(_row, calibrations)]
     wide = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = ["  ".join(cell.rjust(size) for cell, size in zip(row, wide, strict=True)) for row in rows]
+    lines = [
+        "  ".join(cell.rjust(size) for cell, size in zip(row, wide, strict=True)) for row in rows
+    ]
     verdicts = ["", *map(_verdict, calibrations)]
-    return "\n".join(f"{line}  {verdict}".rstrip() for line, verdict in zip(lines, verdicts, strict=True))
+    return "\n".join(
+        f"{line}  {verdict}".rstrip() for line, verdict in zip(lines, verdicts, strict=True)
+    )
 
 
 def _verdict(calibration: Calibration) -> str:
@@ -134,7 +157,12 @@ def _row(calibration: Calibration) -> tuple[str, ...]:
     )
 
 
-def compare(records: Sequence[RequestRecord], truth: Sequence[Mapping[str, Any]], client: ClientFacts, **facts: Any) -> Calibration:
+def compare(
+    records: Sequence[RequestRecord],
+    truth: Sequence[Mapping[str, Any]],
+    client: ClientFacts,
+    **facts: Any,
+) -> Calibration:
     """The calibration that a run's measured records and the server's truth make.
 
     Args:
@@ -151,7 +179,9 @@ def compare(records: Sequence[RequestRecord], truth: Sequence[Mapping[str, Any]]
         entry = served.get(record.request_id)
         first, last, tokens = record.first_token_ns, record.last_token_ns, record.completion_tokens
         if record.error or entry is None or first is None or last is None or tokens is None:
-            raise ValueError(f"request {record.index}: {record.error or 'the loopback server does not know it'}")
+            raise ValueError(
+                f"request {record.index}: {record.error or 'the loopback server does not know it'}"
+            )
         stamps, totals = entry["chunk_ns"], entry["chunk_totals"]
         ttfts.append((stamps[0] - entry["arrival_ns"]) / 1e9)
         ttft_errors.append((first - record.due_ns) / 1e9 - ttfts[-1])

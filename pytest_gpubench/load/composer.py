@@ -1,4 +1,5 @@
-"""From a workload to the prompts of a run: which texts, which lengths, which of them belong together."""
+"""From a workload to the prompts of a run: which texts, which lengths, which of them belong
+together."""
 
 from __future__ import annotations
 
@@ -17,7 +18,16 @@ from pytest_gpubench.load.datasets import (
     read_text,
     sentences,
 )
-from pytest_gpubench.load.prompts import Counter, Message, Prompt, Vocabulary, draw_lengths, draw_words, fit, measure_vocabulary
+from pytest_gpubench.load.prompts import (
+    Counter,
+    Message,
+    Prompt,
+    Vocabulary,
+    draw_lengths,
+    draw_words,
+    fit,
+    measure_vocabulary,
+)
 from pytest_gpubench.load.protocol import LoadPlan, Phase
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
@@ -45,8 +55,11 @@ class Composer:
         self._workload = plan.workload
         self._count = count
 
-    async def compose(self, on_done: Callable[[int, int], None]) -> tuple[list[Prompt], list[Prompt]]:
-        """This process's prompts, (warm-up, measured), conversations whole; ``on_done`` gets (done, total).
+    async def compose(
+        self, on_done: Callable[[int, int], None]
+    ) -> tuple[list[Prompt], list[Prompt]]:
+        """This process's prompts, (warm-up, measured), conversations whole; ``on_done`` gets (done,
+        total).
 
         Raises:
             BenchmarkError: if a dataset or a length cannot be had.
@@ -75,7 +88,11 @@ class Composer:
             first = number * workload.turns
             done += len(made)
             on_done(min(done, prompts), prompts)
-            return [replace(prompt, index=first + turn) for turn, prompt in enumerate(made) if first + turn < total]
+            return [
+                replace(prompt, index=first + turn)
+                for turn, prompt in enumerate(made)
+                if first + turn < total
+            ]
 
         tasks = [asyncio.create_task(make_one(*item)) for item in work]
         try:
@@ -86,11 +103,15 @@ class Composer:
         warmups = [prompt for prompt in made if prompt.phase == "warmup"]
         return warmups, [prompt for prompt in made if prompt.phase == "measured"]
 
-    async def _maker(self, trace: tuple[TraceRow, ...]) -> Callable[[Phase, int], Awaitable[list[Prompt]]]:
+    async def _maker(
+        self, trace: tuple[TraceRow, ...]
+    ) -> Callable[[Phase, int], Awaitable[list[Prompt]]]:
         workload = self._workload
         if workload.dataset in _PARSERS:
             parse = _PARSERS[workload.dataset]
-            chosen = await self._choose(parse(read_text(workload.dataset_file), workload.dataset_file))
+            chosen = await self._choose(
+                parse(read_text(workload.dataset_file), workload.dataset_file)
+            )
             first_of = {"warmup": 0, "measured": -(-workload.num_warmups // workload.turns)}
             return lambda phase, number: self._recorded(phase, chosen[first_of[phase] + number])
         vocabulary = await measure_vocabulary(self._count)
@@ -99,7 +120,14 @@ class Composer:
             lines = sentences(read_text(workload.dataset_file or CORPUS))
             if not lines:
                 summary = f"{workload.dataset_file} has no sentence in it"
-                raise BenchmarkError(Failure("dataset-unusable", "recipe", summary, remedy="Correct dataset-file in the recipe."))
+                raise BenchmarkError(
+                    Failure(
+                        "dataset-unusable",
+                        "recipe",
+                        summary,
+                        remedy="Correct dataset-file in the recipe.",
+                    )
+                )
             sample = " ".join(lines[:200])
             size = (await self._count(sample) - vocabulary.overhead) / len(sample.split())
             material = _Material(vocabulary, lines, max(0.1, size))
@@ -129,14 +157,28 @@ class Composer:
             own = isl - material.vocabulary.overhead
             if own < 1 or own < workload.prefix_tokens:
                 summary = (
-                    f"isl {isl} leaves no room for a prompt: the chat template alone takes {material.vocabulary.overhead} tokens"
+                    f"isl {isl} leaves no room for a prompt: the chat template alone takes "
+                    f"{material.vocabulary.overhead} tokens"
                 )
                 if workload.prefix_tokens:
                     summary += f", the shared prefix {workload.prefix_tokens}"
-                raise BenchmarkError(Failure("prompt-too-short", "recipe", summary, remedy="Raise isl in the recipe."))
+                raise BenchmarkError(
+                    Failure(
+                        "prompt-too-short", "recipe", summary, remedy="Raise isl in the recipe."
+                    )
+                )
             if turn == 0:
-                words = self._shared(material, number) + _draw(material, rng, own - workload.prefix_tokens)
-                text = await fit(isl, words, self._count, material.vocabulary, rng, usual_size=material.tokens_per_word)
+                words = self._shared(material, number) + _draw(
+                    material, rng, own - workload.prefix_tokens
+                )
+                text = await fit(
+                    isl,
+                    words,
+                    self._count,
+                    material.vocabulary,
+                    rng,
+                    usual_size=material.tokens_per_word,
+                )
             else:
                 text = " ".join(_draw(material, rng, own))
                 isl = await self._count(text, history)
@@ -159,7 +201,9 @@ class Composer:
         words: list[str] = []
         for block in row.blocks:
             size = min(_BLOCK_TOKENS, room)
-            words += draw_words(self._random(f"block/{block}"), material.vocabulary, _BLOCK_TOKENS)[:size]
+            words += draw_words(self._random(f"block/{block}"), material.vocabulary, _BLOCK_TOKENS)[
+                :size
+            ]
             room -= size
         words += draw_words(rng, material.vocabulary, room)
         isl = max(row.input_tokens, material.vocabulary.overhead + 1)
@@ -168,22 +212,39 @@ class Composer:
         return Prompt(number, "measured", text, isl, row.output_tokens, due=due)
 
     async def _choose(self, conversations: Sequence[Conversation]) -> list[Conversation]:
-        """As many conversations as the run needs, in random order, whose first prompt is at most ``isl`` tokens long."""
+        """As many conversations as the run needs, in random order, whose first prompt is at most
+        ``isl`` tokens long."""
         workload = self._workload
-        needed = -(-workload.num_warmups // workload.turns) + -(-workload.num_prompts // workload.turns)
-        order = [conversation for conversation in conversations if len(conversation.turns) >= workload.turns]
+        needed = -(-workload.num_warmups // workload.turns) + -(
+            -workload.num_prompts // workload.turns
+        )
+        order = [
+            conversation
+            for conversation in conversations
+            if len(conversation.turns) >= workload.turns
+        ]
         self._random("order").shuffle(order)
         chosen: list[Conversation] = []
         while order and len(chosen) < needed:
             part, order = order[:_PARALLEL], order[_PARALLEL:]
-            sizes = await asyncio.gather(*(self._count(item.turns[0].user, _system(item)) for item in part))
+            sizes = await asyncio.gather(
+                *(self._count(item.turns[0].user, _system(item)) for item in part)
+            )
             chosen += [item for item, size in zip(part, sizes, strict=True) if size <= workload.isl]
         if len(chosen) < needed:
             summary = (
-                f"{workload.dataset_file} has {len(chosen)} conversations of {workload.turns} turns whose prompt is at most "
+                f"{workload.dataset_file} has {len(chosen)} conversations of {workload.turns} "
+                "turns whose prompt is at most "
                 f"{workload.isl} tokens long (isl); the run needs {needed}"
             )
-            raise BenchmarkError(Failure("dataset-too-small", "recipe", summary, remedy="Ask for fewer prompts, or raise isl."))
+            raise BenchmarkError(
+                Failure(
+                    "dataset-too-small",
+                    "recipe",
+                    summary,
+                    remedy="Ask for fewer prompts, or raise isl.",
+                )
+            )
         return chosen[:needed]
 
     async def _recorded(self, phase: Phase, conversation: Conversation) -> list[Prompt]:
@@ -194,8 +255,20 @@ class Composer:
             isl = await self._count(turn.user, history)
             osl = turn.output_tokens
             if osl is None and turn.answer:
-                osl = max(1, await self._count(turn.answer, history) - await self._count("", history))
-            prompts.append(Prompt(0, phase, turn.user, isl, min(osl or workload.osl, workload.osl), history, number))
+                osl = max(
+                    1, await self._count(turn.answer, history) - await self._count("", history)
+                )
+            prompts.append(
+                Prompt(
+                    0,
+                    phase,
+                    turn.user,
+                    isl,
+                    min(osl or workload.osl, workload.osl),
+                    history,
+                    number,
+                )
+            )
             history = (*history, ("user", turn.user), ("assistant", turn.answer or ""))
         return prompts
 
@@ -209,10 +282,13 @@ def _system(conversation: Conversation) -> tuple[Message, ...]:
 
 
 def _draw(material: _Material, rng: random.Random, tokens: int) -> list[str]:
-    """Words of about so many tokens: random ones, or an opening that is nobody else's and then sentences of the corpus."""
+    """Words of about so many tokens: random ones, or an opening that is nobody else's and then
+    sentences of the corpus."""
     if not material.sentences:
         return draw_words(rng, material.vocabulary, tokens)
-    words = rng.choices(material.vocabulary.words, k=_OPENING_WORDS)  # else the first block of prompts would often be the same
+    words = rng.choices(
+        material.vocabulary.words, k=_OPENING_WORDS
+    )  # else the first block of prompts would often be the same
     wanted = max(1, int(tokens / material.tokens_per_word))
     while len(words) < wanted:
         words += rng.choice(material.sentences).split()

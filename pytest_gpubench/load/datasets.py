@@ -1,4 +1,5 @@
-"""Files that prompts can come from: ShareGPT, JSONL, traces with timestamps, plain text. Errors name file and line."""
+"""Files that prompts can come from: ShareGPT, JSONL, traces with timestamps, plain text. Errors
+name file and line."""
 
 from __future__ import annotations
 
@@ -83,22 +84,29 @@ def read_text(path: str | Path) -> str:
 
 
 def dataset_problem(workload: Workload) -> Failure | None:
-    """Why the workload's file cannot be used, without parsing it; None: it is there, or none is asked for."""
+    """Why the workload's file cannot be used, without parsing it; None: it is there, or none is
+    asked for."""
     if not workload.dataset_file:
         return None
     try:
         with open_regular(Path(workload.dataset_file)) as file:
             size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
-            words = f"has {size / 2**20:,.0f} MiB, which is too large: at most {MAX_BYTES // 2**20:,} MiB are read"
+            words = (
+                f"has {size / 2**20:,.0f} MiB, which is too large: at most "
+                f"{MAX_BYTES // 2**20:,} MiB are read"
+            )
             return _failure(f"the dataset {workload.dataset_file} {words}").failure
         return None
     except OSError as error:
-        return _failure(f"the dataset {workload.dataset_file} cannot be read: {error.strerror}").failure
+        return _failure(
+            f"the dataset {workload.dataset_file} cannot be read: {error.strerror}"
+        ).failure
 
 
 def comparable(workload: Workload) -> dict[str, Any]:
-    """What must be equal for numbers to be comparable: the workload as plain data, the dataset's file as its contents' hash."""
+    """What must be equal for numbers to be comparable: the workload as plain data, the dataset's
+    file as its contents' hash."""
     plain = {item.name: thaw(getattr(workload, item.name)) for item in fields(Workload)}
     return plain | {"dataset_file": workload.dataset_file and _content_hash(workload.dataset_file)}
 
@@ -125,7 +133,8 @@ def sentences(text: str) -> tuple[str, ...]:
 
 
 def parse_sharegpt(text: str, name: str) -> tuple[Conversation, ...]:
-    """Conversations of a ShareGPT file: a list of ``{conversations: [{from: human | gpt | system, value: ...}]}``.
+    """Conversations of a ShareGPT file: a list of ``{conversations: [{from: human | gpt | system,
+    value: ...}]}``.
 
     Entries that do not begin with a human are left out, as everybody does.
 
@@ -146,9 +155,13 @@ def parse_sharegpt(text: str, name: str) -> tuple[Conversation, ...]:
         if not isinstance(parts, list):
             raise _failure(f"{name}: entry {number} has no list `conversations`")
         try:
-            messages = [(_ROLES.get(str(part["from"]), "other"), str(part["value"])) for part in parts]
+            messages = [
+                (_ROLES.get(str(part["from"]), "other"), str(part["value"])) for part in parts
+            ]
         except (KeyError, TypeError) as error:
-            raise _failure(f"{name}: entry {number} has a message without `from` or `value`") from error
+            raise _failure(
+                f"{name}: entry {number} has a message without `from` or `value`"
+            ) from error
         conversation = _conversation(messages)
         if conversation is not None:
             conversations.append(conversation)
@@ -156,7 +169,8 @@ def parse_sharegpt(text: str, name: str) -> tuple[Conversation, ...]:
 
 
 def parse_jsonl(text: str, name: str) -> tuple[Conversation, ...]:
-    """One request or conversation per line: ``{"prompt": TEXT}`` or ``{"messages": [{role, content}]}``, and ``output_tokens``.
+    """One request or conversation per line: ``{"prompt": TEXT}`` or ``{"messages": [{role,
+    content}]}``, and ``output_tokens``.
 
     Raises:
         BenchmarkError: for a line that is neither.
@@ -164,7 +178,9 @@ def parse_jsonl(text: str, name: str) -> tuple[Conversation, ...]:
     conversations = []
     for line, entry in _lines(text, name):
         wanted = entry.get("output_tokens")
-        if wanted is not None and (not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1):
+        if wanted is not None and (
+            not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1
+        ):
             raise _failure(f"{name}:{line}: `output_tokens` must be a number of at least 1")
         if isinstance(entry.get("prompt"), str):
             answer = entry.get("answer")
@@ -174,14 +190,22 @@ def parse_jsonl(text: str, name: str) -> tuple[Conversation, ...]:
         try:
             messages = [(str(message["role"]), message["content"]) for message in entry["messages"]]
         except (KeyError, TypeError) as error:
-            raise _failure(f"{name}:{line}: needs `prompt`, or `messages` with `role` and `content`") from error
+            raise _failure(
+                f"{name}:{line}: needs `prompt`, or `messages` with `role` and `content`"
+            ) from error
         all_text = all(isinstance(content, str) for _, content in messages)
         conversation = all_text and _conversation(messages)
         if not conversation:
-            raise _failure(f"{name}:{line}: `messages` must be text and begin with a user's (after a system message)")
+            raise _failure(
+                f"{name}:{line}: `messages` must be text and begin with a user's (after "
+                "a system message)"
+            )
         *before, last = conversation.turns
         conversations.append(
-            Conversation((*before, Turn(last.user, last.answer, wanted or last.output_tokens)), conversation.system)
+            Conversation(
+                (*before, Turn(last.user, last.answer, wanted or last.output_tokens)),
+                conversation.system,
+            )
         )
     return _some(conversations, name)
 
@@ -189,7 +213,8 @@ def parse_jsonl(text: str, name: str) -> tuple[Conversation, ...]:
 def parse_trace(text: str, name: str) -> tuple[TraceRow, ...]:
     """Rows of a trace in Mooncake's format, one JSON object per line, in the order of their times:
 
-    ``{"timestamp": MILLISECONDS, "input_length": N, "output_length": N, "hash_ids": [ids of 512-token blocks]}``
+    ``{"timestamp": MILLISECONDS, "input_length": N, "output_length": N, "hash_ids": [ids of
+    512-token blocks]}``
 
     Raises:
         BenchmarkError: for a line that is none, or an empty trace.
@@ -198,18 +223,36 @@ def parse_trace(text: str, name: str) -> tuple[TraceRow, ...]:
     for line, entry in _lines(text, name):
         stamp, ids = entry.get("timestamp"), entry.get("hash_ids", [])
         lengths = (entry.get("input_length"), entry.get("output_length"))
-        timed = isinstance(stamp, int | float) and not isinstance(stamp, bool) and math.isfinite(stamp)
+        timed = (
+            isinstance(stamp, int | float) and not isinstance(stamp, bool) and math.isfinite(stamp)
+        )
         sized = all(isinstance(length, int) and length > 0 for length in lengths)
-        if not timed or not sized or not isinstance(ids, list) or not all(isinstance(part, int) for part in ids):
+        if (
+            not timed
+            or not sized
+            or not isinstance(ids, list)
+            or not all(isinstance(part, int) for part in ids)
+        ):
             raise _failure(
-                f"{name}:{line}: needs numbers `timestamp` (ms), `input_length` and `output_length`; `hash_ids` is a list"
+                f"{name}:{line}: needs numbers `timestamp` (ms), `input_length` and "
+                "`output_length`; `hash_ids` is a list"
             )
-        rows.append(TraceRow(float(entry["timestamp"]) / 1e3, entry["input_length"], entry["output_length"], tuple(ids)))
+        rows.append(
+            TraceRow(
+                float(entry["timestamp"]) / 1e3,
+                entry["input_length"],
+                entry["output_length"],
+                tuple(ids),
+            )
+        )
     if not rows:
         raise _failure(f"{name} has no request in it")
     rows.sort(key=lambda row: row.seconds)
     first = rows[0].seconds
-    return tuple(TraceRow(row.seconds - first, row.input_tokens, row.output_tokens, row.blocks) for row in rows)
+    return tuple(
+        TraceRow(row.seconds - first, row.input_tokens, row.output_tokens, row.blocks)
+        for row in rows
+    )
 
 
 def _lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -217,7 +260,10 @@ def _lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         if len(line) > MAX_LINE:
-            raise _failure(f"{name}:{number}: the line is too long: {len(line):,} characters, at most {MAX_LINE:,} are read")
+            raise _failure(
+                f"{name}:{number}: the line is too long: {len(line):,} characters, at "
+                f"most {MAX_LINE:,} are read"
+            )
         try:
             entry = json.loads(line)
         except ValueError as error:
@@ -252,5 +298,10 @@ def _some(conversations: list[Conversation], name: str) -> tuple[Conversation, .
 
 def _failure(summary: str) -> BenchmarkError:
     return BenchmarkError(
-        Failure("dataset-unusable", "recipe", summary, remedy="Correct dataset-file in the recipe's client section.")
+        Failure(
+            "dataset-unusable",
+            "recipe",
+            summary,
+            remedy="Correct dataset-file in the recipe's client section.",
+        )
     )

@@ -1,4 +1,5 @@
-"""Who is sent when: closed loop (an answer makes room for the next request), open loop (a schedule decides), and when it is enough.
+"""Who is sent when: closed loop (an answer makes room for the next request), open loop (a schedule
+decides), and when it is enough.
 
 Schedules are pure: the same workload gives the same one.
 """
@@ -28,9 +29,10 @@ _WATCH_INTERVAL = 0.25
 class StopRule:
     """Told of every measured exchange that ended, asked before another is sent.
 
-    The interval is that of batch means: a batch is as many requests as are in flight together, since those are not independent.
-    For the rule alone TTFT is taken at the first read with an event and TPOT over the asked output tokens; throughput and goodput
-    follow from the end-to-end time, which is the closed loop's own law (requests in flight = throughput x time).
+    The interval is that of batch means: a batch is as many requests as are in flight together,
+    since those are not independent. For the rule alone TTFT is taken at the first read with an
+    event and TPOT over the asked output tokens; throughput and goodput follow from the end-to-end
+    time, which is the closed loop's own law (requests in flight = throughput x time).
     """
 
     duration: float | None = None
@@ -57,7 +59,8 @@ class StopRule:
         self._narrow = half is not None and half <= self.interval
 
     def reached(self, elapsed_ns: int) -> bool:
-        """Whether no request should be sent any more, ``elapsed_ns`` after the first measured one was due."""
+        """Whether no request should be sent any more, ``elapsed_ns`` after the first measured one
+        was due."""
         if self.reason == "count":
             if self._narrow:
                 self.reason = "interval"
@@ -75,7 +78,8 @@ class StopRule:
 
 
 def half_width(means: list[float]) -> float | None:
-    """Half the 95% confidence interval of the batches' mean, relative to it; None for too few batches to say."""
+    """Half the 95% confidence interval of the batches' mean, relative to it; None for too few
+    batches to say."""
     if len(means) < _MIN_BATCHES:
         return None
     middle = statistics.fmean(means)
@@ -92,7 +96,8 @@ class Job:
     due_ns: int | None = None
     """Open loop: nanoseconds after the start; None: as soon as there is room."""
     follows: bool = False
-    """The next turn of the job before it: sent when that has ended and the think time has passed."""
+    """The next turn of the job before it: sent when that has ended and the think time has
+    passed."""
     measured: bool = True
     most_bytes: int = MAX_ANSWER
     """An answer that is longer fails."""
@@ -100,7 +105,8 @@ class Job:
 
 @dataclass(slots=True)
 class Driver:
-    """Sends jobs over open connections, one run after another; failures are in the exchanges, never raised."""
+    """Sends jobs over open connections, one run after another; failures are in the exchanges, never
+    raised."""
 
     root: str
     concurrency: int
@@ -136,12 +142,18 @@ class Driver:
         await self._pool.open(self.concurrency)
 
     async def run(
-        self, jobs: Sequence[Job], *, start_ns: int = 0, ramp: float = 0.0, stop: StopRule | None = None
+        self,
+        jobs: Sequence[Job],
+        *,
+        start_ns: int = 0,
+        ramp: float = 0.0,
+        stop: StopRule | None = None,
     ) -> list[Exchange]:
         """Send all jobs, or until ``stop`` says so, and wait for the last answer.
 
         Args:
-            jobs: all with a due time (open loop) or all without (closed loop), the turns of a conversation one after another.
+            jobs: all with a due time (open loop) or all without (closed loop), the turns of a
+            conversation one after another.
             start_ns: when to start (``monotonic_ns``); past: at once.
             ramp: seconds over which the closed loop's slots start.
             stop: told of every end, asked before every start.
@@ -155,11 +167,15 @@ class Driver:
         if not jobs:
             return []
         await self.open()
-        self._jobs, self._heads = jobs, [number for number, job in enumerate(jobs) if not job.follows]
+        self._jobs, self._heads = (
+            jobs,
+            [number for number, job in enumerate(jobs) if not job.follows],
+        )
         self._exchanges, self._next, self._open, self._stop = [], 0, 0, stop or StopRule()
         self._finished = asyncio.get_running_loop().create_future()
         await asyncio.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9 - 0.001))
-        # The rest is waited for by looking: sleeping would end late by as much as the kernel likes, in each worker by another.
+        # The rest is waited for by looking: sleeping would end late by as much as the kernel likes,
+        # in each worker by another.
         while time.monotonic_ns() < start_ns:
             pass
         watch = asyncio.get_running_loop().create_task(self._watch())
@@ -225,7 +241,9 @@ class Driver:
         self._pool.send(Exchange(number, due_ns, most_bytes=job.most_bytes), job.wire)
 
     def _stopped(self, now_ns: int) -> bool:
-        return self.first_measured_ns is not None and self._stop.reached(now_ns - self.first_measured_ns)
+        return self.first_measured_ns is not None and self._stop.reached(
+            now_ns - self.first_measured_ns
+        )
 
     def _ended(self, exchange: Exchange, now_ns: int) -> None:
         self._exchanges.append(exchange)
@@ -233,9 +251,15 @@ class Driver:
             self._stop.note(exchange)
         self.on_end(exchange)
         following = exchange.number + 1
-        if following < len(self._jobs) and self._jobs[following].follows and not self._stopped(now_ns):
+        if (
+            following < len(self._jobs)
+            and self._jobs[following].follows
+            and not self._stopped(now_ns)
+        ):
             if self.think_time:
-                asyncio.get_running_loop().call_later(self.think_time, lambda: self._begin(following, time.monotonic_ns()))
+                asyncio.get_running_loop().call_later(
+                    self.think_time, lambda: self._begin(following, time.monotonic_ns())
+                )
             else:
                 self._begin(following, now_ns)
             return
@@ -257,10 +281,11 @@ class Driver:
 
 
 def due_offsets(workload: Workload, phase: Phase, number: int) -> list[float]:
-    """Seconds after the start at which each of ``number`` arrivals is due, by the workload's rate and distribution.
+    """Seconds after the start at which each of ``number`` arrivals is due, by the workload's rate
+    and distribution.
 
-    The schedule of poisson and gamma is scaled so that its mean rate is exactly the one asked for: otherwise two seeds would ask
-    for different loads. A ramp is not applied here (``ramped``).
+    The schedule of poisson and gamma is scaled so that its mean rate is exactly the one asked for:
+    otherwise two seeds would ask for different loads. A ramp is not applied here (``ramped``).
 
     Raises:
         ValueError: for a closed loop or a trace, which have no rate.
@@ -280,10 +305,12 @@ def due_offsets(workload: Workload, phase: Phase, number: int) -> list[float]:
 
 
 def ramped(offset: float, ramp: float) -> float:
-    """The time at which an arrival of a steady schedule is due if the rate grows linearly from 0 over ``ramp`` seconds.
+    """The time at which an arrival of a steady schedule is due if the rate grows linearly from 0
+    over ``ramp`` seconds.
 
-    The n-th arrival keeps its number: where the steady schedule would have sent n requests by ``offset``, the growing one has sent
-    as many by the result. After the ramp it is the steady schedule, ``ramp / 2`` later.
+    The n-th arrival keeps its number: where the steady schedule would have sent n requests by
+    ``offset``, the growing one has sent as many by the result. After the ramp it is the steady
+    schedule, ``ramp / 2`` later.
     """
     if offset < ramp / 2:
         return math.sqrt(2 * ramp * offset)

@@ -1,4 +1,5 @@
-"""Run a load plan in worker processes, from the measuring side's parent: watch them, watch the server, end them.
+"""Run a load plan in worker processes, from the measuring side's parent: watch them, watch the
+server, end them.
 
 ``/metrics`` is looked at here meanwhile, so that the measuring loop never waits for it.
 """
@@ -42,21 +43,23 @@ def run_load(
     metrics_interval: float = 1.0,
     grace: float = 6.0,
 ) -> LoadResult:
-    """Drive the server as planned and return every request's record. A failed request never raises, it is recorded with a reason.
+    """Drive the server as planned and return every request's record. A failed request never raises,
+    it is recorded with a reason.
 
     Args:
         plan: what to do.
         api_key: sent as bearer token; it reaches the workers through their environment only.
         on_progress: called in this thread, a few times per second at most.
-        check_server: called every 0.1 s; a failure means that the server is dead and ends the run at once.
-        fetch_metrics: returns the text of ``/metrics``; called every ``metrics_interval`` seconds in a thread of this process
-            while requests are sent.
-        grace: seconds that ``check_server`` gets to notice a death after requests have failed as they do on a dead server (vLLM's
-            API server outlives its engine by up to 5 s).
+        check_server: called every 0.1 s; a failure means that the server is dead and ends the run
+        at once.
+        fetch_metrics: returns the text of ``/metrics``; called every ``metrics_interval`` seconds
+            in a thread of this process while requests are sent.
+        grace: seconds that ``check_server`` gets to notice a death after requests have failed as
+            they do on a dead server (vLLM's API server outlives its engine by up to 5 s).
 
     Raises:
-        BenchmarkError: the plan cannot be run, the server died (with ``check_server``'s failure), the deadline passed, prompts
-            could not be made, or a worker itself died.
+        BenchmarkError: the plan cannot be run, the server died (with ``check_server``'s failure),
+            the deadline passed, prompts could not be made, or a worker itself died.
         KeyboardInterrupt: as it came, after the workers have been killed.
     """
     _check(plan)
@@ -65,7 +68,9 @@ def run_load(
         workers: list[Worker] = []
         try:
             workers += start_workers(plan, api_key, Path(folder))
-            failure = _supervise(workers, plan, check_server or (lambda: None), on_progress, sampler)
+            failure = _supervise(
+                workers, plan, check_server or (lambda: None), on_progress, sampler
+            )
         finally:
             for worker in workers:
                 worker.kill()
@@ -85,18 +90,25 @@ def run_load(
 
 
 def check_workload(workload: Workload) -> Failure | None:
-    """Why this workload cannot be run at all, before any server is asked: it contradicts itself, or its file cannot be read."""
+    """Why this workload cannot be run at all, before any server is asked: it contradicts itself, or
+    its file cannot be read."""
     faults = contradictions(workload)
     if faults:
         summary = "; ".join(f"client.{key}: {words}" for key, words in faults)
-        return Failure("workload-unsupported", "recipe", summary, remedy="Correct the recipe's client section.")
+        return Failure(
+            "workload-unsupported", "recipe", summary, remedy="Correct the recipe's client section."
+        )
     return dataset_problem(workload)
 
 
 def _check(plan: LoadPlan) -> None:
     failure = check_workload(plan.workload)
     if not plan.base_url.startswith(("http://", "https://")):
-        failure = Failure("workload-unsupported", "recipe", f"the base URL {plan.base_url!r} is neither http nor https")
+        failure = Failure(
+            "workload-unsupported",
+            "recipe",
+            f"the base URL {plan.base_url!r} is neither http nor https",
+        )
     if failure is not None:
         raise BenchmarkError(failure)
 
@@ -113,13 +125,21 @@ def _supervise(
     while True:
         ended = all(worker.ended for worker in workers)
         failure = check_server() or _listen(workers, on_progress, sampler)
-        failure = failure or next((worker.crash() for worker in workers if worker.ended and worker.process.returncode), None)
+        failure = failure or next(
+            (worker.crash() for worker in workers if worker.ended and worker.process.returncode),
+            None,
+        )
         failure = failure or next(filter(None, [worker.stopped() for worker in workers]), None)
         if failure is not None or ended:
             return failure
         if time.monotonic() > limit:
             summary = f"the load run was not finished after {plan.deadline:g} s"
-            return Failure("load-deadline", "client", summary, remedy="See whether the server is far slower than planned.")
+            return Failure(
+                "load-deadline",
+                "client",
+                summary,
+                remedy="See whether the server is far slower than planned.",
+            )
         release(workers)
         _pause(workers)
 
@@ -130,7 +150,9 @@ def _pause(workers: list[Worker]) -> None:
         time.sleep(_POLL / 10)
 
 
-def _listen(workers: list[Worker], on_progress: Callable[[Progress], None] | None, sampler: MetricsSampler) -> Failure | None:
+def _listen(
+    workers: list[Worker], on_progress: Callable[[Progress], None] | None, sampler: MetricsSampler
+) -> Failure | None:
     for worker in workers:
         failure, news = worker.handle()
         if failure is not None:
@@ -145,7 +167,10 @@ def _listen(workers: list[Worker], on_progress: Callable[[Progress], None] | Non
 
 def _as_on_dead_server(record: RequestRecord) -> bool:
     broken = record.status is None or record.status >= 500
-    return not record.ok and (broken or record.error.startswith(("the connection was closed", "the server reported an error")))
+    return not record.ok and (
+        broken
+        or record.error.startswith(("the connection was closed", "the server reported an error"))
+    )
 
 
 def _ask_again(check_server: Callable[[], Failure | None], grace: float) -> None:
@@ -160,7 +185,8 @@ def _ask_again(check_server: Callable[[], Failure | None], grace: float) -> None
 
 
 class MetricsSampler:
-    """Fetches the page every ``interval`` seconds from ``start`` to ``stop``; a page that cannot be had is left out."""
+    """Fetches the page every ``interval`` seconds from ``start`` to ``stop``; a page that cannot be
+    had is left out."""
 
     def __init__(self, fetch: Callable[[], str], interval: float) -> None:
         self._fetch = fetch
@@ -177,7 +203,8 @@ class MetricsSampler:
             self._thread.start()
 
     def stop(self) -> tuple[tuple[int, str], ...]:
-        """End, and return the pages with the times (``monotonic_ns``) at which they were asked for."""
+        """End, and return the pages with the times (``monotonic_ns``) at which they were asked
+        for."""
         self._leave.set()
         if self._started:
             self._thread.join(timeout=10)

@@ -1,4 +1,5 @@
-"""What the measuring process does: prompts, requests, the loop with its probe, and only then the records."""
+"""What the measuring process does: prompts, requests, the loop with its probe, and only then the
+records."""
 
 from __future__ import annotations
 
@@ -18,17 +19,26 @@ from pytest_gpubench.load.parser import answer_of, record_of
 from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
 from pytest_gpubench.load.response_buffer import ResponseBuffer
 from pytest_gpubench.load.timing import LagProbe, foremost
-from pytest_gpubench.load.tokenization import LONGEST_TEXT, SAMPLE, TokenCounter, recount, sample, with_token_ids
+from pytest_gpubench.load.tokenization import (
+    LONGEST_TEXT,
+    SAMPLE,
+    TokenCounter,
+    recount,
+    sample,
+    with_token_ids,
+)
 from pytest_gpubench.load.transport import Exchange
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 
 Barrier = Callable[[Literal["warmup", "measured", "recount"]], Awaitable[int]]
-"""Waits until every worker is as far; the common start as ``monotonic_ns``, 0: now, below 0: not at all, another has failed."""
+"""Waits until every worker is as far; the common start as ``monotonic_ns``, 0: now, below 0: not at
+all, another has failed."""
 
 
 _ANSWER_BYTES, _TOKEN_BYTES = 2**20, 8 * 2**10
-"""Of an answer, whatever it is, and for each token that it may have: a chunk with its usage has some 400."""
+"""Of an answer, whatever it is, and for each token that it may have: a chunk with its usage has
+some 400."""
 
 
 @dataclass(slots=True)
@@ -51,19 +61,35 @@ class Measuring:
         """Do the whole run; the records are then to be had from ``records``.
 
         Raises:
-            BenchmarkError: if prompts cannot be made or the server takes no connection; failed requests are in the records.
+            BenchmarkError: if prompts cannot be made or the server takes no connection; failed
+                requests are in the records.
         """
         plan, workload = self.plan, self.plan.workload
         counter = TokenCounter(plan, self.api_key)
         try:
-            prompts = await Composer(plan, counter).compose(lambda done, total: self.report(Progress("prompts", done, total)))
+            prompts = await Composer(plan, counter).compose(
+                lambda done, total: self.report(Progress("prompts", done, total))
+            )
             if workload.sends_token_ids:
-                prompts = await with_token_ids(prompts[0], counter), await with_token_ids(prompts[1], counter)
+                prompts = (
+                    await with_token_ids(prompts[0], counter),
+                    await with_token_ids(prompts[1], counter),
+                )
         finally:
             await counter.close()
-        warmups, measured = [await build_requests(plan, self.api_key, phase, on_built=self.alive) for phase in prompts]
+        warmups, measured = [
+            await build_requests(plan, self.api_key, phase, on_built=self.alive)
+            for phase in prompts
+        ]
         share = len(range(plan.share, workload.conc, workload.workers))
-        driver = Driver(plan.root, share, plan.connect_timeout, plan.read_timeout, workload.think_time, on_end=self.buffer.add)
+        driver = Driver(
+            plan.root,
+            share,
+            plan.connect_timeout,
+            plan.read_timeout,
+            workload.think_time,
+            on_end=self.buffer.add,
+        )
         rule = _stop_rule(workload, share, [*warmups, *measured])
         gc.collect()
         gc.freeze()
@@ -81,7 +107,9 @@ class Measuring:
                     await self._drained(driver, warmups, measured, rule)
                 clock = time.time_ns() - time.monotonic_ns() - clock
         except OSError as error:
-            summary = f"the server at {plan.root} takes no connection: {error or type(error).__name__}"
+            summary = (
+                f"the server at {plan.root} takes no connection: {error or type(error).__name__}"
+            )
             raise BenchmarkError(Failure("no-connection", "client", summary)) from error
         finally:
             probe.stop()
@@ -92,7 +120,8 @@ class Measuring:
         return replace(facts, recount=await self._recount())
 
     def records(self) -> Iterator[RequestRecord]:
-        """The record of every request that was begun, in order; parsed one by one, for memory's sake."""
+        """The record of every request that was begun, in order; parsed one by one, for memory's
+        sake."""
         for exchange in self._exchanges:
             request = self._requests[exchange.number]
             self.alive()
@@ -106,22 +135,42 @@ class Measuring:
         return replace(exchange, reads=self.buffer.reads_of(exchange))
 
     async def _recount(self) -> str:
-        """Tokenize a sample of the answers again, once no worker measures any more; why not, or nothing."""
+        """Tokenize a sample of the answers again, once no worker measures any more; why not, or
+        nothing."""
         if await self.barrier("recount") < 0:
             return "a part of the load had failed"
-        plan, exchanges = self.plan, {exchange.number: exchange for exchange in self._exchanges if not exchange.error}
-        measured = [number for number in exchanges if self._requests[number].prompt.phase == "measured"]
-        chosen = sample(measured, -(-SAMPLE // plan.workload.workers), f"{plan.salt}/{plan.launch}/{plan.share}/recount")
+        plan, exchanges = (
+            self.plan,
+            {exchange.number: exchange for exchange in self._exchanges if not exchange.error},
+        )
+        measured = [
+            number for number in exchanges if self._requests[number].prompt.phase == "measured"
+        ]
+        chosen = sample(
+            measured,
+            -(-SAMPLE // plan.workload.workers),
+            f"{plan.salt}/{plan.launch}/{plan.share}/recount",
+        )
         read = {number: answer_of(self._whole(exchanges[number])) for number in chosen}
-        answers = {number: answer for number, answer in read.items() if answer and len(answer.text) <= LONGEST_TEXT}
+        answers = {
+            number: answer
+            for number, answer in read.items()
+            if answer and len(answer.text) <= LONGEST_TEXT
+        }
         if chosen and not answers:
             return "no sampled answer could be read again"
         counts, why_not = await recount(plan, self.api_key, answers)
-        self._recounted = {number: (count, answers[number].silent) for number, count in counts.items()}
+        self._recounted = {
+            number: (count, answers[number].silent) for number, count in counts.items()
+        }
         return why_not
 
     async def _drained(
-        self, driver: Driver, warmups: Sequence[WireRequest], measured: Sequence[WireRequest], rule: StopRule
+        self,
+        driver: Driver,
+        warmups: Sequence[WireRequest],
+        measured: Sequence[WireRequest],
+        rule: StopRule,
     ) -> None:
         workload = self.plan.workload
         self._requests = warmups
@@ -136,7 +185,14 @@ class Measuring:
         self._requests = [*warmups, *measured]
         self._exchanges = [*begun, *self._exchanges]
 
-    async def _run(self, driver: Driver, stage: Phase, requests: Sequence[WireRequest], ramp: float, rule: StopRule | None) -> None:
+    async def _run(
+        self,
+        driver: Driver,
+        stage: Phase,
+        requests: Sequence[WireRequest],
+        ramp: float,
+        rule: StopRule | None,
+    ) -> None:
         start_ns = await self.barrier(stage)
         if start_ns < 0:
             self._exchanges = []
@@ -148,8 +204,17 @@ class Measuring:
         self.report(Progress(stage, len(requests), len(requests)))
 
     def _facts(self, probe: LagProbe, clock_ns: int, planned: int, rule: StopRule) -> ClientFacts:
-        facts = ClientFacts(importlib.metadata.version("openai"), platform.python_version(), _loop_name(), planned=planned)
-        measured = [exchange for exchange in self._exchanges if self._requests[exchange.number].prompt.phase == "measured"]
+        facts = ClientFacts(
+            importlib.metadata.version("openai"),
+            platform.python_version(),
+            _loop_name(),
+            planned=planned,
+        )
+        measured = [
+            exchange
+            for exchange in self._exchanges
+            if self._requests[exchange.number].prompt.phase == "measured"
+        ]
         if not measured:
             return facts
         start = min(exchange.due_ns for exchange in measured)
@@ -171,7 +236,8 @@ class Measuring:
 
 
 def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[Job]:
-    """The requests with their due times; this worker's part of the schedule where there are several."""
+    """The requests with their due times; this worker's part of the schedule where there are
+    several."""
     workload = plan.workload
     prompts = [request.prompt for request in requests]
     dues: list[float | None] = [None] * len(prompts)
@@ -182,7 +248,10 @@ def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[
         before = 0
         if 0 < warmups < len(prompts):  # one schedule for both phases
             before = -(-workload.num_warmups // workload.turns)
-        heads = [before * (prompt.phase == "measured") + prompt.index // workload.turns for prompt in prompts]
+        heads = [
+            before * (prompt.phase == "measured") + prompt.index // workload.turns
+            for prompt in prompts
+        ]
         offsets = due_offsets(workload, prompts[-1].phase, max(heads) + 1)
         dues = [ramped(offsets[head], ramp) for head in heads]
     return [
@@ -199,7 +268,9 @@ def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[
 
 def _stop_rule(workload: Workload, share: int, requests: Sequence[WireRequest]) -> StopRule:
     osls = tuple(request.prompt.osl for request in requests)
-    return StopRule(workload.duration, workload.interval, workload.interval_metric, max(1, share), osls)
+    return StopRule(
+        workload.duration, workload.interval, workload.interval_metric, max(1, share), osls
+    )
 
 
 def _looks_good(exchange: Exchange, buffer: ResponseBuffer) -> bool:

@@ -24,7 +24,8 @@ class WireRequest:
 
 
 class _Recorder(httpx2.AsyncBaseTransport):
-    """Takes requests instead of sending them, so that the client's public interface does the serialisation."""
+    """Takes requests instead of sending them, so that the client's public interface does the
+    serialisation."""
 
     def __init__(self) -> None:
         self.wire = b""
@@ -34,17 +35,28 @@ class _Recorder(httpx2.AsyncBaseTransport):
         head = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
         head += [b"%b: %b" % (name, value) for name, value in request.headers.raw]
         self.wire = b"\r\n".join(head) + b"\r\n\r\n" + body
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=b"data: [DONE]\n\n", request=request)
+        return httpx2.Response(
+            200,
+            headers={"content-type": "text/event-stream"},
+            content=b"data: [DONE]\n\n",
+            request=request,
+        )
 
 
 async def build_requests(
-    plan: LoadPlan, api_key: str, prompts: Sequence[Prompt], on_built: Callable[[], None] = lambda: None
+    plan: LoadPlan,
+    api_key: str,
+    prompts: Sequence[Prompt],
+    on_built: Callable[[], None] = lambda: None,
 ) -> list[WireRequest]:
-    """Serialise the requests of a phase with the OpenAI client: its types, headers and encoding, no retries, no proxies."""
+    """Serialise the requests of a phase with the OpenAI client: its types, headers and encoding, no
+    retries, no proxies."""
     recorder = _Recorder()
     http = httpx2.AsyncClient(transport=recorder, trust_env=False)
     built = []
-    async with openai.AsyncOpenAI(base_url=f"{plan.root}/v1", api_key=api_key or "none", max_retries=0, http_client=http) as client:
+    async with openai.AsyncOpenAI(
+        base_url=f"{plan.root}/v1", api_key=api_key or "none", max_retries=0, http_client=http
+    ) as client:
         for prompt in prompts:
             request_id = f"gpubench-{prompt.phase}-{prompt.index}"
             headers = {"X-Request-Id": request_id, "Accept-Encoding": "identity"}
@@ -55,7 +67,9 @@ async def build_requests(
     return built
 
 
-async def _create(client: openai.AsyncOpenAI, plan: LoadPlan, prompt: Prompt, headers: dict[str, str]) -> openai.AsyncStream[Any]:
+async def _create(
+    client: openai.AsyncOpenAI, plan: LoadPlan, prompt: Prompt, headers: dict[str, str]
+) -> openai.AsyncStream[Any]:
     workload = plan.workload
     extra: dict[str, Any] = {"ignore_eos": workload.ignore_eos}
     # continuous_usage_stats is vLLM's own; the client passes it through

@@ -74,7 +74,12 @@ class _Metrics(_View):
         times = (self.queue_time_ms, self.time_to_first_token_ms, self.generation_time_ms)
         queue, ttft, generation = (None if time is None else time / 1e3 for time in times)
         return EngineView(
-            queue, ttft, generation, drafting.num_spec_steps, drafting.num_draft_tokens, drafting.num_accepted_draft_tokens
+            queue,
+            ttft,
+            generation,
+            drafting.num_spec_steps,
+            drafting.num_draft_tokens,
+            drafting.num_accepted_draft_tokens,
         )
 
 
@@ -83,7 +88,8 @@ class _Delta(_View):
     role: str | None = None
 
     def carries_text(self) -> bool:
-        """Whether there is content, reasoning or a tool call, under whatever name a server streams it."""
+        """Whether there is content, reasoning or a tool call, under whatever name a server streams
+        it."""
         return any(bool(value) for value in (self.model_extra or {}).values())
 
 
@@ -96,7 +102,8 @@ class _Choice(_View):
 class _Chunk(_View):
     """The part of ``ChatCompletionChunk`` and ``Completion`` that we read.
 
-    Not the OpenAI client's own types: validated, they refuse what vLLM adds (finish reasons), unvalidated they cost ten times more.
+    Not the OpenAI client's own types: validated, they refuse what vLLM adds (finish reasons),
+    unvalidated they cost ten times more.
     """
 
     choices: list[_Choice] = []  # pydantic copies defaults
@@ -106,7 +113,8 @@ class _Chunk(_View):
 
 
 def body_pieces(framing: Framing, reads: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """The body of a response as (stamp of the read in which the piece ended, bytes), transfer coding removed.
+    """The body of a response as (stamp of the read in which the piece ended, bytes), transfer
+    coding removed.
 
     Raises:
         ValueError: if the chunk framing is broken; an early end is not an error here.
@@ -136,7 +144,8 @@ def body_pieces(framing: Framing, reads: list[tuple[int, bytes]]) -> Iterator[tu
 
 
 def events(pieces: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Server-sent events as (stamp, data); the stamp is that of the piece in which the event was completed."""
+    """Server-sent events as (stamp, data); the stamp is that of the piece in which the event was
+    completed."""
     rest = b""
     for stamp, piece in pieces:
         text = rest + piece
@@ -144,13 +153,18 @@ def events(pieces: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
             text = text.replace(b"\r\n", b"\n")
         *whole, rest = text.split(b"\n\n")
         for block in whole:
-            lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+            lines = [
+                line[5:].removeprefix(b" ")
+                for line in block.split(b"\n")
+                if line.startswith(b"data:")
+            ]
             if lines:
                 yield stamp, b"\n".join(lines)
 
 
 def record_of(request: WireRequest, exchange: Exchange) -> RequestRecord:
-    """The record of one exchange; everything that is wrong with it is in ``error``, the first cause wins."""
+    """The record of one exchange; everything that is wrong with it is in ``error``, the first cause
+    wins."""
     prompt = request.prompt
     fields: dict[str, Any] = {
         "index": prompt.index,
@@ -189,9 +203,16 @@ def _framing(exchange: Exchange) -> Framing | None:
 
 def _refusal(framing: Framing, exchange: Exchange) -> dict[str, Any]:
     if 300 <= framing.status < 400:
-        return {"error": f"HTTP status {framing.status}: a redirect to {framing.location[:200]!r}, which is not followed"}
+        return {
+            "error": (
+                f"HTTP status {framing.status}: a redirect to {framing.location[:200]!r}, "
+                "which is not followed"
+            )
+        }
     try:
-        body = b"".join(piece for _, piece in body_pieces(framing, exchange.reads)).decode("utf-8", "replace")
+        body = b"".join(piece for _, piece in body_pieces(framing, exchange.reads)).decode(
+            "utf-8", "replace"
+        )
     except ValueError as error:
         body = str(error)
     return {"error": f"HTTP status {framing.status}: {' '.join(body.split())[:300]}"}
@@ -209,7 +230,9 @@ def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
                 break
             chunk = _Chunk.model_validate_json(data)
             if chunk.error is not None:
-                fields["error"] = f"the server reported an error in the stream: {_message(chunk.error)}"
+                fields["error"] = (
+                    f"the server reported an error in the stream: {_message(chunk.error)}"
+                )
                 break
             _take(chunk, stamp, fields, stamps, totals)
     except ValidationError as error:
@@ -234,7 +257,9 @@ def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
     return fields
 
 
-def _take(chunk: _Chunk, stamp: int, fields: dict[str, Any], stamps: list[int], totals: list[int]) -> None:
+def _take(
+    chunk: _Chunk, stamp: int, fields: dict[str, Any], stamps: list[int], totals: list[int]
+) -> None:
     if chunk.usage is not None:
         fields["prompt_tokens"] = chunk.usage.prompt_tokens
         fields["completion_tokens"] = chunk.usage.completion_tokens
@@ -264,8 +289,9 @@ class Answer:
     claimed: int
     """Output tokens by the last usage."""
     silent: int
-    """Of these, tokens of chunks without text. An engine sends such a chunk for special tokens and for parts of a character, so
-    that one speaks for as many tokens as its chunks usually carry, and not for more."""
+    """Of these, tokens of chunks without text. An engine sends such a chunk for special tokens and
+    for parts of a character, so that one speaks for as many tokens as its chunks usually carry, and
+    not for more."""
 
 
 def answer_of(exchange: Exchange) -> Answer | None:
@@ -290,7 +316,9 @@ def answer_of(exchange: Exchange) -> Answer | None:
             choice = chunk.choices[0]
             text = _text_of(choice)
             texts.append(text)
-            ends = choice.finish_reason is not None or (choice.delta is not None and choice.delta.role is not None)
+            ends = choice.finish_reason is not None or (
+                choice.delta is not None and choice.delta.role is not None
+            )
             new = claimed - before if chunk.usage else int(not ends)
             if new > 0:
                 (spoken if text else silent).append(new)
@@ -307,7 +335,9 @@ def _text_of(choice: _Choice) -> str:
     fields: dict[str, Any] = {}
     if choice.delta is not None:
         fields = choice.delta.model_extra or {}
-    return (choice.text or "") + "".join(dict.fromkeys("".join(_strings(value)) for value in fields.values()))
+    return (choice.text or "") + "".join(
+        dict.fromkeys("".join(_strings(value)) for value in fields.values())
+    )
 
 
 def _strings(value: Any) -> Iterator[str]:

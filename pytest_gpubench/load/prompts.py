@@ -21,7 +21,8 @@ _PARALLEL = 8
 _MEASURED_WORDS = 128
 
 WORDS: tuple[str, ...] = tuple(Path(__file__).with_name("word_list.txt").read_text("utf-8").split())
-"""Everyday English words, each one token in the vocabularies of today's large models: the material of synthetic prompts."""
+"""Everyday English words, each one token in the vocabularies of today's large models: the material
+of synthetic prompts."""
 
 Message: TypeAlias = tuple[str, str]
 """Role and content."""
@@ -54,7 +55,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Words with their sizes in tokens (a leading space included) and what the template adds to a text."""
+    """Words with their sizes in tokens (a leading space included) and what the template adds to a
+    text."""
 
     words: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -66,14 +68,18 @@ class Vocabulary:
 
 
 def draw_lengths(workload: Workload, phase: Phase, index: int) -> tuple[int, int]:
-    """(input, output) tokens of a request: uniform in ``[int(range_ratio * L), L]``, independent of launch and case."""
+    """(input, output) tokens of a request: uniform in ``[int(range_ratio * L), L]``, independent of
+    launch and case."""
     rng = random.Random(f"{workload.seed}/{phase}/{index}/lengths")  # noqa: S311  # reproducible, not secret
-    low_in, low_out = (max(1, int(workload.range_ratio * length)) for length in (workload.isl, workload.osl))
+    low_in, low_out = (
+        max(1, int(workload.range_ratio * length)) for length in (workload.isl, workload.osl)
+    )
     return rng.randint(low_in, workload.isl), rng.randint(low_out, workload.osl)
 
 
 async def measure_vocabulary(count: Counter) -> Vocabulary:
-    """Learn how the server's tokenizer sees our words: two requests where each is one token, else one for each of some words."""
+    """Learn how the server's tokenizer sees our words: two requests where each is one token, else
+    one for each of some words."""
     empty = await count(WORDS[0])
     everything = await count(" ".join(WORDS))
     if everything - empty == len(WORDS) - 1:
@@ -90,15 +96,20 @@ async def measure_vocabulary(count: Counter) -> Vocabulary:
     if not usable:
         raise BenchmarkError(
             Failure(
-                "tokenizer-unusable", "client", "the server's /tokenize counts no tokens for plain words: prompts cannot be sized"
+                "tokenizer-unusable",
+                "client",
+                "the server's /tokenize counts no tokens for plain words: prompts cannot be sized",
             )
         )
     first = next((tokens for word, tokens in usable if word == WORDS[0]), 1)
-    return Vocabulary(tuple(word for word, _ in usable), tuple(tokens for _, tokens in usable), empty - first)
+    return Vocabulary(
+        tuple(word for word, _ in usable), tuple(tokens for _, tokens in usable), empty - first
+    )
 
 
 def draw_words(rng: random.Random, vocabulary: Vocabulary, tokens: int) -> list[str]:
-    """Random words that add up to exactly ``tokens`` where their sizes allow it, else to as much below it as they must."""
+    """Random words that add up to exactly ``tokens`` where their sizes allow it, else to as much
+    below it as they must."""
     if max(vocabulary.sizes) == 1:
         return rng.choices(vocabulary.words, k=max(0, tokens))
     pairs = list(zip(vocabulary.words, vocabulary.sizes, strict=True))
@@ -108,7 +119,11 @@ def draw_words(rng: random.Random, vocabulary: Vocabulary, tokens: int) -> list[
         word, size = rng.choice(pairs)
         if size != remaining and remaining - size < vocabulary.smallest:
             # near the end: only what leaves no rest, or a rest that some word can still fill
-            fitting = [pair for pair in pairs if pair[1] == remaining or remaining - pair[1] >= vocabulary.smallest]
+            fitting = [
+                pair
+                for pair in pairs
+                if pair[1] == remaining or remaining - pair[1] >= vocabulary.smallest
+            ]
             fitting = fitting or [pair for pair in pairs if pair[1] <= remaining]
             word, size = rng.choice(fitting)
         words.append(word)
@@ -127,7 +142,8 @@ async def fit(
     """Lengthen or shorten a text until the request has ``isl`` tokens, within one.
 
     Args:
-        words: what the text starts as; shortened from its end, lengthened by words of the vocabulary.
+        words: what the text starts as; shortened from its end, lengthened by words of the
+        vocabulary.
         count: tokens of the whole request.
         usual_size: tokens that a word is taken to have which is not the vocabulary's.
 
@@ -150,6 +166,8 @@ async def fit(
             words = [rng.choice(vocabulary.words)]
     nearest, best = min(tries, key=itemgetter(0))
     if nearest > _TOLERANCE:
-        summary = f"a prompt of {isl} tokens could not be made: the nearest was {nearest} tokens off"
+        summary = (
+            f"a prompt of {isl} tokens could not be made: the nearest was {nearest} tokens off"
+        )
         raise BenchmarkError(Failure("prompt-size", "client", summary))
     return best

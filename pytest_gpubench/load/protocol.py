@@ -15,7 +15,8 @@ StopReason: TypeAlias = Literal["count", "duration", "interval"]
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """One load run: a workload against a server. The API key is not part of it; it travels through the worker's environment."""
+    """One load run: a workload against a server. The API key is not part of it; it travels through
+    the worker's environment."""
 
     base_url: str
     """Root of the server; a trailing ``/v1`` is accepted."""
@@ -35,7 +36,8 @@ class LoadPlan:
     priority: bool = True
     """Whether the measuring thread takes real-time priority where the host permits it."""
     share: int = 0
-    """Which part of the load this process makes, from 0; set by ``run_load`` where the workload has several workers."""
+    """Which part of the load this process makes, from 0; set by ``run_load`` where the workload has
+    several workers."""
 
     @property
     def root(self) -> str:
@@ -60,7 +62,8 @@ class LoadPlan:
 
 @dataclass(frozen=True, slots=True)
 class EngineView:
-    """What the engine itself says about one request (vLLM: ``--enable-per-request-metrics``). Seconds; None: not said."""
+    """What the engine itself says about one request (vLLM: ``--enable-per-request-metrics``).
+    Seconds; None: not said."""
 
     queue: float | None = None
     """From its arrival at the engine to its first scheduling."""
@@ -76,7 +79,8 @@ class EngineView:
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request, as the client saw it. Times are ``time.monotonic_ns`` of this host; None where the event did not happen."""
+    """One request, as the client saw it. Times are ``time.monotonic_ns`` of this host; None where
+    the event did not happen."""
 
     index: int
     """Counts from 0 within its phase."""
@@ -86,8 +90,9 @@ class RequestRecord:
     asked_isl: int
     asked_osl: int
     due_ns: int
-    """When the request should have been sent: the start of the phase, the end of the request before it in its slot, the end of the
-    turn before it and the think time, or the time of an open loop's schedule."""
+    """When the request should have been sent: the start of the phase, the end of the request before
+    it in its slot, the end of the turn before it and the think time, or the time of an open loop's
+    schedule."""
     send_ns: int | None = None
     """Right before the request was written; ``send_ns - due_ns`` is the send lag."""
     first_token_ns: int | None = None
@@ -95,23 +100,27 @@ class RequestRecord:
     end_ns: int | None = None
     """The end of the response, or of the failure."""
     chunk_ns: tuple[int, ...] = ()
-    """Socket-read stamps of the chunks that carried tokens; chunks of one read share their stamp."""
+    """Socket-read stamps of the chunks that carried tokens; chunks of one read share their
+    stamp."""
     chunk_tokens: tuple[int, ...] = ()
-    """Cumulative output tokens after each of these chunks; empty where the server does not tell (``continuous_usage_stats``)."""
+    """Cumulative output tokens after each of these chunks; empty where the server does not tell
+    (``continuous_usage_stats``)."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     finish_reason: str | None = None
     status: int | None = None
     """HTTP status."""
     cached_tokens: int | None = None
-    """Prompt tokens from the prefix cache, where the server tells (``--enable-prompt-tokens-details``)."""
+    """Prompt tokens from the prefix cache, where the server tells
+    (``--enable-prompt-tokens-details``)."""
     turn: int = 0
     """Which turn of its conversation, from 0."""
     engine: EngineView | None = None
     error: str = ""
     """Why the request failed, in one sentence; empty: it did not."""
     text_tokens: int | None = None
-    """Tokens of the streamed text, counted again after the run by the server's ``/tokenize``; None: not in the sample."""
+    """Tokens of the streamed text, counted again after the run by the server's ``/tokenize``; None:
+    not in the sample."""
     silent_tokens: int | None = None
     """Output tokens of an answer in the sample that came in chunks without text."""
 
@@ -152,14 +161,17 @@ class ClientFacts:
     started_unix: float = 0.0
     """Wall-clock time at the window's start, in seconds since 1970."""
     lag_mean: float = 0.0
-    """Seconds by which the event loop was late for a kernel timer within the window: a read is late by as much."""
+    """Seconds by which the event loop was late for a kernel timer within the window: a read is late
+    by as much."""
     lag_p99: float = 0.0
     lag_max: float = 0.0
     lag_samples: int = 0
     clock_drift: float = 0.0
-    """Seconds by which the wall clock and the monotonic clock disagree about the window's length."""
+    """Seconds by which the wall clock and the monotonic clock disagree about the window's
+    length."""
     stopped_by: StopReason = "count"
-    """What ended the sending: all requests were sent, the time was over, or the confidence interval was narrow."""
+    """What ended the sending: all requests were sent, the time was over, or the confidence interval
+    was narrow."""
     planned: int | None = None
     """Measured requests that were ready to be sent; None: as many as the workload says."""
     workers: int = 1
@@ -167,7 +179,8 @@ class ClientFacts:
     priority: str = ""
     """``real-time`` or ``nice -20`` where the host permitted it; empty: as any process."""
     recount: str = ""
-    """Why no answer was tokenized again after the run; empty: a sample was, or there was no answer."""
+    """Why no answer was tokenized again after the run; empty: a sample was, or there was no
+    answer."""
 
     @property
     def cpu_share(self) -> float:
@@ -182,9 +195,11 @@ class LoadResult:
     plan: LoadPlan
     client: ClientFacts
     records: tuple[RequestRecord, ...] = field(repr=False)
-    """Warm-up first, then measured, each by index. Without measured ones the warm-up had failed and the run stopped there."""
+    """Warm-up first, then measured, each by index. Without measured ones the warm-up had failed and
+    the run stopped there."""
     pages: tuple[tuple[int, str], ...] = field(default=(), repr=False)
-    """``/metrics`` during the run: (time as ``monotonic_ns``, the page or the wanted part of it)."""
+    """``/metrics`` during the run: (time as ``monotonic_ns``, the page or the wanted part of
+    it)."""
 
     def of_phase(self, phase: Phase) -> Iterator[RequestRecord]:
         return (record for record in self.records if record.phase == phase)

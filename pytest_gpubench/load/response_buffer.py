@@ -1,4 +1,5 @@
-"""Raw answers of a long run: in memory up to a limit, then in a file, since parsing waits until the clock has stopped."""
+"""Raw answers of a long run: in memory up to a limit, then in a file, since parsing waits until the
+clock has stopped."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ class ResponseBuffer:
             self._file = -1
 
     async def _move(self) -> None:
-        """One exchange at a time, with pauses: a wave of ends must not hold up the next wave's first tokens."""
+        """One exchange at a time, with pauses: a wave of ends must not hold up the next wave's
+        first tokens."""
         if self._file < 0:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 self._file = os.dup(file.fileno())

@@ -1,7 +1,9 @@
-"""Being on time: a timer that fires when it should, a probe of how late the process is, and its place before other work.
+"""Being on time: a timer that fires when it should, a probe of how late the process is, and its
+place before other work.
 
-Event loops round their timers to milliseconds, the kernel's timer descriptors do not (Linux). The measuring thread mostly sleeps,
-and must wake on time. Standard library only, and little of it: the loopback server starts with this.
+Event loops round their timers to milliseconds, the kernel's timer descriptors do not (Linux). The
+measuring thread mostly sleeps, and must wake on time. Standard library only, and little of it: the
+loopback server starts with this.
 """
 
 from __future__ import annotations
@@ -23,18 +25,25 @@ _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _ABSOLUTE = 1
 _SHORTEST_NS = 5_000_000
 _LONGEST_NS = 15_000_000
-"""Between beats, at random: a regular beat would always, or never, meet the bursts of a regular server."""
+"""Between beats, at random: a regular beat would always, or never, meet the bursts of a regular
+server."""
 _NICE = -20
 
 
 class _Times(ctypes.Structure):
     """``struct itimerspec``: interval, then value, in seconds and nanoseconds."""
 
-    _fields_ = (("every_s", ctypes.c_long), ("every_ns", ctypes.c_long), ("at_s", ctypes.c_long), ("at_ns", ctypes.c_long))
+    _fields_ = (
+        ("every_s", ctypes.c_long),
+        ("every_ns", ctypes.c_long),
+        ("at_s", ctypes.c_long),
+        ("at_ns", ctypes.c_long),
+    )
 
 
 class TimerFd:
-    """A one-shot timer on the running event loop; ``callback`` gets the time (``monotonic_ns``) that was asked for."""
+    """A one-shot timer on the running event loop; ``callback`` gets the time (``monotonic_ns``)
+    that was asked for."""
 
     def __init__(self, callback: Callable[[int], None]) -> None:
         self._callback = callback
@@ -50,7 +59,9 @@ class TimerFd:
         """Fire at this time, at once if it has passed; an earlier order is forgotten."""
         self._when = when_ns
         seconds, rest = divmod(max(1, when_ns), 1_000_000_000)
-        self._libc.timerfd_settime(self._fd, _ABSOLUTE, ctypes.byref(_Times(0, 0, seconds, rest)), None)
+        self._libc.timerfd_settime(
+            self._fd, _ABSOLUTE, ctypes.byref(_Times(0, 0, seconds, rest)), None
+        )
 
     def close(self) -> None:
         """Never fire again."""
@@ -107,8 +118,16 @@ class LagProbe:
         low, high = max(0, first - 1), min(len(self._stamps) - 1, last)
         span = self._stamps[high] - self._stamps[low]
         share = (self._cpu[high] - self._cpu[low]) / span if span > 0 else 0.0
-        p99 = lags[max(0, min(len(lags) - 3, int(0.99 * len(lags))))]  # of few beats the third worst: one is chance
-        return LagSummary(sum(lags) / len(lags) / 1e9, p99 / 1e9, lags[-1] / 1e9, len(lags), share * (end_ns - start_ns) / 1e9)
+        p99 = lags[
+            max(0, min(len(lags) - 3, int(0.99 * len(lags))))
+        ]  # of few beats the third worst: one is chance
+        return LagSummary(
+            sum(lags) / len(lags) / 1e9,
+            p99 / 1e9,
+            lags[-1] / 1e9,
+            len(lags),
+            share * (end_ns - start_ns) / 1e9,
+        )
 
     def _beat(self, when_ns: int) -> None:
         self._note(max(0, time.monotonic_ns() - when_ns))
@@ -125,9 +144,11 @@ class LagProbe:
 
 @contextlib.contextmanager
 def foremost(wanted: bool = True) -> Iterator[str]:
-    """Run the block at real-time priority, else at the highest nice level, else as it is; yields which, empty for the last.
+    """Run the block at real-time priority, else at the highest nice level, else as it is; yields
+    which, empty for the last.
 
-    Only the calling thread is meant. The kernel leaves 5% of the time to others even if it never sleeps.
+    Only the calling thread is meant. The kernel leaves 5% of the time to others even if it never
+    sleeps.
     """
     before = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
     taken = _take() if wanted and before[0] == os.SCHED_OTHER else ""
@@ -143,7 +164,9 @@ def foremost(wanted: bool = True) -> Iterator[str]:
 
 def _take() -> str:
     with contextlib.suppress(OSError):  # needs CAP_SYS_NICE, or a limit (RLIMIT_RTPRIO)
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+        os.sched_setscheduler(
+            0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR))
+        )
         return "real-time"
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)

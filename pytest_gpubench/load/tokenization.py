@@ -1,8 +1,10 @@
-"""What the server's ``/tokenize`` says: the length of prompts before the run, of a sample of answers after it.
+"""What the server's ``/tokenize`` says: the length of prompts before the run, of a sample of
+answers after it.
 
-Answers are counted again since usage and the engine's counters come from one source, which may err. Text that was decoded is
-tokenized again, which is not exact: a model may write a word in more tokens than its tokenizer needs, special tokens leave no text,
-parts of a character neither. The claim has the benefit of every such doubt; ``measure.validity`` has the tolerance that is left.
+Answers are counted again since usage and the engine's counters come from one source, which may err.
+Text that was decoded is tokenized again, which is not exact: a model may write a word in more
+tokens than its tokenizer needs, special tokens leave no text, parts of a character neither. The
+claim has the benefit of every such doubt; ``measure.validity`` has the tolerance that is left.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ LIMIT_S = 20.0
 """For all of them."""
 LONGEST_TEXT = 256 * 1024
 """Characters of an answer; a longer one is not counted again."""
-# A model that is stuck repeats one token, of which its tokenizer would make fewer, longer ones ("!!!!"), or several each.
+# A model that is stuck repeats one token, of which its tokenizer would make fewer, longer ones
+# ("!!!!"), or several each.
 _STUCK = re.compile(r"(.{1,16}?)\1{3,}", re.DOTALL)
 _REPLACED = "\ufffd"
 
@@ -54,10 +57,13 @@ class _TooLargeError(Exception):
 
 
 def _client(plan: LoadPlan, api_key: str, timeout: float) -> httpx2.AsyncClient:
-    """Talks to the server as the load does: with its key, through no proxy, following no redirect."""
+    """Talks to the server as the load does: with its key, through no proxy, following no
+    redirect."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     limits = httpx2.Timeout(timeout, connect=plan.connect_timeout)
-    return httpx2.AsyncClient(base_url=plan.root, headers=headers, timeout=limits, trust_env=False, follow_redirects=False)
+    return httpx2.AsyncClient(
+        base_url=plan.root, headers=headers, timeout=limits, trust_env=False, follow_redirects=False
+    )
 
 
 class TokenCounter:
@@ -115,9 +121,15 @@ class TokenCounter:
             raise self._failed(f"did not answer: {type(error).__name__}: {error}") from error
         text = data[:500].decode("utf-8", "replace")
         if status != 200:
-            redirect = f", a redirect to {location[:200]!r} that is not followed" if 300 <= status < 400 else ""
+            redirect = (
+                f", a redirect to {location[:200]!r} that is not followed"
+                if 300 <= status < 400
+                else ""
+            )
             remedy = "The server must offer vLLM's /tokenize." if status == 404 else ""
-            raise self._failed(f"answered {status}{redirect}, so prompts cannot be sized", text, remedy)
+            raise self._failed(
+                f"answered {status}{redirect}, so prompts cannot be sized", text, remedy
+            )
         try:
             answer = json.loads(data)
             if type(answer["count"]) is not int or not 0 <= answer["count"] <= _MOST_TOKENS:
@@ -128,11 +140,16 @@ class TokenCounter:
 
     def _failed(self, what: str, evidence: str = "", remedy: str = "") -> BenchmarkError:
         lines = tuple(filter(None, [evidence]))
-        return BenchmarkError(Failure("tokenize-failed", "client", f"{self._plan.root}/tokenize {what}", lines, remedy))
+        return BenchmarkError(
+            Failure(
+                "tokenize-failed", "client", f"{self._plan.root}/tokenize {what}", lines, remedy
+            )
+        )
 
 
 async def with_token_ids(prompts: Sequence[Prompt], counter: TokenCounter) -> list[Prompt]:
-    """The prompts as the token ids that the server's tokenizer, and its template where the workload has one, makes of them."""
+    """The prompts as the token ids that the server's tokenizer, and its template where the workload
+    has one, makes of them."""
     parallel = asyncio.Semaphore(_PARALLEL)
     made: dict[tuple[str, tuple[Message, ...]], array[int]] = {}
 
@@ -147,7 +164,8 @@ async def with_token_ids(prompts: Sequence[Prompt], counter: TokenCounter) -> li
 
 
 def sample(numbers: Sequence[int], count: int, seed: str) -> list[int]:
-    """At most ``count`` of the numbers, spread over them: one of each of as many equal parts, drawn by the seed."""
+    """At most ``count`` of the numbers, spread over them: one of each of as many equal parts, drawn
+    by the seed."""
     if len(numbers) <= count:
         return list(numbers)
     draw = random.Random(seed)  # noqa: S311  # reproducible, not secret
@@ -155,10 +173,14 @@ def sample(numbers: Sequence[int], count: int, seed: str) -> list[int]:
     return [numbers[draw.randrange(low, high)] for low, high in itertools.pairwise(edges)]
 
 
-async def recount(plan: LoadPlan, api_key: str, answers: Mapping[int, Answer]) -> tuple[dict[int, int], str]:
-    """The tokens of each answer's text by the server's ``/tokenize``; and, where there are none, why.
+async def recount(
+    plan: LoadPlan, api_key: str, answers: Mapping[int, Answer]
+) -> tuple[dict[int, int], str]:
+    """The tokens of each answer's text by the server's ``/tokenize``; and, where there are none,
+    why.
 
-    Never raises for what a server does, and ends within ``LIMIT_S``, with those that were counted by then.
+    Never raises for what a server does, and ends within ``LIMIT_S``, with those that were counted
+    by then.
     """
     counts: dict[int, int] = {}
     why_not = ""
@@ -183,7 +205,10 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
     Raises:
         NotCountedError: as ``ask`` does.
     """
-    text, claimed = answer.text.encode("utf-8", "replace").decode("utf-8"), answer.claimed - answer.silent
+    text, claimed = (
+        answer.text.encode("utf-8", "replace").decode("utf-8"),
+        answer.claimed - answer.silent,
+    )
     if not text:
         return 0
     counted = await ask(text)
@@ -192,7 +217,9 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
         one_each = repeats + await ask(_STUCK.sub(r"\1", text))
         low, high = sorted((counted, one_each))
         counted = min(max(claimed, low), high)
-    if counted > claimed and _REPLACED in text:  # bytes that were no text: one token each, of which decoding made several
+    if (
+        counted > claimed and _REPLACED in text
+    ):  # bytes that were no text: one token each, of which decoding made several
         rest = text.replace(_REPLACED, "")
         counted = claimed
         if rest:
@@ -202,7 +229,9 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
 
 async def _ask(http: httpx2.AsyncClient, model: str, text: str) -> int:
     try:
-        response = await http.post("/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False})
+        response = await http.post(
+            "/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False}
+        )
         if response.status_code != 200:
             raise NotCountedError(f"/tokenize answered {response.status_code}")
         count = response.json()["count"]

@@ -1,4 +1,5 @@
-"""The client's side of the wire: one connection per slot, every read stamped before anything looks at it.
+"""The client's side of the wire: one connection per slot, every read stamped before anything looks
+at it.
 
 Connections are made before the clock starts, lent to one exchange at a time, watched for silence.
 """
@@ -25,12 +26,14 @@ _LONGEST_SIZE_LINE = 1024
 _CHUNKED_END = b"\r\n0\r\n\r\n"
 _HEADER = rb"[!-9;-~]+:[^\r\n]*\r\n"
 _STREAM = re.compile(
-    rb"HTTP/1\.1 (\d{3})(?: [^\r\n]*)?\r\n(?:%b)*?(?i:transfer-encoding):[ \t]*(?i:chunked)\r\n(?:%b)*\r\n" % (_HEADER, _HEADER)
+    rb"HTTP/1\.1 (\d{3})(?: [^\r\n]*)?\r\n(?:%b)*?"
+    rb"(?i:transfer-encoding):[ \t]*(?i:chunked)\r\n(?:%b)*\r\n" % (_HEADER, _HEADER)
 )
 _CONNECT_BURST = 64
 _SILENCE_NS = 1_000_000_000
 _IDLE_LIMIT_NS = 2_000_000_000
-"""uvicorn drops idle connections after 5 s; older ones are not used any more, so that none dies under a request."""
+"""uvicorn drops idle connections after 5 s; older ones are not used any more, so that none dies
+under a request."""
 
 
 @dataclass(slots=True)
@@ -69,11 +72,16 @@ def parse_head(data: bytes) -> Framing | None:
     Raises:
         ValueError: if this is no HTTP/1 response.
     """
-    # A stream's head comes with its first token, often many at once: one expression is a quarter of the time, and that is error.
+    # A stream's head comes with its first token, often many at once: one expression is a quarter of
+    # the time, and that is error.
     stream = _STREAM.match(data)
     if stream is not None:
         head = data[: stream.end()].lower()
-        if head.count(b"\ntransfer-encoding:") == 1 and b"\nconnection:" not in head and b"\ncontent-length:" not in head:
+        if (
+            head.count(b"\ntransfer-encoding:") == 1
+            and b"\nconnection:" not in head
+            and b"\ncontent-length:" not in head
+        ):
             return Framing(int(stream[1]), stream.end(), True, None, True)
     end = data.find(b"\r\n\r\n")
     if end < 0:
@@ -84,9 +92,16 @@ def parse_head(data: bytes) -> Framing | None:
         return None
     first, *rest = data[:end].decode("latin-1").split("\r\n")
     words = first.split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not re.fullmatch("[1-5][0-9]{2}", words[1]):
+    if (
+        len(words) < 2
+        or not words[0].startswith("HTTP/1.")
+        or not re.fullmatch("[1-5][0-9]{2}", words[1])
+    ):
         raise ValueError(f"{MALFORMED}: not an HTTP/1 response")
-    plain = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+    plain = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(":") for line in rest)
+    }
     headers = {name: value.lower() for name, value in plain.items()}
     length = headers.get("content-length")
     if length is not None and not re.fullmatch("[0-9]{1,15}", length):
@@ -104,10 +119,11 @@ def parse_head(data: bytes) -> Framing | None:
 
 
 def chunk_at(data: bytes, position: int) -> tuple[int, int] | None:
-    """The chunk of a chunked body that begins at ``position``: where its bytes begin and end; equal for the last one.
+    """The chunk of a chunked body that begins at ``position``: where its bytes begin and end; equal
+    for the last one.
 
-    None while its size is not there yet. A chunk's bytes may lie beyond the data; where they and what follows them do not, the line
-    end after them is checked.
+    None while its size is not there yet. A chunk's bytes may lie beyond the data; where they and
+    what follows them do not, the line end after them is checked.
 
     Raises:
         ValueError: if this is no chunk.
@@ -147,7 +163,8 @@ def framing_fault(reads: list[tuple[int, bytes]]) -> str:
 
 
 class Slot(asyncio.Protocol):
-    """One connection; carries one exchange at a time. A lost connection is followed by a new slot."""
+    """One connection; carries one exchange at a time. A lost connection is followed by a new
+    slot."""
 
     def __init__(self, on_end: Callable[[Slot, Exchange, int], None]) -> None:
         self._on_end = on_end
@@ -179,7 +196,11 @@ class Slot(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         exchange.send_ns = self.active_ns = time.monotonic_ns()
         written = 0
-        if self._descriptor >= 0:  # at once: uvloop's own write waits for the end of the loop's round, behind a whole burst
+        if (
+            self._descriptor >= 0
+            # at once: uvloop's own write waits for the end of the loop's round, behind a whole
+            # burst
+        ):
             try:
                 written = os.write(self._descriptor, wire)
             except OSError:  # full, or broken: the transport finds out which
@@ -197,7 +218,11 @@ class Slot(asyncio.Protocol):
         exchange.reads.append((now, data))
         if self._framing is None:
             try:
-                self._framing = parse_head(data if len(exchange.reads) == 1 else b"".join(read for _, read in exchange.reads))
+                self._framing = parse_head(
+                    data
+                    if len(exchange.reads) == 1
+                    else b"".join(read for _, read in exchange.reads)
+                )
             except ValueError as error:
                 self._end(now, str(error), keep=False)
                 return
@@ -210,13 +235,18 @@ class Slot(asyncio.Protocol):
         if self._complete(data, exchange):
             self._end(now, "", keep=self._framing.keep_alive)
         elif self._received > exchange.most_bytes:
-            self._end(now, f"the answer does not end: more than {exchange.most_bytes / 2**20:.0f} MiB", keep=False)
+            self._end(
+                now,
+                f"the answer does not end: more than {exchange.most_bytes / 2**20:.0f} MiB",
+                keep=False,
+            )
 
     def _complete(self, data: bytes, exchange: Exchange) -> bool:
         framing = cast("Framing", self._framing)
         if framing.chunked:
-            # A stream ends where a read ends with the last chunk: nothing is pipelined, and no chunk is parsed while the clock
-            # runs. An answer with trailers would wait here for the limit of silence; event streams have none.
+            # A stream ends where a read ends with the last chunk: nothing is pipelined, and no
+            # chunk is parsed while the clock runs. An answer with trailers would wait here for the
+            # limit of silence; event streams have none.
             if len(data) < len(_CHUNKED_END):  # the terminator may be spread over the last reads
                 data = b"".join(read for _, read in exchange.reads[-len(_CHUNKED_END) :])
             return data.endswith(_CHUNKED_END)
@@ -233,10 +263,13 @@ class Slot(asyncio.Protocol):
             self._end(now, "", keep=False)  # a body that ends with the connection
         else:
             where = "in the middle of the answer" if self.exchange.reads else "before any answer"
-            self._end(now, f"the connection was closed {where}" + (f": {exc}" if exc else ""), keep=False)
+            self._end(
+                now, f"the connection was closed {where}" + (f": {exc}" if exc else ""), keep=False
+            )
 
     def unchecked_ns(self, now: int) -> int:
-        """How long it has been silent since bytes came whose framing nobody has looked at; 0: there are none."""
+        """How long it has been silent since bytes came whose framing nobody has looked at; 0: there
+        are none."""
         reads = len(self.exchange.reads) if self.exchange is not None else 0
         return now - self.active_ns if reads > self._checked else 0
 
@@ -283,7 +316,8 @@ async def open_connection(root: str, slot: Slot, timeout: float) -> None:
 
 @dataclass(slots=True)
 class Pool:
-    """Connections to one server; ``on_end`` is told of every exchange that is over, well or badly."""
+    """Connections to one server; ``on_end`` is told of every exchange that is over, well or
+    badly."""
 
     root: str
     connect_timeout: float
@@ -306,11 +340,14 @@ class Pool:
         self._idle = fresh
         while len(self._idle) < number:  # in parts: listen backlogs are finite
             part = [Slot(self._ended) for _ in range(min(number - len(self._idle), _CONNECT_BURST))]
-            await asyncio.gather(*(open_connection(self.root, slot, self.connect_timeout) for slot in part))
+            await asyncio.gather(
+                *(open_connection(self.root, slot, self.connect_timeout) for slot in part)
+            )
             self._idle += part
 
     def send(self, exchange: Exchange, wire: bytes) -> None:
-        """Send on an idle connection; where there is none, on a new one, whose making counts as the request's time."""
+        """Send on an idle connection; where there is none, on a new one, whose making counts as the
+        request's time."""
         while self._idle:
             slot = self._idle.pop()
             if _usable(slot):
@@ -323,10 +360,11 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     def fail_silent(self) -> None:
-        """Give up the exchanges that have been silent for ``read_timeout`` seconds, or whose answer is broken.
+        """Give up the exchanges that have been silent for ``read_timeout`` seconds, or whose answer
+        is broken.
 
-        Framing is looked at once in every silence of a second: an answer that broke it will never end, and looking at every read
-        would cost the measuring loop.
+        Framing is looked at once in every silence of a second: an answer that broke it will never
+        end, and looking at every read would cost the measuring loop.
         """
         now = time.monotonic_ns()
         for slot in [slot for slot in self._busy if slot.unchecked_ns(now) > _SILENCE_NS]:

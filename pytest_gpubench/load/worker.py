@@ -1,8 +1,9 @@
 """Entry of the measuring process. Started by ``run_load``; nothing else runs in it.
 
-It reads one line of JSON (plan and result file) from stdin and ends when stdin does: it never outlives its parent. Further lines
-open the barrier where several workers start together. Progress and failures go to stdout as JSON lines, records to the result file.
-The API key comes in the environment.
+It reads one line of JSON (plan and result file) from stdin and ends when stdin does: it never
+outlives its parent. Further lines open the barrier where several workers start together. Progress
+and failures go to stdout as JSON lines, records to the result file. The API key comes in the
+environment.
 """
 
 from __future__ import annotations
@@ -36,9 +37,20 @@ class _Reporter:
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if progress.stage != self._last[1] or progress.done == progress.total or now - self._last[0] >= _PROGRESS_INTERVAL:
+        if (
+            progress.stage != self._last[1]
+            or progress.done == progress.total
+            or now - self._last[0] >= _PROGRESS_INTERVAL
+        ):
             self._last = (now, progress.stage)
-            emit({"event": "progress", "stage": progress.stage, "done": progress.done, "total": progress.total})
+            emit(
+                {
+                    "event": "progress",
+                    "stage": progress.stage,
+                    "done": progress.done,
+                    "total": progress.total,
+                }
+            )
 
     def alive(self) -> None:
         """A sign of life where there is no progress to tell."""
@@ -78,7 +90,9 @@ def emit(message: dict[str, Any]) -> None:
 
 def _listen(barrier: _Barrier) -> None:
     rest = b""
-    while data := os.read(0, 4096):  # unbuffered: a lock on sys.stdin would be in the way of a normal exit
+    while data := os.read(
+        0, 4096
+    ):  # unbuffered: a lock on sys.stdin would be in the way of a normal exit
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             barrier.heard(line)
@@ -86,7 +100,8 @@ def _listen(barrier: _Barrier) -> None:
 
 
 def main() -> int:
-    """The exit code is 0 when the result file is whole, 1 after a failure that was reported on stdout."""
+    """The exit code is 0 when the result file is whole, 1 after a failure that was reported on
+    stdout."""
     import uvloop
 
     task = json.loads(sys.stdin.buffer.readline())

@@ -1,4 +1,5 @@
-"""The worker processes of one load run: started, fed, released together, ended; seen from the parent."""
+"""The worker processes of one load run: started, fed, released together, ended; seen from the
+parent."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ HALTED_S = 5.0
 SILENCE_S = 60.0
 """Seconds without a word from a worker that sends requests: it reports twice a second."""
 PREPARING_S = 600.0
-"""The same while it prepares: reading a large dataset has no progress, and the server may take two minutes to tokenize."""
+"""The same while it prepares: reading a large dataset has no progress, and the server may take two
+minutes to tokenize."""
 _LONGEST_LOOK = 1.0
 _DOING = {"prompts": "made prompts", "warmup": "sent the warm-up", "measured": "measured"}
 
@@ -40,7 +42,10 @@ class Worker:
 
     def __init__(self, plan: LoadPlan, api_key: str, folder: Path) -> None:
         self.plan = plan
-        self._result, self._log = folder / f"result-{plan.share}.jsonl", folder / f"stderr-{plan.share}.txt"
+        self._result, self._log = (
+            folder / f"result-{plan.share}.jsonl",
+            folder / f"stderr-{plan.share}.txt",
+        )
         self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.waiting = ""
         """The stage before which it waits."""
@@ -49,8 +54,13 @@ class Worker:
         self._looked = time.monotonic()
         package_root = str(Path(__file__).parents[2])
         environment = {**os.environ, "OPENAI_API_KEY": api_key}
-        if package_root not in (*site.getsitepackages(), site.getusersitepackages()):  # a checkout that is not installed
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_root)))
+        if package_root not in (
+            *site.getsitepackages(),
+            site.getusersitepackages(),
+        ):  # a checkout that is not installed
+            environment["PYTHONPATH"] = os.pathsep.join(
+                filter(None, (os.environ.get("PYTHONPATH"), package_root))
+            )
         with self._log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "pytest_gpubench.load.worker"],
@@ -58,9 +68,12 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=environment,
-                start_new_session=True,  # Ctrl-C in the terminal reaches the parent, which ends the worker in order
+                # Ctrl-C in the terminal reaches the parent, which ends the worker in order
+                start_new_session=True,
             )
-        self._reader = threading.Thread(target=self._read_messages, name="load-progress", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read_messages, name="load-progress", daemon=True
+        )
         self._reader.start()
         self.tell({"plan": plan.to_json(), "result": str(self._result)})
 
@@ -70,7 +83,9 @@ class Worker:
 
     def tell(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None  # noqa: S101  # it was asked for
-        with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code and stderr say why
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # it died at once: its exit code and stderr say why
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
 
@@ -95,7 +110,8 @@ class Worker:
     def stopped(self) -> Failure | None:
         """Why it is given up though its process lives: that does not run, or says nothing any more.
 
-        Time counts by looks, so that a parent that was stopped itself does not take its own pause for the worker's.
+        Time counts by looks, so that a parent that was stopped itself does not take its own pause
+        for the worker's.
         """
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, _LONGEST_LOOK), now
@@ -145,7 +161,9 @@ class Worker:
         code = self.process.returncode
         if code == 0:
             return None
-        lines = tuple(line for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip())[-15:]
+        lines = tuple(
+            line for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()
+        )[-15:]
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return Failure("load-worker-died", "client", f"the load generator's process {how}", lines)
 
@@ -164,11 +182,15 @@ class Worker:
 
 def start_workers(plan: LoadPlan, api_key: str, folder: Path) -> list[Worker]:
     """One worker per share of the load."""
-    return [Worker(replace(plan, share=share), api_key, folder) for share in range(plan.workload.workers)]
+    return [
+        Worker(replace(plan, share=share), api_key, folder)
+        for share in range(plan.workload.workers)
+    ]
 
 
 def release(workers: list[Worker]) -> None:
-    """Release workers that all wait at the same barrier; where one has ended before it, the others are told to go no further."""
+    """Release workers that all wait at the same barrier; where one has ended before it, the others
+    are told to go no further."""
     standing = [worker for worker in workers if worker.waiting]
     if not standing or any(not worker.ended and not worker.waiting for worker in workers):
         return
@@ -181,14 +203,25 @@ def release(workers: list[Worker]) -> None:
 
 def total_progress(workers: list[Worker], stage: Progress) -> Progress:
     """The progress of all workers in the stage of a message."""
-    parts = [worker.progress for worker in workers if worker.progress is not None and worker.progress.stage == stage.stage]
-    return Progress(stage.stage, sum(progress.done for progress in parts), sum(progress.total for progress in parts))
+    parts = [
+        worker.progress
+        for worker in workers
+        if worker.progress is not None and worker.progress.stage == stage.stage
+    ]
+    return Progress(
+        stage.stage,
+        sum(progress.done for progress in parts),
+        sum(progress.total for progress in parts),
+    )
 
 
-def merge(results: list[tuple[ClientFacts, list[RequestRecord]]]) -> tuple[ClientFacts, tuple[RequestRecord, ...]]:
+def merge(
+    results: list[tuple[ClientFacts, list[RequestRecord]]],
+) -> tuple[ClientFacts, tuple[RequestRecord, ...]]:
     """One result of many: records in order, the client's facts those of the worst worker."""
     records = sorted(
-        (record for _, part in results for record in part), key=lambda record: (record.phase != "warmup", record.index)
+        (record for _, part in results for record in part),
+        key=lambda record: (record.phase != "warmup", record.index),
     )
     all_facts = [facts for facts, _ in results]
     busiest = max(all_facts, key=lambda facts: facts.cpu_share)
@@ -200,7 +233,9 @@ def merge(results: list[tuple[ClientFacts, list[RequestRecord]]]) -> tuple[Clien
         lag_samples=sum(facts.lag_samples for facts in all_facts),
         clock_drift=max((facts.clock_drift for facts in all_facts), key=abs),
         started_unix=min(facts.started_unix for facts in all_facts),
-        stopped_by=next((facts.stopped_by for facts in all_facts if facts.stopped_by != "count"), "count"),
+        stopped_by=next(
+            (facts.stopped_by for facts in all_facts if facts.stopped_by != "count"), "count"
+        ),
         planned=sum(facts.planned or 0 for facts in all_facts),
         recount=next((facts.recount for facts in all_facts if facts.recount), ""),
     )

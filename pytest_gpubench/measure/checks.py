@@ -1,4 +1,5 @@
-"""What is wrong with a measurement: problems, which fail the case before any statistics, and flags, which limit its use. Pure.
+"""What is wrong with a measurement: problems, which fail the case before any statistics, and flags,
+which limit its use. Pure.
 
 A flagged metric is shown, not gated.
 """
@@ -18,9 +19,11 @@ _SHOWN_REASONS = 3
 _PROMPT_TOLERANCE = 1
 VANISHED = "counters-vanished"
 _TAILS: tuple[tuple[str, int, int], ...] = (("p90", 29, 100), ("p99", 299, 1000))
-"""(percentile, shown from, gated from) so many requests: with 95% confidence one lies beyond it; ten are expected to."""
+"""(percentile, shown from, gated from) so many requests: with 95% confidence one lies beyond it;
+ten are expected to."""
 _BLUR = 0.25
-"""Of the median gap between chunks: a client that is this late at times cannot tell how uneven the gaps are."""
+"""Of the median gap between chunks: a client that is this late at times cannot tell how uneven the
+gaps are."""
 _OUTSIDE, _OUTSIDE_FLOOR = 0.10, 0.020
 """Of the median TTFT, and seconds."""
 _CACHED = 0.05
@@ -60,7 +63,10 @@ def _failed(records: Sequence[RequestRecord], name: str) -> list[str]:
     if not failed:
         return []
     reasons = Counter(record.error for record in failed).most_common()
-    shown = [f"{reason} ({count}x)" if count > 1 else reason for reason, count in reasons[:_SHOWN_REASONS]]
+    shown = [
+        f"{reason} ({count}x)" if count > 1 else reason
+        for reason, count in reasons[:_SHOWN_REASONS]
+    ]
     if len(reasons) > _SHOWN_REASONS:
         shown.append(f"and {len(reasons) - _SHOWN_REASONS} other reasons")
     return [f"{len(failed)} of {len(records)} {name} requests failed: {'; '.join(shown)}"]
@@ -68,29 +74,50 @@ def _failed(records: Sequence[RequestRecord], name: str) -> list[str]:
 
 def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list[str]:
     problems = []
-    silent = [record for record in records if record.completion_tokens is None or record.prompt_tokens is None]
+    silent = [
+        record
+        for record in records
+        if record.completion_tokens is None or record.prompt_tokens is None
+    ]
     if silent:
-        problems.append(f"{len(silent)} requests came back without usage, so their tokens are not known")
-    wrong = [record for record in records if record.completion_tokens is not None and _wrong_output(record, workload)]
+        problems.append(
+            f"{len(silent)} requests came back without usage, so their tokens are not known"
+        )
+    wrong = [
+        record
+        for record in records
+        if record.completion_tokens is not None and _wrong_output(record, workload)
+    ]
     if wrong:
         first = wrong[0]
         problems.append(
-            f"{len(wrong)} outputs are not as long as asked, for instance {first.phase} request {first.index}: "
-            f"{first.completion_tokens} tokens instead of {first.asked_osl} (finish reason {first.finish_reason})"
+            f"{len(wrong)} outputs are not as long as asked, for instance {first.phase} request "
+            f"{first.index}: "
+            f"{first.completion_tokens} tokens instead of {first.asked_osl} (finish reason "
+            f"{first.finish_reason})"
         )
     # All tokens that were asked for are a whole answer, said or not.
-    cut = [record for record in records if record.finish_reason is None and record.completion_tokens != record.asked_osl]
+    cut = [
+        record
+        for record in records
+        if record.finish_reason is None and record.completion_tokens != record.asked_osl
+    ]
     if cut and not wrong:
-        problems.append(f"{len(cut)} answers ended without a finish reason, so nobody can tell whether they are whole")
+        problems.append(
+            f"{len(cut)} answers ended without a finish reason, so nobody can tell "
+            "whether they are whole"
+        )
     off = [
         record
         for record in records
-        if record.prompt_tokens is not None and abs(record.prompt_tokens - record.asked_isl) > _PROMPT_TOLERANCE
+        if record.prompt_tokens is not None
+        and abs(record.prompt_tokens - record.asked_isl) > _PROMPT_TOLERANCE
     ]
     if off:
         first = off[0]
         problems.append(
-            f"{len(off)} prompts are more than {_PROMPT_TOLERANCE} token off, for instance {first.phase} request {first.index}: "
+            f"{len(off)} prompts are more than {_PROMPT_TOLERANCE} token off, for instance "
+            f"{first.phase} request {first.index}: "
             f"{first.prompt_tokens} tokens instead of {first.asked_isl}"
         )
     return problems
@@ -120,39 +147,88 @@ def find_flags(
     """
     flags = []
     if vanished:
-        flags.append(Flag(VANISHED, f"/metrics lost {some_names(vanished, 3)} during the run: what they count was not checked"))
+        flags.append(
+            Flag(
+                VANISHED,
+                f"/metrics lost {some_names(vanished, 3)} during the run: what they "
+                "count was not checked",
+            )
+        )
     for tail, shown_from, gated_from in _TAILS:
         names = tuple(name for name in metrics if name.endswith(f"_{tail}"))
         if names and requests < gated_from:
-            message = f"{tail} rests on {requests} requests: shown from {shown_from}, gated from {gated_from}"
-            flags.append(Flag("few-requests", message, names, names if requests < shown_from else ()))
+            message = (
+                f"{tail} rests on {requests} requests: shown from {shown_from}, gated from "
+                f"{gated_from}"
+            )
+            flags.append(
+                Flag("few-requests", message, names, names if requests < shown_from else ())
+            )
     if "steady_output_tput" not in metrics:
-        flags.append(Flag("no-steady-state", "the run has no steady window of two median request times", ("steady_output_tput",)))
+        flags.append(
+            Flag(
+                "no-steady-state",
+                "the run has no steady window of two median request times",
+                ("steady_output_tput",),
+            )
+        )
     if totals.preemptions:
-        flags.append(Flag("preemptions", f"the engine preempted {totals.preemptions} requests: its KV cache was too small"))
+        flags.append(
+            Flag(
+                "preemptions",
+                f"the engine preempted {totals.preemptions} requests: its KV cache was too small",
+            )
+        )
     if totals.engine_output_tokens is None:
-        flags.append(Flag("tokens-unchecked", "/metrics has no vllm:generation_tokens_total: token totals could not be checked"))
+        flags.append(
+            Flag(
+                "tokens-unchecked",
+                "/metrics has no vllm:generation_tokens_total: token totals could not be checked",
+            )
+        )
     flags += _blurred(metrics, seen)
     if attempts > 1:
-        message = f"this is measurement {attempts} on this launch: the engine compiled kernels while the one before was made"
+        message = (
+            f"this is measurement {attempts} on this launch: the engine compiled kernels "
+            "while the one before was made"
+        )
         flags.append(Flag("measured-again", message))
-    if seen.engine_gap is not None and seen.engine_gap > max(_OUTSIDE_FLOOR, _OUTSIDE * metrics.get("ttft_p50", 0.0)):
-        message = f"{seen.engine_gap * 1e3:.1f} ms of the TTFT (median) passed outside the engine: in its API server, or on the way"
+    if seen.engine_gap is not None and seen.engine_gap > max(
+        _OUTSIDE_FLOOR, _OUTSIDE * metrics.get("ttft_p50", 0.0)
+    ):
+        message = (
+            f"{seen.engine_gap * 1e3:.1f} ms of the TTFT (median) passed outside the "
+            "engine: in its API server, or on the way"
+        )
         flags.append(Flag("outside-engine", message))
     if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH:
-        message = f"streams lasted {seen.engine_stretch:.1%} longer than in the engine (median): its API server is behind"
+        message = (
+            f"streams lasted {seen.engine_stretch:.1%} longer than in the engine (median): "
+            "its API server is behind"
+        )
         flags.append(Flag("streams-outside-engine", message))
-    shared = workload.prefix_tokens or workload.turns > 1 or workload.dataset not in ("random", "text")
+    shared = (
+        workload.prefix_tokens or workload.turns > 1 or workload.dataset not in ("random", "text")
+    )
     if not shared and (totals.prefix_cache_hits or 0) > _CACHED * totals.prompt_tokens:
         names = tuple(name for name in metrics if name.startswith("ttft_"))
-        message = f"the engine found {totals.prefix_cache_hits} tokens of prompts in its prefix cache, though all prompts are new"
+        message = (
+            f"the engine found {totals.prefix_cache_hits} tokens of prompts in its prefix "
+            "cache, though all prompts are new"
+        )
         flags.append(Flag("prefix-hits", message, names))
     if client.stopped_by == "count":
         if workload.duration is not None and metrics.get("duration", 0.0) < workload.duration:
-            message = f"all {requests} prompts were sent before {workload.duration:g} s had passed: raise prompts-per-conc"
+            message = (
+                f"all {requests} prompts were sent before {workload.duration:g} s had "
+                "passed: raise prompts-per-conc"
+            )
             flags.append(Flag("prompts-exhausted", message))
         if workload.interval is not None:
-            message = f"the confidence interval of {workload.interval_metric} is still wider than {workload.interval:.1%}"
+            message = (
+                f"the confidence interval of {workload.interval_metric} is still wider than "
+                f"{workload.interval:.1%}"
+            )
             flags.append(Flag("interval-not-reached", message))
     return tuple(flags)
 
@@ -163,6 +239,7 @@ def _blurred(metrics: Mapping[str, float], seen: Validity) -> list[Flag]:
         return []
     names = tuple(name for name in metrics if name.startswith(("icl_p9", "itl_p9")))
     message = (
-        f"the client was late by {seen.lag_p99 * 1e3:.1f} ms at times, which is much beside the {gap * 1e3:.1f} ms between chunks"
+        f"the client was late by {seen.lag_p99 * 1e3:.1f} ms at times, which is much beside "
+        f"the {gap * 1e3:.1f} ms between chunks"
     )
     return [Flag("chunk-times-blurred", message, names)]

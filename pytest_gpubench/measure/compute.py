@@ -71,9 +71,11 @@ def compute(
         speculative: whether the server was asked to draft; then it must have.
         prefix_caching: whether hits are allowed.
         pages: of ``/metrics`` during the load run.
-        calibrations: of this host's client; none: it was never calibrated, and nothing is said about its capacity.
+        calibrations: of this host's client; none: it was never calibrated, and nothing is said
+        about its capacity.
         compiled: kernels that the engine compiled in the measured window (``window_of``).
-        attempts: how often the case was measured on this launch; all but the last were spoilt by compilations.
+        attempts: how often the case was measured on this launch; all but the last were spoilt by
+            compilations.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -95,9 +97,13 @@ def compute(
         quantiles = _quantiles(measured)
         ttft_p50, window = metrics.get("ttft_p50", 0.0), metrics.get("duration", 0.0)
         invalid = disagreement(recount)
-        invalid += reasons(seen, totals, ttft_p50, window, prefix_caching=prefix_caching, calibration=calibration)
+        invalid += reasons(
+            seen, totals, ttft_p50, window, prefix_caching=prefix_caching, calibration=calibration
+        )
         invalid += compilation(compiled, attempts)
-        flags = find_flags(metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before))
+        flags = find_flags(
+            metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before)
+        )
         flags += recount_flags(recount)
     start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
@@ -110,7 +116,9 @@ def compute(
         send_lag_max=seen.send_lag_max or 0.0,
         client_cpu_share=client.cpu_share,
         started_unix=client.started_unix,
-        client={name: getattr(client, name) for name in ("openai", "python", "event_loop", "priority")},
+        client={
+            name: getattr(client, name) for name in ("openai", "python", "event_loop", "priority")
+        },
         validity=asdict(seen),
         calibration=None if calibration is None else calibration.to_json(),
         series=tuple(asdict(point) for point in series_of(pages, start_ns)),
@@ -121,9 +129,12 @@ def compute(
 
 
 def window_of(records: Sequence[RequestRecord]) -> tuple[int, int]:
-    """From the first start to the last end of measured requests, in the records' nanoseconds; (0, 0) if there are none."""
+    """From the first start to the last end of measured requests, in the records' nanoseconds; (0,
+    0) if there are none."""
     measured = [record for record in records if record.phase == "measured"]
-    return min((record.due_ns for record in measured), default=0), max((record.end_ns or 0 for record in measured), default=0)
+    return min((record.due_ns for record in measured), default=0), max(
+        (record.end_ns or 0 for record in measured), default=0
+    )
 
 
 def _quantiles(measured: Sequence[RequestRecord]) -> dict[str, tuple[float, ...]]:
@@ -157,7 +168,11 @@ def _drafting(counted: Scrape, records: Sequence[RequestRecord]) -> Drafting | N
     rates = tuple(positions[key] / drafts for key in sorted(positions, key=int) if drafts)
     proposed = counted.total("vllm:spec_decode_num_draft_tokens_total") or 0.0
     accepted = counted.total("vllm:spec_decode_num_accepted_tokens_total") or 0.0
-    views = [record.engine for record in records if record.engine is not None and record.engine.drafts is not None]
+    views = [
+        record.engine
+        for record in records
+        if record.engine is not None and record.engine.drafts is not None
+    ]
     steps = sum(view.drafts or 0 for view in views)
     by_request = None
     if steps:
@@ -166,7 +181,11 @@ def _drafting(counted: Scrape, records: Sequence[RequestRecord]) -> Drafting | N
 
 
 def _metrics(
-    records: Sequence[RequestRecord], totals: Totals, drafting: Drafting | None, workload: Workload, topology: Topology
+    records: Sequence[RequestRecord],
+    totals: Totals,
+    drafting: Drafting | None,
+    workload: Workload,
+    topology: Topology,
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
     measured = [record for record in records if record.phase == "measured"]
@@ -184,11 +203,20 @@ def _metrics(
     metrics |= definitions.summary("icl", definitions.chunk_gaps(measured))
     metrics |= definitions.summary("itl", definitions.token_gaps(measured))
     views = [record.engine for record in measured if record.engine is not None]
-    metrics |= definitions.summary("engine_ttft", [view.ttft for view in views if view.ttft is not None])
-    metrics |= definitions.summary("queue", [view.queue for view in views if view.queue is not None])
+    metrics |= definitions.summary(
+        "engine_ttft", [view.ttft for view in views if view.ttft is not None]
+    )
+    metrics |= definitions.summary(
+        "queue", [view.queue for view in views if view.queue is not None]
+    )
     for name, value in (
         ("peak_output_tput", definitions.peak_throughput(measured)),
-        ("goodput", definitions.goodput(measured, {name: float(limit) for name, limit in thaw(workload.slo).items()})),
+        (
+            "goodput",
+            definitions.goodput(
+                measured, {name: float(limit) for name, limit in thaw(workload.slo).items()}
+            ),
+        ),
         ("steady_output_tput", _steady(records, measured, workload)),
     ):
         if value is not None:
@@ -200,16 +228,22 @@ def _metrics(
     return metrics
 
 
-def _values(definition: Callable[[RequestRecord], float | None], records: Sequence[RequestRecord]) -> list[float]:
+def _values(
+    definition: Callable[[RequestRecord], float | None], records: Sequence[RequestRecord]
+) -> list[float]:
     return [value for value in map(definition, records) if value is not None]
 
 
-def _steady(records: Sequence[RequestRecord], measured: Sequence[RequestRecord], workload: Workload) -> float | None:
+def _steady(
+    records: Sequence[RequestRecord], measured: Sequence[RequestRecord], workload: Workload
+) -> float | None:
     if workload.open_loop or (workload.turns > 1 and workload.think_time > 0):
         return None
     if workload.handover == "drain":
         return definitions.steady_throughput(measured, workload.conc)
-    return definitions.steady_throughput(records, workload.conc, min(record.due_ns for record in measured))
+    return definitions.steady_throughput(
+        records, workload.conc, min(record.due_ns for record in measured)
+    )
 
 
 def series_of(pages: Iterable[tuple[int, str]], start_ns: int) -> tuple[Point, ...]:

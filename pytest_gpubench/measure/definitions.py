@@ -27,7 +27,8 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, ...]:
-    """The least value, every 5%, the greatest: 21 values by linear interpolation, rounded to a microsecond's tenth.
+    """The least value, every 5%, the greatest: 21 values by linear interpolation, rounded to a
+    microsecond's tenth.
 
     Raises:
         ValueError: without values.
@@ -35,7 +36,10 @@ def quantiles(values: Sequence[float]) -> tuple[float, ...]:
     if not values:
         raise ValueError("quantiles need at least one value")
     shares = np.linspace(0, 100, 21)
-    return tuple(round(float(value), 7) for value in np.percentile(np.asarray(values, dtype=np.float64), shares, method="linear"))
+    return tuple(
+        round(float(value), 7)
+        for value in np.percentile(np.asarray(values, dtype=np.float64), shares, method="linear")
+    )
 
 
 def summary(name: str, values: Sequence[float] | Floats) -> dict[str, float]:
@@ -43,8 +47,15 @@ def summary(name: str, values: Sequence[float] | Floats) -> dict[str, float]:
     if not len(values):
         return {}
     numbers = np.asarray(values, dtype=np.float64)
-    low, high, highest = (float(value) for value in np.percentile(numbers, (50, 90, 99), method="linear"))
-    return {f"{name}_mean": float(numbers.mean()), f"{name}_p50": low, f"{name}_p90": high, f"{name}_p99": highest}
+    low, high, highest = (
+        float(value) for value in np.percentile(numbers, (50, 90, 99), method="linear")
+    )
+    return {
+        f"{name}_mean": float(numbers.mean()),
+        f"{name}_p50": low,
+        f"{name}_p90": high,
+        f"{name}_p99": highest,
+    }
 
 
 def ttft(record: RequestRecord) -> float | None:
@@ -96,9 +107,11 @@ def _pooled(parts: Iterable[Floats]) -> Floats:
 
 
 def peak_throughput(records: Sequence[RequestRecord]) -> float | None:
-    """The highest output rate in one of the equal parts, at least 1 s long, into which first start to last token is divided.
+    """The highest output rate in one of the equal parts, at least 1 s long, into which first start
+    to last token is divided.
 
-    Parts that fill the run exactly cannot all be below its mean. None where the tokens of a chunk are not known.
+    Parts that fill the run exactly cannot all be below its mean. None where the tokens of a chunk
+    are not known.
     """
     duration = span(records)
     if not duration or not all(record.chunk_tokens for record in records):
@@ -113,12 +126,16 @@ def peak_throughput(records: Sequence[RequestRecord]) -> float | None:
 
 
 def goodput(records: Sequence[RequestRecord], limits: Mapping[str, float]) -> float | None:
-    """Requests per second that keep every limit (``ttft``, ``tpot``, ``e2e``, in seconds); one without a TPOT keeps its limit."""
+    """Requests per second that keep every limit (``ttft``, ``tpot``, ``e2e``, in seconds); one
+    without a TPOT keeps its limit."""
     duration = span(records)
     if not duration or not limits:
         return None
     known = {"ttft": ttft, "tpot": tpot, "e2e": e2e}
-    good = sum(all((known[name](record) or 0.0) <= limit for name, limit in limits.items()) for record in records)
+    good = sum(
+        all((known[name](record) or 0.0) <= limit for name, limit in limits.items())
+        for record in records
+    )
     return good / duration
 
 
@@ -128,15 +145,18 @@ def span(records: Sequence[RequestRecord]) -> float | None:
     return (max(ends) - min(record.due_ns for record in records)) / 1e9 if ends else None
 
 
-def steady_throughput(records: Sequence[RequestRecord], concurrency: int, not_before_ns: int = 0) -> float | None:
+def steady_throughput(
+    records: Sequence[RequestRecord], concurrency: int, not_before_ns: int = 0
+) -> float | None:
     """Output tokens per second inside the steady window of a closed loop.
 
-    The window opens when ``concurrency`` requests have completed and closes when fewer are in flight, that is with the first
-    completion after the last request was sent. None where it is shorter than two median E2E times, or where the tokens of a chunk
-    are not known.
+    The window opens when ``concurrency`` requests have completed and closes when fewer are in
+    flight, that is with the first completion after the last request was sent. None where it is
+    shorter than two median E2E times, or where the tokens of a chunk are not known.
 
     Args:
-        records: also of a warm-up that was not drained: its requests were in flight with the first measured ones.
+        records: also of a warm-up that was not drained: its requests were in flight with the first
+        measured ones.
         concurrency: of the closed loop.
         not_before_ns: the window opens no earlier than this.
     """
@@ -148,7 +168,10 @@ def steady_throughput(records: Sequence[RequestRecord], concurrency: int, not_be
     length = (closing - opening) / 1e9
     if length <= 0 or length < 2 * statistics.median(times):
         return None
-    return sum(_tokens_until(record, closing) - _tokens_until(record, opening) for record in records) / length
+    return (
+        sum(_tokens_until(record, closing) - _tokens_until(record, opening) for record in records)
+        / length
+    )
 
 
 def _tokens_until(record: RequestRecord, moment_ns: int) -> int:

@@ -19,7 +19,9 @@ _CAPPED_SHARE = 0.05
 _NUMBERS = ("power", "sm_clock", "memory_clock", "temperature", "utilization", "memory_used")
 
 _UNCOVERED = Flag(
-    "gpus-not-covered", "the samples of the GPUs do not cover the window: no energy", ("energy_per_output_token", "gpu_power")
+    "gpus-not-covered",
+    "the samples of the GPUs do not cover the window: no energy",
+    ("energy_per_output_token", "gpu_power"),
 )
 
 
@@ -45,21 +47,26 @@ def gpu_window(
 ) -> GpuWindow:
     """Sum up the samples of a window.
 
-    Energy is the difference of the driver's counter between the window's ends (interpolated between samples), and the integral of
-    the power where there is no counter. It is that of all GPUs of the server, per output token of the measured requests.
+    Energy is the difference of the driver's counter between the window's ends (interpolated between
+    samples), and the integral of the power where there is no counter. It is that of all GPUs of the
+    server, per output token of the measured requests.
 
     Args:
         samples: of the server's GPUs, from before the window until after it.
         start_ns, end_ns: the window, first start to last token.
         output_tokens: of the measured requests.
-        own: pids of the server; a process beside them is named in a flag. None: not known, nobody is.
+        own: pids of the server; a process beside them is named in a flag. None: not known, nobody
+        is.
         timed: names of the metrics that a slow GPU or somebody else's work falsifies.
         name: a process in words.
     """
     by_gpu: dict[str, list[GpuSample]] = {}
     for sample in samples:
         by_gpu.setdefault(sample.gpu, []).append(sample)
-    inside = {gpu: [sample for sample in taken if start_ns <= sample.at_ns <= end_ns] for gpu, taken in by_gpu.items()}
+    inside = {
+        gpu: [sample for sample in taken if start_ns <= sample.at_ns <= end_ns]
+        for gpu, taken in by_gpu.items()
+    }
     energies = {gpu: _energy(taken, start_ns, end_ns) for gpu, taken in by_gpu.items()}
     seconds = (end_ns - start_ns) / 1e9
     known = [energy for energy in energies.values() if energy is not None]
@@ -72,14 +79,20 @@ def gpu_window(
     if samples and len(known) < len(by_gpu):
         flags.insert(0, _UNCOVERED)
     flags += _foreign(inside, own, tuple(timed), name)
-    return GpuWindow(metrics, tuple(flags), tuple(_summary(gpu, inside[gpu], energies[gpu]) for gpu in by_gpu))
+    return GpuWindow(
+        metrics, tuple(flags), tuple(_summary(gpu, inside[gpu], energies[gpu]) for gpu in by_gpu)
+    )
 
 
 def _energy(samples: Sequence[GpuSample], start_ns: int, end_ns: int) -> float | None:
     """Joules of one GPU within the window; None where the samples do not cover it."""
     for read in (_counted, _integrated):
         total = read(samples)
-        if len(total) > 1 and total[0][0] <= start_ns + _EDGE_NS and total[-1][0] >= end_ns - _EDGE_NS:
+        if (
+            len(total) > 1
+            and total[0][0] <= start_ns + _EDGE_NS
+            and total[-1][0] >= end_ns - _EDGE_NS
+        ):
             return _at(total, end_ns) - _at(total, start_ns)
     return None
 
@@ -100,7 +113,9 @@ def _integrated(samples: Sequence[GpuSample]) -> list[tuple[int, float]]:
 
 def _at(points: Sequence[tuple[int, float]], moment_ns: int) -> float:
     """By linear interpolation, and by the nearest slope outside."""
-    place = next((index for index, (at, _) in enumerate(points) if at >= moment_ns), len(points) - 1)
+    place = next(
+        (index for index, (at, _) in enumerate(points) if at >= moment_ns), len(points) - 1
+    )
     (left, low), (right, high) = points[max(place, 1) - 1], points[max(place, 1)]
     if right == left:
         return low
@@ -113,8 +128,15 @@ def _held_back(inside: Mapping[str, Sequence[GpuSample]], timed: tuple[str, ...]
         ("gpu-slowed", SLOWED_BY, _SLOWED_SHARE, timed),
         ("gpu-power-capped", CAPPED_BY, _CAPPED_SHARE, ()),
     ):
-        shares = {word: max((_share(samples, bit) for samples in inside.values()), default=0.0) for bit, word in bits.items()}
-        causes = ", ".join(f"{word} in {share:.0%} of the samples" for word, share in shares.items() if share > least)
+        shares = {
+            word: max((_share(samples, bit) for samples in inside.values()), default=0.0)
+            for bit, word in bits.items()
+        }
+        causes = ", ".join(
+            f"{word} in {share:.0%} of the samples"
+            for word, share in shares.items()
+            if share > least
+        )
         if causes:
             flags.append(Flag(code, f"a GPU's clocks were held back: {causes}", metrics))
     return flags
@@ -126,22 +148,31 @@ def _share(samples: Sequence[GpuSample], bit: int) -> float:
 
 
 def _foreign(
-    inside: Mapping[str, Sequence[GpuSample]], own: Collection[int] | None, timed: tuple[str, ...], name: Callable[[int], str]
+    inside: Mapping[str, Sequence[GpuSample]],
+    own: Collection[int] | None,
+    timed: tuple[str, ...],
+    name: Callable[[int], str],
 ) -> list[Flag]:
     if own is None:
         return []
     seen = {pid for samples in inside.values() for sample in samples for pid in sample.pids}
     others = sorted(seen - set(own))
-    if not others or not seen & set(own):  # the server's own must be among them: in a container these are the host's numbers
+    if not others or not seen & set(
+        own
+    ):  # the server's own must be among them: in a container these are the host's numbers
         return []
     who = ", ".join(name(pid) for pid in others)
     return [Flag("foreign-process", f"another process computed on the server's GPUs: {who}", timed)]
 
 
-def gpu_series(samples: Sequence[GpuSample], start_ns: int, most: int = 240) -> tuple[dict[str, float], ...]:
-    """Power (watts, all GPUs together) and lowest SM clock (MHz) over time, for charts; ``seconds`` count from the window's start.
+def gpu_series(
+    samples: Sequence[GpuSample], start_ns: int, most: int = 240
+) -> tuple[dict[str, float], ...]:
+    """Power (watts, all GPUs together) and lowest SM clock (MHz) over time, for charts; ``seconds``
+    count from the window's start.
 
-    The run is cut into equal parts of at least 0.5 s, at most ``most`` of them; a part in which a GPU said nothing is left out.
+    The run is cut into equal parts of at least 0.5 s, at most ``most`` of them; a part in which a
+    GPU said nothing is left out.
     """
     timed = [sample for sample in samples if sample.power is not None]
     if not timed:
@@ -151,7 +182,9 @@ def gpu_series(samples: Sequence[GpuSample], start_ns: int, most: int = 240) -> 
     gpus = {sample.gpu for sample in timed}
     parts: dict[int, dict[str, list[GpuSample]]] = {}
     for sample in timed:
-        parts.setdefault((sample.at_ns - first) // length, {}).setdefault(sample.gpu, []).append(sample)
+        parts.setdefault((sample.at_ns - first) // length, {}).setdefault(sample.gpu, []).append(
+            sample
+        )
     return tuple(
         _point(list(part.values()), (first + (number + 0.5) * length - start_ns) / 1e9)
         for number, part in sorted(parts.items())
@@ -160,8 +193,13 @@ def gpu_series(samples: Sequence[GpuSample], start_ns: int, most: int = 240) -> 
 
 
 def _point(by_gpu: Sequence[Sequence[GpuSample]], seconds: float) -> dict[str, float]:
-    power = sum(statistics.fmean(sample.power for sample in samples if sample.power is not None) for samples in by_gpu)
-    clocks = [sample.sm_clock for samples in by_gpu for sample in samples if sample.sm_clock is not None]
+    power = sum(
+        statistics.fmean(sample.power for sample in samples if sample.power is not None)
+        for samples in by_gpu
+    )
+    clocks = [
+        sample.sm_clock for samples in by_gpu for sample in samples if sample.sm_clock is not None
+    ]
     point = {"seconds": round(seconds, 3), "power": round(power, 1)}
     if clocks:
         point["sm_clock"] = float(min(clocks))
@@ -173,7 +211,11 @@ def _summary(gpu: str, samples: Sequence[GpuSample], energy: float | None) -> di
     for number in _NUMBERS:
         values = [value for sample in samples if (value := getattr(sample, number)) is not None]
         if values:
-            summary[number] = {"min": min(values), "mean": statistics.fmean(values), "max": max(values)}
+            summary[number] = {
+                "min": min(values),
+                "mean": statistics.fmean(values),
+                "max": max(values),
+            }
     reasons = 0
     for sample in samples:
         reasons |= sample.reasons or 0

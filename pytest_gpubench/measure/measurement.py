@@ -12,7 +12,8 @@ class Flag:
     """Something about the quality of a measurement that does not void it."""
 
     code: str
-    """Stable kebab-case name: ``few-requests``, ``no-steady-state``, ``preemptions``, ``tokens-unchecked``."""
+    """Stable kebab-case name: ``few-requests``, ``no-steady-state``, ``preemptions``,
+    ``tokens-unchecked``."""
     message: str
     metrics: tuple[str, ...] = ()
     """Metrics that are reported but must not be gated."""
@@ -35,7 +36,8 @@ class Totals:
     output_tokens_with_warmup: int
     """Comparable with the engine's counter."""
     engine_output_tokens: int | None
-    """Difference of ``vllm:generation_tokens_total``, idle to idle; None: the engine does not count."""
+    """Difference of ``vllm:generation_tokens_total``, idle to idle; None: the engine does not
+    count."""
     preemptions: int | None = None
     prefix_cache_hits: int | None = None
     """In tokens."""
@@ -51,7 +53,8 @@ class Drafting:
     acceptance_per_position: tuple[float, ...] = ()
     """Share of drafts whose token at the position was accepted, from the first position on."""
     requests_acceptance_length: float | None = None
-    """Acceptance length by the per-request numbers, where the server gives them: the same requests, counted elsewhere."""
+    """Acceptance length by the per-request numbers, where the server gives them: the same requests,
+    counted elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +62,22 @@ class Measurement:
     """Metrics with what is needed to trust them."""
 
     metrics: Mapping[str, float]
-    """By the names of ``model.metrics.METRICS``; a metric that is undefined here is absent. Empty when there are problems."""
+    """By the names of ``model.metrics.METRICS``; a metric that is undefined here is absent. Empty
+    when there are problems."""
     totals: Totals
     problems: tuple[str, ...] = ()
     """Reasons to fail before any statistics, one sentence each."""
     invalid: tuple[str, ...] = ()
-    """Reasons why the numbers do not count, one sentence each: the verdict is INVALID. The metrics are there to be looked at."""
+    """Reasons why the numbers do not count, one sentence each: the verdict is INVALID. The metrics
+    are there to be looked at."""
     flags: tuple[Flag, ...] = ()
     drafting: Drafting | None = None
     """None: the engine counted no drafts."""
     send_lag_max: float = 0.0
     """Seconds between the due time and the write of a request, the worst of the measured ones."""
     client_cpu_share: float | None = None
-    """CPU seconds per second of the load generator within the measured window; near 1 it is the client that was measured."""
+    """CPU seconds per second of the load generator within the measured window; near 1 it is the
+    client that was measured."""
     started_unix: float | None = None
     """Wall-clock start of the measured window, seconds since 1970."""
     client: Mapping[str, str] = field(default_factory=dict)
@@ -79,16 +85,18 @@ class Measurement:
     validity: Mapping[str, float | int | None] = field(default_factory=dict)
     """What the validity rules looked at: the fields of ``measure.validity.Validity``."""
     calibration: Mapping[str, Any] | None = None
-    """The calibration of this host's client that speaks for this run; None: the client was never calibrated here."""
+    """The calibration of this host's client that speaks for this run; None: the client was never
+    calibrated here."""
     series: tuple[Mapping[str, float | None], ...] = ()
     """The engine over the run: the fields of ``measure.compute.Point``."""
     gpus: tuple[Mapping[str, Any], ...] = ()
-    """The server's GPUs over the window, one summary each (``measure.energy``); empty where they were not sampled."""
+    """The server's GPUs over the window, one summary each (``measure.energy``); empty where they
+    were not sampled."""
     gpu_series: tuple[Mapping[str, float], ...] = ()
     """Power and lowest clock of the server's GPUs over the run (``measure.energy.gpu_series``)."""
     quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """How ``ttft``, ``tpot`` and ``e2e`` are distributed over the measured requests: 21 values in seconds, the least, every 5%, the
-    greatest; for charts, nothing is gated on them."""
+    """How ``ttft``, ``tpot`` and ``e2e`` are distributed over the measured requests: 21 values in
+    seconds, the least, every 5%, the greatest; for charts, nothing is gated on them."""
     recount: Mapping[str, Any] = field(default_factory=dict)
     """A sample of answers that were tokenized again: the fields of ``measure.validity.Recount``."""
     stopped_by: str = "count"
@@ -121,11 +129,25 @@ class Measurement:
                 "series": tuple(plain.get("series", ())),
                 "gpus": tuple(plain.get("gpus", ())),
                 "gpu_series": tuple(plain.get("gpu_series", ())),
-                "quantiles": {name: tuple(values) for name, values in plain.get("quantiles", {}).items()},
+                "quantiles": {
+                    name: tuple(values) for name, values in plain.get("quantiles", {}).items()
+                },
                 "flags": tuple(
-                    Flag(**{**flag, "metrics": tuple(flag["metrics"]), "hidden": tuple(flag["hidden"])}) for flag in plain["flags"]
+                    Flag(
+                        **{
+                            **flag,
+                            "metrics": tuple(flag["metrics"]),
+                            "hidden": tuple(flag["hidden"]),
+                        }
+                    )
+                    for flag in plain["flags"]
                 ),
                 "drafting": drafting
-                and Drafting(**{**drafting, "acceptance_per_position": tuple(drafting["acceptance_per_position"])}),
+                and Drafting(
+                    **{
+                        **drafting,
+                        "acceptance_per_position": tuple(drafting["acceptance_per_position"]),
+                    }
+                ),
             }
         )

@@ -1,7 +1,9 @@
-"""Can the numbers be believed? Pure rules with fixed limits; each broken one voids the measurement (INVALID) with its reason.
+"""Can the numbers be believed? Pure rules with fixed limits; each broken one voids the measurement
+(INVALID) with its reason.
 
-A delay in the client of some per cent of the time to first token is an error of as many per cent in it: hence limits that are parts
-of the TTFT, with floors below which this host's kernel decides. ``docs/measuring.md`` gives the grounds for each.
+A delay in the client of some per cent of the time to first token is an error of as many per cent in
+it: hence limits that are parts of the TTFT, with floors below which this host's kernel decides.
+``docs/measuring.md`` gives the grounds for each.
 """
 
 from __future__ import annotations
@@ -22,26 +24,31 @@ MEAN_LAG_SHARE, MEAN_LAG_FLOOR = 0.01, 0.0005
 TAIL_LAG_SHARE, TAIL_LAG_FLOOR = 0.10, 0.005
 """Likewise for the 99th percentile of the event-loop lag."""
 SEND_LAG_SHARE, SEND_LAG_FLOOR = 0.05, 0.002
-"""Likewise for the mean send lag: a closed loop's first wave is due at one moment and can only be sent one by one."""
+"""Likewise for the mean send lag: a closed loop's first wave is due at one moment and can only be
+sent one by one."""
 CPU_LIMIT = 0.85
 """CPU seconds per second of one client process."""
 ENGINE_GAP_SHARE, ENGINE_GAP_FLOOR = 0.50, 0.100
-"""Of the median TTFT, and seconds: median of client TTFT minus the engine's own queue and first-token time. Generous, since the API
-server's part of it is the server's; less is flagged."""
+"""Of the median TTFT, and seconds: median of client TTFT minus the engine's own queue and
+first-token time. Generous, since the API server's part of it is the server's; less is flagged."""
 ENGINE_STRETCH = 0.05
-"""By how much the client may see a stream last longer than the engine took to generate it, in the median."""
+"""By how much the client may see a stream last longer than the engine took to generate it, in the
+median."""
 CLEARED = 0.2
-"""Of time that passed outside the engine: a client whose own event loop was never later than this, at the 99th percentile, did not
-cause it. An API server that cannot keep up is the server's property, and a gate must be able to see it."""
+"""Of time that passed outside the engine: a client whose own event loop was never later than this,
+at the 99th percentile, did not cause it. An API server that cannot keep up is the server's
+property, and a gate must be able to see it."""
 IMPOSSIBLE = 0.001
 """Seconds by which a client may seem faster than the engine: two clocks are read at two places."""
 CLOCK_SHARE, CLOCK_FLOOR = 0.001, 0.020
 """Of the window, and seconds: disagreement between the wall clock and the monotonic clock."""
 LEAST = 0.7
-"""Tokens of the text, and those that came without text, over those claimed. Honest answers lie above: what a model writes is
-nearly always what its tokenizer makes of the text, and even of ids drawn at random it makes as many or a few more."""
+"""Tokens of the text, and those that came without text, over those claimed. Honest answers lie
+above: what a model writes is nearly always what its tokenizer makes of the text, and even of ids
+drawn at random it makes as many or a few more."""
 MOST = 2.0
-"""Likewise, and some tokens more per answer: a few pieces of words make a short answer that reads otherwise."""
+"""Likewise, and some tokens more per answer: a few pieces of words make a short answer that reads
+otherwise."""
 _MORE = 4
 _SILENT = 0.2
 
@@ -73,9 +80,13 @@ class Validity:
     calibrated_rate: float | None = None
 
 
-def look(records: Sequence[RequestRecord], client: ClientFacts, calibration: Calibration | None) -> Validity:
+def look(
+    records: Sequence[RequestRecord], client: ClientFacts, calibration: Calibration | None
+) -> Validity:
     """Collect what the rules need from the measured, good records."""
-    lags = sorted((record.send_ns - record.due_ns) / 1e9 for record in records if record.send_ns is not None)
+    lags = sorted(
+        (record.send_ns - record.due_ns) / 1e9 for record in records if record.send_ns is not None
+    )
     gaps, stretches, extra = [], [], []
     for record in records:
         view, client_ttft = record.engine, ttft(record)
@@ -83,7 +94,11 @@ def look(records: Sequence[RequestRecord], client: ClientFacts, calibration: Cal
             continue
         if view.ttft is not None:
             gaps.append(client_ttft - view.ttft - (view.queue or 0.0))
-        if view.generation and record.last_token_ns is not None and record.first_token_ns is not None:
+        if (
+            view.generation
+            and record.last_token_ns is not None
+            and record.first_token_ns is not None
+        ):
             length = (record.last_token_ns - record.first_token_ns) / 1e9
             stretches.append(length / view.generation - 1)
             extra.append(length - view.generation)
@@ -97,12 +112,18 @@ def look(records: Sequence[RequestRecord], client: ClientFacts, calibration: Cal
         chunk_rate=chunk_rate(records),
     )
     if client.lag_samples:
-        seen = replace(seen, lag_mean=client.lag_mean, lag_p99=client.lag_p99, lag_max=client.lag_max)
+        seen = replace(
+            seen, lag_mean=client.lag_mean, lag_p99=client.lag_p99, lag_max=client.lag_max
+        )
     if lags:
         p99 = lags[min(len(lags) - 1, int(0.99 * len(lags)))]
-        seen = replace(seen, send_lag_mean=statistics.fmean(lags), send_lag_p99=p99, send_lag_max=lags[-1])
+        seen = replace(
+            seen, send_lag_mean=statistics.fmean(lags), send_lag_p99=p99, send_lag_max=lags[-1]
+        )
     if calibration is not None:
-        seen = replace(seen, calibrated_conc=calibration.conc, calibrated_rate=calibration.chunk_rate)
+        seen = replace(
+            seen, calibrated_conc=calibration.conc, calibrated_rate=calibration.chunk_rate
+        )
     return seen
 
 
@@ -118,7 +139,9 @@ def chunk_rate(records: Sequence[RequestRecord]) -> float | None:
 
 def most_in_flight(records: Sequence[RequestRecord]) -> int:
     """The most requests that were under way at one time."""
-    edges = chain.from_iterable(((record.due_ns, 1), (record.end_ns or record.due_ns, -1)) for record in records)
+    edges = chain.from_iterable(
+        ((record.due_ns, 1), (record.end_ns or record.due_ns, -1)) for record in records
+    )
     now = most = 0
     for _, step in sorted(edges):  # an end before a start at the same time
         now += step
@@ -143,7 +166,11 @@ def reasons(
         window: length of the measured window in seconds.
         prefix_caching: whether the recipe allows it.
     """
-    faults = [*_client(seen, ttft_p50), *_clocks(seen, ttft_p50, window), *accounting(totals, prefix_caching=prefix_caching)]
+    faults = [
+        *_client(seen, ttft_p50),
+        *_clocks(seen, ttft_p50, window),
+        *accounting(totals, prefix_caching=prefix_caching),
+    ]
     if calibration is not None:
         faults += _capacity(seen, calibration)
     return tuple(faults)
@@ -155,27 +182,34 @@ def _client(seen: Validity, ttft_p50: float) -> list[str]:
     tail = max(TAIL_LAG_FLOOR, TAIL_LAG_SHARE * ttft_p50)
     send = max(SEND_LAG_FLOOR, SEND_LAG_SHARE * ttft_p50)
     beats = (("in the mean", seen.lag_mean, mean), ("at the 99th percentile", seen.lag_p99, tail))
-    late = next(((where, lag, limit) for where, lag, limit in beats if lag is not None and lag > limit), None)
+    late = next(
+        ((where, lag, limit) for where, lag, limit in beats if lag is not None and lag > limit),
+        None,
+    )
     if late is not None:
         where, lag, limit = late
         faults.append(
-            f"the client's event loop was late by {(lag or 0.0) * 1e3:.1f} ms {where} (limit {limit * 1e3:.1f} ms at a TTFT of "
+            f"the client's event loop was late by {(lag or 0.0) * 1e3:.1f} ms {where} (limit "
+            f"{limit * 1e3:.1f} ms at a TTFT of "
             f"{ttft_p50 * 1e3:.0f} ms): it was too slow, or other work took its processor"
         )
     if seen.send_lag_mean is not None and seen.send_lag_mean > send:
         faults.append(
-            f"requests were sent {seen.send_lag_mean * 1e3:.1f} ms after they were due, in the mean (limit {send * 1e3:.1f} ms): "
+            f"requests were sent {seen.send_lag_mean * 1e3:.1f} ms after they were due, in the "
+            f"mean (limit {send * 1e3:.1f} ms): "
             "the client could not keep to its schedule"
         )
     if seen.cpu_share is not None and seen.cpu_share > CPU_LIMIT:
         faults.append(
-            f"the client's process was busy {seen.cpu_share:.0%} of the time (limit {CPU_LIMIT:.0%}): give it more workers"
+            f"the client's process was busy {seen.cpu_share:.0%} of the time (limit "
+            f"{CPU_LIMIT:.0%}): give it more workers"
         )
     return faults
 
 
 def cleared(seen: Validity, seconds: float | None) -> bool:
-    """Whether the client's own probes rule it out as the cause of so much time outside the engine; unprobed, nothing does."""
+    """Whether the client's own probes rule it out as the cause of so much time outside the engine;
+    unprobed, nothing does."""
     if seconds is None or seen.lag_p99 is None or (seen.cpu_share or 0.0) > CPU_LIMIT:
         return False
     return seen.lag_p99 <= CLEARED * seconds
@@ -184,59 +218,90 @@ def cleared(seen: Validity, seconds: float | None) -> bool:
 def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
     faults = []
     limit = max(ENGINE_GAP_FLOOR, ENGINE_GAP_SHARE * ttft_p50)
-    if seen.engine_gap is not None and seen.engine_gap > limit and not cleared(seen, seen.engine_gap):
+    if (
+        seen.engine_gap is not None
+        and seen.engine_gap > limit
+        and not cleared(seen, seen.engine_gap)
+    ):
         faults.append(
-            f"{seen.engine_gap * 1e3:.1f} ms of the client's TTFT are neither queue nor first token by the engine's own clock "
-            f"(median, limit {limit * 1e3:.1f} ms), and the client's event loop does not clear it: client, network or API server "
+            f"{seen.engine_gap * 1e3:.1f} ms of the client's TTFT are neither queue nor first "
+            "token by the engine's own clock "
+            f"(median, limit {limit * 1e3:.1f} ms), and the client's event loop does not clear "
+            "it: client, network or API server "
             "are in the way"
         )
     if seen.engine_gap is not None and seen.engine_gap < -IMPOSSIBLE:
-        faults.append(f"the client saw first tokens {-seen.engine_gap * 1e3:.1f} ms before the engine made them: a clock is wrong")
-    if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH and not cleared(seen, seen.stretch_seconds):
         faults.append(
-            f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine (median, limit "
+            f"the client saw first tokens {-seen.engine_gap * 1e3:.1f} ms before the "
+            "engine made them: a clock is wrong"
+        )
+    if (
+        seen.engine_stretch is not None
+        and seen.engine_stretch > ENGINE_STRETCH
+        and not cleared(seen, seen.stretch_seconds)
+    ):
+        faults.append(
+            f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine "
+            "(median, limit "
             f"{ENGINE_STRETCH:.0%}), and the client's event loop does not clear it"
         )
     drift = max(CLOCK_FLOOR, CLOCK_SHARE * window)
     if seen.clock_drift is not None and abs(seen.clock_drift) > drift:
         faults.append(
-            f"the wall clock and the monotonic clock disagree by {seen.clock_drift * 1e3:+.0f} ms over the run "
+            f"the wall clock and the monotonic clock disagree by {seen.clock_drift * 1e3:+.0f} ms "
+            "over the run "
             f"(limit {drift * 1e3:.0f} ms): the clock was set, or the machine was suspended"
         )
     return faults
 
 
 def accounting(totals: Totals, *, prefix_caching: bool) -> list[str]:
-    """What does not add up between client and engine: tokens, and hits in a prefix cache that is off. No clock has a part in it."""
+    """What does not add up between client and engine: tokens, and hits in a prefix cache that is
+    off. No clock has a part in it."""
     faults = []
-    if totals.failed == 0 and totals.engine_output_tokens not in (None, totals.output_tokens_with_warmup):
+    if totals.failed == 0 and totals.engine_output_tokens not in (
+        None,
+        totals.output_tokens_with_warmup,
+    ):
         faults.append(
-            f"the engine counted {totals.engine_output_tokens} generated tokens, the client received "
-            f"{totals.output_tokens_with_warmup} (warm-up included): another client used the server, or a count is wrong"
+            f"the engine counted {totals.engine_output_tokens} generated tokens, the client "
+            "received "
+            f"{totals.output_tokens_with_warmup} (warm-up included): another client used the "
+            "server, or a count is wrong"
         )
     if not prefix_caching and totals.prefix_cache_hits:
-        faults.append(f"prefix caching is off in the recipe, but the engine counted {totals.prefix_cache_hits} cached tokens")
+        faults.append(
+            "prefix caching is off in the recipe, but the engine counted "
+            f"{totals.prefix_cache_hits} cached tokens"
+        )
     return faults
 
 
 def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
-    """A measured window in which the engine compiled kernels: at low concurrency that is most of what is measured."""
+    """A measured window in which the engine compiled kernels: at low concurrency that is most of
+    what is measured."""
     if not compiled:
         return ()
     return (
-        f"the engine compiled kernels while it was measured ({some_names(compiled, 3)}; attempt {attempts} on this launch): "
+        f"the engine compiled kernels while it was measured ({some_names(compiled, 3)}; attempt "
+        f"{attempts} on this launch): "
         "raise warmups-per-conc, or keep its compile caches",
     )
 
 
 def _capacity(seen: Validity, calibration: Calibration) -> list[str]:
     if calibration.problem:
-        return [f"the client of this host cannot measure at this rate: {calibration.problem} (calibration)"]
+        return [
+            "the client of this host cannot measure at this rate: "
+            f"{calibration.problem} (calibration)"
+        ]
     rate = seen.chunk_rate or 0.0
     if not calibration.covers(seen.in_flight_max, rate):
         return [
-            f"the run had {seen.in_flight_max} requests in flight and {rate:,.0f} chunks/s; the client is calibrated for "
-            f"{calibration.conc} and {calibration.chunk_rate:,.0f}; run gpubench calibrate for this load"
+            f"the run had {seen.in_flight_max} requests in flight and {rate:,.0f} chunks/s; the "
+            "client is calibrated for "
+            f"{calibration.conc} and {calibration.chunk_rate:,.0f}; run gpubench calibrate for "
+            "this load"
         ]
     return []
 
@@ -275,8 +340,12 @@ def recounted(records: Sequence[RequestRecord], client: ClientFacts) -> Recount:
 def disagreement(recount: Recount) -> tuple[str, ...]:
     """Why the measurement does not count: the text does not hold what was claimed."""
     answers, claimed, counted = recount.answers, recount.claimed, recount.counted
-    if not counted and claimed > _MORE * answers:  # the only token of an answer may well be a special one
-        return (f"no text came in {answers} sampled answers, for which usage claims {claimed} tokens",)
+    if (
+        not counted and claimed > _MORE * answers
+    ):  # the only token of an answer may well be a special one
+        return (
+            f"no text came in {answers} sampled answers, for which usage claims {claimed} tokens",
+        )
     accounted = counted + recount.silent
     if LEAST * claimed <= accounted <= MOST * claimed + _MORE * answers:
         return ()
@@ -293,6 +362,9 @@ def recount_flags(recount: Recount) -> tuple[Flag, ...]:
     if recount.unchecked:
         return (Flag("answers-unchecked", f"no answer was tokenized again: {recount.unchecked}"),)
     if recount.silent > _SILENT * recount.claimed:
-        message = f"{recount.silent} of {recount.claimed} tokens of sampled answers came without text: special tokens, most likely"
+        message = (
+            f"{recount.silent} of {recount.claimed} tokens of sampled answers came without "
+            "text: special tokens, most likely"
+        )
         return (Flag("silent-tokens", message),)
     return ()

@@ -39,7 +39,14 @@ class Identity:
     @property
     def tokens(self) -> tuple[str, ...]:
         """The words of the id's identity part, in order, empty ones left out."""
-        words = [self.model, self.precision, self.hardware, self.framework, self.spec, *self.variant.split("-")]
+        words = [
+            self.model,
+            self.precision,
+            self.hardware,
+            self.framework,
+            self.spec,
+            *self.variant.split("-"),
+        ]
         return tuple(word for word in words if word)
 
     @property
@@ -60,7 +67,8 @@ class Case:
     topology: Topology
     workload: Workload
     max_model_len: int
-    """Of this case (isl + osl + 256 unless the recipe says otherwise), before capacities are shared."""
+    """Of this case (isl + osl + 256 unless the recipe says otherwise), before capacities are
+    shared."""
     server: str
     """KEY of the server in the plan."""
     tags: tuple[str, ...]
@@ -113,7 +121,8 @@ class Unsupported:
 
 @dataclass(frozen=True, slots=True)
 class RecipeBook:
-    """Everything that recipe files declare, expanded; the one object from which plan, tests, records and reports are made."""
+    """Everything that recipe files declare, expanded; the one object from which plan, tests,
+    records and reports are made."""
 
     cases: tuple[Case, ...] = ()
     servers: tuple[tuple[str, ServerSpec], ...] = ()
@@ -123,7 +132,8 @@ class RecipeBook:
     policy: SharingPolicy = "parallelism"
     files: tuple[str, ...] = ()
     ratios: tuple[FrozenMap, ...] = ()
-    """Gates across cases (``ratios``), as written: name, metric, of, over, at, at-least, at-most."""
+    """Gates across cases (``ratios``), as written: name, metric, of, over, at, at-least,
+    at-most."""
     _by_key: dict[str, ServerSpec] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

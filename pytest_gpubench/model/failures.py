@@ -8,11 +8,18 @@ from typing import Literal, TypeAlias
 from pytest_gpubench.model.printing import for_terminal
 
 FailureClass: TypeAlias = Literal["infrastructure", "recipe", "engine", "client", "performance"]
-"""Only ``infrastructure`` (node, network, download, foreign process) may be retried by a machine."""
+"""Only ``infrastructure`` (node, network, download, foreign process) may be retried by a
+machine."""
 FAILURE_CLASSES: dict[FailureClass, str] = {
-    "infrastructure": "the node, its network or disk, a download, or a foreign process; it may be run again as it is",
+    "infrastructure": (
+        "the node, its network or disk, a download, or a foreign process; it may be run "
+        "again as it is"
+    ),
     "recipe": "what the recipe or the command line asks for cannot work; correct it",
-    "engine": "the engine failed, hangs, or says something that does not add up; report it or use another version",
+    "engine": (
+        "the engine failed, hangs, or says something that does not add up; report it or "
+        "use another version"
+    ),
     "client": "the measuring side failed, or the run was ended",
     "performance": "a gate: the numbers are worse than allowed",
 }
@@ -23,8 +30,8 @@ FAILURE_CLASSES: dict[FailureClass, str] = {
 class Failure:
     """Why something failed, in words for a person.
 
-    ``cause`` is a stable kebab-case name (``wrong-argument``, ``engine-died``); ``evidence`` are the engine's own lines. The fields
-    are as they came, ``str()`` is fit for a terminal.
+    ``cause`` is a stable kebab-case name (``wrong-argument``, ``engine-died``); ``evidence`` are
+    the engine's own lines. The fields are as they came, ``str()`` is fit for a terminal.
     """
 
     cause: str
@@ -47,7 +54,8 @@ def failure_words(failure: Failure) -> str:
 
 
 class GpubenchError(Exception):
-    """An error that a user can cause or must know of: its text is a sentence with what, where and what to do.
+    """An error that a user can cause or must know of: its text is a sentence with what, where and
+    what to do.
 
     It is shown without a traceback, and as text that a terminal and a CI only print.
     """

@@ -1,8 +1,9 @@
 """Immutable, hashable JSON values.
 
-Recipes carry free-form maps (server flags, JSON flags, environments). A frozen copy can be a field of a frozen dataclass, a
-dictionary key and a pytest parameter. Equality is strict about types: ``True``, ``1`` and ``1.0`` are different values, since as
-server flags they are different command lines.
+Recipes carry free-form maps (server flags, JSON flags, environments). A frozen copy can be a field
+of a frozen dataclass, a dictionary key and a pytest parameter. Equality is strict about types:
+``True``, ``1`` and ``1.0`` are different values, since as server flags they are different command
+lines.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 class FrozenMap(Mapping[str, "Frozen"]):
-    """A read-only mapping with string keys, hashable, in the order it was given; equality ignores the order of keys."""
+    """A read-only mapping with string keys, hashable, in the order it was given; equality ignores
+    the order of keys."""
 
     __slots__ = ("_hash", "_items")
 
     def __init__(self, items: Mapping[str, Any] | None = None) -> None:
-        self._items: dict[str, Frozen] = {str(key): freeze(value) for key, value in (items or {}).items()}
-        # Of the keys alone: maps with equal keys are rare where hashes matter, and equality decides.
+        self._items: dict[str, Frozen] = {
+            str(key): freeze(value) for key, value in (items or {}).items()
+        }
+        # Of the keys alone: maps with equal keys are rare where hashes matter, and equality
+        # decides.
         self._hash: int = hash(frozenset(self._items))
 
     def __getitem__(self, key: str) -> Frozen:
@@ -36,7 +41,9 @@ class FrozenMap(Mapping[str, "Frozen"]):
         return len(self._items)
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, FrozenMap) and _same_items(self._items, other._items))
+        return self is other or (
+            isinstance(other, FrozenMap) and _same_items(self._items, other._items)
+        )
 
     def __hash__(self) -> int:
         return self._hash
@@ -66,7 +73,9 @@ def freeze(value: Any) -> Frozen:
 
 
 def _same_items(left: Mapping[str, Frozen], right: Mapping[str, Frozen]) -> bool:
-    return left.keys() == right.keys() and all(_same(value, right[key]) for key, value in left.items())
+    return left.keys() == right.keys() and all(
+        _same(value, right[key]) for key, value in left.items()
+    )
 
 
 def _same(left: Frozen, right: Frozen) -> bool:
@@ -95,7 +104,9 @@ def spelled(value: object) -> str:
 
 def canonical_json(value: Any) -> str:
     """One line of JSON that is equal for equal values: sorted keys, no spaces, no NaN."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def _plain(value: Any) -> Any:

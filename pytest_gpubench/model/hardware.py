@@ -23,7 +23,8 @@ class Hardware:
     """NVIDIA only: major * 10 + minor; 90 is Hopper, 100 and 103 are Blackwell."""
     nvlink: bool = False
     name_patterns: tuple[str, ...] = ()
-    """Words of the driver's product name, all of which must occur, upper case; the longest match wins (GB200 over B200)."""
+    """Words of the driver's product name, all of which must occur, upper case; the longest match
+    wins (GB200 over B200)."""
 
 
 _TABLE: tuple[Hardware, ...] = (
@@ -42,7 +43,12 @@ HARDWARE: dict[str, Hardware] = {entry.key: entry for entry in _TABLE}
 
 
 def hardware_of_device(product_name: str) -> Hardware | None:
-    """The table's entry for a driver's product name (``NVIDIA H100 80GB HBM3``), or None if the table does not know it."""
+    """The table's entry for a driver's product name (``NVIDIA H100 80GB HBM3``), or None if the
+    table does not know it."""
     words = product_name.upper().replace("-", " ").split()
-    named = [entry for entry in _TABLE if entry.name_patterns and all(pattern in words for pattern in entry.name_patterns)]
+    named = [
+        entry
+        for entry in _TABLE
+        if entry.name_patterns and all(pattern in words for pattern in entry.name_patterns)
+    ]
     return max(named, key=lambda entry: len(entry.name_patterns[0]), default=None)

@@ -1,4 +1,5 @@
-"""What may share a server. A module of its own, since the option table needs it in every pytest run."""
+"""What may share a server. A module of its own, since the option table needs it in every pytest
+run."""
 
 from __future__ import annotations
 

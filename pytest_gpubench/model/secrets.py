@@ -1,6 +1,8 @@
-"""What must not be shown: values whose name says so, passwords in addresses, tokens by their shape, and copies of these.
+"""What must not be shown: values whose name says so, passwords in addresses, tokens by their shape,
+and copies of these.
 
-Pure: the environment and the data are passed in. Applied where something leaves the process: records, plans, logs, the terminal.
+Pure: the environment and the data are passed in. Applied where something leaves the process:
+    records, plans, logs, the terminal.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Any
 
 HIDDEN = "<removed>"
 SHORTEST = 6
-"""Characters of a value that is hidden wherever it stands; a shorter one would take too much with it."""
+"""Characters of a value that is hidden wherever it stands; a shorter one would take too much with
+it."""
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_WORD = re.compile(
@@ -23,28 +26,34 @@ _PLACE = frozenset({"PATH", "FILE", "DIR", "DIRECTORY", "FOLDER", "SOCK", "SOCKE
 """A name that ends so says where a secret is, not what it is."""
 _WORKING_FOLDER = frozenset({"PWD", "OLDPWD"})
 _TEXT_TOKEN = frozenset({
-    "BOS", "EOS", "PAD", "UNK", "SEP", "CLS", "MASK", "STOP", "START", "END", "IMAGE", "VIDEO", "AUDIO", "SPECIAL", "PER",
+    "BOS", "EOS", "PAD", "UNK", "SEP", "CLS", "MASK", "STOP", "START", "END", "IMAGE", "VIDEO",
+    "AUDIO", "SPECIAL", "PER",
 })  # fmt: skip
 """Before TOKEN: a token of text."""
 _TRIVIAL = re.compile(r"|true|false|yes|no|on|off|none|auto|-?\d{1,4}(\.\d+)?", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/\s?#\"'<>]*(?=@)")
 _SHAPES = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}"
-    r"|\bAKIA[0-9A-Z]{16}\b|\bglpat-[A-Za-z0-9_-]{16,}|(?<=\bBearer )[A-Za-z0-9._~+/=-]{8,}|(?<=\bBasic )[A-Za-z0-9+/=]{8,}"
+    r"|\bAKIA[0-9A-Z]{16}\b|\bglpat-[A-Za-z0-9_-]{16,}|(?<=\bBearer "
+    r")[A-Za-z0-9._~+/=-]{8,}|(?<=\bBasic )[A-Za-z0-9+/=]{8,}"
 )
 _ASSIGNED = re.compile(
     r"""(?<!\w)(?<!\w-)(?P<name>[A-Za-z][\w-]{0,63})"""
     r"""(?:=['"]?([^\s&'",;}\])]+)"""
     r"""|"\s{0,4}:\s{0,4}"((?:[^"\\]|\\.)+)|\\"\s{0,4}:\s{0,4}\\"([^"\\]+)|'\s{0,4}:\s{0,4}'([^'\\]+))"""
 )
-"""``NAME=value`` of a command line or an address, ``"name": "value"`` of JSON, its quotes escaped or not, and of Python."""
-_LAST_WORD = re.compile(r"(key|token|passw(or)?d|passphrase|secret|credentials?|pat|pwd)$", re.IGNORECASE)
+"""``NAME=value`` of a command line or an address, ``"name": "value"`` of JSON, its quotes escaped
+or not, and of Python."""
+_LAST_WORD = re.compile(
+    r"(key|token|passw(or)?d|passphrase|secret|credentials?|pat|pwd)$", re.IGNORECASE
+)
 _NAMED = frozenset({"env", "serve", "options", "spec"})
 """Keys of a record below which names are a user's own."""
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a name says that its value is a secret: ``HF_TOKEN``, ``GITHUB_PAT``, ``apiKey``, ``db-password``."""
+    """Whether a name says that its value is a secret: ``HF_TOKEN``, ``GITHUB_PAT``, ``apiKey``,
+    ``db-password``."""
     if name in _WORKING_FOLDER:
         return False
     words = [word.upper() for word in _WORDS.findall(name)]
@@ -65,16 +74,21 @@ def without_shapes(text: str) -> str:
     """A text without user and password in addresses, without what looks like a token, and without
     the values of names in it that say so."""
     text = _SHAPES.sub(HIDDEN, _USERINFO.sub(HIDDEN, text))
-    return _ASSIGNED.sub(lambda found: found[0].removesuffix(_told(found)) + HIDDEN if _told(found) else found[0], text)
+    return _ASSIGNED.sub(
+        lambda found: found[0].removesuffix(_told(found)) + HIDDEN if _told(found) else found[0],
+        text,
+    )
 
 
 def secret_inside(text: str) -> str:
-    """The first name in a command line or a piece of JSON that has a secret for its value; empty: none."""
+    """The first name in a command line or a piece of JSON that has a secret for its value; empty:
+    none."""
     return next((found["name"] for found in _ASSIGNED.finditer(text) if _told(found)), "")
 
 
 def _told(found: re.Match[str]) -> str:
-    """The value if it is a secret, else nothing: the name ends as one, ``num_key_value_heads`` does not."""
+    """The value if it is a secret, else nothing: the name ends as one, ``num_key_value_heads`` does
+    not."""
     name, value = found["name"], found[found.lastindex or 0]
     told = bool(_LAST_WORD.search(name)) and is_secret(name, value) and len(value) >= SHORTEST
     return value if told and value != HIDDEN and not value.startswith("${") else ""
@@ -110,7 +124,8 @@ class Secrets:
 
 
 def hide_in(data: Any, environment: Mapping[str, str]) -> Any:
-    """Plain JSON data without secrets: those of the environment, and those that its own names and addresses tell.
+    """Plain JSON data without secrets: those of the environment, and those that its own names and
+    addresses tell.
 
     Args:
         data: dicts, lists and scalars.
@@ -121,7 +136,8 @@ def hide_in(data: Any, environment: Mapping[str, str]) -> Any:
 
 
 def hide_named(name: str, data: Any) -> Any:
-    """One named value as plain JSON data, without what its name, names inside it and addresses tell."""
+    """One named value as plain JSON data, without what its name, names inside it and addresses
+    tell."""
     return hide_in({"env": {name: data}}, {})["env"][name]
 
 

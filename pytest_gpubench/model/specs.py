@@ -1,4 +1,5 @@
-"""Server specs: everything that decides a server process, resolved but not yet rendered to a command line."""
+"""Server specs: everything that decides a server process, resolved but not yet rendered to a
+command line."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ __all__ = ["SHARING_POLICIES", "Launch", "ServerSpec", "SharingPolicy", "Specula
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """One server's parallelism, in InferenceX's words: ``tp`` counts the GPUs of the attention and expert group.
+    """One server's parallelism, in InferenceX's words: ``tp`` counts the GPUs of the attention and
+    expert group.
 
-    DEP8 (data-parallel attention with expert parallelism) is ``tp=8, ep=8, dp_attn=True``; vLLM starts it with tensor parallel
-    size 1, data parallel size 8 and expert parallelism on.
+    DEP8 (data-parallel attention with expert parallelism) is ``tp=8, ep=8, dp_attn=True``; vLLM
+    starts it with tensor parallel size 1, data parallel size 8 and expert parallelism on.
     """
 
     tp: int = 1
@@ -56,11 +58,16 @@ class Topology:
 
     @property
     def label(self) -> str:
-        """Short name in ids: ``tp8``, ``tep8``, ``dep8``, ``tp4.pp2``; sizes at their default are left out."""
+        """Short name in ids: ``tp8``, ``tep8``, ``dep8``, ``tp4.pp2``; sizes at their default are
+        left out."""
         kind = "tep" if self.ep > 1 else "tp"
         if self.dp_attn:
             kind = "dep"
-        extra = [f"{name}{size}" for name, size in (("pp", self.pp), ("pcp", self.pcp), ("dcp", self.dcp)) if size != 1]
+        extra = [
+            f"{name}{size}"
+            for name, size in (("pp", self.pp), ("pcp", self.pcp), ("dcp", self.dcp))
+            if size != 1
+        ]
         return ".".join([f"{kind}{self.tp}", *extra])
 
 
@@ -105,11 +112,13 @@ class ServerSpec:
     hardware: str
     topology: Topology
     serve: FrozenMap
-    """Server flags without dashes, kebab-case, in the order they render: bool, number, string, list, or map (one JSON value)."""
+    """Server flags without dashes, kebab-case, in the order they render: bool, number, string,
+    list, or map (one JSON value)."""
     revision: str | None = None
     speculative: Speculative | None = None
     env: FrozenMap = field(default_factory=FrozenMap)
-    """Name to string; None unsets it in the server; a map ``{from, default}`` reads the host's environment at launch."""
+    """Name to string; None unsets it in the server; a map ``{from, default}`` reads the host's
+    environment at launch."""
     extra_args: tuple[str, ...] = ()
     command: tuple[str, ...] | None = None
     """Overrides the ``vllm-command`` option for this server."""

@@ -7,28 +7,33 @@ from enum import Enum
 from typing import Literal, TypeAlias
 
 Against: TypeAlias = Literal["baseline", "anchor", "engine", "limit", "ratio"]
-"""What a value was compared with: the baseline's recent launches, its fixed anchor, the other engine of an ABBA run, a declared
-bound, or another case of the run."""
+"""What a value was compared with: the baseline's recent launches, its fixed anchor, the other
+engine of an ABBA run, a declared bound, or another case of the run."""
 
 
 class Status(str, Enum):
     """The outcome of a gate, worst first."""
 
     FAIL = "FAIL"
-    """Worse than the tolerance, beyond reasonable doubt, or a declared limit is broken; the test fails."""
+    """Worse than the tolerance, beyond reasonable doubt, or a declared limit is broken; the test
+    fails."""
     INVALID = "INVALID"
-    """The measurement does not count, the client or a foreign process disturbed it; shown as skipped, exit code 10."""
+    """The measurement does not count, the client or a foreign process disturbed it; shown as
+    skipped, exit code 10."""
     INCONCLUSIVE = "INCONCLUSIVE"
-    """The launches cannot tell, and the reason says what would settle it; shown as skipped, exit code 10."""
+    """The launches cannot tell, and the reason says what would settle it; shown as skipped, exit
+    code 10."""
     PASS = "PASS"
-    """Not worse than the tolerance, beyond reasonable doubt, and every limit held; the test passes."""
+    """Not worse than the tolerance, beyond reasonable doubt, and every limit held; the test
+    passes."""
     UNGATED = "UNGATED"
     """There is nothing to compare with; the test passes, unless a baseline is required."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How far a metric moved. Shares are of the old value, signed as the metric moved: 0.05 is 5% more, whichever way is better."""
+    """How far a metric moved. Shares are of the old value, signed as the metric moved: 0.05 is 5%
+    more, whichever way is better."""
 
     before: float
     """In the metric's unit; geometric mean over launches, outliers pulled in."""
@@ -42,7 +47,8 @@ class Change:
     launches_before: int
     launches_now: int
     detectable: float
-    """Worsening that would be found in 19 of 20 runs with all planned launches, as a share; an unsigned size."""
+    """Worsening that would be found in 19 of 20 runs with all planned launches, as a share; an
+    unsigned size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,8 @@ class MetricVerdict:
     metric: str
     status: Status
     code: str
-    """Stable kebab-case name of the reason: ``regressed``, ``straddles``, ``drifted``, ``limit-broken``, ``no-baseline``, ..."""
+    """Stable kebab-case name of the reason: ``regressed``, ``straddles``, ``drifted``,
+    ``limit-broken``, ``no-baseline``, ..."""
     reason: str
     """One sentence."""
     remedy: str = ""
@@ -77,4 +84,5 @@ class Verdict:
     wants_launch: bool = False
     """The plan has another launch that could still change this verdict."""
     section: str = ""
-    """Several lines for the failure report: per metric what was compared, the interval, the tolerance, what would settle it."""
+    """Several lines for the failure report: per metric what was compared, the interval, the
+    tolerance, what would settle it."""

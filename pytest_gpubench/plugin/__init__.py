@@ -1,7 +1,8 @@
 """pytest's side of pytest-gpubench.
 
-This module is imported in every pytest run of an environment that has the plugin installed. It must cost nothing there: everything
-beyond options and fixture declarations is imported when recipes are loaded.
+This module is imported in every pytest run of an environment that has the plugin installed. It must
+cost nothing there: everything beyond options and fixture declarations is imported when recipes are
+loaded.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if hasattr(config, "workerinput"):  # of xdist: its controller has done it
         return None
-    if not any(value for name, value in vars(config.option).items() if name.startswith("gpubench_")):
+    if not any(
+        value for name, value in vars(config.option).items() if name.startswith("gpubench_")
+    ):
         return None
     from pytest_gpubench.plugin.spaced_options import begin_anew
 
@@ -72,7 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         f"gpubench({', '.join(MARK_FIELDS)}): "
-        "exact selection of benchmark cases, for instance -m \"gpubench(hardware='h100', conc=64)\"",
+        "exact selection of benchmark cases, for instance -m \"gpubench(hardware='h100', "
+        'conc=64)"',
     )
     files, _ = recipe_files(config)
     if files:

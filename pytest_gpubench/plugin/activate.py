@@ -1,4 +1,5 @@
-"""What a run with recipes does when pytest is configured: load them, refuse what cannot be, take part."""
+"""What a run with recipes does when pytest is configured: load them, refuse what cannot be, take
+part."""
 
 from __future__ import annotations
 
@@ -35,9 +36,13 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     Raises:
         pytest.UsageError: for options that cannot be met.
     """
-    missing = [str(path) for path in settings.recipe_files if settings.recipes_named and not path.exists()]
+    missing = [
+        str(path) for path in settings.recipe_files if settings.recipes_named and not path.exists()
+    ]
     if missing:
-        raise pytest.UsageError(f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file")
+        raise pytest.UsageError(
+            f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file"
+        )
     worker = getattr(config, "workerinput", None)
     processes = getattr(config.option, "numprocesses", None)
     with gc_pause.paused():
@@ -45,11 +50,17 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     gc_pause.spare_what_stays()
     if book.problems and processes:
         raise pytest.UsageError(problem_text(book))
-    if settings.update_baselines and not worker and not (config.option.collectonly or settings.plan):
+    if (
+        settings.update_baselines
+        and not worker
+        and not (config.option.collectonly or settings.plan)
+    ):
         _refuse_unclean_tree(settings)
     launches = _planned(settings, book)
     folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
-    benchmark = BenchmarkSession(config, settings, book, Parameters(book, launches), folder, launches)
+    benchmark = BenchmarkSession(
+        config, settings, book, Parameters(book, launches), folder, launches
+    )
     unmatched = benchmark.unmatched_ratios() if processes else None
     if unmatched:  # without workers it is said when one of our tests is collected
         raise pytest.UsageError(unmatched)
@@ -64,7 +75,9 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     if settings.changed_since is not None:
         from pytest_gpubench.plugin.changed_since import Changed
 
-        config.pluginmanager.register(Changed(benchmark, settings.changed_since), name="gpubench-changed")
+        config.pluginmanager.register(
+            Changed(benchmark, settings.changed_since), name="gpubench-changed"
+        )
     write_report = reporting.take_part(config, benchmark)
     write_json = benchmark_json.join_in(config, settings.benchmark_json, folder.path)
     if worker is None:
@@ -87,7 +100,11 @@ def _refuse_unclean_tree(settings: Settings) -> None:
 
 def _planned(settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:
     try:
-        return plan_launches((key for key, _ in book.servers), settings.launches, against=settings.against is not None)
+        return plan_launches(
+            (key for key, _ in book.servers),
+            settings.launches,
+            against=settings.against is not None,
+        )
     except GpubenchError as error:
         raise pytest.UsageError(f"--gpubench-launches: {error}") from None
 
@@ -124,7 +141,8 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def end_cleanly(config: pytest.Config) -> None:
-    """Take the signals until the end of the session; one that is ignored (``nohup``) or taken by somebody else stays as it is."""
+    """Take the signals until the end of the session; one that is ignored (``nohup``) or taken by
+    somebody else stays as it is."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_DFL:
             continue
@@ -154,11 +172,14 @@ def _interrupter(main_process: int) -> Callable[[int, FrameType | None], None]:
 
 
 def _leave_lost_terminals() -> None:
-    """Let descriptors of a terminal that is gone lead to nowhere: a line that cannot be written would break off the end."""
+    """Let descriptors of a terminal that is gone lead to nowhere: a line that cannot be written
+    would break off the end."""
     with contextlib.suppress(OSError):
         for name in [entry.name for entry in Path("/proc/self/fd").iterdir()]:
             with contextlib.suppress(OSError):
-                if str(Path("/proc/self/fd", name).readlink()).startswith(("/dev/pts/", "/dev/tty")) and _is_lost(int(name)):
+                if str(Path("/proc/self/fd", name).readlink()).startswith(
+                    ("/dev/pts/", "/dev/tty")
+                ) and _is_lost(int(name)):
                     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                     os.dup2(nowhere, int(name), inheritable=os.get_inheritable(int(name)))
                     os.close(nowhere)

@@ -1,4 +1,5 @@
-"""Baselines of a run: read before any server starts, written by the controller when the run ends."""
+"""Baselines of a run: read before any server starts, written by the controller when the run
+ends."""
 
 from __future__ import annotations
 
@@ -29,13 +30,15 @@ class Baselines:
         """Read the files of these cases and server starts now.
 
         Raises:
-            GpubenchError: for the first that cannot be used, as ``gate.baseline_files.read_baseline``.
+            GpubenchError: for the first that cannot be used, as
+                ``gate.baseline_files.read_baseline``.
         """
         for subject in subjects:
             self.of(subject)
 
     def of(self, subject: str) -> Baseline | None:
-        """The baseline of a case or of the start of a server, None where none is recorded; read once.
+        """The baseline of a case or of the start of a server, None where none is recorded; read
+        once.
 
         Raises:
             GpubenchError: if the file cannot be used.
@@ -83,8 +86,9 @@ def update_baselines(
     Args:
         baselines: where the files are.
         run: name of the run's folder.
-        judged: by case (or start of a server) its launches in order, as ``plugin.run_gate.Gate.told`` describes them, with
-            the verdict on all of them in the last one.
+        judged: by case (or start of a server) its launches in order, as
+            ``plugin.run_gate.Gate.told`` describes them, with the verdict on all of them in the
+            last one.
         not_judged: sentences on cases that are left out.
         accept_regression: whether worse levels are recorded.
     """
@@ -94,7 +98,9 @@ def update_baselines(
     refused = list(not_judged)
     errors: list[str] = []
     for subject, launches in judged.items():
-        decision = recording(verdict_of(launches[-1]["verdict"]), accept_regression=accept_regression)
+        decision = recording(
+            verdict_of(launches[-1]["verdict"]), accept_regression=accept_regression
+        )
         if not decision.allowed:
             refused.append(f"{subject} {decision.reason}")
             continue
@@ -107,7 +113,13 @@ def update_baselines(
     return Updated(tuple(recorded), tuple(refused), tuple(errors))
 
 
-def _append(path: Path, subject: str, run: str, launches: Sequence[Mapping[str, Any]], anchors: Mapping[str, str]) -> str:
+def _append(
+    path: Path,
+    subject: str,
+    run: str,
+    launches: Sequence[Mapping[str, Any]],
+    anchors: Mapping[str, str],
+) -> str:
     from pytest_gpubench.gate.baseline_files import update_baseline
     from pytest_gpubench.gate.baselines import append
     from pytest_gpubench.gate.evidence import LaunchEvidence
@@ -116,7 +128,12 @@ def _append(path: Path, subject: str, run: str, launches: Sequence[Mapping[str, 
 
     last = launches[-1]
     evidence = [
-        (LaunchEvidence(one["launch"], one["metrics"], one["requests"], invalid=tuple(one["invalid"])), one["date"])
+        (
+            LaunchEvidence(
+                one["launch"], one["metrics"], one["requests"], invalid=tuple(one["invalid"])
+            ),
+            one["date"],
+        )
         for one in launches
         if one["key"] == last["key"]
     ]
@@ -129,9 +146,18 @@ def _append(path: Path, subject: str, run: str, launches: Sequence[Mapping[str, 
 def verdict_of(plain: Mapping[str, Any]) -> Verdict:
     """The verdict of a record, from its plain JSON data."""
     metrics = tuple(_metric(one) for one in plain["metrics"])
-    return Verdict(**{**plain, "status": Status(plain["status"]), "metrics": metrics, "notes": tuple(plain["notes"])})
+    return Verdict(
+        **{
+            **plain,
+            "status": Status(plain["status"]),
+            "metrics": metrics,
+            "notes": tuple(plain["notes"]),
+        }
+    )
 
 
 def _metric(plain: Mapping[str, Any]) -> MetricVerdict:
     change = plain["change"]
-    return MetricVerdict(**{**plain, "status": Status(plain["status"]), "change": change and Change(**change)})
+    return MetricVerdict(
+        **{**plain, "status": Status(plain["status"]), "change": change and Change(**change)}
+    )

@@ -34,7 +34,9 @@ class _Export:
     """Names our option where its own is given, and writes the file at the end of the run."""
 
     def __init__(self, config: pytest.Config, target: Path | None, run: Path) -> None:
-        self._given = [f"--{name.replace('_', '-')}" for name in _ITS_OPTIONS if config.getoption(name, None)]
+        self._given = [
+            f"--{name.replace('_', '-')}" for name in _ITS_OPTIONS if config.getoption(name, None)
+        ]
         self._target = target
         self._run = run
         self._said = ""
@@ -43,10 +45,14 @@ class _Export:
         if not self._given:
             return []
         option = self._given[0]
-        return [f"gpubench: {option} is about the benchmark fixture; these cases are written with --gpubench-benchmark-json FILE"]
+        return [
+            f"gpubench: {option} is about the benchmark fixture; these cases are "
+            "written with --gpubench-benchmark-json FILE"
+        ]
 
     def write(self, session: pytest.Session) -> None:
-        """Write the file, if it is asked for: the records of all workers of xdist lie in one folder."""
+        """Write the file, if it is asked for: the records of all workers of xdist lie in one
+        folder."""
         if self._target is None:
             return
         try:

@@ -1,4 +1,5 @@
-"""``--gpubench-changed-since``: only cases that are not what they were at a git revision, and why each is run."""
+"""``--gpubench-changed-since``: only cases that are not what they were at a git revision, and why
+each is run."""
 
 from __future__ import annotations
 
@@ -27,17 +28,24 @@ class Changed:
         settings, book = benchmark.settings, benchmark.book
         try:
             with tempfile.TemporaryDirectory(prefix="gpubench-revision-") as folder:
-                before = load_recipes(files_at(settings.recipe_files, revision, Path(folder)), policy=settings.server_per)
+                before = load_recipes(
+                    files_at(settings.recipe_files, revision, Path(folder)),
+                    policy=settings.server_per,
+                )
         except GpubenchError as error:
             raise pytest.UsageError(f"--gpubench-changed-since: {error}") from None
         self._benchmark = benchmark
         self._revision = revision
         self._broken = len(before.problems)
-        self._changes: dict[str, Change] = {one.case: one for one in changes(before, book) if one.kind != "removed"}
+        self._changes: dict[str, Change] = {
+            one.case: one for one in changes(before, book) if one.kind != "removed"
+        }
         self._servers = {case.server for case in book.cases if case.id in self._changes}
         self._told = False
 
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
         same = [item for item in items if self._is_as_it_was(item)]
         if same:
             unchanged = set(same)
@@ -52,7 +60,9 @@ class Changed:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        found = [case for item in session.items if (case := (parameters_of(item) or (None, None))[1])]
+        found = [
+            case for item in session.items if (case := (parameters_of(item) or (None, None))[1])
+        ]
         self._tell(session.config, {case.id for case in found})
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -1,4 +1,5 @@
-"""The doctor's findings for the servers of a run: specs, config.json files at hand and this host's facts, brought together."""
+"""The doctor's findings for the servers of a run: specs, config.json files at hand and this host's
+facts, brought together."""
 
 from __future__ import annotations
 
@@ -34,13 +35,16 @@ from pytest_gpubench.plugin.settings import Settings
 
 _GIB = 2**30
 FREE_MEMORY = "free-memory"
-"""The rule about memory that others hold: it is asked when nobody else may use the GPUs any more."""
+"""The rule about memory that others hold: it is asked when nobody else may use the GPUs any
+more."""
 
 
 class Doctor:
     """Findings by server, without those that ``--gpubench-ignore-findings`` silences."""
 
-    def __init__(self, settings: Settings, book: RecipeBook, inventory: Callable[[], Inventory]) -> None:
+    def __init__(
+        self, settings: Settings, book: RecipeBook, inventory: Callable[[], Inventory]
+    ) -> None:
         unknown = unknown_rules(settings.ignore_findings, RULE_IDS)
         if unknown:
             raise pytest.UsageError(f"--gpubench-ignore-findings: {' '.join(unknown)}")
@@ -48,11 +52,15 @@ class Doctor:
         self._book = book
         self._inventory = inventory
 
-    def findings(self, key: str, *, here: bool = False, leased: Sequence[Gpu] = ()) -> tuple[Finding, ...]:
-        """Findings of a server and its cases; with ``here`` the GPUs of this host count, else the hardware table's.
+    def findings(
+        self, key: str, *, here: bool = False, leased: Sequence[Gpu] = ()
+    ) -> tuple[Finding, ...]:
+        """Findings of a server and its cases; with ``here`` the GPUs of this host count, else the
+        hardware table's.
 
         Args:
-            leased: GPUs that the server holds: only of these it counts how much of their memory is free.
+            leased: GPUs that the server holds: only of these it counts how much of their memory is
+                free.
         """
         spec = self._book.server(key)
         cases = [case for case in self._book.cases if case.server == key]
@@ -69,36 +77,56 @@ class Doctor:
         return without(found, self._settings.ignore_findings)
 
     def death(self, key: str) -> Failure | None:
-        """The failure that a server would die of on this host, whoever else uses it, if the doctor foresees one."""
-        return as_failure([finding for finding in self.findings(key, here=True) if not finding.cases])
+        """The failure that a server would die of on this host, whoever else uses it, if the doctor
+        foresees one."""
+        return as_failure(
+            [finding for finding in self.findings(key, here=True) if not finding.cases]
+        )
 
     def memory_in_use(self, key: str, leased: Sequence[Gpu]) -> Failure | None:
-        """The failure that a server would die of since somebody else holds memory of the GPUs that it has leased."""
+        """The failure that a server would die of since somebody else holds memory of the GPUs that
+        it has leased."""
         if not leased:
             return None
-        found = [finding for finding in self.findings(key, here=True, leased=leased) if finding.rule == FREE_MEMORY]
+        found = [
+            finding
+            for finding in self.findings(key, here=True, leased=leased)
+            if finding.rule == FREE_MEMORY
+        ]
         if not found:
             return None
-        users = [f"GPU {gpu.index}: {_users(gpu)}" for gpu in leased if gpu.memory_used or gpu.processes]
+        users = [
+            f"GPU {gpu.index}: {_users(gpu)}" for gpu in leased if gpu.memory_used or gpu.processes
+        ]
         return Failure(
             "gpu-memory-in-use",
             "infrastructure",
             f"memory of the leased GPUs is in use: {found[0].message}",
             (*users, *(line for finding in found for line in _lines(finding)[1:])),
-            remedy=f"End what holds it. {found[0].remedy} To try it all the same: --gpubench-ignore-findings {FREE_MEMORY}",
+            remedy=(
+                f"End what holds it. {found[0].remedy} To try it all the same: "
+                f"--gpubench-ignore-findings {FREE_MEMORY}"
+            ),
         )
 
     def memory(self, key: str, facts: EngineFacts) -> dict[str, Any] | None:
-        """The memory estimate of a server beside what its engine says, with relative errors; None where there is no estimate."""
+        """The memory estimate of a server beside what its engine says, with relative errors; None
+        where there is no estimate."""
         spec = self._book.server(key)
         configs = self._configs(spec)
         estimate = memory_of(
-            spec, hardware=HARDWARE[spec.hardware], target=configs.target, draft=configs.draft, node=self._node(spec)
+            spec,
+            hardware=HARDWARE[spec.hardware],
+            target=configs.target,
+            draft=configs.draft,
+            node=self._node(spec),
         )
         if estimate is None:
             return None
         errors = estimate.errors(
-            model_loading_gib=facts.weights_gib, available_kv_gib=facts.kv_cache_memory_gib, kv_tokens=facts.kv_cache_tokens
+            model_loading_gib=facts.weights_gib,
+            available_kv_gib=facts.kv_cache_memory_gib,
+            kv_tokens=facts.kv_cache_tokens,
         )
         return {"estimate": estimate, "relative_errors": errors}
 
@@ -128,7 +156,10 @@ class Doctor:
 
 def _users(gpu: Gpu) -> str:
     who = ", ".join(f"{in_words(process.pid)}{_held(process)}" for process in gpu.processes)
-    return f"{gpu.memory_used / _GIB:.1f} GiB in use by {who or 'processes that the driver does not show here'}"
+    return (
+        f"{gpu.memory_used / _GIB:.1f} GiB in use by "
+        f"{who or 'processes that the driver does not show here'}"
+    )
 
 
 def _held(process: GpuProcess) -> str:
@@ -143,7 +174,13 @@ def as_failure(findings: list[Finding]) -> Failure | None:
     evidence = [line for finding in errors for line in _lines(finding)]
     silence = " ".join(f"--gpubench-ignore-findings {finding.rule}" for finding in errors)
     remedy = f"{errors[0].remedy} To try it all the same: {silence}"
-    return Failure("doctor", "recipe", "the doctor foresees that this cannot work, nothing was started", tuple(evidence), remedy)
+    return Failure(
+        "doctor",
+        "recipe",
+        "the doctor foresees that this cannot work, nothing was started",
+        tuple(evidence),
+        remedy,
+    )
 
 
 def _lines(finding: Finding) -> list[str]:

@@ -17,16 +17,21 @@ SECOND = "b"
 
 
 class Arms:
-    """Servers by launch. Without ``--gpubench-against`` there is one engine, that of the recipes."""
+    """Servers by launch. Without ``--gpubench-against`` there is one engine, that of the
+    recipes."""
 
-    def __init__(self, settings: Settings, book: RecipeBook, inventory: Callable[[], Inventory]) -> None:
+    def __init__(
+        self, settings: Settings, book: RecipeBook, inventory: Callable[[], Inventory]
+    ) -> None:
         self._settings = settings
         self._words: dict[str, str] = {}
         self._books = {"": book}
         if settings.against is not None:
             servers = tuple((key, settings.against.applied(spec)) for key, spec in book.servers)
             self._books[SECOND] = replace(book, servers=servers)
-        self._doctors = {arm: Doctor(settings, arms_book, inventory) for arm, arms_book in self._books.items()}
+        self._doctors = {
+            arm: Doctor(settings, arms_book, inventory) for arm, arms_book in self._books.items()
+        }
 
     def spec(self, launch: Launch) -> ServerSpec:
         """The server that a launch starts."""
@@ -37,16 +42,21 @@ class Arms:
         return self._doctors[self._arm(launch)]
 
     def command(self, spec: ServerSpec) -> tuple[str, ...]:
-        """What starts a server: its own command, else the option, else this interpreter's engine."""
+        """What starts a server: its own command, else the option, else this interpreter's
+        engine."""
         return spec.command or self._settings.vllm_command or default_command()
 
     def differences(self, server: str) -> tuple[str, ...]:
-        """What tells the second engine from the first on a server: as asked for, and by the distributions behind the commands."""
+        """What tells the second engine from the first on a server: as asked for, and by the
+        distributions behind the commands."""
         first, second = (self.spec(Launch(server, arm=arm)) for arm in ("a", SECOND))
         found = list(differences(first, second, self.command(first)))
         if self.command(first) != self.command(second):
             engines = [probe_command(self.command(spec)) for spec in (first, second)]
-            names = [f"{engine.distribution} {engine.version}" if engine else "an unknown engine" for engine in engines]
+            names = [
+                f"{engine.distribution} {engine.version}" if engine else "an unknown engine"
+                for engine in engines
+            ]
             found += [f"{names[1]} instead of {names[0]}"] if names[0] != names[1] else []
         return tuple(found)
 
@@ -56,11 +66,15 @@ class Arms:
         if option is None:
             return ""
         if server not in self._words:
-            self._words[server] = f"engine B is {option.text} ({'; '.join(self.differences(server)) or 'the same as engine A'})"
+            self._words[server] = (
+                f"engine B is {option.text} "
+                f"({'; '.join(self.differences(server)) or 'the same as engine A'})"
+            )
         return self._words[server]
 
     def against(self, launch: Launch) -> dict[str, object] | None:
-        """For the records of the second engine: the option as written, and what differs; None for the first engine."""
+        """For the records of the second engine: the option as written, and what differs; None for
+        the first engine."""
         option = self._settings.against
         if option is None or launch.arm != SECOND:
             return None

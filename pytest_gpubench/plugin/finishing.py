@@ -1,4 +1,5 @@
-"""When a run ends, on the controller: baselines are recorded, what is undecided is written down for another run."""
+"""When a run ends, on the controller: baselines are recorded, what is undecided is written down for
+another run."""
 
 from __future__ import annotations
 
@@ -26,7 +27,13 @@ _CASES_NAMED = 4
 
 
 def finish(
-    config: pytest.Config, settings: Settings, baselines: Baselines, run: Path, outcomes: Sequence[Outcome], *, interrupted: bool
+    config: pytest.Config,
+    settings: Settings,
+    baselines: Baselines,
+    run: Path,
+    outcomes: Sequence[Outcome],
+    *,
+    interrupted: bool,
 ) -> tuple[list[str], bool]:
     """Record baselines if asked, write ``rerun.txt`` where something is undecided.
 
@@ -38,7 +45,12 @@ def finish(
     if settings.update_baselines and interrupted:
         lines.append("no baseline is written: the run was interrupted")
     elif settings.update_baselines:
-        updated = update_baselines(baselines, run.name, *_recordable(outcomes), accept_regression=settings.accept_regression)
+        updated = update_baselines(
+            baselines,
+            run.name,
+            *_recordable(outcomes),
+            accept_regression=settings.accept_regression,
+        )
         lines += _update_lines(updated)
         failed = bool(updated.errors)
     elif settings.against is None:
@@ -52,26 +64,35 @@ def finish(
         except GpubenchError as error:
             lines.append(str(error))
             return lines, True
-        lines.append(f"undecided, to be measured again: pytest @{os.path.relpath(path, config.invocation_params.dir)}")
+        lines.append(
+            "undecided, to be measured again: pytest "
+            f"@{os.path.relpath(path, config.invocation_params.dir)}"
+        )
     return lines, failed
 
 
 def undecided_ids(outcomes: Iterable[Outcome]) -> list[str]:
-    """Node ids of all launches of what ended INCONCLUSIVE or INVALID, and of the sides of such a ratio, in the order of the run."""
+    """Node ids of all launches of what ended INCONCLUSIVE or INVALID, and of the sides of such a
+    ratio, in the order of the run."""
     outcomes = list(outcomes)
-    open_ones = {key: last for key, last in last_verdicts(outcomes).items() if is_undecided(last.verdict)}
+    open_ones = {
+        key: last for key, last in last_verdicts(outcomes).items() if is_undecided(last.verdict)
+    }
     wanted = {*open_ones, *(case for last in open_ones.values() for case in last.sides)}
     return list(dict.fromkeys(outcome.nodeid for outcome in outcomes if outcome.key in wanted))
 
 
 def _recordable(outcomes: Sequence[Outcome]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """By case (or start of a server) its judged launches; and a sentence for each that failed before it could be judged."""
+    """By case (or start of a server) its judged launches; and a sentence for each that failed
+    before it could be judged."""
     by_launch: dict[str, dict[str, dict[str, Any]]] = {}
     for outcome in outcomes:
         if outcome.judged:
             by_launch.setdefault(outcome.key, {})[outcome.launch] = outcome.judged
     judged = {key: list(launches.values()) for key, launches in by_launch.items()}
-    failed = {outcome.key for outcome in outcomes if outcome.outcome == "failed" and not outcome.judged}
+    failed = {
+        outcome.key for outcome in outcomes if outcome.outcome == "failed" and not outcome.judged
+    }
     refused = [f"{key} not recorded: a launch of it failed" for key in judged if key in failed]
     return {key: launches for key, launches in judged.items() if key not in failed}, refused
 
@@ -107,11 +128,14 @@ def _offer(config: pytest.Config, outcomes: Sequence[Outcome]) -> list[str]:
 
 def _lacks_baseline(outcome: Outcome) -> bool:
     metrics = (outcome.judged.get("verdict") or {}).get("metrics", ())
-    return outcome.verdict == "UNGATED" and any(one["code"] in ("no-baseline", "not-comparable") for one in metrics)
+    return outcome.verdict == "UNGATED" and any(
+        one["code"] in ("no-baseline", "not-comparable") for one in metrics
+    )
 
 
 def _paths(config: pytest.Config) -> list[str]:
-    """The files and folders that this run was given; ids name launches that another number of launches does not have."""
+    """The files and folders that this run was given; ids name launches that another number of
+    launches does not have."""
     if config.args_source is not config.ArgsSource.ARGS:
         return []
     return list(dict.fromkeys(argument.split("::")[0] for argument in config.args))
@@ -121,4 +145,7 @@ def _relative(config: pytest.Config, ids: Iterable[str]) -> list[str]:
     """Ids are relative to the root folder, arguments to the folder in which pytest is started."""
     if config.rootpath == config.invocation_params.dir:
         return list(ids)
-    return [os.path.relpath(config.rootpath, config.invocation_params.dir) + os.sep + nodeid for nodeid in ids]
+    return [
+        os.path.relpath(config.rootpath, config.invocation_params.dir) + os.sep + nodeid
+        for nodeid in ids
+    ]

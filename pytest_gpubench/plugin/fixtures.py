@@ -1,7 +1,8 @@
-"""The fixtures. Bodies import what they need: declaring them costs nothing in a run without recipes.
+"""The fixtures. Bodies import what they need: declaring them costs nothing in a run without
+recipes.
 
-Our own code uses only the ``_gpubench_*`` names; the public ones are aliases, so that a user's fixture named ``engine`` or ``case``
-stays the user's and breaks nothing of ours.
+Our own code uses only the ``_gpubench_*`` names; the public ones are aliases, so that a user's
+fixture named ``engine`` or ``case`` stays the user's and breaks nothing of ours.
 """
 
 from __future__ import annotations
@@ -57,15 +58,22 @@ def _gpubench_engine(pytestconfig: pytest.Config, _gpubench_launch: Launch) -> I
 
 
 @pytest.fixture
-def _gpubench_engine_check(pytestconfig: pytest.Config, _gpubench_launch: Launch, _gpubench_engine: Engine) -> EngineCheck:
+def _gpubench_engine_check(
+    pytestconfig: pytest.Config, _gpubench_launch: Launch, _gpubench_engine: Engine
+) -> EngineCheck:
     return session_of(pytestconfig).servers.check(_gpubench_launch)
 
 
 @pytest.fixture
-def _gpubench_measure(request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case) -> Callable[[], Measurement]:
+def _gpubench_measure(
+    request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case
+) -> Callable[[], Measurement]:
     runner = session_of(request.config).runner
     return lambda: runner.measure(
-        request.node, _gpubench_launch, _gpubench_case, lambda: request.getfixturevalue("_gpubench_engine")
+        request.node,
+        _gpubench_launch,
+        _gpubench_case,
+        lambda: request.getfixturevalue("_gpubench_engine"),
     )
 
 
@@ -74,7 +82,9 @@ def _gpubench_gate(
     request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case
 ) -> Callable[[Measurement], Verdict]:
     runner = session_of(request.config).runner
-    return lambda measurement: runner.judge(request.node, _gpubench_launch, _gpubench_case, measurement)
+    return lambda measurement: runner.judge(
+        request.node, _gpubench_launch, _gpubench_case, measurement
+    )
 
 
 @pytest.fixture
@@ -92,7 +102,9 @@ def _gpubench_ratio(request: pytest.FixtureRequest) -> RatioPoint:
 
 
 @pytest.fixture
-def _gpubench_ratio_gate(request: pytest.FixtureRequest, _gpubench_ratio: RatioPoint) -> Callable[[], Verdict]:
+def _gpubench_ratio_gate(
+    request: pytest.FixtureRequest, _gpubench_ratio: RatioPoint
+) -> Callable[[], Verdict]:
     from pytest_gpubench.plugin.ratio_items import judge_item
 
     return lambda: judge_item(session_of(request.config), request.node, _gpubench_ratio)
@@ -100,7 +112,8 @@ def _gpubench_ratio_gate(request: pytest.FixtureRequest, _gpubench_ratio: RatioP
 
 @pytest.fixture(scope="session")
 def engine(_gpubench_engine: Engine) -> Engine:
-    """The running server of this test, with its facts (URL, version, backends, KV cache size, start-up phases)."""
+    """The running server of this test, with its facts (URL, version, backends, KV cache size,
+    start-up phases)."""
     return _gpubench_engine
 
 
@@ -112,19 +125,22 @@ def case(_gpubench_case: Case) -> Case:
 
 @pytest.fixture
 def measure(_gpubench_measure: Callable[[], Measurement]) -> Callable[[], Measurement]:
-    """``measure()`` runs the case once on this launch, writes its record and returns the measurement."""
+    """``measure()`` runs the case once on this launch, writes its record and returns the
+    measurement."""
     return _gpubench_measure
 
 
 @pytest.fixture
 def gate(_gpubench_gate: Callable[[Measurement], Verdict]) -> Callable[[Measurement], Verdict]:
-    """``gate(measurement)`` judges it: FAIL fails the test, INCONCLUSIVE and INVALID are reported as skipped with the reason."""
+    """``gate(measurement)`` judges it: FAIL fails the test, INCONCLUSIVE and INVALID are reported
+    as skipped with the reason."""
     return _gpubench_gate
 
 
 @pytest.fixture(scope="session")
 def client(_gpubench_engine: Engine) -> Iterator[OpenAI]:
-    """A plain OpenAI client of the engine, without retries; it follows no redirect, which would take the key along."""
+    """A plain OpenAI client of the engine, without retries; it follows no redirect, which would
+    take the key along."""
     import openai
 
     http = openai.DefaultHttpxClient(follow_redirects=False)
@@ -144,7 +160,8 @@ def async_client(_gpubench_engine: Engine) -> AsyncOpenAI:
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Give a test its launches and cases: both, launches only, or cases only; or the ratios between cases."""
+    """Give a test its launches and cases: both, launches only, or cases only; or the ratios between
+    cases."""
     metafunc.config.stash[USES_US] = True
     names = tuple(name for name in (LAUNCH, CASE) if name in metafunc.fixturenames) or (RATIO,)
     session = find_session(metafunc.config)
@@ -157,7 +174,9 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
     with gc_pause.paused():
         sets = session.parameters.of(names)
-        if sets or names != (RATIO,):  # without ratios the test is one item, which is taken out again
+        if sets or names != (
+            RATIO,
+        ):  # without ratios the test is one item, which is taken out again
             metafunc.parametrize(names, sets, indirect=True, scope="session")
 
 
@@ -167,5 +186,6 @@ class _NoRecipes:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config) -> None:
         raise pytest.UsageError(
-            f"no recipes.yaml in {config.rootpath}: write one with 'gpubench init', or name a file with --gpubench-recipes FILE"
+            f"no recipes.yaml in {config.rootpath}: write one with 'gpubench init', or "
+            "name a file with --gpubench-recipes FILE"
         )

@@ -1,4 +1,5 @@
-"""Python's garbage collector and thousands of cases: they are no garbage, and looking through them again and again costs."""
+"""Python's garbage collector and thousands of cases: they are no garbage, and looking through them
+again and again costs."""
 
 from __future__ import annotations
 
@@ -20,9 +21,11 @@ def paused() -> Iterator[None]:
 
 
 def spare_what_stays() -> None:
-    """Leave modules and recipes, which live as long as the process, out of later collections and of the one at exit.
+    """Leave modules and recipes, which live as long as the process, out of later collections and of
+    the one at exit.
 
-    Once per process: where several runs share one (pytester), a second call would also keep the garbage of the first.
+    Once per process: where several runs share one (pytester), a second call would also keep the
+        garbage of the first.
     """
     if not gc.get_freeze_count():
         gc.freeze()

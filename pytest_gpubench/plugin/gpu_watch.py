@@ -1,4 +1,5 @@
-"""The GPUs of a server while it is measured: sampled around the load, summed up into the measurement."""
+"""The GPUs of a server while it is measured: sampled around the load, summed up into the
+measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from pytest_gpubench.measure.measurement import Measurement
 
 
 class GpuWatch:
-    """Samples a server's GPUs while the context is open; does nothing for a server without any that we know of."""
+    """Samples a server's GPUs while the context is open; does nothing for a server without any that
+    we know of."""
 
     def __init__(self, gpus: Sequence[Gpu], engine: Engine) -> None:
         self._sampler = GpuSampler([gpu.uuid for gpu in gpus])
@@ -29,20 +31,39 @@ class GpuWatch:
         self._sampler.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._own |= _tree(self._engine.pid)
         self._sampler.__exit__(kind, value, traceback)
 
     def complete(self, measurement: Measurement, records: Sequence[RequestRecord]) -> Measurement:
-        """The measurement with power, energy, and flags for clocks held back and foreign processes."""
+        """The measurement with power, energy, and flags for clocks held back and foreign
+        processes."""
         samples = self._sampler.samples
-        measured = [record for record in records if record.phase == "measured" and record.last_token_ns is not None]
+        measured = [
+            record
+            for record in records
+            if record.phase == "measured" and record.last_token_ns is not None
+        ]
         if not samples or not measured or measurement.problems:
             return measurement
-        start, end = min(record.due_ns for record in measured), max(record.last_token_ns or 0 for record in measured)
+        start, end = (
+            min(record.due_ns for record in measured),
+            max(record.last_token_ns or 0 for record in measured),
+        )
         timed = [name for name in measurement.metrics if name != "acceptance_length"]
         window = gpu_window(
-            samples, start, end, measurement.totals.output_tokens, own=self._own or None, timed=timed, name=_in_words
+            samples,
+            start,
+            end,
+            measurement.totals.output_tokens,
+            own=self._own or None,
+            timed=timed,
+            name=_in_words,
         )
         return replace(
             measurement,
@@ -55,7 +76,11 @@ class GpuWatch:
 
 def _tree(pid: int | None) -> set[int]:
     try:
-        return set() if pid is None else {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+        return (
+            set()
+            if pid is None
+            else {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+        )
     except psutil.Error:
         return set()
 

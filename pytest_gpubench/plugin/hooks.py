@@ -10,7 +10,15 @@ import pytest
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.plugin import outcomes, ratio_items
-from pytest_gpubench.plugin.items import INIT_GATE, UNTIL_GREEN, USES_US, Chosen, parameters_of, refuse_repeats, run_order
+from pytest_gpubench.plugin.items import (
+    INIT_GATE,
+    UNTIL_GREEN,
+    USES_US,
+    Chosen,
+    parameters_of,
+    refuse_repeats,
+    run_order,
+)
 from pytest_gpubench.plugin.reserves import Settling, subject_of, subjects_of
 from pytest_gpubench.plugin.session import BenchmarkSession
 from pytest_gpubench.plugin.xdist import Selection, ServerScheduling, refuse_what_would_mislead
@@ -51,7 +59,9 @@ class Hooks:
         selection = self._selection()
         if any(selection.parameters_of(nodeid) for nodeid in ids):
             workers = int(node.workerinput["workercount"])
-            refusal = refuse_what_would_mislead(config.getoption("dist"), workers, settings.exclusive, bool(settings.base_url))
+            refusal = refuse_what_would_mislead(
+                config.getoption("dist"), workers, settings.exclusive, bool(settings.base_url)
+            )
             if refusal:
                 raise pytest.UsageError(refusal)
             config.stash[USES_US] = True
@@ -69,11 +79,20 @@ class Hooks:
 
     def pytest_report_header(self) -> list[str]:
         book = self._benchmark.book
-        lines = [f"gpubench: {len(book.cases)} cases of {', '.join(book.files)}, one server per {book.policy}"]
+        lines = [
+            f"gpubench: {len(book.cases)} cases of {', '.join(book.files)}, one server "
+            f"per {book.policy}"
+        ]
         if self._benchmark.settings.against is not None:
-            lines.append(f"gpubench: against: {self._benchmark.settings.against.text}; the engines take turns as A B B A")
+            lines.append(
+                f"gpubench: against: {self._benchmark.settings.against.text}; the "
+                "engines take turns as A B B A"
+            )
         if book.unsupported:
-            lines.append(f"gpubench: {len(book.unsupported)} entries are not supported (gpubench plan lists them)")
+            lines.append(
+                f"gpubench: {len(book.unsupported)} entries are not supported (gpubench "
+                "plan lists them)"
+            )
         return lines
 
     @pytest.hookimpl(tryfirst=True)
@@ -81,7 +100,9 @@ class Hooks:
         return [] if ratio_items.is_idle(obj, self._benchmark.book) else None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
         positions = {item: index for index, item in enumerate(items)}
         if USES_US in config.stash and self._benchmark.book.problems:
             raise pytest.UsageError(problem_text(self._benchmark.book))
@@ -106,17 +127,23 @@ class Hooks:
             if launch and case:
                 self._cases_of.setdefault(launch, []).append(case)
         if USES_US in session.config.stash:
-            outcomes.announce_selection(session.config, self._benchmark.book, self._benchmark.selected)
+            outcomes.announce_selection(
+                session.config, self._benchmark.book, self._benchmark.selected
+            )
         # pytest calls this hook also where the collection was refused or has errors.
         if self._benchmark.accepted and not session.testsfailed:
             self._benchmark.write_documents(list(cases.values()))
         if session.config.option.collectonly:
             return
-        if not hasattr(session.config, "workerinput"):  # a worker says it with the test that needs the file
+        if not hasattr(
+            session.config, "workerinput"
+        ):  # a worker says it with the test that needs the file
             self._benchmark.read_baselines(subjects_of(session.items))
         if any(launch.reserve for launch in servers):
             benchmark = self._benchmark
-            benchmark.settling = Settling(session.items, lambda subject: benchmark.gate.judging.verdict(subject))
+            benchmark.settling = Settling(
+                session.items, lambda subject: benchmark.gate.judging.verdict(subject)
+            )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -155,7 +182,9 @@ class Hooks:
         self._phases_run.add((item.nodeid, phase))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         outcomes.attach(item, report, self._benchmark.book)
         launch, case = parameters_of(item) or (None, None)
@@ -182,7 +211,9 @@ class Hooks:
             verbosity = terminalreporter.config.get_verbosity()
             for line in summary_lines(rows, frontier=verbosity >= 0, verbose=verbosity > 0)[1:]:
                 terminalreporter.write_line(line)
-        for line in outcomes.against_lines(self._benchmark.settings.against, self._benchmark.outcomes):
+        for line in outcomes.against_lines(
+            self._benchmark.settings.against, self._benchmark.outcomes
+        ):
             terminalreporter.write_line(line)
         for line in outcomes.ratio_lines(self._benchmark.outcomes):
             terminalreporter.write_line(line)

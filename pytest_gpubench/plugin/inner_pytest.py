@@ -16,7 +16,8 @@ from pytest_gpubench.model.failures import CommandError
 _SUITE = "pytest_gpubench.suite"
 _NOTHING_SELECTED = 5
 _COUNT_OF_ITEMS = re.compile(r"\S*: \d+")
-"""How pytest lists what it collected where it is told to be quiet twice; it says nothing to a person."""
+"""How pytest lists what it collected where it is told to be quiet twice; it says nothing to a
+person."""
 
 
 def selection_plan(
@@ -81,7 +82,9 @@ def _run_pytest(option: str, arguments: Sequence[str]) -> None:
     said = [*_lines(done.stdout), *_lines(done.stderr)]
     print(*said, sep="\n", end="\n" if said else "", file=sys.stderr, flush=True)
     if done.returncode == _NOTHING_SELECTED:
-        words = f"no {option}: the selection matches no case; gpubench plan without -k and -m lists all"
+        words = (
+            f"no {option}: the selection matches no case; gpubench plan without -k and -m lists all"
+        )
         raise CommandError(words, _NOTHING_SELECTED)
     if done.returncode:
         # A signal's number is negative; a shell says 128 and the number.

@@ -71,7 +71,8 @@ class Parameters:
         self._sets: dict[tuple[str, ...], list[Any]] = {}
 
     def of(self, names: tuple[str, ...]) -> list[Any]:
-        """Parameter sets for ``(launch, case)``, ``(launch,)``, ``(case,)`` or ``(ratio,)``, in the order of the plan."""
+        """Parameter sets for ``(launch, case)``, ``(launch,)``, ``(case,)`` or ``(ratio,)``, in the
+        order of the plan."""
         if names not in self._sets:
             self._sets[names] = list(self._build(names))
         return self._sets[names]
@@ -84,13 +85,21 @@ class Parameters:
 
             points = ratio_points(self._book.ratios, self._book.cases)
             often = Counter(point.label for point in points)
-            return [pytest.param(one, id=one.label if often[one.label] == 1 else f"{one.label}:{one.of}") for one in points]
+            return [
+                pytest.param(
+                    one, id=one.label if often[one.label] == 1 else f"{one.label}:{one.of}"
+                )
+                for one in points
+            ]
         cases_of: dict[str, list[Case]] = {}
         for case in self._book.cases:
             cases_of.setdefault(case.server, []).append(case)
         marks = {server: server_mark(cases[0]) for server, cases in cases_of.items()}
         if names == (CASE,):
-            return [pytest.param(case, id=case.id, marks=case_marks(case, marks[case.server])) for case in self._book.cases]
+            return [
+                pytest.param(case, id=case.id, marks=case_marks(case, marks[case.server]))
+                for case in self._book.cases
+            ]
         count: dict[str, int] = {}
         for launch in self._launches:
             count[launch.server] = count.get(launch.server, 0) + 1
@@ -100,15 +109,23 @@ class Parameters:
             suffix = f":{launch.arm}{launch.index}" if launch.arm else suffix
             served = cases_of[launch.server]
             if names == (LAUNCH,):
-                sets.append(pytest.param(launch, id=f"{launch.server}{suffix}", marks=server_marks(served)))
+                sets.append(
+                    pytest.param(launch, id=f"{launch.server}{suffix}", marks=server_marks(served))
+                )
             else:
                 mark = marks[launch.server]
-                sets += [pytest.param(launch, case, id=f"{case.id}{suffix}", marks=case_marks(case, mark)) for case in served]
+                sets += [
+                    pytest.param(
+                        launch, case, id=f"{case.id}{suffix}", marks=case_marks(case, mark)
+                    )
+                    for case in served
+                ]
         return sets
 
 
 def case_marks(case: Case, server: pytest.MarkDecorator) -> list[pytest.MarkDecorator]:
-    """Every tag as a mark, and one ``gpubench(...)`` mark with the case's fields, which adds to that of its server."""
+    """Every tag as a mark, and one ``gpubench(...)`` mark with the case's fields, which adds to
+    that of its server."""
     workload = case.workload
     whole = server.with_args(isl=workload.isl, osl=workload.osl, conc=workload.conc, case=case.id)
     return [*map(_mark, case.tags), whole]
@@ -124,7 +141,8 @@ def mark_values(cases: Iterable[Case]) -> dict[str, set[Any]]:
 
 
 def server_marks(cases: Sequence[Case]) -> list[pytest.MarkDecorator]:
-    """Marks of a test that needs a server but no case: what the server's id says and all its cases have in common."""
+    """Marks of a test that needs a server but no case: what the server's id says and all its cases
+    have in common."""
     first = cases[0]
     words = set(first.server.split("-"))
     common = [tag for tag in first.tags if tag in words and all(tag in case.tags for case in cases)]
@@ -160,13 +178,20 @@ def parameters_of(item: pytest.Item) -> tuple[Launch | None, Case | None] | None
     callspec = getattr(item, "callspec", None)
     if callspec is None or PARAMETERS.isdisjoint(callspec.params):
         return None
-    # Without any case, pytest fills in a value of its own and skips the test. Both our types name their server.
+    # Without any case, pytest fills in a value of its own and skips the test. Both our types name
+    # their server.
     launch, case = callspec.params.get(LAUNCH), callspec.params.get(CASE)
-    return (launch if hasattr(launch, "server") else None, case if hasattr(case, "server") else None)
+    return (
+        launch if hasattr(launch, "server") else None,
+        case if hasattr(case, "server") else None,
+    )
 
 
-def run_order(items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positions: dict[pytest.Item, int]) -> list[pytest.Item]:
-    """Other tests first, then servers by GPU count, largest first, each server's items together; tests without a server last."""
+def run_order(
+    items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positions: dict[pytest.Item, int]
+) -> list[pytest.Item]:
+    """Other tests first, then servers by GPU count, largest first, each server's items together;
+    tests without a server last."""
     found_of = {item: parameters_of(item) for item in items}
     first_seen: dict[str, int] = {}
     for item, found in found_of.items():

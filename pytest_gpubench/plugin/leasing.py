@@ -1,4 +1,5 @@
-"""The leases of a run's servers: taken before a start, given back after the stop, and the words about both."""
+"""The leases of a run's servers: taken before a start, given back after the stop, and the words
+about both."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ import pytest
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory, visible_inventory
 from pytest_gpubench.host.host_facts import physical_cores
 from pytest_gpubench.host.leases.broker import Broker
-from pytest_gpubench.host.leases.choice import Wanted, binds_threads, memory_not_returned, server_env
+from pytest_gpubench.host.leases.choice import (
+    Wanted,
+    binds_threads,
+    memory_not_returned,
+    server_env,
+)
 from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import ServerSpec
@@ -27,7 +33,9 @@ _MEMORY_POLL_SECONDS = 0.2
 class Leasing:
     """One lease at a time, as a pytest process runs one server at a time."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, run: str, side_by_side: int = 1) -> None:
+    def __init__(
+        self, config: pytest.Config, settings: Settings, run: str, side_by_side: int = 1
+    ) -> None:
         self._config = config
         self._settings = settings
         self._run = run
@@ -53,12 +61,18 @@ class Leasing:
             side_by_side=self._side_by_side,
         )
         timeout = self._settings.start_timeout_s
-        self._lease = self._broker.acquire(wanted, timeout=timeout, gpus=lambda: _gpus_now(spec.hardware))
+        self._lease = self._broker.acquire(
+            wanted, timeout=timeout, gpus=lambda: _gpus_now(spec.hardware)
+        )
         return self._lease
 
     def env(self, spec: ServerSpec, engine_version: str | None) -> dict[str, str]:
         """Environment that keeps the server on what it was granted."""
-        return {} if self._lease is None else server_env(self._lease.grant, engine_version, spec.topology.gpus)
+        return (
+            {}
+            if self._lease is None
+            else server_env(self._lease.grant, engine_version, spec.topology.gpus)
+        )
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -66,22 +80,28 @@ class Leasing:
         return () if self._lease is None else self._lease.grant.gpus
 
     def co_tenancy(self) -> dict[str, Any] | None:
-        """What else of ours was on this host since the server started; None where nothing was leased."""
+        """What else of ours was on this host since the server started; None where nothing was
+        leased."""
         return None if self._lease is None else self._lease.co_tenancy()
 
     def end(self) -> None:
-        """Give back what the stopped server held; says so where its GPU memory has not come back."""
+        """Give back what the stopped server held; says so where its GPU memory has not come
+        back."""
         lease, self._lease = self._lease, None
         if lease is None:
             return
         try:
             for sentence in _wait_for_memory(lease.grant.gpus):
-                self.say(f"{sentence}, {_MEMORY_SECONDS:.0f} s after the server was stopped; the next launch there waits for it")
+                self.say(
+                    f"{sentence}, {_MEMORY_SECONDS:.0f} s after the server was stopped; "
+                    "the next launch there waits for it"
+                )
         finally:
             lease.release()
 
     def say(self, text: str) -> None:
-        """A line for the person at the terminal, now, whatever pytest captures; from a worker of xdist it goes to stderr."""
+        """A line for the person at the terminal, now, whatever pytest captures; from a worker of
+        xdist it goes to stderr."""
         text = for_terminal(text)
         capture = self._config.pluginmanager.get_plugin("capturemanager")
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -95,7 +115,9 @@ class Leasing:
 
 
 def _gpus_now(hardware: str) -> tuple[Gpu, ...]:
-    return visible_inventory(read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES")).of_hardware(hardware)
+    return visible_inventory(read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES")).of_hardware(
+        hardware
+    )
 
 
 def _wait_for_memory(before: Sequence[Gpu]) -> list[str]:

@@ -1,4 +1,5 @@
-"""The live line on a terminal: shown below pytest's own line while a case runs, and gone without a trace afterwards."""
+"""The live line on a terminal: shown below pytest's own line while a case runs, and gone without a
+trace afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _WORDS = {"prompts": "making prompts", "warmup": "warm-up", "measured": "measuri
 
 @dataclass
 class LiveCase:
-    """What is known of the running case; ``now`` is any monotonic clock in seconds. Safe to feed from two threads."""
+    """What is known of the running case; ``now`` is any monotonic clock in seconds. Safe to feed
+    from two threads."""
 
     label: str
     conc: int = 1
@@ -83,7 +85,11 @@ class LiveCase:
         return f"{label}  {words}"
 
     def _rate(self, now: float) -> float | None:
-        if self._stage == "prompts" or len(self._counts) < 2 or now - self._counts[-1][0] > 2 * _WINDOW:
+        if (
+            self._stage == "prompts"
+            or len(self._counts) < 2
+            or now - self._counts[-1][0] > 2 * _WINDOW
+        ):
             return None
         (start, low), (end, high) = self._counts[0], self._counts[-1]
         return (high - low) / (end - start) if end > start else None
@@ -103,17 +109,20 @@ class LiveCase:
 
 
 _EVERY = 1.0
-"""Seconds between updates: the line must not take time from the client that is measured beside it."""
+"""Seconds between updates: the line must not take time from the client that is measured beside
+it."""
 
 
 class Screen:
     """Draws one line below the cursor and takes it away again.
 
-    With ``control`` (a terminal that was not told to be plain) the cursor returns to where it was; without it the line stands in a
-    line of its own, drawn with carriage returns and spaces only.
+    With ``control`` (a terminal that was not told to be plain) the cursor returns to where it was;
+    without it the line stands in a line of its own, drawn with carriage returns and spaces only.
     """
 
-    def __init__(self, opened: Callable[[], AbstractContextManager[TextIO]], width: int, *, control: bool) -> None:
+    def __init__(
+        self, opened: Callable[[], AbstractContextManager[TextIO]], width: int, *, control: bool
+    ) -> None:
         self._opened = opened
         self._width = width
         self._control = control
@@ -123,7 +132,8 @@ class Screen:
     def draw(self, text: str) -> None:
         """Show the text in place of the last one."""
         text = text[: self._width - 1]
-        # Down and up again, so that there is a line below even at the bottom of the screen; then remember the place.
+        # Down and up again, so that there is a line below even at the bottom of the screen; then
+        # remember the place.
         start = "\r" if self._shown or not self._control else "\x1bD\x1b[1A\x1b7\r\n"
         self._write(start + text + " " * max(0, self._drawn - len(text)))
         self._drawn, self._shown = len(text), True
@@ -143,7 +153,12 @@ class Screen:
 class Showing:
     """A case that is being shown; with no drawing function it only swallows what it is told."""
 
-    def __init__(self, live: LiveCase, draw: Callable[[str], None] | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        live: LiveCase,
+        draw: Callable[[str], None] | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._live = live
         self._draw = draw
         self._clock = clock
@@ -176,10 +191,17 @@ def nothing(case: Case) -> Iterator[Showing]:
 
 
 def shows_of(config: pytest.Config) -> Shows:
-    """How this run shows its cases: nothing without a terminal, in a worker of xdist, under ``-q -q`` and with ``TERM=dumb``."""
+    """How this run shows its cases: nothing without a terminal, in a worker of xdist, under ``-q
+    -q`` and with ``TERM=dumb``."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     quiet = config.get_verbosity() <= -2
-    if reporter is None or quiet or hasattr(config, "workerinput") or not reporter.isatty or os.environ.get("TERM") == "dumb":
+    if (
+        reporter is None
+        or quiet
+        or hasattr(config, "workerinput")
+        or not reporter.isatty
+        or os.environ.get("TERM") == "dumb"
+    ):
         return nothing
 
     @contextlib.contextmanager
@@ -188,9 +210,13 @@ def shows_of(config: pytest.Config) -> Shows:
         if not control:
             reporter.ensure_newline()
         reporter.flush()
-        screen = Screen(lambda: _uncaptured(config), shutil.get_terminal_size().columns, control=control)
+        screen = Screen(
+            lambda: _uncaptured(config), shutil.get_terminal_size().columns, control=control
+        )
         try:
-            yield Showing(LiveCase(case.id, case.workload.conc, case.workload.duration), screen.draw)
+            yield Showing(
+                LiveCase(case.id, case.workload.conc, case.workload.duration), screen.draw
+            )
         finally:
             screen.clear()
 

@@ -38,9 +38,11 @@ def models_of(spec: ServerSpec) -> list[Wanted]:
 def fetch_weights(
     spec: ServerSpec, cache_dir: Path | None, on_progress: Callable[[Progress], None] | None = None
 ) -> dict[str, str | None]:
-    """Commit by repository of everything that the server loads; what is missing is downloaded under a lock.
+    """Commit by repository of everything that the server loads; what is missing is downloaded under
+    a lock.
 
-    The embedded pair is written from the package instead: it is on no hub. A folder of one's own has no commit.
+    The embedded pair is written from the package instead: it is on no hub. A folder of one's own
+        has no commit.
 
     Raises:
         BenchmarkError: where a repository cannot be had, with cause and remedy.

@@ -1,5 +1,5 @@
-"""The options of the command line and their ini twins: one table. Imported in every pytest run, so it
-imports nothing heavy."""
+"""The options of the command line and their ini twins: one table. Imported in every pytest run, so
+it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ OPTIONS = (
     ),
     Option(
         "runner",
-        "this host is the runner LABEL: a case for it whose hardware is missing fails instead of being skipped",
+        "this host is the runner LABEL: a case for it whose hardware is missing fails "
+        "instead of being skipped",
         value="LABEL",
     ),
     Option(
@@ -84,19 +85,22 @@ OPTIONS = (
     ),
     Option(
         "matrix",
-        "collect only, and write the jobs of the selection (one per server) as JSON for a CI matrix",
+        "collect only, and write the jobs of the selection (one per server) as JSON "
+        "for a CI matrix",
         value="FILE",
         repeat=Repeat.NEVER,
     ),
     Option(
         "server-per",
-        "what shares a server: all points of a parallelism (default), of a shape (ISL/OSL), or one server per point",
+        "what shares a server: all points of a parallelism (default), of a shape "
+        "(ISL/OSL), or one server per point",
         choices=SHARING_POLICIES,
         ini="what shares a server: parallelism, shape or point",
     ),
     Option(
         "launches",
-        "fresh starts of every server: N, or N certain ones and up to M for what is undecided (default: 1)",
+        "fresh starts of every server: N, or N certain ones and up to M for what is "
+        "undecided (default: 1)",
         value="N|N..M",
         ini="fresh starts of every server: N or N..M",
         repeat=Repeat.RERUN,
@@ -116,12 +120,15 @@ OPTIONS = (
         "accept-regression",
         "with --gpubench-update-baselines: what became worse is accepted and begins a new anchor",
         repeat=Repeat.NEVER,
-        needs={"update-baselines": "accepts what is recorded: give --gpubench-update-baselines as well"},
+        needs={
+            "update-baselines": "accepts what is recorded: give --gpubench-update-baselines as well"
+        },
     ),
     Option("require-baseline", "a case without a comparable baseline fails", repeat=Repeat.RERUN),
     Option(
         "inconclusive",
-        "what INCONCLUSIVE and INVALID verdicts do: exit code 10 (exit, the default), only a skip (warn), a failure (fail)",
+        "what INCONCLUSIVE and INVALID verdicts do: exit code 10 (exit, the default), "
+        "only a skip (warn), a failure (fail)",
         choices=INCONCLUSIVE_CHOICES,
         ini="what INCONCLUSIVE and INVALID verdicts do: exit, warn or fail",
         repeat=Repeat.RERUN,
@@ -134,7 +141,8 @@ OPTIONS = (
     ),
     Option(
         "reuse",
-        "do not measure again what the results folder holds already: same server, workload, engine version, device, weights",
+        "do not measure again what the results folder holds already: same server, "
+        "workload, engine version, device, weights",
         repeat=Repeat.NEVER,
         excludes={
             "base-url": "what a running server is, only the server can say",
@@ -143,20 +151,28 @@ OPTIONS = (
     ),
     Option(
         "changed-since",
-        "only cases whose resolved recipe differs from that of a git revision; each is printed with what differs",
+        "only cases whose resolved recipe differs from that of a git revision; each is "
+        "printed with what differs",
         value="REV",
         repeat=Repeat.NEVER,
     ),
     Option(
         "base-url",
-        "measure a server that runs already (key from OPENAI_API_KEY); nothing is started or stopped",
+        "measure a server that runs already (key from OPENAI_API_KEY); nothing is "
+        "started or stopped",
         value="URL",
     ),
     Option(
         "model",
-        "with --gpubench-base-url: the served name to measure, where the server lists several models",
+        "with --gpubench-base-url: the served name to measure, where the server lists "
+        "several models",
         value="NAME",
-        needs={"base-url": "names a model of a server that runs already: give its address with --gpubench-base-url"},
+        needs={
+            "base-url": (
+                "names a model of a server that runs already: give its address with "
+                "--gpubench-base-url"
+            )
+        },
     ),
     Option(
         "vllm-command",
@@ -166,24 +182,29 @@ OPTIONS = (
     ),
     Option(
         "against",
-        "compare with a second engine on this host, launches in the order A B B A: another command, or flags and "
+        "compare with a second engine on this host, launches in the order A B B A: another "
+        "command, or flags and "
         "environment to change, such as '--block-size 256'; --gpubench-launches counts blocks",
         value="ENGINE|ARGS",
         repeat=Repeat.RERUN,
         excludes={
             "base-url": "a comparison starts both engines itself, one after the other",
-            "update-baselines": "the launches of a comparison alternate between two engines, a baseline is of one",
+            "update-baselines": (
+                "the launches of a comparison alternate between two engines, a baseline is of one"
+            ),
         },
     ),
     Option(
         "benchmark-json",
-        "write the durations of this run as a JSON file of pytest-benchmark's schema, for its tools and those that read it",
+        "write the durations of this run as a JSON file of pytest-benchmark's schema, "
+        "for its tools and those that read it",
         value="FILE",
         repeat=Repeat.NEVER,
     ),
     Option(
         "report",
-        "write this run's results as one self-contained HTML page (gpubench report makes it of any results)",
+        "write this run's results as one self-contained HTML page (gpubench report "
+        "makes it of any results)",
         value="FILE.html",
         repeat=Repeat.NEVER,
     ),
@@ -201,7 +222,8 @@ OPTIONS = (
     ),
     Option(
         "exclusive",
-        "one server at a time on this host (default: yes); needed for numbers that are compared. Holds among the runs of "
+        "one server at a time on this host (default: yes); needed for numbers that are compared. "
+        "Holds among the runs of "
         "this user: those of other users are seen only by what they hold on GPUs",
         choices=("yes", "no"),
     ),
@@ -246,7 +268,9 @@ def refuse_contradictions(config: pytest.Config) -> None:
             continue
         for other, why in option.excludes.items():
             if other in given:
-                raise pytest.UsageError(f"{option.flag} and --gpubench-{other} exclude each other: {why}; leave one out")
+                raise pytest.UsageError(
+                    f"{option.flag} and --gpubench-{other} exclude each other: {why}; leave one out"
+                )
         for other, why in option.needs.items():
             if other not in given:
                 raise pytest.UsageError(f"{option.flag} {why}")
@@ -278,7 +302,8 @@ def recipe_files(config: pytest.Config) -> tuple[tuple[Path, ...], bool]:
 
 
 def given_path(config: pytest.Config, name: str) -> Path | None:
-    """The path that ``--gpubench-NAME`` gives, relative to where pytest was started; None without it."""
+    """The path that ``--gpubench-NAME`` gives, relative to where pytest was started; None without
+    it."""
     given = config.getoption(f"gpubench_{name}")
     return _as_given(config, given) if given else None
 

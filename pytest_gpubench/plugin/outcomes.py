@@ -16,7 +16,14 @@ from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.plugin.items import INIT_GATE, RATIO, USES_US, Chosen, mark_values, parameters_of
+from pytest_gpubench.plugin.items import (
+    INIT_GATE,
+    RATIO,
+    USES_US,
+    Chosen,
+    mark_values,
+    parameters_of,
+)
 from pytest_gpubench.recipes.selection import nearest
 from pytest_gpubench.report.terminal import Row
 
@@ -48,8 +55,15 @@ _KEPT = (
     "accepted",
     "repeated",
 )
-_MEASURED, _SETTLED, _ACCEPTED = ("measured", "m", "MEASURED"), ("settled", "t", "SETTLED"), ("accepted", "a", "ACCEPTED")
-_UNDECIDED = {Status.INCONCLUSIVE.value: ("inconclusive", "I", "INCONCLUSIVE"), Status.INVALID.value: ("invalid", "V", "INVALID")}
+_MEASURED, _SETTLED, _ACCEPTED = (
+    ("measured", "m", "MEASURED"),
+    ("settled", "t", "SETTLED"),
+    ("accepted", "a", "ACCEPTED"),
+)
+_UNDECIDED = {
+    Status.INCONCLUSIVE.value: ("inconclusive", "I", "INCONCLUSIVE"),
+    Status.INVALID.value: ("invalid", "V", "INVALID"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +133,9 @@ def as_failure(report: pytest.TestReport) -> Failure:
 
 def attach(item: pytest.Item, report: pytest.TestReport, book: RecipeBook) -> None:
     """Put the case's result on the report of the phase that decided it."""
-    found = parameters_of(item) or ((None, None) if RATIO in getattr(item, "fixturenames", ()) else None)
+    found = parameters_of(item) or (
+        (None, None) if RATIO in getattr(item, "fixturenames", ()) else None
+    )
     if found is None or (report.when != "call" and report.passed):
         return
     if not report.passed:
@@ -130,7 +146,11 @@ def attach(item: pytest.Item, report: pytest.TestReport, book: RecipeBook) -> No
     properties = result.pop("properties", [])
     data |= result
     if case:
-        data |= {"case": case.id, "recipe": case.recipe, "point": case.id.removeprefix(case.identity.label + "-")}
+        data |= {
+            "case": case.id,
+            "recipe": case.recipe,
+            "point": case.id.removeprefix(case.identity.label + "-"),
+        }
     elif launch and INIT_GATE in getattr(item, "fixturenames", ()):
         data |= _start_of(book, launch)
     report.gpubench = data  # type: ignore[attr-defined]
@@ -153,10 +173,13 @@ def _start_of(book: RecipeBook, launch: Launch) -> dict[str, Any]:
 def takes_properties(config: pytest.Config) -> bool:
     """Whether verdicts become properties of their tests.
 
-    A JUnit file of the family ``xunit2`` (pytest's default) keeps to the schema of Jenkins' xUnit plugin, which
-    refuses a file with properties inside a test case; ``xunit1`` has them.
+    A JUnit file of the family ``xunit2`` (pytest's default) keeps to the schema of Jenkins' xUnit
+    plugin, which refuses a file with properties inside a test case; ``xunit1`` has them.
     """
-    return not config.getoption("xmlpath", None) or config.getini("junit_family") in ("xunit1", "legacy")
+    return not config.getoption("xmlpath", None) or config.getini("junit_family") in (
+        "xunit1",
+        "legacy",
+    )
 
 
 def _hide_secrets(report: pytest.TestReport) -> None:
@@ -199,9 +222,11 @@ def is_undecided(verdict: str) -> bool:
     return verdict in _UNDECIDED
 
 
-def exit_status(session: pytest.Session, outcomes: Sequence[Outcome], inconclusive: str = "exit") -> int:
-    """pytest's exit code; where that is 0: 10 (or what ``inconclusive`` says) for undecided verdicts, 5 for a run that was nothing
-    but cases and skipped them all."""
+def exit_status(
+    session: pytest.Session, outcomes: Sequence[Outcome], inconclusive: str = "exit"
+) -> int:
+    """pytest's exit code; where that is 0: 10 (or what ``inconclusive`` says) for undecided
+    verdicts, 5 for a run that was nothing but cases and skipped them all."""
     own = int(session.exitstatus)
     if any(outcome.repeated for outcome in outcomes):
         return int(pytest.ExitCode.USAGE_ERROR)
@@ -209,12 +234,18 @@ def exit_status(session: pytest.Session, outcomes: Sequence[Outcome], inconclusi
         return own
     if swallowed(outcomes):
         return int(pytest.ExitCode.TESTS_FAILED)
-    if inconclusive != "warn" and any(outcome.verdict in _UNDECIDED for outcome in last_verdicts(outcomes).values()):
+    if inconclusive != "warn" and any(
+        outcome.verdict in _UNDECIDED for outcome in last_verdicts(outcomes).values()
+    ):
         return EXIT_UNDECIDED if inconclusive == "exit" else int(pytest.ExitCode.TESTS_FAILED)
     undecided = any(outcome.verdict in _UNDECIDED for outcome in outcomes)
     skipped = sum(outcome.outcome == "skipped" for outcome in outcomes)
     only_ours = session.testscollected == len(outcomes) and not undecided
-    return int(pytest.ExitCode.NO_TESTS_COLLECTED) if outcomes and only_ours and skipped == len(outcomes) else own
+    return (
+        int(pytest.ExitCode.NO_TESTS_COLLECTED)
+        if outcomes and only_ours and skipped == len(outcomes)
+        else own
+    )
 
 
 def swallowed(outcomes: Sequence[Outcome]) -> list[str]:
@@ -229,18 +260,29 @@ def swallowed(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen) -> None:
-    """Say how many cases and servers were selected; where none was, which words would select some."""
+    """Say how many cases and servers were selected; where none was, which words would select
+    some."""
     cases, servers = len(selected.cases), len(selected.servers)
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or USES_US not in config.stash:
         return
     reporter.ensure_newline()
-    reporter.write_line(f"selected {cases} case{'s' if cases != 1 else ''} on {servers} server{'s' if servers != 1 else ''}")
+    reporter.write_line(
+        f"selected {cases} case{'s' if cases != 1 else ''} on {servers} "
+        f"server{'s' if servers != 1 else ''}"
+    )
     if not cases and book.cases and (config.option.keyword or config.option.markexpr):
-        asked = f"-k {config.option.keyword!r}" if config.option.keyword else f"-m {config.option.markexpr!r}"
+        asked = (
+            f"-k {config.option.keyword!r}"
+            if config.option.keyword
+            else f"-m {config.option.markexpr!r}"
+        )
         words = ", ".join(dict.fromkeys(tag for case in book.cases for tag in case.tags))
         files = ", ".join(book.files)
-        reporter.write_line(f"{asked} selects none of the {len(book.cases)} cases of {files}; their words are: {words}")
+        reporter.write_line(
+            f"{asked} selects none of the {len(book.cases)} cases of {files}; their "
+            f"words are: {words}"
+        )
         tags = {tag for case in book.cases for tag in case.tags}
         for expression in filter(None, (config.option.keyword, config.option.markexpr)):
             for hint in nearest(expression, tags, mark_values(book.cases)):
@@ -248,8 +290,8 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen
 
 
 def rows(outcomes: Sequence[Outcome], places: Mapping[str, tuple[int, float]]) -> list[Row]:
-    """A line per start of a server and per measured case (and arm, where two engines are compared), in the
-    order of ``places``.
+    """A line per start of a server and per measured case (and arm, where two engines are compared),
+    in the order of ``places``.
 
     Metrics are geometric means over the launches; the last verdict counts.
     """
@@ -268,21 +310,30 @@ def _row(launches: Sequence[Outcome]) -> Row:
     verdict = "FAIL" if last.outcome == "failed" and not told else next(reversed(told), "-")
     tentative = frozenset(name for launch in launches for name in launch.tentative)
     names = dict.fromkeys(name for launch in launches for name in launch.metrics)
-    metrics = {name: _mean([launch.metrics[name] for launch in launches if name in launch.metrics]) for name in names}
+    metrics = {
+        name: _mean([launch.metrics[name] for launch in launches if name in launch.metrics])
+        for name in names
+    }
     return Row(last.recipe, point, metrics, verdict, last.note, tentative)
 
 
 def against_lines(against: Against | None, outcomes: Sequence[Outcome]) -> list[str]:
-    """What the two engines of a comparison are; nothing where there is one engine or nothing was measured."""
+    """What the two engines of a comparison are; nothing where there is one engine or nothing was
+    measured."""
     if against is None or not any(outcome.arm == "b" and outcome.metrics for outcome in outcomes):
         return []
-    return ["", f"(a) is the engine of the recipes, (b) the one of --gpubench-against: {against.text}"]
+    return [
+        "",
+        f"(a) is the engine of the recipes, (b) the one of --gpubench-against: {against.text}",
+    ]
 
 
 def ratio_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """A line per ratio that was judged."""
     judged = [outcome for outcome in outcomes if outcome.sides and outcome.verdict]
-    lines = [for_terminal(f"{outcome.verdict}: {outcome.subject}: {outcome.note}") for outcome in judged]
+    lines = [
+        for_terminal(f"{outcome.verdict}: {outcome.subject}: {outcome.note}") for outcome in judged
+    ]
     return ["", *lines] if lines else []
 
 

@@ -1,4 +1,5 @@
-"""``--gpubench-plan`` and ``--gpubench-matrix``: the selection as JSON, without starting anything."""
+"""``--gpubench-plan`` and ``--gpubench-matrix``: the selection as JSON, without starting
+anything."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from pytest_gpubench.report.plan import plan_document
 from pytest_gpubench.report.records import write_record
 
 
-def write_plan(path: Path, book: RecipeBook, cases: Sequence[Case], arms: Arms, launches: Sequence[Launch]) -> None:
+def write_plan(
+    path: Path, book: RecipeBook, cases: Sequence[Case], arms: Arms, launches: Sequence[Launch]
+) -> None:
     """Write the plan of the selected cases to the file that ``--gpubench-plan`` names.
 
     Raises:
@@ -31,9 +34,16 @@ def write_plan(path: Path, book: RecipeBook, cases: Sequence[Case], arms: Arms, 
         other = arms.against(Launch(key, arm=SECOND))
         if other is not None:
             line = _line(arms, Launch(key, arm=SECOND))
-            against[key] = {**other, "argv": list(line.argv), "env": line.printable_env() | dict.fromkeys(line.unset)}
+            against[key] = {
+                **other,
+                "argv": list(line.argv),
+                "env": line.printable_env() | dict.fromkeys(line.unset),
+            }
     found = {key: arms.doctor(Launch(key)).findings(key) for key in lines}
-    findings = {case.id: [asdict(finding) for finding in findings_for(found[case.server], case.id)] for case in cases}
+    findings = {
+        case.id: [asdict(finding) for finding in findings_for(found[case.server], case.id)]
+        for case in cases
+    }
     write_record(path, plan_document(book, cases, lines, findings, launches, against))
 
 

@@ -1,6 +1,7 @@
 """Ratios as test items: run last where both sides are selected, judged from the records of the run.
 
-Under xdist the sides may be measured by different workers, so that no worker can judge; the controller does, when all have ended.
+Under xdist the sides may be measured by different workers, so that no worker can judge; the
+controller does, when all have ended.
 """
 
 from __future__ import annotations
@@ -21,25 +22,37 @@ if TYPE_CHECKING:
 
 
 def is_idle(function: object, book: RecipeBook) -> bool:
-    """Whether this is our test of ratios and the recipes have none: then it is no item, and no count is off by one."""
+    """Whether this is our test of ratios and the recipes have none: then it is no item, and no
+    count is off by one."""
     if book.ratios or getattr(function, "__name__", "") != "test_ratio":
         return False
     return getattr(function, "__module__", "") == "pytest_gpubench.suite"
 
 
 def take_out(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Remove the items of ratios, so that no ``-k`` chooses among them: what counts is whether their sides are selected."""
+    """Remove the items of ratios, so that no ``-k`` chooses among them: what counts is whether
+    their sides are selected."""
     found = {item: None for item in items if RATIO in getattr(item, "fixturenames", ())}
     if found:
         items[:] = [item for item in items if item not in found]
-    return [item for item in found if ratio_of(item)]  # without ratios the function is an item by itself
+    return [
+        item for item in found if ratio_of(item)
+    ]  # without ratios the function is an item by itself
 
 
-def put_back(config: pytest.Config, items: list[pytest.Item], ratios: Sequence[pytest.Item]) -> None:
+def put_back(
+    config: pytest.Config, items: list[pytest.Item], ratios: Sequence[pytest.Item]
+) -> None:
     """Append the ratios whose two sides are selected; the others are deselected."""
-    selected = {case.id for item in items if (case := (parameters_of(item) or (None, None))[1]) is not None}
+    selected = {
+        case.id for item in items if (case := (parameters_of(item) or (None, None))[1]) is not None
+    }
     refused = tuple(config.getoption("deselect") or ())
-    others = [item for item in ratios if not _both(ratio_of(item), selected) or item.nodeid.startswith(refused)]
+    others = [
+        item
+        for item in ratios
+        if not _both(ratio_of(item), selected) or item.nodeid.startswith(refused)
+    ]
     left = set(others)
     items += [item for item in ratios if item not in left]
     if others:
@@ -64,7 +77,10 @@ def verdict_on(benchmark: BenchmarkSession, point: RatioPoint) -> Verdict:
 
     path = benchmark.folder.path
     found = list(load_results([path]).cases()) if path.is_dir() else []
-    sides = {case: attempts_that_count([one for one in found if one.case == case]) for case in (point.of, point.over)}
+    sides = {
+        case: attempts_that_count([one for one in found if one.case == case])
+        for case in (point.of, point.over)
+    }
     return ratio_verdict(point, sides)
 
 
@@ -113,7 +129,9 @@ def _judge_from_controller(benchmark: BenchmarkSession, nodeids: Iterable[str]) 
                 outcome=outcome if mine else "passed",
                 longrepr=_longrepr(outcome, path, words) if mine else None,
                 when=when,
-                user_properties=properties if when != "setup" and takes_properties(benchmark.config) else [],
+                user_properties=properties
+                if when != "setup" and takes_properties(benchmark.config)
+                else [],
             )
             if mine:
                 report.gpubench = told  # type: ignore[attr-defined]
@@ -121,7 +139,9 @@ def _judge_from_controller(benchmark: BenchmarkSession, nodeids: Iterable[str]) 
     return failed
 
 
-def points_among(benchmark: BenchmarkSession, nodeids: Iterable[str]) -> list[tuple[str, RatioPoint]]:
+def points_among(
+    benchmark: BenchmarkSession, nodeids: Iterable[str]
+) -> list[tuple[str, RatioPoint]]:
     """The items of ratios among these, with their ratios."""
     known = {made.id: made.values[0] for made in benchmark.parameters.of((RATIO,))}
     found = []

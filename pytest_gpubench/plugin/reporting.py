@@ -1,4 +1,5 @@
-"""What a run tells at its beginning and leaves at its end: the estimate, the HTML report, the summary of a CI job."""
+"""What a run tells at its beginning and leaves at its end: the estimate, the HTML report, the
+summary of a CI job."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def take_part(config: pytest.Config, benchmark: BenchmarkSession) -> Writer:
 
 
 class _Hooks:
-    def __init__(self, benchmark: BenchmarkSession, target: Path | None, step_summary: str | None) -> None:
+    def __init__(
+        self, benchmark: BenchmarkSession, target: Path | None, step_summary: str | None
+    ) -> None:
         self._benchmark = benchmark
         self._target = target
         self._step_summary = step_summary
@@ -42,7 +45,11 @@ class _Hooks:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        if USES_US not in session.config.stash or session.config.option.collectonly or reporter is None:
+        if (
+            USES_US not in session.config.stash
+            or session.config.option.collectonly
+            or reporter is None
+        ):
             return
         found = _estimate(self._benchmark, session)
         if found is not None and found.total and session.config.get_verbosity() > -2:

@@ -1,4 +1,5 @@
-"""Which reserve launches start: those that an undecided case asks for. The items of the others are settled in their set-up."""
+"""Which reserve launches start: those that an undecided case asks for. The items of the others are
+settled in their set-up."""
 
 from __future__ import annotations
 
@@ -12,9 +13,12 @@ from pytest_gpubench.plugin.items import INIT_GATE, parameters_of
 
 
 class Settling:
-    """Which reserve launches are needed. A launch is needed by a selected subject whose last verdict asks for another one."""
+    """Which reserve launches are needed. A launch is needed by a selected subject whose last
+    verdict asks for another one."""
 
-    def __init__(self, items: Sequence[pytest.Item], verdict_of: Callable[[str], Verdict | None]) -> None:
+    def __init__(
+        self, items: Sequence[pytest.Item], verdict_of: Callable[[str], Verdict | None]
+    ) -> None:
         self._verdict_of = verdict_of
         self._selected: dict[Launch, dict[str, None]] = {}
         self._attempted: dict[str, tuple[str, int]] = {}
@@ -24,11 +28,16 @@ class Settling:
                 self._selected.setdefault(launch, {})[subject] = None
 
     def reason(self, item: pytest.Item) -> str | None:
-        """Why an item of a reserve launch need not run; None if it must, which is then remembered."""
+        """Why an item of a reserve launch need not run; None if it must, which is then
+        remembered."""
         launch, subject = subject_of(item)
         if launch is None:
             return None
-        asking = [subject] if (parameters_of(item) or (None, None))[1] else list(self._selected.get(launch, ()))
+        asking = (
+            [subject]
+            if (parameters_of(item) or (None, None))[1]
+            else list(self._selected.get(launch, ()))
+        )
         if launch.reserve and not any(self._needs(launch, one) for one in asking):
             return self._words(asking)
         if subject:
@@ -36,7 +45,8 @@ class Settling:
         return None
 
     def _needs(self, launch: Launch, subject: str) -> bool:
-        # Where only this launch was selected it is as good as certain; and a block that began is finished.
+        # Where only this launch was selected it is as good as certain; and a block that began is
+        # finished.
         attempted = self._attempted.get(subject)
         if attempted is None or attempted == _block(launch):
             return True
@@ -47,17 +57,24 @@ class Settling:
         verdicts = [verdict for one in subjects if (verdict := self._verdict_of(one))]
         if len(subjects) == 1 and verdicts:
             return f"settled: {verdicts[0].status.value} without this launch"
-        return "settled: no case asks for this launch" if not subjects or verdicts else "settled: there is nothing to decide"
+        return (
+            "settled: no case asks for this launch"
+            if not subjects or verdicts
+            else "settled: there is nothing to decide"
+        )
 
 
 def subject_of(item: pytest.Item) -> tuple[Launch | None, str]:
-    """The launch of an item and what it judges there: its case, the start of the server, or nothing (empty)."""
+    """The launch of an item and what it judges there: its case, the start of the server, or nothing
+    (empty)."""
     launch, case = parameters_of(item) or (None, None)
     if launch is None:
         return None, ""
     if case is not None:
         return launch, case.id
-    return launch, init_subject(launch.server) if INIT_GATE in getattr(item, "fixturenames", ()) else ""
+    return launch, init_subject(launch.server) if INIT_GATE in getattr(
+        item, "fixturenames", ()
+    ) else ""
 
 
 def subjects_of(items: Iterable[pytest.Item]) -> list[str]:
@@ -66,5 +83,6 @@ def subjects_of(items: Iterable[pytest.Item]) -> list[str]:
 
 
 def _block(launch: Launch) -> tuple[str, int]:
-    """Server and block: two launches of each arm are one block, without arms every launch is its own."""
+    """Server and block: two launches of each arm are one block, without arms every launch is its
+    own."""
     return launch.server, (launch.index - 1) // 2 if launch.arm else launch.index

@@ -1,4 +1,5 @@
-"""``--gpubench-reuse``: what the results folder holds already is judged again instead of measured again."""
+"""``--gpubench-reuse``: what the results folder holds already is judged again instead of measured
+again."""
 
 from __future__ import annotations
 
@@ -25,7 +26,13 @@ from pytest_gpubench.report.results import CaseResult
 class Reuse:
     """Earlier results by case, launch and fingerprint, read when the first case asks."""
 
-    def __init__(self, settings: Settings, servers: ServerPool, folder: RunFolder, device: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        servers: ServerPool,
+        folder: RunFolder,
+        device: Callable[[str], str],
+    ) -> None:
         self._settings = settings
         self._servers = servers
         self._folder = folder
@@ -36,7 +43,8 @@ class Reuse:
     def find(self, launch: Launch, case: Case) -> CaseResult | None:
         """The newest valid result of the same thing; None where it must be measured.
 
-        Without an engine version that is known beforehand, or with weights that are not on this machine, nothing is the same.
+        Without an engine version that is known beforehand, or with weights that are not on this
+        machine, nothing is the same.
         """
         if (launch, case.id) not in self._answers:
             self._answers[launch, case.id] = self._find(launch, case)
@@ -48,7 +56,12 @@ class Reuse:
         with contextlib.suppress(OSError):  # what a result can be judged without
             kept.parent.mkdir(parents=True, exist_ok=True)
             _link(result.requests_path, kept)
-        return {**read_whole(result.path), "launch": launch, "reused_from": result.reused_from or result.run, "verdict": None}
+        return {
+            **read_whole(result.path),
+            "launch": launch,
+            "reused_from": result.reused_from or result.run,
+            "verdict": None,
+        }
 
     def _find(self, launch: Launch, case: Case) -> CaseResult | None:
         candidates = self._known.get((case.id, launch.label), [])
@@ -59,7 +72,9 @@ class Reuse:
         commits = self._commits(spec)
         if not version or commits is None:
             lacking = (
-                "its weights are not on this machine" if version else "the version of its engine cannot be told before it starts"
+                "its weights are not on this machine"
+                if version
+                else "the version of its engine cannot be told before it starts"
             )
             self._say_once(f"nothing is reused for {launch.server}: {lacking}")
             return None
@@ -77,7 +92,11 @@ class Reuse:
         found: dict[tuple[str, str], list[CaseResult]] = {}
         if not self._settings.results.is_dir():
             return found
-        for result in sorted(load_results([self._settings.results]).cases(), key=lambda one: one.finished, reverse=True):
+        for result in sorted(
+            load_results([self._settings.results]).cases(),
+            key=lambda one: one.finished,
+            reverse=True,
+        ):
             if is_valid(result):
                 found.setdefault((result.case, result.launch.label), []).append(result)
         return found
@@ -86,7 +105,9 @@ class Reuse:
         cache = self._settings.cache_dir or default_cache_dir()
         commits: dict[str, str | None] = {}
         for one in models_of(spec):
-            found = find_snapshot(one.repository, one.revision, cache, tokenizer=one.tokenizer, weights=one.weights)
+            found = find_snapshot(
+                one.repository, one.revision, cache, tokenizer=one.tokenizer, weights=one.weights
+            )
             if not isinstance(found, Snapshot):
                 return None
             commits[one.repository] = found.commit or None
@@ -94,9 +115,16 @@ class Reuse:
 
 
 def is_valid(result: CaseResult) -> bool:
-    """Whether a result may stand for a measurement: it was measured, nothing failed, and nothing voids it."""
-    measured = result.measurement is not None and not result.measurement.problems and bool(result.metrics)
-    return measured and result.failure is None and (result.verdict is None or result.verdict.status is not Status.INVALID)
+    """Whether a result may stand for a measurement: it was measured, nothing failed, and nothing
+    voids it."""
+    measured = (
+        result.measurement is not None and not result.measurement.problems and bool(result.metrics)
+    )
+    return (
+        measured
+        and result.failure is None
+        and (result.verdict is None or result.verdict.status is not Status.INVALID)
+    )
 
 
 def _link(source: Path, target: Path) -> None:

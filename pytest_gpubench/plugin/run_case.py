@@ -33,12 +33,19 @@ from pytest_gpubench.plugin.reuse import Reuse
 from pytest_gpubench.plugin.run_gate import Gate
 from pytest_gpubench.plugin.servers import ServerPool, ended_by, failure_of
 from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, fingerprint, plain, try_to_write, write_requests
+from pytest_gpubench.report.records import (
+    SCHEMA_VERSION,
+    RunFolder,
+    fingerprint,
+    plain,
+    try_to_write,
+    write_requests,
+)
 
 IDLE_TIMEOUT_S = 60.0
 ATTEMPTS = 3
-"""Measurements of a case on one launch, where the engine compiled kernels during the ones before: these count as its warm-up. What
-was measured has no part in that decision."""
+"""Measurements of a case on one launch, where the engine compiled kernels during the ones before:
+these count as its warm-up. What was measured has no part in that decision."""
 SILENCE_TIMEOUT_S = 240.0
 """Without an ended request and without a token, while requests are in flight."""
 
@@ -65,8 +72,11 @@ class CaseRunner:
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
         self.reuse = Reuse(settings, servers, folder, self._device) if settings.reuse else None
 
-    def measure(self, item: pytest.Item, launch: Launch, case: Case, get_engine: Callable[[], Engine]) -> Measurement:
-        """The one measurement of the case on this launch; the record is on disk before this returns or fails.
+    def measure(
+        self, item: pytest.Item, launch: Launch, case: Case, get_engine: Callable[[], Engine]
+    ) -> Measurement:
+        """The one measurement of the case on this launch; the record is on disk before this returns
+        or fails.
 
         Whoever asks again, gets the same: a case is measured once per launch.
         """
@@ -89,19 +99,35 @@ class CaseRunner:
         outcome = self._attempt(launch, case, engine, record)
         if isinstance(outcome, Failure):
             # What hangs or does not answer costs every other case as long.
-            if outcome.cause in (SILENT, "no-metrics") or (not engine.attached and engine.alive() is not None):
+            if outcome.cause in (SILENT, "no-metrics") or (
+                not engine.attached and engine.alive() is not None
+            ):
                 self._servers.mark_failed(launch, outcome)
             self._fail(item, launch, case, record, outcome)
         measurement = outcome
-        record |= {"metrics": measurement.metrics, "measurement": measurement.to_json(), "co_tenancy": self._servers.co_tenancy()}
-        record["gate"] = self.gate.part(case, self._servers.arms.spec(launch), record)  # now with the client's part
+        record |= {
+            "metrics": measurement.metrics,
+            "measurement": measurement.to_json(),
+            "co_tenancy": self._servers.co_tenancy(),
+        }
+        record["gate"] = self.gate.part(
+            case, self._servers.arms.spec(launch), record
+        )  # now with the client's part
         if measurement.problems:
             summary, *others = measurement.problems
-            self._fail(item, launch, case, record, Failure("measurement-refused", "engine", summary, tuple(others)))
+            self._fail(
+                item,
+                launch,
+                case,
+                record,
+                Failure("measurement-refused", "engine", summary, tuple(others)),
+            )
         self._write(launch, case, record)
         return self._keep(item, launch, case, measurement)
 
-    def _keep(self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement) -> Measurement:
+    def _keep(
+        self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement
+    ) -> Measurement:
         self._measured_before[launch, case.id] = measurement
         self._tell(item, measurement, {})
         return measurement
@@ -115,10 +141,15 @@ class CaseRunner:
         self._try_to_write(launch, case, record)
         del self._records[launch, case.id]  # it may yet be measured by another test
 
-    def judge(self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement) -> Verdict:
-        """The verdict on the case's launches so far; raises pytest's failure or skip where it is not PASS or UNGATED."""
+    def judge(
+        self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement
+    ) -> Verdict:
+        """The verdict on the case's launches so far; raises pytest's failure or skip where it is
+        not PASS or UNGATED."""
         if measurement is not self._measured_before.get((launch, case.id)):
-            pytest.fail(f"{case.id}: gate() judges what measure() returned in this run", pytrace=False)
+            pytest.fail(
+                f"{case.id}: gate() judges what measure() returned in this run", pytrace=False
+            )
         record = self._records[launch, case.id]
         if record["verdict"] is not None:  # another test has asked before
             self._tell(item, measurement, self.gate.told(case.id, record["verdict"]))
@@ -127,7 +158,9 @@ class CaseRunner:
             return judged
         wrong = accounting(measurement.totals, prefix_caching=self._prefix_caching(launch))
         try:
-            verdict = self.gate.case_verdict(launch, case, self._servers.arms.spec(launch), measurement, record, tuple(wrong))
+            verdict = self.gate.case_verdict(
+                launch, case, self._servers.arms.spec(launch), measurement, record, tuple(wrong)
+            )
         except GpubenchError as error:
             pytest.fail(f"{case.id}: {error}", pytrace=False)
         record["verdict"] = verdict
@@ -138,7 +171,9 @@ class CaseRunner:
         self.gate.enforce(case.id, verdict)
         return verdict
 
-    def _take_over(self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any]) -> Measurement:
+    def _take_over(
+        self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any]
+    ) -> Measurement:
         """An earlier record as one of this run: what it measured is judged again."""
         record["gate"] = self.gate.part(case, self._servers.arms.spec(launch), record)
         measurement = Measurement.from_json(record["measurement"])
@@ -173,7 +208,9 @@ class CaseRunner:
         if failure is not None:
             self._fail(item, launch, case, self._new_record(launch, case, None), failure)
 
-    def _attempt(self, launch: Launch, case: Case, engine: Engine, record: dict[str, Any]) -> Measurement | Failure:
+    def _attempt(
+        self, launch: Launch, case: Case, engine: Engine, record: dict[str, Any]
+    ) -> Measurement | Failure:
         try:
             return self._run(launch, case, engine)
         except GpubenchError as error:
@@ -193,10 +230,13 @@ class CaseRunner:
                 return measurement
             attempt += 1
 
-    def _measured(self, launch: Launch, case: Case, engine: Engine, attempt: int) -> tuple[Measurement, bool]:
+    def _measured(
+        self, launch: Launch, case: Case, engine: Engine, attempt: int
+    ) -> tuple[Measurement, bool]:
         """One measurement, and whether the engine compiled kernels meanwhile."""
         spec = self._servers.arms.spec(launch)
-        # Both launches of a pair get the same prompts, so that what prompts do to the numbers cancels.
+        # Both launches of a pair get the same prompts, so that what prompts do to the numbers
+        # cancels.
         prompts = replace(launch, arm="").label + (f"-again-{attempt}" if attempt > 1 else "")
         plan = LoadPlan(engine.url, engine.served_name, case.workload, launch=prompts, salt=case.id)
         calibrations = stored(self._settings.results, case.workload.workers)
@@ -217,7 +257,10 @@ class CaseRunner:
                 fetch_metrics=lambda: showing.page(engine.scrape()),
             )
         try:
-            write_requests(self._folder.requests_file(launch, case), (record.to_json() for record in result.records))
+            write_requests(
+                self._folder.requests_file(launch, case),
+                (record.to_json() for record in result.records),
+            )
         except GpubenchError as error:
             raise BenchmarkError(_unwritten(str(error))) from error
         after = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
@@ -240,7 +283,9 @@ class CaseRunner:
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
         # A failure stays one, whatever the engine compiled meanwhile.
-        return gpus.complete(measurement, result.records), bool(compiled) and not measurement.problems
+        return gpus.complete(measurement, result.records), bool(
+            compiled
+        ) and not measurement.problems
 
     def _new_record(self, launch: Launch, case: Case, engine: Engine | None) -> dict[str, Any]:
         spec = self._servers.arms.spec(launch)
@@ -258,13 +303,19 @@ class CaseRunner:
             "launch": launch,
             "started": datetime.now(UTC).isoformat(),
             "fingerprint": fingerprint(
-                spec, case, self._servers.engine_version(spec, engine), self._device(spec.hardware), self._servers.commits(launch)
+                spec,
+                case,
+                self._servers.engine_version(spec, engine),
+                self._device(spec.hardware),
+                self._servers.commits(launch),
             ),
             "hardware": spec.hardware,
             "topology": plain(case.topology) | {"gpus": case.gpus},
             "workload": case.workload,
             "max_model_len": case.max_model_len,
-            "findings": findings_for(self._servers.arms.doctor(launch).findings(case.server), case.id),
+            "findings": findings_for(
+                self._servers.arms.doctor(launch).findings(case.server), case.id
+            ),
             **self._servers.provenance(),
             **self._servers.engine_part(launch, engine),
             "metrics": None,
@@ -291,17 +342,30 @@ class CaseRunner:
         unwritten = try_to_write(self._folder.case_record(launch, case), record)
         return None if unwritten is None else _unwritten(unwritten)
 
-    def _fail(self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any], failure: Failure) -> NoReturn:
+    def _fail(
+        self,
+        item: pytest.Item,
+        launch: Launch,
+        case: Case,
+        record: dict[str, Any],
+        failure: Failure,
+    ) -> NoReturn:
         record["failure"] = failure
         self._measured_before[launch, case.id] = failure
         unwritten = self._try_to_write(launch, case, record)
         item.stash[RESULT] = {"verdict": Status.FAIL.value, "note": failure.summary}
         text = f"{case.id}: {failure}"
-        pytest.fail(f"{text}\n{unwritten}" if unwritten and unwritten != failure else text, pytrace=False)
+        pytest.fail(
+            f"{text}\n{unwritten}" if unwritten and unwritten != failure else text, pytrace=False
+        )
 
     @staticmethod
     def _tell(item: pytest.Item, measurement: Measurement, more: dict[str, Any]) -> None:
-        item.stash[RESULT] = {"metrics": dict(measurement.metrics), "tentative": sorted(measurement.hidden), **more}
+        item.stash[RESULT] = {
+            "metrics": dict(measurement.metrics),
+            "tentative": sorted(measurement.hidden),
+            **more,
+        }
 
 
 def _unwritten(sentence: str) -> Failure:

@@ -1,4 +1,5 @@
-"""The gate of a run: evidence and key of a launch, the verdict on it, and what a verdict means for pytest."""
+"""The gate of a run: evidence and key of a launch, the verdict on it, and what a verdict means for
+pytest."""
 
 from __future__ import annotations
 
@@ -39,8 +40,11 @@ class Gate:
         self._book = book
         self.judging = judging
 
-    def part(self, case: Case | None, spec: ServerSpec, record: Mapping[str, Any]) -> dict[str, Any]:
-        """What a record needs to be compared later: ``key`` (what must match) and ``axis`` (what may differ)."""
+    def part(
+        self, case: Case | None, spec: ServerSpec, record: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What a record needs to be compared later: ``key`` (what must match) and ``axis`` (what
+        may differ)."""
         found = json.loads(json.dumps(plain(record)))
         engine, tenancy = found.get("engine") or {}, found.get("co_tenancy") or {}
         key = comparison_key(
@@ -109,14 +113,21 @@ class Gate:
         }
 
     def enforce(self, subject: str, verdict: Verdict) -> None:
-        """Turn a verdict into pytest's outcome, without a traceback: FAIL fails, INVALID and INCONCLUSIVE are skips with a reason.
+        """Turn a verdict into pytest's outcome, without a traceback: FAIL fails, INVALID and
+        INCONCLUSIVE are skips with a reason.
 
-        A verdict that another planned launch may still change passes; so does a regression that is being accepted.
+        A verdict that another planned launch may still change passes; so does a regression that is
+        being accepted.
         """
         if pending(verdict) or self._accepts(verdict):
             return
-        text = for_terminal(f"{verdict.status.value}: {verdict.reason}" + (f"; {verdict.remedy}" if verdict.remedy else ""))
-        if verdict.status is Status.FAIL or (verdict.status in UNDECIDED and self._settings.inconclusive == "fail"):
+        text = for_terminal(
+            f"{verdict.status.value}: {verdict.reason}"
+            + (f"; {verdict.remedy}" if verdict.remedy else "")
+        )
+        if verdict.status is Status.FAIL or (
+            verdict.status in UNDECIDED and self._settings.inconclusive == "fail"
+        ):
             section = f"\n\n{subject}: {for_terminal(verdict.section)}" if verdict.section else ""
             pytest.fail(text + section, pytrace=False)
         if verdict.status in UNDECIDED:
@@ -128,7 +139,8 @@ class Gate:
         return recording(verdict, accept_regression=True).allowed
 
     def _device(self, hardware: str, record: Mapping[str, Any]) -> str:
-        """Product name of the accelerators, or of the CPU with the number of cores that the run may use."""
+        """Product name of the accelerators, or of the CPU with the number of cores that the run may
+        use."""
         elsewhere = urlsplit(self._settings.base_url or "").hostname
         if elsewhere and elsewhere not in _LOCAL:
             return f"server at {elsewhere}"
@@ -140,13 +152,16 @@ class Gate:
 
 
 def pending(verdict: Verdict) -> bool:
-    """Whether a verdict is open and the plan has another launch for it: its item is ``measured``."""
+    """Whether a verdict is open and the plan has another launch for it: its item is
+    ``measured``."""
     return verdict.wants_launch and verdict.status in UNDECIDED
 
 
 def _evidence(evidence: LaunchEvidence, record: Mapping[str, Any]) -> Evidence:
     part = record["gate"]
-    return Evidence(evidence, str(record["finished"]), FrozenMap(part["key"]), FrozenMap(part["axis"]))
+    return Evidence(
+        evidence, str(record["finished"]), FrozenMap(part["key"]), FrozenMap(part["axis"])
+    )
 
 
 def _judged(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
@@ -157,7 +172,9 @@ def _judged(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
         "date": evidence.date,
         "key": thaw(evidence.key),
         "axis": thaw(evidence.axis),
-        "metrics": {name: float(value) for name, value in launch.metrics.items() if usable(launch, name)},
+        "metrics": {
+            name: float(value) for name, value in launch.metrics.items() if usable(launch, name)
+        },
         "requests": launch.requests,
         "invalid": list(launch.invalid),
         "verdict": json.loads(json.dumps(plain(verdict))),

@@ -15,7 +15,14 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
 from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires, probe_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
-from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, gpu_facts, missing_hardware, read_inventory, visible_inventory
+from pytest_gpubench.host.gpus.inventory import (
+    Gpu,
+    Inventory,
+    gpu_facts,
+    missing_hardware,
+    read_inventory,
+    visible_inventory,
+)
 from pytest_gpubench.host.host_facts import host_facts
 from pytest_gpubench.host.hub.fetch import Progress
 from pytest_gpubench.host.hub.local import server_cache_dir
@@ -34,9 +41,12 @@ _PROGRESS_SECONDS = 30.0
 
 
 class ServerPool:
-    """Starts, remembers and stops engines; the only place that knows which server failed and why."""
+    """Starts, remembers and stops engines; the only place that knows which server failed and
+    why."""
 
-    def __init__(self, settings: Settings, book: RecipeBook, folder: RunFolder, leasing: Leasing) -> None:
+    def __init__(
+        self, settings: Settings, book: RecipeBook, folder: RunFolder, leasing: Leasing
+    ) -> None:
         self._settings = settings
         self._leasing = leasing
         self._folder = folder
@@ -54,8 +64,8 @@ class ServerPool:
     def running(self, launch: Launch) -> Iterator[Engine]:
         """The engine of a launch, for as long as pytest keeps the session fixture.
 
-        Raises pytest's skip or failure, without a traceback, where the host lacks the hardware or the engine did not start as the
-        recipe asks.
+        Raises pytest's skip or failure, without a traceback, where the host lacks the hardware or
+        the engine did not start as the recipe asks.
         """
         spec = self.arms.spec(launch)
         self.require_hardware(launch, spec)
@@ -67,7 +77,9 @@ class ServerPool:
             self._give_up(launch, spec, None, engine)
         self._running = engine
         try:
-            failure = self._deviation(launch, spec, engine) or self._write_init(launch, spec, engine, None)
+            failure = self._deviation(launch, spec, engine) or self._write_init(
+                launch, spec, engine, None
+            )
             if failure is not None:
                 self._give_up(launch, spec, engine, failure)
             yield engine
@@ -75,7 +87,8 @@ class ServerPool:
             self._stop(launch, engine)
 
     def require_hardware(self, launch: Launch, spec: ServerSpec) -> None:
-        """Skip the test where this host cannot run the server; fail it where ``--gpubench-runner`` says that this host can."""
+        """Skip the test where this host cannot run the server; fail it where ``--gpubench-runner``
+        says that this host can."""
         if self._settings.base_url:
             return
         engine = self._engine_at_hand(spec)
@@ -89,7 +102,9 @@ class ServerPool:
         if missing is None:
             return
         if self._settings.runner:
-            summary = f"{missing}, although --gpubench-runner={self._settings.runner} names this host"
+            summary = (
+                f"{missing}, although --gpubench-runner={self._settings.runner} names this host"
+            )
             remedy = "Look at nvidia-smi and the driver there, or run it where the hardware is."
             lost = Failure("hardware-missing", "infrastructure", summary, remedy=remedy)
             self._give_up(launch, spec, None, lost)
@@ -121,7 +136,9 @@ class ServerPool:
     def inventory(self) -> Inventory:
         """The GPUs that this run may use, read once."""
         if self._inventory is None:
-            self._inventory = visible_inventory(read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+            self._inventory = visible_inventory(
+                read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES")
+            )
         return self._inventory
 
     def provenance(self) -> dict[str, Any]:
@@ -136,7 +153,8 @@ class ServerPool:
         return self._provenance
 
     def engine_part(self, launch: Launch, engine: Engine | None) -> dict[str, Any]:
-        """What ran: argv and environment without secrets, facts read from the engine, start-up phases, commits of the weights."""
+        """What ran: argv and environment without secrets, facts read from the engine, start-up
+        phases, commits of the weights."""
         return {
             "argv": engine.argv if engine else None,
             "env": engine.env if engine else None,
@@ -148,16 +166,20 @@ class ServerPool:
             "gpus": gpu_facts([gpu.uuid for gpu in self.gpus]),
             "co_tenancy": self.co_tenancy(),
             "checks": self._checks.get(launch),
-            "memory": self.arms.doctor(launch).memory(launch.server, engine.facts) if engine and not engine.attached else None,
+            "memory": self.arms.doctor(launch).memory(launch.server, engine.facts)
+            if engine and not engine.attached
+            else None,
             "commits": self._commits.get(launch, {}),
         }
 
     def co_tenancy(self) -> dict[str, Any] | None:
-        """What else of ours was on this host since the server started, as of now; None where nothing was leased."""
+        """What else of ours was on this host since the server started, as of now; None where
+        nothing was leased."""
         return self._leasing.co_tenancy()
 
     def engine_version(self, spec: ServerSpec, engine: Engine | None = None) -> str:
-        """As the distribution behind the command says, known before a start; else as the running engine says; else empty."""
+        """As the distribution behind the command says, known before a start; else as the running
+        engine says; else empty."""
         distribution = None if engine and engine.attached else self._distribution(spec)
         if distribution is not None:
             return distribution.version
@@ -205,7 +227,9 @@ class ServerPool:
         unmet = check_requires(spec.requires, self._distribution(spec))
         if unmet:
             remedy = "Use an engine that satisfies `requires`, or correct the recipe."
-            raise BenchmarkError(Failure("engine-version", "recipe", "; ".join(unmet), remedy=remedy))
+            raise BenchmarkError(
+                Failure("engine-version", "recipe", "; ".join(unmet), remedy=remedy)
+            )
         self._commits[launch] = self._fetched(spec)
         # Their config.json files may say more than was known before.
         doomed = self.arms.doctor(launch).death(launch.server)
@@ -219,7 +243,9 @@ class ServerPool:
         except BenchmarkError:
             raise
         except GpubenchError as error:  # of the embedded pair: it is written, not fetched
-            raise BenchmarkError(Failure("weights-missing", "infrastructure", str(error))) from error
+            raise BenchmarkError(
+                Failure("weights-missing", "infrastructure", str(error))
+            ) from error
 
     def _say_progress(self, progress: Progress) -> None:
         """A line now and then: a download can take hours, and silence looks like a hang."""
@@ -227,7 +253,11 @@ class ServerPool:
         if now >= self._next_word:
             self._next_word = now + _PROGRESS_SECONDS
             done, total = progress.done_bytes / 2**30, progress.total_bytes / 2**30
-            what = "another process is fetching it" if progress.waiting else f"{done:.1f} of {total:.1f} GiB"
+            what = (
+                "another process is fetching it"
+                if progress.waiting
+                else f"{done:.1f} of {total:.1f} GiB"
+            )
             self._leasing.say(f"weights of {progress.model}: {what}")
 
     def _launched(self, launch: Launch, spec: ServerSpec) -> Engine:
@@ -263,10 +293,15 @@ class ServerPool:
             "recipe",
             "the engine that runs is not the one that the recipe asks for",
             check.deviations,
-            remedy=f"Correct the recipe, or see why the engine decided otherwise in {engine.log_path or 'its log'}.",
+            remedy=(
+                "Correct the recipe, or see why the engine decided otherwise in "
+                f"{engine.log_path or 'its log'}."
+            ),
         )
 
-    def _give_up(self, launch: Launch, spec: ServerSpec, engine: Engine | None, failure: Failure) -> NoReturn:
+    def _give_up(
+        self, launch: Launch, spec: ServerSpec, engine: Engine | None, failure: Failure
+    ) -> NoReturn:
         self.mark_failed(launch, failure)
         self._dead_starts.add(launch)
         unwritten = self._write_init(launch, spec, engine, failure)
@@ -279,7 +314,10 @@ class ServerPool:
             stopped = engine.stop()
         except KeyboardInterrupt:
             # Not as such: at the session's end pytest has nobody left to catch it.
-            pytest.exit("interrupted while the server was being stopped; it is gone", returncode=pytest.ExitCode.INTERRUPTED)
+            pytest.exit(
+                "interrupted while the server was being stopped; it is gone",
+                returncode=pytest.ExitCode.INTERRUPTED,
+            )
         finally:
             self._leasing.end()
         if stopped is not None and stopped.remaining:
@@ -292,10 +330,13 @@ class ServerPool:
         return probe_command(self._command(spec))
 
     def _engine_at_hand(self, spec: ServerSpec) -> EngineDistribution | None:
-        # Where GPUs are missing anyway there is nothing to ask the engine about: the question costs a process.
+        # Where GPUs are missing anyway there is nothing to ask the engine about: the question costs
+        # a process.
         return self._distribution(spec) if spec.hardware == "cpu" or self.inventory().gpus else None
 
-    def _write_init(self, launch: Launch, spec: ServerSpec, engine: Engine | None, failure: Failure | None) -> Failure | None:
+    def _write_init(
+        self, launch: Launch, spec: ServerSpec, engine: Engine | None, failure: Failure | None
+    ) -> Failure | None:
         """Write the record of a start; returns why it could not be written."""
         record: dict[str, Any] = {
             "schema": SCHEMA_VERSION,
@@ -314,7 +355,11 @@ class ServerPool:
 
 def failure_of(error: GpubenchError) -> Failure:
     """The failure that an error carries, or one that is made of its sentence."""
-    return error.failure if isinstance(error, BenchmarkError) else Failure("recipe-error", "recipe", str(error))
+    return (
+        error.failure
+        if isinstance(error, BenchmarkError)
+        else Failure("recipe-error", "recipe", str(error))
+    )
 
 
 def ended_by(error: BaseException, doing: str) -> Failure:
@@ -329,10 +374,14 @@ def ended_by(error: BaseException, doing: str) -> Failure:
     words = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, pytest.fail.Exception):
         remedy = (
-            "A start takes up to --gpubench-start-timeout and a case as long as its requests. A time limit "
+            "A start takes up to --gpubench-start-timeout and a case as long as its requests. A "
+            "time limit "
             "of pytest-timeout must leave room for both: raise it with --timeout or "
-            "pytest.mark.timeout for these tests; timeout_func_only = true leaves starts out of it."
+            "pytest.mark.timeout for these tests; timeout_func_only = true leaves starts out of "
+            "it."
         )
-        return Failure("test-ended", "client", f"the test was ended while {doing}: {words}", remedy=remedy)
+        return Failure(
+            "test-ended", "client", f"the test was ended while {doing}: {words}", remedy=remedy
+        )
     what = f"{type(error).__name__}: {words}" if words else type(error).__name__
     return Failure("unexpected-error", "client", f"an error ended it while {doing}: {what}")

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class BenchmarkSession:
     """State of one run: recipes, launches, servers, results.
 
-    What runs tests is imported and made when the first test asks for it: it is half a second that collecting need not pay.
+    What runs tests is imported and made when the first test asks for it: it is half a second that
+        collecting need not pay.
     """
 
     config: pytest.Config
@@ -62,7 +63,12 @@ class BenchmarkSession:
         from pytest_gpubench.plugin.servers import ServerPool
 
         worker = getattr(self.config, "workerinput", None)
-        leasing = Leasing(self.config, self.settings, self.folder.path.name, worker["workercount"] if worker else 1)
+        leasing = Leasing(
+            self.config,
+            self.settings,
+            self.folder.path.name,
+            worker["workercount"] if worker else 1,
+        )
         return ServerPool(self.settings, self.book, self.folder, leasing)
 
     @property
@@ -76,7 +82,9 @@ class BenchmarkSession:
         from pytest_gpubench.plugin.live import shows_of
         from pytest_gpubench.plugin.run_case import CaseRunner
 
-        return CaseRunner(self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config))
+        return CaseRunner(
+            self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config)
+        )
 
     @cached_property
     def gate(self) -> Gate:
@@ -100,12 +108,19 @@ class BenchmarkSession:
         return Baselines(self.settings.baselines, self.book)
 
     def unmatched_ratios(self) -> str | None:
-        """The ratios of the recipes that would judge nothing, as one text; None where there is none."""
+        """The ratios of the recipes that would judge nothing, as one text; None where there is
+        none."""
         if not self.book.ratios:
             return None
         from pytest_gpubench.gate.ratios import unmatched
 
-        return "\n".join(f"{', '.join(self.book.files)}: {words}" for words in unmatched(self.book.ratios, self.book.cases)) or None
+        return (
+            "\n".join(
+                f"{', '.join(self.book.files)}: {words}"
+                for words in unmatched(self.book.ratios, self.book.cases)
+            )
+            or None
+        )
 
     def read_baselines(self, subjects: Iterable[str]) -> None:
         """Read what the run will be judged against, before it starts anything.
@@ -126,15 +141,22 @@ class BenchmarkSession:
         """On the controller: record what is to be recorded, and decide the exit code."""
         from pytest_gpubench.plugin import outcomes
 
-        session.exitstatus = outcomes.exit_status(session, self.outcomes, self.settings.inconclusive)
+        session.exitstatus = outcomes.exit_status(
+            session, self.outcomes, self.settings.inconclusive
+        )
         self.said = outcomes.swallowed(self.outcomes)
         if not any(outcome.verdict for outcome in self.outcomes):
             return
         from pytest_gpubench.plugin.finishing import finish
 
-        interrupted = session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
+        interrupted = session.exitstatus in (
+            pytest.ExitCode.INTERRUPTED,
+            pytest.ExitCode.INTERNAL_ERROR,
+        )
         path = self.folder.path
-        lines, failed = finish(self.config, self.settings, self.baselines, path, self.outcomes, interrupted=interrupted)
+        lines, failed = finish(
+            self.config, self.settings, self.baselines, path, self.outcomes, interrupted=interrupted
+        )
         self.said += lines
         if failed and session.exitstatus in (pytest.ExitCode.OK, outcomes.EXIT_UNDECIDED):
             session.exitstatus = int(pytest.ExitCode.TESTS_FAILED)
@@ -148,7 +170,8 @@ class BenchmarkSession:
         """Write the files that ``--gpubench-plan`` and ``--gpubench-matrix`` name.
 
         Raises:
-            pytest.UsageError: if a file cannot be written, or the matrix has too many kinds of jobs.
+            pytest.UsageError: if a file cannot be written, or the matrix has too many kinds of
+            jobs.
         """
         plan, matrix = self.settings.plan, self.settings.matrix
         if plan is None and matrix is None:

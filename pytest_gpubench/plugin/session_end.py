@@ -58,8 +58,8 @@ class SessionEnd:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        """Around every other plugin: what is judged now must be in JUnit's file, and any of them, the
-        terminal's summary included, may set the exit status."""
+        """Around every other plugin: what is judged now must be in JUnit's file, and any of them,
+        the terminal's summary included, may set the exit status."""
         self._session = session
         try:
             if not session.config.option.collectonly:
@@ -84,7 +84,9 @@ class SessionEnd:
     def _keep_raised(self, session: pytest.Session, hook: str, error: BaseException) -> None:
         """What a hook raises here ends pytest past the session's exit status."""
         if isinstance(error, pytest.exit.Exception):
-            session.exitstatus = session.exitstatus if error.returncode is None else error.returncode
+            session.exitstatus = (
+                session.exitstatus if error.returncode is None else error.returncode
+            )
         elif isinstance(error, KeyboardInterrupt):
             session.exitstatus = pytest.ExitCode.INTERRUPTED
         else:

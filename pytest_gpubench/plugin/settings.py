@@ -30,7 +30,8 @@ class Settings:
     """What the command line and the ini file say, resolved once at configure."""
 
     recipe_files: tuple[Path, ...]
-    """Files to load: the options, else the ini value, else recipes.yaml of the root folder if it exists."""
+    """Files to load: the options, else the ini value, else recipes.yaml of the root folder if it
+    exists."""
     recipes_named: bool
     """Whether the files were asked for by name (a missing one is then an error)."""
     root: Path
@@ -118,7 +119,9 @@ def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
         path, wrong = Path(given or listed), f"cannot be used: {error}"
     if wrong:
         option = f"--gpubench-{name.replace('_', '-')}"
-        raise pytest.UsageError(f"{option if given else f'ini option gpubench_{name}'}: {path} {wrong}")
+        raise pytest.UsageError(
+            f"{option if given else f'ini option gpubench_{name}'}: {path} {wrong}"
+        )
     return path
 
 
@@ -126,16 +129,25 @@ def _target(config: pytest.Config, name: str) -> Path | None:
     """A file that is written when the run ends: better refused now."""
     target = given_path(config, name)
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
-        what = "is a folder" if target.is_dir() else f"cannot be written: the folder {target.parent} does not exist"
+        what = (
+            "is a folder"
+            if target.is_dir()
+            else f"cannot be written: the folder {target.parent} does not exist"
+        )
         option = f"--gpubench-{name.replace('_', '-')}"
-        raise pytest.UsageError(f"{option}: {target} {what}; give the path of a file in an existing folder")
+        raise pytest.UsageError(
+            f"{option}: {target} {what}; give the path of a file in an existing folder"
+        )
     return target
 
 
 def _inconclusive(config: pytest.Config) -> str:
     text = _text(config, "inconclusive") or INCONCLUSIVE_CHOICES[0]
     if text not in INCONCLUSIVE_CHOICES:
-        raise pytest.UsageError(f"ini option gpubench_inconclusive: {text!r} is not one of {', '.join(INCONCLUSIVE_CHOICES)}")
+        raise pytest.UsageError(
+            f"ini option gpubench_inconclusive: {text!r} is not one of "
+            f"{', '.join(INCONCLUSIVE_CHOICES)}"
+        )
     return text
 
 
@@ -170,14 +182,19 @@ def _server_per(config: pytest.Config) -> SharingPolicy | None:
     for policy in SHARING_POLICIES:
         if policy == text:
             return policy
-    raise pytest.UsageError(f"ini option gpubench_server_per: {text!r} is not one of {', '.join(SHARING_POLICIES)}")
+    raise pytest.UsageError(
+        f"ini option gpubench_server_per: {text!r} is not one of {', '.join(SHARING_POLICIES)}"
+    )
 
 
 def _seconds(config: pytest.Config) -> float:
     given: Any = config.getoption("gpubench_start_timeout")
     source = "--gpubench-start-timeout"
     if given is None:
-        given, source = config.getini("gpubench_start_timeout") or DEFAULT_START_TIMEOUT_S, "ini option gpubench_start_timeout"
+        given, source = (
+            config.getini("gpubench_start_timeout") or DEFAULT_START_TIMEOUT_S,
+            "ini option gpubench_start_timeout",
+        )
     try:
         seconds = float(given)
     except ValueError:
@@ -191,12 +208,15 @@ def _split(source: str, command: str) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(command))
     except ValueError as error:
-        raise pytest.UsageError(f"{source}: {command!r} cannot be split into words ({error}); check its quotes") from None
+        raise pytest.UsageError(
+            f"{source}: {command!r} cannot be split into words ({error}); check its quotes"
+        ) from None
     from pytest_gpubench.model.secrets import secret_inside
 
     if name := next(filter(None, map(secret_inside, words)), ""):
         raise pytest.UsageError(
-            f"{source}: holds a value of {name}, and a command line can be read by every user of the host; "
+            f"{source}: holds a value of {name}, and a command line can be read by every user of "
+            "the host; "
             f"set {name} where pytest runs, and `env: {{{name}: {{from: {name}}}}}` in the recipe"
         )
     if not words:

@@ -1,7 +1,8 @@
 """``--gpubench-results DIR`` in two words means what it means with ``=``.
 
-pytest chooses its root folder before it knows the options of any plugin: it takes DIR for a path of tests, and where DIR lies
-elsewhere it finds another root, other ini files and no recipes. The run then begins anew with the option in one word.
+pytest chooses its root folder before it knows the options of any plugin: it takes DIR for a path of
+tests, and where DIR lies elsewhere it finds another root, other ini files and no recipes. The run
+then begins anew with the option in one word.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _MOST_FILES = 20
 
 
 def joined(words: Sequence[str], takes_value: Callable[[str], bool], depth: int = 0) -> list[str]:
-    """The words with each of our options and its value in one; ``@FILE`` is read as pytest reads it.
+    """The words with each of our options and its value in one; ``@FILE`` is read as pytest reads
+    it.
 
     Args:
         takes_value: whether an option, by its name with dashes, takes a value.
@@ -40,7 +42,8 @@ def joined(words: Sequence[str], takes_value: Callable[[str], bool], depth: int 
 
 
 def begin_anew(config: pytest.Config) -> int | None:
-    """Run pytest with our options in one word where two words have misled it; its exit code, None where they have not."""
+    """Run pytest with our options in one word where two words have misled it; its exit code, None
+    where they have not."""
     given = list(config.invocation_params.args)
     added = shlex.split(os.environ.get(_ADDOPTS, ""))
 

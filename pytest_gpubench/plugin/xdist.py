@@ -1,8 +1,8 @@
 """xdist: all items of a server go to one worker, so that it is started once whatever ``-n`` says.
 
-pytest's side is `Selection`, which knows our items by the parameter ids that the recipes gave them; xdist's side is
-`ServerScheduling`, a scheduler of its own kind: xdist's load scheduling would spread a server over all workers, and its group
-scheduling does nothing under pytest 9.2.
+pytest's side is `Selection`, which knows our items by the parameter ids that the recipes gave them;
+xdist's side is `ServerScheduling`, a scheduler of its own kind: xdist's load scheduling would
+spread a server over all workers, and its group scheduling does nothing under pytest 9.2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pytest_gpubench.model.specs import Launch
 
 _AHEAD = 2
-"""Items that a worker has at a time: the one that runs, and the next, without which xdist does not start the first."""
+"""Items that a worker has at a time: the one that runs, and the next, without which xdist does not
+start the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Unit:
 
 
 class Selection:
-    """What a list of node ids means, by the parameter sets of the recipes and not by the text of their ids."""
+    """What a list of node ids means, by the parameter sets of the recipes and not by the text of
+    their ids."""
 
     def __init__(self, book: RecipeBook, parameters: Parameters) -> None:
         self._gpus = {key: spec.topology.gpus for key, spec in book.servers}
@@ -50,7 +52,8 @@ class Selection:
     def parameters_of(self, nodeid: str) -> tuple[Launch | None, Case | None] | None:
         """Launch and case of an item; None for one that is not ours.
 
-        A test may have parameters of its own, whose ids pytest joins to ours with dashes: the longest known id counts.
+        A test may have parameters of its own, whose ids pytest joins to ours with dashes: the
+            longest known id counts.
         """
         bracket = nodeid.find("[", nodeid.find("::") + 1)
         if bracket < 0 or not nodeid.endswith("]"):
@@ -83,10 +86,15 @@ class Selection:
     def subjects(self, nodeids: Sequence[str]) -> list[str]:
         """Cases among these items, and starts of servers: what may have a baseline."""
         found = [one for one in map(self.parameters_of, nodeids) if one is not None]
-        return list(dict.fromkeys(case.id if case else init_subject(launch.server) for launch, case in found if launch))
+        return list(
+            dict.fromkeys(
+                case.id if case else init_subject(launch.server) for launch, case in found if launch
+            )
+        )
 
     def units(self, nodeids: Sequence[str]) -> list[Unit]:
-        """The items in portions: other items each by itself, then servers, those with most GPUs first. Ratios are in none."""
+        """The items in portions: other items each by itself, then servers, those with most GPUs
+        first. Ratios are in none."""
         servers: dict[str, list[int]] = {}
         others: list[Unit] = []
         for index, nodeid in enumerate(nodeids):
@@ -109,8 +117,11 @@ class _Desk:
     unit: deque[int] = field(default_factory=deque)
 
 
-def refuse_what_would_mislead(dist: str, workers: int, exclusive: bool, attached: bool) -> str | None:
-    """Why a run over several workers cannot have benchmarks in it, with what to do; None if it can."""
+def refuse_what_would_mislead(
+    dist: str, workers: int, exclusive: bool, attached: bool
+) -> str | None:
+    """Why a run over several workers cannot have benchmarks in it, with what to do; None if it
+    can."""
     if workers < 2:
         return None
     if dist != "load":
@@ -127,12 +138,16 @@ def refuse_what_would_mislead(dist: str, workers: int, exclusive: bool, attached
 
 
 class ServerScheduling:
-    """xdist's scheduler protocol. A worker gets the items of its unit two at a time, so that ``-x`` does not run all the rest.
+    """xdist's scheduler protocol. A worker gets the items of its unit two at a time, so that ``-x``
+    does not run all the rest.
 
-    When a worker dies, the item that ran fails, and the other items of its server go to the next worker, which starts it again.
+    When a worker dies, the item that ran fails, and the other items of its server go to the next
+    worker, which starts it again.
     """
 
-    def __init__(self, config: pytest.Config, workers: int, units: Callable[[Sequence[str]], Sequence[Unit]]) -> None:
+    def __init__(
+        self, config: pytest.Config, workers: int, units: Callable[[Sequence[str]], Sequence[Unit]]
+    ) -> None:
         self.config = config
         self._workers = workers
         self._units = units
@@ -170,8 +185,13 @@ class ServerScheduling:
         self._desks[node] = _Desk()
 
     def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
-        """A worker has collected. One that replaces a dead worker must have found the same; else it gets nothing."""
-        if self.collection_is_completed and self._collection is not None and list(collection) != self._collection:
+        """A worker has collected. One that replaces a dead worker must have found the same; else it
+        gets nothing."""
+        if (
+            self.collection_is_completed
+            and self._collection is not None
+            and list(collection) != self._collection
+        ):
             node.shutdown()
             return
         self._collections[node] = list(collection)
@@ -217,7 +237,10 @@ class ServerScheduling:
         if self._collection is None:
             return []
         wanted = set(items)
-        cut = [deque(index for index in unit.items if index in wanted) for unit in self._units(self._collection)]
+        cut = [
+            deque(index for index in unit.items if index in wanted)
+            for unit in self._units(self._collection)
+        ]
         return [unit for unit in cut if unit]
 
     def _feed(self, node: Any) -> None:
@@ -236,7 +259,12 @@ class ServerScheduling:
         (first, expected), *others = self._collections.items()
         differing = [node for node, collection in others if collection != expected]
         for node in differing:
-            text = f"{node.gateway.id} collected other tests than {first.gateway.id}; all must find the same, in the same order"
-            report = pytest.CollectReport(nodeid=node.gateway.id, outcome="failed", longrepr=text, result=[])
+            text = (
+                f"{node.gateway.id} collected other tests than {first.gateway.id}; all must "
+                "find the same, in the same order"
+            )
+            report = pytest.CollectReport(
+                nodeid=node.gateway.id, outcome="failed", longrepr=text, result=[]
+            )
             self.config.hook.pytest_collectreport(report=report)
         return not differing

@@ -1,4 +1,5 @@
-"""YAML recipes to cases and server specs: schema, inheritance, expressions, expansion, ids, sharing, selection, launch plan.
+"""YAML recipes to cases and server specs: schema, inheritance, expressions, expansion, ids,
+sharing, selection, launch plan.
 
 Names are imported when first used: a pytest run without recipes must not pay for pydantic and yaml.
 """

@@ -1,4 +1,5 @@
-"""What changed between two states of the recipes, case by case, as resolved: a template's change is one of all who extend it."""
+"""What changed between two states of the recipes, case by case, as resolved: a template's change is
+one of all who extend it."""
 
 from __future__ import annotations
 
@@ -32,10 +33,12 @@ class Change:
 
 
 def changes(before: RecipeBook, after: RecipeBook) -> tuple[Change, ...]:
-    """Cases of ``after`` that are new or differ, in its order, then those of ``before`` that are gone.
+    """Cases of ``after`` that are new or differ, in its order, then those of ``before`` that are
+    gone.
 
-    Cases are matched by id. What counts is everything that decides the server and the measurement, and the gates; names of files,
-    places in them and links do not. Values of environment variables are compared and never shown.
+    Cases are matched by id. What counts is everything that decides the server and the measurement,
+    and the gates; names of files, places in them and links do not. Values of environment variables
+    are compared and never shown.
     """
     old = {case.id: case for case in before.cases}
     changed: list[Change] = []
@@ -47,11 +50,15 @@ def changes(before: RecipeBook, after: RecipeBook) -> tuple[Change, ...]:
         if details:
             changed.append(Change(case.id, case.recipe, "changed", details))
     kept = {case.id for case in after.cases}
-    return (*changed, *(Change(case.id, case.recipe, "removed") for case in before.cases if case.id not in kept))
+    return (
+        *changed,
+        *(Change(case.id, case.recipe, "removed") for case in before.cases if case.id not in kept),
+    )
 
 
 def grouped(changed: Iterable[Change]) -> Iterator[tuple[str, Kind, tuple[str, ...], list[str]]]:
-    """Changes that are the same for several cases of a recipe, together: recipe, kind, details, cases."""
+    """Changes that are the same for several cases of a recipe, together: recipe, kind, details,
+    cases."""
     groups: dict[tuple[str, Kind, tuple[str, ...]], list[str]] = {}
     for change in changed:
         groups.setdefault((change.recipe, change.kind, change.details), []).append(change.case)
@@ -88,7 +95,10 @@ def changelog(changed: Sequence[Change], revision: str) -> str:
 
 def broken_before(problems: int) -> str:
     """The sentence for recipe files that were wrong at the earlier revision."""
-    return f"the recipes had {counted(problems, 'problem')} then; a recipe that could not be read counts as new"
+    return (
+        f"the recipes had {counted(problems, 'problem')} then; a recipe that could not be "
+        "read counts as new"
+    )
 
 
 def _facts(book: RecipeBook, case: Case) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Checks one section of a recipe file as it is written, and puts every fault at its line and column."""
+"""Checks one section of a recipe file as it is written, and puts every fault at its line and
+column."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from pytest_gpubench.recipes.server_keys import check_env, check_flag, words_err
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 CASE_NAMES = (
-    "isl", "osl", "conc", "tp", "ep", "pp", "pcp", "dcp", "dp_attn", "gpus", "dp", "tensor_parallel_size", "expert_parallel",
+    "isl", "osl", "conc", "tp", "ep", "pp", "pcp", "dcp", "dp_attn", "gpus", "dp",
+    "tensor_parallel_size", "expert_parallel",
     "max_model_len", "spec_tokens", "hardware", "precision", "framework",
 )  # fmt: skip
 """Every name that an expression may read."""
@@ -37,7 +39,8 @@ _COMPUTED = ("serve", "speculative", "env", "client")
 
 
 def check_section(model: type[BaseModel], node: Node, name: str, log: ProblemLog) -> bool:
-    """Validate a node against a model of the schema; for recipes also flags, environment, gates and expressions.
+    """Validate a node against a model of the schema; for recipes also flags, environment, gates and
+    expressions.
 
     Returns:
         Whether it is free of problems.
@@ -80,7 +83,11 @@ def _without_list_nulls(node: Node) -> Node:
         return Node([_without_list_nulls(without_nulls(item)) for item in node.value], node.at)
     if isinstance(node.value, dict):
         return Node(
-            {k: Entry(e.key_at, e.node if k in _COMPUTED else _without_list_nulls(e.node)) for k, e in node.value.items()}, node.at
+            {
+                k: Entry(e.key_at, e.node if k in _COMPUTED else _without_list_nulls(e.node))
+                for k, e in node.value.items()
+            },
+            node.at,
         )
     return node
 
@@ -103,7 +110,9 @@ def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
 def _flag_error(flag: str, value: Any) -> str | None:
     if flag != "extra-args":
         return check_flag(flag, value)
-    if isinstance(value, list) and all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in value):
+    if isinstance(value, list) and all(
+        isinstance(item, str | int | float) and not isinstance(item, bool) for item in value
+    ):
         return words_error([str(item) for item in value])
     return f"must be a list of words such as [--flag, value], not {shown(value)}"
 
@@ -131,7 +140,12 @@ def _check_text(node: Node, path: str, log: ProblemLog) -> None:
 
 def _check_names(expression: Expression, at: SourcePosition, path: str, log: ProblemLog) -> None:
     for name in sorted(expression.names - set(CASE_NAMES)):
-        log.add(at, path, f"unknown name '{name}'{did_you_mean(name, CASE_NAMES)} (known: {', '.join(CASE_NAMES)})")
+        log.add(
+            at,
+            path,
+            f"unknown name '{name}'{did_you_mean(name, CASE_NAMES)} (known: "
+            f"{', '.join(CASE_NAMES)})",
+        )
 
 
 def _check_condition(part: Node, path: str, log: ProblemLog) -> None:
@@ -146,7 +160,12 @@ def _check_condition(part: Node, path: str, log: ProblemLog) -> None:
         return
     _check_names(expression, condition.at, path, log)
     if "spec_tokens" in expression.names:
-        log.add(condition.at, path, "`if` may not read spec_tokens: `when` may still change the draft; write the row's own values")
+        log.add(
+            condition.at,
+            path,
+            "`if` may not read spec_tokens: `when` may still change the draft; write "
+            "the row's own values",
+        )
 
 
 def condition_text(text: str) -> str:
@@ -155,8 +174,14 @@ def condition_text(text: str) -> str:
     return stripped[2:-1] if stripped.startswith("${") and stripped.endswith("}") else stripped
 
 
-def _report(model: type[BaseModel], node: Node, name: str, detail: ErrorDetails, log: ProblemLog) -> None:
-    location = [part for part in detail["loc"] if isinstance(part, int) or not part.startswith(("function-", "constrained-"))]
+def _report(
+    model: type[BaseModel], node: Node, name: str, detail: ErrorDetails, log: ProblemLog
+) -> None:
+    location = [
+        part
+        for part in detail["loc"]
+        if isinstance(part, int) or not part.startswith(("function-", "constrained-"))
+    ]
     kind = detail["type"]
     path = join_path(name, *location)
     if kind == "missing":
@@ -165,12 +190,12 @@ def _report(model: type[BaseModel], node: Node, name: str, detail: ErrorDetails,
         return
     at, key_at = _find(node, location)
     if kind == "extra_forbidden":
-        known = [field.alias or key for key, field in _model_at(model, location[:-1]).model_fields.items()]
-        log.add(
-            key_at,
-            path,
-            f"unknown key '{location[-1]}'{did_you_mean(str(location[-1]), known) or f' (known: {chr(44).join(known)})'}",
-        )
+        known = [
+            field.alias or key
+            for key, field in _model_at(model, location[:-1]).model_fields.items()
+        ]
+        hint = did_you_mean(str(location[-1]), known) or f" (known: {','.join(known)})"
+        log.add(key_at, path, f"unknown key '{location[-1]}'{hint}")
         return
     log.add(at, path, _words(kind, detail, str(location[-1]) if location else ""))
 
@@ -225,7 +250,10 @@ def _words(kind: str, detail: ErrorDetails, key: str) -> str:
         return f"must be {_KINDS[kind]}, not {shown(value)}{hint}"
     if kind in ("greater_than_equal", "greater_than"):
         bound = context.get("ge", context.get("gt"))
-        return f"must be {'at least' if kind.endswith('equal') else 'above'} {bound}, not {shown(value)}"
+        return (
+            f"must be {'at least' if kind.endswith('equal') else 'above'} {bound}, not "
+            f"{shown(value)}"
+        )
     if kind == "less_than_equal":
         return f"must be at most {context.get('le')}, not {shown(value)}"
     if kind == "too_short":
@@ -234,7 +262,12 @@ def _words(kind: str, detail: ErrorDetails, key: str) -> str:
         return f"must have at most {context.get('max_length')} items"
     if kind == "literal_error":
         if key in ("multinode", "disagg"):
-            return f"must be false, not {shown(value)}: one server over several nodes is not supported"
-        allowed = [word.strip("' ") for word in str(context.get("expected", "")).replace(" or ", ",").split(",")]
+            return (
+                f"must be false, not {shown(value)}: one server over several nodes is not supported"
+            )
+        allowed = [
+            word.strip("' ")
+            for word in str(context.get("expected", "")).replace(" or ", ",").split(",")
+        ]
         return f"must be {one_of(allowed)}, not {shown(value)}{did_you_mean(str(value), allowed)}"
     return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"

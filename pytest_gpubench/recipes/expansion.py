@@ -21,7 +21,8 @@ MODEL_LEN_MARGIN = 256
 
 
 def concurrencies(row: Row) -> tuple[int, ...]:
-    """The list as written, or conc-start doubled until conc-end, which is always the last: 4 to 100 is 4 8 16 32 64 100."""
+    """The list as written, or conc-start doubled until conc-end, which is always the last: 4 to 100
+    is 4 8 16 32 64 100."""
     if row.conc_list is not None:
         return tuple(row.conc_list)
     if row.conc_start is None or row.conc_end is None:
@@ -39,7 +40,14 @@ def _doubled(start: int, end: int) -> Iterator[int]:
 
 def topology(row: Row) -> Topology:
     """The row's parallelism; an ``ep`` that is not written is 1."""
-    return Topology(tp=row.tp, pp=row.pp, pcp=row.pcp_size, dcp=row.dcp_size, ep=row.ep or 1, dp_attn=row.dp_attn)
+    return Topology(
+        tp=row.tp,
+        pp=row.pp,
+        pcp=row.pcp_size,
+        dcp=row.dcp_size,
+        ep=row.ep or 1,
+        dp_attn=row.dp_attn,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +66,51 @@ class Point:
         it = self.topology
         return {
             "isl": self.isl, "osl": self.osl, "conc": self.conc,
-            "tp": it.tp, "ep": it.ep, "pp": it.pp, "pcp": it.pcp, "dcp": it.dcp, "dp_attn": it.dp_attn, "gpus": it.gpus,
-            "dp": it.dp, "tensor_parallel_size": it.tensor_parallel_size, "expert_parallel": it.expert_parallel,
+            "tp": it.tp, "ep": it.ep, "pp": it.pp, "pcp": it.pcp, "dcp": it.dcp,
+            "dp_attn": it.dp_attn, "gpus": it.gpus, "dp": it.dp,
+            "tensor_parallel_size": it.tensor_parallel_size, "expert_parallel": it.expert_parallel,
             "hardware": hardware, "precision": precision, "framework": framework,
         }  # fmt: skip
 
 
 PROMPTS_PER_CONC = 10
 WARMUPS_PER_CONC = 2
-_FLOATS = ("temperature", "range_ratio", "request_rate", "burstiness", "ramp", "duration", "interval", "think_time", "time_scale")
+_FLOATS = (
+    "temperature",
+    "range_ratio",
+    "request_rate",
+    "burstiness",
+    "ramp",
+    "duration",
+    "interval",
+    "think_time",
+    "time_scale",
+)
 """One number is one number, written 2 or 2.0: workloads are compared and hashed."""
 
 
 def given_keys(keys: ClientKeys, node: Node) -> dict[str, Any]:
-    """The keys that are written, as fields of a workload (and the two counts per unit of concurrency)."""
-    given = {name: value for name, value in keys.model_dump(by_alias=False).items() if value is not None}
+    """The keys that are written, as fields of a workload (and the two counts per unit of
+    concurrency)."""
+    given = {
+        name: value for name, value in keys.model_dump(by_alias=False).items() if value is not None
+    }
     for name in _FLOATS:
         if name in given:
             given[name] = float(given[name])
     if "slo" in given:
-        given["slo"] = {name: float(value) for name, value in given["slo"].items() if value is not None}
+        given["slo"] = {
+            name: float(value) for name, value in given["slo"].items() if value is not None
+        }
     if "dataset_file" in given:
         written = node.get("dataset-file") or node
         given["dataset_file"] = str(Path(written.at.file).absolute().parent / given["dataset_file"])
     return {name: freeze(value) for name, value in given.items()}
 
 
-def workload_of(point: Point, given: Mapping[str, Any], node: Node, path: str, max_model_len: int) -> Workload:
+def workload_of(
+    point: Point, given: Mapping[str, Any], node: Node, path: str, max_model_len: int
+) -> Workload:
     """The workload of a point.
 
     Args:
@@ -93,12 +119,20 @@ def workload_of(point: Point, given: Mapping[str, Any], node: Node, path: str, m
         path: key path of the section.
 
     Raises:
-        PointError: if keys contradict each other, the point's draft, or the server's context length.
+        PointError: if keys contradict each other, the point's draft, or the server's context
+            length.
     """
     fields = dict(given)
     if fields.get("profile") == "inferencex":  # the original applies a template for a draft only
-        fields = {"api": "completions", "chat_template": "server" if point.speculative else "none", **fields}
-    prompts, warmups = fields.pop("prompts_per_conc", PROMPTS_PER_CONC), fields.pop("warmups_per_conc", WARMUPS_PER_CONC)
+        fields = {
+            "api": "completions",
+            "chat_template": "server" if point.speculative else "none",
+            **fields,
+        }
+    prompts, warmups = (
+        fields.pop("prompts_per_conc", PROMPTS_PER_CONC),
+        fields.pop("warmups_per_conc", WARMUPS_PER_CONC),
+    )
     workload = Workload(
         isl=point.isl,
         osl=point.osl,
@@ -116,20 +150,35 @@ def workload_of(point: Point, given: Mapping[str, Any], node: Node, path: str, m
 
 def _fault(workload: Workload, point: Point, max_model_len: int) -> tuple[str, str] | None:
     if workload.chat_template == "none" and point.speculative:
-        words = "speculative decoding is measured through the chat template (acceptance on raw text means nothing); use server"
+        words = (
+            "speculative decoding is measured through the chat template (acceptance on raw "
+            "text means nothing); use server"
+        )
         return "chat-template", words
-    if workload.profile == "inferencex" and workload.chat_template == "server" and not point.speculative:
-        return "chat-template", "profile inferencex applies the template for a draft only; remove this key, or the profile"
+    if (
+        workload.profile == "inferencex"
+        and workload.chat_template == "server"
+        and not point.speculative
+    ):
+        return (
+            "chat-template",
+            "profile inferencex applies the template for a draft only; remove this "
+            "key, or the profile",
+        )
     needed = workload.turns * (point.isl + point.osl)
     if workload.turns > 1 and needed > max_model_len:
-        words = f"{workload.turns} turns of isl {point.isl} and osl {point.osl} grow to {needed} tokens, the server takes "
+        words = (
+            f"{workload.turns} turns of isl {point.isl} and osl {point.osl} grow to "
+            f"{needed} tokens, the server takes "
+        )
         return "turns", f"{words}{max_model_len}; raise serve.max-model-len"
     return next(iter(contradictions(workload)), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """All of a point but its load, before sharing. Points that differ in nothing but an unread concurrency have one object."""
+    """All of a point but its load, before sharing. Points that differ in nothing but an unread
+    concurrency have one object."""
 
     identity: Identity
     spec: ServerSpec

@@ -1,7 +1,8 @@
 """The small arithmetic of recipes: ``${...}`` and ``if``.
 
-Numbers, booleans, strings (to compare with), names, ``+ - * / // %``, comparisons, ``and or not in``, ``a if c else b`` and five
-functions. Parsed by Python's own parser, walked over a whitelist; nothing is executed. Text, tree and every value are bounded.
+Numbers, booleans, strings (to compare with), names, ``+ - * / // %``, comparisons, ``and or not
+in``, ``a if c else b`` and five functions. Parsed by Python's own parser, walked over a whitelist;
+nothing is executed. Text, tree and every value are bounded.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ _ORDER: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
 }
 _CONSTANTS: dict[str, bool] = {"true": True, "false": False}
 _GRAMMAR = (
-    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.UAdd, ast.USub, ast.Not, ast.BoolOp, ast.And,
-    ast.Or, ast.Compare, ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.List, ast.IfExp, ast.Call, *_ARITHMETIC, *_ORDER,
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.UAdd, ast.USub,
+    ast.Not, ast.BoolOp, ast.And, ast.Or, ast.Compare, ast.Eq, ast.NotEq, ast.In, ast.NotIn,
+    ast.List, ast.IfExp, ast.Call, *_ARITHMETIC, *_ORDER,
 )  # fmt: skip
 
 
@@ -74,7 +76,8 @@ class Expression:
         """The value for these names; integral floats come back as integers.
 
         Raises:
-            ExpressionError: for an unknown name, a wrong type, a division by zero, or a value out of bounds.
+            ExpressionError: for an unknown name, a wrong type, a division by zero, or a value out
+                of bounds.
         """
         result = _Evaluation(names).value(self.tree)
         if isinstance(result, list):
@@ -90,7 +93,9 @@ def parse(text: str) -> Expression:
         ExpressionError: if it is too long, is not in the grammar, or calls an unknown function.
     """
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"the expression has {len(text)} characters; the limit is {MAX_LENGTH}")
+        raise ExpressionError(
+            f"the expression has {len(text)} characters; the limit is {MAX_LENGTH}"
+        )
     if not text.strip():
         raise ExpressionError("the expression is empty")
     try:
@@ -107,7 +112,9 @@ def parse(text: str) -> Expression:
     for node in nodes:
         _check(node)
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-    names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called} - set(_CONSTANTS)
+    names = {
+        node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called
+    } - set(_CONSTANTS)
     return Expression(text, frozenset(names), tree)
 
 
@@ -117,11 +124,16 @@ def _check(node: ast.AST) -> None:
     if not isinstance(node, _GRAMMAR):
         raise ExpressionError(f"{type(node).__name__.lower()} is not allowed in an expression")
     if isinstance(node, ast.Constant) and not isinstance(node.value, bool | int | float | str):
-        raise ExpressionError(f"{shown(node.value)} is not allowed in an expression; use numbers, true, false or text")
+        raise ExpressionError(
+            f"{shown(node.value)} is not allowed in an expression; use numbers, true, false or text"
+        )
     if isinstance(node, ast.Call):
         if not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS:
             name = node.func.id if isinstance(node.func, ast.Name) else "this"
-            raise ExpressionError(f"no function '{name}'{did_you_mean(name, _FUNCTIONS)} (known: {', '.join(_FUNCTIONS)})")
+            raise ExpressionError(
+                f"no function '{name}'{did_you_mean(name, _FUNCTIONS)} (known: "
+                f"{', '.join(_FUNCTIONS)})"
+            )
         _, least, most = _FUNCTIONS[node.func.id]
         if node.keywords or not least <= len(node.args) <= most:
             count = "one number" if most == 1 else f"{least} to {most} numbers"
@@ -160,7 +172,9 @@ class _Evaluation:
             case ast.List():
                 return [self.value(item) for item in node.elts]
             case ast.Call(func=ast.Name(id=name)):
-                return self._bounded(_FUNCTIONS[name][0](*(self._number(argument) for argument in node.args)))
+                return self._bounded(
+                    _FUNCTIONS[name][0](*(self._number(argument) for argument in node.args))
+                )
         raise ExpressionError("not an expression")
 
     def _name(self, name: str) -> Value:
@@ -205,14 +219,21 @@ class _Evaluation:
 
     @staticmethod
     def _equal(left: Any, right: Any) -> bool:
-        kinds = {next((kind for kind in (bool, str, list) if isinstance(side, kind)), float) for side in (left, right)}
+        kinds = {
+            next((kind for kind in (bool, str, list) if isinstance(side, kind)), float)
+            for side in (left, right)
+        }
         if len(kinds) > 1 or list in kinds:
-            raise ExpressionError(f"{shown(left)} and {shown(right)} are of different kinds and never equal")
+            raise ExpressionError(
+                f"{shown(left)} and {shown(right)} are of different kinds and never equal"
+            )
         return bool(left == right)
 
     @staticmethod
     def _bounded(value: Any) -> Any:
-        if isinstance(value, int | float) and not (isinstance(value, bool) or -MAX_VALUE <= value <= MAX_VALUE):
+        if isinstance(value, int | float) and not (
+            isinstance(value, bool) or -MAX_VALUE <= value <= MAX_VALUE
+        ):
             raise ExpressionError(f"a value is beyond {MAX_VALUE:.0e}")
         return value
 
@@ -247,7 +268,9 @@ def split(text: str) -> tuple[str | Expression, ...]:
 
 
 def _end(text: str, start: int) -> int:
-    quote = ""  # the mark that a string inside the expression began with: a brace in it closes nothing
+    quote = (
+        ""  # the mark that a string inside the expression began with: a brace in it closes nothing
+    )
     for index in range(start, len(text)):
         character = text[index]
         if quote:
@@ -256,7 +279,9 @@ def _end(text: str, start: int) -> int:
             quote = character
         elif character == "}":
             return index
-    raise ExpressionError("`${` is not closed; write ${...}, or $${ for the two characters themselves")
+    raise ExpressionError(
+        "`${` is not closed; write ${...}, or $${ for the two characters themselves"
+    )
 
 
 def names_in(text: str) -> Iterator[str]:
@@ -272,7 +297,8 @@ def is_computed(value: object) -> bool:
 
 
 def render(text: str, names: Mapping[str, Value]) -> Value:
-    """The string with its expressions evaluated; a string that is one expression becomes that value (number or boolean).
+    """The string with its expressions evaluated; a string that is one expression becomes that value
+    (number or boolean).
 
     Raises:
         ExpressionError: see `Expression.evaluate`; also for an expression whose value is text.
@@ -280,11 +306,15 @@ def render(text: str, names: Mapping[str, Value]) -> Value:
     parts = split(text)
     if len(parts) == 1 and isinstance(parts[0], Expression):
         return _computed(parts[0], names)
-    return "".join(part if isinstance(part, str) else spelled(_computed(part, names)) for part in parts)
+    return "".join(
+        part if isinstance(part, str) else spelled(_computed(part, names)) for part in parts
+    )
 
 
 def _computed(expression: Expression, names: Mapping[str, Value]) -> Value:
     value = expression.evaluate(names)
     if isinstance(value, str):
-        raise ExpressionError("the value of an expression is a number or true/false; text is only for comparing")
+        raise ExpressionError(
+            "the value of an expression is a number or true/false; text is only for comparing"
+        )
     return value

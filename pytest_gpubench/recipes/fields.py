@@ -1,6 +1,7 @@
 """Field types of the recipe schema: numbers that may also be expressions, free-form maps, versions.
 
-Each checks one value and says what is wrong in the words of the file; the JSON Schema for editors rides along.
+Each checks one value and says what is wrong in the words of the file; the JSON Schema for editors
+rides along.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pytest_gpubench.model.metrics import METRICS
@@ -25,7 +34,13 @@ def _kebab(name: str) -> str:
 class Section(BaseModel):
     """Base of all parts: kebab-case keys, nothing unknown, no coercion."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=_kebab, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        alias_generator=_kebab,
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
 
 
 MAX_TOKENS = 10_000_000
@@ -40,17 +55,27 @@ def fail(message: str) -> PydanticCustomError:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number within bounds, or an expression: the annotation of a field, with its schema for editors."""
+    """A number within bounds, or an expression: the annotation of a field, with its schema for
+    editors."""
 
     kind: Literal["integer", "number"]
     least: float
     most: float
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": self.kind, "minimum": self.least}, {"type": "string", "pattern": r"\$\{"}]}
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "anyOf": [
+                {"type": self.kind, "minimum": self.least},
+                {"type": "string", "pattern": r"\$\{"},
+            ]
+        }
 
     def check(self, value: Any) -> Any:
         """The value as it is.
@@ -100,7 +125,10 @@ Text: TypeAlias = Annotated[str, BeforeValidator(_text)]
 
 def _token(value: Any) -> str:
     if not _TOKEN.fullmatch(_text(value)):
-        raise fail(f"must be one word of lower-case letters, digits and dots (it becomes part of test ids), not {shown(value)}")
+        raise fail(
+            "must be one word of lower-case letters, digits and dots (it becomes part "
+            f"of test ids), not {shown(value)}"
+        )
     return str(value)
 
 
@@ -109,7 +137,11 @@ def is_token(word: str) -> bool:
     return bool(_TOKEN.fullmatch(word))
 
 
-Token: TypeAlias = Annotated[str, BeforeValidator(_token), WithJsonSchema({"type": "string", "pattern": f"^{_TOKEN.pattern}$"})]
+Token: TypeAlias = Annotated[
+    str,
+    BeforeValidator(_token),
+    WithJsonSchema({"type": "string", "pattern": f"^{_TOKEN.pattern}$"}),
+]
 
 
 def metric_name(value: Any) -> str:
@@ -127,7 +159,9 @@ def _specifier(value: Any) -> str:
     return str(value)
 
 
-MetricName: TypeAlias = Annotated[str, BeforeValidator(metric_name), WithJsonSchema({"type": "string", "enum": sorted(METRICS)})]
+MetricName: TypeAlias = Annotated[
+    str, BeforeValidator(metric_name), WithJsonSchema({"type": "string", "enum": sorted(METRICS)})
+]
 
 
 def texts(value: Any) -> Any:
@@ -136,7 +170,9 @@ def texts(value: Any) -> Any:
     return value
 
 
-TEXTS_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+TEXTS_SCHEMA = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+)
 Texts: TypeAlias = Annotated[Any, BeforeValidator(texts), TEXTS_SCHEMA]
 """One text, or a list of them."""
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_gpubench.model.frozen import Frozen, thaw
@@ -22,7 +29,9 @@ _PERCENTAGE = re.compile(r"\d{1,3}(\.\d{1,6})?%")
 def _share(value: Any) -> float:
     if isinstance(value, str) and _PERCENTAGE.fullmatch(value) and 0 < float(value[:-1]) < 100:
         return float(value[:-1]) / 100
-    raise fail(f"a tolerance is a percentage above 0% and below 100%, such as 5%, not {shown(value)}")
+    raise fail(
+        f"a tolerance is a percentage above 0% and below 100%, such as 5%, not {shown(value)}"
+    )
 
 
 def _amount(value: Any, info: ValidationInfo) -> float:
@@ -41,10 +50,14 @@ def _golden(value: Any) -> float | bool:
 
 
 Share: TypeAlias = Annotated[
-    float, BeforeValidator(_share), WithJsonSchema({"type": "string", "pattern": f"^{_PERCENTAGE.pattern}$"})
+    float,
+    BeforeValidator(_share),
+    WithJsonSchema({"type": "string", "pattern": f"^{_PERCENTAGE.pattern}$"}),
 ]
 """A percentage in the file, a share here: 5% is 0.05."""
-Amount: TypeAlias = Annotated[float, BeforeValidator(_amount), WithJsonSchema({"type": "number", "minimum": 0})]
+Amount: TypeAlias = Annotated[
+    float, BeforeValidator(_amount), WithJsonSchema({"type": "number", "minimum": 0})
+]
 
 
 class GateKeys(Section):
@@ -64,11 +77,13 @@ class AcceptanceGateKeys(GateKeys):
     """What is asked of a draft's acceptance length."""
 
     golden: Annotated[float | bool, BeforeValidator(_golden)] | None = None
-    """`true`: what InferenceX publishes for the draft; a number: that length. `tolerance` is then how far below it may be."""
+    """`true`: what InferenceX publishes for the draft; a number: that length. `tolerance` is then
+    how far below it may be."""
 
 
 def read_gate(metric: str, written: Frozen) -> GateKeys | None:
-    """A recipe's words on one metric (a percentage, a map, or false) as a gate; None: the metric is not gated.
+    """A recipe's words on one metric (a percentage, a map, or false) as a gate; None: the metric is
+    not gated.
 
     Raises:
         ValidationError: if they are none of these; a recipe that was loaded holds no such words.
@@ -93,7 +108,9 @@ def check_gate(metric: str, value: Any) -> str | None:
         read_gate(metric, value)
     except ValidationError as error:
         order = list(value) if isinstance(value, dict) else ["tolerance"]
-        first = min(error.errors(include_url=False), key=lambda detail: order.index(str(detail["loc"][0])))
+        first = min(
+            error.errors(include_url=False), key=lambda detail: order.index(str(detail["loc"][0]))
+        )
         key = str(first["loc"][0])
         if first["type"] != "extra_forbidden":
             return first["msg"]
@@ -103,18 +120,23 @@ def check_gate(metric: str, value: Any) -> str | None:
 
 
 class _Unread:
-    """Leaves ``gates`` as they are written: `check_gate` says what is wrong with them, in the order of the file.
+    """Leaves ``gates`` as they are written: `check_gate` says what is wrong with them, in the order
+    of the file.
 
     Editors get the type's schema, in which only the acceptance length has `golden`.
     """
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         def as_written(value: Any, read: Any) -> Any:
             return value if isinstance(value, dict) else read(value)
 
         return core_schema.no_info_wrap_validator_function(as_written, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         any_metric = handler(schema)
         *others, gate, acceptance, null = any_metric["additionalProperties"]["anyOf"]
         return any_metric | {
@@ -123,5 +145,7 @@ class _Unread:
         }
 
 
-Gates: TypeAlias = Annotated[dict[MetricName, Share | Literal[False] | GateKeys | AcceptanceGateKeys | None], _Unread()]
+Gates: TypeAlias = Annotated[
+    dict[MetricName, Share | Literal[False] | GateKeys | AcceptanceGateKeys | None], _Unread()
+]
 """Metric to what is asked of it."""

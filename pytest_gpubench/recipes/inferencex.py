@@ -1,7 +1,8 @@
-"""InferenceX's conventions: runner labels, identity and names of recipes, and files with its keys only.
+"""InferenceX's conventions: runner labels, identity and names of recipes, and files with its keys
+only.
 
-Hardware comes from the runner label, identity from the fields, and the name may not say otherwise. What of a
-file that has only InferenceX keys cannot run here is listed, the rest goes on.
+Hardware comes from the runner label, identity from the fields, and the name may not say otherwise.
+What of a file that has only InferenceX keys cannot run here is listed, the rest goes on.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ ALIASES: dict[str, str] = {f"{key}-{site}": key for key, sites in _SITES.items()
 """Runner labels of InferenceX's clusters that mean nothing but a kind of GPU."""
 
 _PYTEST_WORDS = frozenset({
-    "and", "or", "not", "none", "true", "false", "skip", "skipif", "xfail", "parametrize", "usefixtures", "filterwarnings",
+    "and", "or", "not", "none", "true", "false", "skip", "skipif", "xfail", "parametrize",
+    "usefixtures", "filterwarnings",
     "tryfirst", "trylast", "timeout", "flaky", "benchmark", "gpubench",
 })  # fmt: skip
 
@@ -53,8 +55,8 @@ def hardware_of(label: str, runners: Mapping[str, str]) -> str | None:
 def runner_hint(label: str, runners: Mapping[str, str]) -> str:
     """What to do about a label that means nothing here."""
     known = [*runners, *HARDWARE, *ALIASES]
-    return (
-        did_you_mean(label, known) or f"; declare it: `runners: {{{label}: {{hardware: ...}}}}` (hardware: {', '.join(HARDWARE)})"
+    return did_you_mean(label, known) or (
+        f"; declare it: `runners: {{{label}: {{hardware: ...}}}}` (hardware: {', '.join(HARDWARE)})"
     )
 
 
@@ -92,21 +94,33 @@ def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[s
         said = words[index : index + 1]
         if said != [meant]:
             says = f"says '{said[0]}'" if any(said) else "stops"
-            return f"the name {says} where `{key}` means '{meant}'; rename it to '{wanted}' or mend the field", ""
+            return (
+                f"the name {says} where `{key}` means '{meant}'; rename it to "
+                f"'{wanted}' or mend the field",
+                "",
+            )
     rest = words[len(base) :]
     named = rest[:1] == [SPEC_WORD]
     if named and not all(rows):
         count = sum(not row for row in rows)
-        return f"the name says '{SPEC_WORD}' but {count} of {len(rows)} rows lack `spec-decoding: mtp`; label them or rename it", ""
+        return (
+            f"the name says '{SPEC_WORD}' but {count} of {len(rows)} rows lack "
+            "`spec-decoding: mtp`; label them or rename it",
+            "",
+        )
     if all_drafted and not named:
         return (
-            f"every row has `spec-decoding: mtp` but no '{SPEC_WORD}' follows the framework in the name; rename it to '{wanted}'",
+            f"every row has `spec-decoding: mtp` but no '{SPEC_WORD}' follows the "
+            f"framework in the name; rename it to '{wanted}'",
             "",
         )
     variant = rest[1:] if named else rest
     for word in variant:
         if word == SPEC_WORD:
-            return f"'{SPEC_WORD}' stands right after the framework; rename it to '{wanted}-...'", ""
+            return (
+                f"'{SPEC_WORD}' stands right after the framework; rename it to '{wanted}-...'",
+                "",
+            )
         wrong = token_error(word)
         if wrong:
             return f"a word of the name cannot be used in test ids: {wrong}; rename it", ""
@@ -114,7 +128,20 @@ def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[s
 
 
 OUR_KEYS = frozenset(
-    ("extends", "serve", "speculative", "env", "when", "client", "gates", "requires", "source", "server-per", "command", "revision")
+    (
+        "extends",
+        "serve",
+        "speculative",
+        "env",
+        "when",
+        "client",
+        "gates",
+        "requires",
+        "source",
+        "server-per",
+        "command",
+        "revision",
+    )
 )
 RESERVED = ("templates", "runners", "ratios")
 
@@ -140,9 +167,14 @@ def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
     runner = _leaf(entry, "runner")
     if isinstance(runner, str) and hardware_of(runner, runners) is None:
         reasons.append(
-            f"runner label '{runner}' maps to no hardware (a file with `runners: {{'{runner}': {{hardware: ...}}}}` maps it)"
+            f"runner label '{runner}' maps to no hardware (a file with `runners: "
+            f"{{'{runner}': {{hardware: ...}}}}` maps it)"
         )
-    rows = [row for lengths in entry.items_of("scenarios", "fixed-seq-len") for row in lengths.items_of("search-space")]
+    rows = [
+        row
+        for lengths in entry.items_of("scenarios", "fixed-seq-len")
+        for row in lengths.items_of("search-space")
+    ]
     if "draft_model" in {_leaf(row, "spec-decoding") for row in rows}:
         reasons.append("spec-decoding: draft_model (its draft is named in a shell script only)")
     return reasons

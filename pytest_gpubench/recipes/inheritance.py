@@ -14,7 +14,8 @@ KEEPS_NULL = "env"
 
 
 def overlay(parent: Node, child: Node, key: str = "") -> Node:
-    """``child`` laid over ``parent``: maps merge, lists and scalars replace, null removes, ``when`` concatenates (parent first).
+    """``child`` laid over ``parent``: maps merge, lists and scalars replace, null removes, ``when``
+    concatenates (parent first).
 
     Neither argument is changed; places travel with the values.
     """
@@ -34,7 +35,8 @@ def overlay(parent: Node, child: Node, key: str = "") -> Node:
 
 
 def without_nulls(node: Node, key: str = "") -> Node:
-    """The node with its null keys removed (nothing stands below them that they could remove), inside maps only."""
+    """The node with its null keys removed (nothing stands below them that they could remove),
+    inside maps only."""
     if not isinstance(node.value, dict) or key == KEEPS_NULL:
         return node
     kept = {
@@ -48,7 +50,9 @@ def without_nulls(node: Node, key: str = "") -> Node:
 class Lineage:
     """Resolves ``extends`` over all files: a recipe or template by name to its merged form."""
 
-    def __init__(self, sections: Mapping[str, Node], broken: Collection[str], log: ProblemLog) -> None:
+    def __init__(
+        self, sections: Mapping[str, Node], broken: Collection[str], log: ProblemLog
+    ) -> None:
         self._sections = sections
         self._broken = broken
         self._log = log
@@ -56,7 +60,8 @@ class Lineage:
         self._stack: list[str] = []
 
     def resolve(self, name: str) -> Node | None:
-        """The merged form of a section, None if one of its ancestors is missing, broken or itself (each reported once)."""
+        """The merged form of a section, None if one of its ancestors is missing, broken or itself
+        (each reported once)."""
         if name not in self._merged:
             self._stack.append(name)
             self._merged[name] = self._resolve(name)
@@ -66,7 +71,9 @@ class Lineage:
     def _resolve(self, name: str) -> Node | None:
         section = self._sections[name]
         extends = section.get("extends")
-        own = Node({key: entry for key, entry in section.entries.items() if key != "extends"}, section.at)
+        own = Node(
+            {key: entry for key, entry in section.entries.items() if key != "extends"}, section.at
+        )
         if extends is None or extends.value is None:
             return without_nulls(own)
         layers = []
@@ -86,13 +93,24 @@ class Lineage:
             return None  # its own problems say enough
         if parent.value not in self._sections:
             known = [other for other in (*self._sections, *self._broken) if other != name]
-            self._log.add(parent.at, path, f"no recipe or template is named '{parent.value}'{did_you_mean(parent.value, known)}")
+            self._log.add(
+                parent.at,
+                path,
+                "no recipe or template is named "
+                f"'{parent.value}'{did_you_mean(parent.value, known)}",
+            )
             return None
         if parent.value in self._stack:
             cycle = [*self._stack[self._stack.index(parent.value) :], parent.value]
-            self._log.add(parent.at, path, f"extends itself: {' -> '.join(cycle)}; remove one of these links")
+            self._log.add(
+                parent.at, path, f"extends itself: {' -> '.join(cycle)}; remove one of these links"
+            )
             return None
         if len(self._stack) >= MAX_GENERATIONS:
-            self._log.add(parent.at, path, f"more than {MAX_GENERATIONS} generations of `extends`; flatten the chain")
+            self._log.add(
+                parent.at,
+                path,
+                f"more than {MAX_GENERATIONS} generations of `extends`; flatten the chain",
+            )
             return None
         return self.resolve(parent.value)

@@ -1,4 +1,5 @@
-"""Recipe files to a `RecipeBook`: read, merge, check, expand, share. Nothing in a file makes it raise."""
+"""Recipe files to a `RecipeBook`: read, merge, check, expand, share. Nothing in a file makes it
+raise."""
 
 from __future__ import annotations
 
@@ -41,12 +42,14 @@ def load_recipes(paths: Sequence[Path], *, policy: SharingPolicy | None = None) 
     """Read recipe files and expand everything they declare.
 
     Args:
-        paths: files, read in this order; they share names, so one may extend another's recipes and templates.
-        policy: how cases share servers; None takes each recipe's own ``server-per``, or ``parallelism``.
+        paths: files, read in this order; they share names, so one may extend another's recipes and
+        templates.
+        policy: how cases share servers; None takes each recipe's own ``server-per``, or
+            ``parallelism``.
 
     Returns:
-        The book. Whatever is wrong with or in the files is in ``problems`` (this function does not raise for it); recipes without
-        problems are expanded all the same.
+        The book. Whatever is wrong with or in the files is in ``problems`` (this function does not
+        raise for it); recipes without problems are expanded all the same.
     """
     files = [str(path) for path in paths]
     return _Loading(files, policy).load(paths)
@@ -108,7 +111,9 @@ class _Loading:
         root = read_tree(str(path), data, self._log)
         if root is None or root.value is None:
             if len(self._log) == before:
-                self._log.add(start, "", "the file is empty; a recipe file maps recipe names to recipes")
+                self._log.add(
+                    start, "", "the file is empty; a recipe file maps recipe names to recipes"
+                )
             return None
         if not isinstance(root.value, dict):
             self._log.add(root.at, "", "a recipe file is a map from recipe names to recipes")
@@ -126,11 +131,19 @@ class _Loading:
                 words = f"unknown hardware '{hardware}'{did_you_mean(hardware, HARDWARE)}"
                 self._log.add(node.at, join_path(path, "hardware"), words)
             elif self._runners.setdefault(label, hardware) != hardware:
-                self._log.add(entry.key_at, path, f"another file says that '{label}' is {self._runners[label]}; keep one")
+                self._log.add(
+                    entry.key_at,
+                    path,
+                    f"another file says that '{label}' is {self._runners[label]}; keep one",
+                )
         for index, item in enumerate(root.items_of("ratios")):
             if check_section(schema.RatioGate, item, join_path("ratios", index), self._log):
                 self._ratios.append(FrozenMap(item.plain()))
-        for key, kind, name in (("runners", dict, "map"), ("templates", dict, "map"), ("ratios", list, "list")):
+        for key, kind, name in (
+            ("runners", dict, "map"),
+            ("templates", dict, "map"),
+            ("ratios", list, "list"),
+        ):
             section = root.get(key)
             if section and not isinstance(section.value, kind | None):
                 self._log.add(section.at, key, f"must be a {name}")
@@ -174,10 +187,16 @@ class _Loading:
 
     def _knows_runner(self, node: Node, path: str) -> bool:
         runner = node.get("runner")
-        if runner is None or not isinstance(runner.value, str) or hardware_of(runner.value, self._runners):
+        if (
+            runner is None
+            or not isinstance(runner.value, str)
+            or hardware_of(runner.value, self._runners)
+        ):
             return True
         hint = runner_hint(runner.value, self._runners)
-        self._log.add(runner.at, join_path(path, "runner"), f"unknown runner '{runner.value}'{hint}")
+        self._log.add(
+            runner.at, join_path(path, "runner"), f"unknown runner '{runner.value}'{hint}"
+        )
         return False
 
     def _lists_unsupported(self, section: _Section) -> bool:
@@ -190,7 +209,11 @@ class _Loading:
         name = section.name
         missing = [key for key in _REQUIRED if merged.get(key) is None]
         for key in missing:
-            self._log.add(section.at, join_path(name, key), f"missing key '{key}'; add it or extend a recipe that has it")
+            self._log.add(
+                section.at,
+                join_path(name, key),
+                f"missing key '{key}'; add it or extend a recipe that has it",
+            )
         if missing:
             return
         recipe = validated(merged, name, self._log)
@@ -198,20 +221,28 @@ class _Loading:
             return
         scenarios = merged.get("scenarios") or merged
         if not recipe.lengths:
-            self._log.add(scenarios.at, join_path(name, "scenarios"), "missing key 'fixed-seq-len'; add it")
+            self._log.add(
+                scenarios.at, join_path(name, "scenarios"), "missing key 'fixed-seq-len'; add it"
+            )
             return
         if inferencex.has_agentic_part(merged) and section.is_foreign:
             words = "agentic-coding scenario (its fixed-seq-len part is expanded)"
             self._unsupported.append(Unsupported(section.at, name, words))
         elif inferencex.has_agentic_part(merged):
-            self._log.add(scenarios.at, join_path(name, "scenarios.agentic-coding"), "not supported; remove it")
+            self._log.add(
+                scenarios.at,
+                join_path(name, "scenarios.agentic-coding"),
+                "not supported; remove it",
+            )
         self._expand_recipe(section, merged, recipe)
 
     def _expand_recipe(self, section: _Section, merged: Node, recipe: schema.Recipe) -> None:
         hardware = hardware_of(recipe.runner or "", self._runners)
         if hardware is None:
             return  # said where the label stands
-        base = Identity(recipe.model_prefix or "", recipe.precision or "", hardware, recipe.framework or "")
+        base = Identity(
+            recipe.model_prefix or "", recipe.precision or "", hardware, recipe.framework or ""
+        )
         labelled = [row.spec_decoding == "mtp" for row in recipe.rows]
         wrong, variant = name_error(section.name, base, labelled)
         if wrong and section.is_foreign:
@@ -222,49 +253,79 @@ class _Loading:
             return
         self._budget -= sum(len(concurrencies(row)) for row in recipe.rows)
         if self._budget < 0:
-            self._log.add(section.at, section.name, f"with it the files declare more than {MAX_CASES} cases; load fewer at once")
+            self._log.add(
+                section.at,
+                section.name,
+                f"with it the files declare more than {MAX_CASES} cases; load fewer at once",
+            )
             return
         draft = merged.get("speculative")
         if draft and not any(labelled):
             path = join_path(section.name, "speculative")
             self._log.add(
-                draft.at, path, "no row has `spec-decoding: mtp`, so this draft is never used; label the rows or remove it"
+                draft.at,
+                path,
+                "no row has `spec-decoding: mtp`, so this draft is never used; label "
+                "the rows or remove it",
             )
             return
         resolver = Resolver(section.name, merged, recipe, self._log)
         resolved: list[Resolved] = []
         loads: dict[tuple[object, ...], int] = {}
-        identities = {drafted: replace(base, spec=SPEC_WORD if drafted else "", variant=variant) for drafted in (False, True)}
+        identities = {
+            drafted: replace(base, spec=SPEC_WORD if drafted else "", variant=variant)
+            for drafted in (False, True)
+        }
         for point in self._points(section.name, merged, recipe):
             member = resolver.resolve(point, identities[point.speculative])
             if member is not None and not self._same_load(section.name, member, loads):
                 resolved.append(member)
         self._publish(section, recipe, resolved)
 
-    def _same_load(self, name: str, resolved: Resolved, loads: dict[tuple[object, ...], int]) -> bool:
-        """Whether an earlier point has the same id: an open loop's is its rate, whatever the concurrency."""
+    def _same_load(
+        self, name: str, resolved: Resolved, loads: dict[tuple[object, ...], int]
+    ) -> bool:
+        """Whether an earlier point has the same id: an open loop's is its rate, whatever the
+        concurrency."""
         load, point = resolved.workload, resolved.point
         if not load.request_rate:
             return False
         first = loads.setdefault((point.topology, point.speculative, load.label), point.conc)
         if first == point.conc:
             return False
-        words = f"conc {point.conc} has the same rate as conc {first} ({load.label}); write a rate that reads conc, or one conc"
+        words = (
+            f"conc {point.conc} has the same rate as conc {first} ({load.label}); write a "
+            "rate that reads conc, or one conc"
+        )
         self._log.add(point.at, join_path(name, "client.request-rate"), words)
         return True
 
     def _points(self, name: str, merged: Node, recipe: schema.Recipe) -> Iterator[Point]:
         seen: dict[tuple[object, ...], SourcePosition] = {}
-        for node, item in zip(merged.items_of("scenarios", "fixed-seq-len"), recipe.lengths, strict=True):
+        for node, item in zip(
+            merged.items_of("scenarios", "fixed-seq-len"), recipe.lengths, strict=True
+        ):
             for row_node, row in zip(node.items_of("search-space"), item.search_space, strict=True):
                 parallelism = topology(row)
                 for conc in concurrencies(row):
-                    point = Point(parallelism, item.isl, item.osl, conc, row.spec_decoding == "mtp", row_node.at)
+                    point = Point(
+                        parallelism,
+                        item.isl,
+                        item.osl,
+                        conc,
+                        row.spec_decoding == "mtp",
+                        row_node.at,
+                    )
                     key = (point.topology, point.isl, point.osl, conc, point.speculative)
                     if key in seen:
                         what = f"{point.topology.label} isl {item.isl} osl {item.osl} conc {conc}"
-                        words = f"duplicate case: {what} is already in the row on line {seen[key].line}; remove one"
-                        self._log.add(row_node.at, join_path(name, "scenarios.fixed-seq-len"), words)
+                        words = (
+                            f"duplicate case: {what} is already in the row on line "
+                            f"{seen[key].line}; remove one"
+                        )
+                        self._log.add(
+                            row_node.at, join_path(name, "scenarios.fixed-seq-len"), words
+                        )
                         continue
                     seen[key] = row_node.at
                     yield point
@@ -275,15 +336,21 @@ class _Loading:
         for key, spec, members in share(resolved, policy):
             owner = self._owners.setdefault(key, section.name)
             if owner != section.name:
-                words = f"its cases have the same ids as those of '{owner}' (server {key}); rename one"
+                words = (
+                    f"its cases have the same ids as those of '{owner}' (server {key}); rename one"
+                )
                 self._log.add(section.at, section.name, words)
                 return
             self._servers[key] = spec
             keys.update((id(member), key) for member in members)
-        self._cases.extend(_case(section.name, recipe, member, keys[id(member)], policy) for member in resolved)
+        self._cases.extend(
+            _case(section.name, recipe, member, keys[id(member)], policy) for member in resolved
+        )
 
 
-def _case(name: str, recipe: schema.Recipe, resolved: Resolved, server: str, policy: SharingPolicy) -> Case:
+def _case(
+    name: str, recipe: schema.Recipe, resolved: Resolved, server: str, policy: SharingPolicy
+) -> Case:
     identifier = f"{server}:{resolved.workload.label}"
     served = resolved.served
     return Case(
@@ -296,7 +363,11 @@ def _case(name: str, recipe: schema.Recipe, resolved: Resolved, server: str, pol
         workload=resolved.workload,
         max_model_len=served.max_model_len,
         server=server,
-        tags=tuple(dict.fromkeys(word for part in identifier.split(":") for word in part.split("-") if word)),
+        tags=tuple(
+            dict.fromkeys(
+                word for part in identifier.split(":") for word in part.split("-") if word
+            )
+        ),
         position=resolved.point.at,
         runnable=served.runnable,
         why_not=served.why_not,

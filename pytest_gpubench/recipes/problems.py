@@ -17,7 +17,8 @@ class ProblemLog:
         self._problems: dict[tuple[SourcePosition, str], Problem] = {}
 
     def add(self, at: SourcePosition, path: str, message: str) -> None:
-        """Record a problem; a second one with the same place and words is dropped (a parent's fault shows up in every child)."""
+        """Record a problem; a second one with the same place and words is dropped (a parent's fault
+        shows up in every child)."""
         self._problems.setdefault((at, message), Problem(at, path, message))
 
     def __len__(self) -> int:
@@ -28,7 +29,12 @@ class ProblemLog:
         return tuple(
             sorted(
                 self._problems.values(),
-                key=lambda p: (self._order.get(p.position.file, -1), p.position.line, p.position.column, p.path),
+                key=lambda p: (
+                    self._order.get(p.position.file, -1),
+                    p.position.line,
+                    p.position.column,
+                    p.path,
+                ),
             )
         )
 

@@ -19,8 +19,22 @@ from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import CASE_NAMES, condition_text
-from pytest_gpubench.recipes.expansion import MODEL_LEN_MARGIN, Point, Resolved, Served, given_keys, workload_of
-from pytest_gpubench.recipes.expressions import ExpressionError, Value, is_computed, names_in, parse, render
+from pytest_gpubench.recipes.expansion import (
+    MODEL_LEN_MARGIN,
+    Point,
+    Resolved,
+    Served,
+    given_keys,
+    workload_of,
+)
+from pytest_gpubench.recipes.expressions import (
+    ExpressionError,
+    Value,
+    is_computed,
+    names_in,
+    parse,
+    render,
+)
 from pytest_gpubench.recipes.inheritance import overlay
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
 from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
@@ -29,7 +43,8 @@ from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")
 EAGLE3_DEFAULT_BACKEND = "FLASH_ATTN"
-"""An EAGLE3 head is MHA; FlashInfer takes its page size of 128 for GQA heads only, and dies at start."""
+"""An EAGLE3 head is MHA; FlashInfer takes its page size of 128 for GQA heads only, and dies at
+start."""
 _NEEDS_MODEL = ("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash", "dspark")
 _LAYERS = ("image", "serve", "speculative", "env", "client", "gates", "requires")
 
@@ -55,7 +70,8 @@ class Resolver:
     log: ProblemLog
     _layers: dict[tuple[int, ...], Node] = field(default_factory=dict)
     _made: dict[tuple[object, ...], Any] = field(default_factory=dict)
-    """Results by use, node (by identity: an alias makes one node serve twice) and values of the names that the node reads."""
+    """Results by use, node (by identity: an alias makes one node serve twice) and values of the
+    names that the node reads."""
     _reads: dict[int, tuple[str, ...]] = field(default_factory=dict)
     _settings: dict[tuple[object, ...], _Setting] = field(default_factory=dict)
     _server_reads_conc: bool = field(init=False)
@@ -73,7 +89,14 @@ class Resolver:
             return None
 
     def _resolve(self, point: Point, identity: Identity) -> Resolved:
-        key = (identity, point.topology, point.speculative, point.isl, point.osl, point.conc if self._server_reads_conc else None)
+        key = (
+            identity,
+            point.topology,
+            point.speculative,
+            point.isl,
+            point.osl,
+            point.conc if self._server_reads_conc else None,
+        )
         setting = self._settings.get(key)
         if setting is None:
             setting = self._settings[key] = self._setting(point, identity)
@@ -108,7 +131,13 @@ class Resolver:
             requires=self._frozen(layer, "requires"),
             image=str(image.value) if image else "",
         )
-        return _Setting(Served(identity, spec, max_model_len, not why_not, why_not, self._frozen(layer, "gates")), layer, names)
+        return _Setting(
+            Served(
+                identity, spec, max_model_len, not why_not, why_not, self._frozen(layer, "gates")
+            ),
+            layer,
+            names,
+        )
 
     def _frozen(self, layer: Node, key: str) -> FrozenMap:
         node = layer.get(key)
@@ -121,7 +150,10 @@ class Resolver:
         parts = self.node.items_of("when")
         held = tuple(index for index, part in enumerate(parts) if self._holds(part, index, names))
         if held not in self._layers:
-            layer = Node({key: entry for key, entry in self.node.entries.items() if key in _LAYERS}, self.node.at)
+            layer = Node(
+                {key: entry for key, entry in self.node.entries.items() if key in _LAYERS},
+                self.node.at,
+            )
             for index in held:
                 laid = {key: entry for key, entry in parts[index].entries.items() if key in _LAYERS}
                 layer = overlay(layer, Node(laid, parts[index].at))
@@ -141,24 +173,37 @@ class Resolver:
         except ExpressionError as error:
             raise PointError(condition.at, path, str(error)) from None
         if not isinstance(value, bool):
-            raise PointError(condition.at, path, f"the value is {value}, not true or false; write a comparison")
+            raise PointError(
+                condition.at, path, f"the value is {value}, not true or false; write a comparison"
+            )
         return value
 
     def _render(self, node: Node, path: str, names: Mapping[str, Value]) -> Any:
         """Plain data with every expression evaluated."""
         if isinstance(node.value, dict):
-            return {key: self._render(entry.node, join_path(path, key), names) for key, entry in node.value.items()}
+            return {
+                key: self._render(entry.node, join_path(path, key), names)
+                for key, entry in node.value.items()
+            }
         if isinstance(node.value, list):
-            return [self._render(item, join_path(path, index), names) for index, item in enumerate(node.value)]
+            return [
+                self._render(item, join_path(path, index), names)
+                for index, item in enumerate(node.value)
+            ]
         if not is_computed(node.value):
             return node.value
         try:
             return render(str(node.value), names)
         except ExpressionError as error:
-            raise PointError(node.at, path, f"{error} (at isl {names['isl']}, conc {names['conc']}, tp {names['tp']})") from None
+            raise PointError(
+                node.at,
+                path,
+                f"{error} (at isl {names['isl']}, conc {names['conc']}, tp {names['tp']})",
+            ) from None
 
     def _once(self, use: str, node: Node, names: Mapping[str, Value], make: Callable[[], _T]) -> _T:
-        """The result of ``make``, once for all points between which nothing differs that the node reads.
+        """The result of ``make``, once for all points between which nothing differs that the node
+        reads.
 
         Nodes live as long as their layer, so that their identities stay unique.
         """
@@ -194,17 +239,23 @@ class Resolver:
             raise PointError(node.at, path, wrong)
         return int(value)
 
-    def _serve(self, layer: Node, names: Mapping[str, Value], max_model_len: int) -> tuple[FrozenMap, tuple[str, ...]]:
+    def _serve(
+        self, layer: Node, names: Mapping[str, Value], max_model_len: int
+    ) -> tuple[FrozenMap, tuple[str, ...]]:
         flags: dict[str, Any] = {}
         extra: tuple[str, ...] = ()
         path = join_path(self.name, "serve")
         for flag, entry in layer.entries_of("serve").items():
             if flag == "extra-args":
-                extra = tuple(str(word) for word in self._render(entry.node, join_path(path, flag), names))
+                extra = tuple(
+                    str(word) for word in self._render(entry.node, join_path(path, flag), names)
+                )
                 if wrong := words_error(extra):
                     raise PointError(entry.node.at, join_path(path, flag), wrong)
             else:
-                flags[flag] = self._once(flag, entry.node, names, partial(self._flag, flag, entry.node, path, names))
+                flags[flag] = self._once(
+                    flag, entry.node, names, partial(self._flag, flag, entry.node, path, names)
+                )
         return FrozenMap({"max-model-len": max_model_len} | flags), extra
 
     def _flag(self, flag: str, node: Node, path: str, names: Mapping[str, Value]) -> Any:
@@ -221,9 +272,15 @@ class Resolver:
         method = plain.pop("method", None)
         model = plain.pop("model", None)
         if method is None:
-            raise PointError(draft.at, path, "missing key 'method'; add it (eagle3, mtp, ngram, ...)")
+            raise PointError(
+                draft.at, path, "missing key 'method'; add it (eagle3, mtp, ngram, ...)"
+            )
         if model is None and method in _NEEDS_MODEL:
-            raise PointError(draft.at, path, f"missing key 'model': method '{method}' needs a draft; add its repository")
+            raise PointError(
+                draft.at,
+                path,
+                f"missing key 'model': method '{method}' needs a draft; add its repository",
+            )
         backend: str | None = plain.pop("attention-backend", None)
         if backend is None and method == "eagle3" and HARDWARE[hardware].platform == "cuda":
             backend = EAGLE3_DEFAULT_BACKEND
@@ -239,13 +296,21 @@ class Resolver:
             options=FrozenMap({key.replace("-", "_"): value for key, value in plain.items()}),
         )
 
-    def _revalidate(self, model: type[SpeculativeKeys | ClientKeys], node: Node, plain: dict[str, Any], path: str) -> Any:
+    def _revalidate(
+        self,
+        model: type[SpeculativeKeys | ClientKeys],
+        node: Node,
+        plain: dict[str, Any],
+        path: str,
+    ) -> Any:
         """The schema again, now that expressions have values."""
         try:
             return model.model_validate(plain)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
-            key = next((part for part in detail["loc"] if isinstance(part, str) and "(" not in part), "")
+            key = next(
+                (part for part in detail["loc"] if isinstance(part, str) and "(" not in part), ""
+            )
             at = node.get(key)
             raise PointError((at or node).at, join_path(path, key), detail["msg"]) from None
 
@@ -254,7 +319,12 @@ class Resolver:
         if node is None:
             return FrozenMap()
         rendered = partial(self._render, node, join_path(self.name, "env"), names)
-        return self._once("env", node, names, lambda: FrozenMap({name: _env_value(value) for name, value in rendered().items()}))
+        return self._once(
+            "env",
+            node,
+            names,
+            lambda: FrozenMap({name: _env_value(value) for name, value in rendered().items()}),
+        )
 
     def _workload(self, setting: _Setting, names: Mapping[str, Value], point: Point) -> Workload:
         node, path = setting.layer.get("client"), join_path(self.name, "client")
@@ -264,7 +334,9 @@ class Resolver:
         return workload_of(point, given, node or self.node, path, setting.served.max_model_len)
 
     def _client(self, node: Node, path: str, names: Mapping[str, Value]) -> dict[str, Any]:
-        return given_keys(self._revalidate(ClientKeys, node, self._render(node, path, names), path), node)
+        return given_keys(
+            self._revalidate(ClientKeys, node, self._render(node, path, names), path), node
+        )
 
     def _why_not(self, point: Point, draft: Node | None, hardware: str) -> str:
         lacks = "its flags live in a shell script: the entry has no "
@@ -294,18 +366,24 @@ _EVERYTHING = frozenset(CASE_NAMES)
 
 
 def names_read(node: Node) -> frozenset[str]:
-    """Names that the expressions inside a value read; all of them where one is not valid (its evaluation will say so)."""
+    """Names that the expressions inside a value read; all of them where one is not valid (its
+    evaluation will say so)."""
     try:
-        return frozenset(name for text in _texts(node) if is_computed(text) for name in names_in(text))
+        return frozenset(
+            name for text in _texts(node) if is_computed(text) for name in names_in(text)
+        )
     except ExpressionError:
         return _EVERYTHING
 
 
 def server_reads(recipe: Node) -> frozenset[str]:
-    """Names that decide a recipe's server: those of its conditions, flags, draft and environment."""
+    """Names that decide a recipe's server: those of its conditions, flags, draft and
+    environment."""
     parts = recipe.items_of("when")
     conditions = (_condition_reads(part) for part in parts)
-    layers = [layer.get(key) for layer in (recipe, *parts) for key in ("serve", "speculative", "env")]
+    layers = [
+        layer.get(key) for layer in (recipe, *parts) for key in ("serve", "speculative", "env")
+    ]
     values = (names_read(layer) for layer in layers if layer)
     return frozenset().union(*conditions, *values)
 

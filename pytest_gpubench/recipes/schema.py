@@ -1,6 +1,8 @@
-"""The schema of recipe files: what may stand where. Unknown keys are errors; numbers are never read from text.
+"""The schema of recipe files: what may stand where. Unknown keys are errors; numbers are never read
+from text.
 
-Every key of a recipe is optional here, because a parent may supply it; `loading` checks the merged recipe for completeness.
+Every key of a recipe is optional here, because a parent may supply it; `loading` checks the merged
+recipe for completeness.
 """
 
 from __future__ import annotations
@@ -57,11 +59,13 @@ class ClientKeys(Section):
     """How the load is made."""
 
     profile: Literal["gpubench", "inferencex"] | None = None
-    """`inferencex`: as the original's client, random token ids to `/v1/completions`, every warm-up request is prompt 0."""
+    """`inferencex`: as the original's client, random token ids to `/v1/completions`, every warm-up
+    request is prompt 0."""
     api: Literal["chat", "completions"] | None = None
     """`chat`: `/v1/chat/completions` (default); `completions`: `/v1/completions`."""
     chat_template: Literal["server", "none"] | None = None
-    """`server`: the server's chat template (default), with `api: completions` applied beforehand; `none`: no template."""
+    """`server`: the server's chat template (default), with `api: completions` applied beforehand;
+    `none`: no template."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Arguments of the chat template, sent with every request."""
     ignore_eos: bool | None = None
@@ -75,13 +79,16 @@ class ClientKeys(Section):
     warmups_per_conc: Count | None = None
     """Warm-up requests per unit of concurrency (2)."""
     dataset: Literal["random", "text", "sharegpt", "jsonl", "trace"] | None = None
-    """Where prompts come from: `random` words (default), sentences of a `text`, or a file of conversations, requests, a trace."""
+    """Where prompts come from: `random` words (default), sentences of a `text`, or a file of
+    conversations, requests, a trace."""
     dataset_file: Text | None = None
-    """File of the dataset, relative to the recipe file; its contents belong to what makes numbers comparable."""
+    """File of the dataset, relative to the recipe file; its contents belong to what makes numbers
+    comparable."""
     seed: Seed | None = None
     """Seed of lengths, texts and schedules (0)."""
     arrival: Literal["closed", "constant", "poisson", "gamma", "trace"] | None = None
-    """`closed`: an answer makes room for the next request (default); else a schedule that does not wait for the server."""
+    """`closed`: an answer makes room for the next request (default); else a schedule that does not
+    wait for the server."""
     request_rate: Rate | None = None
     """Requests per second of `constant`, `poisson` and `gamma`."""
     burstiness: Factor | None = None
@@ -89,11 +96,13 @@ class ClientKeys(Section):
     ramp: NonNegative | None = None
     """Seconds over which concurrency or rate grows, at the start of the warm-up (0)."""
     handover: Literal["drain", "continue"] | None = None
-    """From warm-up to measurement: wait until the server is empty (default), or go on without a pause."""
+    """From warm-up to measurement: wait until the server is empty (default), or go on without a
+    pause."""
     duration: Seconds | None = None
     """Seconds after which no measured request is sent; prompts-per-conc is then the most."""
     interval: HalfWidth | None = None
-    """Stop once the 95% confidence interval of interval-metric is this narrow: 0.02 is 2% to each side."""
+    """Stop once the 95% confidence interval of interval-metric is this narrow: 0.02 is 2% to each
+    side."""
     interval_metric: MetricName | None = None
     """The metric of `interval` (output_tput)."""
     prefix_tokens: TokenCount | None = None
@@ -116,7 +125,8 @@ class Row(Section):
     """One row of a search space: a topology and the concurrencies at which it is measured."""
 
     tp: Ranks
-    """GPUs of the attention and expert group: tensor parallelism, or data parallelism with `dp-attn`."""
+    """GPUs of the attention and expert group: tensor parallelism, or data parallelism with
+    `dp-attn`."""
     pp: Ranks = 1
     """Pipeline-parallel stages, each with GPUs of its own."""
     pcp_size: Ranks = 1
@@ -126,7 +136,8 @@ class Row(Section):
     ep: Ranks | None = None
     """1, or equal to tp: vLLM takes no expert-parallel size."""
     dp_attn: bool = False
-    """Attention is data-parallel over the ranks and experts are spread over them (DEP); needs `ep` equal to `tp`."""
+    """Attention is data-parallel over the ranks and experts are spread over them (DEP); needs `ep`
+    equal to `tp`."""
     spec_decoding: Literal["mtp", "none"] = "none"
     """`mtp`: the row is served with `speculative` and its id says mtp; `none`: without a draft."""
     conc_start: Concurrency | None = None
@@ -138,18 +149,29 @@ class Row(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Row:
-        if self.conc_list is not None and (self.conc_start is not None or self.conc_end is not None):
+        if self.conc_list is not None and (
+            self.conc_start is not None or self.conc_end is not None
+        ):
             raise fail("conc-list and conc-start/conc-end exclude each other; keep one")
         if self.conc_list is None and (self.conc_start is None or self.conc_end is None):
             raise fail("needs conc-list, or both conc-start and conc-end")
-        if self.conc_start is not None and self.conc_end is not None and self.conc_start > self.conc_end:
+        if (
+            self.conc_start is not None
+            and self.conc_end is not None
+            and self.conc_start > self.conc_end
+        ):
             raise fail(f"conc-start {self.conc_start} is above conc-end {self.conc_end}")
         if self.conc_list is not None and len(set(self.conc_list)) != len(self.conc_list):
             raise fail("conc-list names a concurrency twice; remove the duplicate")
         if self.ep is not None and self.ep not in (1, self.tp):
-            raise fail(f"ep {self.ep} with tp {self.tp}: vLLM takes no expert-parallel size, so ep is 1 or equal to tp")
+            raise fail(
+                f"ep {self.ep} with tp {self.tp}: vLLM takes no expert-parallel size, "
+                "so ep is 1 or equal to tp"
+            )
         if self.dp_attn and (self.ep or 1) != self.tp:
-            raise fail(f"dp-attn: true spreads the experts over all ranks; write ep: {self.tp} beside it")
+            raise fail(
+                f"dp-attn: true spreads the experts over all ranks; write ep: {self.tp} beside it"
+            )
         if self.tp % self.dcp_size:
             raise fail(f"dcp-size {self.dcp_size} does not divide tp {self.tp}")
         return self
@@ -171,7 +193,9 @@ class Scenarios(Section):
 
     fixed_seq_len: Annotated[list[FixedSeqLen], Field(min_length=1, max_length=1000)] | None = None
     """Lengths and their search spaces."""
-    agentic_coding: Annotated[Any, WithJsonSchema({"description": "InferenceX only; listed as not supported"})] = None
+    agentic_coding: Annotated[
+        Any, WithJsonSchema({"description": "InferenceX only; listed as not supported"})
+    ] = None
 
 
 class SpeculativeKeys(Section):
@@ -228,7 +252,8 @@ class SpeculativeKeys(Section):
     synthetic_acceptance_length: NonNegative | None = None
     """Synthetic acceptance: mean tokens per step, whatever the draft says."""
     synthetic_acceptance_rates: list[NonNegative] | None = None
-    """Synthetic acceptance: per position, the share of steps in which it and all before it are accepted."""
+    """Synthetic acceptance: per position, the share of steps in which it and all before it are
+    accepted."""
     use_heterogeneous_vocab: bool | None = None
     """The draft may have another vocabulary than the target."""
     use_local_argmax_reduction: bool | None = None
@@ -239,13 +264,16 @@ class Laid(Section):
     """The keys that a `when` part may lay over the recipe."""
 
     image: Text | None = None
-    """The environment that the run must already be in; matrix and Slurm jobs use it as the container."""
+    """The environment that the run must already be in; matrix and Slurm jobs use it as the
+    container."""
     serve: dict[str, Any] | None = None
-    """Flags of the server without dashes. true: --flag, false: --no-flag, map: one JSON value, list: --flag a b."""
+    """Flags of the server without dashes. true: --flag, false: --no-flag, map: one JSON value,
+    list: --flag a b."""
     speculative: SpeculativeKeys | None = None
     """The draft, for rows with `spec-decoding: mtp`."""
     env: dict[str, Any] | None = None
-    """Environment of the server: text or integer; null unsets; {from: NAME, default: X} reads the host's."""
+    """Environment of the server: text or integer; null unsets; {from: NAME, default: X} reads the
+    host's."""
     client: ClientKeys | None = None
     """How the load is made."""
     gates: Gates | None = None
@@ -263,7 +291,9 @@ def _condition(value: Any) -> Any:
 class When(Laid):
     """A part that is laid over the recipe for the cases where `if` holds."""
 
-    if_: Annotated[Any, BeforeValidator(_condition), WithJsonSchema({"type": ["string", "boolean"]})]
+    if_: Annotated[
+        Any, BeforeValidator(_condition), WithJsonSchema({"type": ["string", "boolean"]})
+    ]
     """Condition over the case's names, such as `dp_attn` or `conc >= 64`."""
 
 
@@ -271,7 +301,8 @@ class Recipe(Laid):
     """One entry: a superset of an InferenceX master entry."""
 
     extends: Texts | None = None
-    """A recipe, a template, or a list of them: maps merge, lists replace, null removes, `when` concatenates."""
+    """A recipe, a template, or a list of them: maps merge, lists replace, null removes, `when`
+    concatenates."""
     model: Text | None = None
     """Repository on the Hub, or a folder."""
     revision: Text | None = None
@@ -283,7 +314,8 @@ class Recipe(Laid):
     framework: Literal["vllm"] | None = None
     """The engine."""
     runner: Text | None = None
-    """Label of the machines that it is for: a hardware key such as `h100`, or a name from `runners`."""
+    """Label of the machines that it is for: a hardware key such as `h100`, or a name from
+    `runners`."""
     multinode: Literal[False] | None = None
     """One server on several nodes; not supported."""
     disagg: Literal[False] | None = None

@@ -1,8 +1,9 @@
 """Guards ``-k``: pytest matches substrings, so ``b200`` also means gb200 and ``c1`` also c16.
 
-The expression is walked with pytest's own grammar, twice per case: tags by equality, as a person means them, and by substring, as
-pytest reads them. Where the two select different cases the run must stop and ask for ``-m``, which is exact.
-For a selection that names what does not exist there is a hint: the field, its type, the nearest name.
+The expression is walked with pytest's own grammar, twice per case: tags by equality, as a person
+means them, and by substring, as pytest reads them. Where the two select different cases the run
+must stop and ask for ``-m``, which is exact. For a selection that names what does not exist there
+is a hint: the field, its type, the nearest name.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Ambiguity:
     words: tuple[str, ...]
     """The words of the expression that are parts of other tags."""
     suggestion: str
-    """Command-line arguments that select exactly what the words say; empty if that takes a person."""
+    """Command-line arguments that select exactly what the words say; empty if that takes a
+    person."""
 
     def __str__(self) -> str:
         parts = [f"-k {self.expression!r} matches parts of tags ({', '.join(self.words)})"]
@@ -63,8 +65,8 @@ class _InvalidError(Exception):
 def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
     """Compare what a ``-k`` expression says with what pytest would select.
 
-    Words that are tags of some case are compared; other words may match function, file or folder names and are taken as true and as
-    false. An expression that pytest itself refuses gives None.
+    Words that are tags of some case are compared; other words may match function, file or folder
+    names and are taken as true and as false. An expression that pytest itself refuses gives None.
     """
     try:
         tree = _Parser(expression).parse()
@@ -96,12 +98,17 @@ def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
     if not extra and not missing:
         return None
     texts = [(set(case.tags), case.id.lower()) for case in (*extra, *missing)]
-    parts = tuple(word for word in known if any(word.lower() in text and word.lower() not in own for own, text in texts))
+    parts = tuple(
+        word
+        for word in known
+        if any(word.lower() in text and word.lower() not in own for own, text in texts)
+    )
     return Ambiguity(expression, tuple(extra), tuple(missing), parts, _suggest(tree, tags))
 
 
 def _worlds(free: Sequence[str]) -> list[dict[str, bool]]:
-    """Every way in which the free words may be true or false; with very many of them, all true and all false."""
+    """Every way in which the free words may be true or false; with very many of them, all true and
+    all false."""
     values: Iterator[tuple[bool, ...]]
     if len(free) <= MAX_FREE_WORDS:
         values = itertools.product((True, False), repeat=len(free))
@@ -111,7 +118,11 @@ def _worlds(free: Sequence[str]) -> list[dict[str, bool]]:
 
 
 def _differs(
-    tree: Tree, known: Sequence[str], exact: Sequence[bool], loose: Sequence[bool], worlds: Sequence[Mapping[str, bool]]
+    tree: Tree,
+    known: Sequence[str],
+    exact: Sequence[bool],
+    loose: Sequence[bool],
+    worlds: Sequence[Mapping[str, bool]],
 ) -> tuple[bool, bool]:
     """Whether pytest would select, or leave out, against the words in any world."""
     more = less = False
@@ -141,7 +152,8 @@ def _words(tree: Tree) -> Iterator[str]:
 
 
 def _suggest(tree: Tree, tags: set[str]) -> str:
-    """``-m`` for the conjuncts whose words are all tags, ``-k`` for those without one; mixed conjuncts take a person."""
+    """``-m`` for the conjuncts whose words are all tags, ``-k`` for those without one; mixed
+    conjuncts take a person."""
     conjuncts: tuple[Tree, ...] = (tree,)
     if not isinstance(tree, str) and tree[0] == "and":
         conjuncts = tree[1]
@@ -175,7 +187,8 @@ def _joined(kind: str, operands: Sequence[Tree]) -> Tree:
 
 
 class _Parser:
-    """expression: or_expr; or: and (`or` and)*; and: not (`and` not)*; not: `not` not | ( expr ) | word; empty is invalid here."""
+    """expression: or_expr; or: and (`or` and)*; and: not (`and` not)*; not: `not` not | ( expr ) |
+    word; empty is invalid here."""
 
     def __init__(self, text: str) -> None:
         self._tokens: list[str] = []
@@ -241,12 +254,17 @@ MARK = "gpubench"
 _CALL = re.compile(rf"(?<![\w.:-]){MARK}\(([^()]*)\)")
 _ARGUMENT = re.compile(r"(\w+)\s*=\s*('[^']*'|\"[^\"]*\"|[^,\s]+)")
 _WORD = re.compile(r"[\w.:+-]+")
-_KINDS: dict[type, str] = {str: "text in quotes", int: "a number without quotes", bool: "True or False"}
+_KINDS: dict[type, str] = {
+    str: "text in quotes",
+    int: "a number without quotes",
+    bool: "True or False",
+}
 _MOST_SHOWN = 12
 
 
 def field_errors(expression: str, fields: Mapping[str, type]) -> list[str]:
-    """What of ``gpubench(field=value)`` in a ``-m`` expression can match no case at all, a sentence each.
+    """What of ``gpubench(field=value)`` in a ``-m`` expression can match no case at all, a sentence
+    each.
 
     Args:
         fields: name to type of the mark's fields.
@@ -264,8 +282,11 @@ def field_errors(expression: str, fields: Mapping[str, type]) -> list[str]:
     return wrong
 
 
-def nearest(expression: str, tags: Collection[str], values: Mapping[str, Collection[Any]]) -> list[str]:
-    """For an expression of ``-k`` or ``-m`` that selects nothing: each word and value that no case has, with the nearest one.
+def nearest(
+    expression: str, tags: Collection[str], values: Mapping[str, Collection[Any]]
+) -> list[str]:
+    """For an expression of ``-k`` or ``-m`` that selects nothing: each word and value that no case
+    has, with the nearest one.
 
     Args:
         tags: words of the cases.
@@ -307,5 +328,7 @@ def _as_kind(value: object, kind: type) -> object:
 
 
 def _listed(known: Collection[Any]) -> str:
-    words = [repr(value) for value in sorted(known, key=lambda value: (isinstance(value, str), value))]
+    words = [
+        repr(value) for value in sorted(known, key=lambda value: (isinstance(value, str), value))
+    ]
     return ", ".join(words[:_MOST_SHOWN]) + (", ..." if len(words) > _MOST_SHOWN else "")

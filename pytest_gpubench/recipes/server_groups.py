@@ -1,4 +1,5 @@
-"""Which cases share a server, what the server is called, and which fresh starts of it are planned."""
+"""Which cases share a server, what the server is called, and which fresh starts of it are
+planned."""
 
 from __future__ import annotations
 
@@ -14,26 +15,37 @@ from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.expansion import Resolved
 
-CAPACITIES = ("max-model-len", "max-num-batched-tokens", "max-num-seqs", "max-cudagraph-capture-size")
+CAPACITIES = (
+    "max-model-len",
+    "max-num-batched-tokens",
+    "max-num-seqs",
+    "max-cudagraph-capture-size",
+)
 """Flags of which a shared server gets the maximum; any other difference splits the group."""
 SAME_IN_A_GROUP = frozenset({"framework", "model", "hardware", "topology", "revision", "command"})
 """Fields of a server spec that no `when` changes, or that the group's name says."""
 
 
-def share(points: Iterable[Resolved], policy: SharingPolicy) -> list[tuple[str, ServerSpec, list[Resolved]]]:
+def share(
+    points: Iterable[Resolved], policy: SharingPolicy
+) -> list[tuple[str, ServerSpec, list[Resolved]]]:
     """Group the points of one recipe under servers.
 
     Returns:
-        KEY, spec and points of every server, in the order of their first point. The spec carries the maximum of each capacity
-        over all its points.
+        KEY, spec and points of every server, in the order of their first point. The spec carries
+        the maximum of each capacity over all its points.
     """
     groups: dict[str, dict[ServerSpec, list[Resolved]]] = {}
-    known: dict[tuple[int, str], list[Resolved]] = {}  # by identity: many points have one object, and comparing specs is slow
+    known: dict[
+        tuple[int, str], list[Resolved]
+    ] = {}  # by identity: many points have one object, and comparing specs is slow
     for point in points:
         load = _load(point.workload, policy)
         members = known.get((id(point.served), load))
         if members is None:
-            parts = groups.setdefault(f"{point.served.identity.label}-{point.served.spec.topology.label}{load}", {})
+            parts = groups.setdefault(
+                f"{point.served.identity.label}-{point.served.spec.topology.label}{load}", {}
+            )
             members = parts.setdefault(_without_capacities(point.served.spec), [])
             known[id(point.served), load] = members
         members.append(point)
@@ -57,25 +69,42 @@ def _is_capacity(flag: str, value: object) -> bool:
 
 
 def _without_capacities(spec: ServerSpec) -> ServerSpec:
-    """The spec with the capacities blanked, not dropped: a capacity that only some cases set is a difference."""
+    """The spec with the capacities blanked, not dropped: a capacity that only some cases set is a
+    difference."""
     return replace(
-        spec, serve=FrozenMap({flag: None if _is_capacity(flag, value) else value for flag, value in spec.serve.items()})
+        spec,
+        serve=FrozenMap(
+            {
+                flag: None if _is_capacity(flag, value) else value
+                for flag, value in spec.serve.items()
+            }
+        ),
     )
 
 
 def _with_maxima(members: list[Resolved]) -> ServerSpec:
     first = members[0].served.spec
-    flags = [member.serve for member in {id(member.served): member.served.spec for member in members}.values()]
+    flags = [
+        member.serve
+        for member in {id(member.served): member.served.spec for member in members}.values()
+    ]
     maxima = {
-        flag: max(int(str(serve[flag])) for serve in flags) for flag, value in first.serve.items() if _is_capacity(flag, value)
+        flag: max(int(str(serve[flag])) for serve in flags)
+        for flag, value in first.serve.items()
+        if _is_capacity(flag, value)
     }
     return replace(first, serve=FrozenMap(dict(first.serve) | maxima))
 
 
 def _digest(spec: ServerSpec) -> str:
-    """Six hex digits of what tells the parts of a split group apart: every field that points of one group can differ in."""
+    """Six hex digits of what tells the parts of a split group apart: every field that points of one
+    group can differ in."""
     draft = spec.speculative
-    values = {item.name: getattr(spec, item.name) for item in fields(spec) if item.name not in SAME_IN_A_GROUP}
+    values = {
+        item.name: getattr(spec, item.name)
+        for item in fields(spec)
+        if item.name not in SAME_IN_A_GROUP
+    }
     values["speculative"] = draft and {**draft.vllm_config(), "options": draft.options}
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:6]
 
@@ -96,11 +125,16 @@ def parse_launches(text: str) -> tuple[int, int]:
     if match:
         certain, most = int(match[1]), int(match[2] or match[1])
     if not 1 <= certain <= most <= MAX_LAUNCHES:
-        raise GpubenchError(f"launches '{text}': write a number such as 3, or a range such as 1..3, up to {MAX_LAUNCHES}")
+        raise GpubenchError(
+            f"launches '{text}': write a number such as 3, or a range such as 1..3, up "
+            f"to {MAX_LAUNCHES}"
+        )
     return certain, most - certain
 
 
-def plan_launches(servers: Iterable[str], launches: str = "1", *, against: bool = False) -> tuple[Launch, ...]:
+def plan_launches(
+    servers: Iterable[str], launches: str = "1", *, against: bool = False
+) -> tuple[Launch, ...]:
     """Every launch of every server, server by server, in the order in which they run.
 
     Args:
@@ -112,7 +146,9 @@ def plan_launches(servers: Iterable[str], launches: str = "1", *, against: bool 
         GpubenchError: if ``launches`` is not understood.
     """
     certain, reserve = parse_launches(launches)
-    return tuple(launch for server in servers for launch in _of_server(server, certain, reserve, against))
+    return tuple(
+        launch for server in servers for launch in _of_server(server, certain, reserve, against)
+    )
 
 
 def _of_server(server: str, certain: int, reserve: int, against: bool) -> list[Launch]:

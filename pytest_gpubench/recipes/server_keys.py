@@ -1,8 +1,9 @@
 """What a recipe may set of a server: its flags, their ranges, its environment and its command.
 
-Flags that are not a recipe's to set are known in every spelling that the engine's parser takes: one table, used
-where a file is read (with file and line) and where a command line is rendered. The parser is argparse's with
-vLLM's additions: ``--flag=value``, any prefix of a flag, underscores for dashes, ``--flag.key`` for a key of a JSON value.
+Flags that are not a recipe's to set are known in every spelling that the engine's parser takes: one
+table, used where a file is read (with file and line) and where a command line is rendered. The
+parser is argparse's with vLLM's additions: ``--flag=value``, any prefix of a flag, underscores for
+dashes, ``--flag.key`` for a key of a JSON value.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from pydantic_core import PydanticCustomError
 
 from pytest_gpubench.model.frozen import spelled
 from pytest_gpubench.model.secrets import secret_inside
-from pytest_gpubench.recipes.fields import MAX_CONCURRENCY, MAX_TOKENS, TEXTS_SCHEMA, Number, fail, texts
+from pytest_gpubench.recipes.fields import (
+    MAX_CONCURRENCY,
+    MAX_TOKENS,
+    TEXTS_SCHEMA,
+    Number,
+    fail,
+    texts,
+)
 from pytest_gpubench.recipes.problems import shown
 
 _ROW = "the parallelism comes from the row of the search space; write `{}` there"
@@ -50,10 +58,13 @@ OUR_FLAGS: dict[str, str] = {
 }
 """Flag to the reason, with what to write instead.
 
-They follow from a recipe's own fields or from the launch (two sources for one value could contradict each other), or they would
-show a secret.
+They follow from a recipe's own fields or from the launch (two sources for one value could
+contradict each other), or they would show a secret.
 """
-_OUR_ENV = {"VLLM_API_KEY": "the plugin makes one per server", "CUDA_VISIBLE_DEVICES": "the plugin leases the GPUs"}
+_OUR_ENV = {
+    "VLLM_API_KEY": "the plugin makes one per server",
+    "CUDA_VISIBLE_DEVICES": "the plugin leases the GPUs",
+}
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FLAG = re.compile(r"[A-Za-z][A-Za-z0-9-]*(\.[A-Za-z0-9_.-]+)?")
 _SHORT = {
@@ -70,7 +81,8 @@ _NUMBER = re.compile(r"-\.?\d")
 
 
 def our_flag(name: str) -> tuple[str, str] | None:
-    """The flag that a name without dashes means, and why it is not a recipe's to set; None for any other."""
+    """The flag that a name without dashes means, and why it is not a recipe's to set; None for any
+    other."""
     head = re.split(r"[.+]", name, maxsplit=1)[0].replace("_", "-")
     for plain in (head, head.removeprefix("no-")):
         if plain in OUR_FLAGS:
@@ -96,20 +108,25 @@ def words_error(words: Sequence[str], *, short: bool = True) -> str | None:
     """What is wrong with words that go onto a command line as they are, None if nothing.
 
     Args:
-        short: whether flags with one dash are the engine's (before the engine's name they are an interpreter's).
+        short: whether flags with one dash are the engine's (before the engine's name they are an
+            interpreter's).
     """
     for word in words:
         if (short or word.startswith("--")) and (ours := our_word(word)):
             return f"holds {word.split('=', 1)[0]}, which is not a recipe's to set: {ours[1]}"
         if name := secret_inside(word):
-            return f"holds a value of {name}: {_SECRET}; set it in the recipe's `env` as {{from: NAME}}"
+            return (
+                f"holds a value of {name}: {_SECRET}; set it in the recipe's `env` as "
+                "{from: NAME}"
+            )
         if "\0" in word:
             return "holds a NUL character, which no command line can hold; remove it"
     return None
 
 
 def check_flag(name: str, value: Any) -> str | None:
-    """What is wrong with one server flag of ``serve``, None if nothing; ``value`` may hold expressions."""
+    """What is wrong with one server flag of ``serve``, None if nothing; ``value`` may hold
+    expressions."""
     if ours := our_flag(name):
         return f"this flag is not a recipe's to set: {ours[1]}"
     if name.startswith("-"):
@@ -120,7 +137,9 @@ def check_flag(name: str, value: Any) -> str | None:
         return f"flags are written with dashes; write '{name.replace('_', '-')}'"
     if not _FLAG.fullmatch(name):
         return "this is not the name of a flag"
-    if isinstance(value, list) and any(isinstance(item, dict | list) or item is None for item in value):
+    if isinstance(value, list) and any(
+        isinstance(item, dict | list) or item is None for item in value
+    ):
         return "a list holds words and numbers only (--flag a b)"
     if isinstance(value, list) and (wrong := words_error([str(item) for item in value])):
         return wrong
@@ -158,12 +177,20 @@ def check_env(name: str, value: Any) -> str | None:
         return f"this variable is not a recipe's to set: {_OUR_ENV[name]}"
     if isinstance(value, dict):
         unknown = set(value) - {"from", "default"}
-        if unknown or not isinstance(value.get("from"), str) or not _ENV_NAME.fullmatch(value["from"]):
+        if (
+            unknown
+            or not isinstance(value.get("from"), str)
+            or not _ENV_NAME.fullmatch(value["from"])
+        ):
             return "a map must be {from: NAME, default: TEXT}, NAME being a variable of the host"
         value = value.get("default")
         if value is None:
             return None
-    if value is None or (isinstance(value, str) and "\0" not in value) or (isinstance(value, int) and not isinstance(value, bool)):
+    if (
+        value is None
+        or (isinstance(value, str) and "\0" not in value)
+        or (isinstance(value, int) and not isinstance(value, bool))
+    ):
         return None
     return f"must be text or an integer, not {shown(value)}; quote it: '{spelled(value)}'"
 

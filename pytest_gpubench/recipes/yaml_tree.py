@@ -1,7 +1,8 @@
 """YAML to a tree of values that know their place.
 
-The meaning is that of ``yaml.safe_load`` (YAML 1.1, no tags beyond the plain ones, ``<<`` merges), built from parser events without
-recursion, so that depth, aliases and size are bounded. Dates stay text: no recipe key holds one.
+The meaning is that of ``yaml.safe_load`` (YAML 1.1, no tags beyond the plain ones, ``<<`` merges),
+built from parser events without recursion, so that depth, aliases and size are bounded. Dates stay
+text: no recipe key holds one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 40
 MAX_NODES = 400_000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_UNPRINTABLE = re.compile(r"[^\x09\x0A\x0D\x20-\x7E\x85\xA0-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+_UNPRINTABLE = re.compile(
+    r"[^\x09\x0A\x0D\x20-\x7E\x85\xA0-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]"
+)
 _UNUSABLE = re.compile(r"[\0\uD800-\uDFFF]")
 """An escape can write what no command line and no file can hold."""
 _ODD_NUMBER = re.compile(r"[-+]?0[0-7_]+|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
@@ -131,7 +134,9 @@ def read_tree(file: str, data: bytes, log: ProblemLog) -> Node | None:
 
 def _decode(file: str, data: bytes) -> str:
     if len(data) > MAX_BYTES:
-        raise _UnreadableError(SourcePosition(file, 1, 1), f"the file has more than {MAX_BYTES} bytes; split it")
+        raise _UnreadableError(
+            SourcePosition(file, 1, 1), f"the file has more than {MAX_BYTES} bytes; split it"
+        )
     encoding = "utf-8-sig"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
@@ -141,14 +146,16 @@ def _decode(file: str, data: bytes) -> str:
         before = data[: error.start]
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         raise _UnreadableError(
-            SourcePosition(file, before.count(b"\n") + 1, column), "not UTF-8 text; save the file as UTF-8"
+            SourcePosition(file, before.count(b"\n") + 1, column),
+            "not UTF-8 text; save the file as UTF-8",
         ) from None
     bad = _UNPRINTABLE.search(text)
     if bad:
         line = text.count("\n", 0, bad.start()) + 1
         column = bad.start() - text.rfind("\n", 0, bad.start())
         raise _UnreadableError(
-            SourcePosition(file, line, column), f"the character {bad.group()!r} is not allowed in YAML; remove it"
+            SourcePosition(file, line, column),
+            f"the character {bad.group()!r} is not allowed in YAML; remove it",
         )
     return text
 
@@ -161,7 +168,9 @@ def _syntax_message(error: yaml.MarkedYAMLError, text: str) -> str:
     mark = error.problem_mark or error.context_mark
     lines = text.splitlines()
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
-    if re.search(r"[{\[,]", line.split("#")[0]) and ("${" in line or re.search(r"\bif:[^'\"]*\[", line)):
+    if re.search(r"[{\[,]", line.split("#")[0]) and (
+        "${" in line or re.search(r"\bif:[^'\"]*\[", line)
+    ):
         message += '; inside {...} an expression must be quoted: {max-num-seqs: "${conc * 2}"}'
     return message
 
@@ -198,7 +207,10 @@ class _Builder:
                 if isinstance(event, yaml.DocumentStartEvent):
                     documents += 1
                     if documents > 1:
-                        raise _UnreadableError(self._at(event), "a second YAML document begins here; a recipe file is one document")
+                        raise _UnreadableError(
+                            self._at(event),
+                            "a second YAML document begins here; a recipe file is one document",
+                        )
                 elif isinstance(event, yaml.NodeEvent):
                     self._node_event(event)
                 elif isinstance(event, yaml.CollectionEndEvent):
@@ -232,16 +244,26 @@ class _Builder:
 
     def _awaits_key(self) -> bool:
         """Whether the next value is the key of a map."""
-        return bool(self._stack) and isinstance(self._stack[-1].node.value, dict) and self._stack[-1].key is None
+        return (
+            bool(self._stack)
+            and isinstance(self._stack[-1].node.value, dict)
+            and self._stack[-1].key is None
+        )
 
-    def _open(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, at: SourcePosition) -> None:
+    def _open(
+        self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, at: SourcePosition
+    ) -> None:
         kind, value = _COLLECTIONS[type(event)]
         if event.tag not in (None, "!", _TAG + kind):
-            raise _UnreadableError(at, f"the tag {shown(event.tag)} is not allowed; write plain YAML")
+            raise _UnreadableError(
+                at, f"the tag {shown(event.tag)} is not allowed; write plain YAML"
+            )
         if len(self._stack) >= MAX_DEPTH:
             raise _UnreadableError(at, f"nested deeper than {MAX_DEPTH} levels")
         if self._awaits_key():
-            raise _UnreadableError(at, 'a map or list cannot be a key here; inside {...} quote expressions: "${...}"')
+            raise _UnreadableError(
+                at, 'a map or list cannot be a key here; inside {...} quote expressions: "${...}"'
+            )
         node = Node(value(), at)
         self._stack.append(_Open(node, self._child_path(), event.anchor))
         if event.anchor:
@@ -268,18 +290,27 @@ class _Builder:
         return node
 
     def _extent(self, node: Node) -> tuple[int, int]:
-        """Number of nodes and depth of an anchored value, aliases followed; remembered, so that nested aliases stay cheap."""
+        """Number of nodes and depth of an anchored value, aliases followed; remembered, so that
+        nested aliases stay cheap."""
         known = self._extents.get(id(node))
         if known is None:
-            below = [self._extent(child) for child in ([entry.node for entry in node.entries.values()] or node.items)]
-            known = 1 + sum(size for size, _ in below), 1 + max((depth for _, depth in below), default=0)
+            below = [
+                self._extent(child)
+                for child in ([entry.node for entry in node.entries.values()] or node.items)
+            ]
+            known = (
+                1 + sum(size for size, _ in below),
+                1 + max((depth for _, depth in below), default=0),
+            )
             self._extents[id(node)] = known
         return known
 
     def _count(self, nodes: int, at: SourcePosition) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            raise _UnreadableError(at, f"more than {MAX_NODES} values, aliases expanded; split the file")
+            raise _UnreadableError(
+                at, f"more than {MAX_NODES} values, aliases expanded; split the file"
+            )
 
     def _child_path(self) -> str:
         if not self._stack:
@@ -300,11 +331,19 @@ class _Builder:
             self._anchors[event.anchor] = Node(key, at)
         top.skip = False
         if not isinstance(key, str):
-            self._log.add(at, top.path, f"the key {event.value} is not text for YAML; quote it: '{event.value}'")
+            self._log.add(
+                at,
+                top.path,
+                f"the key {event.value} is not text for YAML; quote it: '{event.value}'",
+            )
             key, top.skip = str(event.value), True
         elif key in top.node.entries:
             first = top.node.entries[key].key_at
-            self._log.add(at, join_path(top.path, key), f"duplicate key '{key}', first on line {first.line}; remove one")
+            self._log.add(
+                at,
+                join_path(top.path, key),
+                f"duplicate key '{key}', first on line {first.line}; remove one",
+            )
             top.skip = True
         top.key = (key, at)
 
@@ -324,7 +363,10 @@ class _Builder:
             key, key_at = top.key
             top.key = None
             if key == "<<":
-                top.merges = [*(top.merges or []), *(node.items if isinstance(node.value, list) else [node])]
+                top.merges = [
+                    *(top.merges or []),
+                    *(node.items if isinstance(node.value, list) else [node]),
+                ]
             elif not top.skip:
                 top.node.value[key] = Entry(key_at, node)
 

@@ -1,8 +1,9 @@
-"""How long a selection will take, from what the results folder knows of the same cases and servers; never a guess without evidence.
+"""How long a selection will take, from what the results folder knows of the same cases and servers;
+never a guess without evidence.
 
-The model: a start of a server takes what its last start took, a case what its last measurement took from start to finish. A case
-without a record takes the mean of the known cases of its server. If less than half of the cases or servers are known that way,
-the time is unknown.
+The model: a start of a server takes what its last start took, a case what its last measurement took
+from start to finish. A case without a record takes the mean of the known cases of its server. If
+less than half of the cases or servers are known that way, the time is unknown.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ class Estimate:
     def __str__(self) -> str:
         if self.seconds is None:
             return "unknown: too few earlier results of these cases"
-        basis = "earlier results" if self.known == self.total else f"earlier results of {self.known} of {self.total} cases"
+        basis = (
+            "earlier results"
+            if self.known == self.total
+            else f"earlier results of {self.known} of {self.total} cases"
+        )
         return f"about {seconds(_rounded(self.seconds))}, from {basis}"
 
 
@@ -71,7 +76,10 @@ def estimate(wanted: Sequence[Wanted], results: Path) -> Estimate:
     if known * 2 < total or starts_known * 2 < len(wanted):
         return Estimate(None, known, total)
     # Servers of which nothing is known take what the others take.
-    with_times = sum(any(memory.case(launch.server, label) is not None for label in launch.workloads) for launch in wanted)
+    with_times = sum(
+        any(memory.case(launch.server, label) is not None for label in launch.workloads)
+        for launch in wanted
+    )
     return Estimate(spent * len(wanted) / max(with_times, 1), known, total)
 
 
@@ -87,7 +95,9 @@ class _Memory:
         """Seconds from start to finish of its last measurement."""
         key = server, label
         if key not in self._cases:
-            self._cases[key] = next(filter(None, (_span(record) for record in self._records(server, label))), None)
+            self._cases[key] = next(
+                filter(None, (_span(record) for record in self._records(server, label))), None
+            )
         return self._cases[key]
 
     def start(self, server: str) -> float | None:
@@ -121,14 +131,18 @@ class _Memory:
 
 def _newest_runs(results: Path) -> list[Path]:
     try:
-        return sorted((path for path in results.iterdir() if path.is_dir()), reverse=True)[:_MOST_RUNS]
+        return sorted((path for path in results.iterdir() if path.is_dir()), reverse=True)[
+            :_MOST_RUNS
+        ]
     except OSError:
         return []
 
 
 def _span(record: Mapping[str, Any]) -> float | None:
     try:
-        span = (datetime.fromisoformat(record["finished"]) - datetime.fromisoformat(record["started"])).total_seconds()
+        span = (
+            datetime.fromisoformat(record["finished"]) - datetime.fromisoformat(record["started"])
+        ).total_seconds()
     except (KeyError, TypeError, ValueError):
         return None
     return span if 0 < span < 1e6 else None

@@ -1,8 +1,9 @@
 """Results as InferenceX's ``process_result.py`` writes them: ``agg_*.json``.
 
-Only what was measured as InferenceX measures (client profile ``inferencex``) is exported; one server per point is what its scripts
-do, so a case that shared its server is marked ``shared_server``. Left out of its fields: ``std_intvty``, which says nothing (the
-reciprocal of a standard deviation), and the rate of a time that is zero, which its script cannot divide by.
+Only what was measured as InferenceX measures (client profile ``inferencex``) is exported; one
+server per point is what its scripts do, so a case that shared its server is marked
+``shared_server``. Left out of its fields: ``std_intvty``, which says nothing (the reciprocal of a
+standard deviation), and the rate of a time that is zero, which its script cannot divide by.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.load.protocol import RequestRecord
-from pytest_gpubench.report.exports_common import Exported, NotExportedError, export, measured_requests, model_of
+from pytest_gpubench.report.exports_common import (
+    Exported,
+    NotExportedError,
+    export,
+    measured_requests,
+    model_of,
+)
 from pytest_gpubench.report.exports_vllm import statistics_of
 from pytest_gpubench.report.numbers import finite
 from pytest_gpubench.report.read_results import read_whole
@@ -20,14 +27,19 @@ from pytest_gpubench.report.results import CaseResult
 
 _PERCENTILES = (90, 99, 99.9)
 _POWER_SCHEMA = 2
-"""Version of its power fields in which the watts are per GPU and the joules those of the whole deployment."""
+"""Version of its power fields in which the watts are per GPU and the joules those of the whole
+deployment."""
 _NEEDED = ("total_tput_per_gpu", "output_tput_per_gpu", "input_tput_per_gpu")
 
 
-def export_agg(results: Iterable[CaseResult], folder: Path, *, every_launch: bool = False) -> Exported:
-    """Write ``agg_CASE.json`` per case that was measured InferenceX's way; others are left out with the reason.
+def export_agg(
+    results: Iterable[CaseResult], folder: Path, *, every_launch: bool = False
+) -> Exported:
+    """Write ``agg_CASE.json`` per case that was measured InferenceX's way; others are left out with
+    the reason.
 
-    Its tools refuse two rows of one configuration: hence one file per case, unless ``every_launch`` is asked for.
+    Its tools refuse two rows of one configuration: hence one file per case, unless ``every_launch``
+        is asked for.
 
     Raises:
         GpubenchError: if the disk refuses a file.
@@ -44,7 +56,8 @@ def _check(result: CaseResult) -> None:
     profile = result.workload.get("profile", "gpubench")
     if profile != "inferencex":
         raise NotExportedError(
-            f"it was measured with the client profile {str(profile)[:40]}, whose numbers are not InferenceX's; "
+            f"it was measured with the client profile {str(profile)[:40]}, whose numbers are not "
+            "InferenceX's; "
             "write `profile: inferencex` in the recipe's client section"
         )
     if result.measurement is not None and result.measurement.invalid:
@@ -54,8 +67,11 @@ def _check(result: CaseResult) -> None:
         raise NotExportedError(f"it has no {missing[0]}: the case failed")
 
 
-def agg_document(result: CaseResult, record: Mapping[str, Any], requests: Sequence[RequestRecord]) -> dict[str, Any]:
-    """One case's result as ``agg_*.json`` has it: times in seconds, rates in tokens per second, ``dp_attention`` as text.
+def agg_document(
+    result: CaseResult, record: Mapping[str, Any], requests: Sequence[RequestRecord]
+) -> dict[str, Any]:
+    """One case's result as ``agg_*.json`` has it: times in seconds, rates in tokens per second,
+    ``dp_attention`` as text.
 
     Args:
         record: the whole record of the case.
@@ -98,12 +114,19 @@ def agg_document(result: CaseResult, record: Mapping[str, Any], requests: Sequen
 
 def _power(result: CaseResult, requests: Sequence[RequestRecord]) -> dict[str, float]:
     """Its power fields; none where the samples of the GPUs did not cover the window."""
-    power, per_token = result.metrics.get("gpu_power"), result.metrics.get("energy_per_output_token")
+    power, per_token = (
+        result.metrics.get("gpu_power"),
+        result.metrics.get("energy_per_output_token"),
+    )
     outputs = sum(request.completion_tokens or 0 for request in requests)
     inputs = sum(request.prompt_tokens or 0 for request in requests)
     if power is None or per_token is None or not outputs:
         return {}
-    gpus = len(result.measurement.gpus) if result.measurement and result.measurement.gpus else result.gpus
+    gpus = (
+        len(result.measurement.gpus)
+        if result.measurement and result.measurement.gpus
+        else result.gpus
+    )
     energy = per_token * outputs
     return {
         "power_valid": 1,

@@ -1,4 +1,5 @@
-"""What the exports share: the requests of a measurement, statistics as other tools name them, files of an export."""
+"""What the exports share: the requests of a measurement, statistics as other tools name them, files
+of an export."""
 
 from __future__ import annotations
 
@@ -51,24 +52,57 @@ def measured_requests(result: CaseResult) -> list[RequestRecord]:
     path = result.requests_path
     try:
         with open_regular(path) as packed, gzip.open(packed, "rb") as lines:
-            records = [_request(line) for line in bounded_lines(lines, MAX_LINE, MAX_UNPACKED) if line.strip()]
+            records = [
+                _request(line)
+                for line in bounded_lines(lines, MAX_LINE, MAX_UNPACKED)
+                if line.strip()
+            ]
     except TooLongError as error:
         raise NotExportedError(f"its requests are left out ({path.name}): {error}") from None
     except FileNotFoundError:
-        raise NotExportedError(f"its requests are not there ({path.name}): copy the whole results folder") from None
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise NotExportedError(f"its requests cannot be read ({path.name}): {type(error).__name__}") from None
+        raise NotExportedError(
+            f"its requests are not there ({path.name}): copy the whole results folder"
+        ) from None
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise NotExportedError(
+            f"its requests cannot be read ({path.name}): {type(error).__name__}"
+        ) from None
     measured = [record for record in records if record.phase == "measured" and record.ok]
-    if not measured or any(record.first_token_ns is None or record.last_token_ns is None for record in measured):
+    if not measured or any(
+        record.first_token_ns is None or record.last_token_ns is None for record in measured
+    ):
         raise NotExportedError("none of its requests was answered, or not to the end")
     return measured
 
 
 def _request(line: bytes) -> RequestRecord:
     record = RequestRecord.from_json(json.loads(line, parse_constant=_no_constant))
-    stamps = (record.due_ns, record.send_ns, record.first_token_ns, record.last_token_ns, record.end_ns)
-    counts = (record.prompt_tokens, record.completion_tokens, *record.chunk_ns, *record.chunk_tokens)
-    if not all(value is None or (type(value) is int and abs(value) < _BEYOND) for value in (*stamps, *counts)):
+    stamps = (
+        record.due_ns,
+        record.send_ns,
+        record.first_token_ns,
+        record.last_token_ns,
+        record.end_ns,
+    )
+    counts = (
+        record.prompt_tokens,
+        record.completion_tokens,
+        *record.chunk_ns,
+        *record.chunk_tokens,
+    )
+    if not all(
+        value is None or (type(value) is int and abs(value) < _BEYOND)
+        for value in (*stamps, *counts)
+    ):
         raise ValueError("a stamp or a count that is none")
     return record
 
@@ -77,14 +111,20 @@ def _no_constant(word: str) -> float:
     raise ValueError(word)
 
 
-def statistics_ms(name: str, values: Sequence[float], percentiles: Sequence[float]) -> dict[str, float]:
-    """``mean_``, ``median_``, ``std_`` and ``p.._{name}_ms`` of values in seconds; nothing without values."""
+def statistics_ms(
+    name: str, values: Sequence[float], percentiles: Sequence[float]
+) -> dict[str, float]:
+    """``mean_``, ``median_``, ``std_`` and ``p.._{name}_ms`` of values in seconds; nothing without
+    values."""
     import numpy as np
 
     if not len(values):
         return {}
     numbers = np.asarray(values, dtype=np.float64) * 1000
-    found = {f"mean_{name}_ms": float(numbers.mean()), f"median_{name}_ms": float(np.median(numbers))}
+    found = {
+        f"mean_{name}_ms": float(numbers.mean()),
+        f"median_{name}_ms": float(np.median(numbers)),
+    }
     found[f"std_{name}_ms"] = float(numbers.std())
     for percentile in percentiles:
         found[f"p{percentile:g}_{name}_ms"] = float(np.percentile(numbers, percentile))
@@ -92,13 +132,18 @@ def statistics_ms(name: str, values: Sequence[float], percentiles: Sequence[floa
 
 
 def model_of(record: Mapping[str, Any], result: CaseResult) -> str:
-    """The repository that was served, from the command line that ran; the model prefix where there is none."""
+    """The repository that was served, from the command line that ran; the model prefix where there
+    is none."""
     argv = [word for word in record.get("argv") or () if isinstance(word, str)]
     for flag in ("--model", "serve"):
         if flag in argv[:-1]:
             return argv[argv.index(flag) + 1]
     commits = record.get("commits")
-    return next(iter(commits), result.identity.model) if isinstance(commits, Mapping) else result.identity.model
+    return (
+        next(iter(commits), result.identity.model)
+        if isinstance(commits, Mapping)
+        else result.identity.model
+    )
 
 
 def export(
@@ -112,8 +157,10 @@ def export(
     """Write ``PREFIXCASE.json`` per case, of the launch that speaks for it (``representative``).
 
     Args:
-        document_of: what to write; raises ``NotExportedError`` for a case that is left out with that reason.
-        every_launch: a file for every launch and every attempt instead, named apart by launch, then by run.
+        document_of: what to write; raises ``NotExportedError`` for a case that is left out with
+        that reason.
+        every_launch: a file for every launch and every attempt instead, named apart by launch, then
+            by run.
 
     Raises:
         GpubenchError: if the disk refuses a file.
@@ -135,7 +182,8 @@ def export(
 
 
 def representatives(results: Iterable[CaseResult]) -> list[CaseResult]:
-    """One result per case: of the launches that count, the one with the median throughput, failed and INVALID ones last.
+    """One result per case: of the launches that count, the one with the median throughput, failed
+    and INVALID ones last.
 
     Of two engines that were compared the recipes' own counts.
     """
@@ -153,18 +201,25 @@ def _representative(found: Sequence[CaseResult]) -> CaseResult:
 
 
 def _voided(result: CaseResult) -> bool:
-    return result.failure is not None or (result.measurement is not None and bool(result.measurement.invalid))
+    return result.failure is not None or (
+        result.measurement is not None and bool(result.measurement.invalid)
+    )
 
 
 def _new_name(result: CaseResult, taken: set[str], *, every_launch: bool) -> str:
-    """A name that any file system takes and that no other file of the export has, upper and lower case being equal."""
+    """A name that any file system takes and that no other file of the export has, upper and lower
+    case being equal."""
     label = result.case
     if every_launch and (result.launch.index > 1 or result.launch.arm):
         label += f"-{result.launch.label}"
     tries = [label, f"{label}-{result.run}"]
     for name in itertools.chain(tries, (f"{tries[1]}-{number}" for number in itertools.count(2))):
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-        safe = safe if len(safe) <= _LONGEST_NAME else f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        safe = (
+            safe
+            if len(safe) <= _LONGEST_NAME
+            else f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        )
         if safe.lower() not in taken:
             taken.add(safe.lower())
             return safe

@@ -65,7 +65,12 @@ def csv_text(results: Iterable[CaseResult]) -> str:
     writer.writerow([*_FIELDS, *metrics])
     for result in results:
         row = _row(result)
-        writer.writerow([*(row[field] for field in _FIELDS), *(result.metrics.get(name, "") for name in metrics)])
+        writer.writerow(
+            [
+                *(row[field] for field in _FIELDS),
+                *(result.metrics.get(name, "") for name in metrics),
+            ]
+        )
     return sheet.getvalue()
 
 
@@ -101,9 +106,18 @@ def _row(result: CaseResult) -> dict[str, object]:
         "reused_from": result.reused_from,
         "doubts": "; ".join(result.measurement.invalid) if result.measurement else "",
     }
-    sizes: dict[str, object] = {name: getattr(topology, name) for name in ("tp", "pp", "pcp", "dcp", "ep", "gpus")}
-    load = {name: _number(result.workload.get(name)) for name in ("isl", "osl", "conc", "request_rate")}
-    return {name: _safe(text) for name, text in texts.items()} | sizes | load | {"dp_attn": str(topology.dp_attn).lower()}
+    sizes: dict[str, object] = {
+        name: getattr(topology, name) for name in ("tp", "pp", "pcp", "dcp", "ep", "gpus")
+    }
+    load = {
+        name: _number(result.workload.get(name)) for name in ("isl", "osl", "conc", "request_rate")
+    }
+    return (
+        {name: _safe(text) for name, text in texts.items()}
+        | sizes
+        | load
+        | {"dp_attn": str(topology.dp_attn).lower()}
+    )
 
 
 def _number(value: object) -> object:

@@ -1,8 +1,8 @@
 """Results in the JSON of ``vllm bench serve``, field by field as its ``--save-result`` writes it.
 
-On top of that the sizes of the parallelism, which ``vllm bench sweep`` adds: its Pareto plot takes one GPU without.
-Times are ours: TTFT and E2E count from the moment a request was due, so queueing in the client is inside them. ``itl`` is the gap
-between chunks, as it is there.
+On top of that the sizes of the parallelism, which ``vllm bench sweep`` adds: its Pareto plot takes
+one GPU without. Times are ours: TTFT and E2E count from the moment a request was due, so queueing
+in the client is inside them. ``itl`` is the gap between chunks, as it is there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from typing import Any
 
 from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.measure import definitions
-from pytest_gpubench.report.exports_common import Exported, NotExportedError, export, measured_requests, model_of, statistics_ms
+from pytest_gpubench.report.exports_common import (
+    Exported,
+    NotExportedError,
+    export,
+    measured_requests,
+    model_of,
+    statistics_ms,
+)
 from pytest_gpubench.report.numbers import finite
 from pytest_gpubench.report.read_results import read_whole
 from pytest_gpubench.report.results import CaseResult
@@ -21,8 +28,11 @@ from pytest_gpubench.report.results import CaseResult
 _PERCENTILES = (50, 90, 95, 99)
 
 
-def export_vllm(results: Iterable[CaseResult], folder: Path, *, every_launch: bool = False) -> Exported:
-    """Write ``CASE.json`` per measured case (per launch and attempt with ``every_launch``); what has no requests is left out.
+def export_vllm(
+    results: Iterable[CaseResult], folder: Path, *, every_launch: bool = False
+) -> Exported:
+    """Write ``CASE.json`` per measured case (per launch and attempt with ``every_launch``); what
+    has no requests is left out.
 
     Raises:
         GpubenchError: if the disk refuses a file.
@@ -35,7 +45,9 @@ def export_vllm(results: Iterable[CaseResult], folder: Path, *, every_launch: bo
     )
 
 
-def vllm_document(result: CaseResult, record: Mapping[str, Any], requests: Sequence[RequestRecord]) -> dict[str, Any]:
+def vllm_document(
+    result: CaseResult, record: Mapping[str, Any], requests: Sequence[RequestRecord]
+) -> dict[str, Any]:
     """One case's result as ``vllm bench serve`` writes it.
 
     Args:
@@ -73,7 +85,9 @@ def vllm_document(result: CaseResult, record: Mapping[str, Any], requests: Seque
         "output_throughput": outputs / duration,
         "total_token_throughput": (inputs + outputs) / duration,
         "latencies": _known(definitions.e2e(request) for request in requests),
-        "queue_times": [((request.send_ns or request.due_ns) - request.due_ns) / 1e9 for request in requests],
+        "queue_times": [
+            ((request.send_ns or request.due_ns) - request.due_ns) / 1e9 for request in requests
+        ],
         "max_output_tokens_per_s": most_tokens,
         "max_concurrent_requests": most_requests,
         "rtfx": 0.0,
@@ -84,7 +98,9 @@ def vllm_document(result: CaseResult, record: Mapping[str, Any], requests: Seque
     drafting = measurement.drafting if measurement else None
     if drafting is not None and drafting.drafts:
         document |= {
-            "spec_decode_acceptance_rate": 100.0 * drafting.accepted_tokens / max(drafting.draft_tokens, 1),
+            "spec_decode_acceptance_rate": 100.0
+            * drafting.accepted_tokens
+            / max(drafting.draft_tokens, 1),
             "spec_decode_acceptance_length": 1 + drafting.accepted_tokens / drafting.drafts,
             "spec_decode_num_drafts": drafting.drafts,
             "spec_decode_draft_tokens": drafting.draft_tokens,
@@ -94,8 +110,11 @@ def vllm_document(result: CaseResult, record: Mapping[str, Any], requests: Seque
     return document | statistics_of(requests, _PERCENTILES)
 
 
-def statistics_of(requests: Sequence[RequestRecord], percentiles: Sequence[float]) -> dict[str, float]:
-    """Statistics of ttft, tpot, itl and e2el in milliseconds, under the names of vLLM's client and its forks."""
+def statistics_of(
+    requests: Sequence[RequestRecord], percentiles: Sequence[float]
+) -> dict[str, float]:
+    """Statistics of ttft, tpot, itl and e2el in milliseconds, under the names of vLLM's client and
+    its forks."""
     found = statistics_ms("ttft", _known(map(definitions.ttft, requests)), percentiles)
     found |= statistics_ms("tpot", _known(map(definitions.tpot, requests)), percentiles)
     found |= statistics_ms("itl", list(definitions.chunk_gaps(requests)), percentiles)
@@ -107,7 +126,8 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 
 def _busiest_second(requests: Sequence[RequestRecord]) -> tuple[float, int]:
-    """Most tokens and most requests in one of the run's whole seconds, counted as vLLM's client does."""
+    """Most tokens and most requests in one of the run's whole seconds, counted as vLLM's client
+    does."""
     start = min(request.due_ns for request in requests)
     tokens: dict[int, int] = {}
     active: dict[int, int] = {}
@@ -119,6 +139,8 @@ def _busiest_second(requests: Sequence[RequestRecord]) -> tuple[float, int]:
             tokens[second] = tokens.get(second, 0) + total - before
             before = total
         last = request.last_token_ns or request.due_ns
-        for second in range((request.due_ns - start) // 10**9, min((last - start) // 10**9, 10**6) + 1):
+        for second in range(
+            (request.due_ns - start) // 10**9, min((last - start) // 10**9, 10**6) + 1
+        ):
             active[second] = active.get(second, 0) + 1
     return float(max(tokens.values(), default=0)), max(active.values(), default=0)

@@ -1,7 +1,8 @@
 """The report as one HTML file: no network, no library, nothing executed but its own small script.
 
-Whatever comes from a record is escaped where the markup is made (``html_markup``). On top of that the policy of the page
-allows the shipped style sheet and script by their hashes and nothing else: no network, no image, no frame, no inline handler.
+Whatever comes from a record is escaped where the markup is made (``html_markup``). On top of that
+the policy of the page allows the shipped style sheet and script by their hashes and nothing else:
+no network, no image, no frame, no inline handler.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from pytest_gpubench.report.results import CaseResult, InitResult, Loaded
 from pytest_gpubench.report.views import CaseView, case_views
 
 DETAILS_BUDGET = 4_200_000
-"""Characters for the details of servers and cases: with 200 cases the whole file stays below 6 MB."""
+"""Characters for the details of servers and cases: with 200 cases the whole file stays below 6
+MB."""
 _MOST_NAMED = 100
 
 
@@ -46,7 +48,8 @@ def render(
 
     Args:
         against: results to show differences to.
-        merged: what a merge says about it (with a matrix: also what has not reported); made here if not given.
+        merged: what a merge says about it (with a matrix: also what has not reported); made here if
+        not given.
         against_name: how to call them.
     """
     merged = merged or merge(loaded)
@@ -60,17 +63,31 @@ def render(
         performance(views),
         intervals(views),
         ratios(merged.rows),
-        difference(other, views, list(against.inits()), inits, against_name or "the other results") if against else None,
+        difference(other, views, list(against.inits()), inits, against_name or "the other results")
+        if against
+        else None,
         acceptance(views),
         startup(inits),
         case_table(views, [row for row in merged.rows if row.kind == "start"], link_of),
         servers(views, inits, read_whole, link_of, DETAILS_BUDGET),
         _left_out(loaded, against),
     ]
-    head = tag("div", tag("h1", title), tag("button", "Theme", type="button", class_="theme", hidden=True), class_="top")
+    head = tag(
+        "div",
+        tag("h1", title),
+        tag("button", "Theme", type="button", class_="theme", hidden=True),
+        class_="top",
+    )
     body = join(
         tag("a", "Skip to the results", href="#results", class_="skip"),
-        tag("header", head, _subtitle(loaded), verdict_counts(views, merged.rows), _highlights(views), _facts(loaded, views)),
+        tag(
+            "header",
+            head,
+            _subtitle(loaded),
+            verdict_counts(views, merged.rows),
+            _highlights(views),
+            _facts(loaded, views),
+        ),
         _filter_bar(views),
         tag("main", sections, id="results"),
         tag("footer", _footer(loaded)),
@@ -97,7 +114,9 @@ def _place(result: CaseResult) -> tuple[str, str, float, float, float, Any]:
 
 
 def _asset(name: str) -> Markup:
-    return Markup(files("pytest_gpubench.report").joinpath("html_assets", name).read_text(encoding="utf-8"))
+    return Markup(
+        files("pytest_gpubench.report").joinpath("html_assets", name).read_text(encoding="utf-8")
+    )
 
 
 def _hash(text: str) -> str:
@@ -106,7 +125,10 @@ def _hash(text: str) -> str:
 
 def _document(title: str, body: Markup) -> str:
     style, script = _asset("report.css"), _asset("report.js")
-    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -117,7 +139,11 @@ def _document(title: str, body: Markup) -> str:
         tag("title", title),
         tag("style", style),
     )
-    return "<!doctype html>\n" + tag("html", head, tag("body", body, tag("script", script)), lang="en") + "\n"
+    return (
+        "<!doctype html>\n"
+        + tag("html", head, tag("body", body, tag("script", script)), lang="en")
+        + "\n"
+    )
 
 
 def _subtitle(loaded: Loaded) -> Markup:
@@ -125,8 +151,15 @@ def _subtitle(loaded: Loaded) -> Markup:
     ends = list(dict.fromkeys(f"{time:%Y-%m-%d %H:%M}" for time in (*times[:1], *times[-1:])))
     span = f"{' to '.join(ends)} UTC" if ends else ""
     cases = len({(case.case, case.launch.arm) for case in loaded.cases()})
-    servers_seen = len({case.server for case in loaded.cases()} | {init.server for init in loaded.inits()})
-    words = [counted(cases, "case"), counted(servers_seen, "server"), counted(len(loaded.runs), "run"), span]
+    servers_seen = len(
+        {case.server for case in loaded.cases()} | {init.server for init in loaded.inits()}
+    )
+    words = [
+        counted(cases, "case"),
+        counted(servers_seen, "server"),
+        counted(len(loaded.runs), "run"),
+        span,
+    ]
     return tag("p", " · ".join(word for word in words if word), class_="muted")
 
 
@@ -134,11 +167,21 @@ def _highlights(views: Sequence[CaseView]) -> Markup | None:
     """The best of what counts, in sentences."""
     counted_views = [view for view in views if view.status is not Status.INVALID]
     lines = []
-    for metric, words in (("output_tput_per_gpu", "Highest throughput per GPU"), ("interactivity", "Highest interactivity")):
+    for metric, words in (
+        ("output_tput_per_gpu", "Highest throughput per GPU"),
+        ("interactivity", "Highest interactivity"),
+    ):
         found = [view for view in counted_views if view.metrics.get(metric, 0) > 0]
         if found:
             best = max(found, key=lambda view: view.metrics[metric])
-            lines.append(tag("li", f"{words}: ", tag("b", shown(metric, best.metrics[metric])), f" with {best.id}"))
+            lines.append(
+                tag(
+                    "li",
+                    f"{words}: ",
+                    tag("b", shown(metric, best.metrics[metric])),
+                    f" with {best.id}",
+                )
+            )
     return tag("ul", lines, class_="highlights") if lines else None
 
 
@@ -176,7 +219,14 @@ def _filter_bar(views: Sequence[CaseView]) -> Markup | None:
         if len(values) > 1
     ]
     search = tag("input", type="search", placeholder="Find a case", aria_label="Find a case")
-    inner = tag("div", fields, search, tag("output", aria_live="polite", class_="muted"), class_="bar-inner", hidden=True)
+    inner = tag(
+        "div",
+        fields,
+        search,
+        tag("output", aria_live="polite", class_="muted"),
+        class_="bar-inner",
+        hidden=True,
+    )
     return tag("div", inner, class_="bar-outer", role="search", aria_label="Filter")
 
 
@@ -211,13 +261,19 @@ def _merge_notes(merged: Merged) -> Markup | None:
     items = [tag("li", clip(note, 500)) for note in notes[:_MOST_NAMED]]
     more = f"and {len(notes) - _MOST_NAMED:,} more" if len(notes) > _MOST_NAMED else ""
     return section(
-        "merge", "Merged from several runs", tag("ul", items, class_="left-out", tabindex=0), tag("p", more) if more else None
+        "merge",
+        "Merged from several runs",
+        tag("ul", items, class_="left-out", tabindex=0),
+        tag("p", more) if more else None,
     )
 
 
 def _footer(loaded: Loaded) -> Markup:
-    names = ", ".join(run.name for run in loaded.runs[:20]) + (" …" if len(loaded.runs) > 20 else "")
+    names = ", ".join(run.name for run in loaded.runs[:20]) + (
+        " …" if len(loaded.runs) > 20 else ""
+    )
     return tag(
         "p",
-        f"Made by pytest-gpubench {__version__} from {names or 'no runs'}. The definitions of metrics are in its documentation.",
+        f"Made by pytest-gpubench {__version__} from {names or 'no runs'}. The "
+        "definitions of metrics are in its documentation.",
     )

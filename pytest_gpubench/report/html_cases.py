@@ -1,4 +1,5 @@
-"""The table of all cases, and one case in detail: numbers, doubts, the engine over the run, how latencies are distributed."""
+"""The table of all cases, and one case in detail: numbers, doubts, the engine over the run, how
+latencies are distributed."""
 
 from __future__ import annotations
 
@@ -6,7 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
-from pytest_gpubench.report.html_markup import ABSENT, Markup, badge, clip, join, section, table, table_row, tag
+from pytest_gpubench.report.html_markup import (
+    ABSENT,
+    Markup,
+    badge,
+    clip,
+    join,
+    section,
+    table,
+    table_row,
+    tag,
+)
 from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import finite, seconds, shown
 from pytest_gpubench.report.views import CaseView, mapping, sequence
@@ -22,10 +33,16 @@ _COLUMNS = (
     ("energy_per_output_token", "J/tok", 1.0, 2),
 )
 _MOST_POINTS = 120
-_GAUGES = (("running", "running requests", None), ("waiting", "waiting requests", None), ("kv_cache_usage", "KV cache, %", 100.0))
+_GAUGES = (
+    ("running", "running requests", None),
+    ("waiting", "waiting requests", None),
+    ("kv_cache_usage", "KV cache, %", 100.0),
+)
 
 
-def case_table(views: Sequence[CaseView], starts: Sequence[Row], link_of: dict[int, str]) -> Markup | None:
+def case_table(
+    views: Sequence[CaseView], starts: Sequence[Row], link_of: dict[int, str]
+) -> Markup | None:
     """All cases and starts of servers in one table; the page's script sorts it by a click on a
     heading."""
     if not views and not starts:
@@ -35,7 +52,11 @@ def case_table(views: Sequence[CaseView], starts: Sequence[Row], link_of: dict[i
     rows = [_row(view, columns, link_of) for view in views]
     blank = [ABSENT] * len(columns)
     rows += [table_row((start.name, badge(start.status), *blank)) for start in starts]
-    note = "In brackets: too few requests for this percentile." if any(view.hidden for view in views) else ""
+    note = (
+        "In brackets: too few requests for this percentile."
+        if any(view.hidden for view in views)
+        else ""
+    )
     return section(
         "cases",
         "All cases",
@@ -44,7 +65,9 @@ def case_table(views: Sequence[CaseView], starts: Sequence[Row], link_of: dict[i
     )
 
 
-def _row(view: CaseView, columns: Sequence[tuple[str, str, float, int]], link_of: dict[int, str]) -> Markup:
+def _row(
+    view: CaseView, columns: Sequence[tuple[str, str, float, int]], link_of: dict[int, str]
+) -> Markup:
     anchor = link_of.get(id(view))
     name = tag("a", view.id, href=f"#{anchor}") if anchor else view.id
     cells = [_cell(view, metric, scale, digits) for metric, _, scale, digits in columns]
@@ -64,17 +87,24 @@ def case_details(view: CaseView, record: Mapping[str, Any], anchor: str, *, char
     measurement = mapping(record.get("measurement"))
     reused = tag("span", " reused", class_="muted") if view.last.reused_from else None
     head = tag("summary", tag("span", view.id, class_="key"), " ", badge(view.status), reused)
-    launches = f"Geometric means over {len(view.launches)} launches." if len(view.launches) > 1 else ""
+    launches = (
+        f"Geometric means over {len(view.launches)} launches." if len(view.launches) > 1 else ""
+    )
     body = join(
         tag("p", clip(view.reason, 2000)) if view.reason else None,
         [tag("p", clip(doubt, 1000), class_="problem") for doubt in view.doubts],
-        [tag("p", clip(str(mapping(flag).get("message")), 1000), class_="note") for flag in sequence(measurement.get("flags"))],
+        [
+            tag("p", clip(str(mapping(flag).get("message")), 1000), class_="note")
+            for flag in sequence(measurement.get("flags"))
+        ],
         tag("p", launches, class_="muted") if launches else None,
         tag("p", f"Not measured again: reused from run {view.last.reused_from}.", class_="muted")
         if view.last.reused_from
         else None,
         tag("div", list(_charts(measurement, view)), class_="grid-small") if charts else None,
-        tag("div", [_metric(view, name) for name in view.metrics], class_="metric-list") if view.metrics else None,
+        tag("div", [_metric(view, name) for name in view.metrics], class_="metric-list")
+        if view.metrics
+        else None,
     )
     return tag("details", head, body, class_="case", id=anchor or None, data_tags=view.tags)
 
@@ -101,7 +131,9 @@ def _charts(measurement: Mapping[str, Any], view: CaseView) -> Iterator[Markup]:
         yield tag("figure", distribution)
 
 
-def _over_time(points: Sequence[Mapping[str, Any]], name: str, factor: float) -> list[tuple[float, float]]:
+def _over_time(
+    points: Sequence[Mapping[str, Any]], name: str, factor: float
+) -> list[tuple[float, float]]:
     found = []
     for point in points:
         at, value = finite(point.get("seconds")), finite(point.get(name))
@@ -111,35 +143,52 @@ def _over_time(points: Sequence[Mapping[str, Any]], name: str, factor: float) ->
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most so many points, the least and the greatest of each stretch, so that no peak is lost."""
+    """At most so many points, the least and the greatest of each stretch, so that no peak is
+    lost."""
     if len(points) <= _MOST_POINTS:
         return points
     stretch = -(-len(points) * 2 // _MOST_POINTS)
     kept: list[tuple[float, float]] = []
     for start in range(0, len(points), stretch):
         part = points[start : start + stretch]
-        kept += sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
+        kept += sorted(
+            {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
+        )
     return kept
 
 
 def _distribution(measurement: Mapping[str, Any], view: CaseView) -> Markup | None:
-    """Share of requests (or tokens) that took at most so long, from the record's quantiles, else from the percentiles."""
+    """Share of requests (or tokens) that took at most so long, from the record's quantiles, else
+    from the percentiles."""
     quantiles = mapping(measurement.get("quantiles"))
     series = []
     for index, (name, title) in enumerate((("tpot", "TPOT"), ("ttft", "TTFT"), ("e2e", "E2E"))):
         values = [finite(value) for value in sequence(quantiles.get(name))]
-        pairs = [(value, 100 * place / (len(values) - 1)) for place, value in enumerate(values) if value is not None]
+        pairs = [
+            (value, 100 * place / (len(values) - 1))
+            for place, value in enumerate(values)
+            if value is not None
+        ]
         if not pairs:
             known = ((50.0, f"{name}_p50"), (90.0, f"{name}_p90"), (99.0, f"{name}_p99"))
-            pairs = [(view.metrics[key], share) for share, key in known if key in view.metrics and key not in view.hidden]
+            pairs = [
+                (view.metrics[key], share)
+                for share, key in known
+                if key in view.metrics and key not in view.hidden
+            ]
         drawn = [(value * 1000, share) for value, share in pairs if value > 0]
         if len(drawn) > 1:
             many = len(drawn) > 3
-            marks = tuple(Mark(x, y, "" if many else f"{title} p{y:.0f}\n{seconds(x / 1000)}") for x, y in drawn)
+            marks = tuple(
+                Mark(x, y, "" if many else f"{title} p{y:.0f}\n{seconds(x / 1000)}")
+                for x, y in drawn
+            )
             series.append(Series(title, marks, index, index, dots=not many))
     if not series:
         return None
-    words = "; ".join(f"{one.name} from {one.marks[0].x:.3g} to {one.marks[-1].x:.3g} ms" for one in series)
+    words = "; ".join(
+        f"{one.name} from {one.marks[0].x:.3g} to {one.marks[-1].x:.3g} ms" for one in series
+    )
     chart = Chart(
         f"{view.id}: latency distribution",
         words,

@@ -1,7 +1,8 @@
 """Charts as inline SVG: lines and points over two axes, labelled directly. Pure.
 
-Drawn here and not by a library in the page: the file stays small, prints, needs no script and no network, and a strict content
-security policy holds. Colours are classes (``c0`` to ``c7``), so that light and dark are the style sheet's business.
+Drawn here and not by a library in the page: the file stays small, prints, needs no script and no
+network, and a strict content security policy holds. Colours are classes (``c0`` to ``c7``), so that
+light and dark are the style sheet's business.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pytest_gpubench.report.html_scales import Kind, Scale, scale_for, tick_labe
 from pytest_gpubench.report.numbers import tick
 
 CHARACTER = 0.7
-"""Width of a character, as a share of the font's size; generous, since the reader's font is not ours and names are bold."""
+"""Width of a character, as a share of the font's size; generous, since the reader's font is not
+ours and names are bold."""
 _WIDE = 0.88
 _WIDE_LETTERS = frozenset("ABCDEFGHKLMNOPQRSTUVWXYZmw%@…")
 LINE = 1.25
@@ -32,7 +34,12 @@ class Box:
     bottom: float
 
     def meets(self, other: Box) -> bool:
-        return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +115,15 @@ class Placer:
                 (x - width - gap * 0.7, y + height * 0.85),
             ):
                 box = Box(left, middle - height / 2, left + width, middle + height / 2)
-                if not self._inside(box) or any(box.meets(other) for other in (self.taken if over else (*self.taken, *self.marks))):
+                if not self._inside(box) or any(
+                    box.meets(other)
+                    for other in (self.taken if over else (*self.taken, *self.marks))
+                ):
                     continue
-                covered = sum(box.left <= px <= box.right and box.top <= py <= box.bottom for px, py in crossings)
+                covered = sum(
+                    box.left <= px <= box.right and box.top <= py <= box.bottom
+                    for px, py in crossings
+                )
                 if best is None or covered < best[0]:
                     best = covered, box
                 if not covered:
@@ -125,11 +138,17 @@ class Placer:
 
     def _inside(self, box: Box) -> bool:
         area = self.area
-        return area.left <= box.left and box.right <= area.right and area.top <= box.top and box.bottom <= area.bottom
+        return (
+            area.left <= box.left
+            and box.right <= area.right
+            and area.top <= box.top
+            and box.bottom <= area.bottom
+        )
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near the wanted ones, in the same order, at least ``gap`` apart and within the bounds as far as they fit."""
+    """Places near the wanted ones, in the same order, at least ``gap`` apart and within the bounds
+    as far as they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     gap = min(gap, (high - low) / max(1, len(wanted) - 1)) if len(wanted) > 1 else gap
     placed = [0.0] * len(wanted)
@@ -151,7 +170,8 @@ SHAPES = 6
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One point of a series; ``tip`` is read out and shown on hover, ``label`` stands beside it if there is room."""
+    """One point of a series; ``tip`` is read out and shown on hover, ``label`` stands beside it if
+    there is room."""
 
     x: float
     y: float
@@ -188,7 +208,8 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn; every series must hold values that its axes can show (above 0 where logarithmic)."""
+    """What is drawn; every series must hold values that its axes can show (above 0 where
+    logarithmic)."""
 
     title: str
     description: str
@@ -208,7 +229,10 @@ def draw(chart: Chart, width: int = 352, height: int = 236, class_: str = "") ->
     return tag(
         "svg",
         _grid(chart, frame, width, height),
-        [tag("g", _series(series, frame), class_=_class(series), data_tags=series.tags or None) for series in chart.series],
+        [
+            tag("g", _series(series, frame), class_=_class(series), data_tags=series.tags or None)
+            for series in chart.series
+        ],
         tag("g", labels, class_="labels"),
         class_=f"chart {class_}".strip(),
         viewBox=f"0 0 {width} {height}",
@@ -235,10 +259,22 @@ def _frame(chart: Chart, width: float, height: float) -> _Frame:
     top, bottom = FONT * 2.3, height - FONT * 3.1
     y = scale_for(ys, chart.y.kind, bottom, top, zero=chart.y.zero, top=chart.y.top)
     y_ticks = y.ticks(FONT * 2.6)
-    left = max((text_width(label, FONT) for label in tick_labels(y_ticks, chart.y.form)), default=20) + 8
+    left = (
+        max((text_width(label, FONT) for label in tick_labels(y_ticks, chart.y.form)), default=20)
+        + 8
+    )
     right = width - 8 - (_name_room(chart, width) if chart.names == "margin" else 0)
-    x = scale_for([mark.x for mark in marks], chart.x.kind, left + 4, right, zero=chart.x.zero, top=chart.x.top)
-    widest = max((text_width(label, FONT) for label in tick_labels(x.ticks(40), chart.x.form)), default=30)
+    x = scale_for(
+        [mark.x for mark in marks],
+        chart.x.kind,
+        left + 4,
+        right,
+        zero=chart.x.zero,
+        top=chart.x.top,
+    )
+    widest = max(
+        (text_width(label, FONT) for label in tick_labels(x.ticks(40), chart.x.form)), default=30
+    )
     area = Box(left, top - 8, width - 2, bottom)
     placer = Placer(area, FONT)
     placer.block(Box(px - 5, py - 5, px + 5, py + 5) for px, py in _places(chart, x, y))
@@ -274,10 +310,20 @@ def _grid(chart: Chart, frame: _Frame, width: float, height: float) -> Markup:
         placed = frame.placer.place(name, [(frame.right - text_width(name, FONT) - 8, at)])
         if placed:
             parts.append(tag("text", placed.text, x=placed.x, y=placed.y, class_="tick"))
-    parts.append(tag("line", x1=area.left, x2=frame.right, y1=area.bottom, y2=area.bottom, class_="axis"))
-    parts.append(tag("text", shortened(chart.y.title, width - 4, FONT), x=2, y=FONT, class_="axis-title"))
     parts.append(
-        tag("text", shortened(chart.x.title, width - area.left, FONT), x=frame.right, y=height - 4, class_="axis-title end")
+        tag("line", x1=area.left, x2=frame.right, y1=area.bottom, y2=area.bottom, class_="axis")
+    )
+    parts.append(
+        tag("text", shortened(chart.y.title, width - 4, FONT), x=2, y=FONT, class_="axis-title")
+    )
+    parts.append(
+        tag(
+            "text",
+            shortened(chart.x.title, width - area.left, FONT),
+            x=frame.right,
+            y=height - 4,
+            class_="axis-title end",
+        )
     )
     return tag("g", parts, aria_hidden="true")
 
@@ -295,7 +341,12 @@ def _series(series: Series, frame: _Frame) -> Markup:
     if series.line and len(places) > 1:
         line = tag("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places), class_="line")
     dots = [
-        tag("path", tag("title", mark.tip) if mark.tip else None, d=_shape(series.shape, x, y), class_="dot")
+        tag(
+            "path",
+            tag("title", mark.tip) if mark.tip else None,
+            d=_shape(series.shape, x, y),
+            class_="dot",
+        )
         for mark, (x, y) in zip(series.marks, places, strict=True)
         if series.dots
     ]
@@ -323,20 +374,34 @@ def _shape(shape: int, x: float, y: float) -> str:
     )
 
 
-def _names(chart: Chart, frame: _Frame, crossings: Sequence[tuple[float, float]]) -> Iterator[Markup]:
+def _names(
+    chart: Chart, frame: _Frame, crossings: Sequence[tuple[float, float]]
+) -> Iterator[Markup]:
     named = [series for series in chart.series if series.named and series.marks]
     if chart.names == "inside":
         for series in named:
             ends = [series.marks[-1], series.marks[0], *series.marks[1:-1]]
             anchors = [(frame.x(mark.x), frame.y(mark.y)) for mark in ends]
-            placed = frame.placer.place(series.name, anchors, crossings) or frame.placer.place(series.name, anchors, over=True)
+            placed = frame.placer.place(series.name, anchors, crossings) or frame.placer.place(
+                series.name, anchors, over=True
+            )
             if placed:
                 yield tag(
-                    "text", placed.text, x=placed.x, y=placed.y, class_=f"name {_class(series)}", data_tags=series.tags or None
+                    "text",
+                    placed.text,
+                    x=placed.x,
+                    y=placed.y,
+                    class_=f"name {_class(series)}",
+                    data_tags=series.tags or None,
                 )
     elif chart.names == "margin":
         lasts = [series.marks[-1] for series in named]
-        places = spread([frame.y(mark.y) for mark in lasts], FONT * 1.22, frame.area.top + FONT / 2, frame.area.bottom - FONT / 2)
+        places = spread(
+            [frame.y(mark.y) for mark in lasts],
+            FONT * 1.22,
+            frame.area.top + FONT / 2,
+            frame.area.bottom - FONT / 2,
+        )
         for series, mark, at in zip(named, lasts, places, strict=True):
             x, y = frame.x(mark.x), frame.y(mark.y)
             text = shortened(series.name, frame.area.right - frame.right - 12, FONT)
@@ -359,7 +424,9 @@ def _along(series: Series, frame: _Frame) -> Iterator[tuple[float, float]]:
             yield x1 + (x2 - x1) * step / steps, y1 + (y2 - y1) * step / steps
 
 
-def _mark_labels(chart: Chart, frame: _Frame, crossings: Sequence[tuple[float, float]]) -> Iterator[Markup]:
+def _mark_labels(
+    chart: Chart, frame: _Frame, crossings: Sequence[tuple[float, float]]
+) -> Iterator[Markup]:
     for series in chart.series:
         for mark in series.marks:
             if not mark.label:
@@ -367,17 +434,34 @@ def _mark_labels(chart: Chart, frame: _Frame, crossings: Sequence[tuple[float, f
             placed = frame.placer.place(mark.label, [(frame.x(mark.x), frame.y(mark.y))], crossings)
             if placed:
                 yield tag(
-                    "text", placed.text, x=placed.x, y=placed.y, class_=f"small {_class(series)}", data_tags=series.tags or None
+                    "text",
+                    placed.text,
+                    x=placed.x,
+                    y=placed.y,
+                    class_=f"small {_class(series)}",
+                    data_tags=series.tags or None,
                 )
 
 
 def sparkline(
-    points: Sequence[tuple[float, float]], title: str, y_title: str, *, colour: int = 0, top: float | None = None
+    points: Sequence[tuple[float, float]],
+    title: str,
+    y_title: str,
+    *,
+    colour: int = 0,
+    top: float | None = None,
 ) -> Markup:
     """A small chart of a quantity over the seconds of a run."""
-    series = Series("", tuple(Mark(x, y) for x, y in points), colour, dots=len(points) == 1, named=False)
+    series = Series(
+        "", tuple(Mark(x, y) for x, y in points), colour, dots=len(points) == 1, named=False
+    )
     low, high = min(y for _, y in points), max(y for _, y in points)
-    description = f"{y_title} over {points[-1][0] - points[0][0]:.0f} s: least {tick(low)}, most {tick(high)}"
+    description = (
+        f"{y_title} over {points[-1][0] - points[0][0]:.0f} s: least {tick(low)}, most {tick(high)}"
+    )
     return draw(
-        Chart(title, description, Axis("s", zero=False), Axis(y_title, top=top), (series,), "none"), 300, 130, "small-chart"
+        Chart(title, description, Axis("s", zero=False), Axis(y_title, top=top), (series,), "none"),
+        300,
+        130,
+        "small-chart",
     )

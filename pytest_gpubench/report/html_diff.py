@@ -13,7 +13,14 @@ from pytest_gpubench.report.numbers import shown
 from pytest_gpubench.report.results import InitResult
 from pytest_gpubench.report.views import CaseView
 
-_METRICS = ("output_tput_per_gpu", "interactivity", "ttft_p50", "tpot_p50", "acceptance_length", "energy_per_output_token")
+_METRICS = (
+    "output_tput_per_gpu",
+    "interactivity",
+    "ttft_p50",
+    "tpot_p50",
+    "acceptance_length",
+    "energy_per_output_token",
+)
 _MOST_ROWS = 400
 
 
@@ -33,7 +40,11 @@ class Pair:
 def pairs(before: Sequence[CaseView], now: Sequence[CaseView]) -> list[Pair]:
     """Cases that both sets measured, in the order of ``now``."""
     old = {view.id: view for view in before}
-    return [Pair(old[view.id], view) for view in now if view.id in old and view.metrics and old[view.id].metrics]
+    return [
+        Pair(old[view.id], view)
+        for view in now
+        if view.id in old and view.metrics and old[view.id].metrics
+    ]
 
 
 def difference(
@@ -46,12 +57,18 @@ def difference(
     """The section about what changed against another set of results."""
     common = pairs(before, now)
     common.sort(key=lambda pair: pair.change(_METRICS[0]) or 0.0)
-    columns = [metric for metric in _METRICS if any(pair.change(metric) is not None for pair in common)]
-    rows = [table_row((pair.now.id, *(_cell(pair, metric) for metric in columns)), pair.now.tags) for pair in common[:_MOST_ROWS]]
+    columns = [
+        metric for metric in _METRICS if any(pair.change(metric) is not None for pair in common)
+    ]
+    rows = [
+        table_row((pair.now.id, *(_cell(pair, metric) for metric in columns)), pair.now.tags)
+        for pair in common[:_MOST_ROWS]
+    ]
     fresh = {view.id for view in now} - {view.id for view in before}
     gone = {view.id for view in before} - {view.id for view in now}
     lead = (
-        f"{counted(len(common), 'case')} of this report against {name}, worst throughput first. These are differences of two "
+        f"{counted(len(common), 'case')} of this report against {name}, worst throughput first. "
+        "These are differences of two "
         "measurements, not verdicts: only a gate knows how much of them is noise."
     )
     notes = [f"{counted(len(fresh), 'case')} only here"] if fresh else []
@@ -64,8 +81,12 @@ def difference(
         tag("p", lead, class_="lead"),
         tag("p", "; ".join(notes), class_="note") if notes else None,
         _what_changed(before, now, starts_before, starts),
-        table(("Case", *columns), rows, class_="numbers sortable", caption="Changes per case") if rows else None,
-        tag("p", f"{len(common) - _MOST_ROWS:,} more rows are left out.", class_="note") if len(common) > _MOST_ROWS else None,
+        table(("Case", *columns), rows, class_="numbers sortable", caption="Changes per case")
+        if rows
+        else None,
+        tag("p", f"{len(common) - _MOST_ROWS:,} more rows are left out.", class_="note")
+        if len(common) > _MOST_ROWS
+        else None,
     )
 
 
@@ -79,17 +100,33 @@ def _cell(pair: Pair, metric: str) -> Child:
     if abs(change) < 0.005 or direction == "neutral":
         word = "same"
     sign = {"better": "▲", "worse": "▼", "same": "="}[word]
-    words = f"{shown(metric, pair.before.metrics[metric]).split()[0]} → {shown(metric, pair.now.metrics[metric])}"
-    return tag("span", tag("span", f"{sign} {percent(change)}", class_=word), tag("small", words), class_="delta", title=word)
+    words = (
+        f"{shown(metric, pair.before.metrics[metric]).split()[0]} → "
+        f"{shown(metric, pair.now.metrics[metric])}"
+    )
+    return tag(
+        "span",
+        tag("span", f"{sign} {percent(change)}", class_=word),
+        tag("small", words),
+        class_="delta",
+        title=word,
+    )
 
 
 def _what_changed(
-    before: Sequence[CaseView], now: Sequence[CaseView], starts_before: Sequence[InitResult], starts: Sequence[InitResult]
+    before: Sequence[CaseView],
+    now: Sequence[CaseView],
+    starts_before: Sequence[InitResult],
+    starts: Sequence[InitResult],
 ) -> Markup | None:
     rows: list[tuple[Child, ...]] = []
     for name in ("engine", "plugin", "driver", "commit"):
-        old = sorted({value[:60] for view in before if (value := str(getattr(view.last.versions, name)))})
-        new = sorted({value[:60] for view in now if (value := str(getattr(view.last.versions, name)))})
+        old = sorted(
+            {value[:60] for view in before if (value := str(getattr(view.last.versions, name)))}
+        )
+        new = sorted(
+            {value[:60] for view in now if (value := str(getattr(view.last.versions, name)))}
+        )
         if old != new:
             rows.append((name, ", ".join(old) or ABSENT, ", ".join(new) or ABSENT))
     commands_before = {init.server: init for init in starts_before}
@@ -99,9 +136,18 @@ def _what_changed(
             continue
         gone, fresh = _words(other) - _words(init), _words(init) - _words(other)
         if gone or fresh:
-            rows.append((init.server, " ".join(sorted(gone)) or ABSENT, " ".join(sorted(fresh)) or ABSENT))
+            rows.append(
+                (init.server, " ".join(sorted(gone)) or ABSENT, " ".join(sorted(fresh)) or ABSENT)
+            )
     return (
-        table(("What changed", "Before", "Now"), rows, class_="changes", caption="What changed besides numbers") if rows else None
+        table(
+            ("What changed", "Before", "Now"),
+            rows,
+            class_="changes",
+            caption="What changed besides numbers",
+        )
+        if rows
+        else None
     )
 
 
@@ -114,8 +160,14 @@ def _words(init: InitResult) -> set[str]:
         else:
             found[-1] += f" {word}"
     chance = ("--port ", "--served-model-name ", "--host ")
-    return {word for word in found[1:] if not word.startswith(chance)} | {f"{key}={value}" for key, value in _env(init.env).items()}
+    return {word for word in found[1:] if not word.startswith(chance)} | {
+        f"{key}={value}" for key, value in _env(init.env).items()
+    }
 
 
 def _env(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name not in ("CUDA_VISIBLE_DEVICES", "VLLM_API_KEY")}
+    return {
+        name: value
+        for name, value in env.items()
+        if name not in ("CUDA_VISIBLE_DEVICES", "VLLM_API_KEY")
+    }

@@ -1,4 +1,5 @@
-"""Markup that is safe by construction: whatever is not :class:`Markup` is escaped, and nothing else makes markup."""
+"""Markup that is safe by construction: whatever is not :class:`Markup` is escaped, and nothing else
+makes markup."""
 
 from __future__ import annotations
 
@@ -27,13 +28,16 @@ Attribute: TypeAlias = "str | int | float | bool | None"
 
 
 def tag(name: str, *children: Child, **attributes: Attribute) -> Markup:
-    """An element. Names are constants of our code; ``class_`` is ``class``, ``data_x`` is ``data-x``, None and False leave out."""
+    """An element. Names are constants of our code; ``class_`` is ``class``, ``data_x`` is
+    ``data-x``, None and False leave out."""
     parts = ["<", name]
     for key, value in attributes.items():
         if value is None or value is False:
             continue
         word = key.rstrip("_").replace("_", "-")
-        parts.append(f" {word}" if value is True else f' {word}="{html.escape(_text(value), quote=True)}"')
+        parts.append(
+            f" {word}" if value is True else f' {word}="{html.escape(_text(value), quote=True)}"'
+        )
     parts.append(">")
     if name not in _VOID:
         _put(parts, children)
@@ -50,7 +54,11 @@ def join(*children: Child) -> Markup:
 
 def clip(text: str, longest: int = LONGEST_TEXT) -> str:
     """The text, or its beginning and how much was left out."""
-    return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest:,} characters left out)"
+    return (
+        text
+        if len(text) <= longest
+        else f"{text[:longest]}… ({len(text) - longest:,} characters left out)"
+    )
 
 
 def _put(parts: list[str], children: Iterable[Child]) -> None:
@@ -71,7 +79,13 @@ def _text(value: str | float) -> str:
     return printable(clip(str(value)))
 
 
-GLYPHS = {Status.FAIL: "✕", Status.INVALID: "⊘", Status.INCONCLUSIVE: "?", Status.PASS: "✓", Status.UNGATED: "\u2013"}
+GLYPHS = {
+    Status.FAIL: "✕",
+    Status.INVALID: "⊘",
+    Status.INCONCLUSIVE: "?",
+    Status.PASS: "✓",
+    Status.UNGATED: "\u2013",
+}
 """A status is told by a sign and a word, never by colour alone."""
 
 
@@ -81,7 +95,13 @@ ABSENT = "\u2013"
 
 def section(name: str, title: str, *children: Child) -> Markup:
     """A section of the page with an anchor."""
-    return tag("section", tag("h2", title, id=f"{name}-title"), children, id=name, aria_labelledby=f"{name}-title")
+    return tag(
+        "section",
+        tag("h2", title, id=f"{name}-title"),
+        children,
+        id=name,
+        aria_labelledby=f"{name}-title",
+    )
 
 
 def figure(caption: str, drawing: Markup, note: str = "", tags: str = "") -> Markup:
@@ -92,11 +112,23 @@ def figure(caption: str, drawing: Markup, note: str = "", tags: str = "") -> Mar
 
 def badge(status: Status) -> Markup:
     """A verdict's sign and word."""
-    return tag("span", tag("span", GLYPHS[status], aria_hidden="true"), f" {status.value}", class_=f"badge {status.value.lower()}")
+    return tag(
+        "span",
+        tag("span", GLYPHS[status], aria_hidden="true"),
+        f" {status.value}",
+        class_=f"badge {status.value.lower()}",
+    )
 
 
-def table(head: Sequence[Child], rows: Iterable[Sequence[Child] | Markup], *, class_: str = "", caption: str = "") -> Markup:
-    """A table that scrolls sideways in its own box; a row is its cells (the first one names it) or a ready ``tr``."""
+def table(
+    head: Sequence[Child],
+    rows: Iterable[Sequence[Child] | Markup],
+    *,
+    class_: str = "",
+    caption: str = "",
+) -> Markup:
+    """A table that scrolls sideways in its own box; a row is its cells (the first one names it) or
+    a ready ``tr``."""
     lines = [row if isinstance(row, Markup) else table_row(row) for row in rows]
     made = tag(
         "table",
@@ -105,24 +137,39 @@ def table(head: Sequence[Child], rows: Iterable[Sequence[Child] | Markup], *, cl
         tag("tbody", lines),
         class_=class_ or None,
     )
-    return tag("div", made, class_="scroll", tabindex=0, role="group", aria_label=caption or "table")
+    return tag(
+        "div", made, class_="scroll", tabindex=0, role="group", aria_label=caption or "table"
+    )
 
 
 def table_row(cells: Sequence[Child], tags: str = "", name: str = "") -> Markup:
     """A row whose first cell names it."""
     first, *others = cells
-    return tag("tr", tag("th", first, scope="row"), [tag("td", cell) for cell in others], data_tags=tags or None, id=name or None)
+    return tag(
+        "tr",
+        tag("th", first, scope="row"),
+        [tag("td", cell) for cell in others],
+        data_tags=tags or None,
+        id=name or None,
+    )
 
 
 def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
     """Names and values in a list; empty values are left out."""
-    items = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs if value not in (None, "")]
+    items = [
+        tag("div", tag("dt", name), tag("dd", value))
+        for name, value in pairs
+        if value not in (None, "")
+    ]
     return tag("dl", items, class_="facts")
 
 
 def link(address: str, words: str = "") -> Markup | str:
-    """A link for http(s) addresses, plain text for anything else: an address may come from anywhere."""
-    if address.startswith(("https://", "http://")) and not any(letter.isspace() for letter in address):
+    """A link for http(s) addresses, plain text for anything else: an address may come from
+    anywhere."""
+    if address.startswith(("https://", "http://")) and not any(
+        letter.isspace() for letter in address
+    ):
         return tag("a", words or address, href=address, rel="noopener noreferrer nofollow")
     return address
 
@@ -141,6 +188,7 @@ def shell_text(argv: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def copyable(text: str, what: str) -> Markup:
-    """Text with a button that copies it; the button is of use with the page's script only and hidden without."""
+    """Text with a button that copies it; the button is of use with the page's script only and
+    hidden without."""
     button = tag("button", "Copy", type="button", class_="copy", aria_label=f"Copy {what}")
     return tag("div", button, tag("pre", tag("code", text), tabindex=0), class_="copyable")

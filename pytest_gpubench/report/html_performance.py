@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.html_chart import COLOURS, SHAPES, Axis, Chart, Mark, Series, draw, marker
+from pytest_gpubench.report.html_chart import (
+    COLOURS,
+    SHAPES,
+    Axis,
+    Chart,
+    Mark,
+    Series,
+    draw,
+    marker,
+)
 from pytest_gpubench.report.html_markup import Markup, figure, join, section, tag
 from pytest_gpubench.report.numbers import finite, seconds, shown
 from pytest_gpubench.report.pareto import frontier
@@ -24,7 +33,9 @@ def performance(views: Sequence[CaseView]) -> Markup:
 
 
 def _pareto_section(views: Sequence[CaseView]) -> Markup | None:
-    usable = [view for view in views if view.metrics.get(_USER, 0) > 0 and view.metrics.get(_GPU, 0) > 0]
+    usable = [
+        view for view in views if view.metrics.get(_USER, 0) > 0 and view.metrics.get(_GPU, 0) > 0
+    ]
     groups = _grouped(usable, lambda view: (view.model, view.shape))
     if not groups:
         return None
@@ -32,7 +43,8 @@ def _pareto_section(views: Sequence[CaseView]) -> Markup | None:
     shown_groups = list(groups.items())[:_MOST_CHARTS]
     figures = [_pareto(model, shape, group, topologies) for (model, shape), group in shown_groups]
     lead = (
-        "Up and right is better. A line is the Pareto frontier: no measured point of its hardware and decoding beats the points on "
+        "Up and right is better. A line is the Pareto frontier: no measured point of its "
+        "hardware and decoding beats the points on "
         "it in both; fainter points are beaten. Shapes tell the topology, numbers the concurrency."
     )
     return section(
@@ -57,11 +69,16 @@ def _swatch(shape: int) -> Markup:
 def _pareto(model: str, shape: str, views: Sequence[CaseView], topologies: Sequence[str]) -> Markup:
     series: list[Series] = []
     best_words: list[str] = []
-    for colour, ((hardware, spec), group) in enumerate(_grouped(views, lambda view: (view.hardware, view.spec)).items()):
+    for colour, ((hardware, spec), group) in enumerate(
+        _grouped(views, lambda view: (view.hardware, view.spec)).items()
+    ):
         counted = [view for view in group if view.status is not Status.INVALID]
         best = frontier(counted, lambda view: view.metrics[_USER], lambda view: view.metrics[_GPU])
         name = " ".join(word for word in (hardware.upper(), spec) if word)
-        marks = tuple(Mark(view.metrics[_USER], view.metrics[_GPU], label=view.load.removeprefix("c")) for view in best)
+        marks = tuple(
+            Mark(view.metrics[_USER], view.metrics[_GPU], label=view.load.removeprefix("c"))
+            for view in best
+        )
         tags = f"{hardware} {spec or 'plain'} {shape}"
         series.append(Series(name, marks, colour, dashed=bool(spec), dots=False, tags=tags))
         beaten = {id(view) for view in group} - {id(view) for view in best}
@@ -69,7 +86,11 @@ def _pareto(model: str, shape: str, views: Sequence[CaseView], topologies: Seque
             mark = Mark(view.metrics[_USER], view.metrics[_GPU], tip(view))
             look = topologies.index(view.topology) % SHAPES
             faint = id(view) in beaten
-            series.append(Series("", (mark,), colour, look, line=False, faint=faint, named=False, tags=view.tags))
+            series.append(
+                Series(
+                    "", (mark,), colour, look, line=False, faint=faint, named=False, tags=view.tags
+                )
+            )
         if best:
             best_words.append(f"{name} from {_words(best[0])} to {_words(best[-1])}")
     chart = Chart(
@@ -80,11 +101,16 @@ def _pareto(model: str, shape: str, views: Sequence[CaseView], topologies: Seque
         tuple(series),
         "inside",
     )
-    return figure(f"{model} · {shape}", join(draw(chart, 560, 380, "wide"), draw(chart, 344, 300, "narrow")))
+    return figure(
+        f"{model} · {shape}", join(draw(chart, 560, 380, "wide"), draw(chart, 344, 300, "narrow"))
+    )
 
 
 def _words(view: CaseView) -> str:
-    return f"{view.topology} {view.load} ({shown(_USER, view.metrics[_USER])}, {shown(_GPU, view.metrics[_GPU])})"
+    return (
+        f"{view.topology} {view.load} ({shown(_USER, view.metrics[_USER])}, "
+        f"{shown(_GPU, view.metrics[_GPU])})"
+    )
 
 
 def tip(view: CaseView) -> str:
@@ -104,17 +130,31 @@ def tip(view: CaseView) -> str:
 
 
 def _latency_section(views: Sequence[CaseView]) -> Markup | None:
-    groups = _grouped(views, lambda view: (view.model, view.shape, view.hardware, "r" if view.load.startswith("r") else "c"))
+    groups = _grouped(
+        views,
+        lambda view: (
+            view.model,
+            view.shape,
+            view.hardware,
+            "r" if view.load.startswith("r") else "c",
+        ),
+    )
     lines = list(dict.fromkeys(view.topology for view in views))
     charts = [
-        figure(f"{hardware.upper()} · {shape} · {title}", draw(chart), model, tags=f"{hardware} {shape}")
+        figure(
+            f"{hardware.upper()} · {shape} · {title}",
+            draw(chart),
+            model,
+            tags=f"{hardware} {shape}",
+        )
         for (model, shape, hardware, kind), group in groups.items()
         for title, chart in _latency_charts(group, lines, open_loop=kind == "r")
     ]
     if not charts:
         return None
     lead = (
-        "Medians over the requests of a case. A dashed line is with a draft; where a curve bends up, requests wait for each other."
+        "Medians over the requests of a case. A dashed line is with a draft; where a curve "
+        "bends up, requests wait for each other."
     )
     kept = charts[:_MOST_CHARTS]
     return section(
@@ -126,23 +166,46 @@ def _latency_section(views: Sequence[CaseView]) -> Markup | None:
     )
 
 
-def _latency_charts(views: Sequence[CaseView], topologies: Sequence[str], *, open_loop: bool) -> Iterator[tuple[str, Chart]]:
+def _latency_charts(
+    views: Sequence[CaseView], topologies: Sequence[str], *, open_loop: bool
+) -> Iterator[tuple[str, Chart]]:
     load = _rate if open_loop else _concurrency
-    x = Axis("requests per second" if open_loop else "concurrency", "log2", zero=False, form=lambda value: f"{value:g}")
+    x = Axis(
+        "requests per second" if open_loop else "concurrency",
+        "log2",
+        zero=False,
+        form=lambda value: f"{value:g}",
+    )
     for metric, title in (("ttft_p50", "TTFT"), ("tpot_p50", "TPOT")):
         series = []
         for name, group in _grouped(views, lambda view: view.line).items():
-            usable = sorted((view for view in group if view.metrics.get(metric, 0) > 0 and load(view) > 0), key=load)
+            usable = sorted(
+                (view for view in group if view.metrics.get(metric, 0) > 0 and load(view) > 0),
+                key=load,
+            )
             if usable:
-                marks = tuple(Mark(load(view), view.metrics[metric] * 1000, tip(view)) for view in usable)
+                marks = tuple(
+                    Mark(load(view), view.metrics[metric] * 1000, tip(view)) for view in usable
+                )
                 colour = topologies.index(usable[0].topology) % COLOURS
                 tags = f"{usable[0].topology.lower()} {usable[0].spec or 'plain'}"
-                series.append(Series(name, marks, colour, colour, dashed=bool(usable[0].spec), tags=tags))
+                series.append(
+                    Series(name, marks, colour, colour, dashed=bool(usable[0].spec), tags=tags)
+                )
         values = [mark.y for one in series for mark in one.marks]
         if values:
             wide = max(values) > 20 * min(values)
             words = f"from {min(values):.3g} to {max(values):.3g} ms over {len(values)} points"
-            yield title, Chart(f"Median {title}", words, x, Axis("ms", "log10" if wide else "linear"), tuple(series))
+            yield (
+                title,
+                Chart(
+                    f"Median {title}",
+                    words,
+                    x,
+                    Axis("ms", "log10" if wide else "linear"),
+                    tuple(series),
+                ),
+            )
 
 
 def _concurrency(view: CaseView) -> float:
@@ -153,7 +216,9 @@ def _rate(view: CaseView) -> float:
     return finite(view.last.workload.get("request_rate")) or 0.0
 
 
-def _grouped(views: Iterable[CaseView], key: Callable[[CaseView], Key]) -> dict[Key, list[CaseView]]:
+def _grouped(
+    views: Iterable[CaseView], key: Callable[[CaseView], Key]
+) -> dict[Key, list[CaseView]]:
     groups: dict[Key, list[CaseView]] = {}
     for view in views:
         groups.setdefault(key(view), []).append(view)
@@ -162,5 +227,11 @@ def _grouped(views: Iterable[CaseView], key: Callable[[CaseView], Key]) -> dict[
 
 def _left_out(number: int) -> Markup | None:
     return (
-        tag("p", f"{number} more charts are left out: select fewer results for one report.", class_="note") if number > 0 else None
+        tag(
+            "p",
+            f"{number} more charts are left out: select fewer results for one report.",
+            class_="note",
+        )
+        if number > 0
+        else None
     )

@@ -14,7 +14,8 @@ Kind: TypeAlias = Literal["linear", "log2", "log10"]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Maps values between ``low`` and ``high`` to pixels between ``start`` and ``end`` (which may run backwards)."""
+    """Maps values between ``low`` and ``high`` to pixels between ``start`` and ``end`` (which may
+    run backwards)."""
 
     kind: Kind
     low: float
@@ -39,7 +40,13 @@ class Scale:
 
 
 def scale_for(
-    values: Sequence[float], kind: Kind, start: float, end: float, *, zero: bool = False, top: float | None = None
+    values: Sequence[float],
+    kind: Kind,
+    start: float,
+    end: float,
+    *,
+    zero: bool = False,
+    top: float | None = None,
 ) -> Scale:
     """A scale that holds the values, widened to round numbers; ``zero``: begins at 0 (linear only).
 
@@ -53,7 +60,11 @@ def scale_for(
             high = low + (abs(low) or 1.0)
         step = _step(high - low, 5)
         return Scale(
-            kind, math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step if top is None else top, start, end
+            kind,
+            math.floor(low / step + 1e-9) * step,
+            math.ceil(high / step - 1e-9) * step if top is None else top,
+            start,
+            end,
         )
     if high <= low * 1.0001:
         low, high = low / 2, high * 2
@@ -68,7 +79,10 @@ def tick_labels(ticks: Sequence[float], form: Callable[[float], str] = tick) -> 
 def _step(length: float, most: int) -> float:
     raw = length / max(most, 1)
     power = 10 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
-    return next((factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999), 10 * power)
+    return next(
+        (factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999),
+        10 * power,
+    )
 
 
 def _linear_ticks(low: float, high: float, most: int) -> list[float]:
@@ -82,7 +96,9 @@ def _log_ticks(low: float, high: float, most: int, base: int) -> list[float]:
     first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
     powers = [float(base) ** power for power in range(first, last + 1)][:400]
     if base == 10 and len(powers) * 3 <= most:
-        fine = [factor * 10.0**power for power in range(first - 1, last + 1) for factor in (1, 2, 5)]
+        fine = [
+            factor * 10.0**power for power in range(first - 1, last + 1) for factor in (1, 2, 5)
+        ]
         powers = [value for value in fine if low <= value <= high]
     if len(powers) < 2:
         return _linear_ticks(low, high, most)

@@ -1,4 +1,5 @@
-"""Servers: how long they took to start, what drafts achieved, and per server what ran, to copy, with its cases."""
+"""Servers: how long they took to start, what drafts achieved, and per server what ran, to copy,
+with its cases."""
 
 from __future__ import annotations
 
@@ -29,7 +30,16 @@ from pytest_gpubench.report.numbers import finite, seconds, short
 from pytest_gpubench.report.results import InitResult
 from pytest_gpubench.report.views import CaseView, mapping, sequence
 
-_PHASES = ("process_start", "imports", "config", "weights", "compile", "kv_cache", "graph_capture", "other")
+_PHASES = (
+    "process_start",
+    "imports",
+    "config",
+    "weights",
+    "compile",
+    "kv_cache",
+    "graph_capture",
+    "other",
+)
 _NAMES = {"process_start": "process", "kv_cache": "KV cache", "graph_capture": "graph capture"}
 _MOST_STARTS = 60
 
@@ -40,15 +50,26 @@ def startup(inits: Sequence[InitResult]) -> Markup | None:
     if not started:
         return None
     most = _total(started[0])
-    rows = [table_row((_start_name(init), _phase_bar(init, most), seconds(_total(init)))) for init in started[:_MOST_STARTS]]
+    rows = [
+        table_row((_start_name(init), _phase_bar(init, most), seconds(_total(init))))
+        for init in started[:_MOST_STARTS]
+    ]
     used = [phase for phase in _PHASES if any(_parts(init).get(phase, 0) > 0 for init in started)]
-    legend = [tag("li", tag("span", class_=f"block p{_PHASES.index(phase)}"), _NAMES.get(phase, phase)) for phase in used]
+    legend = [
+        tag("li", tag("span", class_=f"block p{_PHASES.index(phase)}"), _NAMES.get(phase, phase))
+        for phase in used
+    ]
     more = len(started) - _MOST_STARTS
     return section(
         "startup",
         "Start-up",
         tag("ul", legend, class_="legend", aria_label="Phases"),
-        table(("Server", "Phases", "Ready after"), rows, class_="bars", caption="Start-up phases per server"),
+        table(
+            ("Server", "Phases", "Ready after"),
+            rows,
+            class_="bars",
+            caption="Start-up phases per server",
+        ),
         tag("p", f"The {more} fastest starts are left out.", class_="note") if more > 0 else None,
     )
 
@@ -74,9 +95,26 @@ def _phase_bar(init: InitResult, most: float) -> Markup:
             words.append(f"{_NAMES.get(phase, phase)} {seconds(length)}")
         if wide >= 0.3:
             title = tag("title", words[-1])
-            boxes.append(tag("rect", title, x=at, y=2, width=max(wide - 0.6, 0.3), height=14, class_=f"p{index}"))
+            boxes.append(
+                tag(
+                    "rect",
+                    title,
+                    x=at,
+                    y=2,
+                    width=max(wide - 0.6, 0.3),
+                    height=14,
+                    class_=f"p{index}",
+                )
+            )
         at += wide
-    return tag("svg", boxes, viewBox="0 0 400 18", class_="bar phases", role="img", aria_label="; ".join(words))
+    return tag(
+        "svg",
+        boxes,
+        viewBox="0 0 400 18",
+        class_="bar phases",
+        role="img",
+        aria_label="; ".join(words),
+    )
 
 
 def acceptance(views: Sequence[CaseView]) -> Markup | None:
@@ -84,14 +122,31 @@ def acceptance(views: Sequence[CaseView]) -> Markup | None:
     groups: dict[str, dict[str, list[CaseView]]] = {}
     for view in views:
         if _positions(view):
-            groups.setdefault(view.model, {}).setdefault(f"{view.hardware.upper()} {view.topology}", []).append(view)
+            groups.setdefault(view.model, {}).setdefault(
+                f"{view.hardware.upper()} {view.topology}", []
+            ).append(view)
     if not groups:
         return None
-    figures = [figure(model, draw(_acceptance_chart(lines)), _omitted(lines)) for model, lines in groups.items()]
-    lead = "The share of drafts whose token at the position was accepted; acceptance length is 1 plus their sum."
-    lengths = [view.metrics["acceptance_length"] for view in views if "acceptance_length" in view.metrics]
-    span = f" Acceptance length: {min(lengths):.2f} to {max(lengths):.2f} tokens." if lengths else ""
-    return section("acceptance", "Drafts", tag("p", lead + span, class_="lead"), tag("div", figures, class_="grid"))
+    figures = [
+        figure(model, draw(_acceptance_chart(lines)), _omitted(lines))
+        for model, lines in groups.items()
+    ]
+    lead = (
+        "The share of drafts whose token at the position was accepted; acceptance length "
+        "is 1 plus their sum."
+    )
+    lengths = [
+        view.metrics["acceptance_length"] for view in views if "acceptance_length" in view.metrics
+    ]
+    span = (
+        f" Acceptance length: {min(lengths):.2f} to {max(lengths):.2f} tokens." if lengths else ""
+    )
+    return section(
+        "acceptance",
+        "Drafts",
+        tag("p", lead + span, class_="lead"),
+        tag("div", figures, class_="grid"),
+    )
 
 
 def _positions(view: CaseView) -> tuple[float, ...]:
@@ -109,12 +164,26 @@ def _acceptance_chart(lines: Mapping[str, Sequence[CaseView]]) -> Chart:
     for index, (name, views) in enumerate(list(lines.items())[:COLOURS]):
         columns = [_positions(view) for view in views]
         depth = min(map(len, columns))
-        means = [100 * sum(column[position] for column in columns) / len(columns) for position in range(depth)]
-        marks = tuple(Mark(place, mean, f"{name}, position {place}\n{mean:.1f}%") for place, mean in enumerate(means, 1))
+        means = [
+            100 * sum(column[position] for column in columns) / len(columns)
+            for position in range(depth)
+        ]
+        marks = tuple(
+            Mark(place, mean, f"{name}, position {place}\n{mean:.1f}%")
+            for place, mean in enumerate(means, 1)
+        )
         series.append(Series(name, marks, index, index % SHAPES))
-    described = "; ".join(f"{one.name} {', '.join(f'{mark.y:.0f}%' for mark in one.marks)}" for one in series)
-    x = Axis("position in the draft", zero=False, form=lambda value: f"{value:.0f}" if value == int(value) else "")
-    return Chart("Acceptance per position", described, x, Axis("% accepted", top=100.0), tuple(series))
+    described = "; ".join(
+        f"{one.name} {', '.join(f'{mark.y:.0f}%' for mark in one.marks)}" for one in series
+    )
+    x = Axis(
+        "position in the draft",
+        zero=False,
+        form=lambda value: f"{value:.0f}" if value == int(value) else "",
+    )
+    return Chart(
+        "Acceptance per position", described, x, Axis("% accepted", top=100.0), tuple(series)
+    )
 
 
 def servers(
@@ -125,7 +194,9 @@ def servers(
     budget: int,
 ) -> Markup | None:
     """Per server what ran, its facts and its cases, as far as the budget (in characters) goes."""
-    keys = list(dict.fromkeys([*(init.server for init in inits), *(view.last.server for view in views)]))
+    keys = list(
+        dict.fromkeys([*(init.server for init in inits), *(view.last.server for view in views)])
+    )
     blocks: list[Markup] = []
     spent, short_of, cases_left_out = 0, 0, 0
     for key in keys:
@@ -140,7 +211,14 @@ def servers(
         blocks.append(block)
     notes = [f"{short_of} servers"] if short_of else []
     notes += [f"the charts of {cases_left_out} cases"] if cases_left_out else []
-    note = f"To keep this file small, {' and '.join(notes)} are left out; the result folders have everything." if notes else ""
+    note = (
+        (
+            f"To keep this file small, {' and '.join(notes)} are left out; the result "
+            "folders have everything."
+        )
+        if notes
+        else ""
+    )
     if not blocks:
         return None
     return section("servers", "Servers", tag("p", note, class_="note") if note else None, blocks)
@@ -169,15 +247,25 @@ def _server(
     omitted = 0
     spent = 0
     for view in views:
-        detail = case_details(view, read(view.last.path), link_of.get(id(view), ""), charts=spent < budget)
+        detail = case_details(
+            view, read(view.last.path), link_of.get(id(view), ""), charts=spent < budget
+        )
         omitted += spent >= budget
         spent += len(detail)
         made.append(detail)
     argv = [word for word in sequence(record.get("argv")) if isinstance(word, str)]
-    env = {str(name): value for name, value in mapping(record.get("env")).items() if isinstance(value, str)}
+    env = {
+        str(name): value
+        for name, value in mapping(record.get("env")).items()
+        if isinstance(value, str)
+    }
     body = join(
         [
-            tag("p", clip(f"{one.summary} [{one.cause}, {one.failure_class}] {one.remedy}", 2000), class_="problem")
+            tag(
+                "p",
+                clip(f"{one.summary} [{one.cause}, {one.failure_class}] {one.remedy}", 2000),
+                class_="problem",
+            )
             for one in failures
         ],
         facts(_facts(record, views)),
@@ -192,13 +280,19 @@ def _server(
 def _facts(record: Mapping[str, Any], views: Sequence[CaseView]) -> list[tuple[str, Child]]:
     engine, host, git = (mapping(record.get(name)) for name in ("engine", "host", "git"))
     gpus = [str(mapping(gpu).get("name")) for gpu in sequence(host.get("gpus"))]
-    hardware = f"{len(gpus)} x {gpus[0]}" if gpus else str(mapping(host.get("cpu")).get("model") or "")
+    hardware = (
+        f"{len(gpus)} x {gpus[0]}" if gpus else str(mapping(host.get("cpu")).get("model") or "")
+    )
     checks = mapping(record.get("checks"))
     unseen = ", ".join(str(item) for item in sequence(checks.get("unseen")))
-    commits = [f"{name} {str(commit)[:12]}" for name, commit in mapping(record.get("commits")).items()]
+    commits = [
+        f"{name} {str(commit)[:12]}" for name, commit in mapping(record.get("commits")).items()
+    ]
     tokens = finite(engine.get("kv_cache_tokens"))
     source = views[-1].last.source if views else ""
-    commit = f"{str(git.get('commit') or '')[:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
+    commit = str(git.get("commit") or "")[:12]
+    if git.get("dirty"):
+        commit += " with uncommitted changes"
     return [
         ("Engine", _text(engine.get("version"))),
         ("Hardware", hardware),

@@ -7,11 +7,27 @@ from collections.abc import Sequence
 from pytest_gpubench.gate.wording import count, percent, size
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
-from pytest_gpubench.report.html_markup import Child, Markup, badge, clip, join, section, table, table_row, tag
+from pytest_gpubench.report.html_markup import (
+    Child,
+    Markup,
+    badge,
+    clip,
+    join,
+    section,
+    table,
+    table_row,
+    tag,
+)
 from pytest_gpubench.report.html_scales import Scale
 from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import shown
-from pytest_gpubench.report.views import CaseView, failed_first, open_rows, other_counts, status_counts
+from pytest_gpubench.report.views import (
+    CaseView,
+    failed_first,
+    open_rows,
+    other_counts,
+    status_counts,
+)
 
 _MOST_ROWS = 200
 _WORDS = {
@@ -26,7 +42,13 @@ _WORDS = {
 def verdict_counts(views: Sequence[CaseView], rows: Sequence[Row]) -> Markup:
     """One tile per status, and one per kind of what is no measured case and needs a person."""
     tiles = [
-        tag("li", badge(status), tag("strong", f"{number:,}"), tag("span", _WORDS[status], class_="muted"), class_="tile")
+        tag(
+            "li",
+            badge(status),
+            tag("strong", f"{number:,}"),
+            tag("span", _WORDS[status], class_="muted"),
+            class_="tile",
+        )
         for status, number in status_counts(views).items()
     ]
     for words in other_counts(rows):
@@ -48,25 +70,40 @@ def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int,
     others = open_rows(rows)
     if not found and not others:
         doubtful = sum(bool(view.doubts) for view in views)
-        words = f"No case failed. The times of {count(doubtful, 'case')} are in doubt: the details say why."
+        words = (
+            f"No case failed. The times of {count(doubtful, 'case')} are in doubt: the "
+            "details say why."
+        )
         lead = words if doubtful else "No case failed, and every measurement counts."
         return section("attention", "Nothing needs attention", tag("p", lead, class_="lead"))
     lines = [table_row((row.name, badge(row.status), _why(row))) for row in others[:_MOST_ROWS]]
-    lines += [table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags) for view in found[:_MOST_ROWS]]
+    lines += [
+        table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags)
+        for view in found[:_MOST_ROWS]
+    ]
     parts = other_counts(rows)
     if found:
-        parts.append(f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention")
+        parts.append(
+            f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"
+        )
     return section(
         "attention",
         ", ".join(parts),
-        table(("Case", "Verdict", "Why, and what next"), lines, class_="reasons", caption="Cases that need attention"),
+        table(
+            ("Case", "Verdict", "Why, and what next"),
+            lines,
+            class_="reasons",
+            caption="Cases that need attention",
+        ),
         _rest(max(len(found), len(others))),
     )
 
 
 def _why(row: Row) -> Markup:
     failure = row.failure
-    return _words(row.reason, failure.remedy if failure else "", failure.evidence if failure else ())
+    return _words(
+        row.reason, failure.remedy if failure else "", failure.evidence if failure else ()
+    )
 
 
 def _reason(view: CaseView) -> Markup:
@@ -77,7 +114,13 @@ def _words(reason: str, remedy: str, evidence: Sequence[str]) -> Markup:
     return join(
         tag("p", clip(reason, 800)),
         tag("p", clip(remedy, 800), class_="muted") if remedy else None,
-        tag("details", tag("summary", "Evidence"), tag("pre", clip("\n".join(evidence), 6000), tabindex=0)) if evidence else None,
+        tag(
+            "details",
+            tag("summary", "Evidence"),
+            tag("pre", clip("\n".join(evidence), 6000), tabindex=0),
+        )
+        if evidence
+        else None,
     )
 
 
@@ -91,24 +134,51 @@ def ratios(rows: Sequence[Row]) -> Markup | None:
     found = [row for row in rows if row.kind == "ratio"]
     if not found:
         return None
-    lines = [table_row((row.name.removeprefix("ratio "), badge(row.status), clip(row.reason, 800))) for row in found[:_MOST_ROWS]]
+    lines = [
+        table_row((row.name.removeprefix("ratio "), badge(row.status), clip(row.reason, 800)))
+        for row in found[:_MOST_ROWS]
+    ]
     head = ("Ratio", "Verdict", "Why")
-    return section("ratios", "Ratios", table(head, lines, class_="reasons", caption="Ratios across cases"), _rest(len(found)))
+    return section(
+        "ratios",
+        "Ratios",
+        table(head, lines, class_="reasons", caption="Ratios across cases"),
+        _rest(len(found)),
+    )
 
 
 def intervals(views: Sequence[CaseView]) -> Markup | None:
-    """What gates compared: change, 95% interval and tolerance of every metric, worst first; what held is folded."""
-    found = [(view, one) for view in views if view.last.verdict for one in view.last.verdict.metrics if one.change is not None]
+    """What gates compared: change, 95% interval and tolerance of every metric, worst first; what
+    held is folded."""
+    found = [
+        (view, one)
+        for view in views
+        if view.last.verdict
+        for one in view.last.verdict.metrics
+        if one.change is not None
+    ]
     if not found:
         return None
     order = list(Status)
-    found.sort(key=lambda pair: (order.index(pair[1].status), pair[1].change.estimate if pair[1].change else 0))
-    reach = max(max(abs(one.change.low), abs(one.change.high), one.tolerance or 0) for _, one in found if one.change)
-    scale = Scale("linear", -min(max(reach, 0.02), 0.5) * 1.05, min(max(reach, 0.02), 0.5) * 1.05, 4, 196)
+    found.sort(
+        key=lambda pair: (
+            order.index(pair[1].status),
+            pair[1].change.estimate if pair[1].change else 0,
+        )
+    )
+    reach = max(
+        max(abs(one.change.low), abs(one.change.high), one.tolerance or 0)
+        for _, one in found
+        if one.change
+    )
+    scale = Scale(
+        "linear", -min(max(reach, 0.02), 0.5) * 1.05, min(max(reach, 0.02), 0.5) * 1.05, 4, 196
+    )
     open_ones = [pair for pair in found if pair[1].status not in (Status.PASS, Status.UNGATED)]
     held = [pair for pair in found if pair not in open_ones]
     lead = (
-        f"A bar is the 95% interval of the change, from -{scale.high:.0%} to +{scale.high:.0%}, its dot the estimate; the shaded "
+        f"A bar is the 95% interval of the change, from -{scale.high:.0%} to +{scale.high:.0%}, "
+        "its dot the estimate; the shaded "
         "side is what the tolerance does not allow."
     )
     summary = f"{len(held):,} {'comparison' if len(held) == 1 else 'comparisons'} within tolerance"
@@ -124,15 +194,30 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
 def _comparisons(found: Sequence[tuple[CaseView, MetricVerdict]], scale: Scale) -> Markup:
     head = ("Case", "Verdict", "Metric", "Interval", "Change", "From, to")
     rows = [_row(view, one, scale) for view, one in found[:_MOST_ROWS]]
-    return join(table(head, rows, class_="numbers intervals", caption="Changes with intervals"), _rest(len(found)))
+    return join(
+        table(head, rows, class_="numbers intervals", caption="Changes with intervals"),
+        _rest(len(found)),
+    )
 
 
 def _row(view: CaseView, one: MetricVerdict, scale: Scale) -> Markup:
     change = one.change
     assert change is not None  # noqa: S101  # only those with a change come here
-    moved = tag("span", percent(change.estimate), tag("small", f"{percent(change.low)} to {percent(change.high)}"), class_="delta")
-    sides = tag("span", shown(one.metric, change.now), tag("small", f"from {shown(one.metric, change.before)}"), class_="delta")
-    return table_row((view.id, badge(one.status), one.metric, _bar(one, scale), moved, sides), view.tags)
+    moved = tag(
+        "span",
+        percent(change.estimate),
+        tag("small", f"{percent(change.low)} to {percent(change.high)}"),
+        class_="delta",
+    )
+    sides = tag(
+        "span",
+        shown(one.metric, change.now),
+        tag("small", f"from {shown(one.metric, change.before)}"),
+        class_="delta",
+    )
+    return table_row(
+        (view.id, badge(one.status), one.metric, _bar(one, scale), moved, sides), view.tags
+    )
 
 
 def _bar(one: MetricVerdict, scale: Scale) -> Markup:
@@ -145,7 +230,9 @@ def _bar(one: MetricVerdict, scale: Scale) -> Markup:
         edge = scale(one.tolerance if lower_is_better else -one.tolerance)
         left, right = (edge, 200.0) if lower_is_better else (0.0, edge)
         zone = tag("rect", x=left, y=0, width=max(right - left, 0), height=18, class_="zone")
-    words = f"{percent(change.estimate)}, 95% interval {percent(change.low)} to {percent(change.high)}"
+    words = (
+        f"{percent(change.estimate)}, 95% interval {percent(change.low)} to {percent(change.high)}"
+    )
     words += f", tolerance {size(one.tolerance)}" if one.tolerance is not None else ""
     return tag(
         "svg",
@@ -163,4 +250,8 @@ def _bar(one: MetricVerdict, scale: Scale) -> Markup:
 def _rest(number: int) -> Markup | None:
     if number <= _MOST_ROWS:
         return None
-    return tag("p", f"{number - _MOST_ROWS:,} more rows are left out here; the CSV export has them all.", class_="note")
+    return tag(
+        "p",
+        f"{number - _MOST_ROWS:,} more rows are left out here; the CSV export has them all.",
+        class_="note",
+    )

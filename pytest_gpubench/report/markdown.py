@@ -1,4 +1,5 @@
-"""The report for a pull-request comment and a CI summary: what needs a person, the rest folded, never longer than they take."""
+"""The report for a pull-request comment and a CI summary: what needs a person, the rest folded,
+never longer than they take."""
 
 from __future__ import annotations
 
@@ -11,10 +12,18 @@ from pytest_gpubench.report.html_markup import GLYPHS, clip
 from pytest_gpubench.report.merge_runs import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier
 from pytest_gpubench.report.results import Loaded
-from pytest_gpubench.report.views import CaseView, case_views, failed_first, open_rows, other_counts, status_counts
+from pytest_gpubench.report.views import (
+    CaseView,
+    case_views,
+    failed_first,
+    open_rows,
+    other_counts,
+    status_counts,
+)
 
 LONGEST_COMMENT = 60_000
-"""GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves both."""
+"""GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves
+both."""
 _MOST_ATTENTION = 50
 _COLUMNS = (
     ("output_tput_per_gpu", "tok/s/GPU", 1.0, 1),
@@ -26,13 +35,24 @@ _COLUMNS = (
 
 
 def markdown(
-    loaded: Loaded, *, merged: Merged | None = None, title: str = "Serving benchmarks", longest: int = LONGEST_COMMENT
+    loaded: Loaded,
+    *,
+    merged: Merged | None = None,
+    title: str = "Serving benchmarks",
+    longest: int = LONGEST_COMMENT,
 ) -> str:
-    """GitHub-flavoured Markdown of everything loaded, at most ``longest`` characters; ``merged`` adds what has not reported."""
+    """GitHub-flavoured Markdown of everything loaded, at most ``longest`` characters; ``merged``
+    adds what has not reported."""
     merged = merged or merge(loaded)
     views = case_views(loaded.cases())
-    counts = ", ".join(f"{number} {status.value}" for status, number in status_counts(views).items())
-    head = [f"### {plain(title)}", "", f"**{counts or 'no results'}** in {counted(len(views), 'case')}"]
+    counts = ", ".join(
+        f"{number} {status.value}" for status, number in status_counts(views).items()
+    )
+    head = [
+        f"### {plain(title)}",
+        "",
+        f"**{counts or 'no results'}** in {counted(len(views), 'case')}",
+    ]
     head[-1] = ", ".join([head[-1], *other_counts(merged.rows)])
     starts = [row for row in merged.rows if row.kind == "start"]
     parts = ["\n".join(head), *_attention(views, open_rows(merged.rows)), *_best(views)]
@@ -52,8 +72,14 @@ def plain(text: str, longest: int = 300) -> str:
 
 
 def _attention(views: Sequence[CaseView], others: Sequence[Row]) -> list[str]:
-    rows = [_attention_row(row.name, row.status, row.reason, row.failure.remedy if row.failure else "") for row in others]
-    rows += [_attention_row(view.id, view.status, view.reason, view.remedy) for view in failed_first(views)]
+    rows = [
+        _attention_row(row.name, row.status, row.reason, row.failure.remedy if row.failure else "")
+        for row in others
+    ]
+    rows += [
+        _attention_row(view.id, view.status, view.reason, view.remedy)
+        for view in failed_first(views)
+    ]
     if not rows:
         return []
     more = len(rows) - _MOST_ATTENTION
@@ -74,9 +100,14 @@ def _best(views: Sequence[CaseView]) -> list[str]:
             groups.setdefault((view.model, view.shape), []).append(view)
     lines = []
     for (model, shape), group in list(groups.items())[:10]:
-        best = frontier(group, lambda view: view.metrics["interactivity"], lambda view: view.metrics["output_tput_per_gpu"])
+        best = frontier(
+            group,
+            lambda view: view.metrics["interactivity"],
+            lambda view: view.metrics["output_tput_per_gpu"],
+        )
         ends = " to ".join(
-            f"{view.metrics['output_tput_per_gpu']:,.0f} tok/s/GPU at {view.metrics['interactivity']:,.1f} tok/s/user "
+            f"{view.metrics['output_tput_per_gpu']:,.0f} tok/s/GPU at "
+            f"{view.metrics['interactivity']:,.1f} tok/s/user "
             f"({plain(f'{view.hardware} {view.line} {view.load}')})"
             for view in ([best[0], best[-1]] if len(best) > 1 else best)
         )
@@ -93,7 +124,9 @@ def _folded(views: Sequence[CaseView], starts: Sequence[Row]) -> list[str]:
         f"|---|---|{'---:|' * len(columns)}",
     ]
     for view in views:
-        cells = "".join(f" {_cell(view, metric, scale, digits)} |" for metric, _, scale, digits in columns)
+        cells = "".join(
+            f" {_cell(view, metric, scale, digits)} |" for metric, _, scale, digits in columns
+        )
         rows.append(f"| {plain(view.id)} | {GLYPHS[view.status]} {view.status.value} |{cells}")
     for row in starts:
         verdict = f"{GLYPHS[row.status]} {row.status.value}"
@@ -121,8 +154,12 @@ def _left_out(loaded: Loaded) -> list[str]:
 
 
 def _within(parts: Sequence[str], longest: int) -> str:
-    """The parts as far as they fit; one that does not is cut at a line, and its folding is closed."""
-    note = "\n\n_The rest is left out here: it is too long for this place. The HTML report has everything._\n"
+    """The parts as far as they fit; one that does not is cut at a line, and its folding is
+    closed."""
+    note = (
+        "\n\n_The rest is left out here: it is too long for this place. The HTML report "
+        "has everything._\n"
+    )
     text = ""
     for part in parts:
         if len(text) + len(part) + 4 <= longest - len(note):

@@ -1,4 +1,5 @@
-"""The matrix: a selection cut into jobs, each with its servers and the ``-m`` expression that selects exactly their cases. Pure."""
+"""The matrix: a selection cut into jobs, each with its servers and the ``-m`` expression that
+selects exactly their cases. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ class Job:
     """Ids of the cases that must report."""
 
 
-def jobs_of(book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, most: int = MAX_JOBS) -> tuple[list[Job], list[Skipped]]:
+def jobs_of(
+    book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, most: int = MAX_JOBS
+) -> tuple[list[Job], list[Skipped]]:
     """One job per server, packed where there would be more than ``most``; and what no job runs.
 
     Servers are packed only with servers of the same runner, image and number of GPUs.
@@ -67,7 +70,9 @@ def jobs_of(book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, most:
     Raises:
         GpubenchError: if not even packing stays below the limit.
     """
-    skipped = [Skipped(case.id, f"not runnable: {case.why_not}") for case in cases if not case.runnable]
+    skipped = [
+        Skipped(case.id, f"not runnable: {case.why_not}") for case in cases if not case.runnable
+    ]
     wanted: dict[str, list[Case]] = {}
     for case in cases:
         if case.runnable:
@@ -83,12 +88,17 @@ def jobs_of(book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, most:
         if reason:
             skipped += [Skipped(case.id, reason) for case in own]
         else:
-            groups.setdefault((own[0].runner, spec.hardware, spec.image, spec.topology.gpus), []).append(server)
+            groups.setdefault(
+                (own[0].runner, spec.hardware, spec.image, spec.topology.gpus), []
+            ).append(server)
     size = _pack_size([len(servers) for servers in groups.values()], most)
     jobs = []
     for (runner, hardware, image, gpus), servers in groups.items():
         for part in _parts(servers, size):
-            minutes = sum(_minutes(hardware, [case.workload for case in wanted[server]], launches) for server in part)
+            minutes = sum(
+                _minutes(hardware, [case.workload for case in wanted[server]], launches)
+                for server in part
+            )
             jobs.append(
                 Job(
                     name=part[0] if len(part) == 1 else f"{part[0]} and {len(part) - 1} more",
@@ -97,7 +107,9 @@ def jobs_of(book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, most:
                     image=image,
                     gpus=0 if HARDWARE[hardware].platform == "cpu" else gpus,
                     minutes=max(LEAST_MINUTES, math.ceil(minutes * MARGIN)),
-                    selection=" or ".join(_selection(server, wanted[server], declared[server]) for server in part),
+                    selection=" or ".join(
+                        _selection(server, wanted[server], declared[server]) for server in part
+                    ),
                     servers=tuple(part),
                     cases=tuple(case.id for server in part for case in wanted[server]),
                 )
@@ -106,17 +118,27 @@ def jobs_of(book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, most:
 
 
 def matrix_document(
-    book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, labels: Mapping[str, str] | None = None, most: int = MAX_JOBS
+    book: RecipeBook,
+    cases: Sequence[Case],
+    *,
+    launches: int = 1,
+    labels: Mapping[str, str] | None = None,
+    most: int = MAX_JOBS,
 ) -> dict[str, Any]:
     """The matrix as JSON data.
 
-    ``include`` is what GitHub's ``strategy.matrix.include`` takes; ``ratios`` and ``cases`` tell a merge what must have reported.
+    ``include`` is what GitHub's ``strategy.matrix.include`` takes; ``ratios`` and ``cases`` tell a
+    merge what must have reported.
 
     Args:
-        labels: runner label of a recipe to the label that GitHub knows (``cpu`` to ``ubuntu-latest``).
+        labels: runner label of a recipe to the label that GitHub knows (``cpu`` to
+            ``ubuntu-latest``).
     """
     jobs, skipped = jobs_of(book, cases, launches=launches, most=most)
-    skipped += [Skipped(entry.recipe, f"not supported: {entry.reason} ({entry.position})") for entry in book.unsupported]
+    skipped += [
+        Skipped(entry.recipe, f"not supported: {entry.reason} ({entry.position})")
+        for entry in book.unsupported
+    ]
     runnable = [case for case in cases if case.runnable]
     return {
         "kind": "matrix",
@@ -147,13 +169,19 @@ def _too_big(hardware: str, gpus: int) -> str:
     node = HARDWARE[hardware].gpus_per_node
     if gpus <= node or HARDWARE[hardware].platform == "cpu":
         return ""
-    return f"not supported: needs {gpus} GPUs and a node of {hardware} has {node}; one server runs on one node"
+    return (
+        f"not supported: needs {gpus} GPUs and a node of {hardware} has {node}; one server "
+        "runs on one node"
+    )
 
 
 def _pack_size(counts: Sequence[int], most: int) -> int:
     """The fewest servers per job that keep the number of jobs at or below ``most``."""
     if len(counts) > most:
-        raise GpubenchError(f"{len(counts)} kinds of jobs (runner, image, GPUs) are more than {most}: select fewer with -k or -m")
+        raise GpubenchError(
+            f"{len(counts)} kinds of jobs (runner, image, GPUs) are more than {most}: "
+            "select fewer with -k or -m"
+        )
     size = max(1, math.ceil(sum(counts) / most)) if counts else 1
     while sum(math.ceil(count / size) for count in counts) > most:
         size += 1
@@ -168,7 +196,8 @@ def _parts(servers: Sequence[str], size: int) -> Iterable[list[str]]:
 
 
 def _selection(server: str, cases: Sequence[Case], declared: int) -> str:
-    """The server as a whole, or its selected cases one by one. Ids are made of letters, digits, dots, dashes and colons."""
+    """The server as a whole, or its selected cases one by one. Ids are made of letters, digits,
+    dots, dashes and colons."""
     if len(cases) == declared:
         return f"gpubench(server='{server}')"
     return " or ".join(f"gpubench(case='{case.id}')" for case in cases)
@@ -176,7 +205,9 @@ def _selection(server: str, cases: Sequence[Case], declared: int) -> str:
 
 def _minutes(hardware: str, workloads: Sequence[Workload], launches: int) -> float:
     platform = HARDWARE[hardware].platform
-    return launches * (START_MINUTES[platform] + sum(_seconds(platform, workload) for workload in workloads) / 60)
+    return launches * (
+        START_MINUTES[platform] + sum(_seconds(platform, workload) for workload in workloads) / 60
+    )
 
 
 def _seconds(platform: str, workload: Workload) -> float:
@@ -185,5 +216,7 @@ def _seconds(platform: str, workload: Workload) -> float:
     rounds = math.ceil(requests / max(1, workload.conc))
     decode = rounds * workload.osl * SLOW_TPOT[platform]
     prefill = requests * workload.isl / SLOW_PREFILL[platform]
-    paced = requests / workload.request_rate if workload.open_loop and workload.request_rate else 0.0
+    paced = (
+        requests / workload.request_rate if workload.open_loop and workload.request_rate else 0.0
+    )
     return max(decode + prefill, paced) + workload.ramp

@@ -1,4 +1,5 @@
-"""Many runs to one answer: what had to report and did not, which attempt counts, the ratios over all of it, one exit code. Pure."""
+"""Many runs to one answer: what had to report and did not, which attempt counts, the ratios over
+all of it, one exit code. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ INTERRUPTED = "interrupted"
 _MAX_MATRIX = 2**28
 """Bytes of a file that are read; of a longer one the rest is missing, so that it is no JSON."""
 _UNDECIDED = (2, EXIT_NOTHING, EXIT_UNDECIDED)
-"""Exit codes of pytest after which what is missing is INCONCLUSIVE: interrupted, nothing, undecided."""
+"""Exit codes of pytest after which what is missing is INCONCLUSIVE: interrupted, nothing,
+undecided."""
 _WHOLE = (0, EXIT_FAILED, EXIT_NOTHING, EXIT_UNDECIDED)
 """Exit codes of a run that came to its end."""
 Attempt = TypeVar("Attempt", CaseResult, InitResult)
@@ -73,7 +75,8 @@ class Merged:
 
     @property
     def exit_code(self) -> int:
-        """As pytest's: 1 where anything failed, 10 where anything is undecided or absent, 5 where there is nothing, else 0."""
+        """As pytest's: 1 where anything failed, 10 where anything is undecided or absent, 5 where
+        there is nothing, else 0."""
         statuses = {row.status for row in self.rows}
         if Status.FAIL in statuses:
             return EXIT_FAILED
@@ -83,22 +86,34 @@ class Merged:
 
     @property
     def retryable(self) -> bool:
-        """Whether there are failures and every one of them is of the class infrastructure: no verdict is among them."""
+        """Whether there are failures and every one of them is of the class infrastructure: no
+        verdict is among them."""
         failed = [row for row in self.rows if row.status is Status.FAIL]
         return bool(failed) and all(row.infrastructure for row in failed)
 
     def lines(self) -> list[str]:
         """For a terminal: what is not in order, then the counts."""
         lines = [
-            f"{row.status.value} {row.name}: {row.reason}" for row in self.rows if row.status not in (Status.PASS, Status.UNGATED)
+            f"{row.status.value} {row.name}: {row.reason}"
+            for row in self.rows
+            if row.status not in (Status.PASS, Status.UNGATED)
         ]
         lines += [f"{row.name}: {note}" for row in self.rows for note in row.notes]
         lines += [f"versions disagree: {sentence}" for sentence in self.disagreements]
         lines += [f"in no job: {sentence}" for sentence in self.left_out]
         lines += self.jobs
-        counts = [(status, sum(row.status is status for row in self.rows)) for status in _WORST_FIRST]
+        counts = [
+            (status, sum(row.status is status for row in self.rows)) for status in _WORST_FIRST
+        ]
         lines = [for_terminal(line) for line in lines]
-        return [*lines, "merged: " + (", ".join(f"{count} {status.value}" for status, count in counts if count) or "nothing")]
+        return [
+            *lines,
+            "merged: "
+            + (
+                ", ".join(f"{count} {status.value}" for status, count in counts if count)
+                or "nothing"
+            ),
+        ]
 
 
 def read_matrix(path: Path) -> Mapping[str, Any]:
@@ -111,9 +126,14 @@ def read_matrix(path: Path) -> Mapping[str, Any]:
         with open_regular(path) as file:
             document = json.loads(file.read(_MAX_MATRIX + 1).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise GpubenchError(f"--matrix {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
+        raise GpubenchError(
+            f"--matrix {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}"
+        ) from None
     if not _is_matrix(document):
-        raise GpubenchError(f"--matrix {path} is no matrix: give the file that gpubench matrix or --gpubench-matrix wrote")
+        raise GpubenchError(
+            f"--matrix {path} is no matrix: give the file that gpubench matrix or "
+            "--gpubench-matrix wrote"
+        )
     found: Mapping[str, Any] = document
     return found
 
@@ -129,7 +149,9 @@ def _is_matrix(document: object) -> bool:
         isinstance(launches, int)
         and launches >= 1
         and all(_names_cases(entry) for entry in lists["include"])
-        and all(isinstance(one, dict) and {"what", "reason"} <= one.keys() for one in lists["left_out"])
+        and all(
+            isinstance(one, dict) and {"what", "reason"} <= one.keys() for one in lists["left_out"]
+        )
         and all(_is_ratio(point) for point in lists["ratios"])
     )
 
@@ -148,16 +170,19 @@ def _is_ratio(point: object) -> bool:
         return False
     texts = (found.name, found.point, found.of, found.over)
     bounds = (found.at_least, found.at_most)
-    return all(isinstance(text, str) for text in texts) and all(isinstance(one, int | float | None) for one in bounds)
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(one, int | float | None) for one in bounds
+    )
 
 
 def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
     """One row per case that the matrix names, that has a record or that a run was to measure; one
     per start of a server, per ratio, and per test that failed and that no record stands for.
 
-    A case without a result is INCONCLUSIVE, unless its server failed to start, which is its failure.
-    Of several attempts of one case (or start) and launch the newest that gave an answer counts; an
-    attempt that was interrupted or that the infrastructure failed gave none. The others are named.
+    A case without a result is INCONCLUSIVE, unless its server failed to start, which is its
+    failure. Of several attempts of one case (or start) and launch the newest that gave an answer
+    counts; an attempt that was interrupted or that the infrastructure failed gave none. The others
+    are named.
 
     Args:
         loaded: from ``read_results.load_results``.
@@ -174,7 +199,9 @@ def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
     starts = _start_rows(loaded.inits())
     failed = {row.starts[-1].server: row.starts[-1] for row in starts if row.starts[-1].failure}
     certain = int(given.get("launches", 1))
-    rows = [_row(case, jobs.get(case, ""), found, failed, certain) for case, found in attempts.items()]
+    rows = [
+        _row(case, jobs.get(case, ""), found, failed, certain) for case, found in attempts.items()
+    ]
     chosen = {row.name: row.results for row in rows}
     rows += starts
     judged = [_ratio_row(RatioPoint(**point), chosen) for point in given.get("ratios", ())]
@@ -192,8 +219,8 @@ def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
 
 
 def ends_that_count(runs: Iterable[Run]) -> tuple[list[RunEnd], list[str]]:
-    """How runs ended, of several runs of one selection the last that came to its end; and a sentence
-    for each that failed and does not count."""
+    """How runs ended, of several runs of one selection the last that came to its end; and a
+    sentence for each that failed and does not count."""
     last: dict[tuple[str, ...], Run] = {}
     ended = [run for run in runs if run.end is not None]
     for run in sorted(ended, key=_finished):
@@ -203,13 +230,17 @@ def ends_that_count(runs: Iterable[Run]) -> tuple[list[RunEnd], list[str]]:
     for run in ended:
         counts = last[run.end.selection] if run.end else run
         if run.end and counts is not run and (run.end.failures or run.end.exit not in _WHOLE):
-            notes.append(f"run {run.name} ended with exit code {run.end.exit} and was begun anew: run {counts.name} counts")
+            notes.append(
+                f"run {run.name} ended with exit code {run.end.exit} and was begun "
+                f"anew: run {counts.name} counts"
+            )
     return [run.end for run in last.values() if run.end], notes
 
 
 def _unfinished(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
-    """A row for each run that was killed, or still goes on: what else it was to run, and what of that
-    failed, is on no record. A sentence instead where a later run came to its end over all it had."""
+    """A row for each run that was killed, or still goes on: what else it was to run, and what of
+    that failed, is on no record. A sentence instead where a later run came to its end over all it
+    had."""
     rows, notes = [], []
     for run in runs:
         done = _done(run)
@@ -219,11 +250,16 @@ def _unfinished(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
         anew = (
             later.name
             for later in runs
-            if later.end and later.end.exit in _WHOLE and _finished(later) > last and done.keys() <= _done(later).keys()
+            if later.end
+            and later.end.exit in _WHOLE
+            and _finished(later) > last
+            and done.keys() <= _done(later).keys()
         )
         other = next(anew, "")
         if other:
-            notes.append(f"run {run.name} did not come to its end and was begun anew: run {other} counts")
+            notes.append(
+                f"run {run.name} did not come to its end and was begun anew: run {other} counts"
+            )
             continue
         reason = "it did not come to its end: what else it was to run did not report; run it again"
         rows.append(Row(f"run {run.name}", "", "test", Status.INCONCLUSIVE, reason))
@@ -240,7 +276,9 @@ def _finished(run: Run) -> float:
     return run.end.finished.timestamp() if run.end and run.end.finished else 0.0
 
 
-def _other_failures(runs: Iterable[Run], ends: Sequence[RunEnd], judged: Collection[str]) -> list[Row]:
+def _other_failures(
+    runs: Iterable[Run], ends: Sequence[RunEnd], judged: Collection[str]
+) -> list[Row]:
     """What failed in pytest and is no case, no start and no ratio that is judged here."""
     rows: dict[str, Row] = {}
     for run in runs:
@@ -255,7 +293,9 @@ def _other_failures(runs: Iterable[Run], ends: Sequence[RunEnd], judged: Collect
         if end.exit not in (0, *_UNDECIDED) and not (end.exit == EXIT_FAILED and says_why):
             words = "see what it printed; nothing in its records says why"
             name = f"run {run.name}"
-            rows[name] = Row(name, "", "test", Status.FAIL, f"pytest ended with exit code {end.exit}: {words}")
+            rows[name] = Row(
+                name, "", "test", Status.FAIL, f"pytest ended with exit code {end.exit}: {words}"
+            )
     return list(rows.values())
 
 
@@ -263,7 +303,9 @@ def gave_answer(result: CaseResult | InitResult) -> bool:
     """Whether an attempt says something about its subject: neither interrupted nor failed by the
     infrastructure."""
     failure = result.failure
-    return failure is None or (failure.failure_class != "infrastructure" and failure.cause != INTERRUPTED)
+    return failure is None or (
+        failure.failure_class != "infrastructure" and failure.cause != INTERRUPTED
+    )
 
 
 def attempts_that_count(found: Sequence[Attempt]) -> list[Attempt]:
@@ -276,7 +318,9 @@ def attempts_that_count(found: Sequence[Attempt]) -> list[Attempt]:
     return sorted(chosen, key=lambda one: one.finished)
 
 
-def _row(case: str, job: str, found: Sequence[CaseResult], failed: Mapping[str, InitResult], certain: int) -> Row:
+def _row(
+    case: str, job: str, found: Sequence[CaseResult], failed: Mapping[str, InitResult], certain: int
+) -> Row:
     chosen = attempts_that_count(found)
     start = failed.get(case.rpartition(":")[0])
     status, reason, failure = _judged(chosen, start, certain)
@@ -307,7 +351,9 @@ def _start_row(subject: str, found: Sequence[InitResult]) -> Row:
     return Row(subject, "", "start", last.status, reason, (), notes, None, starts)
 
 
-def _judged(chosen: Sequence[CaseResult], start: InitResult | None, certain: int) -> tuple[Status, str, Failure | None]:
+def _judged(
+    chosen: Sequence[CaseResult], start: InitResult | None, certain: int
+) -> tuple[Status, str, Failure | None]:
     failed = [one for one in chosen if one.failure is not None]
     real = [one for one in failed if gave_answer(one)]
     for one in (*real, *failed):
@@ -316,14 +362,30 @@ def _judged(chosen: Sequence[CaseResult], start: InitResult | None, certain: int
             return Status.FAIL, failure_words(failure), failure
     measured = [one for one in chosen if one.failure is None]
     if start is not None and start.failure is not None and not measured:
-        return Status.FAIL, f"the server did not start: {start.failure.summary} [{start.failure.cause}]", start.failure
+        return (
+            Status.FAIL,
+            f"the server did not start: {start.failure.summary} [{start.failure.cause}]",
+            start.failure,
+        )
     if failed:
-        return Status.INCONCLUSIVE, "it was interrupted and not measured again; run it again with --gpubench-reuse", None
+        return (
+            Status.INCONCLUSIVE,
+            "it was interrupted and not measured again; run it again with --gpubench-reuse",
+            None,
+        )
     if not measured:
-        return Status.INCONCLUSIVE, "it has not reported; see its job, and run it again with --gpubench-reuse", None
+        return (
+            Status.INCONCLUSIVE,
+            "it has not reported; see its job, and run it again with --gpubench-reuse",
+            None,
+        )
     last = measured[-1]
     verdict = last.verdict
-    if len(measured) < certain and last.status not in (Status.FAIL, Status.INVALID) and not last.launch.arm:
+    if (
+        len(measured) < certain
+        and last.status not in (Status.FAIL, Status.INVALID)
+        and not last.launch.arm
+    ):
         return Status.INCONCLUSIVE, f"{len(measured)} of {certain} launches have reported", None
     return last.status, verdict.reason if verdict else "it was measured and not judged", None
 
@@ -342,12 +404,23 @@ def _others(found: Sequence[Attempt], chosen: Sequence[Attempt]) -> tuple[str, .
 
 
 def ratio_verdict(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) -> Verdict:
-    """The verdict on a ratio from the results that count, by case; of two engines that were compared the recipes' own counts."""
+    """The verdict on a ratio from the results that count, by case; of two engines that were
+    compared the recipes' own counts."""
     sides = []
     for case in (point.of, point.over):
-        valid = [one for one in chosen.get(case, ()) if one.failure is None and one.status is not Status.INVALID]
+        valid = [
+            one
+            for one in chosen.get(case, ())
+            if one.failure is None and one.status is not Status.INVALID
+        ]
         valid = [one for one in valid if one.launch.arm != "b"]
-        sides.append([evidence_of(one.launch.label, one.measurement) for one in valid if one.measurement is not None])
+        sides.append(
+            [
+                evidence_of(one.launch.label, one.measurement)
+                for one in valid
+                if one.measurement is not None
+            ]
+        )
     return judge_ratio(point, *sides)
 
 
@@ -357,7 +430,8 @@ def _ratio_row(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) ->
 
 
 def _disagreements(results: Sequence[CaseResult]) -> Iterable[str]:
-    """Two engines of one run (arms), and hardware of different kinds, may differ in engine and driver."""
+    """Two engines of one run (arms), and hardware of different kinds, may differ in engine and
+    driver."""
     for name in ("engine", "plugin", "driver", "commit"):
         groups: dict[tuple[str, str], dict[str, int]] = {}
         for one in results:
@@ -369,4 +443,6 @@ def _disagreements(results: Sequence[CaseResult]) -> Iterable[str]:
         for (hardware, _), counts in groups.items():
             if len(counts) > 1:
                 where = f" on {hardware}" if hardware else ""
-                yield f"{name}{where}: " + ", ".join(f"{value} ({count} results)" for value, count in sorted(counts.items()))
+                yield f"{name}{where}: " + ", ".join(
+                    f"{value} ({count} results)" for value, count in sorted(counts.items())
+                )

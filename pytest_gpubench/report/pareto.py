@@ -1,4 +1,5 @@
-"""The Pareto frontier: points that no other point beats in both throughput and interactivity. Pure."""
+"""The Pareto frontier: points that no other point beats in both throughput and interactivity.
+Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ FEWEST_POINTS = 3
 
 
 def frontier(points: Iterable[T], x: Callable[[T], float], y: Callable[[T], float]) -> list[T]:
-    """The points for which no other is at least as good in both and better in one, by ascending ``x``; more is better in both."""
+    """The points for which no other is at least as good in both and better in one, by ascending
+    ``x``; more is better in both."""
     best: list[T] = []
     for point in sorted(points, key=lambda point: (x(point), y(point)), reverse=True):
         if not best or y(point) > y(best[-1]):
@@ -23,9 +25,11 @@ def frontier(points: Iterable[T], x: Callable[[T], float], y: Callable[[T], floa
 
 
 def frontier_lines(points: Sequence[tuple[str, float, float]], title: str = "") -> list[str]:
-    """The points (name, interactivity, throughput per GPU) as a plot in text, frontier as ``o``, others as ``.``; [] for too few.
+    """The points (name, interactivity, throughput per GPU) as a plot in text, frontier as ``o``,
+    others as ``.``; [] for too few.
 
-    Under the plot the frontier's points by name, from the highest throughput to the highest interactivity.
+    Under the plot the frontier's points by name, from the highest throughput to the highest
+    interactivity.
     """
     usable = [point for point in points if point[1] > 0 and point[2] > 0]
     if len(usable) < FEWEST_POINTS:
@@ -40,8 +44,17 @@ def frontier_lines(points: Sequence[tuple[str, float, float]], title: str = "") 
             grid[row][column] = mark
     top, margin = f"{most_y:,.0f}", max(len(f"{most_y:,.0f}"), 3)
     lines = [title or "Pareto frontier", f"  {'tok/s/GPU'.rjust(margin)}"]
-    lines += [f"  {(top if row == 0 else '').rjust(margin)} |{''.join(cells).rstrip()}" for row, cells in enumerate(grid)]
+    lines += [
+        f"  {(top if row == 0 else '').rjust(margin)} |{''.join(cells).rstrip()}"
+        for row, cells in enumerate(grid)
+    ]
     end = f"{most_x:,.0f} tok/s/user"
-    lines += [f"  {'0'.rjust(margin)} +{'-' * _WIDTH}", f"  {' ' * margin}  0{end.rjust(_WIDTH - 1)}"]
+    lines += [
+        f"  {'0'.rjust(margin)} +{'-' * _WIDTH}",
+        f"  {' ' * margin}  0{end.rjust(_WIDTH - 1)}",
+    ]
     width = max(len(name) for name, _, _ in best)
-    return lines + [f"  o {name.ljust(width)}  {across:>8,.1f} tok/s/user  {up:>10,.1f} tok/s/GPU" for name, across, up in best]
+    return lines + [
+        f"  o {name.ljust(width)}  {across:>8,.1f} tok/s/user  {up:>10,.1f} tok/s/GPU"
+        for name, across, up in best
+    ]

@@ -22,10 +22,12 @@ def plan_document(
     launches: Sequence[Launch] = (),
     against: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Cases in the order given, the servers they need with their launches, and the ratios between them.
+    """Cases in the order given, the servers they need with their launches, and the ratios between
+    them.
 
-    ``command_lines`` and ``against`` (the second engine: what starts it, and what differs) are keyed by server, ``findings`` by
-    case id. ``{port}`` stands for the port; revisions are as written. ``gates`` are those in force: the defaults with the recipe's.
+    ``command_lines`` and ``against`` (the second engine: what starts it, and what differs) are
+    keyed by server, ``findings`` by case id. ``{port}`` stands for the port; revisions are as
+    written. ``gates`` are those in force: the defaults with the recipe's.
     """
     servers = list(dict.fromkeys(case.server for case in cases))
     return {
@@ -33,11 +35,17 @@ def plan_document(
         "cases": [_case(book, case, findings.get(case.id, ())) for case in cases],
         "servers": {
             key: _server(book, key, cases, command_lines[key])
-            | {"launches": [_launch(launch) for launch in launches if launch.server == key], "against": (against or {}).get(key)}
+            | {
+                "launches": [_launch(launch) for launch in launches if launch.server == key],
+                "against": (against or {}).get(key),
+            }
             for key in servers
         },
         "ratios": [asdict(point) for point in ratio_points(book.ratios, cases)],
-        "unsupported": [{"recipe": it.recipe, "where": str(it.position), "reason": it.reason} for it in book.unsupported],
+        "unsupported": [
+            {"recipe": it.recipe, "where": str(it.position), "reason": it.reason}
+            for it in book.unsupported
+        ],
     }
 
 
@@ -52,7 +60,12 @@ def _case(book: RecipeBook, case: Case, findings: Sequence[Mapping[str, Any]]) -
         "recipe": case.recipe,
         "tags": list(case.tags),
         "runner": case.runner,
-        "topology": {"tp": topology.tp, "pp": topology.pp, "ep": topology.ep, "dp_attn": topology.dp_attn},
+        "topology": {
+            "tp": topology.tp,
+            "pp": topology.pp,
+            "ep": topology.ep,
+            "dp_attn": topology.dp_attn,
+        },
         "parallel": {
             "tensor_parallel_size": topology.tensor_parallel_size,
             "dp": topology.dp,
@@ -67,7 +80,9 @@ def _case(book: RecipeBook, case: Case, findings: Sequence[Mapping[str, Any]]) -
         "server": case.server,
         "runnable": case.runnable,
         "why_not": case.why_not,
-        "gates": policy_document(policies(case.gates, case.workload, book.server(case.server).speculative)),
+        "gates": policy_document(
+            policies(case.gates, case.workload, book.server(case.server).speculative)
+        ),
         "findings": list(findings),
     }
 

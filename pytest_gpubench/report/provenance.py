@@ -9,7 +9,16 @@ from pathlib import Path
 
 from pytest_gpubench._version import __version__
 
-_CLIENT_DISTRIBUTIONS = ("openai", "pytest", "pytest-xdist", "pydantic", "numpy", "uvloop", "huggingface-hub", "nvidia-ml-py")
+_CLIENT_DISTRIBUTIONS = (
+    "openai",
+    "pytest",
+    "pytest-xdist",
+    "pydantic",
+    "numpy",
+    "uvloop",
+    "huggingface-hub",
+    "nvidia-ml-py",
+)
 
 
 def client_versions() -> dict[str, str]:
@@ -24,7 +33,8 @@ def client_versions() -> dict[str, str]:
 
 
 def git_state(folder: Path, apart: Path | None = None) -> dict[str, str | bool] | None:
-    """Commit of the working tree and whether it has uncommitted changes; None outside git or without the git command.
+    """Commit of the working tree and whether it has uncommitted changes; None outside git or
+    without the git command.
 
     Changes below ``apart`` do not count: baselines that a run before this one wrote.
     """
@@ -32,14 +42,18 @@ def git_state(folder: Path, apart: Path | None = None) -> dict[str, str | bool] 
     if commit is None:
         return None
     inside = apart is not None and apart.is_relative_to(folder)
-    without = [":/", f":(exclude){apart.relative_to(folder)}"] if apart is not None and inside else []
+    without = (
+        [":/", f":(exclude){apart.relative_to(folder)}"] if apart is not None and inside else []
+    )
     status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *without)
     return {"commit": commit, "dirty": status != ""}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=20, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode("utf-8", "backslashreplace").strip() if done.returncode == 0 else None

@@ -1,7 +1,8 @@
 """A run in the schema of pytest-benchmark's JSON, for its own tools and for those that read it.
 
-Durations only: these tools take every value for seconds, and their ``ops`` (1 / mean) for the rate of which more is better. The
-throughput is therefore exported as seconds per output token, so that its ``ops`` is tokens per second. One sample per launch.
+Durations only: these tools take every value for seconds, and their ``ops`` (1 / mean) for the rate
+of which more is better. The throughput is therefore exported as seconds per output token, so that
+its ``ops`` is tokens per second. One sample per launch.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ Sample = tuple[Path, float]
 """Where it is recorded, and its value in seconds."""
 
 _AT_THE_TOP = ("host", "versions", "git")
-"""Parts of a record that all records of a run share: they are in ``machine_info`` and ``commit_info``."""
+"""Parts of a record that all records of a run share: they are in ``machine_info`` and
+``commit_info``."""
 
 
-def pytest_benchmark_document(run: Run, whole: Callable[[Path], Mapping[str, Any]], project: str = "") -> dict[str, Any] | None:
+def pytest_benchmark_document(
+    run: Run, whole: Callable[[Path], Mapping[str, Any]], project: str = ""
+) -> dict[str, Any] | None:
     """The document, or None where the run measured nothing.
 
-    What failed or is INVALID is left out, as pytest-benchmark leaves out what raised. The second engine of an A/B run has entries
-    of its own.
+    What failed or is INVALID is left out, as pytest-benchmark leaves out what raised. The second
+    engine of an A/B run has entries of its own.
 
     Args:
         whole: the full record of a path, ``read_results.read_whole``.
@@ -37,24 +41,34 @@ def pytest_benchmark_document(run: Run, whole: Callable[[Path], Mapping[str, Any
     if not groups:
         return None
     records = {path: whole(path) for samples in groups.values() for path, _ in samples}
-    first = next((record for record in records.values() if record.get("git")), next(iter(records.values())))
+    first = next(
+        (record for record in records.values() if record.get("git")), next(iter(records.values()))
+    )
     return {
-        "machine_info": _machine(first, sorted({str(record.get("hardware") or "") for record in records.values()} - {""})),
+        "machine_info": _machine(
+            first, sorted({str(record.get("hardware") or "") for record in records.values()} - {""})
+        ),
         "commit_info": _commit(first, project),
-        "benchmarks": [_entry(metric, subject, samples, records) for (metric, subject), samples in groups.items()],
+        "benchmarks": [
+            _entry(metric, subject, samples, records)
+            for (metric, subject), samples in groups.items()
+        ],
         "datetime": datetime.now(UTC).isoformat(),
         "version": pytest_benchmark.__version__,
     }
 
 
 def _groups(run: Run) -> Iterator[tuple[tuple[str, str], list[Sample]]]:
-    """Samples by metric and subject (case or server, with the arm of an A/B run), launches in order."""
+    """Samples by metric and subject (case or server, with the arm of an A/B run), launches in
+    order."""
     found: dict[tuple[str, str], list[Sample]] = {}
     results: list[CaseResult | InitResult] = [*run.cases, *run.inits]
     for result in sorted(results, key=lambda one: (one.launch.arm, one.launch.index)):
         subject = result.case if isinstance(result, CaseResult) else result.server
         arm = f":{result.launch.arm}" if result.launch.arm else ""
-        durations = _case_durations(result) if isinstance(result, CaseResult) else _init_durations(result)
+        durations = (
+            _case_durations(result) if isinstance(result, CaseResult) else _init_durations(result)
+        )
         for metric, seconds in durations:
             found.setdefault((metric, subject + arm), []).append((result.path, seconds))
     yield from sorted(found.items(), key=lambda entry: entry[0][1])
@@ -76,20 +90,27 @@ def _init_durations(result: InitResult) -> Iterator[tuple[str, float]]:
         yield "engine_init", result.phases["ready"]
 
 
-def _entry(metric: str, subject: str, samples: list[Sample], records: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
+def _entry(
+    metric: str, subject: str, samples: list[Sample], records: Mapping[Path, Mapping[str, Any]]
+) -> dict[str, Any]:
     from pytest_benchmark.stats import Stats
 
     stats: Any = Stats()  # type: ignore[no-untyped-call]
     for _, seconds in samples:
         stats.update(seconds)
-    own = [{name: part for name, part in records[path].items() if name not in _AT_THE_TOP} for path, _ in samples]
+    own = [
+        {name: part for name, part in records[path].items() if name not in _AT_THE_TOP}
+        for path, _ in samples
+    ]
     return {
         "group": metric,
         "name": f"{metric}[{subject}]",
         "fullname": f"gpubench::{metric}[{subject}]",
         "params": {"case": subject},
         "param": subject,
-        "extra_info": {"gpubench": {"metric": metric, "unit": "s", "sample": "one launch", "launches": own}},
+        "extra_info": {
+            "gpubench": {"metric": metric, "unit": "s", "sample": "one launch", "launches": own}
+        },
         "options": {},
         "stats": {**stats.as_dict(), "data": list(stats.data), "iterations": 1},
     }

@@ -1,4 +1,5 @@
-"""Result folders to typed runs. Files come from anywhere: what cannot be read is left out with a sentence."""
+"""Result folders to typed runs. Files come from anywhere: what cannot be read is left out with a
+sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +19,15 @@ from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.report.record import CaseRecord, Record, StartRecord, record_adapter
 from pytest_gpubench.report.records import SCHEMA_VERSION
-from pytest_gpubench.report.results import CaseResult, InitResult, LeftOut, Loaded, Run, RunEnd, Versions
+from pytest_gpubench.report.results import (
+    CaseResult,
+    InitResult,
+    LeftOut,
+    Loaded,
+    Run,
+    RunEnd,
+    Versions,
+)
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_TEXT = 20_000
@@ -35,13 +44,15 @@ class _UnreadableError(Exception):
 
 
 def load_results(folders: Sequence[Path]) -> Loaded:
-    """Read every record below the given folders: run folders, parents of run folders, or anything above.
+    """Read every record below the given folders: run folders, parents of run folders, or anything
+    above.
 
-    A record is ``RUN/SERVER/(init|WORKLOAD)/LAUNCH.json``, wherever RUN is; links are not followed. A run that is found twice (a
-    folder and its parent were given) counts once.
+    A record is ``RUN/SERVER/(init|WORKLOAD)/LAUNCH.json``, wherever RUN is; links are not followed.
+    A run that is found twice (a folder and its parent were given) counts once.
 
     Raises:
-        GpubenchError: if a given folder does not exist: a mistyped name must not look like a run without results.
+        GpubenchError: if a given folder does not exist: a mistyped name must not look like a run
+            without results.
     """
     cases: dict[Path, list[CaseResult]] = {}
     inits: dict[Path, list[InitResult]] = {}
@@ -73,7 +84,8 @@ def load_results(folders: Sequence[Path]) -> Loaded:
 
 
 def read_whole(path: Path) -> Mapping[str, Any]:
-    """All of a record as plain data, with the parts that typed results leave out (series, engine, host); safe as ``load_results``.
+    """All of a record as plain data, with the parts that typed results leave out (series, engine,
+    host); safe as ``load_results``.
 
     Empty where the file cannot be read any more.
     """
@@ -101,7 +113,9 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
     seen: set[Path] = set()
     for folder in folders:
         if not folder.exists():
-            raise GpubenchError(f"{folder} does not exist; give a results folder or one of its runs")
+            raise GpubenchError(
+                f"{folder} does not exist; give a results folder or one of its runs"
+            )
         top = folder.resolve()
         for parent, names, files in os.walk(top):
             names.sort()
@@ -125,7 +139,10 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
             if not stat.S_ISREG(status.st_mode):
                 raise _UnreadableError("is no regular file")
             if status.st_size > MAX_FILE_BYTES:
-                raise _UnreadableError(f"has {status.st_size / 2**20:.0f} MiB; a record has at most {MAX_FILE_BYTES // 2**20}")
+                raise _UnreadableError(
+                    f"has {status.st_size / 2**20:.0f} MiB; a record has at most "
+                    f"{MAX_FILE_BYTES // 2**20}"
+                )
             data = file.read()
     except OSError as error:
         raise _UnreadableError(f"cannot be read: {error.strerror}") from None
@@ -162,12 +179,18 @@ class _Cleaner:
 
     def needed(self, data: bytes) -> bool:
         """Most files need no second look, which would cost more than reading them."""
-        return self._constants or _HUGE.search(data) is not None or max(map(len, data.split(b"\n"))) > MAX_TEXT
+        return (
+            self._constants
+            or _HUGE.search(data) is not None
+            or max(map(len, data.split(b"\n"))) > MAX_TEXT
+        )
 
     def clean(self, value: Any, where: str) -> Any:
         if isinstance(value, dict):
             return {
-                self.clean(key, where): self.clean(item, f"{where}.{key[:80]}" if where else key[:80])
+                self.clean(key, where): self.clean(
+                    item, f"{where}.{key[:80]}" if where else key[:80]
+                )
                 for key, item in value.items()
             }
         if isinstance(value, list):
@@ -177,7 +200,9 @@ class _Cleaner:
             return None
         if isinstance(value, str) and len(value) > MAX_TEXT:
             self._texts.append(where)
-            return f"{value[:MAX_TEXT]} ... ({len(value) - MAX_TEXT:,} more characters are left out)"
+            return (
+                f"{value[:MAX_TEXT]} ... ({len(value) - MAX_TEXT:,} more characters are left out)"
+            )
         return value
 
     def notes(self) -> list[str]:
@@ -191,7 +216,9 @@ class _Cleaner:
 
 def _listed(names: Sequence[str]) -> str:
     different = list(dict.fromkeys(names))
-    return ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
+    return ", ".join(different[:5]) + (
+        f" and {len(different) - 5} more" if len(different) > 5 else ""
+    )
 
 
 @cache
@@ -204,7 +231,10 @@ def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
     if record.get("kind") not in ("case", "engine-init") or not isinstance(schema, int):
         raise _UnreadableError("is no record of pytest-gpubench")
     if schema > SCHEMA_VERSION:
-        raise _UnreadableError(f"was written by a newer pytest-gpubench (schema {schema}, this one reads {SCHEMA_VERSION}); update")
+        raise _UnreadableError(
+            f"was written by a newer pytest-gpubench (schema {schema}, this one reads "
+            f"{SCHEMA_VERSION}); update"
+        )
     if schema < 1 or len(path.parents) < 4:
         raise _UnreadableError(f"has schema {schema}, which no release of pytest-gpubench wrote")
     try:
@@ -217,7 +247,10 @@ def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
         raise _UnreadableError("is nested too deeply for a record") from None
     run = path.parents[2].name
     if (parsed.server, parsed.launch.label) != (path.parents[1].name, path.stem):
-        raise _UnreadableError(f"says that it is {parsed.launch.label[:80]} of {parsed.server[:200]}, where it does not lie")
+        raise _UnreadableError(
+            f"says that it is {parsed.launch.label[:80]} of {parsed.server[:200]}, "
+            "where it does not lie"
+        )
     return _case(path, run, parsed) if isinstance(parsed, CaseRecord) else _init(path, run, parsed)
 
 
@@ -283,7 +316,9 @@ def _run_end(record: Mapping[str, Any]) -> RunEnd:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"][:4])
-        raise _UnreadableError(f"does not say how the run ended: {where}: {first['msg'].lower()}") from None
+        raise _UnreadableError(
+            f"does not say how the run ended: {where}: {first['msg'].lower()}"
+        ) from None
 
 
 def _versions(record: Record) -> Versions:
@@ -298,6 +333,10 @@ def _versions(record: Record) -> Versions:
 def _device(record: CaseRecord) -> str:
     gpus, cpu = record.host.get("gpus"), record.host.get("cpu")
     gpus = [] if record.hardware == "cpu" else gpus
-    names = {str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)} if isinstance(gpus, list) else set()
+    names = (
+        {str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)}
+        if isinstance(gpus, list)
+        else set()
+    )
     model = str(cpu.get("model") or "") if isinstance(cpu, dict) else ""
     return ", ".join(sorted(names)) or model

@@ -105,7 +105,8 @@ def _line(request: Mapping[str, Any]) -> str:
 
 
 def as_utf8(text: str) -> str:
-    """The text, with what UTF-8 cannot hold written out: a byte of another encoding in a name as ``\\xe9``."""
+    """The text, with what UTF-8 cannot hold written out: a byte of another encoding in a name as
+    ``\\xe9``."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -131,11 +132,18 @@ def plain(value: Any) -> Any:
     return as_utf8(str(value)) if isinstance(value, Path) else value
 
 
-def fingerprint(spec: ServerSpec, case: Case, engine_version: str, device: str, commits: Mapping[str, str | None]) -> str:
+def fingerprint(
+    spec: ServerSpec,
+    case: Case,
+    engine_version: str,
+    device: str,
+    commits: Mapping[str, str | None],
+) -> str:
     """Sixteen hex digits that are equal where two measurements are of the same thing.
 
-    Covers the server spec, the workload, the engine's version, the device's product name, the commits of the weights that ran and
-    the version of our way of measuring. The recipe's name is not part of it.
+    Covers the server spec, the workload, the engine's version, the device's product name, the
+    commits of the weights that ran and the version of our way of measuring. The recipe's name is
+    not part of it.
     """
     from pytest_gpubench.load.datasets import comparable  # collecting needs no load room
 

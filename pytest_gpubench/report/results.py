@@ -42,7 +42,8 @@ class Versions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseResult:
-    """One record of one case on one launch, without its bulky parts: ``read_results.read_whole(path)`` gives the whole file."""
+    """One record of one case on one launch, without its bulky parts:
+    ``read_results.read_whole(path)`` gives the whole file."""
 
     path: Path
     run: str

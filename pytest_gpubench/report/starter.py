@@ -7,7 +7,10 @@ from pathlib import Path
 
 from pytest_gpubench.model.failures import GpubenchError
 
-_FILES = {"recipes.yaml": "starter_recipes.yaml", "benchmarks/test_serving.py": "starter_test_serving.py"}
+_FILES = {
+    "recipes.yaml": "starter_recipes.yaml",
+    "benchmarks/test_serving.py": "starter_test_serving.py",
+}
 
 
 def write_starter(root: Path) -> tuple[list[Path], list[Path]]:
@@ -25,7 +28,11 @@ def write_starter(root: Path) -> tuple[list[Path], list[Path]]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
-                file.write(files("pytest_gpubench.report").joinpath("starter", source).read_text(encoding="utf-8"))
+                file.write(
+                    files("pytest_gpubench.report")
+                    .joinpath("starter", source)
+                    .read_text(encoding="utf-8")
+                )
         except FileExistsError:
             kept.append(path)
         except OSError as error:

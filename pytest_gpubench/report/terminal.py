@@ -51,33 +51,45 @@ _MORE = (
 )
 
 
-def summary_lines(rows: Sequence[Row], *, frontier: bool = True, verbose: bool = False) -> list[str]:
-    """One table per recipe: a title line, a header and a line per case; a metric that a case lacks is a dash.
+def summary_lines(
+    rows: Sequence[Row], *, frontier: bool = True, verbose: bool = False
+) -> list[str]:
+    """One table per recipe: a title line, a header and a line per case; a metric that a case lacks
+    is a dash.
 
     Args:
-        frontier: draw the Pareto frontier under the table of a recipe with enough points of one shape.
+        frontier: draw the Pareto frontier under the table of a recipe with enough points of one
+        shape.
         verbose: more columns.
     """
     lines: list[str] = []
     for recipe in dict.fromkeys(row.recipe for row in rows):
         own = [row for row in rows if row.recipe == recipe]
         columns = [
-            column for column in (*_COLUMNS, *(_MORE if verbose else ())) if any(column.metric in row.metrics for row in own)
+            column
+            for column in (*_COLUMNS, *(_MORE if verbose else ()))
+            if any(column.metric in row.metrics for row in own)
         ]
         header = ["case", *(column.title for column in columns), "verdict"]
-        body = [[row.point, *(_cell(row, column) for column in columns), row.verdict] for row in own]
+        body = [
+            [row.point, *(_cell(row, column) for column in columns), row.verdict] for row in own
+        ]
         widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
         lines += ["", recipe]
         lines += ["  " + _aligned(line, widths) for line in [header, *body]]
         lines += [for_terminal(f"  {row.point}: {row.note}") for row in own if row.note]
         lines += _frontiers(own) if frontier else []
-    if any(row.tentative.intersection(column.metric for column in _COLUMNS).intersection(row.metrics) for row in rows):
+    if any(
+        row.tentative.intersection(column.metric for column in _COLUMNS).intersection(row.metrics)
+        for row in rows
+    ):
         lines += ["", "(in brackets: too few requests for this percentile)"]
     return lines
 
 
 def _frontiers(rows: Sequence[Row]) -> list[str]:
-    """A plot in text per shape (the lengths) that has enough points; an INVALID measurement counts for none."""
+    """A plot in text per shape (the lengths) that has enough points; an INVALID measurement counts
+    for none."""
     shapes: dict[str, list[tuple[str, float, float]]] = {}
     for row in rows:
         across, up = row.metrics.get("interactivity"), row.metrics.get("output_tput_per_gpu")
@@ -87,7 +99,9 @@ def _frontiers(rows: Sequence[Row]) -> list[str]:
     return [
         f"  {line}" if line else ""
         for shape, points in shapes.items()
-        for line in _with_gap(frontier_lines(points, f"Pareto frontier of {shape}" if shape else ""))
+        for line in _with_gap(
+            frontier_lines(points, f"Pareto frontier of {shape}" if shape else "")
+        )
     ]
 
 

@@ -1,4 +1,5 @@
-"""Loaded results as a report shows them: one view per case, with its launches side by side. Pure."""
+"""Loaded results as a report shows them: one view per case, with its launches side by side.
+Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class CaseView:
     """The one that decides: a launch that failed, else the last."""
     launches: tuple[CaseResult, ...] = field(repr=False)
     metrics: Mapping[str, float]
-    """Geometric means over the launches, as in the terminal; those that rest on too few requests included."""
+    """Geometric means over the launches, as in the terminal; those that rest on too few requests
+    included."""
     hidden: frozenset[str]
     """Metrics that rest on too few requests."""
     isl: int
@@ -44,7 +46,9 @@ class CaseView:
     def model(self) -> str:
         """What is served: prefix, precision and variant."""
         identity = self.last.identity
-        return " ".join(word for word in (identity.model, identity.precision, identity.variant) if word)
+        return " ".join(
+            word for word in (identity.model, identity.precision, identity.variant) if word
+        )
 
     @property
     def hardware(self) -> str:
@@ -72,7 +76,11 @@ class CaseView:
     @property
     def status(self) -> Status:
         failure = self.last.failure
-        return Status.INCONCLUSIVE if failure is not None and failure.cause == INTERRUPTED else self.last.status
+        return (
+            Status.INCONCLUSIVE
+            if failure is not None and failure.cause == INTERRUPTED
+            else self.last.status
+        )
 
     @property
     def reason(self) -> str:
@@ -92,17 +100,31 @@ class CaseView:
     @property
     def doubts(self) -> tuple[str, ...]:
         """Reasons why its times do not count, of any launch."""
-        found = [reason for launch in self.launches if launch.measurement for reason in launch.measurement.invalid]
+        found = [
+            reason
+            for launch in self.launches
+            if launch.measurement
+            for reason in launch.measurement.invalid
+        ]
         return tuple(dict.fromkeys(found))
 
     @property
     def tags(self) -> str:
         """Words by which the page filters."""
-        return " ".join((self.hardware, self.topology.lower(), self.spec or "plain", self.shape, self.status.value.lower()))
+        return " ".join(
+            (
+                self.hardware,
+                self.topology.lower(),
+                self.spec or "plain",
+                self.shape,
+                self.status.value.lower(),
+            )
+        )
 
 
 def case_views(results: Iterable[CaseResult]) -> list[CaseView]:
-    """Views of the results, in the order in which their cases appear; of several attempts that of a merge counts."""
+    """Views of the results, in the order in which their cases appear; of several attempts that of a
+    merge counts."""
     groups: dict[tuple[str, str], list[CaseResult]] = {}
     for result in results:
         groups.setdefault((result.case, result.launch.arm), []).append(result)
@@ -112,7 +134,9 @@ def case_views(results: Iterable[CaseResult]) -> list[CaseView]:
 def failed_first(views: Sequence[CaseView]) -> list[CaseView]:
     """What needs a person, worst first: FAIL, INVALID, INCONCLUSIVE."""
     order = [Status.FAIL, Status.INVALID, Status.INCONCLUSIVE]
-    return sorted((view for view in views if view.status in order), key=lambda view: order.index(view.status))
+    return sorted(
+        (view for view in views if view.status in order), key=lambda view: order.index(view.status)
+    )
 
 
 def open_rows(rows: Iterable[Row]) -> list[Row]:
@@ -160,12 +184,19 @@ def _view(attempts: Sequence[CaseResult]) -> CaseView:
     names = dict.fromkeys(name for result in group for name in result.metrics)
     isl, osl, conc = (_size(last.workload.get(name)) for name in ("isl", "osl", "conc"))
     rate = finite(last.workload.get("request_rate")) or 0.0
-    workload = Workload(isl, osl, conc, 1, 0, arrival="constant" if rate else "closed", request_rate=rate)
+    workload = Workload(
+        isl, osl, conc, 1, 0, arrival="constant" if rate else "closed", request_rate=rate
+    )
     return CaseView(
         last=last,
         launches=tuple(group),
-        metrics={name: _mean([one.metrics[name] for one in group if name in one.metrics]) for name in names},
-        hidden=frozenset(name for one in group if one.measurement for name in one.measurement.hidden),
+        metrics={
+            name: _mean([one.metrics[name] for one in group if name in one.metrics])
+            for name in names
+        },
+        hidden=frozenset(
+            name for one in group if one.measurement for name in one.measurement.hidden
+        ),
         isl=isl,
         osl=osl,
         conc=conc,

@@ -12,7 +12,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from pytest_gpubench.demo.models import DEMO_DRAFT, DEMO_REPOSITORIES, DEMO_TARGET, write_demo_models
+from pytest_gpubench.demo.models import (
+    DEMO_DRAFT,
+    DEMO_REPOSITORIES,
+    DEMO_TARGET,
+    write_demo_models,
+)
 from pytest_gpubench.demo.repository import publish_repository
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder
 from pytest_gpubench.model.failures import GpubenchError
@@ -44,7 +49,9 @@ def test_the_hub_client_accepts_the_cache_offline(tmp_path: Path) -> None:
     commits = write_demo_models(tmp_path)
     assert tuple(commits) == DEMO_REPOSITORIES
     for repo, commit in commits.items():
-        path = Path(huggingface_hub.snapshot_download(repo, cache_dir=tmp_path, local_files_only=True))
+        path = Path(
+            huggingface_hub.snapshot_download(repo, cache_dir=tmp_path, local_files_only=True)
+        )
         assert path == tmp_path / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
     scanned = huggingface_hub.scan_cache_dir(tmp_path)
     assert {repo.repo_id for repo in scanned.repos} == set(DEMO_REPOSITORIES)
@@ -53,10 +60,16 @@ def test_the_hub_client_accepts_the_cache_offline(tmp_path: Path) -> None:
     assert not _stray(tmp_path)
 
 
-@pytest.mark.skipif(not hasattr(huggingface_hub, "get_cached_repo_tree"), reason="huggingface_hub 1 keeps no listings")
+@pytest.mark.skipif(
+    not hasattr(huggingface_hub, "get_cached_repo_tree"),
+    reason="huggingface_hub 1 keeps no listings",
+)
 def test_the_listing_names_every_file(tmp_path: Path) -> None:
     for repo, commit in write_demo_models(tmp_path).items():
-        listed = {file.path: file.size for file in huggingface_hub.get_cached_repo_tree(repo, cache_dir=tmp_path)}
+        listed = {
+            file.path: file.size
+            for file in huggingface_hub.get_cached_repo_tree(repo, cache_dir=tmp_path)
+        }
         snapshot = repository_folder(tmp_path, repo) / "snapshots" / commit
         assert listed == {file.name: file.stat().st_size for file in snapshot.iterdir()}
 
@@ -70,7 +83,9 @@ def test_what_is_intact_is_left_alone(tmp_path: Path) -> None:
     commits = write_demo_models(tmp_path)
     before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert write_demo_models(tmp_path) == commits
-    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*") if path != tmp_path} == before
+    assert {
+        path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*") if path != tmp_path
+    } == before
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "unlink", "ref", "dangling", "old"])
@@ -98,7 +113,12 @@ def test_damage_is_repaired(tmp_path: Path, damage: str) -> None:
 
 
 def test_several_processes_at_once(tmp_path: Path) -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", WRITE, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(6)
+    ]
     outputs = {writer.communicate(timeout=600)[0] for writer in writers}
     assert [writer.returncode for writer in writers] == [0] * 6
     assert len(outputs) == 1
@@ -107,11 +127,14 @@ def test_several_processes_at_once(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_leaves_no_half_repository(tmp_path: Path) -> None:
-    """Killed at moments spread over its work, a writer leaves a repository that is whole or not there, and no obstacle."""
+    """Killed at moments spread over its work, a writer leaves a repository that is whole or not
+    there, and no obstacle."""
     for number in range(8):
         cache = tmp_path / str(number)
         cache.mkdir()
-        writer = subprocess.Popen([sys.executable, "-c", WRITE, str(cache)], stdout=subprocess.DEVNULL)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(cache)], stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 120
         while not list(cache.iterdir()) and writer.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -135,11 +158,19 @@ def test_leftovers_of_the_killed_go_after_a_while(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(GpubenchError, match=r"cannot write pytest-gpubench/tiny-llama into the model cache .*--gpubench-cache-dir"):
+    with pytest.raises(
+        GpubenchError,
+        match=(
+            r"cannot write pytest-gpubench/tiny-llama into the model cache "
+            r".*--gpubench-cache-dir"
+        ),
+    ):
         write_demo_models(tmp_path / "file" / "cache")
 
 
-def test_a_cache_that_cannot_be_written_is_fine_where_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_fine_where_it_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = tempfile.mkdtemp
 
     def read_only(*, prefix: str, dir: Path | None = None) -> str:

@@ -38,7 +38,12 @@ def test_every_word_is_one_token_wherever_it_stands(tokenizer: Tokenizer) -> Non
 def test_any_text_survives_a_round_trip(text: str) -> None:
     tokenizer = Tokenizer.from_str(demo.tokenizer_files(4096)["tokenizer.json"].decode())
     marked = "\n" + text
-    assert tokenizer.decode(tokenizer.encode(marked, add_special_tokens=False).ids, skip_special_tokens=False).lstrip(" ") == marked
+    assert (
+        tokenizer.decode(
+            tokenizer.encode(marked, add_special_tokens=False).ids, skip_special_tokens=False
+        ).lstrip(" ")
+        == marked
+    )
 
 
 def test_what_the_model_may_write_is_valid_text_token_by_token(tokenizer: Tokenizer) -> None:
@@ -59,10 +64,15 @@ def test_draft_ids_ascend_and_can_be_written_by_the_target() -> None:
 def test_merges_are_what_tokenizers_learns_from_the_word_list() -> None:
     trained = Tokenizer(BPE())
     trained.pre_tokenizer = ByteLevel(add_prefix_space=True)
-    trainer = BpeTrainer(vocab_size=1500, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False)
+    trainer = BpeTrainer(
+        vocab_size=1500, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False
+    )
     trained.train_from_iterator(list(demo.words()), trainer)
     learned = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    shipped = [tuple(merge.split(" ")) for merge in json.loads(demo.tokenizer_files(4096)["tokenizer.json"])["model"]["merges"]]
+    shipped = [
+        tuple(merge.split(" "))
+        for merge in json.loads(demo.tokenizer_files(4096)["tokenizer.json"])["model"]["merges"]
+    ]
     assert shipped == learned[: len(shipped)]
 
 
@@ -80,11 +90,17 @@ def test_chat_template_renders_the_three_roles(tokenizer: Tokenizer) -> None:
         {"role": "user", "content": "sing"},
         {"role": "assistant", "content": "song"},
     ]
-    text = template.render(messages=turns, bos_token="<|begin|>", add_generation_prompt=True, raise_exception=refuse)
-    assert text == "<|begin|><|system|>be good<|end|><|user|>sing<|end|><|assistant|>song<|end|><|assistant|>"
+    text = template.render(
+        messages=turns, bos_token="<|begin|>", add_generation_prompt=True, raise_exception=refuse
+    )
+    assert text == (
+        "<|begin|><|system|>be good<|end|><|user|>sing<|end|><|assistant|>song<|end|><|assistant|>"
+    )
     assert len(tokenizer.encode(text).ids) == 12
     with pytest.raises(ValueError, match="roles system, user and assistant, not tool"):
-        template.render(messages=[{"role": "tool", "content": ""}], bos_token="", raise_exception=refuse)
+        template.render(
+            messages=[{"role": "tool", "content": ""}], bos_token="", raise_exception=refuse
+        )
 
 
 def test_data_files_hold_plain_words() -> None:

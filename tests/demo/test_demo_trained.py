@@ -1,4 +1,5 @@
-"""The shipped pair: its files fit each other and are cheap to unfold. What it writes is seen on an engine only."""
+"""The shipped pair: its files fit each other and are cheap to unfold. What it writes is seen on an
+engine only."""
 
 from __future__ import annotations
 
@@ -48,19 +49,34 @@ def test_the_two_together_stay_small() -> None:
 
 
 def test_checksums_are_those_of_the_files() -> None:
-    listed = {name: digest for digest, name in (line.split() for line in (DATA / "SHA256SUMS").read_text().splitlines())}
-    assert listed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in DATA.glob("*.safetensors")}
+    listed = {
+        name: digest
+        for digest, name in (
+            line.split() for line in (DATA / "SHA256SUMS").read_text().splitlines()
+        )
+    }
+    assert listed == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in DATA.glob("*.safetensors")
+    }
 
 
 def test_damaged_weights_are_not_unfolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_read", lambda name: b"x" if name.endswith(".safetensors") else (DATA / name).read_bytes())
+    monkeypatch.setattr(
+        models,
+        "_read",
+        lambda name: b"x" if name.endswith(".safetensors") else (DATA / name).read_bytes(),
+    )
     with pytest.raises(GpubenchError, match=r"target\.safetensors .* install the package again"):
         models.write_trained_target(tmp_path)
 
 
 def test_target_tensors_fit_its_config(pair: Path) -> None:
     config = json.loads((pair / "target" / "config.json").read_text())
-    hidden, heads, kv, dim = (config[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
+    hidden, heads, kv, dim = (
+        config[key]
+        for key in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    )
     shapes = _shapes(pair / "target" / "model.safetensors")
     assert {dtype for dtype, _ in shapes.values()} == {"BF16"}
     assert config["tie_word_embeddings"] is True
@@ -82,7 +98,9 @@ def test_draft_tensors_fit_its_config_and_its_target(pair: Path) -> None:
     assert hidden == target["hidden_size"] == config["target_hidden_size"]
     assert config["num_key_value_heads"] == heads, "MHA, as MiniMax-M3's head"
     assert shapes["fc.weight"][1] == (hidden, 3 * hidden)
-    assert len(set(config["eagle_aux_hidden_state_layer_ids"])) == config["num_aux_hidden_states"] == 3
+    assert (
+        len(set(config["eagle_aux_hidden_state_layer_ids"])) == config["num_aux_hidden_states"] == 3
+    )
     assert max(config["eagle_aux_hidden_state_layer_ids"]) < target["num_hidden_layers"]
     for part in ("q_proj", "k_proj", "v_proj"):
         assert shapes[f"midlayer.self_attn.{part}.weight"][1] == (heads * dim, 2 * hidden)
@@ -105,7 +123,9 @@ def test_words_of_prompts_and_corpus_are_one_token_each() -> None:
     assert len(tokenizer.encode(" ".join(WORDS)).ids) == len(WORDS)
     corpus = (DATA / "corpus.txt").read_text(encoding="ascii")
     signs = sum(corpus.count(sign) for sign in ".,?!:")
-    assert len(tokenizer.encode(corpus.replace("\n", " ").strip()).ids) == len(corpus.split()) + signs
+    assert (
+        len(tokenizer.encode(corpus.replace("\n", " ").strip()).ids) == len(corpus.split()) + signs
+    )
 
 
 def test_card_names_licence_and_data() -> None:
@@ -115,8 +135,14 @@ def test_card_names_licence_and_data() -> None:
 
 
 def test_unfolding_takes_seconds_and_no_torch(tmp_path: Path) -> None:
-    code = "import sys\nfrom pathlib import Path\nfrom pytest_gpubench.demo.models import write_demo_models\n"
-    code += "write_demo_models(Path(sys.argv[1]))\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom pytest_gpubench.demo.models import "
+        "write_demo_models\n"
+    )
+    code += (
+        "write_demo_models(Path(sys.argv[1]))\nassert 'torch' not in sys.modules and "
+        "'transformers' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True, timeout=600)
     times = []
     for number in range(3):

@@ -6,12 +6,13 @@
     $ pytest benchmarks -k tiny
     ```
 
-A block with ``$ `` lines, or an indented or fenced block whose lines begin with a known program, holds commands. What the comment
-may say, separated by semicolons:
+A block with ``$ `` lines, or an indented or fenced block whose lines begin with a known program,
+holds commands. What the comment may say, separated by semicolons:
 
 - ``exit 0 or 10``: the exit codes that are right (0 where nothing is said);
 - ``expect: TEXT``: the output holds TEXT;
-- ``only parsed: REASON``: the command is not run, because it needs REASON; its words are checked as far as that goes;
+- ``only parsed: REASON``: the command is not run, because it needs REASON; its words are checked as
+  far as that goes;
 - ``first: COMMAND``: run this beforehand, out of the reader's sight;
 - ``file NAME`` and ``append NAME``: the block is no command, it becomes a file or the end of one;
 - ``empty folder``, anywhere on a page: the page begins without recipes.
@@ -25,7 +26,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROGRAMS = ("pytest", "gpubench", "tox", "pip", "python", "git", "srun", "sbatch", "squeue", "scancel", "vllm", "docker", "podman")
+PROGRAMS = (
+    "pytest",
+    "gpubench",
+    "tox",
+    "pip",
+    "python",
+    "git",
+    "srun",
+    "sbatch",
+    "squeue",
+    "scancel",
+    "vllm",
+    "docker",
+    "podman",
+)
 _COMMENT = re.compile(r"<!-- docs: (.*?) -->", re.DOTALL)
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
@@ -89,13 +104,19 @@ def _blocks(page: str, lines: list[str]) -> Iterator[Block]:
         line = lines[number]
         fence = re.match(r"( *)(`{3,}|~{3,})\s*(\S*)", line)
         if fence:
-            close = next(at for at in range(number + 1, len(lines) + 1) if at == len(lines) or lines[at].strip() == fence[2])
+            close = next(
+                at
+                for at in range(number + 1, len(lines) + 1)
+                if at == len(lines) or lines[at].strip() == fence[2]
+            )
             inner = [inside.removeprefix(fence[1]) for inside in lines[number + 1 : close]]
             yield Block(page, number + 2, fence[3], inner, notes)
             notes, number, previous = {}, close + 1, ""
         elif line.startswith("    ") and not previous.strip() and not _in_list(lines, number):
             close = number
-            while close < len(lines) and (lines[close].startswith("    ") or not lines[close].strip()):
+            while close < len(lines) and (
+                lines[close].startswith("    ") or not lines[close].strip()
+            ):
                 close += 1
             yield Block(page, number + 1, "", [inside[4:] for inside in lines[number:close]], notes)
             notes, number, previous = {}, close, ""
@@ -110,7 +131,10 @@ def _blocks(page: str, lines: list[str]) -> Iterator[Block]:
 
 def _in_list(lines: list[str], number: int) -> bool:
     """Whether an indented line belongs to an item of a list."""
-    above = next((line for line in reversed(lines[:number]) if line.strip() and not line.startswith("  ")), "")
+    above = next(
+        (line for line in reversed(lines[:number]) if line.strip() and not line.startswith("  ")),
+        "",
+    )
     return bool(re.match(r"([-*]|\d+\.) ", above))
 
 
@@ -122,7 +146,11 @@ def parse_notes(text: str) -> dict[str, str]:
     """
     notes: dict[str, str] = {}
     for part in text.split(";"):
-        found = re.fullmatch(r"(exit|expect:|first:|only parsed:|file|append|empty folder)\s*(.*)", part.strip(), re.DOTALL)
+        found = re.fullmatch(
+            r"(exit|expect:|first:|only parsed:|file|append|empty folder)\s*(.*)",
+            part.strip(),
+            re.DOTALL,
+        )
         if not found:
             raise ValueError(f"{part.strip()!r} says nothing that is known")
         notes[found[1].rstrip(":")] = " ".join(found[2].split())

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "_ext"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many commands of the documentation were run, and of how many only the words were checked."""
+    """Say how many commands of the documentation were run, and of how many only the words were
+    checked."""
     from tests.docs.test_commands import counted
 
     terminalreporter.write_line(counted())

@@ -1,4 +1,5 @@
-"""A folder in which the commands of one page run, as a reader runs them; the stub engine stands in for `vllm`."""
+"""A folder in which the commands of one page run, as a reader runs them; the stub engine stands in
+for `vllm`."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Sandbox:
 
     @classmethod
     def create(cls, path: Path, *, empty: bool) -> Sandbox:
-        """A git repository with the recipes of this one, or with nothing but the settings that put the stub in place."""
+        """A git repository with the recipes of this one, or with nothing but the settings that put
+        the stub in place."""
         tools = path / "bin"
         work = path / "work"
         tools.mkdir(parents=True)
@@ -50,7 +52,9 @@ class Sandbox:
         shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
         (tools / "calm_clocks.py").write_text(CALM)
         settings = [f"gpubench_vllm_command = {shim} serve", f"gpubench_cache_dir = {path / 'hub'}"]
-        (work / "pytest.ini").write_text("[pytest]\ntestpaths = benchmarks\naddopts = -ra\n" + "\n".join(settings) + "\n")
+        (work / "pytest.ini").write_text(
+            "[pytest]\ntestpaths = benchmarks\naddopts = -ra\n" + "\n".join(settings) + "\n"
+        )
         (work / ".gitignore").write_text("results/\n__pycache__/\n.pytest_cache/\n")
         if not empty:
             shutil.copy(ROOT / "recipes.yaml", work)
@@ -68,11 +72,17 @@ class Sandbox:
         with path.open("w" if "file" in block.notes else "a", encoding="utf-8") as file:
             file.write("\n".join(block.lines).rstrip("\n") + "\n")
 
-    def run(self, words: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, words: list[str], env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command; its streams come together, as a terminal shows them."""
         if words[0] not in _RUN_HERE:
             raise ValueError(f"{words[0]} is not run here: say above the block what it needs")
-        own = [sys.executable, "-m", _OWN_MODULES[words[0]]] if words[0] in _OWN_MODULES else words[:1]
+        own = (
+            [sys.executable, "-m", _OWN_MODULES[words[0]]]
+            if words[0] in _OWN_MODULES
+            else words[:1]
+        )
         return subprocess.run(
             [*own, *words[1:]],
             cwd=self.path,
@@ -86,8 +96,16 @@ class Sandbox:
         )
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GPUBENCH_", "PYTEST_", "GIT_", "TOX_"))}
-        someone = {f"GIT_{role}_{what}": "someone@localhost" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GPUBENCH_", "PYTEST_", "GIT_", "TOX_"))
+        }
+        someone = {
+            f"GIT_{role}_{what}": "someone@localhost"
+            for role in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        }
         return (
             kept
             | someone
@@ -102,7 +120,8 @@ class Sandbox:
         )
 
     def parse(self, command: str) -> str | None:
-        """Check the words of a command that cannot run here; what is wrong with them, None if nothing."""
+        """Check the words of a command that cannot run here; what is wrong with them, None if
+        nothing."""
         _, words = split(command)
         program, rest = words[0], words[1:]
         if program == "srun":
@@ -121,7 +140,11 @@ class Sandbox:
         if program == "python":
             return _script(rest)
         if program == "git":
-            return None if rest[0] in ("add", "commit") else f"git {rest[0]} is not for the documentation"
+            return (
+                None
+                if rest[0] in ("add", "commit")
+                else f"git {rest[0]} is not for the documentation"
+            )
         return f"nobody knows how to check {program!r} without running it"
 
 
@@ -152,7 +175,9 @@ def _installable(words: list[str]) -> str | None:
 def _tox_environment(words: list[str]) -> str | None:
     tox = configparser.ConfigParser(interpolation=None)
     tox.read(ROOT / "tox.ini", encoding="utf-8")
-    names = {section.removeprefix("testenv:") for section in tox.sections()} | set(tox["tox"]["env_list"].split())
+    names = {section.removeprefix("testenv:") for section in tox.sections()} | set(
+        tox["tox"]["env_list"].split()
+    )
     asked = [words[at + 1] for at, word in enumerate(words) if word == "-e"]
     missing = [name for word in asked for name in word.split(",") if name not in names]
     return f"tox.ini has no environment {', '.join(missing)}" if missing else None
@@ -165,5 +190,9 @@ def _script(words: list[str]) -> str | None:
     if not path.is_file():
         return f"{words} names no file of the repository"
     text = "".join(each.read_text(encoding="utf-8") for each in (path, *path.parent.glob("*.py")))
-    missing = [word for word in words if word.startswith("--") and f'"{word.partition("=")[0]}"' not in text]
+    missing = [
+        word
+        for word in words
+        if word.startswith("--") and f'"{word.partition("=")[0]}"' not in text
+    ]
     return f"{path.name} has no {', '.join(missing)}" if missing else None

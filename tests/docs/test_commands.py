@@ -1,4 +1,5 @@
-"""Every command of README and docs/ is run, or its words are checked where a comment says why it cannot run."""
+"""Every command of README and docs/ is run, or its words are checked where a comment says why it
+cannot run."""
 
 from __future__ import annotations
 
@@ -14,8 +15,17 @@ from tests.docs.sandbox import ROOT, Sandbox
 
 PAGES = pages(ROOT)
 BLOCKS = {page: read_blocks(page, text) for page, text in PAGES.items()}
-WITH_COMMANDS = [page for page, blocks in BLOCKS.items() if any(block.commands() for block in blocks)]
-REASONS = ("a GPU", "a cluster", "a network", "many minutes", "the installation of packages", "a server that runs already")
+WITH_COMMANDS = [
+    page for page, blocks in BLOCKS.items() if any(block.commands() for block in blocks)
+]
+REASONS = (
+    "a GPU",
+    "a cluster",
+    "a network",
+    "many minutes",
+    "the installation of packages",
+    "a server that runs already",
+)
 """What a command may need that it is not run."""
 
 
@@ -42,14 +52,18 @@ def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
         said = ""
         for command in block.commands():
             if "only parsed" in block.notes:
-                assert block.notes["only parsed"] in REASONS, f"{block.where}: {block.notes['only parsed']!r} is no reason"
+                assert block.notes["only parsed"] in REASONS, (
+                    f"{block.where}: {block.notes['only parsed']!r} is no reason"
+                )
                 wrong = sandbox.parse(command)
                 assert wrong is None, f"{block.where}: {command}\n{wrong}"
                 parsed += 1
             else:
                 said += check(sandbox, block, command)
                 run += 1
-        assert block.notes.get("expect", "") in said, f"{block.where}: {block.notes['expect']!r} is not in\n{said}"
+        assert block.notes.get("expect", "") in said, (
+            f"{block.where}: {block.notes['expect']!r} is not in\n{said}"
+        )
     expected = commands_of(page)
     assert (run, parsed) == (len(expected[0]), len(expected[1]))
 
@@ -59,15 +73,22 @@ def check(sandbox: Sandbox, block: Block, command: str) -> str:
     env, words = split(command)
     done = sandbox.run(words, env)
     codes = re.findall(r"\d+", block.notes.get("exit", "0"))
-    assert str(done.returncode) in codes, f"{block.where}: {command}\nexit code {done.returncode}\n{done.stdout}"
-    assert "Traceback (most recent call last)" not in done.stdout, f"{block.where}: {command}\n{done.stdout}"
+    assert str(done.returncode) in codes, (
+        f"{block.where}: {command}\nexit code {done.returncode}\n{done.stdout}"
+    )
+    assert "Traceback (most recent call last)" not in done.stdout, (
+        f"{block.where}: {command}\n{done.stdout}"
+    )
     return " ".join(done.stdout.split())
 
 
 def counted() -> str:
     """How many commands are run, and of how many the words are checked."""
     run, parsed = ([len(commands_of(page)[at]) for page in WITH_COMMANDS] for at in (0, 1))
-    return f"documentation: {sum(run)} commands are run, the words of {sum(parsed)} are checked, on {len(run)} pages"
+    return (
+        f"documentation: {sum(run)} commands are run, the words of {sum(parsed)} are "
+        f"checked, on {len(run)} pages"
+    )
 
 
 def test_most_commands_are_run() -> None:

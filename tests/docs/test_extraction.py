@@ -52,7 +52,12 @@ def test_blocks_have_their_commands_and_notes() -> None:
         [],
         ["pytest again"],
     ]
-    assert [block.notes for block in blocks] == [{"exit": "1", "expect": "2 failed"}, {}, {"file": "recipes.yaml"}, {}]
+    assert [block.notes for block in blocks] == [
+        {"exit": "1", "expect": "2 failed"},
+        {},
+        {"file": "recipes.yaml"},
+        {},
+    ]
     assert blocks[0].where == "page.md:7"
 
 
@@ -116,7 +121,9 @@ def test_what_installs_or_submits_is_never_run(tmp_path: Path) -> None:
         ("squeue", "nobody knows how to check"),
     ],
 )
-def test_words_of_a_command_that_is_not_run(tmp_path: Path, command: str, wrong: str | None) -> None:
+def test_words_of_a_command_that_is_not_run(
+    tmp_path: Path, command: str, wrong: str | None
+) -> None:
     said = Sandbox(tmp_path, tmp_path).parse(command)
     assert (said is None) if wrong is None else (wrong in (said or ""))
 

@@ -1,4 +1,5 @@
-"""The reference is made from the sources; whatever a user can write or gets has a description there."""
+"""The reference is made from the sources; whatever a user can write or gets has a description
+there."""
 
 from __future__ import annotations
 
@@ -33,23 +34,40 @@ def test_every_key_of_a_recipe_says_what_it_means() -> None:
 def test_every_option_says_what_it_means() -> None:
     kept = declared()
     assert [one.name for one in [*kept.options, *kept.inis] if len(one.help) < 5] == []
-    assert {option.name for option in kept.options} >= {"--gpubench-recipes", "--gpubench-vllm-command"}
+    assert {option.name for option in kept.options} >= {
+        "--gpubench-recipes",
+        "--gpubench-vllm-command",
+    }
 
 
 def test_every_ini_value_has_an_option() -> None:
     kept = declared()
-    assert {ini.name for ini in kept.inis} <= {option.name.removeprefix("--").replace("-", "_") for option in kept.options}
+    assert {ini.name for ini in kept.inis} <= {
+        option.name.removeprefix("--").replace("-", "_") for option in kept.options
+    }
 
 
 def test_every_command_and_argument_says_what_it_means() -> None:
     found = commands()
     assert [command.name for command in found if len(command.help) < 5] == []
-    assert [(command.name, written) for command in found for written, meaning in command.arguments if len(meaning) < 5] == []
+    assert [
+        (command.name, written)
+        for command in found
+        for written, meaning in command.arguments
+        if len(meaning) < 5
+    ] == []
     assert {"gpubench init", "gpubench plan"} <= {command.name for command in found}
 
 
 def test_every_fixture_test_and_type_says_what_it_means() -> None:
-    assert {fixture.name for fixture in public_fixtures()} >= {"engine", "case", "client", "async_client", "measure", "gate"}
+    assert {fixture.name for fixture in public_fixtures()} >= {
+        "engine",
+        "case",
+        "client",
+        "async_client",
+        "measure",
+        "gate",
+    }
     assert [fixture.name for fixture in public_fixtures() if len(fixture.doc) < 5] == []
     assert [name for name, doc in suite_tests().items() if len(doc) < 5] == []
     # A dataclass without words of its own has its signature for a docstring.
@@ -65,7 +83,9 @@ def test_methods_of_the_types_say_what_they_mean() -> None:
         f"{one.__name__}.{name}"
         for one in documented_types()
         for name, member in vars(one).items()
-        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)) and not inspect.getdoc(member)
+        if not name.startswith("_")
+        and (inspect.isfunction(member) or isinstance(member, property))
+        and not inspect.getdoc(member)
     ]
     assert len(bare) <= 2, bare  # Identity.label and Case.gpus say it by their names
 
@@ -81,7 +101,9 @@ def test_every_verdict_exit_code_class_and_metric_says_what_it_means() -> None:
 def test_failures_are_of_a_known_class() -> None:
     found = raised()
     assert {one.failure_class for one in found} <= set(FAILURE_CLASSES)
-    assert {"engine-died", "weights-missing", "doctor", "silent-engine"} <= {one.cause for one in found}
+    assert {"engine-died", "weights-missing", "doctor", "silent-engine"} <= {
+        one.cause for one in found
+    }
 
 
 @pytest.mark.parametrize("path", sorted(PAGES))
@@ -112,7 +134,10 @@ class _Documented:
 
 
 def test_words_below_attributes_are_found() -> None:
-    assert attribute_docstrings(_Documented) == {"first": "What first is.", "third": "What third\nis."}
+    assert attribute_docstrings(_Documented) == {
+        "first": "What first is.",
+        "third": "What third\nis.",
+    }
 
 
 def test_types_of_the_reference_are_named_once() -> None:

@@ -37,7 +37,9 @@ def _mapping(block: Block) -> dict[str, Any] | None:
     except yaml.YAMLError:
         assert block.info != "yaml", f"{block.where}: is no YAML"
         return None
-    if not isinstance(found, dict) or not all(isinstance(value, dict | list) for value in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(value, dict | list) for value in found.values()
+    ):
         return found if isinstance(found, dict) and block.info == "yaml" else None
     return found
 

@@ -1,4 +1,5 @@
-"""The estimator against what vLLM logged, against the published size of the real model, and against arithmetic."""
+"""The estimator against what vLLM logged, against the published size of the real model, and against
+arithmetic."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ M3 = "MiniMaxAI/MiniMax-M3-MXFP8"
 
 def estimate(name: str) -> MemoryEstimate:
     seen = served(name)
-    found = memory_of(seen.spec, hardware=seen.hardware, target=seen.target, draft=seen.draft, node=seen.node)
+    found = memory_of(
+        seen.spec, hardware=seen.hardware, target=seen.target, draft=seen.draft, node=seen.node
+    )
     assert found is not None
     return found
 
@@ -40,7 +43,8 @@ def of(spec: ServerSpec, **facts: object) -> MemoryEstimate:
 def test_loaded_weights_agree_with_the_log(name: str) -> None:
     logged = served(name).number(r"Model loading took ([0-9.]+) GiB")
     assert logged is not None
-    # the log has two decimals; rope tables, workspaces and the allocator's rounding (some 10 MiB) are not counted
+    # the log has two decimals; rope tables, workspaces and the allocator's rounding (some 10 MiB)
+    # are not counted
     assert estimate(name).loaded_gib == pytest.approx(logged, abs=0.012)
 
 
@@ -55,7 +59,10 @@ def test_loaded_weights_agree_with_the_log(name: str) -> None:
 )
 def test_tokens_in_the_logged_memory_agree_with_the_log(name: str) -> None:
     seen = served(name)
-    available, tokens = seen.number(r"Available KV cache memory: ([0-9.]+)"), seen.number(r"KV cache size: ([0-9,]+)")
+    available, tokens = (
+        seen.number(r"Available KV cache memory: ([0-9.]+)"),
+        seen.number(r"KV cache size: ([0-9,]+)"),
+    )
     concurrency = seen.number(r"tokens per request: ([0-9.]+)x")
     assert available is not None
     assert tokens is not None
@@ -74,14 +81,18 @@ def test_the_whole_estimate_of_a_server_alone_on_its_gpu(name: str) -> None:
 
 def test_errors_are_relative_and_only_of_what_was_measured() -> None:
     memory = estimate("m3mini-ready")
-    assert memory.errors(available_kv_gib=memory.kv_gib / 2) == {"available_kv_gib": pytest.approx(1.0)}
+    assert memory.errors(available_kv_gib=memory.kv_gib / 2) == {
+        "available_kv_gib": pytest.approx(1.0)
+    }
     assert memory.errors() == {}
 
 
 def test_the_real_model_has_its_published_size() -> None:
     memory = of(server(model=M3, hardware="h100"))
     assert memory.loaded_gib * GIB / 1e9 == pytest.approx(444, rel=0.01)
-    assert of(server(model="MiniMaxAI/MiniMax-M3", hardware="h100")).loaded_gib * GIB / 1e9 == pytest.approx(854, rel=0.01)
+    assert of(
+        server(model="MiniMaxAI/MiniMax-M3", hardware="h100")
+    ).loaded_gib * GIB / 1e9 == pytest.approx(854, rel=0.01)
 
 
 def test_tensor_parallelism_cuts_and_data_parallelism_copies_the_attention() -> None:
@@ -91,9 +102,11 @@ def test_tensor_parallelism_cuts_and_data_parallelism_copies_the_attention() -> 
     copied = of(server(model=M3, hardware="h200", tp=8, dp_attn=True))
     assert cut.weights_gib == pytest.approx(whole.weights_gib / 8, rel=0.01)
     assert spread.weights_gib == pytest.approx(cut.weights_gib)
-    # attention, shared experts, dense layers and embeddings are whole on each rank: 13.3 of 413 billion weights more than an eighth
+    # attention, shared experts, dense layers and embeddings are whole on each rank: 13.3 of 413
+    # billion weights more than an eighth
     assert copied.weights_gib - cut.weights_gib == pytest.approx(12.8, abs=0.2)
-    # 4 KV heads over 8 ranks: one on each, and 4 on each where the attention is copied; the index cache is copied anyway
+    # 4 KV heads over 8 ranks: one on each, and 4 on each where the attention is copied; the index
+    # cache is copied anyway
     index = 57 * 128 * 2
     assert cut.kv_bytes_per_token == 60 * 2 * 1 * 128 * 2 + index
     assert copied.kv_bytes_per_token == 60 * 2 * 4 * 128 * 2 + index
@@ -102,7 +115,9 @@ def test_tensor_parallelism_cuts_and_data_parallelism_copies_the_attention() -> 
 def test_the_draft_counts() -> None:
     mha = Speculative("eagle3", 3, "Inferact/MiniMax-M3-EAGLE3", attention_backend="FLASH_ATTN")
     gqa = Speculative("eagle3", 3, "Inferact/MiniMax-M3-EAGLE3-GQA", attention_backend="FLASH_ATTN")
-    without, with_mha, with_gqa = (of(server(model=M3, hardware="h200", tp=4, draft=draft)) for draft in (None, mha, gqa))
+    without, with_mha, with_gqa = (
+        of(server(model=M3, hardware="h200", tp=4, draft=draft)) for draft in (None, mha, gqa)
+    )
     assert with_mha.kv_bytes_per_token - without.kv_bytes_per_token == 8192
     assert with_gqa.kv_bytes_per_token - without.kv_bytes_per_token == 512
     assert with_mha.draft_gib > with_gqa.draft_gib > 0
@@ -110,7 +125,9 @@ def test_the_draft_counts() -> None:
 
 def test_kv_cache_types() -> None:
     plain, narrow = of(server(model=M3, tp=8)), of(server(model=M3, tp=8, kv_cache_dtype="fp8"))
-    narrow_index = of(server(model=M3, tp=8, kv_cache_dtype="fp8", attention_config={"indexer_kv_dtype": "fp8"}))
+    narrow_index = of(
+        server(model=M3, tp=8, kv_cache_dtype="fp8", attention_config={"indexer_kv_dtype": "fp8"})
+    )
     assert plain.kv_bytes_per_token - narrow.kv_bytes_per_token == 60 * 2 * 128
     assert narrow.kv_bytes_per_token - narrow_index.kv_bytes_per_token == 57 * 128
 
@@ -118,7 +135,8 @@ def test_kv_cache_types() -> None:
 def test_a_cpu_servers_cache_is_what_its_environment_says() -> None:
     spec = server(hardware="cpu", env={"VLLM_CPU_KVCACHE_SPACE": 1}, block_size=128, draft=eagle3())
     memory = of(spec, target=TINY_LLAMA, draft=TINY_DRAFT)
-    # a CPU engine logged "CPU KV cache size: 116,480 tokens" for such a pair (9 layers of 8 heads of 32) with 1 GiB
+    # a CPU engine logged "CPU KV cache size: 116,480 tokens" for such a pair (9 layers of 8 heads
+    # of 32) with 1 GiB
     assert memory.kv_tokens == 116_480
     assert memory.concurrency(2304) == pytest.approx(116_480 / 2304)
 
@@ -144,13 +162,25 @@ def test_what_is_not_known_is_not_estimated(change: dict[str, object]) -> None:
 
 
 def test_a_window_makes_the_estimate_a_lower_bound() -> None:
-    windowed = {**TINY_LLAMA, "layer_types": ["sliding_attention", "full_attention"] * 4, "max_position_embeddings": 10**9}
+    windowed = {
+        **TINY_LLAMA,
+        "layer_types": ["sliding_attention", "full_attention"] * 4,
+        "max_position_embeddings": 10**9,
+    }
     memory = of(server(), target=windowed)
     assert not memory.exact_kv
-    rules = {finding.rule for finding in examine(server(max_model_len=10**9), hardware=HARDWARE["h100"], target=windowed)}
+    rules = {
+        finding.rule
+        for finding in examine(
+            server(max_model_len=10**9), hardware=HARDWARE["h100"], target=windowed
+        )
+    }
     assert "cache-below-one-request" not in rules
 
 
 def test_config_of_the_quantized_model_is_smaller() -> None:
     spec = server(hardware="h100")
-    assert of(spec, target=config("m3mini-mxfp8")).weights_gib < 0.6 * of(spec, target=config("m3mini")).weights_gib
+    assert (
+        of(spec, target=config("m3mini-mxfp8")).weights_gib
+        < 0.6 * of(spec, target=config("m3mini")).weights_gib
+    )

@@ -10,7 +10,14 @@ from tests.doctor.doctor_support import LOGS, served
 
 def judged(name: str) -> tuple[Finding, ...]:
     seen = served(name)
-    return examine(seen.spec, hardware=seen.hardware, target=seen.target, draft=seen.draft, node=seen.node, chat_template=True)
+    return examine(
+        seen.spec,
+        hardware=seen.hardware,
+        target=seen.target,
+        draft=seen.draft,
+        node=seen.node,
+        chat_template=True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,10 +41,16 @@ def test_servers_that_got_ready_are_foretold_to_start(name: str) -> None:
     ("name", "rule", "sentence"),
     [
         ("m3mini-eagle3-flashinfer-died", "common-block-size", "No common block size for 128"),
-        ("m3mini-mxfp8-tep4-h200-died-vision-heads", "vision-heads-by-tp", "AssertionError: 2 is not divisible by 4"),
+        (
+            "m3mini-mxfp8-tep4-h200-died-vision-heads",
+            "vision-heads-by-tp",
+            "AssertionError: 2 is not divisible by 4",
+        ),
     ],
 )
-def test_deaths_are_foretold_with_the_engines_own_sentence(name: str, rule: str, sentence: str) -> None:
+def test_deaths_are_foretold_with_the_engines_own_sentence(
+    name: str, rule: str, sentence: str
+) -> None:
     findings = judged(name)
     errors = [finding for finding in findings if finding.severity == "error"]
     assert prognosis(findings) == "dies"

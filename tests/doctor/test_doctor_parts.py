@@ -38,10 +38,18 @@ from tests.doctor.doctor_support import TINY_LLAMA, case, config, eagle3, server
 
 ROOT = Path(__file__).parents[2]
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 10**6), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 10**6),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
 )
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4), max_leaves=8
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
+    max_leaves=8,
 )
 
 
@@ -52,15 +60,29 @@ def _keys(value: Any) -> set[str]:
 
 
 CONFIG_KEYS = sorted(
-    _keys(config("m3mini-mxfp8")) | _keys(config("m3mini-eagle3")) | {"rope_scaling", "layer_types", "kv_lora_rank"}
+    _keys(config("m3mini-mxfp8"))
+    | _keys(config("m3mini-eagle3"))
+    | {"rope_scaling", "layer_types", "kv_lora_rank"}
 )
 CONFIGS = st.dictionaries(st.sampled_from(CONFIG_KEYS), VALUES, max_size=20)
 
 
 def test_the_shape_of_minimax_m3() -> None:
     shape = shape_of(config("m3mini-mxfp8"))
-    assert (shape.layers, shape.moe_layers, shape.experts, shape.heads, shape.kv_heads, shape.vision_heads) == (6, 3, 16, 16, 4, 8)
-    assert (shape.quantization, shape.shared_intermediate, shape.dense_intermediate, shape.max_length) == (
+    assert (
+        shape.layers,
+        shape.moe_layers,
+        shape.experts,
+        shape.heads,
+        shape.kv_heads,
+        shape.vision_heads,
+    ) == (6, 3, 16, 16, 4, 8)
+    assert (
+        shape.quantization,
+        shape.shared_intermediate,
+        shape.dense_intermediate,
+        shape.max_length,
+    ) == (
         "mxfp8",
         512,
         2048,
@@ -71,8 +93,17 @@ def test_the_shape_of_minimax_m3() -> None:
 
 
 def test_defaults_of_minimax_m3_are_filled_in() -> None:
-    shape = shape_of({"model_type": "minimax_m3_vl", "text_config": {"model_type": "minimax_m3_text"}})
-    assert (shape.hidden, shape.heads, shape.kv_heads, shape.experts, shape.moe_layers, shape.max_length) == (
+    shape = shape_of(
+        {"model_type": "minimax_m3_vl", "text_config": {"model_type": "minimax_m3_text"}}
+    )
+    assert (
+        shape.hidden,
+        shape.heads,
+        shape.kv_heads,
+        shape.experts,
+        shape.moe_layers,
+        shape.max_length,
+    ) == (
         6144,
         64,
         4,
@@ -84,8 +115,17 @@ def test_defaults_of_minimax_m3_are_filled_in() -> None:
 
 def test_what_a_config_does_not_give_is_unknown_and_no_rule_speaks_of_it() -> None:
     bare = shape_of({"model_type": "llama"})
-    assert (bare.hidden, bare.heads, bare.head_dim, bare.max_length, bare.dense_layers, bare.attention) == (None,) * 6
-    text = {"sparse_attention_config": {"use_sparse_attention": True, "sparse_attention_freq": [0, 1]}}
+    assert (
+        bare.hidden,
+        bare.heads,
+        bare.head_dim,
+        bare.max_length,
+        bare.dense_layers,
+        bare.attention,
+    ) == (None,) * 6
+    text = {
+        "sparse_attention_config": {"use_sparse_attention": True, "sparse_attention_freq": [0, 1]}
+    }
     sparse = {"model_type": "minimax_m3_vl", "text_config": text}
     found = examine(server(), (case(4),), hardware=HARDWARE["h100"], target=sparse)
     assert {finding.rule for finding in found} & {"minimax-m3-shape", "common-block-size"} == set()
@@ -121,14 +161,23 @@ def test_layers_with_experts(entries: dict[str, object], layers: int) -> None:
 
 @settings(max_examples=200)
 @given(
-    target=CONFIGS, text=CONFIGS, draft=CONFIGS, hardware=st.sampled_from(["cpu", "h100", "b200", "mi300x"]), tp=st.integers(1, 8)
+    target=CONFIGS,
+    text=CONFIGS,
+    draft=CONFIGS,
+    hardware=st.sampled_from(["cpu", "h100", "b200", "mi300x"]),
+    tp=st.integers(1, 8),
 )
 def test_no_config_makes_the_doctor_raise(
     target: dict[str, Any], text: dict[str, Any], draft: dict[str, Any], hardware: str, tp: int
 ) -> None:
     spec = server(hardware=hardware, tp=tp, draft=eagle3(), block_size=128)
     for found in (target, {**target, "text_config": text}, {**text, "model_type": "minimax_m3_vl"}):
-        assert isinstance(format_findings(examine(spec, (case(4),), hardware=HARDWARE[hardware], target=found, draft=draft)), str)
+        assert isinstance(
+            format_findings(
+                examine(spec, (case(4),), hardware=HARDWARE[hardware], target=found, draft=draft)
+            ),
+            str,
+        )
 
 
 FLAG_NAMES = (
@@ -158,15 +207,38 @@ FLAG_NAMES = (
 
 
 @settings(max_examples=200)
-@given(flags=st.dictionaries(st.sampled_from(FLAG_NAMES), VALUES, max_size=8), words=st.lists(st.text(max_size=12), max_size=4))
+@given(
+    flags=st.dictionaries(st.sampled_from(FLAG_NAMES), VALUES, max_size=8),
+    words=st.lists(st.text(max_size=12), max_size=4),
+)
 def test_no_flag_makes_the_doctor_raise(flags: dict[str, Any], words: list[str]) -> None:
-    spec = ServerSpec("vllm", "org/model", "h100", Topology(tp=2), FrozenMap(flags), extra_args=("--max-num-seqs", *words))
-    assert isinstance(format_findings(examine(spec, (case(4),), hardware=HARDWARE["h100"], target=config("m3mini"))), str)
+    spec = ServerSpec(
+        "vllm",
+        "org/model",
+        "h100",
+        Topology(tp=2),
+        FrozenMap(flags),
+        extra_args=("--max-num-seqs", *words),
+    )
+    assert isinstance(
+        format_findings(
+            examine(spec, (case(4),), hardware=HARDWARE["h100"], target=config("m3mini"))
+        ),
+        str,
+    )
 
 
 def test_defaults_follow_the_device_memory() -> None:
-    for hardware, expected in (("h100", (8192, 1024)), ("h200", (8192, 1024)), ("b200", (16384, 1024)), ("cpu", (2048, 128))):
-        found = settings_of(server(hardware=hardware, max_num_seqs=None, max_num_batched_tokens=None), HARDWARE[hardware])
+    for hardware, expected in (
+        ("h100", (8192, 1024)),
+        ("h200", (8192, 1024)),
+        ("b200", (16384, 1024)),
+        ("cpu", (2048, 128)),
+    ):
+        found = settings_of(
+            server(hardware=hardware, max_num_seqs=None, max_num_batched_tokens=None),
+            HARDWARE[hardware],
+        )
         assert (found.max_num_batched_tokens, found.max_num_seqs) == expected
 
 
@@ -177,16 +249,35 @@ def test_lengths_with_units() -> None:
 
 
 def test_host_variables_count_by_their_default() -> None:
-    env = {"VLLM_CPU_KVCACHE_SPACE": {"from": "SPACE", "default": "2"}, "OTHER": {"from": "OTHER"}, "UNSET": None}
-    assert settings_of(server(env=env), HARDWARE["cpu"]).environment == {"VLLM_CPU_KVCACHE_SPACE": "2"}
+    env = {
+        "VLLM_CPU_KVCACHE_SPACE": {"from": "SPACE", "default": "2"},
+        "OTHER": {"from": "OTHER"},
+        "UNSET": None,
+    }
+    assert settings_of(server(env=env), HARDWARE["cpu"]).environment == {
+        "VLLM_CPU_KVCACHE_SPACE": "2"
+    }
 
 
-def finding(rule: str, severity: Any, cases: tuple[str, ...] = (), *, outcome_unknown: bool = False) -> Finding:
-    return Finding(rule, severity, f"{rule} is wrong.", "vLLM dies.", "Mend it.", "read in source", cases, outcome_unknown)
+def finding(
+    rule: str, severity: Any, cases: tuple[str, ...] = (), *, outcome_unknown: bool = False
+) -> Finding:
+    return Finding(
+        rule,
+        severity,
+        f"{rule} is wrong.",
+        "vLLM dies.",
+        "Mend it.",
+        "read in source",
+        cases,
+        outcome_unknown,
+    )
 
 
 def test_findings_are_shown_worst_first_with_sentence_remedy_and_evidence() -> None:
-    shown = format_findings([finding("b", "note", ("one",)), finding("a", "error")], title="server-tp8")
+    shown = format_findings(
+        [finding("b", "note", ("one",)), finding("a", "error")], title="server-tp8"
+    )
     assert shown.splitlines() == [
         "server-tp8",
         "  ERROR a: a is wrong.",
@@ -238,12 +329,15 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 
 
 def test_a_template_inside_the_tokenizers_config(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}', encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"chat_template": "{{ messages }}"}', encoding="utf-8"
+    )
     assert read_model_configs(tmp_path).chat_template is True
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(b"{", "is not JSON"), (b"[]", "holds no JSON object"), (b"\xff\xfe", "is not JSON")]
+    ("content", "sentence"),
+    [(b"{", "is not JSON"), (b"[]", "holds no JSON object"), (b"\xff\xfe", "is not JSON")],
 )
 def test_a_broken_file_is_one_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "config.json").write_bytes(content)
@@ -273,5 +367,7 @@ def test_the_shipped_recipes_have_no_errors() -> None:
 def test_the_documented_table_is_the_table() -> None:
     text = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\w+) \| ([^|]+) \| (.+) \|$", text, re.MULTILINE)
-    assert [row[:3] for row in rows] == [(rule.id, rule.severity, rule.evidence_class) for rule in RULES]
+    assert [row[:3] for row in rows] == [
+        (rule.id, rule.severity, rule.evidence_class) for rule in RULES
+    ]
     assert [row[3] for row in rows] == [rule.title for rule in RULES]

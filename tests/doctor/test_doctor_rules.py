@@ -14,9 +14,19 @@ from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 from tests.doctor.doctor_support import TINY_DRAFT, TINY_LLAMA, case, config, eagle3, server
 
-GQA: dict[str, Any] = {**TINY_LLAMA, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 16384}
+GQA: dict[str, Any] = {
+    **TINY_LLAMA,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 16384,
+}
 MHA_DRAFT: dict[str, Any] = {**TINY_DRAFT, "head_dim": 64, "max_position_embeddings": 16384}
-MOE: dict[str, Any] = {**GQA, "architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 2}
+MOE: dict[str, Any] = {
+    **GQA,
+    "architectures": ["MixtralForCausalLM"],
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
 MXFP8: dict[str, Any] = {"quant_method": "mxfp8", "weight_block_size": [1, 32]}
 M3 = config("m3mini")
 M3_TEXT = M3["text_config"]
@@ -47,10 +57,27 @@ def sparse(**entries: Any) -> dict[str, Any]:
 
 
 ILL = [
-    Ill("unknown-attention-backend", server(attention_backend="FLASHY"), "Unknown attention backend: 'FLASHY'"),
-    Ill("unknown-attention-backend", server(draft=eagle3(backend="FLASH_ATTENTION")), "'FLASH_ATTENTION'", draft=MHA_DRAFT),
-    Ill("unknown-flag-value", server(moe_backend="turbo"), "argument --moe-backend: invalid choice: 'turbo'"),
-    Ill("unknown-flag-value", server(kv_cache_dtype="fp7"), "argument --kv-cache-dtype: invalid choice: 'fp7'"),
+    Ill(
+        "unknown-attention-backend",
+        server(attention_backend="FLASHY"),
+        "Unknown attention backend: 'FLASHY'",
+    ),
+    Ill(
+        "unknown-attention-backend",
+        server(draft=eagle3(backend="FLASH_ATTENTION")),
+        "'FLASH_ATTENTION'",
+        draft=MHA_DRAFT,
+    ),
+    Ill(
+        "unknown-flag-value",
+        server(moe_backend="turbo"),
+        "argument --moe-backend: invalid choice: 'turbo'",
+    ),
+    Ill(
+        "unknown-flag-value",
+        server(kv_cache_dtype="fp7"),
+        "argument --kv-cache-dtype: invalid choice: 'fp7'",
+    ),
     Ill("unknown-quantization", server(quantization="fp3"), "Unknown quantization method: fp3."),
     Ill(
         "unknown-quantization",
@@ -61,7 +88,10 @@ ILL = [
     ),
     Ill(
         "flag-given-twice",
-        server(attention_config={"backend": "FLASH_ATTN"}, extra_args=("--attention-config.indexer_kv_dtype", "fp8")),
+        server(
+            attention_config={"backend": "FLASH_ATTN"},
+            extra_args=("--attention-config.indexer_kv_dtype", "fp8"),
+        ),
         severity="warning",
     ),
     Ill(
@@ -69,19 +99,66 @@ ILL = [
         server(attention_backend="FLASH_ATTN", attention_config={"backend": "FLASH_ATTN"}),
         "attention_backend and attention_config.backend are mutually exclusive",
     ),
-    Ill("heads-by-tp", server(tp=3), "Total number of attention heads (8) must be divisible by tensor parallel size (3)."),
+    Ill(
+        "heads-by-tp",
+        server(tp=3),
+        "Total number of attention heads (8) must be divisible by tensor parallel size (3).",
+    ),
     Ill("kv-heads-by-tp", server(tp=4), "AssertionError", target={**GQA, "num_key_value_heads": 6}),
-    Ill("vision-heads-by-tp", server(tp=4), "6 is not divisible by 4", target={**GQA, "vision_config": {"num_attention_heads": 6}}),
-    Ill("experts-below-tp", server(tp=8), "Tensor parallel size 8 is greater than", target={**MOE, "num_local_experts": 4}),
-    Ill("intermediate-by-tp", server(tp=4), "510 is not divisible by 4", target={**GQA, "intermediate_size": 510}),
-    Ill("ep-without-experts", server(tp=4, ep=True), "Number of experts in the model must be greater than 0"),
-    Ill("ep-above-experts", server(tp=8, dp_attn=True), target={**MOE, "num_local_experts": 4}, severity="warning"),
-    Ill("gpus-above-node", server(tp=8, pp=2), "World size (16) is larger than the number of available GPUs (8)"),
+    Ill(
+        "vision-heads-by-tp",
+        server(tp=4),
+        "6 is not divisible by 4",
+        target={**GQA, "vision_config": {"num_attention_heads": 6}},
+    ),
+    Ill(
+        "experts-below-tp",
+        server(tp=8),
+        "Tensor parallel size 8 is greater than",
+        target={**MOE, "num_local_experts": 4},
+    ),
+    Ill(
+        "intermediate-by-tp",
+        server(tp=4),
+        "510 is not divisible by 4",
+        target={**GQA, "intermediate_size": 510},
+    ),
+    Ill(
+        "ep-without-experts",
+        server(tp=4, ep=True),
+        "Number of experts in the model must be greater than 0",
+    ),
+    Ill(
+        "ep-above-experts",
+        server(tp=8, dp_attn=True),
+        target={**MOE, "num_local_experts": 4},
+        severity="warning",
+    ),
+    Ill(
+        "gpus-above-node",
+        server(tp=8, pp=2),
+        "World size (16) is larger than the number of available GPUs (8)",
+    ),
     Ill("gpus-above-node", server(tp=2), "available GPUs (1)", node=Node(gpus=1)),
     Ill("stages-above-layers", server(pp=8), target={**GQA, "num_hidden_layers": 4}),
-    Ill("eplb-needs-ep", server(tp=2, enable_eplb=True), "enable_expert_parallel must be True", target=MOE),
-    Ill("eplb-needs-ep", server(hardware="cpu", enable_eplb=True), "only supported on CUDA", target=MOE),
-    Ill("eplb-needs-ep", server(enable_eplb=True, enable_expert_parallel=True), "EPLB requires tensor", target=MOE),
+    Ill(
+        "eplb-needs-ep",
+        server(tp=2, enable_eplb=True),
+        "enable_expert_parallel must be True",
+        target=MOE,
+    ),
+    Ill(
+        "eplb-needs-ep",
+        server(hardware="cpu", enable_eplb=True),
+        "only supported on CUDA",
+        target=MOE,
+    ),
+    Ill(
+        "eplb-needs-ep",
+        server(enable_eplb=True, enable_expert_parallel=True),
+        "EPLB requires tensor",
+        target=MOE,
+    ),
     Ill(
         "eplb-even-split",
         server(tp=4, ep=True, enable_eplb=True, eplb_config={"num_redundant_experts": 1}),
@@ -96,7 +173,11 @@ ILL = [
     ),
     Ill("dcp-splits-tp", server(tp=4, dcp=3), "tp_size=4 must be divisible by dcp_size=3."),
     Ill("dcp-splits-tp", server(tp=4, pcp=2, dcp=4), "valid DCP sizes are [1, 2, 8]"),
-    Ill("dcp-needs-spare-heads", server(tp=2, dcp=2), "(2) to be greater than the model's total number of KV heads (2)"),
+    Ill(
+        "dcp-needs-spare-heads",
+        server(tp=2, dcp=2),
+        "(2) to be greater than the model's total number of KV heads (2)",
+    ),
     Ill("dcp-needs-spare-heads", server(tp=8, dcp=8), "exceeds the maximum supported value (4)"),
     Ill(
         "dcp-needs-spare-heads",
@@ -107,16 +188,31 @@ ILL = [
     Ill(
         "common-block-size",
         server(block_size=128, draft=eagle3(backend="FLASHINFER")),
-        "No common block size for 128 (MINIMAX_M3_SPARSE: [128]; FLASH_ATTN: [MultipleOf(16)]; FLASHINFER: [16, 32, 64]).",
+        "No common block size for 128 (MINIMAX_M3_SPARSE: [128]; FLASH_ATTN: "
+        "[MultipleOf(16)]; FLASHINFER: [16, 32, 64]).",
         target=M3,
         draft=config("m3mini-eagle3"),
     ),
-    Ill("common-block-size", server(block_size=64), "No common block size for 64 (MINIMAX_M3_SPARSE: [128]", target=M3),
-    Ill("common-block-size", server(attention_backend="FLASHINFER"), "No common block size for 128", target=M3),
+    Ill(
+        "common-block-size",
+        server(block_size=64),
+        "No common block size for 64 (MINIMAX_M3_SPARSE: [128]",
+        target=M3,
+    ),
+    Ill(
+        "common-block-size",
+        server(attention_backend="FLASHINFER"),
+        "No common block size for 128",
+        target=M3,
+    ),
     Ill("common-block-size", server(hardware="cpu", block_size=48), "CPU_ATTN: [MultipleOf(32)]"),
     Ill(
         "common-block-size",
-        server(block_size=128, draft=eagle3(backend="FLASHINFER"), env={"VLLM_KV_CACHE_LAYOUT": "packed"}),
+        server(
+            block_size=128,
+            draft=eagle3(backend="FLASHINFER"),
+            env={"VLLM_KV_CACHE_LAYOUT": "packed"},
+        ),
         target=M3,
         draft=config("m3mini-eagle3"),
         severity="warning",
@@ -134,10 +230,28 @@ ILL = [
         "Unexpected FlashInfer page size 128",
         draft=MHA_DRAFT,
     ),
-    Ill("head-size", server(attention_backend="FLASHINFER"), "head_size not supported", target={**GQA, "head_dim": 32}),
-    Ill("head-size", server(hardware="cpu"), "head_size not supported", target={**GQA, "head_dim": 72}),
-    Ill("backend-of-other-platform", server(hardware="mi300x", attention_backend="FLASHINFER"), "AttentionBackendEnum.FLASHINFER"),
-    Ill("backend-of-other-platform", server(attention_backend="ROCM_ATTN"), "AttentionBackendEnum.ROCM_ATTN"),
+    Ill(
+        "head-size",
+        server(attention_backend="FLASHINFER"),
+        "head_size not supported",
+        target={**GQA, "head_dim": 32},
+    ),
+    Ill(
+        "head-size",
+        server(hardware="cpu"),
+        "head_size not supported",
+        target={**GQA, "head_dim": 72},
+    ),
+    Ill(
+        "backend-of-other-platform",
+        server(hardware="mi300x", attention_backend="FLASHINFER"),
+        "AttentionBackendEnum.FLASHINFER",
+    ),
+    Ill(
+        "backend-of-other-platform",
+        server(attention_backend="ROCM_ATTN"),
+        "AttentionBackendEnum.ROCM_ATTN",
+    ),
     Ill(
         "backend-of-other-platform",
         server(hardware="cpu", draft=eagle3()),
@@ -145,7 +259,12 @@ ILL = [
         draft=MHA_DRAFT,
         severity="note",
     ),
-    Ill("nvfp4-cache-needs-blackwell", server(kv_cache_dtype="nvfp4"), "only with the SM100 MSA backend", target=M3),
+    Ill(
+        "nvfp4-cache-needs-blackwell",
+        server(kv_cache_dtype="nvfp4"),
+        "only with the SM100 MSA backend",
+        target=M3,
+    ),
     Ill(
         "fp8-cache-of-flash-attention",
         server(attention_backend="FLASH_ATTN", kv_cache_dtype="fp8_e5m2"),
@@ -154,7 +273,12 @@ ILL = [
     Ill("minimax-m3-on-cpu", server(hardware="cpu"), target=M3),
     Ill("minimax-m3-text-config", server(), "model type `minimax_m3_text`", target=M3_TEXT),
     Ill("minimax-m3-shape", server(), "AssertionError", target=m3(head_dim=64)),
-    Ill("minimax-m3-shape", server(), "total_num_index_heads == total_num_kv_heads", target=sparse(sparse_num_index_heads=2)),
+    Ill(
+        "minimax-m3-shape",
+        server(),
+        "total_num_index_heads == total_num_kv_heads",
+        target=sparse(sparse_num_index_heads=2),
+    ),
     Ill(
         "quantization-capability",
         server(),
@@ -199,9 +323,26 @@ ILL = [
         target={**MOE, "hidden_size": 320, "quantization_config": MXFP8},
         severity="warning",
     ),
-    Ill("dummy-mxfp8", server(load_format="dummy"), target={**MOE, "quantization_config": MXFP8}, severity="note"),
-    Ill("cache-above-memory", server(kv_cache_memory_bytes=200 << 30), "CUDA out of memory", target=GQA),
-    Ill("all-reduce-multicast", server(tp=2), "illegal memory access", target=M3, node=Node(multicast=False), severity="warning"),
+    Ill(
+        "dummy-mxfp8",
+        server(load_format="dummy"),
+        target={**MOE, "quantization_config": MXFP8},
+        severity="note",
+    ),
+    Ill(
+        "cache-above-memory",
+        server(kv_cache_memory_bytes=200 << 30),
+        "CUDA out of memory",
+        target=GQA,
+    ),
+    Ill(
+        "all-reduce-multicast",
+        server(tp=2),
+        "illegal memory access",
+        target=M3,
+        node=Node(multicast=False),
+        severity="warning",
+    ),
     Ill(
         "all-reduce-compiles",
         server(tp=2, env={"VLLM_FLASHINFER_ALLREDUCE_BACKEND": "trtllm"}),
@@ -209,10 +350,26 @@ ILL = [
         node=Node(multicast=False),
         severity="note",
     ),
-    Ill("minimax-m3-top-k-layout", server(), "illegal memory access", target=M3, node=Node(engine="0.26.0+cu130")),
+    Ill(
+        "minimax-m3-top-k-layout",
+        server(),
+        "illegal memory access",
+        target=M3,
+        node=Node(engine="0.26.0+cu130"),
+    ),
     Ill("draft-tokens", server(draft=eagle3(0)), "Input should be greater than 0", draft=MHA_DRAFT),
-    Ill("draft-tokens", server(draft=eagle3(3)), "must be divisible by n_predict=2", draft={**MHA_DRAFT, "n_predict": 2}),
-    Ill("draft-tensor-parallel", server(draft=eagle3(tensor_parallel_size=1)), "not a valid argument", draft=MHA_DRAFT),
+    Ill(
+        "draft-tokens",
+        server(draft=eagle3(3)),
+        "must be divisible by n_predict=2",
+        draft={**MHA_DRAFT, "n_predict": 2},
+    ),
+    Ill(
+        "draft-tensor-parallel",
+        server(draft=eagle3(tensor_parallel_size=1)),
+        "not a valid argument",
+        draft=MHA_DRAFT,
+    ),
     Ill(
         "draft-tensor-parallel",
         server(tp=4, draft=eagle3(draft_tensor_parallel_size=2)),
@@ -225,7 +382,12 @@ ILL = [
         "Total number of attention heads (2) must be divisible by tensor parallel size (4).",
         draft={**MHA_DRAFT, "num_attention_heads": 2, "num_key_value_heads": 2},
     ),
-    Ill("draft-hidden-size", server(draft=eagle3()), "shape mismatch", draft={**MHA_DRAFT, "target_hidden_size": 512}),
+    Ill(
+        "draft-hidden-size",
+        server(draft=eagle3()),
+        "shape mismatch",
+        draft={**MHA_DRAFT, "target_hidden_size": 512},
+    ),
     Ill(
         "draft-hidden-size",
         server(draft=eagle3(), load_format="dummy"),
@@ -238,24 +400,54 @@ ILL = [
         "Target model vocab_size=2048. Draft model vocab_size=1024.",
         draft={**GQA, "vocab_size": 1024},
     ),
-    Ill("draft-aux-layers", server(draft=eagle3()), draft={**MHA_DRAFT, "eagle_aux_hidden_state_layer_ids": [2, 30, 57]}),
-    Ill("draft-aux-layers", server(draft=eagle3()), draft={**MHA_DRAFT, "eagle_aux_hidden_state_layer_ids": [2, 2, 3]}),
-    Ill("draft-context", server(draft=eagle3()), draft={**MHA_DRAFT, "max_position_embeddings": 512}, severity="warning"),
+    Ill(
+        "draft-aux-layers",
+        server(draft=eagle3()),
+        draft={**MHA_DRAFT, "eagle_aux_hidden_state_layer_ids": [2, 30, 57]},
+    ),
+    Ill(
+        "draft-aux-layers",
+        server(draft=eagle3()),
+        draft={**MHA_DRAFT, "eagle_aux_hidden_state_layer_ids": [2, 2, 3]},
+    ),
+    Ill(
+        "draft-context",
+        server(draft=eagle3()),
+        draft={**MHA_DRAFT, "max_position_embeddings": 512},
+        severity="warning",
+    ),
     Ill(
         "synthetic-acceptance",
         server(draft=eagle3(rejection_sample_method="synthetic", synthetic_acceptance_length=9.0)),
         "synthetic_acceptance_length must be in [1, 4], got 9.0.",
         draft=MHA_DRAFT,
     ),
-    Ill("synthetic-acceptance", server(draft=eagle3(rejection_sample_method="synthetic")), "exactly one of", draft=MHA_DRAFT),
-    Ill("synthetic-acceptance", server(draft=eagle3(synthetic_acceptance_length=2.0)), "only valid with", draft=MHA_DRAFT),
     Ill(
         "synthetic-acceptance",
-        server(hardware="cpu", draft=eagle3(rejection_sample_method="synthetic", synthetic_acceptance_length=2.0)),
+        server(draft=eagle3(rejection_sample_method="synthetic")),
+        "exactly one of",
+        draft=MHA_DRAFT,
+    ),
+    Ill(
+        "synthetic-acceptance",
+        server(draft=eagle3(synthetic_acceptance_length=2.0)),
+        "only valid with",
+        draft=MHA_DRAFT,
+    ),
+    Ill(
+        "synthetic-acceptance",
+        server(
+            hardware="cpu",
+            draft=eagle3(rejection_sample_method="synthetic", synthetic_acceptance_length=2.0),
+        ),
         "not supported with CPU sampling",
         draft=MHA_DRAFT,
     ),
-    Ill("draft-metrics-without-draft", server(per_request_spec_decode_metrics="summary"), "requires speculative decoding"),
+    Ill(
+        "draft-metrics-without-draft",
+        server(per_request_spec_decode_metrics="summary"),
+        "requires speculative decoding",
+    ),
     Ill(
         "sampling-with-draft",
         server(draft=eagle3(), override_generation_config={"min_p": 0.1}),
@@ -266,14 +458,20 @@ ILL = [
     Ill(
         "context-of-model",
         server(max_model_len=32768),
-        "User-specified max_model_len (32768) is greater than the derived max_model_len (max_position_embeddings=16384",
+        "User-specified max_model_len (32768) is greater than the derived "
+        "max_model_len (max_position_embeddings=16384",
     ),
     Ill(
         "context-of-model",
         server(max_model_len=32768, env={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": 1}),
         severity="warning",
     ),
-    Ill("context-of-requests", server(), "maximum context length is 2304", cases=(case(), case(isl=2048))),
+    Ill(
+        "context-of-requests",
+        server(),
+        "maximum context length is 2304",
+        cases=(case(), case(isl=2048)),
+    ),
     Ill(
         "batch-below-sequences",
         server(max_num_seqs=128, max_num_batched_tokens=64),
@@ -291,7 +489,12 @@ ILL = [
         cases=(case(64),),
         severity="warning",
     ),
-    Ill("concurrency-above-sequences", server(max_num_seqs=8), cases=(case(4), case(16)), severity="warning"),
+    Ill(
+        "concurrency-above-sequences",
+        server(max_num_seqs=8),
+        cases=(case(4), case(16)),
+        severity="warning",
+    ),
     Ill(
         "capture-below-batch",
         server(max_cudagraph_capture_size=64, draft=eagle3()),
@@ -303,14 +506,28 @@ ILL = [
     Ill(
         "capture-contradiction",
         server(max_cudagraph_capture_size=64, cudagraph_capture_sizes=[1, 8, 32]),
-        "customized max_cudagraph_capture_size(=64) should be consistent with the max value of cudagraph_capture_sizes(=32)",
+        "customized max_cudagraph_capture_size(=64) should be consistent with the max "
+        "value of cudagraph_capture_sizes(=32)",
     ),
     Ill(
-        "capture-truncated", server(max_cudagraph_capture_size=100), "Truncating max_cudagraph_capture_size to 96", severity="note"
+        "capture-truncated",
+        server(max_cudagraph_capture_size=100),
+        "Truncating max_cudagraph_capture_size to 96",
+        severity="note",
     ),
     Ill("utilization-range", server(gpu_memory_utilization=1.5), "less than or equal to 1"),
-    Ill("free-memory", server(), "Free memory on device cuda:0 (10.00/79.60 GiB)", node=Node(free_vram_gib=10.0)),
-    Ill("weights-above-memory", server(model="MiniMaxAI/MiniMax-M3-MXFP8", tp=4), "out of memory", target=None),
+    Ill(
+        "free-memory",
+        server(),
+        "Free memory on device cuda:0 (10.00/79.60 GiB)",
+        node=Node(free_vram_gib=10.0),
+    ),
+    Ill(
+        "weights-above-memory",
+        server(model="MiniMaxAI/MiniMax-M3-MXFP8", tp=4),
+        "out of memory",
+        target=None,
+    ),
     Ill(
         "weights-above-memory",
         server(model="MiniMaxAI/MiniMax-M3-MXFP8", tp=8, gpu_memory_utilization=0.6),
@@ -343,7 +560,13 @@ ILL = [
         node=Node(memory_gib=16.0),
     ),
     Ill("cpu-cache-not-set", server(hardware="cpu"), severity="warning"),
-    Ill("chat-template", server(), "default chat template is no longer allowed", cases=(case(),), chat_template=False),
+    Ill(
+        "chat-template",
+        server(),
+        "default chat template is no longer allowed",
+        cases=(case(),),
+        chat_template=False,
+    ),
     Ill("prefix-caching", server(enable_prefix_caching=True), severity="note"),
     Ill("unknown-model", server(), target=None, severity="note"),
     Ill("unknown-model", server(draft=eagle3()), severity="note"),
@@ -380,23 +603,49 @@ def test_every_rule_has_an_ill_server() -> None:
 HEALTHY = [
     Ill("dense", server(tp=2, block_size=128, draft=eagle3()), draft=MHA_DRAFT, cases=(case(16),)),
     Ill(
-        "cpu", server(hardware="cpu", block_size=32, env={"VLLM_CPU_KVCACHE_SPACE": 1}), cases=(case(),), node=Node(memory_gib=16.0)
+        "cpu",
+        server(hardware="cpu", block_size=32, env={"VLLM_CPU_KVCACHE_SPACE": 1}),
+        cases=(case(),),
+        node=Node(memory_gib=16.0),
     ),
     Ill("experts", server(tp=4, ep=True), target=MOE),
-    Ill("sparse", server(block_size=128, draft=eagle3()), target=M3, draft=config("m3mini-eagle3"), cases=(case(4),)),
+    Ill(
+        "sparse",
+        server(block_size=128, draft=eagle3()),
+        target=M3,
+        draft=config("m3mini-eagle3"),
+        cases=(case(4),),
+    ),
     Ill("sparse, block size left open", server(tp=4), target=M3),
     Ill("sparse, two blocks in one", server(block_size=256), target=M3),
-    Ill("blackwell, pinned", server(hardware="b200", block_size=128, draft=eagle3()), target=M3, draft=config("m3mini-eagle3")),
+    Ill(
+        "blackwell, pinned",
+        server(hardware="b200", block_size=128, draft=eagle3()),
+        target=M3,
+        draft=config("m3mini-eagle3"),
+    ),
     Ill(
         "blackwell, grouped draft",
         server(hardware="b200", block_size=128, draft=eagle3(backend=None)),
         target=M3,
         draft={**config("m3mini-eagle3"), "num_key_value_heads": 2},
     ),
-    Ill("hopper, left open", server(block_size=128, draft=eagle3(backend=None)), target=M3, draft=config("m3mini-eagle3")),
-    Ill("triton", server(block_size=128, draft=eagle3(backend="TRITON_ATTN")), target=M3, draft=config("m3mini-eagle3")),
+    Ill(
+        "hopper, left open",
+        server(block_size=128, draft=eagle3(backend=None)),
+        target=M3,
+        draft=config("m3mini-eagle3"),
+    ),
+    Ill(
+        "triton",
+        server(block_size=128, draft=eagle3(backend="TRITON_ATTN")),
+        target=M3,
+        draft=config("m3mini-eagle3"),
+    ),
     Ill("small pages", server(block_size=64, draft=eagle3(backend="FLASHINFER")), draft=MHA_DRAFT),
-    Ill("amd", server(hardware="mi300x", block_size=128, attention_backend="TRITON_ATTN"), target=M3),
+    Ill(
+        "amd", server(hardware="mi300x", block_size=128, attention_backend="TRITON_ATTN"), target=M3
+    ),
 ]
 
 
@@ -408,10 +657,13 @@ def test_healthy_servers_have_no_findings(healthy: Ill) -> None:
 def test_batch_rules_hold_per_data_parallel_rank() -> None:
     topology = Topology(tp=8, ep=8, dp_attn=True)
     cases = (case(512, topology=topology), case(513, topology=topology))
-    spec = server(tp=8, dp_attn=True, max_num_seqs=64, max_cudagraph_capture_size=256, draft=eagle3())
+    spec = server(
+        tp=8, dp_attn=True, max_num_seqs=64, max_cudagraph_capture_size=256, draft=eagle3()
+    )
     found = examine(spec, cases, hardware=HARDWARE["h200"], target=MOE, draft=MHA_DRAFT)
     by_rule = {finding.rule: finding for finding in found}
-    # 513 requests are 65 on one of 8 ranks: one more than max-num-seqs, and 260 tokens, four more than are captured
+    # 513 requests are 65 on one of 8 ranks: one more than max-num-seqs, and 260 tokens, four more
+    # than are captured
     assert by_rule["concurrency-above-sequences"].cases == (cases[1].id,)
     assert by_rule["capture-below-batch"].cases == (cases[1].id,)
 
@@ -422,8 +674,12 @@ def test_other_frameworks_are_not_examined() -> None:
 
 
 def test_flags_are_read_wherever_they_stand() -> None:
-    whole = server(max_num_seqs=None, extra_args=("--max-num-seqs=128", "--max-num-batched-tokens", "64"))
-    assert "batch-below-sequences" in {finding.rule for finding in examine(whole, hardware=HARDWARE["h100"], target=GQA)}
+    whole = server(
+        max_num_seqs=None, extra_args=("--max-num-seqs=128", "--max-num-batched-tokens", "64")
+    )
+    assert "batch-below-sequences" in {
+        finding.rule for finding in examine(whole, hardware=HARDWARE["h100"], target=GQA)
+    }
     compiled = server(compilation_config={"max_cudagraph_capture_size": 4})
     found = examine(compiled, (case(8),), hardware=HARDWARE["h100"], target=GQA)
     assert [finding.rule for finding in found] == ["capture-below-batch"]
@@ -431,9 +687,13 @@ def test_flags_are_read_wherever_they_stand() -> None:
 
 def test_overrides_of_the_config_count() -> None:
     spec = server(tp=4, hf_overrides={"vision_config": {"num_attention_heads": 6}})
-    assert [finding.rule for finding in examine(spec, hardware=HARDWARE["h100"], target=GQA)] == ["vision-heads-by-tp"]
+    assert [finding.rule for finding in examine(spec, hardware=HARDWARE["h100"], target=GQA)] == [
+        "vision-heads-by-tp"
+    ]
     inner = server(block_size=128, hf_overrides={"text_config": {"num_attention_heads": 6}}, tp=4)
-    assert "heads-by-tp" in {finding.rule for finding in examine(inner, hardware=HARDWARE["h100"], target=M3)}
+    assert "heads-by-tp" in {
+        finding.rule for finding in examine(inner, hardware=HARDWARE["h100"], target=M3)
+    }
 
 
 MHA_HEAD, GQA_HEAD = "Inferact/MiniMax-M3-EAGLE3", "Inferact/MiniMax-M3-EAGLE3-GQA"
@@ -449,11 +709,41 @@ MHA_HEAD, GQA_HEAD = "Inferact/MiniMax-M3-EAGLE3", "Inferact/MiniMax-M3-EAGLE3-G
             "FLASH_ATTN",
             {"kv_cache_dtype": "fp8", "attention_backend": "FLASHINFER"},
         ),
-        ("b300", "MiniMaxAI/MiniMax-M3-MXFP8", None, None, {"kv_cache_dtype": "fp8", "attention_backend": "FLASHINFER"}),
-        ("b200", "nvidia/MiniMax-M3-NVFP4", MHA_HEAD, "FLASH_ATTN", {"max_cudagraph_capture_size": 2048}),
-        ("b300", "nvidia/MiniMax-M3-NVFP4", None, None, {"kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.95}),
-        ("mi300x", "MiniMaxAI/MiniMax-M3-MXFP8", MHA_HEAD, None, {"kv_cache_dtype": "fp8", "attention_backend": "TRITON_ATTN"}),
-        ("mi325x", "MiniMaxAI/MiniMax-M3-MXFP8", MHA_HEAD, None, {"attention_backend": "TRITON_ATTN"}),
+        (
+            "b300",
+            "MiniMaxAI/MiniMax-M3-MXFP8",
+            None,
+            None,
+            {"kv_cache_dtype": "fp8", "attention_backend": "FLASHINFER"},
+        ),
+        (
+            "b200",
+            "nvidia/MiniMax-M3-NVFP4",
+            MHA_HEAD,
+            "FLASH_ATTN",
+            {"max_cudagraph_capture_size": 2048},
+        ),
+        (
+            "b300",
+            "nvidia/MiniMax-M3-NVFP4",
+            None,
+            None,
+            {"kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.95},
+        ),
+        (
+            "mi300x",
+            "MiniMaxAI/MiniMax-M3-MXFP8",
+            MHA_HEAD,
+            None,
+            {"kv_cache_dtype": "fp8", "attention_backend": "TRITON_ATTN"},
+        ),
+        (
+            "mi325x",
+            "MiniMaxAI/MiniMax-M3-MXFP8",
+            MHA_HEAD,
+            None,
+            {"attention_backend": "TRITON_ATTN"},
+        ),
         (
             "mi355x",
             "MiniMaxAI/MiniMax-M3-MXFP8",
@@ -461,16 +751,36 @@ MHA_HEAD, GQA_HEAD = "Inferact/MiniMax-M3-EAGLE3", "Inferact/MiniMax-M3-EAGLE3-G
             "TRITON_ATTN",
             {"attention_backend": "TRITON_ATTN", "moe_backend": "aiter"},
         ),
-        ("mi355x", "amd/MiniMax-M3-MXFP4", MHA_HEAD, None, {"attention_backend": "TRITON_ATTN", "moe_backend": "aiter"}),
+        (
+            "mi355x",
+            "amd/MiniMax-M3-MXFP4",
+            MHA_HEAD,
+            None,
+            {"attention_backend": "TRITON_ATTN", "moe_backend": "aiter"},
+        ),
     ],
 )
-@pytest.mark.parametrize("row", [{"tp": 4}, {"tp": 8}, {"tp": 8, "ep": True}, {"tp": 8, "dp_attn": True}], ids=str)
+@pytest.mark.parametrize(
+    "row", [{"tp": 4}, {"tp": 8}, {"tp": 8, "ep": True}, {"tp": 8, "dp_attn": True}], ids=str
+)
 def test_published_configurations_have_no_errors(
-    hardware: str, model: str, head: str | None, backend: str | None, serve: dict[str, Any], row: dict[str, Any]
+    hardware: str,
+    model: str,
+    head: str | None,
+    backend: str | None,
+    serve: dict[str, Any],
+    row: dict[str, Any],
 ) -> None:
     draft = None if head is None else Speculative("eagle3", 3, head, attention_backend=backend)
     spec = server(
-        hardware=hardware, model=model, draft=draft, block_size=128, max_num_seqs=None, language_model_only=True, **serve, **row
+        hardware=hardware,
+        model=model,
+        draft=draft,
+        block_size=128,
+        max_num_seqs=None,
+        language_model_only=True,
+        **serve,
+        **row,
     )
     found = examine(spec, (case(128),), hardware=HARDWARE[hardware])
     assert [one for one in found if one.severity == "error" or one.rule == "unknown-model"] == []
@@ -479,9 +789,17 @@ def test_published_configurations_have_no_errors(
 def test_an_unpinned_mha_draft_dies_on_blackwell_only() -> None:
     def errors(hardware: str, head: str) -> list[str]:
         spec = server(
-            hardware=hardware, tp=8, model="MiniMaxAI/MiniMax-M3-MXFP8", block_size=128, draft=Speculative("eagle3", 3, head)
+            hardware=hardware,
+            tp=8,
+            model="MiniMaxAI/MiniMax-M3-MXFP8",
+            block_size=128,
+            draft=Speculative("eagle3", 3, head),
         )
-        return [one.rule for one in examine(spec, hardware=HARDWARE[hardware]) if one.severity == "error"]
+        return [
+            one.rule
+            for one in examine(spec, hardware=HARDWARE[hardware])
+            if one.severity == "error"
+        ]
 
     assert errors("b200", MHA_HEAD) == errors("b300", MHA_HEAD) == ["mha-draft-page-size"]
     assert errors("h100", MHA_HEAD) == errors("h200", MHA_HEAD) == errors("b200", GQA_HEAD) == []

@@ -30,7 +30,10 @@ def stub_processes(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("GPUBENCH_STUB_TEST") == mark:
+            if (
+                process.status() != psutil.STATUS_ZOMBIE
+                and process.environ().get("GPUBENCH_STUB_TEST") == mark
+            ):
                 found.append(process)
         except psutil.Error:
             continue
@@ -49,7 +52,9 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     """Makes the settings of a stub launch; afterwards no process of the test may be left."""
     mark = str(tmp_path)
 
-    def make(fault: str = "", *, env: dict[str, str] | None = None, **changes: object) -> EngineSettings:
+    def make(
+        fault: str = "", *, env: dict[str, str] | None = None, **changes: object
+    ) -> EngineSettings:
         values: dict[str, object] = {
             "command": (sys.executable, str(STUB)),
             "log_path": tmp_path / "server.log",

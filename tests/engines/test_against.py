@@ -36,7 +36,9 @@ def _parsed(text: str) -> Against:
 
 
 def test_flags_are_laid_over_those_of_the_recipe() -> None:
-    second = _parsed("--block-size 256 --async-scheduling --no-enforce-eager --gpu_memory_utilization=0.8").applied(SPEC)
+    second = _parsed(
+        "--block-size 256 --async-scheduling --no-enforce-eager --gpu_memory_utilization=0.8"
+    ).applied(SPEC)
     assert second.serve == FrozenMap(
         {
             **SPEC.serve,
@@ -49,12 +51,20 @@ def test_flags_are_laid_over_those_of_the_recipe() -> None:
     argv = render(second, ["vllm", "serve"], served_name="x").argv
     assert argv[argv.index("--block-size") + 1] == "256"
     assert {"--async-scheduling", "--no-enforce-eager", "--no-enable-prefix-caching"} <= set(argv)
-    assert (second.model, second.topology, second.speculative) == (SPEC.model, SPEC.topology, SPEC.speculative)
+    assert (second.model, second.topology, second.speculative) == (
+        SPEC.model,
+        SPEC.topology,
+        SPEC.speculative,
+    )
 
 
 def test_lists_maps_and_words_are_values() -> None:
-    found = _parsed("""--sizes 1 2 4 --hf-overrides '{"a": {"b": -1}}' --dtype float16 --seed -1""").serve
-    assert found == FrozenMap({"sizes": (1, 2, 4), "hf-overrides": {"a": {"b": -1}}, "dtype": "float16", "seed": -1})
+    found = _parsed(
+        """--sizes 1 2 4 --hf-overrides '{"a": {"b": -1}}' --dtype float16 --seed -1"""
+    ).serve
+    assert found == FrozenMap(
+        {"sizes": (1, 2, 4), "hf-overrides": {"a": {"b": -1}}, "dtype": "float16", "seed": -1}
+    )
 
 
 def test_a_command_an_environment_and_flags_go_together() -> None:
@@ -83,8 +93,12 @@ def test_the_draft_can_be_taken_away_or_replaced() -> None:
     without = _parsed("--no-speculative-config").applied(SPEC)
     assert without.speculative is None
     assert len(differences(SPEC, without)) == 1
-    other = _parsed("""--speculative-config '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}'""")
-    assert other.applied(SPEC).speculative == Speculative("ngram", 5, options=FrozenMap({"prompt_lookup_max": 4}))
+    other = _parsed(
+        """--speculative-config '{"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}'"""
+    )
+    assert other.applied(SPEC).speculative == Speculative(
+        "ngram", 5, options=FrozenMap({"prompt_lookup_max": 4})
+    )
 
 
 def test_the_same_engine_differs_in_nothing() -> None:
@@ -97,7 +111,10 @@ def test_the_same_engine_differs_in_nothing() -> None:
     [
         ("", "is empty; give another engine's command"),
         ("'", "check its quotes"),
-        ("vllm/vllm-openai:v0.25.0", "looks like an image. No container is started, the run must be in it already"),
+        (
+            "vllm/vllm-openai:v0.25.0",
+            "looks like an image. No container is started, the run must be in it already",
+        ),
         ("vllm/vllm-openai", "looks like an image"),
         ("nvcr.io/nvidia/vllm@sha256:00ff", "looks like an image"),
         ("0.25.1", "names a version"),
@@ -131,5 +148,7 @@ def test_anything_else_is_a_sentence(text: str, words: str) -> None:
 @given(st.text(alphabet="-=ab1. '\"{}/:@_", max_size=40))
 def test_any_text_is_understood_or_refused_in_a_sentence(text: str) -> None:
     with contextlib.suppress(GpubenchError):
-        second = parse_against(text, lambda word: word if word.startswith("a") else None).applied(SPEC)
+        second = parse_against(text, lambda word: word if word.startswith("a") else None).applied(
+            SPEC
+        )
         assert all(differences(SPEC, second, ("vllm",)))

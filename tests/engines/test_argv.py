@@ -27,14 +27,33 @@ def spec(**changes: object) -> ServerSpec:
 
 
 def test_the_model_is_positional_only_after_serve() -> None:
-    assert render(spec(), ("vllm", "serve"), served_name="m").argv[:3] == ("vllm", "serve", "org/model")
-    assert render(spec(), API_SERVER, served_name="m").argv[:5] == (*API_SERVER, "--model", "org/model")
+    assert render(spec(), ("vllm", "serve"), served_name="m").argv[:3] == (
+        "vllm",
+        "serve",
+        "org/model",
+    )
+    assert render(spec(), API_SERVER, served_name="m").argv[:5] == (
+        *API_SERVER,
+        "--model",
+        "org/model",
+    )
 
 
 def test_our_own_flags_follow_the_recipe_and_extra_args_come_last() -> None:
-    words = render(spec(revision="abc", extra_args=("--x", "1")), ("vllm", "serve"), served_name="m-1").argv
+    words = render(
+        spec(revision="abc", extra_args=("--x", "1")), ("vllm", "serve"), served_name="m-1"
+    ).argv
     assert words[3:5] == ("--revision", "abc")
-    assert words[-8:] == ("--host", "127.0.0.1", "--port", PORT, "--served-model-name", "m-1", "--x", "1")
+    assert words[-8:] == (
+        "--host",
+        "127.0.0.1",
+        "--port",
+        PORT,
+        "--served-model-name",
+        "m-1",
+        "--x",
+        "1",
+    )
     assert PORT not in render(spec(), ("vllm", "serve"), served_name="m").with_port(8000)
     assert "8000" in render(spec(), ("vllm", "serve"), served_name="m").with_port(8000)
 
@@ -46,12 +65,25 @@ def test_our_own_flags_follow_the_recipe_and_extra_args_come_last() -> None:
         (Topology(tp=8, ep=8), ["--tensor-parallel-size", "8", "--enable-expert-parallel"]),
         (
             Topology(tp=8, ep=8, dp_attn=True),
-            ["--tensor-parallel-size", "1", "--data-parallel-size", "8", "--enable-expert-parallel"],
+            [
+                "--tensor-parallel-size",
+                "1",
+                "--data-parallel-size",
+                "8",
+                "--enable-expert-parallel",
+            ],
         ),
         (Topology(tp=4, pp=2), ["--tensor-parallel-size", "4", "--pipeline-parallel-size", "2"]),
         (
             Topology(tp=2, pcp=2, dcp=2),
-            ["--tensor-parallel-size", "2", "--prefill-context-parallel-size", "2", "--decode-context-parallel-size", "2"],
+            [
+                "--tensor-parallel-size",
+                "2",
+                "--prefill-context-parallel-size",
+                "2",
+                "--decode-context-parallel-size",
+                "2",
+            ],
         ),
     ],
 )
@@ -85,7 +117,11 @@ def test_a_list_of_maps_is_refused() -> None:
 
 def test_speculative_config_is_one_json_value_with_the_options_last() -> None:
     draft = Speculative(
-        "eagle3", 3, "org/draft", attention_backend="FLASH_ATTN", options=FrozenMap({"draft_tensor_parallel_size": 1})
+        "eagle3",
+        3,
+        "org/draft",
+        attention_backend="FLASH_ATTN",
+        options=FrozenMap({"draft_tensor_parallel_size": 1}),
     )
     words = render(spec(speculative=draft), ("vllm", "serve"), served_name="m").argv
     assert json.loads(words[words.index("--speculative-config") + 1]) == {
@@ -113,7 +149,13 @@ def test_short_forms_in_extra_args_are_known_too() -> None:
 
 def test_environment_of_a_plan_and_of_a_launch() -> None:
     env = FrozenMap(
-        {"A": 1, "B": {"from": "HOST_B", "default": "x"}, "C": {"from": "HOST_C"}, "GONE": None, "VLLM_LOGGING_LEVEL": "DEBUG"}
+        {
+            "A": 1,
+            "B": {"from": "HOST_B", "default": "x"},
+            "C": {"from": "HOST_C"},
+            "GONE": None,
+            "VLLM_LOGGING_LEVEL": "DEBUG",
+        }
     )
     command = render(spec(env=env), ("vllm", "serve"), served_name="m", cache_dir="/cache")
     printed = command.printable_env()
@@ -139,16 +181,31 @@ def test_the_key_is_nowhere_in_a_command_line() -> None:
 
 
 def test_an_online_server_keeps_its_network() -> None:
-    assert "HF_HUB_OFFLINE" not in render(spec(), ("vllm", "serve"), served_name="m", offline=False).printable_env()
+    assert (
+        "HF_HUB_OFFLINE"
+        not in render(spec(), ("vllm", "serve"), served_name="m", offline=False).printable_env()
+    )
 
 
 def test_a_recorded_environment_has_no_secrets() -> None:
-    recorded = record_env({"HF_TOKEN": "hf_x", "VLLM_API_KEY": "k", "VLLM_X": "1", "HOME": "/h", "MINE": "2"}, ["MINE"])
-    assert recorded == {"HF_TOKEN": "<removed>", "VLLM_API_KEY": "<removed>", "VLLM_X": "1", "MINE": "2"}
+    recorded = record_env(
+        {"HF_TOKEN": "hf_x", "VLLM_API_KEY": "k", "VLLM_X": "1", "HOME": "/h", "MINE": "2"},
+        ["MINE"],
+    )
+    assert recorded == {
+        "HF_TOKEN": "<removed>",
+        "VLLM_API_KEY": "<removed>",
+        "VLLM_X": "1",
+        "MINE": "2",
+    }
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )

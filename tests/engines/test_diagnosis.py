@@ -17,9 +17,19 @@ def lines_of(name: str) -> list[str]:
 
 
 def failed(
-    error: str, *, frame: str = "run", process: str = "EngineCore pid=7", mark: str = "EngineCore failed to start."
+    error: str,
+    *,
+    frame: str = "run",
+    process: str = "EngineCore pid=7",
+    mark: str = "EngineCore failed to start.",
 ) -> list[str]:
-    body = [mark, "Traceback (most recent call last):", f'  File "/x/y.py", line 3, in {frame}', "    call()", *error.split("\n")]
+    body = [
+        mark,
+        "Traceback (most recent call last):",
+        f'  File "/x/y.py", line 3, in {frame}',
+        "    call()",
+        *error.split("\n"),
+    ]
     return [f"({process}) ERROR 11-22 08:00:00 [core.py:1] {line}" for line in body] + _PARENT
 
 
@@ -27,15 +37,26 @@ _PARENT = [
     "(APIServer pid=1) Traceback (most recent call last):",
     '(APIServer pid=1)   File "/x/utils.py", line 1, in wait_for_engine_startup',
     "(APIServer pid=1)     raise RuntimeError(",
-    "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause "
+    "above. Failed core proc(s): {}",
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "cause", "failure_class", "evidence"),
     [
-        ("m3mini-eagle3-flashinfer-died.log", "no-common-block-size", "recipe", "ValueError: No common block size for 128."),
-        ("m3mini-mxfp8-tep4-h200-died-vision-heads.log", "parallel-size", "recipe", "AssertionError: 2 is not divisible by 4"),
+        (
+            "m3mini-eagle3-flashinfer-died.log",
+            "no-common-block-size",
+            "recipe",
+            "ValueError: No common block size for 128.",
+        ),
+        (
+            "m3mini-mxfp8-tep4-h200-died-vision-heads.log",
+            "parallel-size",
+            "recipe",
+            "AssertionError: 2 is not divisible by 4",
+        ),
         (
             "m3mini-mxfp8-tp2-h200-died-illegal-memory.log",
             "all-reduce-multicast",
@@ -60,19 +81,41 @@ _PARENT = [
             "recipe",
             "api_server.py: error: unrecognized arguments: --no-such-flag",
         ),
-        ("tiny-cpu-died-no-snapshot.log", "missing-snapshot", "infrastructure", "huggingface_hub.errors.LocalEntryNotFoundError: "),
-        ("tiny-cpu-died-max-model-len.log", "invalid-configuration", "recipe", "pydantic_core._pydantic_core.ValidationError: 1 "),
+        (
+            "tiny-cpu-died-no-snapshot.log",
+            "missing-snapshot",
+            "infrastructure",
+            "huggingface_hub.errors.LocalEntryNotFoundError: ",
+        ),
+        (
+            "tiny-cpu-died-max-model-len.log",
+            "invalid-configuration",
+            "recipe",
+            "pydantic_core._pydantic_core.ValidationError: 1 ",
+        ),
         (
             "tiny-cpu-died-chat-template.log",
             "chat-template-missing",
             "recipe",
             "vllm.exceptions.VLLMValidationError: The supplied ",
         ),
-        ("tiny-cpu-died-kv-cache.log", "kv-cache-too-small", "recipe", "ValueError: No available memory for the cache blocks."),
-        ("tiny-cpu-died-worker-killed.log", "engine-died", "engine", "Worker proc VllmWorker-0 died unexpectedly"),
+        (
+            "tiny-cpu-died-kv-cache.log",
+            "kv-cache-too-small",
+            "recipe",
+            "ValueError: No available memory for the cache blocks.",
+        ),
+        (
+            "tiny-cpu-died-worker-killed.log",
+            "engine-died",
+            "engine",
+            "Worker proc VllmWorker-0 died unexpectedly",
+        ),
     ],
 )
-def test_the_root_cause_of_real_logs(name: str, cause: str, failure_class: str, evidence: str) -> None:
+def test_the_root_cause_of_real_logs(
+    name: str, cause: str, failure_class: str, evidence: str
+) -> None:
     failure = classify(lines_of(name), DIED)
     assert (failure.cause, failure.failure_class) == (cause, failure_class)
     assert failure.evidence[0].startswith(evidence)
@@ -91,56 +134,136 @@ def test_the_first_fatal_line_of_the_engine_that_lived_on() -> None:
 
 
 KNOWN = [
-    ("kv-cache-too-small", "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`", "run"),
     (
         "kv-cache-too-small",
-        "ValueError: To serve at least one request with the model's max seq len (9), (2.0 GiB KV cache is needed, "
+        "ValueError: No available memory for the cache blocks. Try increasing "
+        "`gpu_memory_utilization`",
+        "run",
+    ),
+    (
+        "kv-cache-too-small",
+        "ValueError: To serve at least one request with the model's max seq len (9), (2.0 GiB KV "
+        "cache is needed, "
         "which is larger than the available KV cache memory (1.0 GiB).",
         "run",
     ),
     (
         "gpu-memory-taken",
-        "ValueError: Free memory on device cuda:0 (10.0/79.2 GiB) on startup is less than desired GPU memory utilization (0.9).",
+        "ValueError: Free memory on device cuda:0 (10.0/79.2 GiB) on startup is less "
+        "than desired GPU memory utilization (0.9).",
         "run",
     ),
-    ("out-of-memory-weights", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "load_model"),
-    ("out-of-memory-capture", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "capture_model"),
-    ("out-of-memory-activation", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "profile_run"),
-    ("out-of-memory-kv-cache", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 200.00 GiB.", "initialize_kv_cache"),
-    ("out-of-memory", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "elsewhere"),
-    ("illegal-memory-access", "torch.AcceleratorError: CUDA error: an illegal memory access was encountered", "run"),
-    ("backend-not-valid", "ValueError: Unknown attention backend: 'FLASH_ATTENTION_9'. Valid options are: FLASH_ATTN", "run"),
+    (
+        "out-of-memory-weights",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "load_model",
+    ),
+    (
+        "out-of-memory-capture",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "capture_model",
+    ),
+    (
+        "out-of-memory-activation",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "profile_run",
+    ),
+    (
+        "out-of-memory-kv-cache",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 200.00 GiB.",
+        "initialize_kv_cache",
+    ),
+    (
+        "out-of-memory",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "elsewhere",
+    ),
+    (
+        "illegal-memory-access",
+        "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
+        "run",
+    ),
+    (
+        "backend-not-valid",
+        "ValueError: Unknown attention backend: 'FLASH_ATTENTION_9'. Valid options are: FLASH_ATTN",
+        "run",
+    ),
     (
         "out-of-memory-host",
         "RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory",
         "run",
     ),
-    ("parallel-size", "ValueError: Tensor parallel size 2 is greater than the number of experts 1.", "run"),
-    ("page-size", "AssertionError: Unexpected FlashInfer page size 128 without trtllm-gen GQA", "run"),
     (
-        "backend-not-valid",
-        "ValueError: Selected backend AttentionBackendEnum.X is not valid for this configuration. Reason: []",
+        "parallel-size",
+        "ValueError: Tensor parallel size 2 is greater than the number of experts 1.",
         "run",
     ),
-    ("unsupported-architecture", "ValueError: Model architectures ['X'] are not supported for now. Supported: []", "run"),
+    (
+        "page-size",
+        "AssertionError: Unexpected FlashInfer page size 128 without trtllm-gen GQA",
+        "run",
+    ),
+    (
+        "backend-not-valid",
+        "ValueError: Selected backend AttentionBackendEnum.X is not valid for this "
+        "configuration. Reason: []",
+        "run",
+    ),
+    (
+        "unsupported-architecture",
+        "ValueError: Model architectures ['X'] are not supported for now. Supported: []",
+        "run",
+    ),
     (
         "missing-snapshot",
-        "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot folder",
+        "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate "
+        "cached snapshot folder",
         "run",
     ),
     ("gated-repo", "huggingface_hub.errors.GatedRepoError: 403 Client Error.", "run"),
     ("port-in-use", "OSError: [Errno 98] Address already in use", "run"),
-    ("nccl-error", "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3356, unhandled cuda error", "run"),
-    ("driver-error", "RuntimeError: Failed to infer device type, please set the environment variable", "run"),
+    (
+        "nccl-error",
+        "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3356, "
+        "unhandled cuda error",
+        "run",
+    ),
+    (
+        "driver-error",
+        "RuntimeError: Failed to infer device type, please set the environment variable",
+        "run",
+    ),
     ("jit-failure", "RuntimeError: Ninja build failed. Ninja output:", "run"),
-    ("jit-failure", "RuntimeError: Could not find nvcc and default cuda_home='/usr/local/cuda' doesn't exist", "run"),
-    ("tokenizer-missing", "OSError: Can't load tokenizer for '/models/x'. If you were trying to load it from", "run"),
-    ("chat-template-missing", "FileNotFoundError: the supplied chat template path doesn't exist", "run"),
-    ("corrupt-snapshot", "safetensors_rust.SafetensorError: Error while deserializing header: InvalidHeaderDeserialization", "run"),
+    (
+        "jit-failure",
+        "RuntimeError: Could not find nvcc and default cuda_home='/usr/local/cuda' doesn't exist",
+        "run",
+    ),
+    (
+        "tokenizer-missing",
+        "OSError: Can't load tokenizer for '/models/x'. If you were trying to load it from",
+        "run",
+    ),
+    (
+        "chat-template-missing",
+        "FileNotFoundError: the supplied chat template path doesn't exist",
+        "run",
+    ),
+    (
+        "corrupt-snapshot",
+        "safetensors_rust.SafetensorError: Error while deserializing header: "
+        "InvalidHeaderDeserialization",
+        "run",
+    ),
     ("stale-file-handle", "OSError: [Errno 116] Stale file handle", "run"),
     ("disk-full", "OSError: [Errno 28] No space left on device", "run"),
     ("missing-library", "ModuleNotFoundError: No module named 'torchvision'", "run"),
-    ("network", "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='x', port=443): Max retries exceeded", "run"),
+    (
+        "network",
+        "requests.exceptions.ConnectionError: HTTPSConnectionPool(host='x', port=443): "
+        "Max retries exceeded",
+        "run",
+    ),
 ]
 
 
@@ -156,8 +279,10 @@ def test_a_pydantic_complaint_shows_its_sentence() -> None:
     lines = [
         "(APIServer pid=1) Traceback (most recent call last):",
         '(APIServer pid=1)   File "x.py", line 1, in create_model_config',
-        "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
-        "(APIServer pid=1)   Value error, User-specified max_model_len (9) is greater than the derived max_model_len [type]",
+        "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation "
+        "error for ModelConfig",
+        "(APIServer pid=1)   Value error, User-specified max_model_len (9) is greater "
+        "than the derived max_model_len [type]",
         "(APIServer pid=1)     For further information visit URL",
     ]
     failure = classify(lines, DIED)
@@ -166,7 +291,10 @@ def test_a_pydantic_complaint_shows_its_sentence() -> None:
 
 
 def test_argparse_has_no_traceback() -> None:
-    lines = ["usage: vllm serve [model_tag] [options]", "vllm serve: error: unrecognized arguments: --blok-size 128"]
+    lines = [
+        "usage: vllm serve [model_tag] [options]",
+        "vllm serve: error: unrecognized arguments: --blok-size 128",
+    ]
     failure = classify(lines, Ending("exited", 2))
     assert (failure.cause, failure.failure_class) == ("wrong-argument", "recipe")
     assert failure.evidence == ("vllm serve: error: unrecognized arguments: --blok-size 128",)
@@ -179,19 +307,28 @@ def test_an_unknown_cause_shows_the_first_traceback_and_not_the_end_of_the_file(
 
 
 def test_the_first_of_a_chain_is_the_root_unless_only_a_later_one_is_known() -> None:
-    tail = ["", "During handling of the above exception, another exception occurred:", "", "Traceback (most recent call last):"]
+    tail = [
+        "",
+        "During handling of the above exception, another exception occurred:",
+        "",
+        "Traceback (most recent call last):",
+    ]
     later = [*tail, '  File "x.py", line 1, in y', "ValueError: No common block size for 64. "]
     stamp = "(EngineCore pid=7) ERROR 11-22 08:00:00 [core.py:1] "
     unknown_first = failed("KeyError: 'x'")[:-4] + [stamp + line for line in later]
     assert classify(unknown_first, DIED).cause == "no-common-block-size"
-    known_first = failed("OSError: [Errno 116] Stale file handle")[:-4] + [stamp + line for line in later]
+    known_first = failed("OSError: [Errno 116] Stale file handle")[:-4] + [
+        stamp + line for line in later
+    ]
     assert classify(known_first, DIED).cause == "stale-file-handle"
 
 
 def test_what_other_ranks_say_later_is_no_cause() -> None:
     first = failed("KeyError: 'x'", process="Worker_TP1 pid=8", mark="WorkerProc failed to start.")
     other = failed(
-        "torch.distributed.DistBackendError: NCCL error in: x", process="Worker_TP0 pid=7", mark="WorkerProc failed to start."
+        "torch.distributed.DistBackendError: NCCL error in: x",
+        process="Worker_TP0 pid=7",
+        mark="WorkerProc failed to start.",
     )
     assert classify(first + other, DIED).cause == "unknown"
 
@@ -215,9 +352,13 @@ def test_a_handled_traceback_in_a_warning_is_no_cause() -> None:
 
 
 def test_a_killed_worker_is_named_before_the_tracebacks_that_follow() -> None:
-    died = "(EngineCore pid=7) ERROR 11-22 08:00:00 [x.py:1] Worker proc VllmWorker-0 died unexpectedly (exit code: -9)."
+    died = (
+        "(EngineCore pid=7) ERROR 11-22 08:00:00 [x.py:1] Worker proc VllmWorker-0 died "
+        "unexpectedly (exit code: -9)."
+    )
     failure = classify(
-        [died, *failed("RuntimeError: cancelled", mark="EngineCore encountered a fatal error.")], Ending("exited", 0, serving=True)
+        [died, *failed("RuntimeError: cancelled", mark="EngineCore encountered a fatal error.")],
+        Ending("exited", 0, serving=True),
     )
     assert (failure.cause, failure.failure_class) == ("killed", "infrastructure")
     assert "VllmWorker-0" in failure.evidence[0]
@@ -243,7 +384,9 @@ def test_an_exit_without_a_word() -> None:
     ],
 )
 def test_endings_that_the_supervisor_saw(ending: Ending, cause: str) -> None:
-    assert classify(["(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] Loading"], ending).cause == cause
+    assert (
+        classify(["(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] Loading"], ending).cause == cause
+    )
 
 
 @given(

@@ -36,7 +36,10 @@ def start(tmp_path: Path, *command: str) -> ServerProcess:
     return ServerProcess.start(command, dict(os.environ), LogSink(tmp_path / "x.log"))
 
 
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -SEGV $$", -11), ("kill -KILL $$", -9)])
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [("exit 0", 0), ("exit 7", 7), ("kill -SEGV $$", -11), ("kill -KILL $$", -9)],
+)
 def test_the_guard_ends_as_the_server_ended(tmp_path: Path, script: str, code: int) -> None:
     process = start(tmp_path, "sh", "-c", script)
     assert wait_for(lambda: process.poll() is not None)
@@ -71,7 +74,8 @@ def test_stop_is_idempotent(tmp_path: Path) -> None:
 
 
 def owner_of(tmp_path: Path, fault: str, then: str) -> subprocess.Popen[bytes]:
-    """A process that starts a stub engine; ``then`` is what it does, with ``start()`` for the start."""
+    """A process that starts a stub engine; ``then`` is what it does, with ``start()`` for the
+    start."""
     program = f"""
 import sys, time
 from pathlib import Path
@@ -91,8 +95,11 @@ def start():
 
 
 def test_nothing_outlives_a_run_that_was_killed(tmp_path: Path) -> None:
-    """SIGKILL of the process that started the server: the guard notices and ends the whole tree, deaf processes included."""
-    owner = owner_of(tmp_path, "ignore-sigterm", "start(); print('ready', flush=True); time.sleep(300)")
+    """SIGKILL of the process that started the server: the guard notices and ends the whole tree,
+    deaf processes included."""
+    owner = owner_of(
+        tmp_path, "ignore-sigterm", "start(); print('ready', flush=True); time.sleep(300)"
+    )
     assert owner.stdout is not None
     with owner.stdout:
         assert owner.stdout.readline() == b"ready\n"
@@ -143,7 +150,9 @@ def test_a_second_ctrl_c_during_a_stop_hurries_it_and_is_not_lost(tmp_path: Path
 def test_the_guard_is_light() -> None:
     """It may load nothing beyond a few small standard modules."""
     code = f"import runpy, sys; runpy.run_path({guard.__file__!r}); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "ctypes" in loaded
     assert not {"psutil", "asyncio", "subprocess", "logging", "pytest_gpubench"} & set(loaded)
 
@@ -169,7 +178,8 @@ def shared_memory_of(process: ServerProcess) -> Path:
 
 
 def test_shared_memory_goes_with_a_server_that_was_killed(tmp_path: Path) -> None:
-    """Python's resource tracker removes it once all who might use it are gone, if it is left the time."""
+    """Python's resource tracker removes it once all who might use it are gone, if it is left the
+    time."""
     process = start(tmp_path, sys.executable, "-c", SHARES_MEMORY)
     memory = shared_memory_of(process)
     os.kill(process.pid, signal.SIGKILL)

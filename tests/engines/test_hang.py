@@ -33,7 +33,9 @@ class Scene:
     def watch(self, *, open_loop: bool = False) -> HangWatch:
         return HangWatch(self.scrape, 100.0, open_loop=open_loop, clock=lambda: self.now)
 
-    def pass_time(self, watch: HangWatch, seconds: int, *, tokens: float = 0.0, done: bool = False) -> Failure | None:
+    def pass_time(
+        self, watch: HangWatch, seconds: int, *, tokens: float = 0.0, done: bool = False
+    ) -> Failure | None:
         """Ask once a second; tokens and ended requests per second."""
         for _ in range(seconds):
             self.now += 1.0

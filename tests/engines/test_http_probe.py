@@ -1,4 +1,5 @@
-"""Questions to servers that misbehave: one limit for the whole answer, no redirect, bounded sizes, never an exception."""
+"""Questions to servers that misbehave: one limit for the whole answer, no redirect, bounded sizes,
+never an exception."""
 
 from __future__ import annotations
 
@@ -45,7 +46,11 @@ def test_no_redirect_is_followed(status: int, elsewhere: bool) -> None:
 
 def test_an_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_probe, "MAX_ANSWER", 100_000)
-    for head in (b"content-length: 10000000", b"transfer-encoding: chunked\r\n\r\nfffffff", b"x: y"):
+    for head in (
+        b"content-length: 10000000",
+        b"transfer-encoding: chunked\r\n\r\nfffffff",
+        b"x: y",
+    ):
 
         def flood(connected: socket.socket, _head: bytes, head: bytes = head) -> None:
             connected.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")
@@ -119,7 +124,11 @@ def test_models_keep_the_servers_order() -> None:
     assert len(found.entries) == 10_000
 
 
-@given(st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none(), st.lists(st.integers())))
+@given(
+    st.one_of(
+        st.integers(), st.floats(), st.text(), st.booleans(), st.none(), st.lists(st.integers())
+    )
+)
 def test_a_count_is_one_or_none(value: object) -> None:
     found = http_probe.whole_number(value)
     assert found is None or (type(found) is int and 0 <= found <= 10**15)

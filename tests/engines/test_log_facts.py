@@ -20,7 +20,9 @@ def facts_of(name: str) -> EngineFacts:
 
 
 def test_a_line_is_taken_apart() -> None:
-    line = parse_line("(Worker_TP0_EP0 pid=5813) ERROR 11-22 08:45:03 [multiproc_executor.py:901]     indented\n")
+    line = parse_line(
+        "(Worker_TP0_EP0 pid=5813) ERROR 11-22 08:45:03 [multiproc_executor.py:901]     indented\n"
+    )
     assert (line.process, line.pid, line.level, line.time, line.text) == (
         "Worker_TP0_EP0",
         5813,
@@ -29,8 +31,13 @@ def test_a_line_is_taken_apart() -> None:
         "    indented",
     )
     assert parse_line("INFO:     Started server process [546]").level == ""
-    assert parse_line("\x1b[36m(EngineCore pid=1)\x1b[0;0m INFO 01-02 03:04:05 [a.py:1] x").text == "x"
-    assert parse_line("(EngineCore pid=1) INFO 01-02 03:04:05 [a.py:1] No available shared memory broadcast block found").heartbeat
+    assert (
+        parse_line("\x1b[36m(EngineCore pid=1)\x1b[0;0m INFO 01-02 03:04:05 [a.py:1] x").text == "x"
+    )
+    assert parse_line(
+        "(EngineCore pid=1) INFO 01-02 03:04:05 [a.py:1] No available shared memory "
+        "broadcast block found"
+    ).heartbeat
 
 
 @given(st.text())
@@ -86,10 +93,17 @@ def test_no_line_breaks_the_reader(raw: str) -> None:
                 "api_servers": 1,
             },
         ),
-        ("m3mini-mxfp8-eagle3-flash-attn-ready.log", {"quantization": "mxfp8", "dtype": "bfloat16", "draft_model": "/models/m3d"}),
+        (
+            "m3mini-mxfp8-eagle3-flash-attn-ready.log",
+            {"quantization": "mxfp8", "dtype": "bfloat16", "draft_model": "/models/m3d"},
+        ),
         (
             "m3mini-eagle3-flashinfer-died.log",
-            {"attention_backend": "FLASH_ATTN", "draft_attention_backend": "FLASHINFER", "kv_cache_tokens": None},
+            {
+                "attention_backend": "FLASH_ATTN",
+                "draft_attention_backend": "FLASHINFER",
+                "kv_cache_tokens": None,
+            },
         ),
         (
             "m3mini-mxfp8-eagle3-dep2-h200-ready.log",
@@ -150,26 +164,42 @@ def test_on_the_cpu_the_compile_time_is_that_of_the_warm_up() -> None:
 
 
 def test_the_one_line_form_of_newer_engines() -> None:
-    text = "CPU KV cache size: 116,480 tokens, Maximum concurrency for 2,048 tokens per request: 56.88x"
+    text = (
+        "CPU KV cache size: 116,480 tokens, Maximum concurrency for 2,048 tokens per "
+        "request: 56.88x"
+    )
     line = f"(EngineCore pid=9) INFO 11-22 09:00:00 [x.py:1] {text}"
     assert facts_of_lines([line]).kv_cache_tokens == 116_480
 
 
 def test_the_least_of_all_ranks_counts() -> None:
     text = "INFO 11-22 09:00:00 [x.py:1] GPU KV cache size: {} tokens"
-    lines = [f"(Worker_TP{rank} pid={rank}) {text.format(size)}" for rank, size in enumerate(("2,000", "1,000", "3,000"))]
+    lines = [
+        f"(Worker_TP{rank} pid={rank}) {text.format(size)}"
+        for rank, size in enumerate(("2,000", "1,000", "3,000"))
+    ]
     facts = facts_of_lines(lines)
     assert facts.kv_cache_tokens == 1000
     assert facts.kv_cache_tokens_per_rank == (2000, 1000, 3000)
 
 
 def test_a_warm_compile_cache() -> None:
-    line = "(EngineCore pid=9) INFO 11-22 09:00:00 [decorators.py:320] Directly load AOT compilation from path /x"
+    line = (
+        "(EngineCore pid=9) INFO 11-22 09:00:00 [decorators.py:320] Directly load AOT "
+        "compilation from path /x"
+    )
     assert facts_of_lines([line]).compile_cache == "warm"
 
 
 def test_two_backends_without_a_word_about_the_draft_stay_unknown() -> None:
-    start = next(line for line in (DATA / "tiny-eagle3-ready.log").read_text().splitlines() if "Initializing a V1" in line)
-    auto = "(EngineCore pid=2341) INFO 11-22 08:07:39 [cuda.py:482] Using {} attention backend out of potential backends: []."
+    start = next(
+        line
+        for line in (DATA / "tiny-eagle3-ready.log").read_text().splitlines()
+        if "Initializing a V1" in line
+    )
+    auto = (
+        "(EngineCore pid=2341) INFO 11-22 08:07:39 [cuda.py:482] Using {} attention "
+        "backend out of potential backends: []."
+    )
     facts = facts_of_lines([start, auto.format("FLASH_ATTN"), auto.format("TRITON_ATTN")])
     assert (facts.attention_backend, facts.draft_attention_backend) == ("FLASH_ATTN", None)

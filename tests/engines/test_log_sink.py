@@ -26,11 +26,14 @@ def test_kernels_that_are_compiled_while_serving_are_kept_with_their_time(tmp_pa
     sink = LogSink(tmp_path / "server.log")
     begin = time.monotonic_ns()
     for text in (
-        "INFO 11-25 17:35:54 [jit_monitor.py:79] Kernel JIT monitor activated; monitored JIT compilations during inference will "
+        "INFO 11-25 17:35:54 [jit_monitor.py:79] Kernel JIT monitor activated; monitored JIT "
+        "compilations during inference will "
         "use mode=warn.",
-        "WARNING 11-25 17:36:31 [jit_monitor.py:135] Triton kernel JIT compilation during inference: fused_moe_kernel. This causes "
+        "WARNING 11-25 17:36:31 [jit_monitor.py:135] Triton kernel JIT compilation during "
+        "inference: fused_moe_kernel. This causes "
         "a latency spike; consider extending warmup to cover this shape/config.",
-        "WARNING 11-25 17:36:48 [jit_monitor.py:135] CuTeDSL compilation during inference: _gqa_decode (M=1). This causes",
+        "WARNING 11-25 17:36:48 [jit_monitor.py:135] CuTeDSL compilation during "
+        "inference: _gqa_decode (M=1). This causes",
     ):
         sink.feed(f"(EngineCore pid=1927) {text}\n".encode())
     sink.close()
@@ -38,7 +41,10 @@ def test_kernels_that_are_compiled_while_serving_are_kept_with_their_time(tmp_pa
     assert all(begin <= moment <= time.monotonic_ns() for moment, _ in sink.compiled)
 
 
-@given(chunks=st.lists(st.integers(1, 60_000), min_size=3, max_size=8), position=st.integers(0, 200_000))
+@given(
+    chunks=st.lists(st.integers(1, 60_000), min_size=3, max_size=8),
+    position=st.integers(0, 200_000),
+)
 def test_a_secret_in_an_endless_line_is_removed_wherever_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[int], position: int
 ) -> None:
@@ -72,7 +78,9 @@ def test_the_memory_is_bounded_and_keeps_both_ends(tmp_path: Path) -> None:
     block = b"".join(b"noise %06d %s\n" % (number, b"x" * 200) for number in range(300))
     while sink.bytes_seen < 3 * (MAX_HEAD + MAX_TAIL):
         sink.feed(block)
-    sink.feed(b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore encountered a fatal error.\n")
+    sink.feed(
+        b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore encountered a fatal error.\n"
+    )
     lines = sink.lines()
     assert sum(map(len, lines)) < MAX_HEAD + 2 * MAX_TAIL
     assert lines[0].startswith("noise 000000")
@@ -95,7 +103,9 @@ def test_a_disk_that_cannot_be_written_does_not_stop_the_reading(tmp_path: Path)
 def test_nothing_is_fatal_once_a_stop_was_requested(tmp_path: Path) -> None:
     sink = LogSink(tmp_path / "server.log")
     sink.stop_requested()
-    sink.feed(b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore encountered a fatal error.\n")
+    sink.feed(
+        b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore encountered a fatal error.\n"
+    )
     sink.close()
     assert sink.fatal is None
     assert sink.lines() == []
@@ -104,7 +114,9 @@ def test_nothing_is_fatal_once_a_stop_was_requested(tmp_path: Path) -> None:
 
 def test_heartbeats_are_no_progress(tmp_path: Path) -> None:
     sink = LogSink(tmp_path / "server.log")
-    sink.feed(b"(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] No available shared memory broadcast block found in 60 seconds.\n")
+    sink.feed(
+        b"(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] No available shared memory broadcast block found in 60 seconds.\n"
+    )
     assert sink.progress == 0
     sink.feed(b"(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] Loading\n")
     assert sink.progress == 1
@@ -118,27 +130,39 @@ def test_heartbeats_are_no_progress(tmp_path: Path) -> None:
         f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] GPU KV cache size: {'9' * 400} tokens, Maximum",
         f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] GPU KV cache size: {'9' * 5000} tokens, Maximum",
         "(A pid=1) INFO 11-28 03:00:00 [x.py:1] GPU KV cache size: ,,, tokens, Maximum",
-        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] Model loading took {'9' * 400} GiB and 1.0 seconds",
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] Model loading took {'9' * 400} GiB and "
+        "1.0 seconds",
         "(A pid=1) INFO 11-28 03:00:00 [x.py:1] Model loading took 1.2.3 GiB and ... seconds",
         f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] Setting kv cache block size to {'9' * 5000}",
         f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] torch.compile took {'9' * 400} s in total",
-        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] init engine (x) took {'9' * 400} s (compilation: . s)",
-        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] Initializing a V1 LLM engine (v1) with config: max_seq_len={'9' * 5000}, "
+        f"(A pid=1) INFO 11-28 03:00:00 [x.py:1] init engine (x) took {'9' * 400} s "
+        "(compilation: . s)",
+        "(A pid=1) INFO 11-28 03:00:00 [x.py:1] Initializing a V1 LLM engine (v1) with config: "
+        f"max_seq_len={'9' * 5000}, "
         f"'cudagraph_capture_sizes': [{'9' * 5000}]",
     ],
 )
 def test_a_number_that_is_none_is_not_read_and_its_line_is_kept(tmp_path: Path, line: str) -> None:
     sink = LogSink(tmp_path / "server.log")
-    sink.feed(f"{line}\n(A pid=1) INFO 11-28 03:00:01 [x.py:1] Resolved architecture: Stub\n".encode())
+    sink.feed(
+        f"{line}\n(A pid=1) INFO 11-28 03:00:01 [x.py:1] Resolved architecture: Stub\n".encode()
+    )
     sink.close()
     assert (tmp_path / "server.log").read_text().startswith(line)
     facts = sink.facts()
     assert facts.architectures == ("Stub",)
-    assert (facts.kv_cache_tokens, facts.weights_gib, facts.block_size, facts.max_model_len) == (None, None, None, None)
+    assert (facts.kv_cache_tokens, facts.weights_gib, facts.block_size, facts.max_model_len) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert all(value < 1e6 for value in facts.phases.values() if isinstance(value, int | float))
 
 
-def test_a_reader_that_stumbles_does_not_end_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_stumbles_does_not_end_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sink = LogSink(tmp_path / "server.log")
 
     def stumble(_line: str) -> None:

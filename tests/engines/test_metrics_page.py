@@ -58,15 +58,18 @@ def test_totals_are_summed_over_engines_and_missing_is_none() -> None:
 
 def test_by_label() -> None:
     scrape = parse_metrics(PAGE)
-    assert scrape.by_label("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position") == {"0": 40, "1": 20}
+    assert scrape.by_label("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position") == {
+        "0": 40,
+        "1": 20,
+    }
     assert scrape.by_label("vllm:generation_tokens_total", "position") == {}
     assert scrape.by_label("vllm:nothing", "position") == {}
 
 
 def test_difference_has_counters_and_histograms_only() -> None:
-    later = PAGE.replace('_total{engine="1",model_name="m"} 50.0', '_total{engine="1",model_name="m"} 57.0').replace(
-        "_sum{", "_sum{"
-    )
+    later = PAGE.replace(
+        '_total{engine="1",model_name="m"} 50.0', '_total{engine="1",model_name="m"} 57.0'
+    ).replace("_sum{", "_sum{")
     change = parse_metrics(later).since(parse_metrics(PAGE))
     assert change.total("vllm:generation_tokens_total") == 7
     assert change.total("vllm:time_to_first_token_seconds_count") == 0
@@ -77,7 +80,10 @@ def test_difference_has_counters_and_histograms_only() -> None:
 def test_label_sets_that_appear_later_count_from_zero() -> None:
     early = "".join(line + "\n" for line in PAGE.splitlines() if 'position="1"' not in line)
     change = parse_metrics(PAGE).since(parse_metrics(early))
-    assert change.by_label("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position") == {"0": 0, "1": 20}
+    assert change.by_label("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position") == {
+        "0": 0,
+        "1": 20,
+    }
 
 
 def test_restarted_server_is_an_error() -> None:
@@ -85,7 +91,13 @@ def test_restarted_server_is_an_error() -> None:
         parse_metrics(PAGE.replace("} 100.0", "} 10.0")).since(parse_metrics(PAGE))
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z_:][a-z0-9_:]{0,20}", fullmatch=True), st.integers(0, 10**12), max_size=8))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z_:][a-z0-9_:]{0,20}", fullmatch=True),
+        st.integers(0, 10**12),
+        max_size=8,
+    )
+)
 def test_plain_lines_are_read_as_written(values: dict[str, int]) -> None:
     scrape = parse_metrics("".join(f"{name} {value}\n" for name, value in values.items()))
     assert {sample.name: sample.value for sample in scrape.samples} == values
@@ -114,15 +126,18 @@ def test_idle_needs_two_equal_quiet_scrapes() -> None:
 
 
 def test_engine_that_stays_busy_is_one_sentence() -> None:
-    with pytest.raises(BenchmarkError, match=re.escape("not idle after 0.05 s: 3 requests running, 1 waiting")):
+    with pytest.raises(
+        BenchmarkError, match=re.escape("not idle after 0.05 s: 3 requests running, 1 waiting")
+    ):
         wait_idle(pages(Counters(running=3, waiting=1)), 0.05, interval=0.01)
 
 
 FRESH = (
-    'vllm:generation_tokens_total{engine="0"} 0.0\nvllm:generation_tokens_total{engine="1"} 0.0\nvllm:request_success_total 0.0\n'
+    'vllm:generation_tokens_total{engine="0"} '
+    '0.0\nvllm:generation_tokens_total{engine="1"} 0.0\nvllm:request_success_total 0.0\n'
 )
-"""Several API server processes, before the first request: prometheus_client leaves a gauge of the kind "most recent" out until it
-is set (seen with --data-parallel-size 2 on two H100s)."""
+"""Several API server processes, before the first request: prometheus_client leaves a gauge of the
+kind "most recent" out until it is set (seen with --data-parallel-size 2 on two H100s)."""
 
 
 def test_gauges_that_were_never_set_are_idle() -> None:
@@ -140,13 +155,16 @@ vllm:generation_tokens_total{engine="0"} 29856.0
 # TYPE vllm:request_success_total counter
 vllm:request_success_total{engine="0",finished_reason="length"} 96.0
 """
-"""Two API servers of vLLM 0.32 on the CPU, 30 s after the last of 96 requests: of the values that each process was told, the one
-told last is shown, and a process that was behind is told last of a time when requests still ran. (With
-``--data-parallel-size 2`` on two H100s it said 7.)"""
+"""Two API servers of vLLM 0.32 on the CPU, 30 s after the last of 96 requests: of the values that
+each process was told, the one told last is shown, and a process that was behind is told last of a
+time when requests still ran. (With ``--data-parallel-size 2`` on two H100s it said 7.)"""
 
 
 def test_gauge_left_behind_by_another_api_server_is_idle_once_nothing_moves() -> None:
-    assert wait_idle(lambda: STALE, 5, interval=0.01, stale=0.1).total("vllm:generation_tokens_total") == 29856
+    assert (
+        wait_idle(lambda: STALE, 5, interval=0.01, stale=0.1).total("vllm:generation_tokens_total")
+        == 29856
+    )
 
 
 def test_gauge_is_believed_while_any_counter_moves() -> None:
@@ -161,14 +179,20 @@ def test_gauge_of_a_single_process_is_believed() -> None:
         wait_idle(lambda: page, 0.3, interval=0.01, stale=0.1)
 
 
-@pytest.mark.parametrize(("page", "words"), [("up 1\n", "lacks vllm:num_requests_running"), ("<html>\n", "not in Prometheus")])
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [("up 1\n", "lacks vllm:num_requests_running"), ("<html>\n", "not in Prometheus")],
+)
 def test_page_of_another_server_is_one_sentence(page: str, words: str) -> None:
     with pytest.raises(BenchmarkError, match=words):
         wait_idle(lambda: page, 0.05)
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e999", "-1"])
-@pytest.mark.parametrize("name", ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:generation_tokens_total"])
+@pytest.mark.parametrize(
+    "name",
+    ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:generation_tokens_total"],
+)
 def test_a_count_that_is_none_is_named_at_once(name: str, value: str) -> None:
     page = Counters().metrics_text("m", speculative=False)
     odd = re.sub(rf"(?m)^({name}{{[^}}]*}}) \S+", rf"\1 {value}", page)
@@ -181,13 +205,22 @@ def test_a_count_that_is_none_is_named_at_once(name: str, value: str) -> None:
 def test_a_counter_that_leaves_the_page_is_named() -> None:
     before = parse_metrics(PAGE)
     assert before.vanished(before) == ()
-    after = parse_metrics("".join(line for line in PAGE.splitlines(keepends=True) if 'tokens_total{engine="1"' not in line))
+    after = parse_metrics(
+        "".join(
+            line for line in PAGE.splitlines(keepends=True) if 'tokens_total{engine="1"' not in line
+        )
+    )
     assert after.vanished(before) == ("vllm:generation_tokens_total",)
     assert parse_metrics("").vanished(before)[0] == "vllm:generation_tokens_total"
 
 
 @given(st.text(max_size=200))
 def test_no_page_is_too_strange(text: str) -> None:
-    for page in (text, f'a{{b="{text}"}} 1\n', f"vllm:num_requests_running {text}\n", f"# TYPE x {text}\nx 1\n"):
+    for page in (
+        text,
+        f'a{{b="{text}"}} 1\n',
+        f"vllm:num_requests_running {text}\n",
+        f"# TYPE x {text}\nx 1\n",
+    ):
         with suppress(ValueError):
             parse_metrics(page)

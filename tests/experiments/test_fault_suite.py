@@ -35,7 +35,12 @@ print("good:", run.inject(harness.Fault("z", good, "killed", "infrastructure", 1
 
 
 def test_at_least_thirty_faults_each_once() -> None:
-    listed = subprocess.run([sys.executable, str(SUITE / "run.py"), "--list"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [sys.executable, str(SUITE / "run.py"), "--list"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     names = listed.stdout.splitlines()
     assert len(names) >= 30
     assert len(set(names)) == len(names)
@@ -46,7 +51,11 @@ def test_the_suite_sees_what_is_wrong(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=SUITE)
     assert done.stdout.splitlines() == [
         "the finished result of c is lost",
-        *(line for line in done.stdout.splitlines() if line.startswith("left behind: process ") and line.endswith(" sleep 60")),
+        *(
+            line
+            for line in done.stdout.splitlines()
+            if line.startswith("left behind: process ") and line.endswith(" sleep 60")
+        ),
         "left behind: lease host.lease",
         "named killed (infrastructure) instead of engine-died (engine)",
         "exit code 1 instead of 2",

@@ -3,7 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from m3mini import M3MINI, M3MINI_DRAFT, M3MINI_MXFP8, M3MINI_REPOSITORIES, m3mini_config, write_m3mini
+from m3mini import (
+    M3MINI,
+    M3MINI_DRAFT,
+    M3MINI_MXFP8,
+    M3MINI_REPOSITORIES,
+    m3mini_config,
+    write_m3mini,
+)
 
 from pytest_gpubench.demo.tokenizer import EOS_ID
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
@@ -30,6 +37,13 @@ def test_what_the_kernels_of_minimax_m3_ask_for() -> None:
     sparse = text["sparse_attention_config"]
     assert text["head_dim"] == sparse["sparse_index_dim"] == sparse["sparse_block_size"] == 128
     assert sparse["sparse_num_index_heads"] == text["num_key_value_heads"]
-    assert all(size % 4 == 0 for size in (text["num_attention_heads"], text["num_key_value_heads"], text["num_local_experts"]))
+    assert all(
+        size % 4 == 0
+        for size in (
+            text["num_attention_heads"],
+            text["num_key_value_heads"],
+            text["num_local_experts"],
+        )
+    )
     assert text["intermediate_size"] // 4 % 32 == 0  # of an expert, on one of four GPUs
     assert text["eos_token_id"] == EOS_ID

@@ -32,7 +32,11 @@ def _floats(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]
     return bits.view(np.float32).reshape(tensor.shape)
 
 
-@given(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100))
+@given(
+    st.floats(
+        width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100
+    )
+)
 def test_bf16_is_the_nearest_of_its_neighbours(value: float) -> None:
     bits = int(to_bf16(np.array([value], dtype=np.float32))[0])
 
@@ -61,15 +65,20 @@ def test_weights_depend_on_seed_and_name_only() -> None:
 
 
 def test_scales_keep_activations_sane() -> None:
-    tensors = {tensor.name: _floats(tensor) for tensor in target_tensors(SMALL, 0, text_token_ids())}
+    tensors = {
+        tensor.name: _floats(tensor) for tensor in target_tensors(SMALL, 0, text_token_ids())
+    }
     assert tensors["model.embed_tokens.weight"][:, 1:].std() == pytest.approx(1.0, rel=0.02)
     assert tensors["model.layers.0.mlp.up_proj.weight"].std() == pytest.approx(1 / 8, rel=0.05)
     assert tensors["lm_head.weight"][:, 1:].mean() == pytest.approx(0.0, abs=0.002)
 
 
 def test_ids_that_are_no_text_are_out_of_reach() -> None:
-    """A head over any hidden state that the layers can make prefers every writable id to every other one."""
-    tensors = {tensor.name: _floats(tensor) for tensor in target_tensors(SMALL, 0, text_token_ids())}
+    """A head over any hidden state that the layers can make prefers every writable id to every
+    other one."""
+    tensors = {
+        tensor.name: _floats(tensor) for tensor in target_tensors(SMALL, 0, text_token_ids())
+    }
     for layer in range(SMALL.layers):
         assert not tensors[f"model.layers.{layer}.self_attn.o_proj.weight"][0].any()
         assert not tensors[f"model.layers.{layer}.mlp.down_proj.weight"][0].any()
@@ -87,7 +96,9 @@ def test_draft_has_the_parts_of_an_eagle3_head() -> None:
     tensors = {tensor.name: tensor for tensor in draft_tensors(SMALL, 0, ids)}
     assert tensors["fc.weight"].shape == (64, 192)
     assert tensors["midlayer.self_attn.q_proj.weight"].shape == (64, 128)
-    assert tensors["midlayer.self_attn.k_proj.weight"].shape == (64, 128), "as many KV heads as heads"
+    assert tensors["midlayer.self_attn.k_proj.weight"].shape == (64, 128), (
+        "as many KV heads as heads"
+    )
     assert tensors["lm_head.weight"].shape == (100, 64)
     offsets = np.frombuffer(tensors["d2t"].data, dtype="<i8")
     assert (offsets + np.arange(100)).tolist() == ids
@@ -111,8 +122,14 @@ def test_large_models_are_cut_into_shards(tmp_path: Path) -> None:
     write_random_model(tmp_path / "whole", SMALL)
     write_random_model(tmp_path / "cut", SMALL, shard_bytes=200_000)
     index = json.loads((tmp_path / "cut" / "model.safetensors.index.json").read_text())
-    assert len(set(index["weight_map"].values())) == len(list((tmp_path / "cut").glob("model-*.safetensors"))) > 1
-    assert isinstance(find_snapshot(str(tmp_path / "cut"), None, tmp_path, tokenizer=True), Snapshot)
+    assert (
+        len(set(index["weight_map"].values()))
+        == len(list((tmp_path / "cut").glob("model-*.safetensors")))
+        > 1
+    )
+    assert isinstance(
+        find_snapshot(str(tmp_path / "cut"), None, tmp_path, tokenizer=True), Snapshot
+    )
     with safe_open(tmp_path / "whole" / "model.safetensors", "np") as whole:
         assert set(whole.keys()) == set(index["weight_map"])
         for name, shard in index["weight_map"].items():

@@ -1,4 +1,5 @@
-"""Calibration: seeded simulation of the functions that judge, with fewer runs than experiments/gate and binomial bounds."""
+"""Calibration: seeded simulation of the functions that judge, with fewer runs than experiments/gate
+and binomial bounds."""
 
 from __future__ import annotations
 
@@ -6,7 +7,16 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from worlds import MEASURED, METRIC, SCENARIOS, Scenario, draw, gate_rates, gate_verdicts, pair_rates
+from worlds import (
+    MEASURED,
+    METRIC,
+    SCENARIOS,
+    Scenario,
+    draw,
+    gate_rates,
+    gate_verdicts,
+    pair_rates,
+)
 
 from pytest_gpubench.gate import statistics
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
@@ -29,7 +39,8 @@ def _rng(*salt: int) -> np.random.Generator:
 
 
 def _at_most(rate: float, goal: float, trials: int = TRIALS) -> bool:
-    """Whether a rate is what chance allows (3 standard deviations) for a true rate of at most the goal."""
+    """Whether a rate is what chance allows (3 standard deviations) for a true rate of at most the
+    goal."""
     return rate * trials <= goal * trials + 3 * sqrt(goal * (1 - goal) * trials)
 
 
@@ -62,12 +73,22 @@ def test_in_every_world_no_false_alarm_and_no_wrong_pass(scenario: Scenario) -> 
     assert _at_most(gate_rates(scenario, 0.10, TRIALS, _rng(6), plan=ESCALATING).passed, 0.001)
 
 
-@pytest.mark.parametrize(("metric", "scenario"), MEASURED, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("metric", "scenario"), MEASURED, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_defaults_hold_in_the_worlds_that_were_measured(metric: str, scenario: Scenario) -> None:
     tolerance = next(policy.tolerance for policy in DEFAULTS if policy.metric == metric)
     assert tolerance
-    assert _at_most(gate_rates(scenario, 0.0, TRIALS, _rng(14), tolerance=tolerance, plan=ESCALATING).fail, 0.001)
-    assert _at_most(gate_rates(scenario, 2 * tolerance, TRIALS, _rng(15), tolerance=tolerance, plan=ESCALATING).passed, 0.003)
+    assert _at_most(
+        gate_rates(scenario, 0.0, TRIALS, _rng(14), tolerance=tolerance, plan=ESCALATING).fail,
+        0.001,
+    )
+    assert _at_most(
+        gate_rates(
+            scenario, 2 * tolerance, TRIALS, _rng(15), tolerance=tolerance, plan=ESCALATING
+        ).passed,
+        0.003,
+    )
 
 
 @pytest.mark.parametrize("spread", [0.005, 0.02, 0.04, 0.06, 0.1, 0.3])
@@ -80,7 +101,9 @@ def test_no_spread_of_launches_raises_false_alarms(spread: float) -> None:
     assert _at_most(pair_rates(world, 0.0, TRIALS, _rng(18), tolerance=0.05, pairs=3).fail, 0.005)
 
 
-@pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.outlier], ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize(
+    "scenario", [one for one in SCENARIOS if one.outlier], ids=lambda scenario: scenario.name
+)
 def test_one_odd_launch_in_the_baseline_hides_no_regression(scenario: Scenario) -> None:
     assert gate_rates(scenario, 0.10, TRIALS, _rng(7), plan=ESCALATING).fail >= 0.95
 
@@ -93,7 +116,9 @@ def test_with_a_large_spread_inconclusive_takes_over() -> None:
 def test_one_odd_launch_of_the_run_is_refuted_by_the_next() -> None:
     odd = next(scenario for scenario in SCENARIOS if scenario.outlier_now)
     assert gate_rates(odd, 0.0, TRIALS, _rng(9), plan=ESCALATING).fail <= 0.001
-    assert gate_rates(odd, 0.0, TRIALS, _rng(9), plan=LaunchPlan(1)).fail > 0.5  # with one launch nothing can tell
+    assert (
+        gate_rates(odd, 0.0, TRIALS, _rng(9), plan=LaunchPlan(1)).fail > 0.5
+    )  # with one launch nothing can tell
 
 
 def test_abba_finds_what_the_baseline_gate_cannot_decide() -> None:
@@ -101,7 +126,10 @@ def test_abba_finds_what_the_baseline_gate_cannot_decide() -> None:
     paired = pair_rates(world, 0.03, 10_000, _rng(10), tolerance=0.015, pairs=6, drift=0.0005)
     alone = gate_rates(world, 0.03, 10_000, _rng(11), tolerance=0.015, plan=LaunchPlan(12))
     assert paired.fail > 0.9 > 0.6 > alone.fail
-    assert pair_rates(world, 0.0, 10_000, _rng(12), tolerance=0.015, pairs=6, drift=0.0005).fail <= 0.001
+    assert (
+        pair_rates(world, 0.0, 10_000, _rng(12), tolerance=0.015, pairs=6, drift=0.0005).fail
+        <= 0.001
+    )
 
 
 @pytest.mark.parametrize("worsening", [0.0, 0.05, 0.08])
@@ -113,12 +141,19 @@ def test_the_simulated_gate_is_the_one_that_judges(scenario: Scenario, worsening
     codes = {Status.FAIL: 1, Status.PASS: -1, Status.INCONCLUSIVE: 0}
     for old, new, expected, launches in zip(baseline, now, verdicts, used, strict=True):
         entries = [
-            LaunchEntry(str(i), "launch-1", f"2026-01-0{i + 1}T00:00:00Z", "", FrozenMap(_metrics(value)))
+            LaunchEntry(
+                str(i), "launch-1", f"2026-01-0{i + 1}T00:00:00Z", "", FrozenMap(_metrics(value))
+            )
             for i, value in enumerate(old)
         ]
         stored = append(Baseline("s:w"), key, entries)
-        evidence = [LaunchEvidence(f"launch-{i}", _metrics(value)) for i, value in enumerate(new, 1)]
-        history = [judge([MetricPolicy(METRIC, 0.05)], evidence[:count], stored, key, ESCALATING) for count in (1, 2, 3)]
+        evidence = [
+            LaunchEvidence(f"launch-{i}", _metrics(value)) for i, value in enumerate(new, 1)
+        ]
+        history = [
+            judge([MetricPolicy(METRIC, 0.05)], evidence[:count], stored, key, ESCALATING)
+            for count in (1, 2, 3)
+        ]
         decided = next((i for i, verdict in enumerate(history) if not verdict.wants_launch), 2)
         assert (codes[history[decided].status], decided + 1) == (expected, launches)
 

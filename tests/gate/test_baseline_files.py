@@ -15,13 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_gpubench.gate import baseline_files
-from pytest_gpubench.gate.baseline_files import baseline_path, baseline_text, read_baseline, update_baseline
+from pytest_gpubench.gate.baseline_files import (
+    baseline_path,
+    baseline_text,
+    read_baseline,
+    update_baseline,
+)
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 
 CASE = "tiny-bf16-cpu-vllm-tp1:128x32-c8"
-KEY = FrozenMap({"device": "AMD EPYC", "gpus": 1, "shared_host": False, "workload.range_ratio": 0.8})
+KEY = FrozenMap(
+    {"device": "AMD EPYC", "gpus": 1, "shared_host": False, "workload.range_ratio": 0.8}
+)
 
 
 def entry(run: str, value: float = 94.25, day: int = 1) -> LaunchEntry:
@@ -90,7 +97,10 @@ DAMAGES: dict[str, tuple[Callable[[str], str], str]] = {
     "merge conflict": (lambda text: "<<<<<<< HEAD\n" + text, "truncated or corrupt"),
     "another kind of file": (lambda _: "[1, 2]", "is damaged at the top level"),
     "deep": (lambda _: "[" * 100_000, "is not JSON that this program writes"),
-    "not a number": (lambda text: text.replace("91.0", "NaN").replace('"output_tput": 91', '"output_tput": NaN'), "is damaged at"),
+    "not a number": (
+        lambda text: text.replace("91.0", "NaN").replace('"output_tput": 91', '"output_tput": NaN'),
+        "is damaged at",
+    ),
     "future": (_edit(lambda plain: plain.update(schema=2)), "written by a newer pytest-gpubench"),
     "old": (_edit(lambda plain: plain.update(schema=0)), "unknown schema 0"),
     "schema as text": (_edit(lambda plain: plain.update(schema="1")), "is damaged at schema"),
@@ -100,10 +110,19 @@ DAMAGES: dict[str, tuple[Callable[[str], str], str]] = {
         _edit(lambda plain: _launch(plain)["metrics"].update(output_tput=50.0)),
         "was changed by hand: launch-1 of run run0",
     ),
-    "date edited": (_edit(lambda plain: _launch(plain).update(date="2025-01-01T00:00:00Z")), "was changed by hand"),
-    "key edited": (_edit(lambda plain: next(iter(plain["keys"].values())).update(device="H100")), "was changed by hand: the key"),
+    "date edited": (
+        _edit(lambda plain: _launch(plain).update(date="2025-01-01T00:00:00Z")),
+        "was changed by hand",
+    ),
+    "key edited": (
+        _edit(lambda plain: next(iter(plain["keys"].values())).update(device="H100")),
+        "was changed by hand: the key",
+    ),
     "key lost": (_edit(lambda plain: plain["keys"].clear()), "lacks the key"),
-    "twice": (_edit(lambda plain: plain["launches"].append(_launch(plain))), "holds launch-1 of run run0 twice"),
+    "twice": (
+        _edit(lambda plain: plain["launches"].append(_launch(plain))),
+        "holds launch-1 of run run0 twice",
+    ),
     "binary": (lambda _: "\udcff", "cannot be read"),
 }
 
@@ -115,7 +134,10 @@ def test_a_damaged_file_is_one_sentence_and_stays_as_it_is(tmp_path: Path, damag
     change, words = DAMAGES[damage]
     path.write_bytes(change(path.read_text()).encode("utf-8", "surrogateescape"))
     before = path.read_bytes()
-    attempts: list[Callable[[], object]] = [lambda: read_baseline(path, CASE), lambda: stored(path, 9)]
+    attempts: list[Callable[[], object]] = [
+        lambda: read_baseline(path, CASE),
+        lambda: stored(path, 9),
+    ]
     for attempt in attempts:
         with pytest.raises(GpubenchError, match=re.escape(words)) as caught:
             attempt()
@@ -126,7 +148,10 @@ def test_a_damaged_file_is_one_sentence_and_stays_as_it_is(tmp_path: Path, damag
     assert path.read_bytes() == before
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.data())
 def test_no_damage_ends_in_anything_but_a_sentence(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "fuzzed.json"
@@ -145,7 +170,10 @@ def test_a_merge_by_hand_that_keeps_both_sides_is_accepted(tmp_path: Path) -> No
     both = append(stored(path), KEY, [entry("ours", day=20), entry("theirs", day=21)])
     lines = baseline_text(both).splitlines()
     launches = [index for index, line in enumerate(lines) if '"theirs"' in line or '"ours"' in line]
-    lines[launches[0]], lines[launches[1]] = lines[launches[1]] + ",", lines[launches[0]].rstrip(",")
+    lines[launches[0]], lines[launches[1]] = (
+        lines[launches[1]] + ",",
+        lines[launches[0]].rstrip(","),
+    )
     path.write_text("\n".join(lines))
     found = read_baseline(path, CASE)
     assert found is not None
@@ -169,10 +197,14 @@ def test_two_runs_that_update_at_once_both_stay(tmp_path: Path) -> None:
         assert writer.exitcode == 0
     found = read_baseline(path, CASE)
     assert found is not None
-    assert {one.run for one in found.launches} == {f"{arm}{index}" for arm in "ab" for index in range(20)}
+    assert {one.run for one in found.launches} == {
+        f"{arm}{index}" for arm in "ab" for index in range(20)
+    }
 
 
-def test_a_lock_that_is_never_released_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_released_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(baseline_files, "_LOCK_TIMEOUT_S", 0.05)
     path = tmp_path / "b.json"
     with baseline_files._locked(path), pytest.raises(GpubenchError, match="another process held"):
@@ -187,7 +219,9 @@ def test_a_disk_that_refuses_is_a_sentence(tmp_path: Path) -> None:
         stored(blocked / "b.json")
 
 
-def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "b.json"
     stored(path)
     before = path.read_bytes()

@@ -52,14 +52,23 @@ def test_history_is_a_line_per_launch() -> None:
 
 def record(index: int, **more: Any) -> dict[str, Any]:
     totals = Totals(64, 0, 1, 1, 1, 1)
-    measurement = Measurement({"tpot_p50": 0.06, "ttft_p99": 1.0}, totals, flags=(Flag("few-requests", "few", ("ttft_p99",)),))
+    measurement = Measurement(
+        {"tpot_p50": 0.06, "ttft_p99": 1.0},
+        totals,
+        flags=(Flag("few-requests", "few", ("ttft_p99",)),),
+    )
     plain = {
         "case": "s:w",
         "launch": {"index": index, "arm": ""},
         "finished": f"2026-02-01T00:0{index}:00+00:00",
         "measurement": measurement.to_json(),
         "failure": None,
-        "verdict": {"metrics": [{"metric": "tpot_p50", "code": "regressed"}, {"metric": "ttft_p50", "code": "held"}]},
+        "verdict": {
+            "metrics": [
+                {"metric": "tpot_p50", "code": "regressed"},
+                {"metric": "ttft_p50", "code": "held"},
+            ]
+        },
         "gate": {"key": {"device": "H100"}, "axis": {"engine": "0.25.0"}},
     }
     loaded: dict[str, Any] = json.loads(json.dumps(plain | more))

@@ -8,8 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.gate.baseline_key import comparison_key, differences, key_digest, measurement_axis
-from pytest_gpubench.gate.baselines import ANCHOR, WINDOW, Baseline, LaunchEntry, append, mark, prune
+from pytest_gpubench.gate.baseline_key import (
+    comparison_key,
+    differences,
+    key_digest,
+    measurement_axis,
+)
+from pytest_gpubench.gate.baselines import (
+    ANCHOR,
+    WINDOW,
+    Baseline,
+    LaunchEntry,
+    append,
+    mark,
+    prune,
+)
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.recording import entries_of, recording, tree_refusal
 from pytest_gpubench.model.cases import Case, Identity, SourcePosition
@@ -22,13 +35,27 @@ KEY = FrozenMap({"device": "H100"})
 METRIC = "tpot_p50"
 
 
-def entry(index: int, value: float = 0.05, metric: str = METRIC, anchors: dict[str, str] | None = None) -> LaunchEntry:
+def entry(
+    index: int, value: float = 0.05, metric: str = METRIC, anchors: dict[str, str] | None = None
+) -> LaunchEntry:
     date = f"2026-{index // 28 + 1:02}-{index % 28 + 1:02}T00:00:00Z"
-    return LaunchEntry(f"run{index:03}", "launch-1", date, "", FrozenMap({metric: value}), 640, anchors=FrozenMap(anchors or {}))
+    return LaunchEntry(
+        f"run{index:03}",
+        "launch-1",
+        date,
+        "",
+        FrozenMap({metric: value}),
+        640,
+        anchors=FrozenMap(anchors or {}),
+    )
 
 
 def series(count: int, marks: dict[int, dict[str, str]] | None = None) -> Baseline:
-    return append(Baseline("s:w"), KEY, [entry(i, 0.05 + i / 1000, anchors=(marks or {}).get(i)) for i in range(count)])
+    return append(
+        Baseline("s:w"),
+        KEY,
+        [entry(i, 0.05 + i / 1000, anchors=(marks or {}).get(i)) for i in range(count)],
+    )
 
 
 def test_window_and_anchor() -> None:
@@ -69,7 +96,10 @@ def test_another_key_is_another_series_in_the_same_file() -> None:
 
 
 @settings(max_examples=60)
-@given(st.integers(1, 70), st.dictionaries(st.integers(0, 69), st.sampled_from([METRIC, "ttft_p50"]), max_size=4))
+@given(
+    st.integers(1, 70),
+    st.dictionaries(st.integers(0, 69), st.sampled_from([METRIC, "ttft_p50"]), max_size=4),
+)
 def test_pruning_changes_no_verdict(count: int, marks: dict[int, str]) -> None:
     baseline = series(count, {index: {metric: "accepted"} for index, metric in marks.items()})
     pruned = prune(baseline)
@@ -79,7 +109,9 @@ def test_pruning_changes_no_verdict(count: int, marks: dict[int, str]) -> None:
 
 
 def test_pruning_forgets_keys_that_nothing_uses() -> None:
-    baseline = Baseline("s:w", FrozenMap({key_digest(KEY): KEY, "unused": FrozenMap()}), series(2).launches)
+    baseline = Baseline(
+        "s:w", FrozenMap({key_digest(KEY): KEY, "unused": FrozenMap()}), series(2).launches
+    )
     assert list(prune(baseline).keys) == [key_digest(KEY)]
 
 
@@ -97,20 +129,45 @@ def case_and_spec(osl: int = 1024, tokens: int = 3, block: int = 128) -> tuple[C
     )
     load = Workload(1024, osl, 64, 640, 128)
     identity = Identity("m", "fp8", "h100", "vllm", "mtp")
-    case = Case("s:w", "r", identity, "org/model", "h100", topology, load, 4096, "s", (), SourcePosition("f", 1, 1))
+    case = Case(
+        "s:w",
+        "r",
+        identity,
+        "org/model",
+        "h100",
+        topology,
+        load,
+        4096,
+        "s",
+        (),
+        SourcePosition("f", 1, 1),
+    )
     return case, spec
 
 
 def key(case: Case | None, spec: ServerSpec, device: str = "NVIDIA H100") -> FrozenMap:
-    return comparison_key(case, spec, device=device, commits={"org/model": "abc"}, measurement_version=1, policy="point")
+    return comparison_key(
+        case,
+        spec,
+        device=device,
+        commits={"org/model": "abc"},
+        measurement_version=1,
+        policy="point",
+    )
 
 
 def test_the_key_holds_what_must_match_and_not_what_is_under_test() -> None:
     base = key(*case_and_spec())
     assert key(*case_and_spec(block=64)) == base
-    assert differences(base, key(*case_and_spec(osl=512))) == ("workload.osl: 1024 before, 512 now",)
-    assert differences(base, key(*case_and_spec(), device="NVIDIA H200")) == ("device: NVIDIA H100 before, NVIDIA H200 now",)
-    assert [field.split(":")[0] for field in differences(base, key(*case_and_spec(tokens=2)))] == ["speculative"]
+    assert differences(base, key(*case_and_spec(osl=512))) == (
+        "workload.osl: 1024 before, 512 now",
+    )
+    assert differences(base, key(*case_and_spec(), device="NVIDIA H200")) == (
+        "device: NVIDIA H100 before, NVIDIA H200 now",
+    )
+    assert [field.split(":")[0] for field in differences(base, key(*case_and_spec(tokens=2)))] == [
+        "speculative"
+    ]
     assert "workload.osl" not in key(None, case_and_spec()[1])
 
 
@@ -123,17 +180,35 @@ def test_the_axis_names_engine_flags_and_host() -> None:
         "measurement": {"client": {"priority": "real-time"}},
     }
     axis = measurement_axis(case_and_spec()[1], record)
-    assert (axis["engine"], axis["serve.block-size"], axis["env.B"]) == ("0.25.0", "128", '{"default":2,"from":"B"}')
+    assert (axis["engine"], axis["serve.block-size"], axis["env.B"]) == (
+        "0.25.0",
+        "128",
+        '{"default":2,"from":"B"}',
+    )
     assert axis["client.priority"] == "real-time"
     assert "commit" not in axis
-    assert "client.priority" not in measurement_axis(case_and_spec()[1], record | {"measurement": None})
+    assert "client.priority" not in measurement_axis(
+        case_and_spec()[1], record | {"measurement": None}
+    )
 
 
 def verdict(
-    status: Status, code: str, *, estimate: float = 0.0, metric: str = METRIC, improved: bool = False, changed: bool = True
+    status: Status,
+    code: str,
+    *,
+    estimate: float = 0.0,
+    metric: str = METRIC,
+    improved: bool = False,
+    changed: bool = True,
 ) -> Verdict:
-    change = Change(0.05, 0.05, estimate, estimate - 0.02, estimate + 0.02, 0.01, 8, 1, 0.08) if changed else None
-    one = MetricVerdict(metric, status, code, f"{metric} {code}", change=change, tolerance=0.05, improved=improved)
+    change = (
+        Change(0.05, 0.05, estimate, estimate - 0.02, estimate + 0.02, 0.01, 8, 1, 0.08)
+        if changed
+        else None
+    )
+    one = MetricVerdict(
+        metric, status, code, f"{metric} {code}", change=change, tolerance=0.05, improved=improved
+    )
     return Verdict(status, one.reason, metrics=(one,))
 
 
@@ -147,17 +222,39 @@ def verdict(
         (verdict(Status.INCONCLUSIVE, "short-baseline", changed=False), False, True, {}),
         (verdict(Status.INCONCLUSIVE, "straddles", estimate=0.04), False, True, {}),
         (verdict(Status.INCONCLUSIVE, "straddles", estimate=0.06), False, False, {}),
-        (verdict(Status.INCONCLUSIVE, "straddles", estimate=-0.06, metric="output_tput"), False, False, {}),
-        (verdict(Status.INCONCLUSIVE, "straddles", estimate=0.06, metric="output_tput"), False, True, {}),
+        (
+            verdict(Status.INCONCLUSIVE, "straddles", estimate=-0.06, metric="output_tput"),
+            False,
+            False,
+            {},
+        ),
+        (
+            verdict(Status.INCONCLUSIVE, "straddles", estimate=0.06, metric="output_tput"),
+            False,
+            True,
+            {},
+        ),
         (verdict(Status.INCONCLUSIVE, "straddles", estimate=0.06), True, False, {}),
         (verdict(Status.FAIL, "regressed", estimate=0.2), False, False, {}),
-        (verdict(Status.FAIL, "regressed", estimate=0.2), True, True, {METRIC: "accepted: new kernel"}),
-        (verdict(Status.FAIL, "drifted", estimate=0.2), True, True, {METRIC: "accepted: new kernel"}),
+        (
+            verdict(Status.FAIL, "regressed", estimate=0.2),
+            True,
+            True,
+            {METRIC: "accepted: new kernel"},
+        ),
+        (
+            verdict(Status.FAIL, "drifted", estimate=0.2),
+            True,
+            True,
+            {METRIC: "accepted: new kernel"},
+        ),
         (verdict(Status.FAIL, "limit-broken", changed=False), True, False, {}),
         (Verdict(Status.INVALID, "the client was measured"), True, False, {}),
     ],
 )
-def test_what_may_be_recorded(given_verdict: Verdict, accept: bool, allowed: bool, anchors: dict[str, str]) -> None:
+def test_what_may_be_recorded(
+    given_verdict: Verdict, accept: bool, allowed: bool, anchors: dict[str, str]
+) -> None:
     found = recording(given_verdict, accept_regression=accept, note="new kernel")
     assert (found.allowed, dict(found.anchors)) == (allowed, anchors)
     assert bool(found.reason) is not allowed
@@ -171,9 +268,16 @@ def test_refusals_say_what_to_do() -> None:
 
 
 def test_entries_leave_out_what_does_not_count() -> None:
-    good = LaunchEvidence("launch-1", {METRIC: 0.05, "ttft_p99": 1.0, "icl_p50": 0.0}, 640, frozenset({"ttft_p99"}))
+    good = LaunchEvidence(
+        "launch-1", {METRIC: 0.05, "ttft_p99": 1.0, "icl_p50": 0.0}, 640, frozenset({"ttft_p99"})
+    )
     bad = LaunchEvidence("launch-2", {METRIC: 0.05}, 640, invalid=("client",))
-    entries = entries_of("run1", [(good, "2026-01-01T00:00:00Z"), (bad, "2026-01-01T00:01:00Z")], FrozenMap(), {METRIC: "improved"})
+    entries = entries_of(
+        "run1",
+        [(good, "2026-01-01T00:00:00Z"), (bad, "2026-01-01T00:01:00Z")],
+        FrozenMap(),
+        {METRIC: "improved"},
+    )
     assert [one.launch for one in entries] == ["launch-1"]
     assert dict(entries[0].metrics) == {METRIC: 0.05}
     assert dict(entries[0].anchors) == {METRIC: "improved"}
@@ -187,4 +291,6 @@ def test_marks_only_the_first_launch_of_a_run() -> None:
 
 def test_a_baseline_read_in_any_order_is_the_same() -> None:
     entries = [entry(i) for i in range(4)]
-    assert len({append(Baseline("s:w"), KEY, order) for order in itertools.permutations(entries)}) == 1
+    assert (
+        len({append(Baseline("s:w"), KEY, order) for order in itertools.permutations(entries)}) == 1
+    )

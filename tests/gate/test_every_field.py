@@ -1,4 +1,5 @@
-"""No field of a server is outside the comparison key, the axis, the fingerprint and the digest of split groups."""
+"""No field of a server is outside the comparison key, the axis, the fingerprint and the digest of
+split groups."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from pytest_gpubench.recipes.server_groups import SAME_IN_A_GROUP, _digest
 from pytest_gpubench.report.records import plain
 
 DRAFT = Speculative("ngram", 3, options=FrozenMap({"prompt_lookup_max": 4}))
-SPEC = ServerSpec("vllm", "org/m", "h100", Topology(8), FrozenMap({"block-size": 128}), speculative=DRAFT)
+SPEC = ServerSpec(
+    "vllm", "org/m", "h100", Topology(8), FrozenMap({"block-size": 128}), speculative=DRAFT
+)
 CHANGED: dict[str, Any] = {
     "framework": "sglang",
     "model": "org/other",
@@ -66,7 +69,9 @@ def test_a_field_of_a_draft(name: str) -> None:
 
 
 def test_what_earlier_baselines_hold_is_unchanged() -> None:
-    spec = replace(SPEC, speculative=Speculative("eagle3", 3, "org/d"), env=FrozenMap({"A": "1"}), image="img")
+    spec = replace(
+        SPEC, speculative=Speculative("eagle3", 3, "org/d"), env=FrozenMap({"A": "1"}), image="img"
+    )
     key, axis = told(spec)
     assert key["speculative"] == '{"method":"eagle3","model":"org/d","num_speculative_tokens":3}'
     assert dict(axis) == {"image": "img", "serve.block-size": "128", "env.A": '"1"'}
@@ -74,6 +79,8 @@ def test_what_earlier_baselines_hold_is_unchanged() -> None:
 
 
 def test_the_axis_shows_no_secret() -> None:
-    env = FrozenMap({"MY_TOKEN": "abcdef", "URL": "http://u:pw@h", "X": {"from": "A_KEY", "default": "zzz"}})
+    env = FrozenMap(
+        {"MY_TOKEN": "abcdef", "URL": "http://u:pw@h", "X": {"from": "A_KEY", "default": "zzz"}}
+    )
     axis = str(dict(told(replace(SPEC, env=env))[1]))
     assert not any(secret in axis for secret in ("abcdef", "u:pw"))

@@ -23,7 +23,9 @@ WORKLOAD = Workload(1024, 1024, 64, 640, 128)
 TEXT = Workload(1024, 1024, 64, 640, 128, dataset="speed-bench")
 
 
-def stored(noise: tuple[float, ...] = NOISE, axis: FrozenMap | None = None, **metrics: float) -> Baseline:
+def stored(
+    noise: tuple[float, ...] = NOISE, axis: FrozenMap | None = None, **metrics: float
+) -> Baseline:
     entries = [
         LaunchEntry(
             f"run{i}",
@@ -39,8 +41,13 @@ def stored(noise: tuple[float, ...] = NOISE, axis: FrozenMap | None = None, **me
     return append(Baseline("s:w"), KEY, entries)
 
 
-def launches(*values: float, metric: str = "output_tput_per_gpu", requests: int = 2000) -> list[LaunchEvidence]:
-    return [LaunchEvidence(f"launch-{i}", {metric: value}, requests) for i, value in enumerate(values, 1)]
+def launches(
+    *values: float, metric: str = "output_tput_per_gpu", requests: int = 2000
+) -> list[LaunchEvidence]:
+    return [
+        LaunchEvidence(f"launch-{i}", {metric: value}, requests)
+        for i, value in enumerate(values, 1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +65,9 @@ def launches(*values: float, metric: str = "output_tput_per_gpu", requests: int 
         ((1000,), LaunchPlan(2), Status.PASS, "held", True),
     ],
 )
-def test_launches_against_a_baseline(values: tuple[float, ...], plan: LaunchPlan, status: Status, code: str, wants: bool) -> None:
+def test_launches_against_a_baseline(
+    values: tuple[float, ...], plan: LaunchPlan, status: Status, code: str, wants: bool
+) -> None:
     verdict = judge(THROUGHPUT, launches(*values), stored(output_tput_per_gpu=1000), KEY, plan)
     assert (verdict.status, verdict.metrics[0].code, verdict.wants_launch) == (status, code, wants)
 
@@ -66,16 +75,27 @@ def test_launches_against_a_baseline(values: tuple[float, ...], plan: LaunchPlan
 def test_a_failure_reads_like_a_review_comment() -> None:
     axis = FrozenMap({"engine": "0.24.0", "serve.block-size": "128"})
     now = FrozenMap({"engine": "0.25.0", "serve.block-size": "128"})
-    verdict = judge(THROUGHPUT, launches(880), stored(axis=axis, output_tput_per_gpu=1000), KEY, axis=now)
+    verdict = judge(
+        THROUGHPUT, launches(880), stored(axis=axis, output_tput_per_gpu=1000), KEY, axis=now
+    )
     assert verdict.reason.startswith(
-        "output_tput_per_gpu fell by 12% against the baseline, from 1,000 tok/s/GPU to 880.0 tok/s/GPU"
+        "output_tput_per_gpu fell by 12% against the baseline, from 1,000 tok/s/GPU to "
+        "880.0 tok/s/GPU"
     )
     assert "95% interval -13" in verdict.reason
     assert "5% allowed" in verdict.reason
     assert "--gpubench-accept-regression" in verdict.remedy
     assert "engine: 0.24.0 before, 0.25.0 now" in verdict.section
     assert "block-size" not in verdict.section
-    for word in ("FAIL on 1 launch", "baseline", "now", "change", "tolerance", "resolution", "next"):
+    for word in (
+        "FAIL on 1 launch",
+        "baseline",
+        "now",
+        "change",
+        "tolerance",
+        "resolution",
+        "next",
+    ):
         assert word in verdict.section
     change = verdict.metrics[0].change
     assert change is not None
@@ -104,7 +124,9 @@ def test_a_latency_fails_upwards_and_improves_downwards() -> None:
 
 def test_small_changes_of_small_metrics_do_not_count() -> None:
     policy = (MetricPolicy("ttft_p50", 0.15, absolute=0.010),)
-    fast = judge(policy, launches(0.024, metric="ttft_p50"), stored(ttft_p50=0.018), KEY)  # +33%, but 6 ms
+    fast = judge(
+        policy, launches(0.024, metric="ttft_p50"), stored(ttft_p50=0.018), KEY
+    )  # +33%, but 6 ms
     slow = judge(policy, launches(0.240, metric="ttft_p50"), stored(ttft_p50=0.180), KEY)
     assert (fast.status, slow.status) == (Status.PASS, Status.FAIL)
 
@@ -120,7 +142,10 @@ def test_without_a_baseline() -> None:
     assert (nothing.status, nothing.reason) == (Status.UNGATED, "no baseline")
     assert "--gpubench-update-baselines" in nothing.remedy
     required = judge(THROUGHPUT, launches(1000), require_baseline=True)
-    assert (required.status, "--gpubench-require-baseline" in required.reason) == (Status.FAIL, True)
+    assert (required.status, "--gpubench-require-baseline" in required.reason) == (
+        Status.FAIL,
+        True,
+    )
 
 
 def test_another_key_is_not_comparable_and_the_field_is_named() -> None:
@@ -128,11 +153,26 @@ def test_another_key_is_not_comparable_and_the_field_is_named() -> None:
     verdict = judge(THROUGHPUT, launches(1000), stored(output_tput_per_gpu=1000), other)
     assert verdict.status is Status.UNGATED
     assert verdict.reason == "NOT COMPARABLE with the baseline: workload.osl: 1024 before, 512 now"
-    assert judge(THROUGHPUT, launches(1000), stored(output_tput_per_gpu=1000), other, require_baseline=True).status is Status.FAIL
+    assert (
+        judge(
+            THROUGHPUT,
+            launches(1000),
+            stored(output_tput_per_gpu=1000),
+            other,
+            require_baseline=True,
+        ).status
+        is Status.FAIL
+    )
 
 
 def test_a_short_baseline_is_inconclusive_and_wants_no_launch() -> None:
-    verdict = judge(THROUGHPUT, launches(1000), stored(NOISE[:3], output_tput_per_gpu=1000), KEY, LaunchPlan(1, 2))
+    verdict = judge(
+        THROUGHPUT,
+        launches(1000),
+        stored(NOISE[:3], output_tput_per_gpu=1000),
+        KEY,
+        LaunchPlan(1, 2),
+    )
     assert (verdict.status, verdict.wants_launch) == (Status.INCONCLUSIVE, False)
     assert "has 3 launches, a spread takes 5" in verdict.reason
     assert "--gpubench-launches=2 --gpubench-update-baselines" in verdict.remedy
@@ -141,7 +181,10 @@ def test_a_short_baseline_is_inconclusive_and_wants_no_launch() -> None:
 def test_slow_drift_fails_against_the_anchor_though_every_step_was_small() -> None:
     later = tuple(factor * 0.965 for factor in (NOISE * 3)[:20])
     verdict = judge(THROUGHPUT, launches(932), stored(NOISE + later, output_tput_per_gpu=1000), KEY)
-    assert judge(THROUGHPUT, launches(932), stored(later, output_tput_per_gpu=1000), KEY).status is Status.PASS
+    assert (
+        judge(THROUGHPUT, launches(932), stored(later, output_tput_per_gpu=1000), KEY).status
+        is Status.PASS
+    )
     assert (verdict.status, verdict.metrics[0].code) == (Status.FAIL, "drifted")
     assert "against the baseline's anchor" in verdict.reason
     assert any(note.startswith("drift: the newest 8 launches") for note in verdict.notes)
@@ -149,7 +192,13 @@ def test_slow_drift_fails_against_the_anchor_though_every_step_was_small() -> No
 
 def test_a_baseline_of_one_day_is_a_warning_only() -> None:
     entries = [
-        LaunchEntry("run1", f"launch-{i}", "2026-01-01T00:00:00Z", "", FrozenMap({"output_tput_per_gpu": 1000 * factor}))
+        LaunchEntry(
+            "run1",
+            f"launch-{i}",
+            "2026-01-01T00:00:00Z",
+            "",
+            FrozenMap({"output_tput_per_gpu": 1000 * factor}),
+        )
         for i, factor in enumerate(NOISE)
     ]
     verdict = judge(THROUGHPUT, launches(1000), append(Baseline("s:w"), KEY, entries), KEY)
@@ -166,7 +215,10 @@ def test_limits_stand_beside_the_comparison_and_need_no_baseline() -> None:
     assert (held.status, held.reason) == (Status.PASS, "1 limit held")
     both = judge(found, launches(0.49, metric="ttft_p50"), stored(ttft_p50=0.3), KEY)
     assert (both.status, both.metrics[0].status) == (Status.FAIL, Status.PASS)
-    declared = judge(policies(FrozenMap({"ttft_p50": {"at-most": 0.5}, "tpot_p50": "5%"}), WORKLOAD), both_metrics())
+    declared = judge(
+        policies(FrozenMap({"ttft_p50": {"at-most": 0.5}, "tpot_p50": "5%"}), WORKLOAD),
+        both_metrics(),
+    )
     assert declared.status is Status.UNGATED
 
 
@@ -186,13 +238,24 @@ def test_tails_are_gated_on_enough_requests_only() -> None:
     many = judge(found, launches(0.9, metric="ttft_p99", requests=1000), stored(ttft_p99=0.5), KEY)
     assert (few.status, "gated from 1000" in few.reason) == (Status.INCONCLUSIVE, True)
     assert many.status is Status.FAIL
-    silent = judge(policies(FrozenMap(), WORKLOAD), launches(0.9, metric="ttft_p99", requests=999), stored(ttft_p99=0.5), KEY)
+    silent = judge(
+        policies(FrozenMap(), WORKLOAD),
+        launches(0.9, metric="ttft_p99", requests=999),
+        stored(ttft_p99=0.5),
+        KEY,
+    )
     assert silent.status is Status.UNGATED
 
 
 def test_a_metric_flagged_as_not_gated_is_not() -> None:
-    flagged = [LaunchEvidence("launch-1", {"output_tput_per_gpu": 500.0}, 640, frozenset({"output_tput_per_gpu"}))]
-    assert judge(THROUGHPUT, flagged, stored(output_tput_per_gpu=1000), KEY).status is Status.UNGATED
+    flagged = [
+        LaunchEvidence(
+            "launch-1", {"output_tput_per_gpu": 500.0}, 640, frozenset({"output_tput_per_gpu"})
+        )
+    ]
+    assert (
+        judge(THROUGHPUT, flagged, stored(output_tput_per_gpu=1000), KEY).status is Status.UNGATED
+    )
 
 
 def test_acceptance_is_gated_on_text_only() -> None:
@@ -217,15 +280,33 @@ def test_acceptance_is_gated_on_text_only() -> None:
         ("someone/else", 3, True, None),
     ],
 )
-def test_golden_acceptance_lengths(draft: str, tokens: int, thinks: bool, golden: float | None) -> None:
+def test_golden_acceptance_lengths(
+    draft: str, tokens: int, thinks: bool, golden: float | None
+) -> None:
     spec = Speculative("eagle3", tokens, draft)
-    load = Workload(1024, 1024, 4, 40, 8, dataset="text", chat_template_kwargs=FrozenMap({} if thinks else {"thinking": False}))
+    load = Workload(
+        1024,
+        1024,
+        4,
+        40,
+        8,
+        dataset="text",
+        chat_template_kwargs=FrozenMap({} if thinks else {"thinking": False}),
+    )
     found = next(
-        one for one in policies(FrozenMap({"acceptance_length": {"golden": True}}), load, spec) if "acceptance" in one.metric
+        one
+        for one in policies(FrozenMap({"acceptance_length": {"golden": True}}), load, spec)
+        if "acceptance" in one.metric
     )
     assert found.golden == golden
     one = [LaunchEvidence("launch-1", {"acceptance_length": 2.6}, 40)]
-    expected = Status.INCONCLUSIVE if golden is None else Status.FAIL if golden * 0.9 > 2.6 else Status.PASS
+    expected = (
+        Status.INCONCLUSIVE
+        if golden is None
+        else Status.FAIL
+        if golden * 0.9 > 2.6
+        else Status.PASS
+    )
     assert judge([found], one).status is expected
 
 
@@ -250,7 +331,9 @@ def test_an_invalid_measurement_makes_the_launch_invalid() -> None:
     assert (both.status, both.notes[0].startswith("launch-1 does not count")) == (Status.PASS, True)
 
 
-def pair_verdict(first: Sequence[float], second: Sequence[float], pairs: int, tolerance: float = 0.015) -> Verdict:
+def pair_verdict(
+    first: Sequence[float], second: Sequence[float], pairs: int, tolerance: float = 0.015
+) -> Verdict:
     policy = (MetricPolicy("output_tput_per_gpu", tolerance),)
     arms = [[LaunchEvidence(f"{arm}{i}", {"output_tput_per_gpu": value}, 640) for i, value in enumerate(values, 1)]
             for arm, values in (("a", first), ("b", second))]  # fmt: skip
@@ -259,7 +342,11 @@ def pair_verdict(first: Sequence[float], second: Sequence[float], pairs: int, to
 
 def test_two_engines_in_pairs() -> None:
     first = [1000, 1020, 985, 1010, 990, 1005]
-    slower = pair_verdict(first, [value * 0.965 + delta for value, delta in zip(first, (1, -1, 2, -2, 0, 1), strict=True)], 6)
+    slower = pair_verdict(
+        first,
+        [value * 0.965 + delta for value, delta in zip(first, (1, -1, 2, -2, 0, 1), strict=True)],
+        6,
+    )
     assert slower.status is Status.FAIL
     assert "against the first engine" in slower.reason
     assert "engine A" in slower.section
@@ -289,7 +376,12 @@ def test_several_metrics_the_worst_decides_and_passes_are_brief() -> None:
 
 def test_a_failed_case_wants_no_launch_although_another_metric_is_open() -> None:
     found = (MetricPolicy("output_tput_per_gpu", 0.05), MetricPolicy("tpot_p50", 0.05))
-    now = [LaunchEvidence(f"launch-{i}", {"output_tput_per_gpu": 880.0, "tpot_p50": 0.0525}, 640) for i in (1, 2)]
-    verdict = judge(found, now, stored(output_tput_per_gpu=1000, tpot_p50=0.05), KEY, LaunchPlan(1, 2))
+    now = [
+        LaunchEvidence(f"launch-{i}", {"output_tput_per_gpu": 880.0, "tpot_p50": 0.0525}, 640)
+        for i in (1, 2)
+    ]
+    verdict = judge(
+        found, now, stored(output_tput_per_gpu=1000, tpot_p50=0.05), KEY, LaunchPlan(1, 2)
+    )
     assert [one.code for one in verdict.metrics] == ["regressed", "straddles"]
     assert (verdict.status, verdict.wants_launch) == (Status.FAIL, False)

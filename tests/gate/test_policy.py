@@ -19,7 +19,12 @@ def one(metric: str, gate: object) -> MetricPolicy | None:
 
 def test_defaults_are_gated_unasked() -> None:
     found = policies(FrozenMap(), WORKLOAD)
-    assert [policy.metric for policy in found] == ["output_tput_per_gpu", "tpot_p50", "ttft_p50", "ttft_p99"]
+    assert [policy.metric for policy in found] == [
+        "output_tput_per_gpu",
+        "tpot_p50",
+        "ttft_p50",
+        "ttft_p99",
+    ]
     assert not any(policy.declared for policy in found)
     assert [policy.metric for policy in policies(FrozenMap())] == ["engine_init"]
     assert all(METRICS[policy.metric].direction != "neutral" for policy in DEFAULTS)
@@ -37,7 +42,9 @@ def test_defaults_are_gated_unasked() -> None:
         ("icl_p50", {"absolute": 0.002}, 0.10, 0.002, True),
     ],
 )
-def test_a_gate_replaces_what_it_names(metric: str, gate: object, tolerance: float | None, absolute: float, declared: bool) -> None:
+def test_a_gate_replaces_what_it_names(
+    metric: str, gate: object, tolerance: float | None, absolute: float, declared: bool
+) -> None:
     policy = one(metric, gate)
     assert policy is not None
     assert (policy.tolerance, policy.absolute, policy.declared) == (tolerance, absolute, declared)
@@ -48,7 +55,11 @@ def test_false_takes_a_metric_out() -> None:
 
 
 def test_tails_need_requests() -> None:
-    assert [MetricPolicy(name).min_requests for name in ("ttft_p50", "e2e_p90", "tpot_p99")] == [1, 100, 1000]
+    assert [MetricPolicy(name).min_requests for name in ("ttft_p50", "e2e_p90", "tpot_p99")] == [
+        1,
+        100,
+        1000,
+    ]
 
 
 def test_the_plan_shows_what_is_gated() -> None:

@@ -19,7 +19,17 @@ def case(recipe: str, tp: int, conc: int, spec: str = "") -> Case:
     server = f"{identity.label}-{topology.label}"
     tags = (*identity.tokens, topology.label, load.shape, f"c{conc}")
     return Case(
-        f"{server}:{load.label}", recipe, identity, "m", "h100", topology, load, 4096, server, tags, SourcePosition("f", 1, 1)
+        f"{server}:{load.label}",
+        recipe,
+        identity,
+        "m",
+        "h100",
+        topology,
+        load,
+        4096,
+        server,
+        tags,
+        SourcePosition("f", 1, 1),
     )
 
 
@@ -49,7 +59,10 @@ def ratio(**more: object) -> FrozenMap:
         (ratio(at={"conc": 1, "tp": 8}), ["win:tp8:1k1k-c1"]),
         (ratio(at="tp8-c64"), ["win:tp8:1k1k-c64"]),
         (ratio(), ["win:tp4:1k1k-c1", "win:tp4:1k1k-c64", "win:tp8:1k1k-c1", "win:tp8:1k1k-c64"]),
-        (ratio(of="m3-fp8-h100-vllm-tp8", over="m3-fp8-h100-vllm-tp4"), ["win:1k1k-c1", "win:1k1k-c64"]),
+        (
+            ratio(of="m3-fp8-h100-vllm-tp8", over="m3-fp8-h100-vllm-tp4"),
+            ["win:1k1k-c1", "win:1k1k-c64"],
+        ),
         (ratio(of="nothing"), []),
     ],
 )
@@ -61,7 +74,10 @@ def test_the_points_of_a_ratio(declared: FrozenMap, labels: list[str]) -> None:
 
 def test_a_plain_recipe_does_not_match_its_mtp_twin() -> None:
     (point, *_) = ratio_points([ratio(at={"conc": 1})], CASES)
-    assert (point.of, point.over) == ("m3-fp8-h100-vllm-mtp-tp4:1k1k-c1", "m3-fp8-h100-vllm-tp4:1k1k-c1")
+    assert (point.of, point.over) == (
+        "m3-fp8-h100-vllm-mtp-tp4:1k1k-c1",
+        "m3-fp8-h100-vllm-tp4:1k1k-c1",
+    )
 
 
 def test_a_ratio_that_judges_nothing_is_told() -> None:
@@ -72,12 +88,17 @@ def test_a_ratio_that_judges_nothing_is_told() -> None:
     ]
 
 
-POINT = RatioPoint("win", "tp8:1k1k-c1", "output_tput_per_gpu", "a:w", "b:w", at_least=1.2, at_most=3.0)
+POINT = RatioPoint(
+    "win", "tp8:1k1k-c1", "output_tput_per_gpu", "a:w", "b:w", at_least=1.2, at_most=3.0
+)
 
 
 def side(*values: float, invalid: bool = False) -> list[LaunchEvidence]:
     reasons = ("client",) if invalid else ()
-    return [LaunchEvidence(f"launch-{i}", {"output_tput_per_gpu": value}, 10, invalid=reasons) for i, value in enumerate(values, 1)]
+    return [
+        LaunchEvidence(f"launch-{i}", {"output_tput_per_gpu": value}, 10, invalid=reasons)
+        for i, value in enumerate(values, 1)
+    ]
 
 
 @pytest.mark.parametrize(

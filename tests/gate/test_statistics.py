@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from pytest_gpubench.gate import statistics
-from pytest_gpubench.gate.statistics import against_baseline, paired, plain_summary, pull_farthest, pulled_summary
+from pytest_gpubench.gate.statistics import (
+    against_baseline,
+    paired,
+    plain_summary,
+    pull_farthest,
+    pulled_summary,
+)
 
 
 def test_quantiles_of_student() -> None:
@@ -55,7 +61,10 @@ def test_more_launches_of_one_run_do_not_remove_what_they_share() -> None:
 
 def test_with_launches_is_what_those_launches_give() -> None:
     baseline = np.linspace(-0.02, 0.02, 8)
-    one, three = against_baseline(baseline, np.zeros(1), floor=0.03), against_baseline(baseline, np.zeros(3), floor=0.03)
+    one, three = (
+        against_baseline(baseline, np.zeros(1), floor=0.03),
+        against_baseline(baseline, np.zeros(3), floor=0.03),
+    )
     foreseen = one.with_launches(3)
     assert [float(foreseen.error), foreseen.df] == pytest.approx([float(three.error), three.df])
 

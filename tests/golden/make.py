@@ -30,7 +30,8 @@ COMMENT = HERE / "comment.md"
 
 
 def plan() -> str:
-    """``gpubench plan`` of recipes.yaml: cases, servers with their command lines, gates, findings."""
+    """``gpubench plan`` of recipes.yaml: cases, servers with their command lines, gates,
+    findings."""
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as empty:
         patch.chdir(ROOT)
@@ -49,7 +50,10 @@ def page_text() -> str:
     """The visible text of the report's page, one piece a line."""
     reader = _Reader()
     reader.feed(page.render(load_results([RESULTS])))
-    return "\n".join(reader.pieces).replace(__version__, "VERSION").replace(str(RESULTS), "RESULTS") + "\n"
+    return (
+        "\n".join(reader.pieces).replace(__version__, "VERSION").replace(str(RESULTS), "RESULTS")
+        + "\n"
+    )
 
 
 def comment() -> str:

@@ -1,4 +1,5 @@
-"""Plan, command lines, page and comment are what they were. ``python -m tests.golden.make`` accepts a change."""
+"""Plan, command lines, page and comment are what they were. ``python -m tests.golden.make`` accepts
+a change."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ def test_the_plan_of_the_shipped_recipes_is_the_same_to_the_byte() -> None:
     if before != now:
         old, new = _parts(before), _parts(now)
         changed = [name for name in old | new if old.get(name) != new.get(name)]
-        pytest.fail(f"{len(changed)} parts of the plan differ, first {changed[:5]}; see tests/golden/make.py")
+        pytest.fail(
+            f"{len(changed)} parts of the plan differ, first {changed[:5]}; see "
+            "tests/golden/make.py"
+        )
 
 
 def test_argv_and_environment_of_every_shipped_server_are_in_it() -> None:

@@ -25,7 +25,8 @@ class Fault:
 
     path: str
     kind: str
-    """``truncate`` (the body stops and the connection closes), ``short`` (whole, but shorter), ``status``, ``drop``, ``stall``."""
+    """``truncate`` (the body stops and the connection closes), ``short`` (whole, but shorter),
+    ``status``, ``drop``, ``stall``."""
     method: str = "GET"
     times: int = 1
     status: int = 500
@@ -98,7 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if fault is not None and fault.kind == "status":
-            self._send(fault.status, b"{}", {"X-Error-Code": fault.error_code} if fault.error_code else {})
+            self._send(
+                fault.status, b"{}", {"X-Error-Code": fault.error_code} if fault.error_code else {}
+            )
             return
         for pattern, answer in ((_RESOLVE, self._file), (_TREE, self._tree), (_INFO, self._info)):
             if match := pattern.fullmatch(path):
@@ -106,7 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         self._send(404, b"{}", {})
 
-    def _repository(self, match: re.Match[str], method: str, fault: Fault | None, answer: Any) -> None:
+    def _repository(
+        self, match: re.Match[str], method: str, fault: Fault | None, answer: Any
+    ) -> None:
         repo = match["repo"]
         if repo not in self.hub.repositories:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -120,13 +125,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _listing(self, repo: str, commit: str) -> list[dict[str, Any]]:
         files = self.hub.repositories[repo][commit]
         return [
-            {"type": "file", "path": name, "oid": _etag(content), "size": self.hub.stated_sizes.get(name, len(content))}
+            {
+                "type": "file",
+                "path": name,
+                "oid": _etag(content),
+                "size": self.hub.stated_sizes.get(name, len(content)),
+            }
             for name, content in files.items()
         ]
 
     def _info(self, repo: str, commit: str, *_: Any) -> None:
         siblings = [
-            {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"]} for entry in self._listing(repo, commit)
+            {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"]}
+            for entry in self._listing(repo, commit)
         ]
         self._send(200, json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode(), {})
 
@@ -152,7 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
         self._send(status, content, headers, cut=fault is not None and fault.kind == "truncate")
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
+    def _send(
+        self, status: int, body: bytes, headers: dict[str, str], *, cut: bool = False
+    ) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -171,7 +184,9 @@ def fake_hub() -> Iterator[FakeHub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield hub
@@ -184,8 +199,13 @@ def fake_hub() -> Iterator[FakeHub]:
 
 def model_files(size: int = 4000) -> dict[str, bytes]:
     """A small complete model: config, tokenizer, two shards with their index."""
-    shards = {f"model-{number:05d}-of-00002.safetensors": shard(f"w{number}", size) for number in (1, 2)}
-    index = {"metadata": {"total_size": 2 * size}, "weight_map": dict(zip(("w1", "w2"), shards, strict=True))}
+    shards = {
+        f"model-{number:05d}-of-00002.safetensors": shard(f"w{number}", size) for number in (1, 2)
+    }
+    index = {
+        "metadata": {"total_size": 2 * size},
+        "weight_map": dict(zip(("w1", "w2"), shards, strict=True)),
+    }
     return {
         "config.json": json.dumps({"architectures": ["LlamaForCausalLM"]}).encode(),
         "tokenizer.json": b"{}",
@@ -196,7 +216,9 @@ def model_files(size: int = 4000) -> dict[str, bytes]:
 
 def shard(name: str, size: int) -> bytes:
     """A safetensors file with one tensor of so many bytes."""
-    header = json.dumps({name: {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    header = json.dumps(
+        {name: {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    ).encode()
     return len(header).to_bytes(8, "little") + header + bytes(index % 251 for index in range(size))
 
 

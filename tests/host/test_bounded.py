@@ -11,10 +11,18 @@ from pytest_gpubench.host.files import TooLongError, bounded_lines, open_regular
 
 
 def test_lines_within_bounds_are_all_there() -> None:
-    assert list(bounded_lines(io.BytesIO(b"one\ntwo\n\nlast"), 4, 100)) == [b"one\n", b"two\n", b"\n", b"last"]
+    assert list(bounded_lines(io.BytesIO(b"one\ntwo\n\nlast"), 4, 100)) == [
+        b"one\n",
+        b"two\n",
+        b"\n",
+        b"last",
+    ]
 
 
-@pytest.mark.parametrize(("data", "words"), [(b"ok\n" + b"x" * 2**20, "line 2 is too long"), (b"ok\n" * 100, "it is too large")])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"ok\n" + b"x" * 2**20, "line 2 is too long"), (b"ok\n" * 100, "it is too large")],
+)
 def test_what_is_longer_is_named(data: bytes, words: str) -> None:
     with pytest.raises(TooLongError, match=words):
         list(bounded_lines(io.BytesIO(data), 2**10, 200))

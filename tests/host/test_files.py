@@ -37,7 +37,9 @@ def test_a_pipe_gets_the_bytes(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_a_pipe_without_a_reader_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_without_a_reader_ends_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "READER_TIMEOUT_S", 0.1)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(GpubenchError, match="nobody has read from the pipe"):

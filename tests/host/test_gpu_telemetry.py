@@ -81,13 +81,27 @@ class Driver:
 
 def test_a_sample_is_in_watts_joules_and_bytes() -> None:
     (sample,) = sample_gpus(Driver("GPU-a"), {"GPU-a": "GPU-a"})
-    assert (sample.power, sample.energy, sample.sm_clock, sample.temperature) == (652.5, 70.0, 1980, 41)
-    assert (sample.utilization, sample.memory_used, sample.reasons, sample.pids) == (97, 30, 4, (11,))
+    assert (sample.power, sample.energy, sample.sm_clock, sample.temperature) == (
+        652.5,
+        70.0,
+        1980,
+        41,
+    )
+    assert (sample.utilization, sample.memory_used, sample.reasons, sample.pids) == (
+        97,
+        30,
+        4,
+        (11,),
+    )
     assert GpuSample.from_json(json.loads(json.dumps(sample.to_json()))) == sample
 
 
 def test_a_question_that_the_driver_refuses_is_none() -> None:
-    refuses = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetComputeRunningProcesses")
+    refuses = (
+        "nvmlDeviceGetTotalEnergyConsumption",
+        "nvmlDeviceGetUtilizationRates",
+        "nvmlDeviceGetComputeRunningProcesses",
+    )
     (sample,) = sample_gpus(Driver("GPU-a", refuses=refuses), {"GPU-a": "GPU-a"})
     assert (sample.energy, sample.utilization, sample.pids) == (None, None, ())
     assert sample.power == 652.5
@@ -99,8 +113,21 @@ def test_facts_tell_clocks_power_cap_ecc_driver_and_links() -> None:
     assert [fact["uuid"] for fact in facts] == ["GPU-b"]
     assert facts[0] | {"name": "", "vbios": ""} == {
         **{"uuid": "GPU-b", "driver": "580.159.04", "cuda_driver": 13000, "name": "", "vbios": ""},
-        **{"power_limit": 700.0, "power_limit_default": 700.0, "sm_clock": 1980, "sm_clock_max": 2619, "memory_clock": 1980},
-        **{"memory_clock_max": 2619, "temperature": 41, "ecc": None, "mig": False, "persistence": True, "compute_mode": 0},
+        **{
+            "power_limit": 700.0,
+            "power_limit_default": 700.0,
+            "sm_clock": 1980,
+            "sm_clock_max": 2619,
+            "memory_clock": 1980,
+        },
+        **{
+            "memory_clock_max": 2619,
+            "temperature": 41,
+            "ecc": None,
+            "mig": False,
+            "persistence": True,
+            "compute_mode": 0,
+        },
         **{"pcie_generation": 5, "pcie_width": 16, "nvlinks": 2, "nvlink_version": 4},
     }
     assert driver.open == 0
@@ -135,7 +162,9 @@ def test_the_sampling_process_ends_with_its_input(monkeypatch: pytest.MonkeyPatc
     assert samples[0].at_ns < samples[1].at_ns < samples[2].at_ns
 
 
-def test_a_sampler_brings_what_its_process_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_brings_what_its_process_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = tmp_path / "pynvml.py"
     fake.write_text(
         "import sys\nsys.path.insert(0, " + repr(str(Path(__file__).parents[2])) + ")\n"
@@ -145,7 +174,9 @@ def test_a_sampler_brings_what_its_process_wrote(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     sampler = GpuSampler(["GPU-a"], 0.01)
     with sampler:
-        while len(sampler._lines) < 3:  # ends: the process writes until it is told to stop, and its death empties the pipe
+        while (
+            len(sampler._lines) < 3
+        ):  # ends: the process writes until it is told to stop, and its death empties the pipe
             assert sampler._process is not None
             assert sampler._process.poll() is None
     assert sampler._process is not None
@@ -160,7 +191,9 @@ def test_a_sampler_of_no_gpu_starts_nothing() -> None:
     assert sampler.samples == []
 
 
-def test_a_sampler_without_a_driver_has_no_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_without_a_driver_has_no_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "pynvml.py").write_text("raise ImportError('no driver')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with GpuSampler(["GPU-a"]) as sampler:

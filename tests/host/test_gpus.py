@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory, missing_hardware, read_inventory, visible_inventory
+from pytest_gpubench.host.gpus.inventory import (
+    Gpu,
+    GpuProcess,
+    Inventory,
+    missing_hardware,
+    read_inventory,
+    visible_inventory,
+)
 
 GIB = 1 << 30
 
@@ -40,7 +47,9 @@ class FakeNvml:
             "nvmlDeviceGetHandleByIndex": lambda index: index,
             "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=80 * GIB, used=3 * GIB),
             "nvmlDeviceGetEnforcedPowerLimit": lambda _: 700_000,
-            "nvmlDeviceGetComputeRunningProcesses": lambda _: [SimpleNamespace(pid=77, usedGpuMemory=None)],
+            "nvmlDeviceGetComputeRunningProcesses": lambda _: [
+                SimpleNamespace(pid=77, usedGpuMemory=None)
+            ],
             "nvmlDeviceGetUUID": lambda index: f"GPU-{index}{index}-abc",
             "nvmlDeviceGetName": lambda index: self.names[index],
         }[name]
@@ -61,21 +70,27 @@ def test_inventory_reads_what_the_driver_tells() -> None:
     nvml = FakeNvml(H100, "NVIDIA L40S")
     inventory = read_inventory(nvml)
     assert inventory.driver == "580.82.07"
-    assert inventory.gpus[0] == Gpu(0, "GPU-00-abc", H100, 80 * GIB, 3 * GIB, 700.0, (GpuProcess(77),))
+    assert inventory.gpus[0] == Gpu(
+        0, "GPU-00-abc", H100, 80 * GIB, 3 * GIB, 700.0, (GpuProcess(77),)
+    )
     assert [gpu.hardware.key if gpu.hardware else None for gpu in inventory.gpus] == ["h100", None]
     assert inventory.of_hardware("h100") == inventory.gpus[:1]
     assert nvml.open == 0
 
 
 def test_questions_that_the_driver_refuses_are_none() -> None:
-    nvml = FakeNvml(H100, broken=("nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetComputeRunningProcesses"))
+    nvml = FakeNvml(
+        H100, broken=("nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetComputeRunningProcesses")
+    )
     gpu = read_inventory(nvml).gpus[0]
     assert gpu.power_limit is None
     assert gpu.processes == ()
 
 
 def test_no_driver_is_an_empty_inventory_with_the_reason() -> None:
-    assert read_inventory(FakeNvml(no_driver="Driver Not Loaded")) == Inventory(reason="NVML: Driver Not Loaded")
+    assert read_inventory(FakeNvml(no_driver="Driver Not Loaded")) == Inventory(
+        reason="NVML: Driver Not Loaded"
+    )
     assert read_inventory(FakeNvml()).reason == "NVML: the driver lists no GPU"
     broken = FakeNvml(H100, broken=("nvmlDeviceGetMemoryInfo",))
     assert read_inventory(broken) == Inventory(reason="NVML: Not Supported")
@@ -112,20 +127,46 @@ NO_GPU = Inventory(reason="NVML: Driver Not Loaded")
 @pytest.mark.parametrize(
     ("key", "gpus", "inventory", "engine", "sentence"),
     [
-        ("h100", 8, NO_GPU, None, "needs 8 x H100 (cuda); this host has no NVIDIA GPU (NVML: Driver Not Loaded)"),
+        (
+            "h100",
+            8,
+            NO_GPU,
+            None,
+            "needs 8 x H100 (cuda); this host has no NVIDIA GPU (NVML: Driver Not Loaded)",
+        ),
         ("h100", 2, _gpus(H100, H100), "cuda", None),
         ("h100", 4, _gpus(H100, H100), "cuda", f"needs 4 x H100 (cuda); this host has 2 x {H100}"),
         ("h200", 1, _gpus(H100), "cuda", f"needs 1 x H200 (cuda); this host has 1 x {H100}"),
-        ("h100", 1, _gpus(H100), "cpu", "needs an engine for cuda; the engine at hand is vllm 0.26.0 for cpu"),
+        (
+            "h100",
+            1,
+            _gpus(H100),
+            "cpu",
+            "needs an engine for cuda; the engine at hand is vllm 0.26.0 for cpu",
+        ),
         ("cpu", 1, NO_GPU, "cpu", None),
         ("cpu", 1, NO_GPU, None, None),
-        ("cpu", 1, _gpus(H100), "cuda", "needs the CPU engine; the engine at hand is vllm 0.26.0 for cuda"),
-        ("mi300x", 8, NO_GPU, None, "needs 8 x MI300X (rocm); AMD recipes can be planned but not run yet"),
+        (
+            "cpu",
+            1,
+            _gpus(H100),
+            "cuda",
+            "needs the CPU engine; the engine at hand is vllm 0.26.0 for cuda",
+        ),
+        (
+            "mi300x",
+            8,
+            NO_GPU,
+            None,
+            "needs 8 x MI300X (rocm); AMD recipes can be planned but not run yet",
+        ),
         ("b200", 8, NO_GPU, "cpu", "for cpu"),
         ("tpu", 1, NO_GPU, None, "needs 'tpu', which the hardware table does not know"),
     ],
 )
-def test_what_is_missing_is_a_sentence(key: str, gpus: int, inventory: Inventory, engine: Any, sentence: str | None) -> None:
+def test_what_is_missing_is_a_sentence(
+    key: str, gpus: int, inventory: Inventory, engine: Any, sentence: str | None
+) -> None:
     missing = missing_hardware(key, gpus, inventory, engine, "vllm 0.26.0")
     if sentence is None:
         assert missing is None

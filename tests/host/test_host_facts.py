@@ -22,7 +22,9 @@ def _tree(root: Path, files: dict[str, str]) -> Path:
 
 def test_facts_are_plain_json_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
-    inventory = Inventory((Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 80 << 30, 0, 700.0),), "580.82.07")
+    inventory = Inventory(
+        (Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 80 << 30, 0, 700.0),), "580.82.07"
+    )
     facts = host_facts(inventory)
     text = json.dumps(facts, allow_nan=False)
     assert json.loads(text) == facts
@@ -41,7 +43,13 @@ def test_facts_of_a_host_without_gpus_say_so() -> None:
 
 
 def test_proc_and_sys_are_read(tmp_path: Path) -> None:
-    _tree(tmp_path, {"proc/cpuinfo": "processor\t: 0\nmodel name\t: Xeon 9000\n", "sys/devices/system/node/node0/x": ""})
+    _tree(
+        tmp_path,
+        {
+            "proc/cpuinfo": "processor\t: 0\nmodel name\t: Xeon 9000\n",
+            "sys/devices/system/node/node0/x": "",
+        },
+    )
     _tree(tmp_path, {"sys/devices/system/node/node1/x": ""})
     cpu = host_facts(root=tmp_path)["cpu"]
     assert cpu["model"] == "Xeon 9000"
@@ -66,7 +74,11 @@ def test_cgroup_2_limits_are_the_tightest_on_the_way_up(tmp_path: Path) -> None:
 def test_in_a_container_the_mount_is_the_group(tmp_path: Path) -> None:
     _tree(
         tmp_path,
-        {"proc/self/cgroup": "0::/host/path\n", "sys/fs/cgroup/cpu.max": "400000 100000", "sys/fs/cgroup/memory.max": "max"},
+        {
+            "proc/self/cgroup": "0::/host/path\n",
+            "sys/fs/cgroup/cpu.max": "400000 100000",
+            "sys/fs/cgroup/memory.max": "max",
+        },
     )
     assert cgroup_limits(tmp_path) == (4.0, None)
 

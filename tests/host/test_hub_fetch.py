@@ -33,7 +33,14 @@ def _hub() -> Iterator[FakeHub]:
 @pytest.fixture(autouse=True)
 def _own_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings of the machine, no locks of other tests."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HOME"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "HF_HUB_CACHE",
+        "HF_HOME",
+    ):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
@@ -45,12 +52,26 @@ def _settings(hub: FakeHub, **changes: Any) -> FetchSettings:
 
 def _failure(hub: FakeHub, cache: Path, revision: str | None = None, **changes: Any) -> Failure:
     with pytest.raises(BenchmarkError) as caught:
-        ensure_snapshot(REPO, revision, cache_dir=cache, offline=False, tokenizer=True, settings=_settings(hub, **changes))
+        ensure_snapshot(
+            REPO,
+            revision,
+            cache_dir=cache,
+            offline=False,
+            tokenizer=True,
+            settings=_settings(hub, **changes),
+        )
     return caught.value.failure
 
 
 def _fetch(hub: FakeHub, cache: Path, revision: str | None = None, **changes: Any) -> Snapshot:
-    return ensure_snapshot(REPO, revision, cache_dir=cache, offline=False, tokenizer=True, settings=_settings(hub, **changes))
+    return ensure_snapshot(
+        REPO,
+        revision,
+        cache_dir=cache,
+        offline=False,
+        tokenizer=True,
+        settings=_settings(hub, **changes),
+    )
 
 
 def test_a_model_is_downloaded_once_and_then_used_offline(hub: FakeHub, tmp_path: Path) -> None:
@@ -64,7 +85,9 @@ def test_a_model_is_downloaded_once_and_then_used_offline(hub: FakeHub, tmp_path
     assert _fetch(hub, tmp_path / "cache") == snapshot
     assert ensure_snapshot(REPO, cache_dir=tmp_path / "cache", offline=True) == snapshot
     assert len(hub.requests) == asked
-    assert huggingface_hub.snapshot_download(REPO, cache_dir=tmp_path / "cache", local_files_only=True) == str(snapshot.path)
+    assert huggingface_hub.snapshot_download(
+        REPO, cache_dir=tmp_path / "cache", local_files_only=True
+    ) == str(snapshot.path)
 
 
 def test_a_pinned_commit_is_fetched_beside_the_branch(hub: FakeHub, tmp_path: Path) -> None:
@@ -76,7 +99,12 @@ def test_a_pinned_commit_is_fetched_beside_the_branch(hub: FakeHub, tmp_path: Pa
 
 
 def test_formats_that_no_engine_loads_stay_where_they_are(hub: FakeHub, tmp_path: Path) -> None:
-    extra = {"pytorch_model.bin": b"x", "original/consolidated.00.pth": b"x", "model.gguf": b"x", "odd[name].txt": b"y"}
+    extra = {
+        "pytorch_model.bin": b"x",
+        "original/consolidated.00.pth": b"x",
+        "model.gguf": b"x",
+        "odd[name].txt": b"y",
+    }
     hub.add(REPO, {**model_files(), **extra})
     snapshot = _fetch(hub, tmp_path)
     assert {path.name for path in snapshot.path.rglob("*")} == {*model_files(), "odd[name].txt"}
@@ -133,7 +161,9 @@ def test_gated_repository(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.Monk
     token = "hf_" + "s3cretS3cret"
     monkeypatch.setenv("HF_TOKEN", token)
     hub.add(REPO, model_files())
-    hub.faults.append(Fault("resolve/", "status", "HEAD", times=100, status=403, error_code="GatedRepo"))
+    hub.faults.append(
+        Fault("resolve/", "status", "HEAD", times=100, status=403, error_code="GatedRepo")
+    )
     failure = _failure(hub, tmp_path)
     assert (failure.cause, failure.failure_class) == ("gated-repository", "recipe")
     assert f"{hub.endpoint}/{REPO}" in failure.remedy
@@ -150,10 +180,15 @@ def test_refused_token(hub: FakeHub, tmp_path: Path) -> None:
 def test_a_name_that_is_no_repository(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError) as caught:
         ensure_snapshot("a/b/c", cache_dir=tmp_path, offline=False, settings=_settings(hub))
-    assert (caught.value.failure.cause, caught.value.failure.failure_class) == ("invalid-model-name", "recipe")
+    assert (caught.value.failure.cause, caught.value.failure.failure_class) == (
+        "invalid-model-name",
+        "recipe",
+    )
 
 
-def test_a_model_larger_than_the_disk_is_refused_before_the_first_byte(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_model_larger_than_the_disk_is_refused_before_the_first_byte(
+    hub: FakeHub, tmp_path: Path
+) -> None:
     hub.add(REPO, model_files())
     hub.stated_sizes[SECOND] = 1 << 60
     failure = _failure(hub, tmp_path)
@@ -162,7 +197,9 @@ def test_a_model_larger_than_the_disk_is_refused_before_the_first_byte(hub: Fake
     assert not hub.downloads
 
 
-def test_disk_full_in_mid_download(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_in_mid_download(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -172,7 +209,9 @@ def test_disk_full_in_mid_download(hub: FakeHub, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
-def test_stale_file_handles_are_tried_again(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_stale_file_handles_are_tried_again(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     real, calls = huggingface_hub.snapshot_download, []
 
     def stale_twice(*args: Any, **kwargs: Any) -> str:
@@ -190,7 +229,9 @@ def test_stale_file_handles_are_tried_again(hub: FakeHub, tmp_path: Path, monkey
     assert (failure.cause, failure.failure_class) == ("stale-file-handle", "infrastructure")
 
 
-def test_offline_names_the_command_that_fetches(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_names_the_command_that_fetches(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add(REPO, model_files())
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BenchmarkError) as caught:
@@ -203,7 +244,9 @@ def test_offline_names_the_command_that_fetches(hub: FakeHub, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("damage", ["truncated", "zeroed", "dangling", "missing", "no ref"])
-def test_damage_is_repaired_by_fetching_only_what_is_broken(hub: FakeHub, tmp_path: Path, damage: str) -> None:
+def test_damage_is_repaired_by_fetching_only_what_is_broken(
+    hub: FakeHub, tmp_path: Path, damage: str
+) -> None:
     files = model_files()
     hub.add(REPO, files)
     shard = _fetch(hub, tmp_path).path / SECOND
@@ -251,9 +294,14 @@ def test_a_repository_without_a_shard_is_the_recipes_fault(hub: FakeHub, tmp_pat
 def test_folders_are_checked_and_never_fetched(hub: FakeHub, tmp_path: Path) -> None:
     for name, content in model_files().items():
         (tmp_path / name).write_bytes(content)
-    assert ensure_snapshot(str(tmp_path), settings=_settings(hub)) == Snapshot(str(tmp_path), tmp_path)
+    assert ensure_snapshot(str(tmp_path), settings=_settings(hub)) == Snapshot(
+        str(tmp_path), tmp_path
+    )
     (tmp_path / SECOND).unlink()
-    for folder, cause in ((tmp_path, "model-folder-incomplete"), (tmp_path / "nowhere", "model-folder-missing")):
+    for folder, cause in (
+        (tmp_path, "model-folder-incomplete"),
+        (tmp_path / "nowhere", "model-folder-missing"),
+    ):
         with pytest.raises(BenchmarkError) as caught:
             ensure_snapshot(str(folder), offline=False, settings=_settings(hub))
         assert (caught.value.failure.cause, caught.value.failure.failure_class) == (cause, "recipe")
@@ -264,7 +312,9 @@ def test_progress_ends_at_the_whole(hub: FakeHub, tmp_path: Path) -> None:
     files = model_files()
     hub.add(REPO, files)
     seen: list[Progress] = []
-    ensure_snapshot(REPO, cache_dir=tmp_path, offline=False, on_progress=seen.append, settings=_settings(hub))
+    ensure_snapshot(
+        REPO, cache_dir=tmp_path, offline=False, on_progress=seen.append, settings=_settings(hub)
+    )
     total = sum(map(len, files.values()))
     assert seen[-1] == Progress(REPO, total, total)
 
@@ -283,7 +333,10 @@ def test_eight_processes_download_once(hub: FakeHub, tmp_path: Path, lock: str) 
     commit = hub.add(REPO, model_files(200_000))
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "TMPDIR": str(tmp_path / "tmp")}
     command = [sys.executable, "-c", FETCH, str(tmp_path / "cache"), lock]
-    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
     outputs = [process.communicate(timeout=600)[0].strip() for process in processes]
     assert outputs == [commit] * 8
     assert hub.downloads == {f"{REPO}/{name}": 1 for name in model_files()}
@@ -294,23 +347,38 @@ def test_a_lock_whose_owner_was_killed_stops_nobody(hub: FakeHub, tmp_path: Path
     hub.add(REPO, model_files())
     hub.faults.append(Fault(f"resolve/.*/{SECOND}", "stall"))
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "TMPDIR": str(tmp_path / "tmp")}
-    process = subprocess.Popen([sys.executable, "-c", FETCH, str(tmp_path / "cache"), "local"], env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", FETCH, str(tmp_path / "cache"), "local"], env=environment
+    )
     deadline = time.monotonic() + 120
     while hub.faults[0].times and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.wait()
     assert not isinstance(find_snapshot(REPO, None, tmp_path / "cache"), Snapshot)
-    assert isinstance(_fetch(hub, tmp_path / "cache", lock_timeout=60.0), Snapshot), "with its owner the lock is gone"
+    assert isinstance(_fetch(hub, tmp_path / "cache", lock_timeout=60.0), Snapshot), (
+        "with its owner the lock is gone"
+    )
 
 
-def test_waiting_for_another_download_is_reported_and_ends(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_another_download_is_reported_and_ends(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pytest_gpubench.host.hub.fetch._LOCK_POLL_SECONDS", 0.05)
     hub.add(REPO, model_files())
     seen: list[Progress] = []
     with repository_lock(tmp_path, REPO, timeout=1), pytest.raises(BenchmarkError) as caught:
-        ensure_snapshot(REPO, cache_dir=tmp_path, offline=False, on_progress=seen.append, settings=_settings(hub, lock_timeout=0.3))
-    assert (caught.value.failure.cause, caught.value.failure.failure_class) == ("lock-timeout", "infrastructure")
+        ensure_snapshot(
+            REPO,
+            cache_dir=tmp_path,
+            offline=False,
+            on_progress=seen.append,
+            settings=_settings(hub, lock_timeout=0.3),
+        )
+    assert (caught.value.failure.cause, caught.value.failure.failure_class) == (
+        "lock-timeout",
+        "infrastructure",
+    )
     assert seen
     assert all(progress.waiting for progress in seen)
 
@@ -318,5 +386,6 @@ def test_waiting_for_another_download_is_reported_and_ends(hub: FakeHub, tmp_pat
 def test_tokens_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "odd-token-of-a-proxy")
     assert (
-        redact("a odd-token-of-a-proxy b hf_abcdefgh12345 c Authorization: Bearer xyz") == "a *** b *** c Authorization: Bearer ***"
+        redact("a odd-token-of-a-proxy b hf_abcdefgh12345 c Authorization: Bearer xyz")
+        == "a *** b *** c Authorization: Bearer ***"
     )

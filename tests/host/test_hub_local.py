@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.host.hub.local import Incomplete, Snapshot, default_cache_dir, find_snapshot, is_local_path, is_offline
+from pytest_gpubench.host.hub.local import (
+    Incomplete,
+    Snapshot,
+    default_cache_dir,
+    find_snapshot,
+    is_local_path,
+    is_offline,
+)
 from tests.host.fake_hub import model_files, shard
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -37,7 +44,9 @@ def _reason(cache: Path, revision: str | None = None, *, tokenizer: bool = True)
     return found.reason
 
 
-def test_a_complete_snapshot_is_found_by_branch_and_by_commit(tmp_path: Path, snapshot: Path) -> None:
+def test_a_complete_snapshot_is_found_by_branch_and_by_commit(
+    tmp_path: Path, snapshot: Path
+) -> None:
     expected = Snapshot("org/model", snapshot, COMMIT)
     assert find_snapshot("org/model", None, tmp_path, tokenizer=True) == expected
     assert find_snapshot("org/model", "main", tmp_path) == expected
@@ -57,25 +66,51 @@ SECOND = "model-00002-of-00002.safetensors"
     ("damage", "words"),
     [
         (lambda folder: (folder / SECOND).unlink(), f"{SECOND} is missing"),
-        (lambda folder: (folder / SECOND).resolve().unlink(), f"{SECOND} is a link to a file that is gone"),
-        (lambda folder: (folder / SECOND).resolve().write_bytes(shard("w2", 4000)[:-1]), f"{SECOND} holds 4074 bytes of 4075"),
+        (
+            lambda folder: (folder / SECOND).resolve().unlink(),
+            f"{SECOND} is a link to a file that is gone",
+        ),
+        (
+            lambda folder: (folder / SECOND).resolve().write_bytes(shard("w2", 4000)[:-1]),
+            f"{SECOND} holds 4074 bytes of 4075",
+        ),
         (lambda folder: (folder / SECOND).resolve().write_bytes(b""), f"{SECOND} is empty"),
-        (lambda folder: (folder / SECOND).resolve().write_bytes(b"\x20\0\0\0\0\0\0\0{"), f"{SECOND} has no readable"),
+        (
+            lambda folder: (folder / SECOND).resolve().write_bytes(b"\x20\0\0\0\0\0\0\0{"),
+            f"{SECOND} has no readable",
+        ),
         (
             lambda folder: (folder / SECOND).resolve().write_bytes(b"<html>404 not found</html>"),
             f"{SECOND} is not a safetensors file",
         ),
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
-        (lambda folder: (folder / "config.json").resolve().write_bytes(b'{"a"'), "config.json is not JSON"),
+        (
+            lambda folder: (folder / "config.json").resolve().write_bytes(b'{"a"'),
+            "config.json is not JSON",
+        ),
         (lambda folder: (folder / "tokenizer.json").unlink(), "it holds no tokenizer"),
-        (lambda folder: (folder / "model.safetensors.index.json").resolve().write_bytes(b"{}"), "names no weights"),
-        (lambda folder: (folder.parents[1] / "refs" / "main").unlink(), "does not hold its revision main"),
-        (lambda folder: (folder.parents[1] / "refs" / "main").write_text("0123"), "does not hold its revision main"),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").resolve().write_bytes(b"{}"),
+            "names no weights",
+        ),
+        (
+            lambda folder: (folder.parents[1] / "refs" / "main").unlink(),
+            "does not hold its revision main",
+        ),
+        (
+            lambda folder: (folder.parents[1] / "refs" / "main").write_text("0123"),
+            "does not hold its revision main",
+        ),
         (lambda folder: folder.rename(folder.with_name("other")), "holds no file of it"),
-        (lambda folder: folder.parents[1].rename(folder.parents[2] / "other"), "it is not in the cache"),
+        (
+            lambda folder: folder.parents[1].rename(folder.parents[2] / "other"),
+            "it is not in the cache",
+        ),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, snapshot: Path, damage: Callable[[Path], object], words: str) -> None:
+def test_what_is_wrong_is_named(
+    tmp_path: Path, snapshot: Path, damage: Callable[[Path], object], words: str
+) -> None:
     assert isinstance(find_snapshot("org/model", None, tmp_path, tokenizer=True), Snapshot)
     damage(snapshot)
     assert words in _reason(tmp_path)
@@ -103,16 +138,21 @@ def test_other_revisions_are_not_taken_for_the_one_asked(tmp_path: Path, snapsho
 
 
 def test_a_folder_is_a_model_too(tmp_path: Path, snapshot: Path) -> None:
-    assert find_snapshot(str(snapshot), None, tmp_path / "unused", tokenizer=True) == Snapshot(str(snapshot), snapshot)
+    assert find_snapshot(str(snapshot), None, tmp_path / "unused", tokenizer=True) == Snapshot(
+        str(snapshot), snapshot
+    )
     (snapshot / "config.json").unlink()
-    assert find_snapshot(str(snapshot), None, tmp_path) == Incomplete(str(snapshot), "config.json is missing", True)
+    assert find_snapshot(str(snapshot), None, tmp_path) == Incomplete(
+        str(snapshot), "config.json is missing", True
+    )
     missing = find_snapshot(str(tmp_path / "nowhere"), None, tmp_path)
     assert isinstance(missing, Incomplete)
     assert "there is no folder" in missing.reason
 
 
 @pytest.mark.parametrize(
-    ("model", "local"), [("org/name", False), ("/models/x", True), ("./x", True), ("~/x", True), ("gpt2", False)]
+    ("model", "local"),
+    [("org/name", False), ("/models/x", True), ("./x", True), ("~/x", True), ("gpt2", False)],
 )
 def test_paths_and_repositories_are_told_apart(model: str, local: bool) -> None:
     assert is_local_path(model) is local
@@ -130,7 +170,10 @@ def test_environment_follows_the_hub() -> None:
 
 
 @given(
-    st.binary(max_size=200) | st.builds(lambda value: json.dumps(value).encode(), st.recursive(st.integers() | st.text(), st.lists))
+    st.binary(max_size=200)
+    | st.builds(
+        lambda value: json.dumps(value).encode(), st.recursive(st.integers() | st.text(), st.lists)
+    )
 )
 def test_any_bytes_for_a_weight_file_end_in_an_answer(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -142,7 +185,9 @@ def test_any_bytes_for_a_weight_file_end_in_an_answer(content: bytes) -> None:
         assert "model.safetensors" in found.reason
 
 
-def test_a_cache_that_may_not_be_entered_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_may_not_be_entered_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Path.stat
 
     def refuse(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -160,4 +205,6 @@ def test_a_folder_needs_no_weights_where_none_are_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer.json").write_text("{}")
     assert isinstance(find_snapshot(str(tmp_path), None, tmp_path, tokenizer=True), Incomplete)
-    assert isinstance(find_snapshot(str(tmp_path), None, tmp_path, tokenizer=True, weights=False), Snapshot)
+    assert isinstance(
+        find_snapshot(str(tmp_path), None, tmp_path, tokenizer=True, weights=False), Snapshot
+    )

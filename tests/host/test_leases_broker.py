@@ -25,7 +25,9 @@ from pytest_gpubench.host.leases.owners import ProcessId, identify, is_alive, ki
 from pytest_gpubench.model.failures import BenchmarkError
 
 GIB = 1 << 30
-GPUS = tuple(Gpu(index, f"GPU-{index}", "NVIDIA H100 80GB HBM3", 80 * GIB, GIB // 2) for index in range(4))
+GPUS = tuple(
+    Gpu(index, f"GPU-{index}", "NVIDIA H100 80GB HBM3", 80 * GIB, GIB // 2) for index in range(4)
+)
 SLEEP = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
 OWNER = """
 import os, subprocess, sys, time
@@ -72,7 +74,9 @@ def run_python() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             process.stdout.close()
 
 
-def _wanted(server: str = "server", *, exclusive: bool = True, gpus: int = 0, run: str = "run-1") -> Wanted:
+def _wanted(
+    server: str = "server", *, exclusive: bool = True, gpus: int = 0, run: str = "run-1"
+) -> Wanted:
     return Wanted(server, run, exclusive, gpus)
 
 
@@ -80,8 +84,16 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.lease"))
 
 
-def _take(folder: Path, wanted: Wanted, timeout: float = 0.0, gpus: tuple[Gpu, ...] = GPUS, **seconds: float) -> Lease:
-    return Broker(folder).acquire(wanted, timeout=timeout, gpus=lambda: gpus, poll_seconds=0.05, **seconds)
+def _take(
+    folder: Path,
+    wanted: Wanted,
+    timeout: float = 0.0,
+    gpus: tuple[Gpu, ...] = GPUS,
+    **seconds: float,
+) -> Lease:
+    return Broker(folder).acquire(
+        wanted, timeout=timeout, gpus=lambda: gpus, poll_seconds=0.05, **seconds
+    )
 
 
 def test_all_devices_of_a_server_are_taken_at_once_and_all_given_back(folder: Path) -> None:
@@ -100,7 +112,9 @@ def test_a_second_exclusive_server_waits_and_then_fails_naming_the_first(folder:
     first = _take(folder, _wanted("first"))
     heard: list[str] = []
     with pytest.raises(BenchmarkError) as caught:
-        Broker(folder, notify=heard.append).acquire(_wanted("second", run="run-2"), timeout=0.3, poll_seconds=0.05)
+        Broker(folder, notify=heard.append).acquire(
+            _wanted("second", run="run-2"), timeout=0.3, poll_seconds=0.05
+        )
     failure = caught.value.failure
     assert (failure.cause, failure.failure_class) == ("host-busy", "infrastructure")
     assert f"pid {os.getpid()} (run run-1, server first, since" in failure.summary
@@ -113,7 +127,9 @@ def test_a_second_exclusive_server_waits_and_then_fails_naming_the_first(folder:
 def test_a_waiting_server_gets_its_turn(folder: Path) -> None:
     first = _take(folder, _wanted("first"))
     got: list[Lease] = []
-    waiter = threading.Thread(target=lambda: got.append(_take(folder, _wanted("second", run="run-2"), timeout=120)))
+    waiter = threading.Thread(
+        target=lambda: got.append(_take(folder, _wanted("second", run="run-2"), timeout=120))
+    )
     waiter.start()
     time.sleep(0.2)
     assert not got
@@ -155,7 +171,9 @@ def test_a_foreign_process_on_the_gpu_is_waited_for_and_named(folder: Path) -> N
     foreign = replace(GPUS[0], memory_used=9 * GIB, processes=(GpuProcess(os.getpid()),))
     with pytest.raises(BenchmarkError) as caught:
         _take(folder, _wanted(gpus=1), gpus=(foreign,))
-    assert f"GPU 0 (GPU-0) has 9.0 GiB in use by pid {os.getpid()} (" in caught.value.failure.summary
+    assert (
+        f"GPU 0 (GPU-0) has 9.0 GiB in use by pid {os.getpid()} (" in caught.value.failure.summary
+    )
     assert "CUDA_VISIBLE_DEVICES" in caught.value.failure.remedy
     assert _names(folder) == []
 
@@ -175,7 +193,9 @@ def test_the_lease_lives_as_long_as_the_process_that_inherited_it(
     assert _names(folder) == []
 
 
-def test_the_tree_of_a_server_is_named_in_its_lease(folder: Path, run_python: Callable[..., subprocess.Popen[str]]) -> None:
+def test_the_tree_of_a_server_is_named_in_its_lease(
+    folder: Path, run_python: Callable[..., subprocess.Popen[str]]
+) -> None:
     other = run_python(*SLEEP)
     lease = _take(folder, _wanted())
     nest = f"import subprocess, sys; subprocess.Popen({SLEEP!r}).wait()"
@@ -206,7 +226,9 @@ def test_strays_of_a_dead_owner_are_killed_by_the_next_run(
     owner.wait()
     heard: list[str] = []
     broker = Broker(folder, notify=heard.append)
-    lease = broker.acquire(_wanted("next", run="run-2"), timeout=120, orphan_seconds=0.2, poll_seconds=0.05)
+    lease = broker.acquire(
+        _wanted("next", run="run-2"), timeout=120, orphan_seconds=0.2, poll_seconds=0.05
+    )
     assert not is_alive(stray)
     assert any(f"({stray.pid})" in text and "dead-run" in text for text in heard)
     lease.release()
@@ -227,13 +249,18 @@ def test_processes_of_a_dead_owner_get_the_time_to_end_by_themselves(
     os.kill(heir, signal.SIGKILL)
 
 
-def test_a_lease_of_a_pid_that_was_used_again_kills_nobody(folder: Path, run_python: Callable[..., subprocess.Popen[str]]) -> None:
+def test_a_lease_of_a_pid_that_was_used_again_kills_nobody(
+    folder: Path, run_python: Callable[..., subprocess.Popen[str]]
+) -> None:
     bystander = run_python(*SLEEP)
     lease = _take(folder, _wanted())
     text = (folder / "host.lease").read_text()
     lease.release()
     stale = json.loads(text) | {"owner": {"pid": bystander.pid, "start": 1, "name": "python"}}
-    stale["processes"] = [{"pid": bystander.pid, "start": 1, "name": "python"}, {"pid": os.getpid(), "start": 1, "name": "x"}]
+    stale["processes"] = [
+        {"pid": bystander.pid, "start": 1, "name": "python"},
+        {"pid": os.getpid(), "start": 1, "name": "x"},
+    ]
     (folder / "host.lease").write_text(json.dumps(stale))
     _take(folder, _wanted()).release()
     assert bystander.poll() is None
@@ -262,7 +289,9 @@ def test_a_damaged_lease_stops_nobody(folder: Path, text: str) -> None:
 )
 def test_no_text_of_a_lease_is_too_strange(folder: Path, content: str | bytes) -> None:
     for name in ("host", "gpu-GPU-0"):
-        (folder / f"{name}.lease").write_bytes(content if isinstance(content, bytes) else content.encode())
+        (folder / f"{name}.lease").write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
     _take(folder, _wanted(gpus=1)).release()
     assert _names(folder) == []
 
@@ -284,7 +313,9 @@ def test_no_text_of_a_lease_is_too_strange(folder: Path, content: str | bytes) -
         {"place": None},
     ],
 )
-def test_a_held_lease_of_a_wrong_shape_is_held_by_somebody_unknown(folder: Path, change: dict[str, object]) -> None:
+def test_a_held_lease_of_a_wrong_shape_is_held_by_somebody_unknown(
+    folder: Path, change: dict[str, object]
+) -> None:
     lease = _take(folder, _wanted())
     path = folder / "host.lease"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -318,9 +349,14 @@ def test_what_is_no_file_is_no_lease(folder: Path) -> None:
 def test_what_is_in_the_place_of_a_lease_is_a_sentence(folder: Path) -> None:
     _take(folder, _wanted()).release()
     for _ in _strange_files(folder, "host"):
-        with pytest.raises(BenchmarkError, match=r"the leases of this host cannot be looked at: .*host\.lease: ") as found:
+        with pytest.raises(
+            BenchmarkError, match=r"the leases of this host cannot be looked at: .*host\.lease: "
+        ) as found:
             _take(folder, _wanted())
-        assert (found.value.failure.cause, found.value.failure.failure_class) == ("leases-unusable", "infrastructure")
+        assert (found.value.failure.cause, found.value.failure.failure_class) == (
+            "leases-unusable",
+            "infrastructure",
+        )
     _take(folder, _wanted()).release()
 
 
@@ -342,7 +378,9 @@ def test_killing_spares_this_process_and_its_parents() -> None:
     assert all(map(is_alive, own))
 
 
-def test_who_holds_a_lock_is_told_from_who_only_reads(tmp_path: Path, run_python: Callable[..., subprocess.Popen[str]]) -> None:
+def test_who_holds_a_lock_is_told_from_who_only_reads(
+    tmp_path: Path, run_python: Callable[..., subprocess.Popen[str]]
+) -> None:
     path = tmp_path / "x.lease"
     with path.open("w") as file:
         assert lock_holders(path) == []
@@ -350,7 +388,10 @@ def test_who_holds_a_lock_is_told_from_who_only_reads(tmp_path: Path, run_python
         heir = run_python(*SLEEP, fds=(file.fileno(),))
         assert sorted(lock_holders(path)) == sorted([os.getpid(), heir.pid])
         reader = run_python(
-            sys.executable, "-c", "import sys, time; f = open(sys.argv[1]); print(flush=True); time.sleep(600)", str(path)
+            sys.executable,
+            "-c",
+            "import sys, time; f = open(sys.argv[1]); print(flush=True); time.sleep(600)",
+            str(path),
         )
         assert reader.stdout is not None
         reader.stdout.readline()
@@ -365,7 +406,9 @@ def test_a_clock_jump_does_not_change_who_a_process_is(monkeypatch: pytest.Monke
 
 
 def test_the_lease_folder_is_the_users_own(tmp_path: Path) -> None:
-    folder = lease_folder({"GPUBENCH_LEASE_DIR": str(tmp_path / "a" / "b"), "TMPDIR": "/nonexistent"})
+    folder = lease_folder(
+        {"GPUBENCH_LEASE_DIR": str(tmp_path / "a" / "b"), "TMPDIR": "/nonexistent"}
+    )
     assert folder == tmp_path / "a" / "b"
     assert folder.stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to(folder)
@@ -375,14 +418,18 @@ def test_the_lease_folder_is_the_users_own(tmp_path: Path) -> None:
             lease_folder({"GPUBENCH_LEASE_DIR": str(unusable)})
 
 
-def test_a_broker_that_never_answers_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_never_answers_is_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from filelock import FileLock
 
     monkeypatch.setattr("pytest_gpubench.host.leases.broker._BROKER_SECONDS", 0.2)
     monkeypatch.setattr("pytest_gpubench.host.leases.broker._RELEASE_SECONDS", 0.2)
     lease = _take(folder, _wanted())
     with FileLock(folder / "broker.lock"):
-        with pytest.raises(BenchmarkError, match=r"another process has held .*broker.lock for more than 0 s"):
+        with pytest.raises(
+            BenchmarkError, match=r"another process has held .*broker.lock for more than 0 s"
+        ):
             _take(folder, _wanted())
         lease.release()
     assert _names(folder) != [], "the files stay where the broker could not be asked"

@@ -24,15 +24,30 @@ from pytest_gpubench.host.leases.lease_file import Holder
 from pytest_gpubench.host.leases.owners import ProcessId, this_place
 
 GIB = 1 << 30
-GPUS = tuple(Gpu(index, f"GPU-{index}", "NVIDIA H100 80GB HBM3", 80 * GIB, GIB // 2) for index in range(8))
+GPUS = tuple(
+    Gpu(index, f"GPU-{index}", "NVIDIA H100 80GB HBM3", 80 * GIB, GIB // 2) for index in range(8)
+)
 CORES = tuple((core, core + 8) for core in range(8))
 
 
-def _holder(unit: str, *, run: str = "theirs", pid: int = 4711, cpus: tuple[int, ...] = ()) -> Holder:
-    return Holder(unit, ProcessId(pid, 1), this_place(), run, "some-server", "12:00", exclusive=unit == "host", cpus=cpus)
+def _holder(
+    unit: str, *, run: str = "theirs", pid: int = 4711, cpus: tuple[int, ...] = ()
+) -> Holder:
+    return Holder(
+        unit,
+        ProcessId(pid, 1),
+        this_place(),
+        run,
+        "some-server",
+        "12:00",
+        exclusive=unit == "host",
+        cpus=cpus,
+    )
 
 
-def _wanted(gpus: int = 0, *, exclusive: bool = False, side_by_side: int = 1, ranks: int = 1) -> Wanted:
+def _wanted(
+    gpus: int = 0, *, exclusive: bool = False, side_by_side: int = 1, ranks: int = 1
+) -> Wanted:
     cores = () if gpus else CORES
     return Wanted("server", "ours", exclusive, gpus, ranks, cores, side_by_side, pid=1)
 
@@ -56,8 +71,12 @@ def test_gpus_come_as_an_aligned_block_and_else_as_they_are_free() -> None:
 
 
 @given(held=st.sets(st.integers(0, 7)), foreign=st.sets(st.integers(0, 7)), count=st.integers(1, 8))
-def test_a_server_gets_all_its_gpus_free_of_others_or_none(held: set[int], foreign: set[int], count: int) -> None:
-    gpus = [replace(gpu, processes=(GpuProcess(99),)) if gpu.index in foreign else gpu for gpu in GPUS]
+def test_a_server_gets_all_its_gpus_free_of_others_or_none(
+    held: set[int], foreign: set[int], count: int
+) -> None:
+    gpus = [
+        replace(gpu, processes=(GpuProcess(99),)) if gpu.index in foreign else gpu for gpu in GPUS
+    ]
     found = choose(_wanted(count), [_holder(f"gpu-GPU-{index}") for index in held], gpus)
     free = set(range(8)) - held - foreign
     if isinstance(found, Grant):
@@ -71,7 +90,9 @@ def test_a_server_gets_all_its_gpus_free_of_others_or_none(held: set[int], forei
 
 def test_an_exclusive_server_waits_for_every_lease_and_everybody_for_an_exclusive_one() -> None:
     blocked = _blocked(choose(_wanted(1, exclusive=True), [_holder("cpu-0-3")], GPUS))
-    assert blocked.reasons == ("this host is used by pid 4711 (run theirs, server some-server, since 12:00)",)
+    assert blocked.reasons == (
+        "this host is used by pid 4711 (run theirs, server some-server, since 12:00)",
+    )
     assert not blocked.own_run
     _blocked(choose(_wanted(1), [_holder("host")], GPUS))
     _blocked(choose(_wanted(0), [_holder("host")], ()))
@@ -84,18 +105,24 @@ def test_waiting_for_another_worker_of_the_same_run_has_no_deadline() -> None:
     of_both = [*of_ours[:1], *(_holder(f"gpu-GPU-{index}") for index in range(1, 8))]
     assert not _blocked(choose(_wanted(2), of_both, GPUS)).own_run, "one GPU of ours is not enough"
     own_leftover = [replace(holder, owner=ProcessId(1, 1)) for holder in of_ours]
-    assert not _blocked(choose(_wanted(2), own_leftover, GPUS)).own_run, "waiting for oneself never ends"
+    assert not _blocked(choose(_wanted(2), own_leftover, GPUS)).own_run, (
+        "waiting for oneself never ends"
+    )
 
 
 @pytest.mark.parametrize(
     ("gpu", "words"),
     [
         (GPUS[0], None),
-        (replace(GPUS[3], processes=(GpuProcess(99),)), "GPU 3 (GPU-3) has 0.5 GiB in use by <99>, outside pytest-gpubench"),
+        (
+            replace(GPUS[3], processes=(GpuProcess(99),)),
+            "GPU 3 (GPU-3) has 0.5 GiB in use by <99>, outside pytest-gpubench",
+        ),
         (replace(GPUS[3], memory_used=GIB * 7 // 10), None),
         (
             replace(GPUS[3], memory_used=71 * GIB),
-            "GPU 3 (GPU-3) has 71.0 GiB in use by a process that cannot be seen from here, outside pytest-gpubench",
+            "GPU 3 (GPU-3) has 71.0 GiB in use by a process that cannot be seen from "
+            "here, outside pytest-gpubench",
         ),
     ],
 )
@@ -115,7 +142,9 @@ def test_memory_counts_as_returned_within_a_quarter_gib() -> None:
     assert memory_not_returned(GPUS[:1], [replace(GPUS[0], memory_used=3 * GIB), GPUS[1]]) == [
         "GPU 0 has 3.0 GiB in use, 0.5 GiB before the start"
     ]
-    assert memory_not_returned(GPUS[:1], []) == [], "a GPU that the driver no longer lists says nothing"
+    assert memory_not_returned(GPUS[:1], []) == [], (
+        "a GPU that the driver no longer lists says nothing"
+    )
 
 
 def test_gpus_are_named_by_uuid_and_for_older_engines_by_index() -> None:
@@ -123,19 +152,26 @@ def test_gpus_are_named_by_uuid_and_for_older_engines_by_index() -> None:
     by_uuid = {"CUDA_VISIBLE_DEVICES": "GPU-2,GPU-3"}
     for version in (None, "0.26.0", "0.27.1rc2.dev3+g123", "a-build-of-ours"):
         assert server_env(grant, version) == by_uuid
-    assert server_env(grant, "0.25.1") == {"CUDA_VISIBLE_DEVICES": "2,3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert server_env(grant, "0.25.1") == {
+        "CUDA_VISIBLE_DEVICES": "2,3",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
 
 
 def test_servers_side_by_side_on_a_cpu_get_disjoint_cores() -> None:
     first = _granted(choose(_wanted(side_by_side=2), [], ()))
     assert first.cpus == (0, 1, 2, 3, 8, 9, 10, 11)
     assert first.units == ("cpu-0-3,8-11",)
-    second = _granted(choose(_wanted(side_by_side=2), [_holder(first.units[0], cpus=first.cpus)], ()))
+    second = _granted(
+        choose(_wanted(side_by_side=2), [_holder(first.units[0], cpus=first.cpus)], ())
+    )
     assert not set(first.cpus) & set(second.cpus)
     held = [_holder(grant.units[0], run="ours", cpus=grant.cpus) for grant in (first, second)]
     third = _blocked(choose(_wanted(side_by_side=2), held, ()))
     assert third.own_run
-    assert third.reasons == ("cores are used by pid 4711 (run ours, server some-server, since 12:00)",)
+    assert third.reasons == (
+        "cores are used by pid 4711 (run ours, server some-server, since 12:00)",
+    )
 
 
 def test_a_cpu_server_shares_all_cores_where_it_cannot_have_its_own() -> None:
@@ -152,7 +188,9 @@ def test_a_cpu_server_shares_all_cores_where_it_cannot_have_its_own() -> None:
 
 def test_cores_become_threads_one_per_core_in_equal_parts_for_the_ranks() -> None:
     assert server_env(Grant(("x",), cores=CORES[:4]), None) == {"VLLM_CPU_OMP_THREADS_BIND": "8-11"}
-    assert server_env(Grant(("x",), cores=((0,), (1,), (2,), (3,), (4,))), None, 2) == {"VLLM_CPU_OMP_THREADS_BIND": "0-1|2-3"}
+    assert server_env(Grant(("x",), cores=((0,), (1,), (2,), (3,), (4,))), None, 2) == {
+        "VLLM_CPU_OMP_THREADS_BIND": "0-1|2-3"
+    }
     assert binds_threads(["VLLM_CPU_OMP_THREADS_BIND"])
     assert not binds_threads(["VLLM_CPU_KVCACHE_SPACE"])
 

@@ -1,4 +1,5 @@
-"""Folders and locks in /tmp: only what this user alone may write is believed; also users without a home folder."""
+"""Folders and locks in /tmp: only what this user alone may write is believed; also users without a
+home folder."""
 
 from __future__ import annotations
 
@@ -66,12 +67,19 @@ def test_the_lock_of_a_folder_that_others_may_write_is_refused(temporary: Path) 
     lock(temporary / "cache")
 
 
-def test_the_lock_of_another_user_is_refused(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_another_user_is_refused(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_private_folder(temporary / "gpubench-12345" / "hub")
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    with pytest.raises(BenchmarkError, match=r"is not a folder of this user \(uid 12345\): it belongs to") as found:
+    with pytest.raises(
+        BenchmarkError, match=r"is not a folder of this user \(uid 12345\): it belongs to"
+    ) as found:
         lock(temporary / "cache")
-    assert (found.value.failure.cause, found.value.failure.failure_class) == ("lock-unusable", "infrastructure")
+    assert (found.value.failure.cause, found.value.failure.failure_class) == (
+        "lock-unusable",
+        "infrastructure",
+    )
 
 
 def test_a_link_in_the_place_of_a_lock_or_its_folder_is_refused(temporary: Path) -> None:
@@ -98,7 +106,9 @@ def test_a_named_lease_folder_must_not_be_everybodys(tmp_path: Path, mode: int) 
     with pytest.raises(BenchmarkError, match="can be written by other users"):
         lease_folder({"GPUBENCH_LEASE_DIR": str(folder)})
     folder.chmod(0o770)
-    assert lease_folder({"GPUBENCH_LEASE_DIR": str(folder)}) == folder, "a group of the user's own is the user's business"
+    assert lease_folder({"GPUBENCH_LEASE_DIR": str(folder)}) == folder, (
+        "a group of the user's own is the user's business"
+    )
 
 
 def test_what_is_private(tmp_path: Path) -> None:
@@ -121,13 +131,17 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("homeless")
-def test_a_user_without_a_home_has_a_cache_of_its_own(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_has_a_cache_of_its_own(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = temporary / f"gpubench-{os.getuid()}"
     assert local.default_cache_dir({}) == own / "cache" / "huggingface" / "hub"
     assert not_private(own) == ""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert local.server_cache_dir(None) == own / "cache" / "huggingface" / "hub", "the server would look elsewhere"
+    assert local.server_cache_dir(None) == own / "cache" / "huggingface" / "hub", (
+        "the server would look elsewhere"
+    )
     assert local.server_cache_dir(temporary) == temporary
 
 

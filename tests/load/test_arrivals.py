@@ -13,7 +13,9 @@ from pytest_gpubench.model.workload import Workload
 
 
 def workload(**chosen: Any) -> Workload:
-    return Workload(isl=8, osl=8, conc=1, num_prompts=1, num_warmups=0, **{"request_rate": 20.0, **chosen})
+    return Workload(
+        isl=8, osl=8, conc=1, num_prompts=1, num_warmups=0, **{"request_rate": 20.0, **chosen}
+    )
 
 
 def gaps(offsets: list[float]) -> list[float]:
@@ -25,7 +27,9 @@ def variation(values: list[float]) -> float:
 
 
 def test_constant_is_even() -> None:
-    assert due_offsets(workload(arrival="constant"), "measured", 4) == pytest.approx([0, 0.05, 0.1, 0.15])
+    assert due_offsets(workload(arrival="constant"), "measured", 4) == pytest.approx(
+        [0, 0.05, 0.1, 0.15]
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,11 +43,20 @@ def test_constant_is_even() -> None:
 )
 def test_burstiness_is_the_gammas_shape(chosen: dict[str, Any], expected: float) -> None:
     # the coefficient of variation of a gamma distribution is 1 / sqrt(shape)
-    assert variation(gaps(due_offsets(workload(**chosen), "measured", 4000))) == pytest.approx(expected, rel=0.1)
+    assert variation(gaps(due_offsets(workload(**chosen), "measured", 4000))) == pytest.approx(
+        expected, rel=0.1
+    )
 
 
-@given(number=st.integers(2, 200), seed=st.integers(0, 50), rate=st.floats(0.1, 1000), burstiness=st.floats(0.1, 10))
-def test_schedule_has_exactly_the_rate(number: int, seed: int, rate: float, burstiness: float) -> None:
+@given(
+    number=st.integers(2, 200),
+    seed=st.integers(0, 50),
+    rate=st.floats(0.1, 1000),
+    burstiness=st.floats(0.1, 10),
+)
+def test_schedule_has_exactly_the_rate(
+    number: int, seed: int, rate: float, burstiness: float
+) -> None:
     chosen = workload(arrival="gamma", request_rate=rate, burstiness=burstiness, seed=seed)
     offsets = due_offsets(chosen, "measured", number)
     assert len(offsets) == number
@@ -71,6 +84,8 @@ def test_ramp_grows_from_nothing_to_the_full_rate() -> None:
     # after the ramp: the full rate
     assert gaps(times[400:]) == pytest.approx([gap] * len(gaps(times[400:])))
     # in the middle of the ramp: half of it
-    near = [gap for time, gap in zip(times, gaps(times), strict=False) if abs(time - ramp / 2) < 0.1]
+    near = [
+        gap for time, gap in zip(times, gaps(times), strict=False) if abs(time - ramp / 2) < 0.1
+    ]
     assert statistics.fmean(near) == pytest.approx(2 * gap, rel=0.1)
     assert ramped(3.0, 0.0) == 3.0

@@ -1,4 +1,5 @@
-"""Calibrations: which one speaks for a run, where they are kept, and the command that makes them."""
+"""Calibrations: which one speaks for a run, where they are kept, and the command that makes
+them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from pytest_gpubench.load.client_error import Calibration, best_of, table_of
 from pytest_gpubench.model.failures import GpubenchError
 
 
-def made(conc: int, rate: float, *, good: bool = True, workers: int = 1, software: str = "") -> Calibration:
+def made(
+    conc: int, rate: float, *, good: bool = True, workers: int = 1, software: str = ""
+) -> Calibration:
     return Calibration(
         conc, rate, rate, 3 * conc, 0.05, 0.001 if good else 0.02, 0.002, 0.01, 0.00001, 0.2, 1e-5, 0.001,
         workers=workers, host=client_calibration.host_name(), software=software or client_calibration.software_name(),
@@ -78,7 +81,9 @@ def test_kept_per_host_and_replaced_per_point(tmp_path: Path) -> None:
         (b"\xff\xfe", "cannot be read: it is not UTF-8"),
     ],
 )
-def test_damaged_file_is_a_sentence_and_stays(tmp_path: Path, text: str | bytes, words: str) -> None:
+def test_damaged_file_is_a_sentence_and_stays(
+    tmp_path: Path, text: str | bytes, words: str
+) -> None:
     path = file_of(tmp_path)
     path.parent.mkdir()
     data = text if isinstance(text, bytes) else text.encode()
@@ -89,7 +94,12 @@ def test_damaged_file_is_a_sentence_and_stays(tmp_path: Path, text: str | bytes,
     assert path.read_bytes() == data
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda it: st.lists(it) | st.dictionaries(st.text(), it)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda it: st.lists(it) | st.dictionaries(st.text(), it),
+    )
+)
 @settings(max_examples=50, suppress_health_check=list(HealthCheck))
 def test_any_json_is_refused_with_a_sentence_or_read(tmp_path: Path, value: object) -> None:
     path = file_of(tmp_path)
@@ -124,7 +134,9 @@ def test_unwritable_folder_is_a_sentence(tmp_path: Path) -> None:
         (["--conc", "20000", "--stream-rate", "1000000"], "is above 10,000,000"),
     ],
 )
-def test_wrong_command_is_a_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+def test_wrong_command_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
     assert cli.main(["calibrate", *arguments]) == cli.EXIT_USAGE
     said = capsys.readouterr().err
     assert said.startswith("gpubench: ")
@@ -141,7 +153,17 @@ def test_command_measures_prints_and_stores(
         return made(conc, rate, good=conc < 100)
 
     monkeypatch.setattr(client_calibration, "calibrate", measure)
-    command = ["calibrate", "--results", str(tmp_path), "--conc", "4", "--conc", "64", "--seconds", "1"]
+    command = [
+        "calibrate",
+        "--results",
+        str(tmp_path),
+        "--conc",
+        "4",
+        "--conc",
+        "64",
+        "--seconds",
+        "1",
+    ]
     assert cli.main(command) == 0
     assert asked == [(64, 6400.0, 1.0, 1), (4, 400.0, 1.0, 1)]
     said = capsys.readouterr().out
@@ -153,7 +175,9 @@ def test_command_measures_prints_and_stores(
     assert stored(tmp_path)[-1].problem
 
 
-def test_selection_is_that_of_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_selection_is_that_of_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     asked: list[tuple[int, float]] = []
 
     def measure(conc: int, rate: float, **_: object) -> Calibration:

@@ -59,7 +59,12 @@ def test_errors_by_hand() -> None:
         completion_tokens=3,
     )
     truth = [
-        {"request_id": "r", "arrival_ns": 1 * MS, "chunk_ns": [51 * MS, 61 * MS, 71 * MS], "chunk_totals": [1, 2, 3]},
+        {
+            "request_id": "r",
+            "arrival_ns": 1 * MS,
+            "chunk_ns": [51 * MS, 61 * MS, 71 * MS],
+            "chunk_totals": [1, 2, 3],
+        },
     ]
     facts = ClientFacts("", "", "", cpu_seconds=0.003, window_seconds=0.1)
     found = compare([record], truth, facts, conc=1, asked_rate=30.0)

@@ -101,7 +101,12 @@ def test_shares_are_the_whole_and_do_not_overlap() -> None:
     whole = {prompt.index: prompt for prompt in make(turns=2, num_prompts=9, conc=4, workers=1)[1]}
     parts: dict[int, Prompt] = {}
     for share in range(3):
-        plan = LoadPlan("http://x", "m", replace(WORKLOAD, turns=2, num_prompts=9, conc=4, workers=3), share=share)
+        plan = LoadPlan(
+            "http://x",
+            "m",
+            replace(WORKLOAD, turns=2, num_prompts=9, conc=4, workers=3),
+            share=share,
+        )
         mine = asyncio.run(Composer(plan, count).compose(lambda done, total: None))[1]
         assert not parts.keys() & {prompt.index for prompt in mine}
         parts |= {prompt.index: prompt for prompt in mine}
@@ -109,7 +114,13 @@ def test_shares_are_the_whole_and_do_not_overlap() -> None:
 
 
 SHAREGPT = [
-    {"id": "a", "conversations": [{"from": "human", "value": "one two"}, {"from": "gpt", "value": "three four five"}]},
+    {
+        "id": "a",
+        "conversations": [
+            {"from": "human", "value": "one two"},
+            {"from": "gpt", "value": "three four five"},
+        ],
+    },
     {"conversations": [{"from": "gpt", "value": "begins wrongly"}]},
     {
         "conversations": [
@@ -133,14 +144,22 @@ def test_sharegpt() -> None:
 def test_sharegpt_prompts_take_lengths_from_the_data(tmp_path: Path) -> None:
     file = tmp_path / "sharegpt.json"
     entries = [
-        {"conversations": [{"from": "human", "value": "w " * size}, {"from": "gpt", "value": "a " * 5}]} for size in range(1, 30)
+        {
+            "conversations": [
+                {"from": "human", "value": "w " * size},
+                {"from": "gpt", "value": "a " * 5},
+            ]
+        }
+        for size in range(1, 30)
     ]
     file.write_text(json.dumps(entries))
     warmups, measured = make(dataset="sharegpt", dataset_file=str(file), isl=20)
     assert len({prompt.text for prompt in [*warmups, *measured]}) == 10
     assert all(tokens(prompt) == prompt.isl <= 20 for prompt in measured)
     assert all(prompt.osl == 5 for prompt in measured)
-    with pytest.raises(BenchmarkError, match=r"has 16 conversations of 1 turns .* the run needs 32"):
+    with pytest.raises(
+        BenchmarkError, match=r"has 16 conversations of 1 turns .* the run needs 32"
+    ):
         make(dataset="sharegpt", dataset_file=str(file), isl=20, num_prompts=30)
 
 
@@ -164,7 +183,10 @@ def test_jsonl(tmp_path: Path) -> None:
         ("{", "d.jsonl:2: not JSON"),
         ("[1]", "d.jsonl:2: not a JSON object"),
         ("{}", "d.jsonl:2: needs `prompt`, or `messages`"),
-        ('{"messages": [{"role": "assistant", "content": "x"}]}', "d.jsonl:2: `messages` must be text and begin with a user's"),
+        (
+            '{"messages": [{"role": "assistant", "content": "x"}]}',
+            "d.jsonl:2: `messages` must be text and begin with a user's",
+        ),
         ('{"messages": [{"role": "user", "content": [1]}]}', "d.jsonl:2: `messages` must be text"),
         ('{"prompt": "x", "output_tokens": 0}', "d.jsonl:2: `output_tokens` must be a number"),
     ],
@@ -175,7 +197,9 @@ def test_bad_lines_are_named(line: str, words: str) -> None:
     assert found.value.failure.failure_class == "recipe"
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[1]", '[{"conversations": [{"from": "human"}]}]', "[]"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "{}", "[1]", '[{"conversations": [{"from": "human"}]}]', "[]"]
+)
 def test_bad_sharegpt_is_one_sentence(text: str) -> None:
     with pytest.raises(BenchmarkError, match=r"x\.json"):
         parse_sharegpt(text, "x.json")
@@ -191,7 +215,12 @@ TRACE = """
 def test_trace_keeps_times_lengths_and_shared_blocks(tmp_path: Path) -> None:
     file = tmp_path / "trace.jsonl"
     file.write_text(TRACE)
-    chosen: dict[str, Any] = {"dataset": "trace", "arrival": "trace", "dataset_file": str(file), "num_prompts": 10}
+    chosen: dict[str, Any] = {
+        "dataset": "trace",
+        "arrival": "trace",
+        "dataset_file": str(file),
+        "num_prompts": 10,
+    }
     warmups, measured = make(**chosen, time_scale=0.5)
     assert [prompt.due for prompt in measured] == [0.0, 0.5, 1.0]
     assert [prompt.osl for prompt in measured] == [5, 4, 3]
@@ -237,14 +266,26 @@ def test_a_dataset_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_text("x" * 1001)
     with pytest.raises(BenchmarkError, match="too large"):
         read_text(path)
-    failure = dataset_problem(Workload(isl=8, osl=8, conc=1, num_prompts=1, num_warmups=0, dataset="jsonl", dataset_file=str(path)))
+    failure = dataset_problem(
+        Workload(
+            isl=8,
+            osl=8,
+            conc=1,
+            num_prompts=1,
+            num_warmups=0,
+            dataset="jsonl",
+            dataset_file=str(path),
+        )
+    )
     assert failure is not None
     assert "too large" in failure.summary
     with pytest.raises(BenchmarkError, match="x:2: the line is too long: 101 characters"):
         parse_jsonl('{"prompt": "a"}\n' + "y" * 101, "x")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"prompt": ' * 100_000, '{"prompt": ' + "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"prompt": ' * 100_000, '{"prompt": ' + "9" * 5000]
+)
 def test_no_nesting_or_number_of_a_dataset_is_too_strange(text: str) -> None:
     for parse in (parse_jsonl, parse_sharegpt, parse_trace):
         with pytest.raises(BenchmarkError):
@@ -254,7 +295,15 @@ def test_no_nesting_or_number_of_a_dataset_is_too_strange(text: str) -> None:
 def test_a_dataset_that_is_no_file_is_a_sentence(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        workload = Workload(isl=8, osl=8, conc=1, num_prompts=1, num_warmups=0, dataset="jsonl", dataset_file=str(path))
+        workload = Workload(
+            isl=8,
+            osl=8,
+            conc=1,
+            num_prompts=1,
+            num_warmups=0,
+            dataset="jsonl",
+            dataset_file=str(path),
+        )
         assert dataset_problem(workload) is not None
         assert comparable(workload)["dataset_file"] == "unreadable"
         with pytest.raises(BenchmarkError, match="cannot be read"):

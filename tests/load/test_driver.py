@@ -19,8 +19,12 @@ FAST = Schedule(ttft=0.01, token_time=0.001)
 
 
 async def wires(server: LoopbackServer, number: int) -> list[Job]:
-    plan = LoadPlan(server.url, "loopback", Workload(isl=10, osl=4, conc=1, num_prompts=1, num_warmups=0))
-    built = await build_requests(plan, "key", [Prompt(index, "measured", f"word {index}", 10, 4) for index in range(number)])
+    plan = LoadPlan(
+        server.url, "loopback", Workload(isl=10, osl=4, conc=1, num_prompts=1, num_warmups=0)
+    )
+    built = await build_requests(
+        plan, "key", [Prompt(index, "measured", f"word {index}", 10, 4) for index in range(number)]
+    )
     return [Job(request.wire) for request in built]
 
 
@@ -56,7 +60,9 @@ def test_connections_that_the_server_closed_between_phases_fail_no_request() -> 
     asyncio.run(main())
 
 
-def test_idle_connections_are_replaced_before_the_server_drops_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_are_replaced_before_the_server_drops_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(transport, "_IDLE_LIMIT_NS", 1_000_000)
 
     async def main() -> None:
@@ -87,7 +93,13 @@ def test_server_that_vanishes_leaves_one_reason_per_request() -> None:
         reasons = errors(exchanges)
         assert [exchange.number for exchange in exchanges] == list(range(10))
         assert len(reasons) == 10
-        assert sum(reason.startswith("the connection was closed before any answer") for reason in reasons) == 4
+        assert (
+            sum(
+                reason.startswith("the connection was closed before any answer")
+                for reason in reasons
+            )
+            == 4
+        )
         assert sum(reason.startswith("no connection: ") for reason in reasons) == 6
         loop.close()
 

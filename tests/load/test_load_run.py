@@ -70,11 +70,17 @@ def test_records_tell_the_servers_truth() -> None:
         assert abs(served.prompt_tokens - record.asked_isl) <= 1
         assert list(record.chunk_tokens) == served.chunk_totals
         assert record.finish_reason == "length"
-        # one clock for both processes: nothing is received before it was sent, nor sent before it was due
+        # one clock for both processes: nothing is received before it was sent, nor sent before it
+        # was due
         assert record.send_ns is not None
         assert record.due_ns <= record.send_ns < served.arrival_ns
-        assert all(sent < received for sent, received in zip(served.chunk_ns, record.chunk_ns, strict=True))
-    assert sum(record.completion_tokens or 0 for record in result.records) == server.counters.generation_tokens
+        assert all(
+            sent < received for sent, received in zip(served.chunk_ns, record.chunk_ns, strict=True)
+        )
+    assert (
+        sum(record.completion_tokens or 0 for record in result.records)
+        == server.counters.generation_tokens
+    )
     assert len({served.prompt_tokens for served in server.truth}) > 1
     assert {progress.stage for progress in stages} == {"prompts", "warmup", "measured"}
     assert stages[-1] == Progress("measured", 12, 12)
@@ -102,7 +108,11 @@ def _errors_against_the_truth() -> tuple[float, float]:
         assert record.first_token_ns is not None
         assert record.last_token_ns is not None
         ttft_errors.append((record.first_token_ns - record.due_ns) / 1e9 - served.ttft)
-        tpot = (record.last_token_ns - record.first_token_ns) / 1e9 / ((record.completion_tokens or 0) - 1)
+        tpot = (
+            (record.last_token_ns - record.first_token_ns)
+            / 1e9
+            / ((record.completion_tokens or 0) - 1)
+        )
         tpot_errors.append(tpot - served.tpot)
     assert min(ttft_errors) > 0, "nothing is seen before it was sent"
     return statistics.median(ttft_errors), statistics.median(tpot_errors)
@@ -111,7 +121,9 @@ def _errors_against_the_truth() -> tuple[float, float]:
 def test_loop_is_closed_at_the_concurrency() -> None:
     with LoopbackServer(FAST).in_thread() as server:
         result = run_load(plan(server))
-    edges = [(record.send_ns or 0, 1) for record in measured(result)] + [(record.end_ns or 0, -1) for record in measured(result)]
+    edges = [(record.send_ns or 0, 1) for record in measured(result)] + [
+        (record.end_ns or 0, -1) for record in measured(result)
+    ]
     in_flight, peak = 0, 0
     for _, step in sorted(edges):
         in_flight += step
@@ -131,7 +143,10 @@ def test_three_tokens_per_chunk() -> None:
         assert record.chunk_tokens == (1, 4, 7, 10, 13, 16)
         assert record.first_token_ns is not None
         assert record.last_token_ns is not None
-    tpots = [((record.last_token_ns or 0) - (record.first_token_ns or 0)) / 15e9 for record in measured(result)]
+    tpots = [
+        ((record.last_token_ns or 0) - (record.first_token_ns or 0)) / 15e9
+        for record in measured(result)
+    ]
     assert statistics.median(tpots) == pytest.approx(0.01, rel=0.2)
 
 
@@ -148,8 +163,13 @@ def test_completions_api_and_template_arguments() -> None:
             server.routes["POST", path] = spy
             api = "completions" if path == "/v1/completions" else "chat"
             template = FrozenMap({"thinking": False}) if api == "chat" else FrozenMap()
-            chosen: dict[str, Any] = {"api": api, "chat_template": "server" if api == "chat" else "none"}
-            workload = replace(WORKLOAD, **chosen, num_prompts=1, num_warmups=0, conc=1, temperature=0.5)
+            chosen: dict[str, Any] = {
+                "api": api,
+                "chat_template": "server" if api == "chat" else "none",
+            }
+            workload = replace(
+                WORKLOAD, **chosen, num_prompts=1, num_warmups=0, conc=1, temperature=0.5
+            )
             result = run_load(plan(server, replace(workload, chat_template_kwargs=template)))
             assert result.failed == ()
     completion, chat = bodies
@@ -166,19 +186,29 @@ FAULTS = {
     6: (Fault("status", status=503), "HTTP status 503: "),
     7: (Fault("malformed"), "malformed chunk after 1 good ones: "),
     8: (Fault("disconnect"), "the connection was closed in the middle of the answer"),
-    9: (Fault("disconnect", after_chunks=0), "the connection was closed in the middle of the answer"),
+    9: (
+        Fault("disconnect", after_chunks=0),
+        "the connection was closed in the middle of the answer",
+    ),
     11: (Fault("stall", after_chunks=3), "stalled: no data for 6 s"),
-    12: (Fault("error-event"), "the server reported an error in the stream: EngineCore encountered an issue."),
+    12: (
+        Fault("error-event"),
+        "the server reported an error in the stream: EngineCore encountered an issue.",
+    ),
 }
 
 
 def test_every_fault_is_one_failed_record_and_the_rest_survives() -> None:
-    with LoopbackServer(FAST, faults=lambda index: FAULTS[index][0] if index in FAULTS else None).in_thread() as server:
+    with LoopbackServer(
+        FAST, faults=lambda index: FAULTS[index][0] if index in FAULTS else None
+    ).in_thread() as server:
         result = run_load(plan(server, replace(WORKLOAD, num_prompts=20), read_timeout=6))
     assert len(result.failed) == len(FAULTS)
     expected = sorted(reason for _, reason in FAULTS.values())
     errors = sorted(record.error for record in result.failed)
-    assert all(error.startswith(reason) for error, reason in zip(errors, expected, strict=True)), errors
+    assert all(error.startswith(reason) for error, reason in zip(errors, expected, strict=True)), (
+        errors
+    )
     good = [record for record in measured(result) if record.ok]
     assert len(good) == 20 - len(FAULTS)
     assert all(record.completion_tokens == record.asked_osl for record in good)
@@ -200,7 +230,9 @@ def test_half_closed_connection_is_one_failed_record() -> None:
         original = server.routes["POST", "/v1/chat/completions"]
         server.routes["POST", "/v1/chat/completions"] = half_close_one
         result = run_load(plan(server))
-    assert [record.error for record in result.failed] == ["the connection was closed in the middle of the answer"]
+    assert [record.error for record in result.failed] == [
+        "the connection was closed in the middle of the answer"
+    ]
     assert len(result.records) == 16
 
 
@@ -208,7 +240,11 @@ def test_server_that_closes_after_every_answer_is_no_failure() -> None:
     chunk = b'data: {"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
 
     def closing(request: Request) -> Response:
-        return Response(chunk + b"data: [DONE]\n\n", content_type="text/event-stream", headers={"connection": "close"})
+        return Response(
+            chunk + b"data: [DONE]\n\n",
+            content_type="text/event-stream",
+            headers={"connection": "close"},
+        )
 
     with LoopbackServer(FAST).in_thread() as server:
         server.routes["POST", "/v1/chat/completions"] = closing
@@ -270,7 +306,11 @@ def test_death_that_is_noticed_late_is_still_the_servers_failure() -> None:
             return DEAD if asked[-1] - asked[0] > 3 else None
 
         with pytest.raises(BenchmarkError) as found:
-            run_load(plan(server, replace(WORKLOAD, num_prompts=2, num_warmups=0)), check_server=late, grace=30)
+            run_load(
+                plan(server, replace(WORKLOAD, num_prompts=2, num_warmups=0)),
+                check_server=late,
+                grace=30,
+            )
     assert found.value.failure is DEAD
 
 
@@ -290,7 +330,10 @@ def test_server_without_tokenize_is_one_sentence() -> None:
 
 
 def test_deadline_kills_the_worker() -> None:
-    with LoopbackServer(Schedule(ttft=30)).in_thread() as server, pytest.raises(BenchmarkError, match="not finished after 2 s"):
+    with (
+        LoopbackServer(Schedule(ttft=30)).in_thread() as server,
+        pytest.raises(BenchmarkError, match="not finished after 2 s"),
+    ):
         run_load(plan(server, deadline=2))
     assert not _workers()
 
@@ -300,7 +343,10 @@ def test_worker_crash_is_a_client_failure() -> None:
         for worker, _ in _workers():
             worker.kill()
 
-    with LoopbackServer(Schedule(ttft=30)).in_thread() as server, pytest.raises(BenchmarkError) as found:
+    with (
+        LoopbackServer(Schedule(ttft=30)).in_thread() as server,
+        pytest.raises(BenchmarkError) as found,
+    ):
         run_load(plan(server), on_progress=murder)
     failure = found.value.failure
     assert (failure.cause, failure.failure_class) == ("load-worker-died", "client")
@@ -313,7 +359,10 @@ def test_worker_crash_is_a_client_failure() -> None:
         ({"dataset": "sharegpt"}, "client.dataset: dataset sharegpt needs dataset-file"),
         ({"conc": 0}, "at least 1"),
         ({"chat_template": "none"}, "client.chat-template: the chat API always applies"),
-        ({"dataset": "text", "dataset_file": "/no/such/file"}, "/no/such/file cannot be read: No such file"),
+        (
+            {"dataset": "text", "dataset_file": "/no/such/file"},
+            "/no/such/file cannot be read: No such file",
+        ),
     ],
 )
 def test_plan_that_cannot_be_run_is_refused(change: dict[str, Any], words: str) -> None:
@@ -343,7 +392,9 @@ def test_worker_never_outlives_its_parent(number: signal.Signals) -> None:
     with server_process("--token-time", "0.1") as (_, url):
         argv = [sys.executable, "-c", textwrap.dedent(PARENT), url]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as parent:
+        with subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        ) as parent:
             assert parent.stdout is not None
             assert parent.stderr is not None
             assert parent.stdout.readline() == "measuring\n"

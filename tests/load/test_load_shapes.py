@@ -45,8 +45,12 @@ def dues(records: list[RequestRecord]) -> list[float]:
 
 
 def test_open_loop_sends_by_the_schedule_whatever_the_server_does() -> None:
-    with LoopbackServer(Schedule(ttft=0.3, token_time=0.002)).in_thread() as server:  # far slower than the arrivals
-        result = run(server, arrival="constant", request_rate=50.0, conc=1, num_prompts=20, num_warmups=0)
+    with LoopbackServer(
+        Schedule(ttft=0.3, token_time=0.002)
+    ).in_thread() as server:  # far slower than the arrivals
+        result = run(
+            server, arrival="constant", request_rate=50.0, conc=1, num_prompts=20, num_warmups=0
+        )
     records = measured(result)
     assert dues(records) == pytest.approx([index / 50 for index in range(20)])
     lags = [(record.send_ns or 0) - record.due_ns for record in records]
@@ -83,7 +87,9 @@ def test_open_loop_warmup_is_part_of_one_schedule_where_it_is_not_drained() -> N
 
 def test_rate_ramps_up() -> None:
     with LoopbackServer(FAST).in_thread() as server:
-        result = run(server, arrival="constant", request_rate=50.0, ramp=0.4, num_prompts=20, num_warmups=0)
+        result = run(
+            server, arrival="constant", request_rate=50.0, ramp=0.4, num_prompts=20, num_warmups=0
+        )
     gaps = [later - earlier for earlier, later in pairwise(dues(measured(result)))]
     assert gaps[0] > 2 * gaps[-1]
     assert gaps[-1] == pytest.approx(0.02)
@@ -103,10 +109,14 @@ def test_concurrency_ramps_up() -> None:
         result = run(server, ramp=0.2, num_warmups=0)
     began = dues(measured(result))[:4]
     assert began == sorted(began)
-    assert all(due >= slot * 0.05 - 0.002 for slot, due in enumerate(began)), "a slot may be late, never early"
+    assert all(due >= slot * 0.05 - 0.002 for slot, due in enumerate(began)), (
+        "a slot may be late, never early"
+    )
 
 
-@pytest.mark.parametrize("chosen", [{}, {"handover": "continue"}, {"arrival": "constant", "request_rate": 50.0}])
+@pytest.mark.parametrize(
+    "chosen", [{}, {"handover": "continue"}, {"arrival": "constant", "request_rate": 50.0}]
+)
 def test_duration_ends_the_sending(chosen: dict[str, Any]) -> None:
     with LoopbackServer(FAST).in_thread() as server:
         result = run(server, duration=0.4, num_prompts=400, **chosen)
@@ -149,26 +159,44 @@ def test_turns_follow_each_other_in_one_slot() -> None:
 
 
 def test_failed_turn_does_not_end_its_conversation() -> None:
-    with LoopbackServer(FAST, faults=lambda index: Fault("status", 429) if index == 1 else None).in_thread() as server:
-        plan = LoadPlan(server.url, "loopback", replace(WORKLOAD, turns=3, conc=1, num_prompts=6, num_warmups=0))
+    with LoopbackServer(
+        FAST, faults=lambda index: Fault("status", 429) if index == 1 else None
+    ).in_thread() as server:
+        plan = LoadPlan(
+            server.url, "loopback", replace(WORKLOAD, turns=3, conc=1, num_prompts=6, num_warmups=0)
+        )
         result = run_load(plan)
     assert [record.ok for record in result.records] == [True, False, True, True, True, True]
 
 
 def test_trace_is_replayed(tmp_path: Path) -> None:
     file = tmp_path / "trace.jsonl"
-    rows = [{"timestamp": 100 * row, "input_length": 40 + row, "output_length": 3 + row} for row in range(6)]
+    rows = [
+        {"timestamp": 100 * row, "input_length": 40 + row, "output_length": 3 + row}
+        for row in range(6)
+    ]
     file.write_text("\n".join(map(json.dumps, rows)))
     with LoopbackServer(FAST).in_thread() as server:
-        result = run(server, dataset="trace", arrival="trace", dataset_file=str(file), time_scale=0.5, num_prompts=100)
+        result = run(
+            server,
+            dataset="trace",
+            arrival="trace",
+            dataset_file=str(file),
+            time_scale=0.5,
+            num_prompts=100,
+        )
     records = measured(result)
     assert result.client.planned == 6
     assert dues(records) == pytest.approx([0.05 * row for row in range(6)])
     assert [record.completion_tokens for record in records] == [3, 4, 5, 6, 7, 8]
-    assert [record.prompt_tokens for record in records] == pytest.approx([40 + row for row in range(6)], abs=1)
+    assert [record.prompt_tokens for record in records] == pytest.approx(
+        [40 + row for row in range(6)], abs=1
+    )
 
 
-@pytest.mark.parametrize("chosen", [{}, {"handover": "continue"}, {"arrival": "poisson", "request_rate": 60.0}])
+@pytest.mark.parametrize(
+    "chosen", [{}, {"handover": "continue"}, {"arrival": "poisson", "request_rate": 60.0}]
+)
 def test_several_workers_make_one_run(chosen: dict[str, Any]) -> None:
     with LoopbackServer(FAST).in_thread() as server:
         alone = run(server, **chosen)
@@ -186,7 +214,9 @@ def test_several_workers_make_one_run(chosen: dict[str, Any]) -> None:
 
 
 def test_failed_warmup_of_one_worker_stops_all() -> None:
-    with LoopbackServer(FAST, faults=lambda index: Fault("status", 503) if index == 0 else None).in_thread() as server:
+    with LoopbackServer(
+        FAST, faults=lambda index: Fault("status", 503) if index == 0 else None
+    ).in_thread() as server:
         result = run_load(LoadPlan(server.url, "loopback", replace(WORKLOAD, workers=2)))
     assert [record.phase for record in result.records if not record.ok] == ["warmup"]
     assert measured(result) == []
@@ -201,8 +231,16 @@ def test_metrics_pages_are_sampled_meanwhile() -> None:
         plan = LoadPlan(server.url, "loopback", replace(WORKLOAD, osl=30))
         result = run_load(plan, fetch_metrics=page, metrics_interval=0.05)
     assert len(result.pages) > 5
-    assert all("vllm:num_requests_running" in text and "request_success" not in text for _, text in result.pages)
-    running = [float(line.split()[-1]) for _, text in result.pages for line in text.splitlines() if "_running" in line]
+    assert all(
+        "vllm:num_requests_running" in text and "request_success" not in text
+        for _, text in result.pages
+    )
+    running = [
+        float(line.split()[-1])
+        for _, text in result.pages
+        for line in text.splitlines()
+        if "_running" in line
+    ]
     assert max(running) == 4
 
 
@@ -215,8 +253,14 @@ def test_engines_own_view_is_in_the_records() -> None:
         assert record.engine.queue == 0.0
         assert record.engine.ttft == pytest.approx(0.05, abs=0.03)
         assert record.engine.generation == pytest.approx(0.15, abs=0.05)
-        assert (record.engine.drafts, record.engine.draft_tokens, record.engine.accepted_tokens) == (5, 15, 10)
-    assert server.counters.accepted_tokens == sum(record.engine.accepted_tokens or 0 for record in result.records if record.engine)
+        assert (
+            record.engine.drafts,
+            record.engine.draft_tokens,
+            record.engine.accepted_tokens,
+        ) == (5, 15, 10)
+    assert server.counters.accepted_tokens == sum(
+        record.engine.accepted_tokens or 0 for record in result.records if record.engine
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,7 +274,10 @@ def test_engines_own_view_is_in_the_records() -> None:
         ({"duration": 0.0}, "duration"),
         ({"interval": 1.0}, "interval"),
         ({"slo": FrozenMap({"tttf": 1})}, "not tttf"),
-        ({"api": "completions", "chat_template": "none", "turns": 2}, "several turns need `api: chat`"),
+        (
+            {"api": "completions", "chat_template": "none", "turns": 2},
+            "several turns need `api: chat`",
+        ),
         ({"burstiness": 0.0}, "burstiness"),
     ],
 )
@@ -247,13 +294,21 @@ def test_impossible_shapes_are_recipe_errors(change: dict[str, Any], words: str)
         ({"isl": 100_000, "osl": 4, "conc": 2, "num_prompts": 2}, 2),
     ],
 )
-def test_a_thousand_streams_and_a_long_prompt_fit_into_a_gigabyte(chosen: dict[str, Any], requests: int) -> None:
+def test_a_thousand_streams_and_a_long_prompt_fit_into_a_gigabyte(
+    chosen: dict[str, Any], requests: int
+) -> None:
     with loopback_process("--ttft", "0.3") as url:
-        result = run_load(LoadPlan(url, "loopback", replace(WORKLOAD, num_warmups=0, range_ratio=1.0, **chosen)))
+        result = run_load(
+            LoadPlan(url, "loopback", replace(WORKLOAD, num_warmups=0, range_ratio=1.0, **chosen))
+        )
     assert result.failed == ()
     assert len(result.records) == requests
-    assert all(abs((record.prompt_tokens or 0) - record.asked_isl) <= 1 for record in result.records)
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20  # in KiB; the largest child so far
+    assert all(
+        abs((record.prompt_tokens or 0) - record.asked_isl) <= 1 for record in result.records
+    )
+    assert (
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20
+    )  # in KiB; the largest child so far
 
 
 def test_inferencex_profile_sends_token_ids_and_warms_up_with_prompt_0() -> None:
@@ -266,14 +321,23 @@ def test_inferencex_profile_sends_token_ids_and_warms_up_with_prompt_0() -> None
     with LoopbackServer(FAST).in_thread() as server:
         original = server.routes["POST", "/v1/completions"]
         server.routes["POST", "/v1/completions"] = note
-        result = run(server, profile="inferencex", api="completions", chat_template="none", conc=2, num_prompts=6)
+        result = run(
+            server,
+            profile="inferencex",
+            api="completions",
+            chat_template="none",
+            conc=2,
+            num_prompts=6,
+        )
     prompts = [body["prompt"] for body in bodies]
     assert all(isinstance(token, int) for prompt in prompts for token in prompt)
     warmups, rest = prompts[:4], prompts[4:]
     assert all(prompt == warmups[0] for prompt in warmups)
     assert len({tuple(prompt) for prompt in rest}) == 6
     assert warmups[0] in rest
-    assert [record.prompt_tokens for record in result.records] == [record.asked_isl for record in result.records]
+    assert [record.prompt_tokens for record in result.records] == [
+        record.asked_isl for record in result.records
+    ]
     assert len({record.asked_osl for record in result.of_phase("warmup")}) == 1
 
 
@@ -288,9 +352,13 @@ def test_completions_get_the_template_beforehand(template: str) -> None:
     with LoopbackServer(FAST).in_thread() as server:
         original = server.routes["POST", "/v1/completions"]
         server.routes["POST", "/v1/completions"] = note
-        result = run(server, api="completions", chat_template=template, num_prompts=4, num_warmups=0)
+        result = run(
+            server, api="completions", chat_template=template, num_prompts=4, num_warmups=0
+        )
     as_ids = [isinstance(body["prompt"], list) for body in bodies]
     assert all(as_ids) if template == "server" else not any(as_ids)
-    assert all(abs((record.prompt_tokens or 0) - record.asked_isl) <= 1 for record in result.records)
+    assert all(
+        abs((record.prompt_tokens or 0) - record.asked_isl) <= 1 for record in result.records
+    )
     if template == "server":  # the toy template's own tokens are part of what is sent
         assert [body["prompt"][:2] for body in bodies] == [[0, 0]] * 4

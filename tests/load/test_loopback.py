@@ -30,13 +30,19 @@ def connect(server: LoopbackServer) -> openai.OpenAI:
 
 def ask(server: LoopbackServer, **extra: Any) -> Any:
     with connect(server) as client:
-        return client.chat.completions.create(model="loopback", messages=MESSAGES, max_completion_tokens=8, **extra)
+        return client.chat.completions.create(
+            model="loopback", messages=MESSAGES, max_completion_tokens=8, **extra
+        )
 
 
 def stream(server: LoopbackServer, **extra: Any) -> list[Any]:
     with connect(server) as client:
         create: Any = client.chat.completions.create
-        return list(create(model="loopback", messages=MESSAGES, max_completion_tokens=8, stream=True, **extra))
+        return list(
+            create(
+                model="loopback", messages=MESSAGES, max_completion_tokens=8, stream=True, **extra
+            )
+        )
 
 
 def get(url: str) -> str:
@@ -64,10 +70,18 @@ def test_toy_tokenizer_keeps_its_count_through_detokenize(words: list[str]) -> N
 
 def test_stream_has_the_shape_of_vllm() -> None:
     with LoopbackServer(Schedule(0.02, 0.002, 3)).in_thread() as server:
-        chunks = stream(server, stream_options={"include_usage": True, "continuous_usage_stats": True})
+        chunks = stream(
+            server, stream_options={"include_usage": True, "continuous_usage_stats": True}
+        )
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [chunk.usage.completion_tokens for chunk in chunks] == [0, 1, 4, 7, 8, 8]
-    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, None, None, "length"]
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [
+        None,
+        None,
+        None,
+        None,
+        "length",
+    ]
     assert chunks[-1].choices == []
     truth = server.truth[0]
     assert truth.chunk_totals == [1, 4, 7, 8]
@@ -123,7 +137,10 @@ def test_routes_can_be_added_and_replaced() -> None:
     def version(request: Request) -> Response:
         return Response.of_json({"version": "9"})
 
-    routes: dict[tuple[str, str], Handler] = {("GET", "/version"): version, ("GET", "/later"): later}
+    routes: dict[tuple[str, str], Handler] = {
+        ("GET", "/version"): version,
+        ("GET", "/later"): later,
+    }
     with LoopbackServer(FAST, routes=routes).in_thread() as server:
         assert json.loads(get(f"{server.url}/version")) == {"version": "9"}
         assert json.loads(get(f"{server.url}/later")) == {"path": "/later"}
@@ -143,7 +160,8 @@ def test_health_says_when_the_engine_is_dead() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [({"model": "other"}, 404), ({"model": "loopback", "prompt": "a b c", "max_tokens": 100}, 400)]
+    ("body", "status"),
+    [({"model": "other"}, 404), ({"model": "loopback", "prompt": "a b c", "max_tokens": 100}, 400)],
 )
 def test_bad_requests_are_refused(body: dict[str, Any], status: int) -> None:
     with LoopbackServer(FAST, max_model_len=50).in_thread() as server:
@@ -167,7 +185,9 @@ def test_client_that_goes_away_is_counted_as_aborted() -> None:
     with LoopbackServer(Schedule(0.01, 0.05)).in_thread() as server:
         with connect(server) as client:
             create: Any = client.chat.completions.create
-            answer = create(model="loopback", messages=MESSAGES, max_completion_tokens=8, stream=True)
+            answer = create(
+                model="loopback", messages=MESSAGES, max_completion_tokens=8, stream=True
+            )
             next(iter(answer))
             answer.close()
         limit = time.monotonic() + 60
@@ -177,7 +197,11 @@ def test_client_that_goes_away_is_counted_as_aborted() -> None:
 
 
 def test_taken_port_is_an_error() -> None:
-    with LoopbackServer(FAST).in_thread() as server, pytest.raises(OSError), LoopbackServer(FAST, port=server.port).in_thread():
+    with (
+        LoopbackServer(FAST).in_thread() as server,
+        pytest.raises(OSError),
+        LoopbackServer(FAST, port=server.port).in_thread(),
+    ):
         pass
 
 

@@ -1,4 +1,5 @@
-"""Answers that no server should give: each request fails with a name, and the others of its case are kept."""
+"""Answers that no server should give: each request fails with a name, and the others of its case
+are kept."""
 
 from __future__ import annotations
 
@@ -28,9 +29,16 @@ END = b"0\r\n\r\n"
 WORKLOAD = Workload(isl=16, osl=4, conc=1, num_prompts=3, num_warmups=0)
 
 
-def ended(extra: str = "", usage: str = '{"prompt_tokens": 10, "completion_tokens": 3}', finish: str = '"length"') -> RequestRecord:
+def ended(
+    extra: str = "",
+    usage: str = '{"prompt_tokens": 10, "completion_tokens": 3}',
+    finish: str = '"length"',
+) -> RequestRecord:
     """The record of a whole answer of three tokens whose last chunk is as given."""
-    last = f'data: {{"choices": [{{"delta": {{}}, "finish_reason": {finish}}}], "usage": {usage}{extra}}}\n\n'
+    last = (
+        f'data: {{"choices": [{{"delta": {{}}, "finish_reason": {finish}}}], "usage": '
+        f"{usage}{extra}}}\n\n"
+    )
     return parsed(HEAD, framed(token(1), token(2), token(3)), framed(last.encode(), DONE) + END)
 
 
@@ -85,7 +93,9 @@ def test_a_head_that_is_none_is_a_malformed_answer(head: bytes) -> None:
 
 @pytest.mark.parametrize("reason", ["abort", "error", "content_filter", "", "halted"])
 def test_an_answer_that_ends_otherwise_has_failed(reason: str) -> None:
-    assert ended(finish=json.dumps(reason)).error == f"the answer ended with finish reason {reason!r}"
+    assert (
+        ended(finish=json.dumps(reason)).error == f"the answer ended with finish reason {reason!r}"
+    )
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "function_call"])
@@ -94,7 +104,9 @@ def test_an_answer_that_ends_well_has_not(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "count", ['"3"', "1e999", "-3", "true", "3.5", "null", "[3]", "9" * 400, "NaN", '{"a": 1}'], ids=lambda text: str(text)[:9]
+    "count",
+    ['"3"', "1e999", "-3", "true", "3.5", "null", "[3]", "9" * 400, "NaN", '{"a": 1}'],
+    ids=lambda text: str(text)[:9],
 )
 def test_a_usage_that_is_no_count_fails_its_request(count: str) -> None:
     for usage in (
@@ -116,7 +128,8 @@ def test_a_usage_that_is_no_count_fails_its_request(count: str) -> None:
         '{"queue_time_ms": 1e999, "generation_time_ms": -1e999, "time_to_first_token_ms": -5}',
         '{"queue_time_ms": "1", "generation_time_ms": [1], "time_to_first_token_ms": true}',
         '{"speculative_decoding": 7}',
-        '{"speculative_decoding": {"num_spec_steps": "3", "num_draft_tokens": 1e999, "num_accepted_draft_tokens": -1}}',
+        '{"speculative_decoding": {"num_spec_steps": "3", "num_draft_tokens": 1e999, '
+        '"num_accepted_draft_tokens": -1}}',
         '{"queue_time_ms": ' + "9" * 400 + "}",
     ],
 )
@@ -124,23 +137,44 @@ def test_metrics_of_one_request_that_are_none_are_dropped(metrics: str) -> None:
     record = ended(f', "metrics": {metrics}')
     assert record.ok
     view = record.engine
-    assert view is None or {view.queue, view.ttft, view.generation, view.drafts, view.draft_tokens} == {None}
+    assert view is None or {
+        view.queue,
+        view.ttft,
+        view.generation,
+        view.drafts,
+        view.draft_tokens,
+    } == {None}
     json.dumps(record.to_json(), allow_nan=False)
 
 
 def test_what_stands_beside_the_counts_is_dropped_too() -> None:
-    for details in ('"x"', "[]", '{"cached_tokens": "5"}', '{"cached_tokens": -1}', '{"cached_tokens": 1e999}'):
-        record = ended(usage=f'{{"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {details}}}')
+    for details in (
+        '"x"',
+        "[]",
+        '{"cached_tokens": "5"}',
+        '{"cached_tokens": -1}',
+        '{"cached_tokens": 1e999}',
+    ):
+        record = ended(
+            usage=(
+                '{"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": '
+                f"{details}}}"
+            )
+        )
         assert (record.ok, record.cached_tokens) == (True, None)
 
 
 def test_a_redirect_is_named_and_not_followed() -> None:
     record = parsed(answer(b"", "307 Temporary Redirect", "Location: http://elsewhere/v1"))
-    assert record.error == "HTTP status 307: a redirect to 'http://elsewhere/v1', which is not followed"
+    assert (
+        record.error
+        == "HTTP status 307: a redirect to 'http://elsewhere/v1', which is not followed"
+    )
 
 
 def odd_server(answers: list[bytes], **options: Any) -> LoopbackServer:
-    """A loopback server that gives these bytes first, one per completion, and then answers as it should."""
+    """A loopback server that gives these bytes first, one per completion, and then answers as it
+    should."""
     server = LoopbackServer(Schedule(ttft=0.02, token_time=0.002), **options)
     complete = server.routes["POST", "/v1/chat/completions"]
     left = list(answers)
@@ -161,14 +195,21 @@ def odd_server(answers: list[bytes], **options: Any) -> LoopbackServer:
     ("data", "words"),
     [
         (STREAM_HEAD + b"-6\r\nabc", "malformed answer: '-6' is no size of a chunk"),
-        (STREAM_HEAD + chunk(b"data: x\n\n")[:-2] + b"xy", "malformed answer: a chunk is longer than its size"),
+        (
+            STREAM_HEAD + chunk(b"data: x\n\n")[:-2] + b"xy",
+            "malformed answer: a chunk is longer than its size",
+        ),
         (b"hello\r\n", "malformed answer: not an HTTP/1 response"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n", "malformed answer: its content-length is no count of bytes"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+            "malformed answer: its content-length is no count of bytes",
+        ),
         (STREAM_HEAD + chunk(b": " + b"y" * 2**21), "the answer does not end: more than 1 MiB"),
     ],
 )
 def test_a_broken_answer_ends_at_once_and_the_others_are_kept(data: bytes, words: str) -> None:
-    """The connection stays open, as that of an engine that has lost its way: nobody waits for its silence to end."""
+    """The connection stays open, as that of an engine that has lost its way: nobody waits for its
+    silence to end."""
     with odd_server([data]).in_thread() as server:
         result = run_load(LoadPlan(server.url, "loopback", WORKLOAD, read_timeout=1000.0))
     assert [record.error for record in result.records if record.error] == [words]
@@ -216,16 +257,25 @@ def test_a_halted_worker_is_named(stage: str, monkeypatch: pytest.MonkeyPatch) -
 
     def halt(progress: Progress) -> None:
         if progress.stage == stage and not halted:
-            halted.extend(child for child in psutil.Process().children() if "pytest_gpubench.load.worker" in child.cmdline())
+            halted.extend(
+                child
+                for child in psutil.Process().children()
+                if "pytest_gpubench.load.worker" in child.cmdline()
+            )
             for child in halted:
                 child.suspend()
 
     workload = replace(WORKLOAD, num_prompts=200)
-    with LoopbackServer(Schedule(ttft=5.0)).in_thread() as server, pytest.raises(BenchmarkError) as found:
+    with (
+        LoopbackServer(Schedule(ttft=5.0)).in_thread() as server,
+        pytest.raises(BenchmarkError) as found,
+    ):
         run_load(LoadPlan(server.url, "loopback", workload), on_progress=halt)
     failure = found.value.failure
     assert (failure.cause, failure.failure_class) == ("load-worker-stopped", "client")
-    assert failure.summary.startswith(f"the load worker stopped while it {workers._DOING[stage]}: its process (pid ")
+    assert failure.summary.startswith(
+        f"the load worker stopped while it {workers._DOING[stage]}: its process (pid "
+    )
     assert not any(process.is_running() for process in halted)
 
 
@@ -233,6 +283,9 @@ def test_a_worker_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(workers, "PREPARING_S", 1.0)
     monkeypatch.setattr(workers, "SILENCE_S", 1.0)
     monkeypatch.setattr(workers.Worker, "_read_messages", lambda _worker: None)
-    with LoopbackServer(Schedule(ttft=30.0)).in_thread() as server, pytest.raises(BenchmarkError) as found:
+    with (
+        LoopbackServer(Schedule(ttft=30.0)).in_thread() as server,
+        pytest.raises(BenchmarkError) as found,
+    ):
         run_load(LoadPlan(server.url, "loopback", WORKLOAD))
     assert "nothing was heard of its process" in found.value.failure.summary

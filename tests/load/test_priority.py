@@ -48,6 +48,8 @@ def test_a_nice_level_is_the_second_choice(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_chosen_policy_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_IDLE)
-    monkeypatch.setattr(os, "sched_setscheduler", lambda *_: pytest.fail("it was somebody's choice"))
+    monkeypatch.setattr(
+        os, "sched_setscheduler", lambda *_: pytest.fail("it was somebody's choice")
+    )
     with foremost() as taken:
         assert taken == ""

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.load.composer import Composer
-from pytest_gpubench.load.prompts import WORDS, Message, Prompt, Vocabulary, draw_lengths, draw_words, measure_vocabulary
+from pytest_gpubench.load.prompts import (
+    WORDS,
+    Message,
+    Prompt,
+    Vocabulary,
+    draw_lengths,
+    draw_words,
+    measure_vocabulary,
+)
 from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload
@@ -30,7 +38,11 @@ def bytes_tokenizer(text: str) -> int:
 def merging_tokenizer(text: str) -> int:
     """Not additive: some neighbours merge into one token, as SentencePiece may do across spaces."""
     words = text.split()
-    return 7 + sum(-(-len(word) // 4) for word in words) - sum(a[-1] == b[0] for a, b in pairwise(words))
+    return (
+        7
+        + sum(-(-len(word) // 4) for word in words)
+        - sum(a[-1] == b[0] for a, b in pairwise(words))
+    )
 
 
 def make(plan: LoadPlan, tokenizer: Callable[[str], int]) -> tuple[list[Prompt], list[Prompt]]:
@@ -51,7 +63,10 @@ def test_prompts_have_the_drawn_length(tokenizer: Callable[[str], int]) -> None:
 
 
 def test_long_prompt_is_exact() -> None:
-    plan = replace(PLAN, workload=replace(PLAN.workload, isl=100_000, range_ratio=1.0, num_prompts=1, num_warmups=0))
+    plan = replace(
+        PLAN,
+        workload=replace(PLAN.workload, isl=100_000, range_ratio=1.0, num_prompts=1, num_warmups=0),
+    )
     _, [prompt] = make(plan, one_token_words)
     assert one_token_words(prompt.text) == prompt.isl == 100_000
 
@@ -87,7 +102,9 @@ def test_lengths_stay_in_the_range(isl: int, ratio: float, index: int) -> None:
     tokens=st.integers(0, 60),
     seed=st.integers(0, 100),
 )
-def test_drawn_words_never_exceed_and_fill_exactly_when_small_words_exist(sizes: list[int], tokens: int, seed: int) -> None:
+def test_drawn_words_never_exceed_and_fill_exactly_when_small_words_exist(
+    sizes: list[int], tokens: int, seed: int
+) -> None:
     vocabulary = Vocabulary(tuple(f"w{i}" for i in range(len(sizes))), tuple(sizes), 0)
     known = dict(zip(vocabulary.words, sizes, strict=True))
     total = sum(known[word] for word in draw_words(random.Random(seed), vocabulary, tokens))

@@ -1,4 +1,5 @@
-"""Answers that are tokenized again after the run: which, what of a stream is text, and how a count is made."""
+"""Answers that are tokenized again after the run: which, what of a stream is text, and how a count
+is made."""
 
 from __future__ import annotations
 
@@ -27,12 +28,20 @@ WORKLOAD = Workload(isl=32, osl=30, conc=2, num_prompts=40, num_warmups=2)
 
 
 def _exchange(*chunks: dict[str, Any]) -> Exchange:
-    events = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(events)
+    events = (
+        b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
+        + b"data: [DONE]\n\n"
+    )
+    head = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
+        % len(events)
+    )
     return Exchange(0, 0, reads=[(1, head), (2, events)])
 
 
-def _chunk(delta: dict[str, Any] | str, total: int | None, finish: str | None = None) -> dict[str, Any]:
+def _chunk(
+    delta: dict[str, Any] | str, total: int | None, finish: str | None = None
+) -> dict[str, Any]:
     part = {"text": delta} if isinstance(delta, str) else {"delta": delta}
     usage = {"usage": {"prompt_tokens": 5, "completion_tokens": total}} if total is not None else {}
     return {"choices": [{"index": 0, "finish_reason": finish, **part}], **usage}
@@ -44,14 +53,28 @@ def test_content_reasoning_and_tool_calls_are_text_and_nothing_is_text_twice() -
             _chunk({"role": "assistant", "content": ""}, 0),
             _chunk({"reasoning": "hm ", "reasoning_content": "hm "}, 1),
             _chunk({"content": "one two"}, 3),
-            _chunk({"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}, 5),
+            _chunk(
+                {
+                    "tool_calls": [
+                        {
+                            "index": 0,
+                            "id": "c1",
+                            "type": "function",
+                            "function": {"name": "f", "arguments": "{}"},
+                        }
+                    ]
+                },
+                5,
+            ),
         )
     )
     assert answer == Answer("hm one twof{}", 5, 0)
 
 
 def test_a_chunk_without_text_speaks_for_as_many_tokens_as_chunks_usually_carry() -> None:
-    single = answer_of(_exchange(_chunk("a ", 1), _chunk("", 2), _chunk("b", 3), _chunk("", 9, "length")))
+    single = answer_of(
+        _exchange(_chunk("a ", 1), _chunk("", 2), _chunk("b", 3), _chunk("", 9, "length"))
+    )
     assert single == Answer("a b", 9, 2), "six tokens in one silent chunk are not believed"
     drafted = answer_of(_exchange(_chunk("a b c", 3), _chunk("", 6), _chunk("d e f", 9)))
     assert drafted == Answer("a b cd e f", 9, 3)
@@ -59,7 +82,11 @@ def test_a_chunk_without_text_speaks_for_as_many_tokens_as_chunks_usually_carry(
 
 def test_without_continuous_usage_silent_chunks_count_one_each() -> None:
     usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 4}}
-    chunks = (_chunk({"role": "assistant", "content": ""}, None), _chunk({"content": "a"}, None), _chunk({"content": ""}, None))
+    chunks = (
+        _chunk({"role": "assistant", "content": ""}, None),
+        _chunk({"content": "a"}, None),
+        _chunk({"content": ""}, None),
+    )
     assert answer_of(_exchange(*chunks, _chunk({}, None, "stop"), usage)) == Answer("a", 4, 1)
 
 
@@ -84,7 +111,11 @@ def _count(answer: Answer, tokenizer: Any = count_word_tokens) -> int:
         ("", 5, 0),
         ("!!!!!!!!!!!!", 12, 12),  # a model that repeats one token; the tokenizer knows longer ones
         ("ha" * 9, 9, 9),
-        ("abcdefgh" * 20, 20, 22),  # each repetition may be one token, though the tokenizer makes more of it
+        (
+            "abcdefgh" * 20,
+            20,
+            22,
+        ),  # each repetition may be one token, though the tokenizer makes more of it
         (" tok" * 30, 10, 30),  # but words are words
         (" tok" * 8, 16, 8),  # repeated words are not counted twice
         ("abcdefghijkl", 12, 4),  # a letter a token is more than any tokenizer makes of a word
@@ -92,7 +123,9 @@ def _count(answer: Answer, tokenizer: Any = count_word_tokens) -> int:
         ("\ud800 lone", 3, 3),
     ],
 )
-def test_doubts_are_to_the_claims_favour_and_lies_are_not(text: str, claimed: int, counted: int) -> None:
+def test_doubts_are_to_the_claims_favour_and_lies_are_not(
+    text: str, claimed: int, counted: int
+) -> None:
     assert _count(Answer(text, claimed, 0)) == counted
 
 
@@ -132,7 +165,10 @@ def test_a_sample_of_an_honest_run_agrees(server: LoopbackServer, workers: int) 
     assert {record.phase for record in again} == {"measured"}
     assert all(record.text_tokens == record.completion_tokens for record in again)
     assert not result.client.recount
-    assert all(type(record).from_json(json.loads(json.dumps(record.to_json()))) == record for record in again)
+    assert all(
+        type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
+        for record in again
+    )
 
 
 def test_text_that_is_shorter_than_the_claim_is_seen(server: LoopbackServer) -> None:
@@ -153,7 +189,9 @@ def test_text_that_is_shorter_than_the_claim_is_seen(server: LoopbackServer) -> 
         (None, "/tokenize did not answer (RemoteProtocolError)"),
     ],
 )
-def test_a_server_that_cannot_count_is_no_failure(server: LoopbackServer, answer: Response | None, why: str) -> None:
+def test_a_server_that_cannot_count_is_no_failure(
+    server: LoopbackServer, answer: Response | None, why: str
+) -> None:
     def tokenize(request: Request) -> Response | None:
         if answer is None:
             request.connection.drop()
@@ -164,7 +202,9 @@ def test_a_server_that_cannot_count_is_no_failure(server: LoopbackServer, answer
     assert asyncio.run(recount(plan, "", {3: Answer("one", 1, 0)})) == ({}, why)
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_not_waited_for(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pytest_gpubench.load.tokenization.LIMIT_S", 0.2)
     server.routes["POST", "/tokenize"] = lambda _request: None
     plan = LoadPlan(server.url, "loopback", WORKLOAD)

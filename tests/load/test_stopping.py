@@ -12,7 +12,11 @@ MS = 1_000_000
 
 def ended(number: int, e2e_ms: float, first_ms: float = 10, error: str = "") -> Exchange:
     end = int(e2e_ms * MS)
-    reads = [(1 * MS, b"HTTP/1.1 200 OK\r\n\r\n"), (int(first_ms * MS), b"data: {}"), (end, b"data: [DONE]")]
+    reads = [
+        (1 * MS, b"HTTP/1.1 200 OK\r\n\r\n"),
+        (int(first_ms * MS), b"data: {}"),
+        (end, b"data: [DONE]"),
+    ]
     return Exchange(number, 0, send_ns=0, end_ns=end, reads=reads, error=error)
 
 

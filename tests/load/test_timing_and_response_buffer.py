@@ -83,7 +83,9 @@ def test_spool_gives_every_byte_back(limit: int) -> None:
         for item in exchanges:
             buffer.add(item)
         await until(lambda: kept(exchanges) <= limit)
-        assert [buffer.reads_of(item) for item in exchanges] == [exchange(number).reads for number in range(20)]
+        assert [buffer.reads_of(item) for item in exchanges] == [
+            exchange(number).reads for number in range(20)
+        ]
         buffer.close()
 
     asyncio.run(main())

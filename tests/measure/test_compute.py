@@ -25,7 +25,8 @@ WORKLOAD = Workload(isl=10, osl=5, conc=1, num_prompts=10, num_warmups=1)
 
 
 def request(index: int, phase: Phase = "measured") -> RequestRecord:
-    """10 prompt tokens, 5 output tokens; 100 ms to the first, then one per 20 ms; one request after the other, 200 ms each."""
+    """10 prompt tokens, 5 output tokens; 100 ms to the first, then one per 20 ms; one request after
+    the other, 200 ms each."""
     due = (1000 + 200 * index) * MS
     stamps = tuple(due + (100 + 20 * token) * MS for token in range(5))
     return RequestRecord(
@@ -73,7 +74,12 @@ def measurement(
 
 
 def changed(index: int, **fields: Any) -> list[RequestRecord]:
-    return [replace(record, **fields) if record.index == index and record.phase == "measured" else record for record in RECORDS]
+    return [
+        replace(record, **fields)
+        if record.index == index and record.phase == "measured"
+        else record
+        for record in RECORDS
+    ]
 
 
 def test_every_metric_by_hand() -> None:
@@ -101,7 +107,11 @@ def test_every_metric_by_hand() -> None:
         }
     )
     assert found.send_lag_max == pytest.approx(0.001)
-    assert (found.totals.requests, found.totals.output_tokens, found.totals.output_tokens_with_warmup) == (10, 50, 55)
+    assert (
+        found.totals.requests,
+        found.totals.output_tokens,
+        found.totals.output_tokens_with_warmup,
+    ) == (10, 50, 55)
     assert found.totals.engine_output_tokens == 55
 
 
@@ -109,17 +119,31 @@ def test_all_names_are_in_the_metric_table() -> None:
     records = [replace(record, engine=EngineView(0.01, 0.08, 0.08, 2, 6, 4)) for record in RECORDS]
     workload = replace(WORKLOAD, slo=FrozenMap({"ttft": 1}))
     before, after = scrape(1000, drafts=()), scrape(1055, drafts=(3, 1))
-    found = compute(records, before, after, workload, Topology(), CLIENT, speculative=True, prefix_caching=False)
+    found = compute(
+        records, before, after, workload, Topology(), CLIENT, speculative=True, prefix_caching=False
+    )
     assert found.invalid == ()
-    elsewhere = {"engine_init", "gpu_power", "energy_per_output_token"}  # the start of a server, and its GPUs
+    elsewhere = {
+        "engine_init",
+        "gpu_power",
+        "energy_per_output_token",
+    }  # the start of a server, and its GPUs
     assert set(METRICS) - set(found.metrics) == elsewhere
     assert set(found.metrics) <= set(METRICS)
 
 
 def test_acceptance_is_idle_to_idle() -> None:
-    found = measurement(before=scrape(1000, drafts=(3,)), after=scrape(1055, drafts=(3, 2, 0, 1, 3)), speculative=True)
+    found = measurement(
+        before=scrape(1000, drafts=(3,)),
+        after=scrape(1055, drafts=(3, 2, 0, 1, 3)),
+        speculative=True,
+    )
     assert found.drafting is not None
-    assert (found.drafting.drafts, found.drafting.draft_tokens, found.drafting.accepted_tokens) == (4, 12, 6)
+    assert (found.drafting.drafts, found.drafting.draft_tokens, found.drafting.accepted_tokens) == (
+        4,
+        12,
+        6,
+    )
     assert found.drafting.acceptance_per_position == pytest.approx((3 / 4, 2 / 4, 1 / 4))
     assert found.metrics["acceptance_length"] == pytest.approx(2.5)
 
@@ -133,7 +157,13 @@ def test_without_draft_there_is_no_acceptance() -> None:
 def test_one_token_outputs_have_no_tpot() -> None:
     stamps: dict[str, Any] = {"chunk_tokens": (1,), "completion_tokens": 1, "asked_osl": 1}
     records = [
-        replace(record, **stamps, chunk_ns=record.chunk_ns[:1], last_token_ns=record.first_token_ns, asked_isl=10)
+        replace(
+            record,
+            **stamps,
+            chunk_ns=record.chunk_ns[:1],
+            last_token_ns=record.first_token_ns,
+            asked_isl=10,
+        )
         for record in RECORDS
     ]
     found = measurement(records, after=scrape(1011))
@@ -144,18 +174,25 @@ def test_one_token_outputs_have_no_tpot() -> None:
 @pytest.mark.parametrize(
     ("records", "words"),
     [
-        (changed(3, error="HTTP status 503: busy"), "1 of 10 measured requests failed: HTTP status 503: busy"),
+        (
+            changed(3, error="HTTP status 503: busy"),
+            "1 of 10 measured requests failed: HTTP status 503: busy",
+        ),
         (
             changed(3, completion_tokens=4, finish_reason="stop"),
             "1 outputs are not as long as asked, for instance measured request 3: 4 tokens",
         ),
         (
             changed(3, prompt_tokens=12),
-            "1 prompts are more than 1 token off, for instance measured request 3: 12 tokens instead of 10",
+            "1 prompts are more than 1 token off, for instance measured request 3: 12 "
+            "tokens instead of 10",
         ),
         (changed(3, completion_tokens=None), "1 requests came back without usage"),
         (RECORDS[:-1], "9 of 10 measured requests were made"),
-        ([replace(RECORDS[0], error="no connection"), *RECORDS[1:]], "1 of 1 warm-up requests failed: no connection"),
+        (
+            [replace(RECORDS[0], error="no connection"), *RECORDS[1:]],
+            "1 of 1 warm-up requests failed: no connection",
+        ),
         ([], "0 of 1 warm-up requests were made"),
     ],
 )
@@ -167,9 +204,13 @@ def test_bad_requests_fail_before_any_statistics(records: list[RequestRecord], w
 
 def test_many_reasons_are_counted_and_cut() -> None:
     errors = ["a", "a", "b", "c", "d"]
-    records = [replace(record, error=error) for record, error in zip(RECORDS[1:], errors, strict=False)]
+    records = [
+        replace(record, error=error) for record, error in zip(RECORDS[1:], errors, strict=False)
+    ]
     found = measurement([RECORDS[0], *records, *RECORDS[6:]])
-    assert found.problems == ("5 of 10 measured requests failed: a (2x); b; c; and 1 other reasons",)
+    assert found.problems == (
+        "5 of 10 measured requests failed: a (2x); b; c; and 1 other reasons",
+    )
 
 
 def test_prompt_may_be_one_token_off() -> None:
@@ -177,7 +218,9 @@ def test_prompt_may_be_one_token_off() -> None:
 
 
 def test_early_end_is_allowed_without_ignore_eos() -> None:
-    records = changed(3, completion_tokens=4, chunk_tokens=(1, 2, 3, 4), chunk_ns=RECORDS[4].chunk_ns[:4])
+    records = changed(
+        3, completion_tokens=4, chunk_tokens=(1, 2, 3, 4), chunk_ns=RECORDS[4].chunk_ns[:4]
+    )
     found = compute(
         records,
         BEFORE,
@@ -198,7 +241,9 @@ def test_early_end_is_allowed_without_ignore_eos() -> None:
         (scrape(1055, drafts=()), {"speculative": True}, "the engine counted no draft"),
     ],
 )
-def test_engine_that_did_not_draft_fails_the_case(after: Scrape, extra: dict[str, Any], words: str) -> None:
+def test_engine_that_did_not_draft_fails_the_case(
+    after: Scrape, extra: dict[str, Any], words: str
+) -> None:
     found = measurement(after=after, **extra)
     assert len(found.problems) == 1
     assert words in found.problems[0]
@@ -238,13 +283,27 @@ def test_restart_between_the_scrapes_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("requests", "shown", "gated"),
-    [(10, set(), set()), (29, {"p90"}, set()), (298, {"p90"}, {"p90"}), (299, {"p90", "p99"}, {"p90"})],
+    [
+        (10, set(), set()),
+        (29, {"p90"}, set()),
+        (298, {"p90"}, {"p90"}),
+        (299, {"p90", "p99"}, {"p90"}),
+    ],
 )
 def test_percentiles_need_requests(requests: int, shown: set[str], gated: set[str]) -> None:
     records = [RECORDS[0], *(request(index) for index in range(requests))]
     workload = replace(WORKLOAD, num_prompts=requests)
     after = scrape(1005 + 5 * requests)
-    found = compute(records, BEFORE, after, workload, Topology(), CLIENT, speculative=False, prefix_caching=False)
+    found = compute(
+        records,
+        BEFORE,
+        after,
+        workload,
+        Topology(),
+        CLIENT,
+        speculative=False,
+        prefix_caching=False,
+    )
     assert found.problems == ()
     for tail in ("p90", "p99"):
         assert f"ttft_{tail}" in found.metrics  # always in the record
@@ -256,7 +315,16 @@ def test_percentiles_need_requests(requests: int, shown: set[str], gated: set[st
 def test_p99_is_gated_from_1000() -> None:
     records = [RECORDS[0], *(request(index) for index in range(1000))]
     workload = replace(WORKLOAD, num_prompts=1000)
-    found = compute(records, BEFORE, scrape(6005), workload, Topology(), CLIENT, speculative=False, prefix_caching=False)
+    found = compute(
+        records,
+        BEFORE,
+        scrape(6005),
+        workload,
+        Topology(),
+        CLIENT,
+        speculative=False,
+        prefix_caching=False,
+    )
     assert found.flags == ()
     assert found.not_gated == frozenset()
 
@@ -280,11 +348,18 @@ def test_preemptions_and_missing_steady_state_are_flags() -> None:
 
 
 def test_client_facts_are_kept() -> None:
-    facts = ClientFacts("3.0", "3.11", "uvloop 0.22", cpu_seconds=1.5, window_seconds=3.0, started_unix=1e9)
+    facts = ClientFacts(
+        "3.0", "3.11", "uvloop 0.22", cpu_seconds=1.5, window_seconds=3.0, started_unix=1e9
+    )
     found = measurement(client=facts)
     assert found.client_cpu_share == 0.5
     assert found.started_unix == 1e9
-    assert found.client == {"openai": "3.0", "python": "3.11", "event_loop": "uvloop 0.22", "priority": ""}
+    assert found.client == {
+        "openai": "3.0",
+        "python": "3.11",
+        "event_loop": "uvloop 0.22",
+        "priority": "",
+    }
 
 
 @pytest.mark.parametrize("drafts", [None, (3, 1)])
@@ -303,9 +378,19 @@ def test_from_a_real_run_to_numbers_near_the_truth() -> None:
         before = wait_idle(page, interval=0.01)
         result = run_load(LoadPlan(server.url, "loopback", workload))
         after = wait_idle(page, interval=0.01)
-    found = compute(result.records, before, after, workload, Topology(tp=2), result.client, speculative=True, prefix_caching=False)
+    found = compute(
+        result.records,
+        before,
+        after,
+        workload,
+        Topology(tp=2),
+        result.client,
+        speculative=True,
+        prefix_caching=False,
+    )
     assert found.problems == ()
-    # the schedule: 50 ms to the first token, 10 ms per token, 4 tokens per chunk of which 3 were drafted and accepted
+    # the schedule: 50 ms to the first token, 10 ms per token, 4 tokens per chunk of which 3 were
+    # drafted and accepted
     assert found.metrics["ttft_p50"] == pytest.approx(0.05, abs=0.03)
     assert found.metrics["tpot_p50"] == pytest.approx(0.01, abs=0.002)
     assert found.metrics["icl_p50"] == pytest.approx(0.04, abs=0.008)
@@ -319,14 +404,25 @@ def test_from_a_real_run_to_numbers_near_the_truth() -> None:
 
 
 def test_undrained_warmup_belongs_to_the_steady_state() -> None:
-    """One slot, handed over: the window opens with the first measured request and the throughput is that of the whole loop."""
+    """One slot, handed over: the window opens with the first measured request and the throughput is
+    that of the whole loop."""
     warmups = [replace(request(index, "warmup"), request_id=f"w{index}") for index in range(5)]
     later = [replace(request(5 + index), index=index) for index in range(10)]
     workload = replace(WORKLOAD, num_warmups=5, handover="continue")
-    found = compute([*warmups, *later], BEFORE, scrape(1075), workload, Topology(), CLIENT, speculative=False, prefix_caching=False)
+    found = compute(
+        [*warmups, *later],
+        BEFORE,
+        scrape(1075),
+        workload,
+        Topology(),
+        CLIENT,
+        speculative=False,
+        prefix_caching=False,
+    )
     assert found.problems == ()
     assert found.invalid == ()
-    # from the first measured due time (2.0 s) to the last completion (3.98 s): ten requests of 5 tokens
+    # from the first measured due time (2.0 s) to the last completion (3.98 s): ten requests of 5
+    # tokens
     assert found.metrics["steady_output_tput"] == pytest.approx(50 / 1.98)
 
 
@@ -335,8 +431,12 @@ def test_run_that_was_stopped_early_is_whole() -> None:
     found = measurement(client=facts)
     assert found.problems == ()
     assert found.stopped_by == "duration"
-    assert measurement(client=replace(facts, stopped_by="count")).problems == ("10 of 400 measured requests were made",)
-    assert measurement(RECORDS[:1], after=scrape(1005), client=facts).problems == ("0 of 400 measured requests were made",)
+    assert measurement(client=replace(facts, stopped_by="count")).problems == (
+        "10 of 400 measured requests were made",
+    )
+    assert measurement(RECORDS[:1], after=scrape(1005), client=facts).problems == (
+        "0 of 400 measured requests were made",
+    )
 
 
 def test_slow_client_voids_the_measurement() -> None:
@@ -351,9 +451,17 @@ def test_slow_client_voids_the_measurement() -> None:
 
 
 def test_acceptance_by_request_is_beside_that_of_the_counters() -> None:
-    views = [EngineView(None, None, None, 2, 6, accepted) for accepted in (1, 2, 3, 0, 6, 5, 4, 3, 2, 1, 3)]
+    views = [
+        EngineView(None, None, None, 2, 6, accepted)
+        for accepted in (1, 2, 3, 0, 6, 5, 4, 3, 2, 1, 3)
+    ]
     records = [replace(record, engine=view) for record, view in zip(RECORDS, views, strict=True)]
-    found = measurement(records, before=scrape(1000, drafts=()), after=scrape(1055, drafts=(1, 2, 3)), speculative=True)
+    found = measurement(
+        records,
+        before=scrape(1000, drafts=()),
+        after=scrape(1055, drafts=(1, 2, 3)),
+        speculative=True,
+    )
     assert found.drafting is not None
     assert found.drafting.requests_acceptance_length == pytest.approx(1 + 30 / 22)
     assert found.metrics["acceptance_length"] == pytest.approx(3.0)

@@ -71,7 +71,9 @@ def test_percentile_by_hand() -> None:
 
 
 def test_summary_by_hand() -> None:
-    assert definitions.summary("x", [1.0, 2.0, 6.0]) == pytest.approx({"x_mean": 3.0, "x_p50": 2.0, "x_p90": 5.2, "x_p99": 5.92})
+    assert definitions.summary("x", [1.0, 2.0, 6.0]) == pytest.approx(
+        {"x_mean": 3.0, "x_p50": 2.0, "x_p90": 5.2, "x_p99": 5.92}
+    )
     assert definitions.summary("x", []) == {}
 
 
@@ -80,7 +82,9 @@ def test_request_times_by_hand() -> None:
     assert definitions.ttft(one) == pytest.approx(0.5)
     assert definitions.e2e(one) == pytest.approx(1.1)
     assert definitions.tpot(one) == pytest.approx(0.1)
-    assert definitions.chunk_gaps([one, record(5.0, [(5.5, 1), (5.6, 2)])]) == pytest.approx([0.3, 0.3, 0.1])
+    assert definitions.chunk_gaps([one, record(5.0, [(5.5, 1), (5.6, 2)])]) == pytest.approx(
+        [0.3, 0.3, 0.1]
+    )
 
 
 def test_undefined_is_none() -> None:
@@ -99,14 +103,18 @@ def test_send_lag_counts_as_ttft() -> None:
 
 
 def test_span_is_first_due_to_last_token() -> None:
-    assert definitions.span([record(2.0, [(3.0, 1)]), record(1.0, [(1.5, 1), (4.25, 2)])]) == pytest.approx(3.25)
+    assert definitions.span(
+        [record(2.0, [(3.0, 1)]), record(1.0, [(1.5, 1), (4.25, 2)])]
+    ) == pytest.approx(3.25)
 
 
 def test_steady_window_by_hand() -> None:
-    # two slots; each request: one token after 1 s, the second after 2 s, the next one due at once; slot B starts 1 s later
+    # two slots; each request: one token after 1 s, the second after 2 s, the next one due at once;
+    # slot B starts 1 s later
     slot_a = [record(2.0 * i, [(2.0 * i + 1, 1), (2.0 * i + 2, 2)]) for i in range(6)]
     slot_b = [record(2.0 * i + 1, [(2.0 * i + 2, 1), (2.0 * i + 3, 2)]) for i in range(6)]
-    # completions at 2 3 4 ... 13: opens with the 2nd at 3 s, closes with the 11th at 12 s; two tokens at each second in (3, 12]
+    # completions at 2 3 4 ... 13: opens with the 2nd at 3 s, closes with the 11th at 12 s; two
+    # tokens at each second in (3, 12]
     assert definitions.steady_throughput(slot_a + slot_b, 2) == pytest.approx(18 / 9)
 
 
@@ -117,19 +125,30 @@ def test_steady_window_counts_all_tokens_of_a_chunk() -> None:
 
 @pytest.mark.parametrize("requests", [1, 2])
 def test_no_steady_window_in_a_short_run(requests: int) -> None:
-    assert definitions.steady_throughput([record(float(i), [(i + 0.5, 1), (i + 1.0, 2)]) for i in range(requests)], 1) is None
+    assert (
+        definitions.steady_throughput(
+            [record(float(i), [(i + 0.5, 1), (i + 1.0, 2)]) for i in range(requests)], 1
+        )
+        is None
+    )
 
 
 def test_no_steady_window_where_the_tokens_of_chunks_are_unknown() -> None:
     records = [record(float(i), [(i + 0.5, 1), (i + 1.0, 2)]) for i in range(10)]
     assert definitions.steady_throughput(records, 1) is not None
     assert (
-        definitions.steady_throughput([*records[:-1], RequestRecord.from_json({**records[-1].to_json(), "chunk_tokens": ()})], 1)
+        definitions.steady_throughput(
+            [*records[:-1], RequestRecord.from_json({**records[-1].to_json(), "chunk_tokens": ()})],
+            1,
+        )
         is None
     )
 
 
-THREE_PER_CHUNK = [record(0.0, [(0.05, 1), *((0.05 + 0.03 * step, 1 + 3 * step) for step in range(1, 21))]) for _ in range(4)]
+THREE_PER_CHUNK = [
+    record(0.0, [(0.05, 1), *((0.05 + 0.03 * step, 1 + 3 * step) for step in range(1, 21))])
+    for _ in range(4)
+]
 
 
 def test_three_tokens_per_chunk_every_30_ms() -> None:
@@ -137,7 +156,9 @@ def test_three_tokens_per_chunk_every_30_ms() -> None:
     assert definitions.tpot(THREE_PER_CHUNK[0]) == pytest.approx(0.010)
     assert definitions.token_gaps(THREE_PER_CHUNK) == pytest.approx([0.010] * 60 * 4)
     assert definitions.chunk_gaps(THREE_PER_CHUNK) == pytest.approx([0.030] * 20 * 4)
-    assert definitions.summary("itl", definitions.token_gaps(THREE_PER_CHUNK))["itl_p99"] == pytest.approx(0.010)
+    assert definitions.summary("itl", definitions.token_gaps(THREE_PER_CHUNK))[
+        "itl_p99"
+    ] == pytest.approx(0.010)
     mean = 4 * 61 / 0.65
     peak = definitions.peak_throughput(THREE_PER_CHUNK)
     assert peak is not None
@@ -177,7 +198,11 @@ def test_unknown_chunk_sizes_have_no_itl_and_no_peak() -> None:
 
 
 def test_goodput_counts_requests_within_every_limit() -> None:
-    records = [record(0.0, [(0.1, 1), (0.2, 2)]), record(0.0, [(0.3, 1), (0.4, 2)]), record(0.0, [(0.1, 1), (1.0, 2)])]
+    records = [
+        record(0.0, [(0.1, 1), (0.2, 2)]),
+        record(0.0, [(0.3, 1), (0.4, 2)]),
+        record(0.0, [(0.1, 1), (1.0, 2)]),
+    ]
     assert definitions.goodput(records, {"ttft": 0.2}) == pytest.approx(2.0)
     assert definitions.goodput(records, {"ttft": 0.2, "tpot": 0.5}) == pytest.approx(1.0)
     assert definitions.goodput(records, {"e2e": 0.05}) == 0.0

@@ -16,12 +16,26 @@ from pytest_gpubench.model.workload import Workload
 
 TOTALS = Totals(1000, 0, 100_000, 50_000, 55_000, 55_000, 0, 0)
 WORKLOAD = Workload(isl=100, osl=50, conc=4, num_prompts=1000, num_warmups=8)
-METRICS = {"steady_output_tput": 1.0, "ttft_p50": 0.05, "icl_p50": 0.01, "icl_p99": 0.02, "itl_p90": 0.02, "duration": 30.0}
+METRICS = {
+    "steady_output_tput": 1.0,
+    "ttft_p50": 0.05,
+    "icl_p50": 0.01,
+    "icl_p99": 0.02,
+    "itl_p90": 0.02,
+    "duration": 30.0,
+}
 CLIENT = ClientFacts("", "", "")
 
 
-def flags(totals: Totals = TOTALS, seen: Validity | None = None, client: ClientFacts = CLIENT, **chosen: Any) -> list[Flag]:
-    return list(find_flags(METRICS, totals, 1000, replace(WORKLOAD, **chosen), seen or Validity(), client))
+def flags(
+    totals: Totals = TOTALS,
+    seen: Validity | None = None,
+    client: ClientFacts = CLIENT,
+    **chosen: Any,
+) -> list[Flag]:
+    return list(
+        find_flags(METRICS, totals, 1000, replace(WORKLOAD, **chosen), seen or Validity(), client)
+    )
 
 
 def test_nothing_to_say() -> None:
@@ -75,13 +89,33 @@ def test_rules_that_did_not_stop_the_run() -> None:
 def test_series_by_hand() -> None:
     def page(**counts: Any) -> str:
         text = Counters(**counts).metrics_text("m", speculative=False)
-        gauges = 'vllm:kv_cache_usage_perc{engine="0"} 0.25\nvllm:kv_cache_usage_perc{engine="1"} 0.75\n'
-        return "\n".join(line for line in text.splitlines() if line.startswith(WATCHED)) + "\n" + gauges
+        gauges = (
+            'vllm:kv_cache_usage_perc{engine="0"} 0.25\nvllm:kv_cache_usage_perc{engine="1"} 0.75\n'
+        )
+        return (
+            "\n".join(line for line in text.splitlines() if line.startswith(WATCHED))
+            + "\n"
+            + gauges
+        )
 
-    pages = [(900_000_000, page(running=3)), (2_000_000_000, page(running=4, waiting=2, preemptions=1, generation_tokens=70))]
+    pages = [
+        (900_000_000, page(running=3)),
+        (2_000_000_000, page(running=4, waiting=2, preemptions=1, generation_tokens=70)),
+    ]
     first, second = series_of([*pages, (3, "{ not a page")], 1_000_000_000)
-    assert (first.seconds, first.running, first.waiting, first.kv_cache_usage) == (-0.1, 3.0, 0.0, 0.5)
-    assert (second.seconds, second.running, second.waiting, second.preemptions, second.generated_tokens) == (
+    assert (first.seconds, first.running, first.waiting, first.kv_cache_usage) == (
+        -0.1,
+        3.0,
+        0.0,
+        0.5,
+    )
+    assert (
+        second.seconds,
+        second.running,
+        second.waiting,
+        second.preemptions,
+        second.generated_tokens,
+    ) == (
         1.0,
         4.0,
         2.0,
@@ -95,6 +129,12 @@ def test_a_counter_that_vanished_is_told() -> None:
 
     assert RECORDS
     before = scrape(1000, preemptions=0)
-    after = replace(AFTER, samples=tuple(one for one in AFTER.samples if "preemptions" not in one.name))
-    (flag,) = (flag for flag in measurement(before=before, after=after).flags if flag.code == "counters-vanished")
+    after = replace(
+        AFTER, samples=tuple(one for one in AFTER.samples if "preemptions" not in one.name)
+    )
+    (flag,) = (
+        flag
+        for flag in measurement(before=before, after=after).flags
+        if flag.code == "counters-vanished"
+    )
     assert "vllm:num_preemptions_total" in flag.message

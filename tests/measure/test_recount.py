@@ -13,7 +13,17 @@ CLIENT = ClientFacts("", "", "")
 def _records(*counted: tuple[int, int, int] | None) -> list[RequestRecord]:
     """One record per (claimed, counted, silent); None is not in the sample."""
     return [
-        RequestRecord(index, "measured", "r", 8, 8, 0, completion_tokens=one[0], text_tokens=one[1], silent_tokens=one[2])
+        RequestRecord(
+            index,
+            "measured",
+            "r",
+            8,
+            8,
+            0,
+            completion_tokens=one[0],
+            text_tokens=one[1],
+            silent_tokens=one[2],
+        )
         if one
         else RequestRecord(index, "measured", "r", 8, 8, 0, completion_tokens=8)
         for index, one in enumerate(counted)
@@ -42,7 +52,9 @@ def test_only_the_sample_is_summed_up() -> None:
         (8, 2, 1, False),
     ],
 )
-def test_a_claim_far_from_the_text_voids_the_measurement(claimed: int, counted: int, silent: int, agrees: bool) -> None:
+def test_a_claim_far_from_the_text_voids_the_measurement(
+    claimed: int, counted: int, silent: int, agrees: bool
+) -> None:
     reasons = disagreement(Recount(1, claimed, counted, silent, "the engine's /tokenize"))
     assert (not reasons) is agrees
     if not agrees:
@@ -60,7 +72,10 @@ def test_what_could_not_be_counted_is_flagged_and_voids_nothing() -> None:
     found = recounted(_records(None), client)
     assert disagreement(found) == ()
     (flag,) = recount_flags(found)
-    assert (flag.code, flag.message) == ("answers-unchecked", "no answer was tokenized again: /tokenize answered 404")
+    assert (flag.code, flag.message) == (
+        "answers-unchecked",
+        "no answer was tokenized again: /tokenize answered 404",
+    )
 
 
 def test_many_tokens_without_text_are_flagged() -> None:

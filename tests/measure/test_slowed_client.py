@@ -1,4 +1,5 @@
-"""A client that is slowed on purpose must void its own measurement, with the right reason; an unslowed one must not."""
+"""A client that is slowed on purpose must void its own measurement, with the right reason; an
+unslowed one must not."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ WORKLOAD = Workload(isl=40, osl=32, conc=8, num_prompts=24, num_warmups=8, range
 
 def measurement(records: tuple[RequestRecord, ...], client: ClientFacts) -> Measurement:
     empty = Scrape(())
-    return compute(records, empty, empty, WORKLOAD, Topology(), client, speculative=False, prefix_caching=False)
+    return compute(
+        records, empty, empty, WORKLOAD, Topology(), client, speculative=False, prefix_caching=False
+    )
 
 
 def in_process(url: str) -> Measurement:
@@ -76,7 +79,9 @@ def test_busy_reader_voids_the_measurement(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Slot, "data_received", busy)
     with loopback_process() as url:
         found = in_process(url)
-    assert any("busy" in reason or "event loop was late" in reason for reason in found.invalid), found.invalid
+    assert any("busy" in reason or "event loop was late" in reason for reason in found.invalid), (
+        found.invalid
+    )
 
 
 @contextlib.contextmanager
@@ -92,7 +97,8 @@ def busy_processes(core: int, number: int) -> Iterator[None]:
 
 
 def test_busy_neighbours_that_take_the_clients_core_void_the_measurement() -> None:
-    """The scheduler is kind to a client that needs 2% of a core; as an idle-class process it gets what the neighbours leave."""
+    """The scheduler is kind to a client that needs 2% of a core; as an idle-class process it gets
+    what the neighbours leave."""
     own = os.sched_getaffinity(0)
     core = min(own)
 
@@ -107,11 +113,15 @@ def test_busy_neighbours_that_take_the_clients_core_void_the_measurement() -> No
         result = run_load(LoadPlan(url, "loopback", WORKLOAD), on_progress=pin)
     found = measurement(result.records, result.client)
     assert found.problems == ()
-    assert any("event loop was late" in reason or "requests were sent" in reason for reason in found.invalid), found.validity
+    assert any(
+        "event loop was late" in reason or "requests were sent" in reason
+        for reason in found.invalid
+    ), found.validity
 
 
 def test_undisturbed_client_counts() -> None:
-    """On a host that is busy with other work the client is slowed indeed: then nothing can be said."""
+    """On a host that is busy with other work the client is slowed indeed: then nothing can be
+    said."""
     with loopback_process() as url:
         for _ in range(5):
             result = run_load(LoadPlan(url, "loopback", WORKLOAD))

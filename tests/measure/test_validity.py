@@ -27,10 +27,14 @@ GOOD = Validity(
     in_flight_max=64,
     chunk_rate=6000.0,
 )
-CALIBRATION = Calibration(64, 6400.0, 6400.0, 192, 0.05, 0.001, 0.002, 0.01, 0.00001, 0.2, 1e-5, 0.001)
+CALIBRATION = Calibration(
+    64, 6400.0, 6400.0, 192, 0.05, 0.001, 0.002, 0.01, 0.00001, 0.2, 1e-5, 0.001
+)
 
 
-def judged(seen: Validity = GOOD, totals: Totals = TOTALS, ttft: float = 0.05, **extra: Any) -> tuple[str, ...]:
+def judged(
+    seen: Validity = GOOD, totals: Totals = TOTALS, ttft: float = 0.05, **extra: Any
+) -> tuple[str, ...]:
     return reasons(seen, totals, ttft, 10.0, **{"prefix_caching": False, **extra})
 
 
@@ -43,13 +47,25 @@ def test_good_run_counts() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"lag_mean": 0.001}, "event loop was late by 1.0 ms in the mean (limit 0.5 ms at a TTFT of 50 ms)"),
+        (
+            {"lag_mean": 0.001},
+            "event loop was late by 1.0 ms in the mean (limit 0.5 ms at a TTFT of 50 ms)",
+        ),
         ({"lag_p99": 0.006}, "event loop was late by 6.0 ms at the 99th percentile (limit 5.0 ms"),
-        ({"send_lag_mean": 0.004}, "requests were sent 4.0 ms after they were due, in the mean (limit 2.5 ms)"),
+        (
+            {"send_lag_mean": 0.004},
+            "requests were sent 4.0 ms after they were due, in the mean (limit 2.5 ms)",
+        ),
         ({"cpu_share": 0.9}, "busy 90% of the time (limit 85%)"),
-        ({"engine_gap": 0.110, "lag_p99": None}, "110.0 ms of the client's TTFT are neither queue nor first token"),
+        (
+            {"engine_gap": 0.110, "lag_p99": None},
+            "110.0 ms of the client's TTFT are neither queue nor first token",
+        ),
         ({"engine_gap": -0.002}, "2.0 ms before the engine made them"),
-        ({"engine_stretch": 0.06, "stretch_seconds": 0.004}, "streams lasted 6.0% longer at the client"),
+        (
+            {"engine_stretch": 0.06, "stretch_seconds": 0.004},
+            "streams lasted 6.0% longer at the client",
+        ),
         ({"clock_drift": -0.5}, "disagree by -500 ms over the run (limit 20 ms)"),
     ],
 )
@@ -60,7 +76,13 @@ def test_each_rule_has_its_reason(change: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"lag_mean": 0.008}, {"send_lag_mean": 0.04}, {"lag_p99": 0.08}, {"engine_gap": 0.45, "lag_p99": None}]
+    "change",
+    [
+        {"lag_mean": 0.008},
+        {"send_lag_mean": 0.04},
+        {"lag_p99": 0.08},
+        {"engine_gap": 0.45, "lag_p99": None},
+    ],
 )
 def test_delays_are_measured_against_the_ttft(change: dict[str, Any]) -> None:
     assert judged(replace(GOOD, **change), ttft=1.0) == ()
@@ -76,7 +98,9 @@ def test_time_in_the_api_server_counts_where_the_client_is_cleared(change: dict[
     slow_server = replace(GOOD, **change)
     assert judged(slow_server) == ()
     assert judged(replace(slow_server, lag_p99=None)) != ()  # not probed
-    assert judged(replace(slow_server, cpu_share=0.9))[1:] != ()  # beside the rule for the processor
+    assert (
+        judged(replace(slow_server, cpu_share=0.9))[1:] != ()
+    )  # beside the rule for the processor
 
 
 def test_a_late_client_is_not_cleared() -> None:
@@ -90,12 +114,16 @@ def test_a_late_client_is_not_cleared() -> None:
 def test_compilations_in_the_window_are_a_reason_with_names() -> None:
     assert compilation((), 1) == ()
     [words] = compilation(("a", "b", "c", "d"), 3)
-    assert "compiled kernels while it was measured (a, b, c and 1 more; attempt 3 on this launch)" in words
+    assert (
+        "compiled kernels while it was measured (a, b, c and 1 more; attempt 3 on this launch)"
+        in words
+    )
 
 
 def test_counts() -> None:
     assert (
-        "engine counted 56 generated tokens, the client received 55" in judged(totals=replace(TOTALS, engine_output_tokens=56))[0]
+        "engine counted 56 generated tokens, the client received 55"
+        in judged(totals=replace(TOTALS, engine_output_tokens=56))[0]
     )
     assert judged(totals=replace(TOTALS, engine_output_tokens=None)) == ()
     assert judged(totals=replace(TOTALS, engine_output_tokens=56, failed=1)) == ()
@@ -107,7 +135,10 @@ def test_counts() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"in_flight_max": 72}, "72 requests in flight and 6,000 chunks/s; the client is calibrated for 64 and 6,400"),
+        (
+            {"in_flight_max": 72},
+            "72 requests in flight and 6,000 chunks/s; the client is calibrated for 64 and 6,400",
+        ),
         ({"chunk_rate": 7100.0}, "64 requests in flight and 7,100 chunks/s"),
     ],
 )
@@ -120,7 +151,9 @@ def test_run_beyond_the_calibration_is_invalid(change: dict[str, Any], words: st
 
 def test_bad_calibration_is_invalid() -> None:
     bad = replace(CALIBRATION, ttft_error_mean=0.02)
-    assert "cannot measure at this rate: its mean TTFT is 20.0 ms above" in judged(calibration=bad)[0]
+    assert (
+        "cannot measure at this rate: its mean TTFT is 20.0 ms above" in judged(calibration=bad)[0]
+    )
 
 
 def record(index: int, **fields: Any) -> RequestRecord:

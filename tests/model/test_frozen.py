@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.model.frozen import FrozenMap, canonical_json, freeze, thaw
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3))
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+)
 MAPS = st.dictionaries(st.text(max_size=3), VALUES, max_size=4)
 
 
@@ -34,7 +45,9 @@ def test_order_of_keys_matters_to_neither_equality_nor_hash(plain: dict[str, Any
     assert hash(turned) == hash(FrozenMap(plain))
 
 
-@pytest.mark.parametrize(("one", "other"), [(True, 1), (1, 1.0), ([1], [True]), ({"a": 0}, {"a": False}), (None, False)])
+@pytest.mark.parametrize(
+    ("one", "other"), [(True, 1), (1, 1.0), ([1], [True]), ({"a": 0}, {"a": False}), (None, False)]
+)
 def test_different_command_lines_are_different_values(one: object, other: object) -> None:
     assert FrozenMap({"flag": one}) != FrozenMap({"flag": other})
 

@@ -38,26 +38,48 @@ def test_what_a_terminal_or_a_ci_would_obey_is_shown_instead(text: str, clean: s
 
 
 @pytest.mark.parametrize(
-    "text", ["std::vector<int>", "## heading [x]", "naïve 😀 ﷽ 日本", "a::b\nC++ x::y", "::", "tiny-bf16:1k1k-c1"]
+    "text",
+    [
+        "std::vector<int>",
+        "## heading [x]",
+        "naïve 😀 ﷽ 日本",
+        "a::b\nC++ x::y",
+        "::",
+        "tiny-bf16:1k1k-c1",
+    ],
 )
 def test_ordinary_text_stays(text: str) -> None:
     assert for_terminal(text).replace(": :", "::") == text
     assert printable(text) == text
 
 
-@given(st.text(st.characters(codec=None), max_size=60) | st.text("\x1b\r\n\t :#[a]gsection_travis_fold", max_size=60))
+@given(
+    st.text(st.characters(codec=None), max_size=60)
+    | st.text("\x1b\r\n\t :#[a]gsection_travis_fold", max_size=60)
+)
 def test_nothing_that_is_obeyed_is_left_whatever_the_text(text: str) -> None:
     clean = for_terminal(text)
     assert for_terminal(clean) == clean
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]", clean)
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]", clean
+    )
     assert not re.search(r"^\s*::|##\w*\[", clean, re.MULTILINE)
     clean.encode("utf-8")
 
 
 def test_every_sentence_of_ours_is_clean_wherever_it_is_shown() -> None:
-    failure = Failure("engine-died", "engine", "it said \x1b[2J", ("\x1b]0;x\x07", "::error::no"), "see \x9bx")
-    for text in (str(failure), str(BenchmarkError(failure)), str(GpubenchError(str(failure.summary)))):
+    failure = Failure(
+        "engine-died", "engine", "it said \x1b[2J", ("\x1b]0;x\x07", "::error::no"), "see \x9bx"
+    )
+    for text in (
+        str(failure),
+        str(BenchmarkError(failure)),
+        str(GpubenchError(str(failure.summary))),
+    ):
         assert not re.search("[\x00-\x08\x1b\x9b]", text)
     assert "    : :error::no" in str(failure)
     assert failure.summary == "it said \x1b[2J", "records keep what came"
-    assert str(Problem(SourcePosition("r.yaml", 1, 2), "a.\x1b", "unknown key")) == r"r.yaml:1:2: a.\x1b: unknown key"
+    assert (
+        str(Problem(SourcePosition("r.yaml", 1, 2), "a.\x1b", "unknown key"))
+        == r"r.yaml:1:2: a.\x1b: unknown key"
+    )

@@ -20,7 +20,14 @@ from pytest_gpubench.model.workload import Workload
         (Topology(tp=4, pcp=2, dcp=4), "tp4.pcp2.dcp4", 8, 1, 4, False),
     ],
 )
-def test_topology(topology: Topology, label: str, gpus: int, dp: int, tensor_parallel_size: int, expert_parallel: bool) -> None:
+def test_topology(
+    topology: Topology,
+    label: str,
+    gpus: int,
+    dp: int,
+    tensor_parallel_size: int,
+    expert_parallel: bool,
+) -> None:
     assert topology.label == label
     assert topology.gpus == gpus
     assert topology.dp == dp
@@ -28,7 +35,10 @@ def test_topology(topology: Topology, label: str, gpus: int, dp: int, tensor_par
     assert topology.expert_parallel is expert_parallel
 
 
-@pytest.mark.parametrize(("isl", "osl", "label"), [(1024, 1024, "1k1k-c4"), (8192, 1024, "8k1k-c4"), (128, 32, "128x32-c4")])
+@pytest.mark.parametrize(
+    ("isl", "osl", "label"),
+    [(1024, 1024, "1k1k-c4"), (8192, 1024, "8k1k-c4"), (128, 32, "128x32-c4")],
+)
 def test_workload_label(isl: int, osl: int, label: str) -> None:
     assert Workload(isl=isl, osl=osl, conc=4, num_prompts=1, num_warmups=0).label == label
 
@@ -50,5 +60,8 @@ def test_hardware_of_a_product_name(name: str, key: str | None) -> None:
 
 
 def test_every_metric_has_unit_direction_and_definition() -> None:
-    assert all(metric.unit and metric.definition and metric.name == name for name, metric in METRICS.items())
+    assert all(
+        metric.unit and metric.definition and metric.name == name
+        for name, metric in METRICS.items()
+    )
     assert {metric.direction for metric in METRICS.values()} <= {"higher", "lower", "neutral"}

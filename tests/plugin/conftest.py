@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-# Imported here because pytester forgets what an inner run imports, and numpy refuses to be imported twice.
+# Imported here because pytester forgets what an inner run imports, and numpy refuses to be imported
+# twice.
 import pytest_gpubench.plugin.run_case  # noqa: F401
 from pytest_gpubench.report.record import CaseRecord, StartRecord, record_adapter
 
@@ -62,11 +63,13 @@ def pytest_runtest_call(item):
         for name in ("MEAN_LAG_FLOOR", "TAIL_LAG_FLOOR", "SEND_LAG_FLOOR", "CPU_LIMIT", "ENGINE_GAP_FLOOR", "CLOCK_FLOOR"):
             setattr(validity, name, 100.0)
 """
-"""A plugin of the inner runs: a busy test machine makes no measurement INVALID there, counts that do not add up still do."""
+"""A plugin of the inner runs: a busy test machine makes no measurement INVALID there, counts that
+do not add up still do."""
 
 
 def workers(number: int) -> tuple[str, ...]:
-    """Options for xdist; older releases of pytest-benchmark warn under it, and a warning is an error here."""
+    """Options for xdist; older releases of pytest-benchmark warn under it, and a warning is an
+    error here."""
     return ("-n", str(number), "-p", "no:benchmark")
 
 
@@ -86,17 +89,32 @@ class Project:
     def inside(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
         """The same in this process: much faster, for runs that start no server."""
         words = self.command(*arguments, stub=stub)[3:]
-        del words[words.index("calm_clocks") - 1 : words.index("calm_clocks") + 1]  # it would change the outer process for good
+        del words[
+            words.index("calm_clocks") - 1 : words.index("calm_clocks") + 1
+        ]  # it would change the outer process for good
         return self.pytester.runpytest_inprocess(*words)
 
     def command(self, *arguments: str, stub: bool = True) -> list[str]:
-        words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "calm_clocks", "-ra"]
+        words = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "calm_clocks",
+            "-ra",
+        ]
         words += [f"--gpubench-vllm-command={sys.executable} {STUB} serve"] if stub else []
         return [*words, f"--gpubench-cache-dir={self.pytester.path / 'hub'}", *arguments]
 
     def records(self, name: str = "launch-1.json") -> list[dict[str, Any]]:
-        """All records of the run, init records included; each has only fields that the model of records describes."""
-        found = [json.loads(path.read_text()) for path in sorted((self.pytester.path / "results").rglob(name))]
+        """All records of the run, init records included; each has only fields that the model of
+        records describes."""
+        found = [
+            json.loads(path.read_text())
+            for path in sorted((self.pytester.path / "results").rglob(name))
+        ]
         for record in found:
             model = CaseRecord if record["kind"] == "case" else StartRecord
             described = {field.alias or key for key, field in model.model_fields.items()}
@@ -121,15 +139,23 @@ def with_gates(project: Project, gates: str) -> None:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    for name in [name for name in os.environ if name.startswith(("GPUBENCH_STUB", "PYTEST_ADDOPTS", "PYTEST_XDIST"))]:
+    for name in [
+        name
+        for name in os.environ
+        if name.startswith(("GPUBENCH_STUB", "PYTEST_ADDOPTS", "PYTEST_XDIST"))
+    ]:
         monkeypatch.delenv(name)
     # Slow enough that a busy machine's client is exact in comparison, and no measurement INVALID.
     monkeypatch.setenv("GPUBENCH_STUB_TTFT", "0.25")
-    monkeypatch.setenv("GPUBENCH_LEASE_DIR", str(pytester.path / "leases"))  # the host's own leases are none of a test's business
+    monkeypatch.setenv(
+        "GPUBENCH_LEASE_DIR", str(pytester.path / "leases")
+    )  # the host's own leases are none of a test's business
     pytester.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
     made = Project(pytester)
     made.recipes(RECIPES)
     (pytester.path / "calm_clocks.py").write_text(CALM)
     benchmarks = pytester.mkdir("benchmarks")
-    (benchmarks / "test_serving.py").write_text("from pytest_gpubench.suite import test_engine_init, test_ratio, test_throughput\n")
+    (benchmarks / "test_serving.py").write_text(
+        "from pytest_gpubench.suite import test_engine_init, test_ratio, test_throughput\n"
+    )
     return made

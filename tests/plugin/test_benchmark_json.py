@@ -19,7 +19,9 @@ def _written(project: Project) -> dict[str, Any]:
 
 
 def test_the_file_holds_the_durations_of_the_run(project: Project) -> None:
-    result = project.run("benchmarks", "-m", "cpu and not mtp and c1", "--gpubench-benchmark-json=out.json")
+    result = project.run(
+        "benchmarks", "-m", "cpu and not mtp and c1", "--gpubench-benchmark-json=out.json"
+    )
     assert result.ret == 0, result.stdout.str()
     result.stdout.fnmatch_lines(["*pytest-benchmark JSON: *out.json"])
     document = _written(project)
@@ -50,12 +52,17 @@ def test_under_xdist_the_controller_writes_all_of_it(project: Project) -> None:
 
 def test_without_a_number_there_is_no_file(project: Project) -> None:
     result = project.run("benchmarks", "-m", "h100", "--gpubench-benchmark-json=out.json")
-    result.stdout.fnmatch_lines(["--gpubench-benchmark-json: nothing was measured, *out.json is not written"])
+    result.stdout.fnmatch_lines(
+        ["--gpubench-benchmark-json: nothing was measured, *out.json is not written"]
+    )
     assert not (project.pytester.path / "out.json").exists()
 
 
 def test_a_file_that_cannot_be_written_ends_the_run_at_once(project: Project) -> None:
-    for name, words in (("no/such/out.json", "*the folder *no/such does not exist*"), ("benchmarks", "*benchmarks is a folder*")):
+    for name, words in (
+        ("no/such/out.json", "*the folder *no/such does not exist*"),
+        ("benchmarks", "*benchmarks is a folder*"),
+    ):
         result = project.inside("benchmarks", f"--gpubench-benchmark-json={name}")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([words])
@@ -66,23 +73,44 @@ def test_its_own_options_are_answered_in_the_header(project: Project) -> None:
         # Without a benchmark of its own it warns, and warnings are errors here.
         result = project.run("benchmarks", "-m", "h100", "-W", "default", option)
         name = option.partition("=")[0]
-        result.stdout.fnmatch_lines([f"gpubench: {name} is about the benchmark fixture; *--gpubench-benchmark-json FILE"])
+        result.stdout.fnmatch_lines(
+            [f"gpubench: {name} is about the benchmark fixture; *--gpubench-benchmark-json FILE"]
+        )
     project.inside("benchmarks", "-m", "h100").stdout.no_fnmatch_line("*--gpubench-benchmark-json*")
 
 
 def test_benchmark_only_skips_our_items_with_its_reason(project: Project) -> None:
-    (project.pytester.path / "benchmarks" / "test_own.py").write_text("def test_own(benchmark):\n    benchmark(lambda: None)\n")
-    result = project.run("benchmarks", "-k", "own or tiny and cpu and not mtp", "--benchmark-only", "--benchmark-json=its.json")
+    (project.pytester.path / "benchmarks" / "test_own.py").write_text(
+        "def test_own(benchmark):\n    benchmark(lambda: None)\n"
+    )
+    result = project.run(
+        "benchmarks",
+        "-k",
+        "own or tiny and cpu and not mtp",
+        "--benchmark-only",
+        "--benchmark-json=its.json",
+    )
     assert result.ret == 0, result.stdout.str()
     result.assert_outcomes(passed=1, skipped=3)
     result.stdout.fnmatch_lines(["*Skipping non-benchmark (--benchmark-only active).*"])
     assert not project.records(), "no server was started"
     its = json.loads((project.pytester.path / "its.json").read_text())
-    assert [entry["name"] for entry in its["benchmarks"]] == ["test_own"], "nothing of ours is in its file"
+    assert [entry["name"] for entry in its["benchmarks"]] == ["test_own"], (
+        "nothing of ours is in its file"
+    )
 
 
-def test_without_the_plugin_of_pytest_benchmark_ours_is_written_all_the_same(project: Project) -> None:
-    result = project.run("benchmarks", "-m", "cpu and not mtp and c1", "-p", "no:benchmark", "--gpubench-benchmark-json=out.json")
+def test_without_the_plugin_of_pytest_benchmark_ours_is_written_all_the_same(
+    project: Project,
+) -> None:
+    result = project.run(
+        "benchmarks",
+        "-m",
+        "cpu and not mtp and c1",
+        "-p",
+        "no:benchmark",
+        "--gpubench-benchmark-json=out.json",
+    )
     assert result.ret == 0, result.stdout.str() + result.stderr.str()
     assert len(_written(project)["benchmarks"]) == 4
     refused = project.inside("benchmarks", "-p", "no:benchmark", "--benchmark-only")
@@ -90,7 +118,14 @@ def test_without_the_plugin_of_pytest_benchmark_ours_is_written_all_the_same(pro
     refused.stderr.fnmatch_lines(["*unrecognized arguments: --benchmark-only*"])
 
 
-def test_the_run_is_no_place_for_secrets(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_run_is_no_place_for_secrets(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
-    project.run("benchmarks", "-m", "cpu and not mtp and c1", f"--gpubench-benchmark-json={tmp_path / 'out.json'}")
+    project.run(
+        "benchmarks",
+        "-m",
+        "cpu and not mtp and c1",
+        f"--gpubench-benchmark-json={tmp_path / 'out.json'}",
+    )
     assert "hf_secret" not in (tmp_path / "out.json").read_text()

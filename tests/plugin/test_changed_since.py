@@ -39,7 +39,8 @@ def test_only_what_changed_is_selected_and_the_reason_is_printed(committed: Proj
     ]
     result.stdout.fnmatch_lines(
         [
-            "since v1: tiny-bf16-cpu-vllm-mtp: 1 case changed: speculative.num-speculative-tokens: 3 -> 2",
+            "since v1: tiny-bf16-cpu-vllm-mtp: 1 case changed: "
+            "speculative.num-speculative-tokens: 3 -> 2",
             "selected 1 case on 1 server",
         ]
     )
@@ -47,8 +48,15 @@ def test_only_what_changed_is_selected_and_the_reason_is_printed(committed: Proj
 
 def test_it_adds_to_other_selections(committed: Project) -> None:
     committed.recipes(RECIPES.replace("block-size: 128", "block-size: 64"))
-    result = committed.inside("benchmarks", "--collect-only", "-q", "-m", "mtp", "--gpubench-changed-since=v1")
-    result.stdout.fnmatch_lines(["since v1: *-mtp: 1 case changed: serve.block-size: 128 -> 64", "selected 1 case on 1 server"])
+    result = committed.inside(
+        "benchmarks", "--collect-only", "-q", "-m", "mtp", "--gpubench-changed-since=v1"
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "since v1: *-mtp: 1 case changed: serve.block-size: 128 -> 64",
+            "selected 1 case on 1 server",
+        ]
+    )
 
 
 def test_without_a_change_nothing_is_selected(committed: Project) -> None:
@@ -64,16 +72,24 @@ def test_a_recipe_file_that_did_not_exist_then_is_all_new(committed: Project) ->
     result.stdout.fnmatch_lines(["since v1: tiny-bf16-cpu-vllm-mtp: 1 case new"])
 
 
-def test_recipes_that_were_broken_then_are_said_to_be_new(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_that_were_broken_then_are_said_to_be_new(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = project.pytester.path
     project.recipes("x: [")
     _git(folder, "init", "-q")
     _git(folder, "add", "recipes.yaml")
     _git(folder, "commit", "-q", "-m", "broken")
     project.recipes(RECIPES)
-    result = project.inside("benchmarks", "--collect-only", "-q", "-m", "mtp", "--gpubench-changed-since=HEAD")
+    result = project.inside(
+        "benchmarks", "--collect-only", "-q", "-m", "mtp", "--gpubench-changed-since=HEAD"
+    )
     result.stdout.fnmatch_lines(
-        ["since HEAD: the recipes had 1 problem then; a recipe that could not be read counts as new", "since HEAD: *: 1 case new"]
+        [
+            "since HEAD: the recipes had 1 problem then; a recipe that could not be "
+            "read counts as new",
+            "since HEAD: *: 1 case new",
+        ]
     )
     capsys.readouterr()
     assert main(["changelog", "HEAD", str(folder / "recipes.yaml")]) == 0
@@ -89,7 +105,9 @@ def test_other_tests_stay(committed: Project) -> None:
 def test_an_unknown_revision_is_a_sentence(committed: Project) -> None:
     result = committed.inside("benchmarks", "--gpubench-changed-since=v9")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: --gpubench-changed-since: v9 is no revision of the repository of *recipes.yaml; *"])
+    result.stderr.fnmatch_lines(
+        ["ERROR: --gpubench-changed-since: v9 is no revision of the repository of *recipes.yaml; *"]
+    )
     assert committed.inside("benchmarks", "--gpubench-changed-since=--output=x").ret == 4
 
 
@@ -97,17 +115,25 @@ def test_outside_git_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.pytester.path.parent))
     result = project.inside("benchmarks", "--gpubench-changed-since=v1")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: --gpubench-changed-since: *recipes.yaml is in no git repository, *"])
+    result.stderr.fnmatch_lines(
+        ["ERROR: --gpubench-changed-since: *recipes.yaml is in no git repository, *"]
+    )
 
 
 def test_under_xdist(committed: Project) -> None:
     committed.recipes(RECIPES.replace(DRAFT, "num-speculative-tokens: 2"))
-    result = committed.run("benchmarks", *workers(2), "--gpubench-exclusive=no", "--gpubench-changed-since=v1")
+    result = committed.run(
+        "benchmarks", *workers(2), "--gpubench-exclusive=no", "--gpubench-changed-since=v1"
+    )
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["since v1: tiny-bf16-cpu-vllm-mtp: 1 case changed: *", "selected 1 case on 1 server"])
+    result.stdout.fnmatch_lines(
+        ["since v1: tiny-bf16-cpu-vllm-mtp: 1 case changed: *", "selected 1 case on 1 server"]
+    )
 
 
-def test_the_changelog_command(committed: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_changelog_command(
+    committed: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(committed.pytester.path)
     committed.recipes(RECIPES.replace(DRAFT, "num-speculative-tokens: 2"))
     assert main(["changelog", "v1"]) == 0

@@ -32,10 +32,15 @@ def test_dataset_file_that_is_missing_fails_before_any_server(project: Project) 
     assert (record["failure"]["cause"], record["argv"]) == ("dataset-unusable", None)
 
 
-def test_dataset_file_is_read_beside_the_recipes_and_part_of_the_fingerprint(project: Project) -> None:
+def test_dataset_file_is_read_beside_the_recipes_and_part_of_the_fingerprint(
+    project: Project,
+) -> None:
     file = project.pytester.path / "data" / "asked.jsonl"
     file.parent.mkdir()
-    lines = [json.dumps({"prompt": f"question {number} about it", "output_tokens": 4}) for number in range(6)]
+    lines = [
+        json.dumps({"prompt": f"question {number} about it", "output_tokens": 4})
+        for number in range(6)
+    ]
     fingerprints = []
     with_client(project, "{dataset: jsonl, dataset-file: data/asked.jsonl}")
     for text in ("\n".join(lines), "\n".join([*lines, lines[0]])):
@@ -53,12 +58,24 @@ def test_run_beyond_the_calibration_is_invalid_and_says_what_to_do(project: Proj
     result = project.run(*ONE)
     assert result.parseoutcomes()["invalid"] == 1
     assert result.ret == 10
-    result.stdout.fnmatch_lines(["*INVALID*", "*the client is calibrated for 1 and 2; run gpubench calibrate for this load*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*INVALID*",
+            "*the client is calibrated for 1 and 2; run gpubench calibrate for this load*",
+        ]
+    )
     (record,) = project.cases()
     assert record["measurement"]["calibration"]["chunk_rate"] == 2.0
     assert record["verdict"]["status"] == "INVALID"
 
-    store(results, (Calibration(**{**small.to_json(), "conc": 64, "chunk_rate": 6400.0, "asked_rate": 6400.0}),))
+    store(
+        results,
+        (
+            Calibration(
+                **{**small.to_json(), "conc": 64, "chunk_rate": 6400.0, "asked_rate": 6400.0}
+            ),
+        ),
+    )
     project.run(*ONE).assert_outcomes(passed=1)
     assert {record["measurement"]["calibration"]["conc"] for record in project.cases()} == {1, 64}
 
@@ -86,33 +103,53 @@ def test_engine_over_time_reaches_the_record(project: Project) -> None:
 
 
 def compiling(
-    project: Project, monkeypatch: pytest.MonkeyPatch, completions: int, fault: str = "compile-serving"
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    completions: int,
+    fault: str = "compile-serving",
 ) -> tuple[dict[str, Any], pytest.RunResult]:
-    """A run whose engine compiles a kernel at each of its first completions, and the record of its one case."""
+    """A run whose engine compiles a kernel at each of its first completions, and the record of its
+    one case."""
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", f"{fault}:{completions}")
     result = project.run(*ONE, "-k", "throughput")
     (record,) = project.cases()
     return record, result
 
 
-def test_what_was_spoilt_by_compilations_is_measured_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_spoilt_by_compilations_is_measured_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record, result = compiling(project, monkeypatch, 3)
     result.assert_outcomes(passed=1)
     flags = {flag["code"]: flag["message"] for flag in record["measurement"]["flags"]}
-    assert flags["measured-again"].startswith("this is measurement 2 on this launch: the engine compiled kernels")
+    assert flags["measured-again"].startswith(
+        "this is measurement 2 on this launch: the engine compiled kernels"
+    )
     assert record["measurement"]["invalid"] == []
-    assert record["measurement"]["totals"]["engine_output_tokens"] == record["measurement"]["totals"]["output_tokens_with_warmup"]
+    assert (
+        record["measurement"]["totals"]["engine_output_tokens"]
+        == record["measurement"]["totals"]["output_tokens_with_warmup"]
+    )
 
 
-def test_an_engine_that_goes_on_compiling_is_invalid(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_goes_on_compiling_is_invalid(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record, result = compiling(project, monkeypatch, 1000)
     assert result.parseoutcomes()["invalid"] == 1
     assert result.ret == 10
-    result.stdout.fnmatch_lines(["*engine compiled kernels while it was measured (fused_moe_kernel; attempt 3 on this launch)*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*engine compiled kernels while it was measured (fused_moe_kernel; attempt "
+            "3 on this launch)*"
+        ]
+    )
     assert record["verdict"]["status"] == "INVALID"
 
 
-def test_a_failure_while_kernels_compile_stays_a_failure(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_kernels_compile_stays_a_failure(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record, result = compiling(project, monkeypatch, 3, "compile-refusing")
     result.assert_outcomes(failed=1)
     assert record["failure"]["cause"] == "measurement-refused"

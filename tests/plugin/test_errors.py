@@ -1,4 +1,5 @@
-"""What users can get wrong: one sentence with place and remedy, the right exit code, no traceback."""
+"""What users can get wrong: one sentence with place and remedy, the right exit code, no
+traceback."""
 
 from __future__ import annotations
 
@@ -23,12 +24,17 @@ def test_our_tests_without_any_recipes_are_exit_4_and_name_init(project: Project
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("block-size: 128", "block-size: 128}\n    servee: {a: 1"), "*recipes.yaml:*:*servee*serve*"),
+        (
+            ("block-size: 128", "block-size: 128}\n    servee: {a: 1"),
+            "*recipes.yaml:*:*servee*serve*",
+        ),
         (("runner: cpu", "runner: h1000"), "*recipes.yaml:*:*h1000*"),
         (("tp: 1, conc-list: [1, 2]", "tp: -8, conc-list: [1, 2]"), "*recipes.yaml:*:*tp*-8*"),
     ],
 )
-def test_a_broken_recipe_is_exit_4_with_file_line_and_key(project: Project, change: tuple[str, str], words: str) -> None:
+def test_a_broken_recipe_is_exit_4_with_file_line_and_key(
+    project: Project, change: tuple[str, str], words: str
+) -> None:
     text = (project.pytester.path / "recipes.yaml").read_text()
     assert change[0] in text
     project.recipes(text.replace(*change))

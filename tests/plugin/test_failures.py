@@ -20,7 +20,9 @@ def _ours(project: Project) -> list[str]:
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
-        if str(STUB) in words and (process.info["cwd"] or "").startswith(str(project.pytester.path)):
+        if str(STUB) in words and (process.info["cwd"] or "").startswith(
+            str(project.pytester.path)
+        ):
             found.append(f"{process.pid} {' '.join(words)}")
     return found
 
@@ -49,7 +51,9 @@ def test_a_failed_start_is_one_failure_and_a_reference_for_the_rest(
 ) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", fault)
     limit = 20 if fault == "health-500" else 600  # the others end by themselves
-    result = project.run("benchmarks", "-k", "tiny and cpu and not mtp", f"--gpubench-start-timeout={limit}")
+    result = project.run(
+        "benchmarks", "-k", "tiny and cpu and not mtp", f"--gpubench-start-timeout={limit}"
+    )
     assert result.ret == 1
     result.assert_outcomes(errors=3)
     text = result.stdout.str()
@@ -87,7 +91,9 @@ def test_an_ended_run_leaves_no_process_and_exits_2(
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "60" if moment == "start" else "0.1")
     monkeypatch.setenv("GPUBENCH_STUB_TOKEN_TIME", "5")
     command = project.command("benchmarks", "-k", "tiny and cpu and not mtp")
-    run = subprocess.Popen(command, cwd=project.pytester.path, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
+    run = subprocess.Popen(
+        command, cwd=project.pytester.path, stdout=subprocess.PIPE, text=True, env=os.environ.copy()
+    )
     try:
         _await(lambda: bool(_ours(project)))
         if moment == "measurement":
@@ -105,10 +111,14 @@ def test_an_ended_run_leaves_no_process_and_exits_2(
         assert record["failure"]["cause"] == "interrupted"
 
 
-def test_a_killed_pytest_leaves_no_server(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_pytest_leaves_no_server(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "60")
     command = project.command("benchmarks", "-k", "tiny and cpu and not mtp")
-    run = subprocess.Popen(command, cwd=project.pytester.path, stdout=subprocess.DEVNULL, env=os.environ.copy())
+    run = subprocess.Popen(
+        command, cwd=project.pytester.path, stdout=subprocess.DEVNULL, env=os.environ.copy()
+    )
     try:
         _await(lambda: bool(_ours(project)))
     finally:
@@ -120,7 +130,10 @@ def test_a_killed_pytest_leaves_no_server(project: Project, monkeypatch: pytest.
 def _measures(pid: int) -> bool:
     """Whether the load worker of this pytest has begun."""
     try:
-        return any("pytest_gpubench.load.worker" in child.cmdline() for child in psutil.Process(pid).children())
+        return any(
+            "pytest_gpubench.load.worker" in child.cmdline()
+            for child in psutil.Process(pid).children()
+        )
     except psutil.Error:
         return False
 

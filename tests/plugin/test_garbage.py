@@ -26,7 +26,9 @@ def test_a_pause_leaves_the_collector_as_it_was_even_after_an_error(enabled: boo
 
 
 @pytest.mark.parametrize(("frozen", "calls"), [(0, 1), (7, 0)])
-def test_a_second_run_in_one_process_keeps_no_garbage(monkeypatch: pytest.MonkeyPatch, frozen: int, calls: int) -> None:
+def test_a_second_run_in_one_process_keeps_no_garbage(
+    monkeypatch: pytest.MonkeyPatch, frozen: int, calls: int
+) -> None:
     done: list[None] = []
     monkeypatch.setattr(gc, "get_freeze_count", lambda: frozen)
     monkeypatch.setattr(gc, "freeze", lambda: done.append(None))

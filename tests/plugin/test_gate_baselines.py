@@ -1,4 +1,5 @@
-"""Baselines in a run: recorded on a clean tree, judged against, damaged ones refused before anything starts."""
+"""Baselines in a run: recorded on a clean tree, judged against, damaged ones refused before
+anything starts."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ UPDATE = "--gpubench-update-baselines"
 
 def git(project: Project, *arguments: str) -> None:
     who = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-    subprocess.run(["git", *who, *arguments], cwd=project.pytester.path, check=True, capture_output=True)
+    subprocess.run(
+        ["git", *who, *arguments], cwd=project.pytester.path, check=True, capture_output=True
+    )
 
 
 @pytest.fixture
@@ -31,11 +34,19 @@ def repository(project: Project) -> Project:
 
 
 def baseline_file(project: Project) -> Path:
-    return project.pytester.path / "benchmarks" / "baselines" / "cpu" / "tiny-bf16-cpu-vllm-tp1" / "32x4-c1.json"
+    return (
+        project.pytester.path
+        / "benchmarks"
+        / "baselines"
+        / "cpu"
+        / "tiny-bf16-cpu-vllm-tp1"
+        / "32x4-c1.json"
+    )
 
 
 def seed(project: Project, factor: float = 1.0, launches: int = 6) -> None:
-    """A baseline with the key of the record that a first run left, its numbers times ``factor`` with a spread of 0.2%."""
+    """A baseline with the key of the record that a first run left, its numbers times ``factor``
+    with a spread of 0.2%."""
     from pytest_gpubench.gate.baseline_files import update_baseline
     from pytest_gpubench.gate.baselines import LaunchEntry, append
     from pytest_gpubench.model.frozen import FrozenMap
@@ -48,16 +59,27 @@ def seed(project: Project, factor: float = 1.0, launches: int = 6) -> None:
             "launch-1",
             f"2026-01-{index + 1:02}T00:00:00+00:00",
             "",
-            FrozenMap({name: record["metrics"][name] * factor * (1 + 0.002 * (-1) ** index) for name in kept}),
+            FrozenMap(
+                {
+                    name: record["metrics"][name] * factor * (1 + 0.002 * (-1) ** index)
+                    for name in kept
+                }
+            ),
             4,
             FrozenMap({"engine": "0.0.0+older"}),
         )
         for index in range(launches)
     ]
-    update_baseline(baseline_file(project), CASE, lambda before: append(before, FrozenMap(record["gate"]["key"]), entries))
+    update_baseline(
+        baseline_file(project),
+        CASE,
+        lambda before: append(before, FrozenMap(record["gate"]["key"]), entries),
+    )
 
 
-def test_launches_of_a_clean_tree_are_recorded_and_the_next_run_adds_to_them(repository: Project) -> None:
+def test_launches_of_a_clean_tree_are_recorded_and_the_next_run_adds_to_them(
+    repository: Project,
+) -> None:
     first = repository.run(*ONE, "--gpubench-launches=2", UPDATE)
     assert first.ret == 0, first.stdout.str() + first.stderr.str()
     first.stdout.fnmatch_lines([f"baseline of {CASE}: 2 launches in *32x4-c1.json"])
@@ -78,7 +100,12 @@ def test_a_dirty_tree_is_refused_before_anything_starts(repository: Project) -> 
     (repository.pytester.path / "benchmarks" / "test_serving.py").write_text("# changed\n")
     result = repository.inside(*ONE, UPDATE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --gpubench-update-baselines: *the working tree has uncommitted changes*commit first"])
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: --gpubench-update-baselines: *the working tree has uncommitted "
+            "changes*commit first"
+        ]
+    )
 
 
 def test_outside_git_nothing_is_recorded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +118,12 @@ def test_outside_git_nothing_is_recorded(project: Project, monkeypatch: pytest.M
 def test_accepting_without_recording_is_a_usage_error(project: Project) -> None:
     result = project.inside(*ONE, "--gpubench-accept-regression")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --gpubench-accept-regression accepts what is recorded: give --gpubench-update-baselines*"])
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: --gpubench-accept-regression accepts what is recorded: give "
+            "--gpubench-update-baselines*"
+        ]
+    )
 
 
 def damage(path: Path, how: str) -> None:
@@ -117,7 +149,9 @@ def damage(path: Path, how: str) -> None:
         ("future", "*was written by a newer pytest-gpubench (schema 99*upgrade*"),
     ],
 )
-def test_a_damaged_baseline_is_a_sentence_before_anything_starts(project: Project, how: str, words: str) -> None:
+def test_a_damaged_baseline_is_a_sentence_before_anything_starts(
+    project: Project, how: str, words: str
+) -> None:
     plant(project)
     damage(baseline_file(project), how)
     before = baseline_file(project).read_bytes()
@@ -126,7 +160,9 @@ def test_a_damaged_baseline_is_a_sentence_before_anything_starts(project: Projec
     result.stderr.fnmatch_lines([f"ERROR: the baseline {words}"])
     assert baseline_file(project).read_bytes() == before
     assert project.records() == []
-    assert project.inside("benchmarks", "-k", "tiny and mtp", "--co").ret == 0, "nothing is judged there"
+    assert project.inside("benchmarks", "-k", "tiny and mtp", "--co").ret == 0, (
+        "nothing is judged there"
+    )
 
 
 def plant(project: Project) -> None:
@@ -136,10 +172,21 @@ def plant(project: Project) -> None:
     from pytest_gpubench.model.frozen import FrozenMap
 
     entries = [
-        LaunchEntry(f"run{index}", "launch-1", f"2026-01-0{index + 1}T00:00:00+00:00", "", FrozenMap({"tpot_p50": 0.002}), 4)
+        LaunchEntry(
+            f"run{index}",
+            "launch-1",
+            f"2026-01-0{index + 1}T00:00:00+00:00",
+            "",
+            FrozenMap({"tpot_p50": 0.002}),
+            4,
+        )
         for index in range(6)
     ]
-    update_baseline(baseline_file(project), CASE, lambda before: append(before, FrozenMap({"device": "another"}), entries))
+    update_baseline(
+        baseline_file(project),
+        CASE,
+        lambda before: append(before, FrozenMap({"device": "another"}), entries),
+    )
 
 
 @pytest.mark.slow
@@ -156,10 +203,14 @@ def test_another_key_is_not_comparable_and_the_field_is_named(project: Project) 
     plant(project)
     result = project.run(*ONE, "--gpubench-require-baseline")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*FAIL: *NOT COMPARABLE with the baseline: device: another before, * now*"])
+    result.stdout.fnmatch_lines(
+        ["*FAIL: *NOT COMPARABLE with the baseline: device: another before, * now*"]
+    )
 
 
-def test_without_a_baseline_the_command_that_records_one_is_printed_and_works(repository: Project) -> None:
+def test_without_a_baseline_the_command_that_records_one_is_printed_and_works(
+    repository: Project,
+) -> None:
     result = repository.run(*ONE)
     assert result.ret == 0
     line = next(line for line in result.outlines if UPDATE in line)
@@ -176,7 +227,9 @@ def test_without_a_baseline_the_command_that_records_one_is_printed_and_works(re
 
 def test_a_regression_fails_with_a_review_comment_and_can_be_accepted(repository: Project) -> None:
     repository.run(*ONE)
-    seed(repository, 0.5)  # half the latency, and half the throughput: tpot and ttft doubled, which fails
+    seed(
+        repository, 0.5
+    )  # half the latency, and half the throughput: tpot and ttft doubled, which fails
     result = repository.run(*ONE, "--junitxml=junit.xml", *XUNIT1)
     assert result.ret == 1, result.stdout.str()
     result.stdout.fnmatch_lines(
@@ -189,7 +242,8 @@ def test_a_regression_fails_with_a_review_comment_and_can_be_accepted(repository
             "      change     +*%, 95% interval *",
             "      tolerance  5% worse",
             "      next       find the cause, or accept it*",
-            "note: changed since the newest launch of the baseline: *engine: 0.0.0+older before, 0.0.0+stub now*",
+            "note: changed since the newest launch of the baseline: *engine: "
+            "0.0.0+older before, 0.0.0+stub now*",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")
@@ -199,7 +253,9 @@ def test_a_regression_fails_with_a_review_comment_and_can_be_accepted(repository
     before = baseline_file(repository).read_bytes()
     refused = repository.run(*ONE, UPDATE)
     assert refused.ret == 1
-    refused.stdout.fnmatch_lines([f"{CASE} not recorded: *; --gpubench-accept-regression accepts it"])
+    refused.stdout.fnmatch_lines(
+        [f"{CASE} not recorded: *; --gpubench-accept-regression accepts it"]
+    )
     assert baseline_file(repository).read_bytes() == before
     accepted = repository.run(*ONE, UPDATE, "--gpubench-accept-regression")
     assert accepted.ret == 0, accepted.stdout.str()
@@ -208,7 +264,9 @@ def test_a_regression_fails_with_a_review_comment_and_can_be_accepted(repository
     assert newest["anchors"]["tpot_p50"] == "accepted"
 
 
-def test_a_change_inside_the_tolerance_passes_and_an_improvement_is_said(repository: Project) -> None:
+def test_a_change_inside_the_tolerance_passes_and_an_improvement_is_said(
+    repository: Project,
+) -> None:
     from tests.plugin.conftest import with_gates
 
     with_gates(repository, "{output_tput_per_gpu: false, tpot_p50: 90%, ttft_p50: false}")
@@ -220,7 +278,9 @@ def test_a_change_inside_the_tolerance_passes_and_an_improvement_is_said(reposit
 
 
 @pytest.mark.parametrize(("choice", "code"), [("exit", 10), ("warn", 0), ("fail", 1)])
-def test_what_inconclusive_does_is_the_users_choice(project: Project, choice: str, code: int) -> None:
+def test_what_inconclusive_does_is_the_users_choice(
+    project: Project, choice: str, code: int
+) -> None:
     from tests.plugin.conftest import with_gates
 
     with_gates(project, "{steady_output_tput: {at-least: 1}}")
@@ -229,9 +289,16 @@ def test_what_inconclusive_does_is_the_users_choice(project: Project, choice: st
     result.stdout.fnmatch_lines(["*steady_output_tput could not be measured*"])
     if choice == "exit":
         (rerun,) = (project.pytester.path / "results").rglob("rerun.txt")
-        assert rerun.read_text().splitlines()[-1] == f"benchmarks/test_serving.py::test_throughput[{CASE}]"
-        result.stdout.fnmatch_lines([f"undecided, to be measured again: pytest @{rerun.relative_to(project.pytester.path)}"])
-        again = project.pytester.run(*project.command()[:3], "-p", "no:cacheprovider", f"@{rerun}", timeout=600)
+        assert (
+            rerun.read_text().splitlines()[-1]
+            == f"benchmarks/test_serving.py::test_throughput[{CASE}]"
+        )
+        result.stdout.fnmatch_lines(
+            [f"undecided, to be measured again: pytest @{rerun.relative_to(project.pytester.path)}"]
+        )
+        again = project.pytester.run(
+            *project.command()[:3], "-p", "no:cacheprovider", f"@{rerun}", timeout=600
+        )
         again.stdout.fnmatch_lines(["selected 1 case on 1 server", "*1 inconclusive*"])
         assert again.ret == 10
 
@@ -240,11 +307,16 @@ def test_an_ini_value_that_means_nothing_is_a_sentence(project: Project) -> None
     (project.pytester.path / "tox.ini").write_text("[pytest]\ngpubench_inconclusive = perhaps\n")
     result = project.inside("benchmarks")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: ini option gpubench_inconclusive: 'perhaps' is not one of exit, warn, fail"])
+    result.stderr.fnmatch_lines(
+        ["ERROR: ini option gpubench_inconclusive: 'perhaps' is not one of exit, warn, fail"]
+    )
 
 
-def test_a_regression_can_be_accepted_afterwards(repository: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    """``gpubench baseline accept`` takes the launches of a run, whose verdict was FAIL, as the new level."""
+def test_a_regression_can_be_accepted_afterwards(
+    repository: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``gpubench baseline accept`` takes the launches of a run, whose verdict was FAIL, as the new
+    level."""
     from pytest_gpubench.cli import main
     from pytest_gpubench.gate.baseline_files import read_baseline
 
@@ -254,7 +326,21 @@ def test_a_regression_can_be_accepted_afterwards(repository: Project, capsys: py
     runs = sorted((repository.pytester.path / "results").iterdir())
     folder = repository.pytester.path / "benchmarks" / "baselines"
     last = next(run for run in reversed(runs) if list(run.glob("*/32x4-c1/launch-1.json")))
-    assert main(["baseline", "accept", CASE, str(last), "--note", "new driver", "--baselines", str(folder)]) == 0
+    assert (
+        main(
+            [
+                "baseline",
+                "accept",
+                CASE,
+                str(last),
+                "--note",
+                "new driver",
+                "--baselines",
+                str(folder),
+            ]
+        )
+        == 0
+    )
     assert "1 of 1 launches added" in capsys.readouterr().out
     baseline = read_baseline(baseline_file(repository), CASE)
     assert baseline is not None
@@ -264,14 +350,25 @@ def test_a_regression_can_be_accepted_afterwards(repository: Project, capsys: py
 def test_two_runs_that_record_at_once_are_both_kept(repository: Project) -> None:
     words = repository.command(*ONE, "--gpubench-launches=2", UPDATE, "--gpubench-exclusive=no")
     runs = [
-        subprocess.Popen(words, cwd=repository.pytester.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            words,
+            cwd=repository.pytester.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for _ in "ab"
     ]
     for run in runs:
         output, _ = run.communicate(timeout=600)
         assert run.returncode == 0, output
     entries = json.loads(baseline_file(repository).read_text())["launches"]
-    assert sorted(entry["launch"] for entry in entries) == ["launch-1", "launch-1", "launch-2", "launch-2"]
+    assert sorted(entry["launch"] for entry in entries) == [
+        "launch-1",
+        "launch-1",
+        "launch-2",
+        "launch-2",
+    ]
     assert len({entry["run"] for entry in entries}) == 2
 
 
@@ -280,6 +377,12 @@ def test_under_xdist_every_launch_of_every_worker_is_recorded(repository: Projec
     result = repository.run("benchmarks", "-m", "cpu and c1", *options)
     assert result.ret == 0, result.stdout.str() + result.stderr.str()
     files = sorted((repository.pytester.path / "benchmarks" / "baselines").rglob("32x4-c1.json"))
-    assert [path.parent.name for path in files] == ["tiny-bf16-cpu-vllm-mtp-tp1", "tiny-bf16-cpu-vllm-tp1"]
+    assert [path.parent.name for path in files] == [
+        "tiny-bf16-cpu-vllm-mtp-tp1",
+        "tiny-bf16-cpu-vllm-tp1",
+    ]
     for path in files:
-        assert [entry["launch"] for entry in json.loads(path.read_text())["launches"]] == ["launch-1", "launch-2"]
+        assert [entry["launch"] for entry in json.loads(path.read_text())["launches"]] == [
+            "launch-1",
+            "launch-2",
+        ]

@@ -1,4 +1,5 @@
-"""The plugin costs nothing in a run that has no recipes, and collecting pays for nothing that only a run needs."""
+"""The plugin costs nothing in a run that has no recipes, and collecting pays for nothing that only
+a run needs."""
 
 from __future__ import annotations
 
@@ -94,6 +95,8 @@ def pytest_collection_finish(session):
         "-p",
         "no:xdist",
     ]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    run = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
     assert "2 tests collected" in run.stdout, run.stdout
     assert "imported: []" in run.stdout

@@ -1,4 +1,5 @@
-"""What the fault suite has found, as fast tests; the faults themselves are in experiments/faults."""
+"""What the fault suite has found, as fast tests; the faults themselves are in
+experiments/faults."""
 
 from __future__ import annotations
 
@@ -45,7 +46,10 @@ def test_a_full_disk_does_not_hide_why_a_case_failed(project: Project) -> None:
     result = _with_full_disk(project, _DEAD)
     assert result.ret == 1
     result.stdout.fnmatch_lines(
-        ["*32x4-c1: The engine died. ?engine-died, engine?", "*No space left on device*?record-unwritten, infrastructure?"]
+        [
+            "*32x4-c1: The engine died. ?engine-died, engine?",
+            "*No space left on device*?record-unwritten, infrastructure?",
+        ]
     )
 
 
@@ -56,8 +60,14 @@ def test_a_full_disk_does_not_swallow_ctrl_c(project: Project) -> None:
 
 
 def test_requests_that_cannot_be_written_are_the_disk_s_fault(project: Project) -> None:
-    error = "runner.GpubenchError('the record y.gz could not be written: No space left on device; free space')"
-    text = f"import pytest_gpubench.plugin.run_case as runner\n\ndef full(*_):\n    raise {error}\n\nrunner.write_requests = full\n"
+    error = (
+        "runner.GpubenchError('the record y.gz could not be written: No space left on "
+        "device; free space')"
+    )
+    text = (
+        "import pytest_gpubench.plugin.run_case as runner\n\ndef full(*_):\n    raise "
+        f"{error}\n\nrunner.write_requests = full\n"
+    )
     (project.pytester.path / "conftest.py").write_text(text)
     result = project.run("benchmarks", "-m", "tiny and not mtp and c1")
     assert result.ret == 1
@@ -69,18 +79,25 @@ def test_requests_that_cannot_be_written_are_the_disk_s_fault(project: Project) 
 def test_a_cache_that_cannot_be_made_is_the_host_s_fault(project: Project) -> None:
     file = project.pytester.path / "file"
     file.touch()
-    result = project.run("benchmarks", "-m", "tiny and not mtp and c1", f"--gpubench-cache-dir={file / 'hub'}")
+    result = project.run(
+        "benchmarks", "-m", "tiny and not mtp and c1", f"--gpubench-cache-dir={file / 'hub'}"
+    )
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*?weights-missing, infrastructure?"])
     assert "Traceback (most recent call last)" not in result.stdout.str()
 
 
-def test_a_second_ctrl_c_during_the_stop_ends_the_run_in_order(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_during_the_stop_ends_the_run_in_order(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server ignores SIGTERM, so its stop lasts long enough to be interrupted, too."""
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", "ignore-sigterm")
     (project.pytester.path / "conftest.py").write_text(_CTRL_C_TWICE)
     result = project.run("benchmarks", "-m", "tiny and not mtp and c1")
     assert result.ret == 2
-    assert "interrupted while the server was being stopped" in result.stdout.str() + result.stderr.str()
+    assert (
+        "interrupted while the server was being stopped"
+        in result.stdout.str() + result.stderr.str()
+    )
     assert "Traceback (most recent call last)" not in result.stdout.str() + result.stderr.str()
     assert not list((project.pytester.path / "leases").glob("*.lease"))

@@ -1,4 +1,5 @@
-"""Several launches of a server: reserves that start only when needed, and statuses of what they do."""
+"""Several launches of a server: reserves that start only when needed, and statuses of what they
+do."""
 
 from __future__ import annotations
 
@@ -10,8 +11,18 @@ ONE = ("benchmarks", "-m", "cpu and not mtp and c1")
 SERVER = "tiny-bf16-cpu-vllm-tp1"
 
 
-def test_reserve_launches_that_nobody_needs_are_settled_and_start_no_server(project: Project) -> None:
-    result = project.run("benchmarks", "-m", "cpu and not mtp", "--gpubench-launches=1..3", "-v", "--junitxml=junit.xml", *XUNIT1)
+def test_reserve_launches_that_nobody_needs_are_settled_and_start_no_server(
+    project: Project,
+) -> None:
+    result = project.run(
+        "benchmarks",
+        "-m",
+        "cpu and not mtp",
+        "--gpubench-launches=1..3",
+        "-v",
+        "--junitxml=junit.xml",
+        *XUNIT1,
+    )
     assert result.ret == 0, result.stdout.str()
     result.stdout.fnmatch_lines(
         [
@@ -24,16 +35,23 @@ def test_reserve_launches_that_nobody_needs_are_settled_and_start_no_server(proj
         ]
     )
     assert [path.name for path in project.pytester.path.rglob("*.log")] == ["launch-1.log"]
-    assert "settled: UNGATED without this launch" in (project.pytester.path / "junit.xml").read_text()
+    assert (
+        "settled: UNGATED without this launch" in (project.pytester.path / "junit.xml").read_text()
+    )
 
 
 def test_an_undecided_case_is_measured_again_and_the_last_verdict_counts(project: Project) -> None:
-    with_gates(project, "{steady_output_tput: {at-least: 1}}")  # four tokens a request: no steady state
+    with_gates(
+        project, "{steady_output_tput: {at-least: 1}}"
+    )  # four tokens a request: no steady state
     project.pytester.makeconftest(WANTING.format(code="not-measured"))
     result = project.run(*ONE, "--gpubench-launches=1..2", "--junitxml=junit.xml", *XUNIT1, "-rs")
     assert result.ret == 10, result.stdout.str()
     result.stdout.fnmatch_lines(
-        ["*steady_output_tput could not be measured on launch-1, launch-2*", "*1 measured, 1 inconclusive*"]
+        [
+            "*steady_output_tput could not be measured on launch-1, launch-2*",
+            "*1 measured, 1 inconclusive*",
+        ]
     )
     junit = (project.pytester.path / "junit.xml").read_text()
     assert junit.count('name="gpubench_steady_output_tput" value="INCONCLUSIVE"') == 2
@@ -63,7 +81,9 @@ def test_every_certain_launch_runs(project: Project) -> None:
     assert [record["launch"]["index"] for record in project.cases("launch-*.json")] == [1, 2]
 
 
-def test_a_dead_server_is_no_reason_to_start_a_reserve(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_server_is_no_reason_to_start_a_reserve(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", "exit-at-import")
     result = project.run(*ONE, "--gpubench-launches=1..3")
     assert result.ret == 1
@@ -75,4 +95,6 @@ def test_a_dead_server_is_no_reason_to_start_a_reserve(project: Project, monkeyp
 def test_launches_that_mean_nothing_are_a_sentence(project: Project, text: str) -> None:
     result = project.inside("benchmarks", f"--gpubench-launches={text}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --gpubench-launches: launches '{text}': write a number such as 3*"])
+    result.stderr.fnmatch_lines(
+        [f"ERROR: --gpubench-launches: launches '{text}': write a number such as 3*"]
+    )

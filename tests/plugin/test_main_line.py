@@ -14,7 +14,12 @@ def test_cases_pass_with_one_launch_per_server_and_a_record_each(project: Projec
     result = project.run("benchmarks", "-k", "tiny and cpu")
     assert result.ret == 0, result.stdout.str()
     result.assert_outcomes(passed=5)
-    result.stdout.fnmatch_lines(["selected 3 cases on 2 servers", "*out tok/s*TTFT p50 ms*TTFT p99 ms*TPOT p50 ms*accept len*"])
+    result.stdout.fnmatch_lines(
+        [
+            "selected 3 cases on 2 servers",
+            "*out tok/s*TTFT p50 ms*TTFT p99 ms*TPOT p50 ms*accept len*",
+        ]
+    )
     assert len(project.inits()) == 2
     cases = project.cases()
     assert [record["case"] for record in cases] == [
@@ -37,11 +42,19 @@ def test_a_record_says_what_ran(project: Project) -> None:
     assert record["workload"]["isl"] == 32
     assert record["metrics"]["output_tput"] > 0
     assert record["metrics"]["acceptance_length"] >= 1
-    assert set(record["commits"]) == {"pytest-gpubench/tiny-llama", "pytest-gpubench/tiny-llama-eagle3"}
+    assert set(record["commits"]) == {
+        "pytest-gpubench/tiny-llama",
+        "pytest-gpubench/tiny-llama-eagle3",
+    }
     assert record["verdict"]["status"] == "UNGATED"
     assert record["failure"] is None
     totals = record["measurement"]["totals"]
-    assert totals["output_tokens_with_warmup"] == totals["engine_output_tokens"] > totals["output_tokens"] > 0
+    assert (
+        totals["output_tokens_with_warmup"]
+        == totals["engine_output_tokens"]
+        > totals["output_tokens"]
+        > 0
+    )
     path = next((project.pytester.path / "results").rglob("launch-1.requests.jsonl.gz"))
     requests = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     assert {request["phase"] for request in requests} == {"warmup", "measured"}
@@ -53,7 +66,10 @@ def test_the_api_key_is_in_no_file(project: Project, monkeypatch: pytest.MonkeyP
     result = project.run("benchmarks", "-k", "tiny and mtp")
     assert result.ret == 0, result.stdout.str()
     written = [path for path in (project.pytester.path / "results").rglob("*") if path.is_file()]
-    texts = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in written]
+    texts = [
+        gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        for path in written
+    ]
     assert texts
     assert not any(b"hf_secret" in text for text in texts)
     log = next(path for path in written if path.suffix == ".log").read_text()
@@ -117,8 +133,12 @@ def test_a_limit_that_holds_passes(project: Project) -> None:
 
 
 def test_what_could_not_be_measured_is_inconclusive_and_exit_10(project: Project) -> None:
-    with_gates(project, "{steady_output_tput: {at-least: 1}}")  # four tokens a request: no steady state
-    result = project.run("benchmarks", "-m", "cpu and not mtp and c1", "--junitxml=junit.xml", *XUNIT1)
+    with_gates(
+        project, "{steady_output_tput: {at-least: 1}}"
+    )  # four tokens a request: no steady state
+    result = project.run(
+        "benchmarks", "-m", "cpu and not mtp and c1", "--junitxml=junit.xml", *XUNIT1
+    )
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*1 inconclusive*"])
     junit = (project.pytester.path / "junit.xml").read_text()
@@ -137,12 +157,19 @@ module._totals = lambda *given: dataclasses.replace(totals(*given), prefix_cache
     )
     result = project.run("benchmarks", "-m", "cpu and not mtp and c1")
     assert result.ret == 10
-    result.stdout.fnmatch_lines(["*prefix caching is off in the recipe, but the engine counted 7 cached tokens; *", "*1 invalid*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*prefix caching is off in the recipe, but the engine counted 7 cached tokens; *",
+            "*1 invalid*",
+        ]
+    )
     (record,) = project.cases()
     assert record["verdict"]["status"] == "INVALID"
 
 
-def test_attach_measures_a_server_that_runs_already(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attach_measures_a_server_that_runs_already(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import os
     import subprocess
     import sys
@@ -151,13 +178,28 @@ def test_attach_measures_a_server_that_runs_already(project: Project, monkeypatc
     from tests.plugin.conftest import STUB
 
     port = free_port()
-    command = [sys.executable, str(STUB), "serve", "some/model", f"--port={port}", "--served-model-name", "theirs"]
+    command = [
+        sys.executable,
+        str(STUB),
+        "serve",
+        "some/model",
+        f"--port={port}",
+        "--served-model-name",
+        "theirs",
+    ]
     command += ["--no-enable-prefix-caching", "--max-model-len=256"]
     monkeypatch.setenv("OPENAI_API_KEY", "sk-theirs")
-    server = subprocess.Popen(command, env={**os.environ, "VLLM_API_KEY": "sk-theirs"}, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, env={**os.environ, "VLLM_API_KEY": "sk-theirs"}, stdout=subprocess.DEVNULL
+    )
     try:
         _wait_until_up(port)
-        result = project.run("benchmarks", "-k", "tiny and cpu and not mtp", f"--gpubench-base-url=http://127.0.0.1:{port}/v1")
+        result = project.run(
+            "benchmarks",
+            "-k",
+            "tiny and cpu and not mtp",
+            f"--gpubench-base-url=http://127.0.0.1:{port}/v1",
+        )
         assert server.poll() is None, "attach mode must stop nothing"
     finally:
         server.terminate()

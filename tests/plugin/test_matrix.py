@@ -1,4 +1,5 @@
-"""The matrix: every entry's selection, evaluated by pytest itself, selects exactly its servers' cases."""
+"""The matrix: every entry's selection, evaluated by pytest itself, selects exactly its servers'
+cases."""
 
 from __future__ import annotations
 
@@ -42,10 +43,20 @@ def test_every_entry_of_the_shipped_recipes_selects_exactly_its_servers_cases() 
         f"--rootdir={REPOSITORY}",
         f"-c{REPOSITORY / 'pyproject.toml'}",
     ]
-    pytest.main([*arguments, f"--gpubench-recipes={RECIPES}", str(REPOSITORY / "benchmarks/test_serving.py")], plugins=[collected])
+    pytest.main(
+        [
+            *arguments,
+            f"--gpubench-recipes={RECIPES}",
+            str(REPOSITORY / "benchmarks/test_serving.py"),
+        ],
+        plugins=[collected],
+    )
     for name in [name for name in sys.modules if name.rpartition(".")[2] == "test_serving"]:
         del sys.modules[name]  # other tests collect files of that name
-    matchers = [(item.callspec.params, MarkMatcher.from_markers(item.iter_markers())) for item in collected.items]  # type: ignore[attr-defined]
+    matchers = [
+        (item.callspec.params, MarkMatcher.from_markers(item.iter_markers()))  # type: ignore[attr-defined]
+        for item in collected.items
+    ]
     assert len(matchers) > len(book.cases)
     chosen: list[str] = []
     for entry in document["include"]:
@@ -58,7 +69,9 @@ def test_every_entry_of_the_shipped_recipes_selects_exactly_its_servers_cases() 
     runnable = {case.id for case in book.cases if case.runnable}
     left_out = {one["what"] for one in document["left_out"]}
     assert len(chosen) == len(set(chosen)), "a case is in two entries"
-    assert set(chosen) | left_out >= {case.id for case in book.cases}, "a case was dropped without a word"
+    assert set(chosen) | left_out >= {case.id for case in book.cases}, (
+        "a case was dropped without a word"
+    )
     assert set(chosen) == runnable - left_out
 
 
@@ -79,7 +92,9 @@ def test_packing_stays_below_the_limit_and_loses_nothing() -> None:
     most = kinds + 7
     packed, _ = jobs_of(book, book.cases, most=most)
     assert len(packed) <= most < len(whole)
-    assert sorted(case for job in packed for case in job.cases) == sorted(case for job in whole for case in job.cases)
+    assert sorted(case for job in packed for case in job.cases) == sorted(
+        case for job in whole for case in job.cases
+    )
     assert all(" or " in job.selection for job in packed if len(job.servers) > 1)
     with pytest.raises(GpubenchError, match="kinds of jobs"):
         jobs_of(book, book.cases, most=kinds - 1)
@@ -104,7 +119,9 @@ def test_a_selection_without_cases_has_no_jobs(project: Project) -> None:
     assert (found["has_jobs"], found["include"]) == (False, [])
 
 
-def test_a_server_of_several_nodes_and_what_cannot_run_are_listed_with_reasons(project: Project) -> None:
+def test_a_server_of_several_nodes_and_what_cannot_run_are_listed_with_reasons(
+    project: Project,
+) -> None:
     text = (project.pytester.path / "recipes.yaml").read_text()
     project.recipes(text.replace("tp: 8, conc-list: [1, 16]", "tp: 16, conc-list: [1]"))
     found = _matrix(project)
@@ -114,7 +131,15 @@ def test_a_server_of_several_nodes_and_what_cannot_run_are_listed_with_reasons(p
 
 
 def test_gpubench_matrix_prints_json_and_batch_scripts(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest_gpubench.cli", "matrix", str(RECIPES), "-k", "tiny and h100"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest_gpubench.cli",
+        "matrix",
+        str(RECIPES),
+        "-k",
+        "tiny and h100",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert {entry["gpus"] for entry in json.loads(done.stdout)["include"]} == {1}
     options = [
@@ -129,7 +154,9 @@ def test_gpubench_matrix_prints_json_and_batch_scripts(tmp_path: Path) -> None:
         "--container-image",
         "a b'c",
     ]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert "#SBATCH --gres=gpu:h100:1" in done.stdout
     assert "%2\n" in done.stdout
     assert "--container-image=a b'\"'\"'c'" in done.stdout

@@ -45,11 +45,14 @@ def _failed(project: Project) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_a_users_own_tests_that_fail_are_in_the_merged_verdict(project: Project, number: int) -> None:
+def test_a_users_own_tests_that_fail_are_in_the_merged_verdict(
+    project: Project, number: int
+) -> None:
     _own(
         project,
         "import pytest\n"
-        "def test_speed(measure):\n    assert measure().metrics['output_tput'] > 1e9, 'too slow for us'\n"
+        "def test_speed(measure):\n    assert measure().metrics['output_tput'] > 1e9, 'too slow "
+        "for us'\n"
         "def test_answer(engine):\n    assert engine.served_name == 'another'\n"
         "def test_plain():\n    assert 1 == 2\n"
         "@pytest.fixture\ndef broken():\n    raise OSError('no such prompt')\n"
@@ -57,7 +60,9 @@ def test_a_users_own_tests_that_fail_are_in_the_merged_verdict(project: Project,
         "@pytest.fixture\ndef leaves():\n    yield\n    raise OSError('not cleaned up')\n"
         "def test_teardown(leaves):\n    pass\n",
     )
-    result = project.run("benchmarks", "-k", "not mtp and not c2 and not big", *_side_by_side(number))
+    result = project.run(
+        "benchmarks", "-k", "not mtp and not c2 and not big", *_side_by_side(number)
+    )
     assert result.ret == 1
     document = _run_file(project)
     assert (document["exit"], document["retryable"]) == (1, False)
@@ -96,7 +101,11 @@ def test_a_gate_of_a_start_is_in_every_verdict(project: Project) -> None:
 
 def test_a_case_is_measured_once_per_launch_and_its_fail_stays(project: Project) -> None:
     with_gates(project, "{ttft_p50: {at-most: 0.001}}")
-    _own(project, "def test_again(measure):\n    assert measure().metrics['output_tput'] > 1\n", "test_zown.py")
+    _own(
+        project,
+        "def test_again(measure):\n    assert measure().metrics['output_tput'] > 1\n",
+        "test_zown.py",
+    )
     _own(project, "def test_gate(measure, gate):\n    gate(measure())\n", "test_zgate.py")
     result = project.run("benchmarks", "-k", f"{PLAIN} and c1")
     assert result.ret == 1
@@ -107,7 +116,9 @@ def test_a_case_is_measured_once_per_launch_and_its_fail_stays(project: Project)
     result.stdout.re_match_lines([r"  tp1:32x4-c1 .*FAIL"])
 
 
-def test_a_failed_measurement_is_not_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_measurement_is_not_tried_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", "compile-refusing:3")
     _own(project, "def test_again(measure):\n    measure()\n", "test_zown.py")
     result = project.run("benchmarks", "-k", f"{PLAIN} and c1")
@@ -134,7 +145,9 @@ def test_one_test_collected_twice_is_exit_4_and_names_both(project: Project) -> 
     _own(project, suite, "test_more.py")
     result = project.inside("benchmarks")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*benchmarks/test_more.py::*benchmarks/test_serving.py::*are the same test*"])
+    result.stderr.fnmatch_lines(
+        ["*benchmarks/test_more.py::*benchmarks/test_serving.py::*are the same test*"]
+    )
     assert project.inside("benchmarks", "--deselect", "benchmarks/test_more.py", "--co").ret == 0
 
 
@@ -173,11 +186,15 @@ def test_whoever_repeats_a_case_ends_the_run_with_exit_4(project: Project, numbe
 @pytest.mark.parametrize(
     "catching",
     [
-        "def test_caught(measure, gate):\n    with pytest.raises(BaseException):\n        gate(measure())\n",
-        "@pytest.mark.xfail(strict=False)\ndef test_expected(measure, gate):\n    gate(measure())\n",
+        "def test_caught(measure, gate):\n    with pytest.raises(BaseException):\n     "
+        "   gate(measure())\n",
+        "@pytest.mark.xfail(strict=False)\ndef test_expected(measure, gate):\n    "
+        "gate(measure())\n",
     ],
 )
-def test_a_fail_that_its_test_swallows_is_exit_1_all_the_same(project: Project, catching: str) -> None:
+def test_a_fail_that_its_test_swallows_is_exit_1_all_the_same(
+    project: Project, catching: str
+) -> None:
     with_gates(project, "{ttft_p50: {at-most: 0.001}}")
     _own(project, f"import pytest\n{catching}")
     result = project.run("benchmarks/test_own.py", "-k", f"{PLAIN} and c1")
@@ -190,7 +207,8 @@ def test_a_fail_that_its_test_swallows_is_exit_1_all_the_same(project: Project, 
     ("conftest", "cause", "words"),
     [
         (
-            "import pytest\n@pytest.fixture(autouse=True)\ndef vault():\n    raise OSError('the vault is shut')\n",
+            "import pytest\n@pytest.fixture(autouse=True)\ndef vault():\n    raise "
+            "OSError('the vault is shut')\n",
             "test-failed",
             "the vault is shut",
         ),
@@ -217,7 +235,9 @@ def test_a_fail_that_its_test_swallows_is_exit_1_all_the_same(project: Project, 
         ),
     ],
 )
-def test_whatever_ends_a_case_leaves_a_record(project: Project, conftest: str, cause: str, words: str) -> None:
+def test_whatever_ends_a_case_leaves_a_record(
+    project: Project, conftest: str, cause: str, words: str
+) -> None:
     _plugin(project, conftest)
     result = project.run("benchmarks", "-k", f"test_throughput and {PLAIN} and c1")
     assert result.ret == (7 if cause == "interrupted" else 1)
@@ -234,12 +254,17 @@ def test_a_lost_gpu_is_one_failure_of_the_infrastructure_with_a_record(project: 
     text = result.stdout.str()
     assert text.count("not run: big-fp8-h100-vllm-tp8 failed before (hardware-missing)") >= 2
     (init,) = project.inits()
-    assert (init["failure"]["cause"], init["failure"]["failure_class"]) == ("hardware-missing", "infrastructure")
+    assert (init["failure"]["cause"], init["failure"]["failure_class"]) == (
+        "hardware-missing",
+        "infrastructure",
+    )
     assert _run_file(project)["retryable"] is True
     assert _merged(project).exit_code == 1
 
 
-def test_a_time_limit_in_a_start_says_what_to_set(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_limit_in_a_start_says_what_to_set(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "60")
     result = project.run("benchmarks", "-k", f"{PLAIN} and c1", "--timeout=3")
     assert result.ret == 1
@@ -256,7 +281,8 @@ def test_fixtures_that_are_asked_for_too_late_are_a_sentence(project: Project) -
         "def test_lazy(request):\n    request.getfixturevalue('client')\n"
         "def test_case(request):\n    request.getfixturevalue('case')\n"
         "class TestUnit(unittest.TestCase):\n"
-        "    @pytest.fixture(autouse=True)\n    def _get(self, request):\n        self.request = request\n"
+        "    @pytest.fixture(autouse=True)\n    def _get(self, request):\n        self.request = "
+        "request\n"
         "    def test_unit(self):\n        self.request.getfixturevalue('measure')\n",
     )
     result = project.inside("benchmarks/test_own.py")
@@ -268,7 +294,8 @@ def test_fixtures_that_are_asked_for_too_late_are_a_sentence(project: Project) -
 def test_run_json_has_the_code_that_pytest_returns(project: Project) -> None:
     _plugin(
         project,
-        "import pytest\ndef pytest_terminal_summary(terminalreporter):\n    terminalreporter._session.exitstatus = 9\n",
+        "import pytest\ndef pytest_terminal_summary(terminalreporter):\n    "
+        "terminalreporter._session.exitstatus = 9\n",
     )
     result = project.run("benchmarks", "-k", f"{PLAIN} and c1")
     assert result.ret == 9
@@ -276,8 +303,12 @@ def test_run_json_has_the_code_that_pytest_returns(project: Project) -> None:
     assert "exit code 9" in next(iter(_failed(project).values()))
 
 
-@pytest.mark.parametrize("hook", ["pytest_sessionfinish", "pytest_terminal_summary", "pytest_unconfigure"])
-def test_a_hook_that_raises_at_the_end_is_in_the_merged_verdict(project: Project, hook: str) -> None:
+@pytest.mark.parametrize(
+    "hook", ["pytest_sessionfinish", "pytest_terminal_summary", "pytest_unconfigure"]
+)
+def test_a_hook_that_raises_at_the_end_is_in_the_merged_verdict(
+    project: Project, hook: str
+) -> None:
     _plugin(project, f"def {hook}():\n    raise RuntimeError('no room for the upload')\n")
     result = project.run("benchmarks", "-k", f"{PLAIN} and c1")
     assert result.ret == 1
@@ -291,8 +322,10 @@ def test_a_report_that_cannot_be_written_fails_every_verdict(project: Project) -
     page.parent.mkdir()
     _plugin(
         project,
-        "from pytest_gpubench.report import html\nfrom pytest_gpubench.model.failures import GpubenchError\n"
-        "def full(*_):\n    raise GpubenchError('the report could not be written: No space left on device')\n"
+        "from pytest_gpubench.report import html\nfrom pytest_gpubench.model.failures import "
+        "GpubenchError\n"
+        "def full(*_):\n    raise GpubenchError('the report could not be written: No space left "
+        "on device')\n"
         "html.write = full\n",
     )
     result = project.run("benchmarks", "-k", f"{PLAIN} and c1", f"--gpubench-report={page}")

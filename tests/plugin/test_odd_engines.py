@@ -1,4 +1,5 @@
-"""Engines that misbehave, neighbours and lost terminals, through the plugin: one named failure with a record each."""
+"""Engines that misbehave, neighbours and lost terminals, through the plugin: one named failure with
+a record each."""
 
 from __future__ import annotations
 
@@ -24,8 +25,13 @@ import dataclasses, os
 from pytest_gpubench.host.gpus.inventory import GpuProcess
 leased, other = GpuProcess(os.getpid(), 60 * GIB), GpuProcess(os.getpid(), GIB // 4)
 """
-OCCUPIED = NEIGHBOUR + "GPUS = tuple(dataclasses.replace(gpu, memory_used=60 * GIB, processes=(leased,)) for gpu in GPUS)\n"
-NEARLY_FREE = NEIGHBOUR + "GPUS = tuple(dataclasses.replace(gpu, memory_used=GIB // 2, processes=()) for gpu in GPUS)\n"
+OCCUPIED = NEIGHBOUR + (
+    "GPUS = tuple(dataclasses.replace(gpu, memory_used=60 * GIB, processes=(leased,)) "
+    "for gpu in GPUS)\n"
+)
+NEARLY_FREE = NEIGHBOUR + (
+    "GPUS = tuple(dataclasses.replace(gpu, memory_used=GIB // 2, processes=()) for gpu in GPUS)\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -35,11 +41,21 @@ NEARLY_FREE = NEIGHBOUR + "GPUS = tuple(dataclasses.replace(gpu, memory_used=GIB
         ("models-number", "wrong-answer", "engine", "*says 7 for `data`*"),
         ("health-drip", "timeout", "engine", "*/health gave no whole answer within*"),
         ("metrics-drip", "no-metrics", "engine", "*/metrics gave no whole answer within*"),
-        ("other-engine", "not-as-asked", "recipe", "*engine: the recipe asks for vllm, the engine runs with sglang.*"),
+        (
+            "other-engine",
+            "not-as-asked",
+            "recipe",
+            "*engine: the recipe asks for vllm, the engine runs with sglang.*",
+        ),
     ],
 )
 def test_an_odd_engine_fails_its_start_by_name(
-    project: Project, monkeypatch: pytest.MonkeyPatch, fault: str, cause: str, failure_class: str, words: str
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    cause: str,
+    failure_class: str,
+    words: str,
 ) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", fault)
     result = project.run(*ONE, "--gpubench-start-timeout=10")
@@ -47,21 +63,32 @@ def test_an_odd_engine_fails_its_start_by_name(
     result.stdout.fnmatch_lines([words])
     result.stdout.no_fnmatch_line("*Traceback*")
     (record,) = project.inits()
-    assert (record["failure"]["cause"], record["failure"]["failure_class"]) == (cause, failure_class)
+    assert (record["failure"]["cause"], record["failure"]["failure_class"]) == (
+        cause,
+        failure_class,
+    )
     assert _gone(project)
 
 
-def test_a_variable_of_the_recipe_that_the_engine_does_not_know_fails(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_of_the_recipe_that_the_engine_does_not_know_fails(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", "unknown-variable")
     assert project.run(*ONE).ret == 0, "a variable of the host is only noted"
     text = (project.pytester.path / "recipes.yaml").read_text()
-    project.recipes(text.replace("runner: cpu", "runner: cpu\n    env: {VLLM_NO_SUCH_SETTING: 1}", 1))
+    project.recipes(
+        text.replace("runner: cpu", "runner: cpu\n    env: {VLLM_NO_SUCH_SETTING: 1}", 1)
+    )
     result = project.run(*ONE)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*VLLM_NO_SUCH_SETTING: the recipe sets it, the engine does not know it.*"])
+    result.stdout.fnmatch_lines(
+        ["*VLLM_NO_SUCH_SETTING: the recipe sets it, the engine does not know it.*"]
+    )
 
 
-def test_an_answer_that_ends_otherwise_fails_the_case(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_ends_otherwise_fails_the_case(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", "finish-other")
     result = project.run(*ONE)
     assert result.ret == 1
@@ -78,7 +105,9 @@ def test_a_counter_that_vanishes_is_told(project: Project, monkeypatch: pytest.M
     assert "counters-vanished" in [flag["code"] for flag in record["measurement"]["flags"]]
 
 
-def test_gpus_in_use_are_waited_for_and_are_no_fault_of_the_recipe(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_in_use_are_waited_for_and_are_no_fault_of_the_recipe(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second run on the host: whoever holds the memory is named, after the wait for leases."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     project.recipes(TWO_ON_GPUS)
@@ -92,26 +121,41 @@ def test_gpus_in_use_are_waited_for_and_are_no_fault_of_the_recipe(project: Proj
     assert not list(project.pytester.path.rglob("launch-1.log")), "a server was started"
 
 
-def test_memory_that_is_missing_on_leased_gpus_is_infrastructure(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_missing_on_leased_gpus_is_infrastructure(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("GPUBENCH_STUB_DEVICE", "cuda")
-    project.recipes(TWO_ON_GPUS.replace("block-size: 128", "block-size: 128, gpu-memory-utilization: 0.999"))
+    project.recipes(
+        TWO_ON_GPUS.replace("block-size: 128", "block-size: 128, gpu-memory-utilization: 0.999")
+    )
     project.pytester.makeconftest(FAKE_GPUS.replace("for module in", f"{NEARLY_FREE}for module in"))
     result = project.run("benchmarks", "-k", "one and h100")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*gpu-memory-in-use, infrastructure*", "*GPU 0: 0.5 GiB in use by processes that the driver*"])
-    ignored = project.run("benchmarks", "-k", "one and h100", "--gpubench-ignore-findings=free-memory")
+    result.stdout.fnmatch_lines(
+        [
+            "*gpu-memory-in-use, infrastructure*",
+            "*GPU 0: 0.5 GiB in use by processes that the driver*",
+        ]
+    )
+    ignored = project.run(
+        "benchmarks", "-k", "one and h100", "--gpubench-ignore-findings=free-memory"
+    )
     assert ignored.ret == 0, ignored.stdout.str()
     assert not list((project.pytester.path / "leases").glob("*.lease"))
 
 
 @pytest.mark.parametrize("moment", ["start", "measurement"])
-def test_a_hangup_ends_the_run_as_ctrl_c_does(project: Project, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+def test_a_hangup_ends_the_run_as_ctrl_c_does(
+    project: Project, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "60" if moment == "start" else "0.1")
     monkeypatch.setenv("GPUBENCH_STUB_TOKEN_TIME", "5")
     temporary = project.pytester.mkdir("temporary")
     monkeypatch.setenv("TMPDIR", str(temporary))
-    run = subprocess.Popen(project.command(*ONE), cwd=project.pytester.path, stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        project.command(*ONE), cwd=project.pytester.path, stdout=subprocess.PIPE, text=True
+    )
     try:
         _await(lambda: bool(_ours(project)))
         if moment == "measurement":
@@ -128,14 +172,18 @@ def test_a_hangup_ends_the_run_as_ctrl_c_does(project: Project, monkeypatch: pyt
     assert not list((project.pytester.path / "leases").glob("*.lease"))
 
 
-def test_a_hangup_that_is_ignored_stays_ignored(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hangup_that_is_ignored_stays_ignored(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As under nohup."""
     command = project.command(*ONE)
 
     def ignore() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    run = subprocess.Popen(command, cwd=project.pytester.path, stdout=subprocess.PIPE, text=True, preexec_fn=ignore)
+    run = subprocess.Popen(
+        command, cwd=project.pytester.path, stdout=subprocess.PIPE, text=True, preexec_fn=ignore
+    )
     try:
         _await(lambda: bool(_ours(project)))
         run.send_signal(signal.SIGHUP)
@@ -145,11 +193,18 @@ def test_a_hangup_that_is_ignored_stays_ignored(project: Project, monkeypatch: p
     assert run.returncode == 0, output
 
 
-def test_a_terminal_that_is_gone_is_no_reason_to_leave_anything(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_that_is_gone_is_no_reason_to_leave_anything(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_TOKEN_TIME", "5")
     terminal, inside = os.openpty()
     run = subprocess.Popen(
-        project.command(*ONE), cwd=project.pytester.path, stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+        project.command(*ONE),
+        cwd=project.pytester.path,
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
     )
     os.close(inside)
     try:
@@ -166,7 +221,13 @@ def test_a_terminal_that_is_gone_is_no_reason_to_leave_anything(project: Project
 
 def test_names_that_are_no_utf8_are_written_down(project: Project) -> None:
     environment = {**os.environb, b"LD_LIBRARY_PATH": b"/opt/caf\xe9"}
-    done = subprocess.run(project.command(*ONE), cwd=project.pytester.path, env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        project.command(*ONE),
+        cwd=project.pytester.path,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     assert "/opt/caf\\xe9" in [record["env"]["LD_LIBRARY_PATH"] for record in project.cases()]
 
@@ -222,11 +283,19 @@ def test_redirect(client, async_client):
     assert result.ret == 0, result.stdout.str()
 
 
-def test_one_of_several_models_is_named_by_an_option(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_models_is_named_by_an_option(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk")
 
     def listed(_request: Request) -> Response:
-        return Response.of_json({"data": [{"id": name, "owned_by": "vllm", "max_model_len": 256} for name in ("a", "b")]})
+        return Response.of_json(
+            {
+                "data": [
+                    {"id": name, "owned_by": "vllm", "max_model_len": 256} for name in ("a", "b")
+                ]
+            }
+        )
 
     with LoopbackServer(model="b", routes={("GET", "/v1/models"): listed}).in_thread() as server:
         several = project.run(*ONE, f"--gpubench-base-url={server.url}")

@@ -1,4 +1,5 @@
-"""What a run leaves besides records: the page, the summary of a CI job, the estimate, the live line on a terminal."""
+"""What a run leaves besides records: the page, the summary of a CI job, the estimate, the live line
+on a terminal."""
 
 from __future__ import annotations
 
@@ -13,13 +14,17 @@ import pytest
 from tests.plugin.conftest import Project, workers
 
 
-def test_a_run_leaves_its_page_and_the_summary_of_its_job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_leaves_its_page_and_the_summary_of_its_job(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summary = project.pytester.path / "summary.md"
     summary.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     result = project.run("benchmarks", "-k", "tiny and cpu", "--gpubench-report", "out.html")
     assert result.ret == 0, result.stdout.str()
-    result.stdout.fnmatch_lines(["estimated time: unknown*", f"report: {project.pytester.path}/out.html"])
+    result.stdout.fnmatch_lines(
+        ["estimated time: unknown*", f"report: {project.pytester.path}/out.html"]
+    )
     page = (project.pytester.path / "out.html").read_text()
     assert page.count('class="case"') == 3
     assert "Content-Security-Policy" in page
@@ -30,7 +35,9 @@ def test_a_run_leaves_its_page_and_the_summary_of_its_job(project: Project, monk
     assert summary.read_text().count("### Serving benchmarks") == 2
 
 
-def test_a_server_that_does_not_start_is_in_both(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_start_is_in_both(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summary = project.pytester.path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     monkeypatch.setenv("GPUBENCH_STUB_FAULT", "wrong-argument")
@@ -55,14 +62,20 @@ def test_workers_leave_one_page(project: Project) -> None:
 def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(project: Project) -> None:
     result = project.inside("benchmarks", "--gpubench-report=nowhere/out.html")
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--gpubench-report: */nowhere/out.html cannot be written: the folder * does not exist*"])
+    result.stderr.fnmatch_lines(
+        ["*--gpubench-report: */nowhere/out.html cannot be written: the folder * does not exist*"]
+    )
 
 
-def test_a_summary_that_cannot_be_written_is_a_line_and_no_failure(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_that_cannot_be_written_is_a_line_and_no_failure(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.pytester.path / "nowhere" / "summary.md"))
     result = project.run("benchmarks", "-m", "cpu and mtp")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["GITHUB_STEP_SUMMARY: *could not be written: No such file or directory"])
+    result.stdout.fnmatch_lines(
+        ["GITHUB_STEP_SUMMARY: *could not be written: No such file or directory"]
+    )
 
 
 def test_collecting_leaves_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,11 +118,20 @@ def _on_a_terminal(project: Project, *arguments: str) -> str:
 
 @pytest.mark.parametrize(
     ("arguments", "live", "escapes"),
-    [((), True, True), (("--color=no",), True, False), (("-q", "-q"), False, True), (WORKERS, False, True)],
+    [
+        ((), True, True),
+        (("--color=no",), True, False),
+        (("-q", "-q"), False, True),
+        (WORKERS, False, True),
+    ],
 )
-def test_the_live_line_on_a_terminal(project: Project, arguments: tuple[str, ...], live: bool, escapes: bool) -> None:
+def test_the_live_line_on_a_terminal(
+    project: Project, arguments: tuple[str, ...], live: bool, escapes: bool
+) -> None:
     text = _on_a_terminal(project, "benchmarks", "-m", "cpu and mtp", *arguments)
-    shown = re.findall(r"tiny-bf16-cpu-vllm-mtp-tp1:32x4-c1  (?:making prompts|warm-up|measuring) \d+/\d+", text)
+    shown = re.findall(
+        r"tiny-bf16-cpu-vllm-mtp-tp1:32x4-c1  (?:making prompts|warm-up|measuring) \d+/\d+", text
+    )
     assert bool(shown) == live, text
     assert ("\x1b[" in text) == escapes
     assert ("\x1b8" in text) == (live and escapes)

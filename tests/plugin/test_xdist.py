@@ -1,4 +1,5 @@
-"""Several workers: one launch per server, results and exit code on the controller, crashes, and leases between runs."""
+"""Several workers: one launch per server, results and exit code on the controller, crashes, and
+leases between runs."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def _is_free(project: Project) -> bool:
     marker = str(project.pytester.path)
     for process in psutil.process_iter():
         try:
-            if "stub_engine.py" in " ".join(process.cmdline()) and marker in " ".join(process.environ().values()):
+            if "stub_engine.py" in " ".join(process.cmdline()) and marker in " ".join(
+                process.environ().values()
+            ):
                 return False
         except psutil.Error:
             continue
@@ -71,10 +74,22 @@ def test_two_servers_side_by_side_are_started_once_each(project: Project) -> Non
     result = project.run("benchmarks", "-k", "tiny and cpu", *SIDE_BY_SIDE)
     assert result.ret == 0, result.stdout.str()
     result.assert_outcomes(passed=5)
-    result.stdout.fnmatch_lines(["selected 3 cases on 2 servers", "tiny-bf16-cpu-vllm", "*tp1:32x4-c2*UNGATED*", "records: *"])
+    result.stdout.fnmatch_lines(
+        [
+            "selected 3 cases on 2 servers",
+            "tiny-bf16-cpu-vllm",
+            "*tp1:32x4-c2*UNGATED*",
+            "records: *",
+        ]
+    )
     cases = project.cases()
-    assert len({(record["server"], record["served_name"]) for record in cases}) == 2, "a server was started twice"
-    assert len({path.parts[-4] for path in (project.pytester.path / "results").rglob("launch-1.json")}) == 1, "one run, one folder"
+    assert len({(record["server"], record["served_name"]) for record in cases}) == 2, (
+        "a server was started twice"
+    )
+    assert (
+        len({path.parts[-4] for path in (project.pytester.path / "results").rglob("launch-1.json")})
+        == 1
+    ), "one run, one folder"
     cores = len(os.sched_getaffinity(0))
     for record in [*cases, *project.inits()]:
         facts = record["co_tenancy"]
@@ -121,7 +136,9 @@ def test_neighbour_that_came_while_a_case_was_measured_is_in_its_record(project:
     assert init["co_tenancy"]["neighbours"] == []
 
 
-def test_servers_get_gpus_of_their_own_by_uuid(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_get_gpus_of_their_own_by_uuid(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_DEVICE", "cuda")
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "3")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -129,20 +146,30 @@ def test_servers_get_gpus_of_their_own_by_uuid(project: Project, monkeypatch: py
     project.pytester.makeconftest(FAKE_GPUS)
     result = project.run("benchmarks", "-k", "h100", *SIDE_BY_SIDE)
     assert result.ret == 0, result.stdout.str()
-    visible = {record["server"]: record["env"]["CUDA_VISIBLE_DEVICES"] for record in project.cases()}
+    visible = {
+        record["server"]: record["env"]["CUDA_VISIBLE_DEVICES"] for record in project.cases()
+    }
     assert sorted(visible.values()) == ["GPU-0,GPU-1", "GPU-2,GPU-3"]
-    assert {tuple(record["co_tenancy"]["gpus"]) for record in project.cases()} == {("GPU-0", "GPU-1"), ("GPU-2", "GPU-3")}
+    assert {tuple(record["co_tenancy"]["gpus"]) for record in project.cases()} == {
+        ("GPU-0", "GPU-1"),
+        ("GPU-2", "GPU-3"),
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("-n", "2"), "2 workers would run servers side by side*--gpubench-exclusive=no"),
-        ((*SIDE_BY_SIDE, "--dist", "loadgroup"), "--dist loadgroup would start a server once per worker*"),
+        (
+            (*SIDE_BY_SIDE, "--dist", "loadgroup"),
+            "--dist loadgroup would start a server once per worker*",
+        ),
         ((*SIDE_BY_SIDE, "--dist", "each"), "--dist each would start a server once per worker*"),
     ],
 )
-def test_what_would_mislead_is_a_usage_error(project: Project, arguments: tuple[str, ...], words: str) -> None:
+def test_what_would_mislead_is_a_usage_error(
+    project: Project, arguments: tuple[str, ...], words: str
+) -> None:
     result = project.run("benchmarks", "-k", "tiny", *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {words}"])
@@ -151,7 +178,9 @@ def test_what_would_mislead_is_a_usage_error(project: Project, arguments: tuple[
 
 @pytest.mark.parametrize("dist", ["load", "loadfile"])
 def test_other_tests_run_on_many_workers_as_ever(project: Project, dist: str) -> None:
-    project.pytester.makepyfile(test_other="import pytest\n@pytest.mark.parametrize('i', range(9))\ndef test_it(i): pass\n")
+    project.pytester.makepyfile(
+        test_other="import pytest\n@pytest.mark.parametrize('i', range(9))\ndef test_it(i): pass\n"
+    )
     result = project.run("test_other.py", "-n", "2", "--dist", dist)
     assert result.ret == 0, result.stdout.str() + result.stderr.str()
     result.assert_outcomes(passed=9)
@@ -181,7 +210,9 @@ def test_an_undecided_case_on_a_worker_makes_the_run_end_with_10(project: Projec
     result.stdout.fnmatch_lines(["*1.5*INCONCLUSIVE", "*1 inconclusive*"])
 
 
-def test_a_worker_that_dies_costs_its_test_and_the_server_is_started_again(project: Project) -> None:
+def test_a_worker_that_dies_costs_its_test_and_the_server_is_started_again(
+    project: Project,
+) -> None:
     project.pytester.makepyfile(
         test_own="""
         import os
@@ -200,14 +231,20 @@ def test_a_worker_that_dies_costs_its_test_and_the_server_is_started_again(proje
 
 
 def test_without_restarts_the_run_ends_after_a_crash(project: Project) -> None:
-    project.pytester.makepyfile(test_own="import os\ndef test_dies(engine, case): os.kill(os.getpid(), 9)\n")
-    result = project.run("test_own.py", "benchmarks", "-k", "tiny", "--max-worker-restart=0", *SIDE_BY_SIDE)
+    project.pytester.makepyfile(
+        test_own="import os\ndef test_dies(engine, case): os.kill(os.getpid(), 9)\n"
+    )
+    result = project.run(
+        "test_own.py", "benchmarks", "-k", "tiny", "--max-worker-restart=0", *SIDE_BY_SIDE
+    )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*crashed and worker restarting disabled*"])
     _wait_for(lambda: _is_free(project))
 
 
-def test_a_second_run_waits_for_the_first_and_says_so(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_waits_for_the_first_and_says_so(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_on = project.pytester.path / "go-on"
     monkeypatch.setenv("GPUBENCH_STUB_UNTIL", str(go_on))
     command, said = project.command("benchmarks", "-k", "mtp"), project.pytester.path / "second.txt"
@@ -215,14 +252,19 @@ def test_a_second_run_waits_for_the_first_and_says_so(project: Project, monkeypa
     try:
         _wait_for(lambda: _leases(project))
         with said.open("w") as output:
-            second = subprocess.Popen(command, cwd=project.pytester.path, stdout=output, stderr=subprocess.STDOUT)
+            second = subprocess.Popen(
+                command, cwd=project.pytester.path, stdout=output, stderr=subprocess.STDOUT
+            )
         _wait_for(lambda: " waits: " in said.read_text())
     finally:
         go_on.touch()
         codes = first.wait(300), second.wait(300)
     assert codes == (0, 0), said.read_text()
     pytest.LineMatcher(said.read_text().splitlines()).fnmatch_lines(
-        [f"gpubench: tiny-bf16-cpu-vllm-mtp-tp1 waits: this host is used by pid {first.pid} (run *, server tiny-*, since *)"]
+        [
+            "gpubench: tiny-bf16-cpu-vllm-mtp-tp1 waits: this host is used by pid "
+            f"{first.pid} (run *, server tiny-*, since *)"
+        ]
     )
     starts = sorted((record["started"], record["finished"]) for record in project.cases())
     assert starts[0][1] <= starts[1][0], "they ran side by side"
@@ -233,7 +275,11 @@ def test_a_second_run_that_waits_too_long_fails_with_the_name_of_the_first(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "300")
-    first = subprocess.Popen(project.command("benchmarks", "-k", "mtp"), cwd=project.pytester.path, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        project.command("benchmarks", "-k", "mtp"),
+        cwd=project.pytester.path,
+        stdout=subprocess.DEVNULL,
+    )
     try:
         _wait_for(lambda: _leases(project))
         second = project.run("benchmarks", "-k", "mtp", "--gpubench-start-timeout=1")
@@ -242,15 +288,24 @@ def test_a_second_run_that_waits_too_long_fails_with_the_name_of_the_first(
         first.wait(300)
     assert second.ret == pytest.ExitCode.TESTS_FAILED
     second.stdout.fnmatch_lines(
-        [f"*not started, after 1 s of waiting: this host is used by pid {first.pid} (run *host-busy, infrastructure*"]
+        [
+            f"*not started, after 1 s of waiting: this host is used by pid {first.pid} "
+            "(run *host-busy, infrastructure*"
+        ]
     )
     assert _is_free(project)
     assert _leases(project) == []
 
 
-def test_the_next_run_clears_away_what_a_killed_one_left(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_run_clears_away_what_a_killed_one_left(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "300")
-    first = subprocess.Popen(project.command("benchmarks", "-k", "mtp"), cwd=project.pytester.path, stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        project.command("benchmarks", "-k", "mtp"),
+        cwd=project.pytester.path,
+        stdout=subprocess.DEVNULL,
+    )
     lease = project.pytester.path / "leases" / "host.lease"
     _wait_for(lambda: _named(lease) >= 4)
     guard = json.loads(lease.read_text())["processes"][0]["pid"]
@@ -261,7 +316,12 @@ def test_the_next_run_clears_away_what_a_killed_one_left(project: Project, monke
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "0.05")
     second = project.run("benchmarks", "-k", "mtp")
     assert second.ret == 0, second.stdout.str()
-    second.stdout.fnmatch_lines([f"gpubench: killed what run * (its pytest, pid {first.pid}, is gone) left behind on this host: *"])
+    second.stdout.fnmatch_lines(
+        [
+            f"gpubench: killed what run * (its pytest, pid {first.pid}, is gone) left "
+            "behind on this host: *"
+        ]
+    )
     assert _is_free(project)
     assert _leases(project) == []
 

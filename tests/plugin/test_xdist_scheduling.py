@@ -1,4 +1,5 @@
-"""The scheduler against workers that do as xdist's do: they run an item only when they know the next one, or that there is none."""
+"""The scheduler against workers that do as xdist's do: they run an item only when they know the
+next one, or that there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +18,12 @@ from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import Launch, ServerSpec, Topology
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.plugin.items import Parameters
-from pytest_gpubench.plugin.xdist import Selection, ServerScheduling, Unit, refuse_what_would_mislead
+from pytest_gpubench.plugin.xdist import (
+    Selection,
+    ServerScheduling,
+    Unit,
+    refuse_what_would_mislead,
+)
 
 
 @dataclass(eq=False)
@@ -73,28 +79,46 @@ def _run_one(scheduling: ServerScheduling, worker: Worker) -> bool:
     return True
 
 
-@given(sizes=st.lists(st.integers(1, 5), max_size=8), count=st.integers(1, 4), order=st.randoms(use_true_random=False))
-def test_every_item_runs_once_and_a_server_on_one_worker_only(sizes: list[int], count: int, order: Any) -> None:
+@given(
+    sizes=st.lists(st.integers(1, 5), max_size=8),
+    count=st.integers(1, 4),
+    order=st.randoms(use_true_random=False),
+)
+def test_every_item_runs_once_and_a_server_on_one_worker_only(
+    sizes: list[int], count: int, order: Any
+) -> None:
     nodeids = [f"s{server}:{item}" for server, size in enumerate(sizes) for item in range(size)]
     scheduling, workers = _started(count, nodeids)
     while scheduling.has_pending:
         able = [worker for worker in workers if worker.next_item() is not None]
         assert able, "no worker can go on: a deadlock"
         _run_one(scheduling, order.choice(able))
-        assert all(len(worker.queue) <= 2 for worker in workers), "-x would run more than the next item"
+        assert all(len(worker.queue) <= 2 for worker in workers), (
+            "-x would run more than the next item"
+        )
     assert scheduling.tests_finished
     assert sorted(index for worker in workers for index in worker.ran) == list(range(len(nodeids)))
     for worker in workers:
         assert worker.shutting_down
         assert worker.ran == sorted(worker.ran)
-    at = {nodeids[index].partition(":")[0]: worker.name for worker in workers for index in worker.ran}
-    assert all(at[nodeids[index].partition(":")[0]] == worker.name for worker in workers for index in worker.ran)
+    at = {
+        nodeids[index].partition(":")[0]: worker.name for worker in workers for index in worker.ran
+    }
+    assert all(
+        at[nodeids[index].partition(":")[0]] == worker.name
+        for worker in workers
+        for index in worker.ran
+    )
 
 
 @given(
-    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6), order=st.randoms(use_true_random=False), crashes=st.integers(1, 4)
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    order=st.randoms(use_true_random=False),
+    crashes=st.integers(1, 4),
 )
-def test_a_crash_costs_the_item_that_ran_and_nothing_else(sizes: list[int], order: Any, crashes: int) -> None:
+def test_a_crash_costs_the_item_that_ran_and_nothing_else(
+    sizes: list[int], order: Any, crashes: int
+) -> None:
     nodeids = [f"s{server}:{item}" for server, size in enumerate(sizes) for item in range(size)]
     scheduling, workers = _started(2, nodeids)
     everybody = list(workers)
@@ -174,7 +198,9 @@ def _book() -> tuple[RecipeBook, Parameters]:
     for name, tp, concs in (("tiny", 1, (1, 16)), ("big", 8, (1,))):
         identity = Identity(name, "bf16", "h100", "vllm")
         key = f"{name}-bf16-h100-vllm-tp{tp}"
-        servers.append((key, ServerSpec("vllm", f"org/{name}", "h100", Topology(tp=tp), FrozenMap())))
+        servers.append(
+            (key, ServerSpec("vllm", f"org/{name}", "h100", Topology(tp=tp), FrozenMap()))
+        )
         for conc in concs:
             workload = Workload(1024, 1024, conc, 10, 2)
             cases.append(
@@ -199,10 +225,19 @@ def _book() -> tuple[RecipeBook, Parameters]:
 @pytest.mark.parametrize(
     ("nodeid", "server"),
     [
-        ("b/test_s.py::test_throughput[tiny-bf16-h100-vllm-tp1:1k1k-c16:launch2]", "tiny-bf16-h100-vllm-tp1"),
+        (
+            "b/test_s.py::test_throughput[tiny-bf16-h100-vllm-tp1:1k1k-c16:launch2]",
+            "tiny-bf16-h100-vllm-tp1",
+        ),
         ("b/test_s.py::test_engine_init[big-bf16-h100-vllm-tp8:launch1]", "big-bf16-h100-vllm-tp8"),
-        ("b/test_s.py::test_more[x-tiny-bf16-h100-vllm-tp1:1k1k-c1:launch1-y-z]", "tiny-bf16-h100-vllm-tp1"),
-        ("b/test_s.py::TestIt::test_case_only[tiny-bf16-h100-vllm-tp1:1k1k-c1]", "tiny-bf16-h100-vllm-tp1"),
+        (
+            "b/test_s.py::test_more[x-tiny-bf16-h100-vllm-tp1:1k1k-c1:launch1-y-z]",
+            "tiny-bf16-h100-vllm-tp1",
+        ),
+        (
+            "b/test_s.py::TestIt::test_case_only[tiny-bf16-h100-vllm-tp1:1k1k-c1]",
+            "tiny-bf16-h100-vllm-tp1",
+        ),
         ("b/test_s.py::test_plain", ""),
         ("b/test_s.py::test_other[tiny-bf16-h100-vllm-tp1:1k1k-c4:launch1]", ""),
         ("b/test_s.py::test_other[tiny]", ""),
@@ -212,11 +247,15 @@ def _book() -> tuple[RecipeBook, Parameters]:
     ],
     ids=str.upper,  # as they are, our own suite's recipes would take these tests for theirs
 )
-def test_items_are_known_by_the_ids_that_the_recipes_gave_them(selection: Selection, nodeid: str, server: str) -> None:
+def test_items_are_known_by_the_ids_that_the_recipes_gave_them(
+    selection: Selection, nodeid: str, server: str
+) -> None:
     assert selection.server_of(nodeid) == server
 
 
-def test_units_are_servers_with_all_their_launches_largest_first_and_others_alone(selection: Selection) -> None:
+def test_units_are_servers_with_all_their_launches_largest_first_and_others_alone(
+    selection: Selection,
+) -> None:
     nodeids = [
         "a.py::test_plain",
         "t.py::test_engine_init[tiny-bf16-h100-vllm-tp1:launch1]",
@@ -239,7 +278,9 @@ def test_what_would_start_a_server_twice_or_mislead_is_refused() -> None:
     assert refuse_what_would_mislead("loadgroup", 1, exclusive=True, attached=False) is None
     assert refuse_what_would_mislead("load", 2, exclusive=False, attached=False) is None
     assert refuse_what_would_mislead("load", 2, exclusive=True, attached=True) is None
-    assert "--gpubench-exclusive=no" in (refuse_what_would_mislead("load", 2, exclusive=True, attached=False) or "")
+    assert "--gpubench-exclusive=no" in (
+        refuse_what_would_mislead("load", 2, exclusive=True, attached=False) or ""
+    )
     for dist in ("each", "loadgroup", "loadfile", "loadscope", "worksteal"):
         assert f"--dist {dist} would start a server once per worker" in (
             refuse_what_would_mislead(dist, 2, exclusive=False, attached=False) or ""

@@ -41,7 +41,9 @@ def differ(load: Load) -> Callable[[str, str], tuple[Change, ...]]:
 
 
 def test_nothing_changes_by_moving_lines_or_links(load: Load) -> None:
-    moved = "# a comment\n\n" + BASE.replace("  runner: cpu\n", "  runner: cpu\n  source: https://example.org/recipe\n")
+    moved = "# a comment\n\n" + BASE.replace(
+        "  runner: cpu\n", "  runner: cpu\n  source: https://example.org/recipe\n"
+    )
     assert changes(load(BASE), load(moved)) == ()
 
 
@@ -51,7 +53,11 @@ def test_nothing_changes_by_moving_lines_or_links(load: Load) -> None:
         ("block-size: 128", "block-size: 64", "serve.block-size: 128 -> 64"),
         ("range-ratio: 0.8", "range-ratio: 0.5", "workload.range-ratio: 0.8 -> 0.5"),
         ("runner: cpu", "runner: cpu\n  gates: {tpot_p50: 3%}", "gates.tpot_p50: not set -> 3%"),
-        ("block-size: 128", "block-size: 128, enforce-eager: true", "serve.enforce-eager: not set -> true"),
+        (
+            "block-size: 128",
+            "block-size: 128, enforce-eager: true",
+            "serve.enforce-eager: not set -> true",
+        ),
         ("model: org/tiny", "model: org/tinier", "model: org/tiny -> org/tinier"),
     ],
 )
@@ -64,7 +70,9 @@ def test_every_case_that_a_change_reaches_is_named_with_it(
     assert lines(found) == [f"tiny-bf16-cpu-vllm: 2 cases changed: {', '.join(found[0].details)}"]
 
 
-def test_values_of_variables_are_not_shown(differ: Callable[[str, str], tuple[Change, ...]]) -> None:
+def test_values_of_variables_are_not_shown(
+    differ: Callable[[str, str], tuple[Change, ...]],
+) -> None:
     found = differ("hf_secret", "hf_other")
     assert found[0].details == ("env.HF_TOKEN changed",)
     assert "hf_" not in "".join(lines(found)) + changelog(found, "v1")
@@ -72,7 +80,10 @@ def test_values_of_variables_are_not_shown(differ: Callable[[str, str], tuple[Ch
 
 def test_new_and_removed_cases(differ: Callable[[str, str], tuple[Change, ...]]) -> None:
     found = differ("conc-list: [1, 4]", "conc-list: [1, 8]")
-    assert [(change.case.rpartition("-")[2], change.kind) for change in found] == [("c8", "new"), ("c4", "removed")]
+    assert [(change.case.rpartition("-")[2], change.kind) for change in found] == [
+        ("c8", "new"),
+        ("c4", "removed"),
+    ]
 
 
 def test_the_changelog_is_markdown(load: Load) -> None:
@@ -103,7 +114,8 @@ def test_without_an_earlier_state_everything_is_new(load: Load) -> None:
 
 def test_secrets_that_differ_are_a_change_and_not_shown(load: Load) -> None:
     before, after = (
-        load(BASE.replace("block-size: 128", f'block-size: 128, endpoint: "http://u:{word}@h"')) for word in ("one1", "two2")
+        load(BASE.replace("block-size: 128", f'block-size: 128, endpoint: "http://u:{word}@h"'))
+        for word in ("one1", "two2")
     )
     found = changes(before, after)
     assert {change.details for change in found} == {("serve.endpoint changed",)}

@@ -1,4 +1,5 @@
-"""The keys of `client`: each reaches the workload, and what contradicts itself is one sentence at its key."""
+"""The keys of `client`: each reaches the workload, and what contradicts itself is one sentence at
+its key."""
 
 from __future__ import annotations
 
@@ -34,22 +35,41 @@ def workloads(load: Callable[..., RecipeBook], text: str) -> list[Workload]:
     ("client", "wanted"),
     [
         ("{arrival: poisson, request-rate: 2.5}", {"arrival": "poisson", "request_rate": 2.5}),
-        ("{arrival: gamma, request-rate: 1, burstiness: 0.5}", {"arrival": "gamma", "burstiness": 0.5, "request_rate": 1.0}),
-        ("{handover: continue, ramp: 3, duration: 60}", {"handover": "continue", "ramp": 3.0, "duration": 60.0}),
-        ("{interval: 0.02, interval-metric: ttft_p50}", {"interval": 0.02, "interval_metric": "ttft_p50"}),
+        (
+            "{arrival: gamma, request-rate: 1, burstiness: 0.5}",
+            {"arrival": "gamma", "burstiness": 0.5, "request_rate": 1.0},
+        ),
+        (
+            "{handover: continue, ramp: 3, duration: 60}",
+            {"handover": "continue", "ramp": 3.0, "duration": 60.0},
+        ),
+        (
+            "{interval: 0.02, interval-metric: ttft_p50}",
+            {"interval": 0.02, "interval_metric": "ttft_p50"},
+        ),
         ("{prefix-tokens: 100, prefix-groups: 3}", {"prefix_tokens": 100, "prefix_groups": 3}),
-        ("{workers: 4, slo: {ttft: 0.5, e2e: 10}}", {"workers": 4, "slo": FrozenMap({"ttft": 0.5, "e2e": 10.0})}),
-        ("{profile: inferencex}", {"profile": "inferencex", "api": "completions", "chat_template": "none"}),
+        (
+            "{workers: 4, slo: {ttft: 0.5, e2e: 10}}",
+            {"workers": 4, "slo": FrozenMap({"ttft": 0.5, "e2e": 10.0})},
+        ),
+        (
+            "{profile: inferencex}",
+            {"profile": "inferencex", "api": "completions", "chat_template": "none"},
+        ),
         ("{duration: '${isl / 64}'}", {"duration": 16.0}),
         ("{temperature: 0}", {"temperature": 0.0}),
     ],
 )
-def test_key_reaches_the_workload(load: Callable[..., RecipeBook], whole: str, client: str, wanted: dict[str, Any]) -> None:
+def test_key_reaches_the_workload(
+    load: Callable[..., RecipeBook], whole: str, client: str, wanted: dict[str, Any]
+) -> None:
     text = with_client(whole, client).replace("conc-list: [4, 16]", "conc-list: [4]")
     (workload,) = workloads(load, text)
     found = {name: getattr(workload, name) for name in wanted}
     assert found == wanted
-    assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in wanted.items()}
+    assert {name: type(value) for name, value in found.items()} == {
+        name: type(value) for name, value in wanted.items()
+    }
 
 
 def test_every_key_of_the_schema_is_a_field_of_the_workload() -> None:
@@ -59,8 +79,12 @@ def test_every_key_of_the_schema_is_a_field_of_the_workload() -> None:
 
 def test_turns_need_a_context_that_holds_them(load: Callable[..., RecipeBook], whole: str) -> None:
     text = with_client(whole, "{turns: 2, think-time: 1}")
-    (problem,) = {f"{p.position.line}:{p.position.column}: {p.path}: {p.message}" for p in load(text).problems}
-    assert problem.startswith("14:19: m-fp8-h100-vllm.client.turns: 2 turns of isl 1024 and osl 1024 grow to 4096 tokens")
+    (problem,) = {
+        f"{p.position.line}:{p.position.column}: {p.path}: {p.message}" for p in load(text).problems
+    }
+    assert problem.startswith(
+        "14:19: m-fp8-h100-vllm.client.turns: 2 turns of isl 1024 and osl 1024 grow to 4096 tokens"
+    )
     assert problem.endswith("the server takes 2304; raise serve.max-model-len")
     enough = text.replace(SERVE, "serve: {block-size: 128, max-model-len: 4096}")
     assert {workload.turns for workload in workloads(load, enough)} == {2}
@@ -80,7 +104,11 @@ def test_rate_is_the_id_and_must_differ(load: Callable[..., RecipeBook], whole: 
 @pytest.mark.parametrize(
     ("client", "place", "words"),
     [
-        ("{arival: poisson}", "14:12: m-fp8-h100-vllm.client.arival", "unknown key 'arival'; did you mean 'arrival'?"),
+        (
+            "{arival: poisson}",
+            "14:12: m-fp8-h100-vllm.client.arival",
+            "unknown key 'arival'; did you mean 'arrival'?",
+        ),
         ("{arrival: poison}", "14:21: m-fp8-h100-vllm.client.arrival", "did you mean 'poisson'?"),
         ("{arrival: poisson}", "14:21: m-fp8-h100-vllm.client.arrival", "needs request-rate"),
         (
@@ -88,35 +116,111 @@ def test_rate_is_the_id_and_must_differ(load: Callable[..., RecipeBook], whole: 
             "14:26: m-fp8-h100-vllm.client.request-rate",
             "no meaning with arrival closed; add `arrival",
         ),
-        ("{arrival: poisson, request-rate: 0}", "14:44: m-fp8-h100-vllm.client.request-rate", "a number from 0.001"),
+        (
+            "{arrival: poisson, request-rate: 0}",
+            "14:44: m-fp8-h100-vllm.client.request-rate",
+            "a number from 0.001",
+        ),
         ("{burstiness: 2}", "14:24: m-fp8-h100-vllm.client.burstiness", "use `arrival: gamma`"),
-        ("{handover: go}", "14:22: m-fp8-h100-vllm.client.handover", "must be 'drain' or 'continue'"),
+        (
+            "{handover: go}",
+            "14:22: m-fp8-h100-vllm.client.handover",
+            "must be 'drain' or 'continue'",
+        ),
         ("{duration: 0}", "14:22: m-fp8-h100-vllm.client.duration", "from 0.001"),
-        ("{duration: 1 min}", "14:22: m-fp8-h100-vllm.client.duration", "must be a number or a ${...} expression"),
-        ("{interval: 2}", "14:22: m-fp8-h100-vllm.client.interval", "a number from 0.0001 to 0.9999"),
-        ("{interval-metric: ttft_p50}", "14:29: m-fp8-h100-vllm.client.interval-metric", "no effect without interval"),
-        ("{interval: 0.1, interval-metric: ttft}", "14:44: m-fp8-h100-vllm.client.interval-metric", "no metric is named 'ttft'"),
-        ("{interval: 0.1, interval-metric: engine_init}", "14:44: m-fp8-h100-vllm.client.interval-metric", "cannot be followed"),
+        (
+            "{duration: 1 min}",
+            "14:22: m-fp8-h100-vllm.client.duration",
+            "must be a number or a ${...} expression",
+        ),
+        (
+            "{interval: 2}",
+            "14:22: m-fp8-h100-vllm.client.interval",
+            "a number from 0.0001 to 0.9999",
+        ),
+        (
+            "{interval-metric: ttft_p50}",
+            "14:29: m-fp8-h100-vllm.client.interval-metric",
+            "no effect without interval",
+        ),
+        (
+            "{interval: 0.1, interval-metric: ttft}",
+            "14:44: m-fp8-h100-vllm.client.interval-metric",
+            "no metric is named 'ttft'",
+        ),
+        (
+            "{interval: 0.1, interval-metric: engine_init}",
+            "14:44: m-fp8-h100-vllm.client.interval-metric",
+            "cannot be followed",
+        ),
         (
             "{dataset: wikitext}",
             "14:21: m-fp8-h100-vllm.client.dataset",
             "must be 'random', 'text', 'sharegpt', ",
         ),
-        ("{dataset: sharegpt}", "14:21: m-fp8-h100-vllm.client.dataset", "needs dataset-file, a path relative to the recipe file"),
-        ("{dataset-file: x}", "14:26: m-fp8-h100-vllm.client.dataset-file", "dataset random reads no file"),
-        ("{dataset: trace, dataset-file: x}", "14:11: m-fp8-h100-vllm.client.arrival", "belong together"),
-        ("{prefix-groups: 2}", "14:27: m-fp8-h100-vllm.client.prefix-groups", "no effect without prefix-tokens"),
-        ("{prefix-tokens: 2000}", "14:27: m-fp8-h100-vllm.client.prefix-tokens", "leaves nothing of isl 1024"),
-        ("{think-time: 2}", "14:24: m-fp8-h100-vllm.client.think-time", "between the turns of a conversation; add turns"),
+        (
+            "{dataset: sharegpt}",
+            "14:21: m-fp8-h100-vllm.client.dataset",
+            "needs dataset-file, a path relative to the recipe file",
+        ),
+        (
+            "{dataset-file: x}",
+            "14:26: m-fp8-h100-vllm.client.dataset-file",
+            "dataset random reads no file",
+        ),
+        (
+            "{dataset: trace, dataset-file: x}",
+            "14:11: m-fp8-h100-vllm.client.arrival",
+            "belong together",
+        ),
+        (
+            "{prefix-groups: 2}",
+            "14:27: m-fp8-h100-vllm.client.prefix-groups",
+            "no effect without prefix-tokens",
+        ),
+        (
+            "{prefix-tokens: 2000}",
+            "14:27: m-fp8-h100-vllm.client.prefix-tokens",
+            "leaves nothing of isl 1024",
+        ),
+        (
+            "{think-time: 2}",
+            "14:24: m-fp8-h100-vllm.client.think-time",
+            "between the turns of a conversation; add turns",
+        ),
         ("{time-scale: 2}", "14:24: m-fp8-h100-vllm.client.time-scale", "use `dataset: trace`"),
-        ("{workers: 8}", "14:21: m-fp8-h100-vllm.client.workers", "8 workers cannot share a concurrency of 4"),
+        (
+            "{workers: 8}",
+            "14:21: m-fp8-h100-vllm.client.workers",
+            "8 workers cannot share a concurrency of 4",
+        ),
         ("{slo: {ttf: 1}}", "14:18: m-fp8-h100-vllm.client.slo.ttf", "did you mean 'ttft'?"),
         ("{slo: {ttft: -1}}", "14:24: m-fp8-h100-vllm.client.slo.ttft", "from 0.001"),
-        ("{profile: inferencex, api: chat}", "14:38: m-fp8-h100-vllm.client.api", "profile inferencex means api completions"),
-        ("{profile: inferencex, dataset: text}", "14:42: m-fp8-h100-vllm.client.dataset", "means dataset random; remove this key"),
-        ("{profile: inferencex, chat-template: server}", "14:48: m-fp8-h100-vllm.client.chat-template", "for a draft only"),
-        ("{profile: inferenceX}", "14:21: m-fp8-h100-vllm.client.profile", "did you mean 'inferencex'?"),
-        ("{api: completions, chat-template: none, chat-template-kwargs: {a: 1}}", "14:73: ", "no chat template is applied"),
+        (
+            "{profile: inferencex, api: chat}",
+            "14:38: m-fp8-h100-vllm.client.api",
+            "profile inferencex means api completions",
+        ),
+        (
+            "{profile: inferencex, dataset: text}",
+            "14:42: m-fp8-h100-vllm.client.dataset",
+            "means dataset random; remove this key",
+        ),
+        (
+            "{profile: inferencex, chat-template: server}",
+            "14:48: m-fp8-h100-vllm.client.chat-template",
+            "for a draft only",
+        ),
+        (
+            "{profile: inferenceX}",
+            "14:21: m-fp8-h100-vllm.client.profile",
+            "did you mean 'inferencex'?",
+        ),
+        (
+            "{api: completions, chat-template: none, chat-template-kwargs: {a: 1}}",
+            "14:73: ",
+            "no chat template is applied",
+        ),
     ],
 )
 def test_wrong_key_is_one_sentence_at_its_place(
@@ -128,8 +232,12 @@ def test_wrong_key_is_one_sentence_at_its_place(
     assert words in ours[0]
 
 
-def test_dataset_file_is_relative_to_the_file_that_names_it(load: Callable[..., RecipeBook], whole: str, tmp_path: Path) -> None:
-    (workload, _) = workloads(load, with_client(whole, "{dataset: jsonl, dataset-file: data/asked.jsonl}"))
+def test_dataset_file_is_relative_to_the_file_that_names_it(
+    load: Callable[..., RecipeBook], whole: str, tmp_path: Path
+) -> None:
+    (workload, _) = workloads(
+        load, with_client(whole, "{dataset: jsonl, dataset-file: data/asked.jsonl}")
+    )
     assert Path(workload.dataset_file) == tmp_path / "data" / "asked.jsonl"
 
 
@@ -159,7 +267,10 @@ KEYS = {
 
 
 @given(client=st.fixed_dictionaries({}, optional=KEYS))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_any_section_is_refused_with_a_sentence_or_sound(
     load: Callable[..., RecipeBook], whole: str, client: dict[str, Any]
 ) -> None:

@@ -6,9 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.recipes.expressions import MAX_VALUE, ExpressionError, Value, parse, pow2ceil, render, split
+from pytest_gpubench.recipes.expressions import (
+    MAX_VALUE,
+    ExpressionError,
+    Value,
+    parse,
+    pow2ceil,
+    render,
+    split,
+)
 
-NAMES: dict[str, Value] = {"conc": 64, "isl": 8192, "tp": 8, "dp_attn": True, "hardware": "h100", "spec_tokens": 3}
+NAMES: dict[str, Value] = {
+    "conc": 64,
+    "isl": 8192,
+    "tp": 8,
+    "dp_attn": True,
+    "hardware": "h100",
+    "spec_tokens": 3,
+}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +150,10 @@ def test_render(text: str, value: Value) -> None:
     assert render(text, NAMES) == value
 
 
-@pytest.mark.parametrize(("text", "words"), [("${conc", "not closed"), ("${hardware}", "only for comparing"), ("x${}", "empty")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("${conc", "not closed"), ("${hardware}", "only for comparing"), ("x${}", "empty")],
+)
 def test_render_error(text: str, words: str) -> None:
     with pytest.raises(ExpressionError, match=words):
         render(text, NAMES)
@@ -149,13 +167,33 @@ _WORDS = st.sampled_from(
 
 _OPERATORS = ["+", "-", "*", "/", "//", "%", "<", "==", "!=", "and", "or"]
 _FORMED = st.recursive(
-    st.sampled_from(["conc", "isl", "dp_attn", "hardware", "1", "0", "2.5", "'h100'", "true", "spec_tokens", "1e14"]),
+    st.sampled_from(
+        [
+            "conc",
+            "isl",
+            "dp_attn",
+            "hardware",
+            "1",
+            "0",
+            "2.5",
+            "'h100'",
+            "true",
+            "spec_tokens",
+            "1e14",
+        ]
+    ),
     lambda below: st.one_of(
         st.tuples(below, st.sampled_from(_OPERATORS), below).map(lambda t: f"({' '.join(t)})"),
-        st.tuples(st.sampled_from(["-", "not ", "ceil", "floor", "pow2ceil"]), below).map(lambda t: f"{t[0]}({t[1]})"),
-        st.tuples(st.sampled_from(["min", "max"]), st.lists(below, max_size=3).map(", ".join)).map(lambda t: f"{t[0]}({t[1]})"),
+        st.tuples(st.sampled_from(["-", "not ", "ceil", "floor", "pow2ceil"]), below).map(
+            lambda t: f"{t[0]}({t[1]})"
+        ),
+        st.tuples(st.sampled_from(["min", "max"]), st.lists(below, max_size=3).map(", ".join)).map(
+            lambda t: f"{t[0]}({t[1]})"
+        ),
         st.tuples(below, below, below).map(lambda t: f"({t[0]} if {t[1]} else {t[2]})"),
-        st.tuples(below, st.lists(below, max_size=2).map(", ".join)).map(lambda t: f"({t[0]} in [{t[1]}])"),
+        st.tuples(below, st.lists(below, max_size=2).map(", ".join)).map(
+            lambda t: f"({t[0]} in [{t[1]}])"
+        ),
     ),
     max_leaves=8,
 )

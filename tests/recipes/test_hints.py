@@ -29,7 +29,15 @@ def test_a_wrong_field(expression: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["", "h100", "gpubench(conc=1, case='a:b')", "other(hardwar='x')", "gpubench(conc=)", "gpubench"]
+    "expression",
+    [
+        "",
+        "h100",
+        "gpubench(conc=1, case='a:b')",
+        "other(hardwar='x')",
+        "gpubench(conc=)",
+        "gpubench",
+    ],
 )
 def test_no_wrong_field(expression: str) -> None:
     assert field_errors(expression, MARK_FIELDS) == []
@@ -41,4 +49,6 @@ def test_the_nearest_value_and_word() -> None:
         "no case has hardware='cup'; did you mean 'cpu'?",
         "no case has conc=3 (there is 1, 16)",
     ]
-    assert nearest("tinny and not h10", ["tiny", "h100"], {}) == ["no case has the word 'tinny'; did you mean 'tiny'?"]
+    assert nearest("tinny and not h10", ["tiny", "h100"], {}) == [
+        "no case has the word 'tinny'; did you mean 'tiny'?"
+    ]

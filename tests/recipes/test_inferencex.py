@@ -114,8 +114,12 @@ def test_what_can_be_expanded_is_and_the_rest_is_listed(load: Callable[..., Reci
     assert reasons["demo-fp8-h200-vllm-agentic"] == "agentic-coding scenario"
     assert "'cluster:b300-site' maps to no hardware" in reasons["demo-fp8-b300-vllm"]
     assert "its fixed-seq-len part is expanded" in reasons["demo-fp8-h200-vllm-mtp"]
-    assert "the name says 'demo' where `model-prefix` means 'other'" in reasons["demo-fp8-h100-vllm"]
-    assert {item.position.line for item in book.unsupported if item.recipe == "demo-fp8-h200-sglang"} == {33}
+    assert (
+        "the name says 'demo' where `model-prefix` means 'other'" in reasons["demo-fp8-h100-vllm"]
+    )
+    assert {
+        item.position.line for item in book.unsupported if item.recipe == "demo-fp8-h200-sglang"
+    } == {33}
 
 
 def test_its_flags_live_in_a_shell_script(load: Callable[..., RecipeBook]) -> None:
@@ -123,13 +127,20 @@ def test_its_flags_live_in_a_shell_script(load: Callable[..., RecipeBook]) -> No
     assert {case.runnable for case in book.cases} == {False}
     assert all("its flags live in a shell script" in case.why_not for case in book.cases)
     specs = [spec for _, spec in book.servers]
-    assert [dict(spec.serve) for spec in specs] == [{"max-model-len": 2304}, {"max-model-len": 2304}, {"max-model-len": 9472}]
+    assert [dict(spec.serve) for spec in specs] == [
+        {"max-model-len": 2304},
+        {"max-model-len": 2304},
+        {"max-model-len": 9472},
+    ]
     assert [spec.image for spec in specs] == ["some/image:1"] * 3
 
 
 def test_a_second_file_may_map_the_runner(load: Callable[..., RecipeBook]) -> None:
     book = load(MASTER, "runners:\n  cluster:b300-site: {hardware: b300}\n")
-    assert [case.workload.conc for case in book.cases if case.recipe == "demo-fp8-b300-vllm"] == [1, 2]
+    assert [case.workload.conc for case in book.cases if case.recipe == "demo-fp8-b300-vllm"] == [
+        1,
+        2,
+    ]
     assert "demo-fp8-b300-vllm" not in {item.recipe for item in book.unsupported}
 
 
@@ -143,8 +154,12 @@ def test_a_foreign_file_is_still_checked(load: Callable[..., RecipeBook]) -> Non
     assert {case.recipe for case in book.cases} == {"demo-fp8-h200-vllm-mtp"}
 
 
-def test_a_pasted_entry_with_a_draft_but_no_flags(load: Callable[..., RecipeBook], whole: str) -> None:
-    text = whole.replace("[4, 16]}", "[4], spec-decoding: mtp}").replace("h100-vllm:", "h100-vllm-mtp:")
+def test_a_pasted_entry_with_a_draft_but_no_flags(
+    load: Callable[..., RecipeBook], whole: str
+) -> None:
+    text = whole.replace("[4, 16]}", "[4], spec-decoding: mtp}").replace(
+        "h100-vllm:", "h100-vllm-mtp:"
+    )
     case = load(text).cases[0]
     assert not case.runnable
     assert "has no `speculative`" in case.why_not

@@ -33,7 +33,9 @@ templates:
 
 def one(book: RecipeBook, conc: int = 4) -> ServerSpec:
     assert [str(problem) for problem in book.problems] == []
-    return dict(book.servers)[next(case.server for case in book.cases if case.workload.conc == conc)]
+    return dict(book.servers)[
+        next(case.server for case in book.cases if case.workload.conc == conc)
+    ]
 
 
 def load_child(load: Callable[..., RecipeBook], child: str) -> RecipeBook:
@@ -60,11 +62,21 @@ def test_maps_merge_lists_replace_null_removes(load: Callable[..., RecipeBook]) 
 
 
 def test_null_in_env_stays_and_unsets(load: Callable[..., RecipeBook]) -> None:
-    assert thaw(one(load_child(load, "  env: {GONE: null, N: 3}\n")).env) == {"KEPT": "x", "GONE": None, "N": "3"}
+    assert thaw(one(load_child(load, "  env: {GONE: null, N: 3}\n")).env) == {
+        "KEPT": "x",
+        "GONE": None,
+        "N": "3",
+    }
 
 
 def test_env_from_the_host(load: Callable[..., RecipeBook]) -> None:
-    env = thaw(one(load_child(load, '  env: {A: {from: HOST_A, default: 112}, B: {from: B}, C: "${conc}-x"}\n')).env)
+    env = thaw(
+        one(
+            load_child(
+                load, '  env: {A: {from: HOST_A, default: 112}, B: {from: B}, C: "${conc}-x"}\n'
+            )
+        ).env
+    )
     assert env["A"] == {"from": "HOST_A", "default": "112"}
     assert env["B"] == {"from": "B", "default": None}
     assert env["C"] == "4-x"
@@ -84,7 +96,9 @@ def test_when_concatenates_parent_first_and_later_wins(load: Callable[..., Recip
     assert "who" not in one(book, 4).serve
 
 
-def test_when_may_change_the_draft_and_the_draft_decides_spec_tokens(load: Callable[..., RecipeBook]) -> None:
+def test_when_may_change_the_draft_and_the_draft_decides_spec_tokens(
+    load: Callable[..., RecipeBook],
+) -> None:
     text = (
         TEMPLATES
         + """
@@ -103,14 +117,26 @@ m-fp8-h100-vllm-mtp:
     few, many = one(book, 4), one(book, 64)
     assert few.speculative is not None
     assert many.speculative is not None
-    assert (few.speculative.num_speculative_tokens, few.serve["max-cudagraph-capture-size"]) == (3, 16)
-    assert (many.speculative.num_speculative_tokens, many.serve["max-cudagraph-capture-size"]) == (1, 128)
-    assert (few.speculative.attention_backend, many.speculative.attention_backend) == ("FLASH_ATTN", None)
+    assert (few.speculative.num_speculative_tokens, few.serve["max-cudagraph-capture-size"]) == (
+        3,
+        16,
+    )
+    assert (many.speculative.num_speculative_tokens, many.serve["max-cudagraph-capture-size"]) == (
+        1,
+        128,
+    )
+    assert (few.speculative.attention_backend, many.speculative.attention_backend) == (
+        "FLASH_ATTN",
+        None,
+    )
     assert thaw(many.speculative.options) == {"draft_tensor_parallel_size": 1}
 
 
 def test_when_sees_the_context_that_the_recipe_sets(load: Callable[..., RecipeBook]) -> None:
-    child = "  serve: {max-model-len: '${isl * 4}'}\n  when:\n  - {if: max_model_len == 4096, serve: {seen: true}}\n"
+    child = (
+        "  serve: {max-model-len: '${isl * 4}'}\n  when:\n  - {if: max_model_len == 4096, "
+        "serve: {seen: true}}\n"
+    )
     spec = one(load_child(load, child))
     assert spec.serve["seen"] is True
     assert spec.serve["max-model-len"] == 4096
@@ -142,7 +168,9 @@ m-fp8-h100-vllm:
     assert spec.topology.label == "dep4.pp2.dcp2"
 
 
-def test_parents_in_other_files_several_parents_and_recipes_as_parents(load: Callable[..., RecipeBook]) -> None:
+def test_parents_in_other_files_several_parents_and_recipes_as_parents(
+    load: Callable[..., RecipeBook],
+) -> None:
     extra = "templates:\n  fast: {serve: {block-size: 32, stream-interval: 1}}\n"
     children = """
 m-fp8-h100-vllm:
@@ -154,7 +182,9 @@ m-fp8-h100-vllm-slow:
     book = load(children, TEMPLATES, extra)
     assert [str(problem) for problem in book.problems] == []
     specs = dict(book.servers)
-    assert specs["m-fp8-h100-vllm-tp8-" + _digest(book, "m-fp8-h100-vllm")].serve["block-size"] == 32
+    assert (
+        specs["m-fp8-h100-vllm-tp8-" + _digest(book, "m-fp8-h100-vllm")].serve["block-size"] == 32
+    )
     slow = [spec for key, spec in book.servers if "-slow-" in key]
     assert {spec.serve["block-size"] for spec in slow} == {32}
     assert slow[0].serve["stream-interval"] == 9
@@ -166,14 +196,23 @@ def _digest(book: RecipeBook, recipe: str) -> str:
 
 
 def test_cycles_unknown_parents_and_long_chains(load: Callable[..., RecipeBook]) -> None:
-    book = load("templates:\n  a: {extends: b}\n  b: {extends: c}\n  c: {extends: a}\n  d: {extends: bas}\n  base: {}\n")
+    book = load(
+        "templates:\n  a: {extends: b}\n  b: {extends: c}\n  c: {extends: a}\n  d: "
+        "{extends: bas}\n  base: {}\n"
+    )
     assert [(p.position.line, p.message.split(";")[0]) for p in book.problems] == [
         (4, "extends itself: a -> b -> c -> a"),
         (5, "no recipe or template is named 'bas'"),
     ]
     assert book.problems[1].message.endswith("did you mean 'base'?")
-    chain = "templates:\n  t0: {}\n" + "".join(f"  t{i}: {{extends: t{i - 1}}}\n" for i in range(1, 60))
-    reversed_chain = "templates:\n" + "".join(f"  t{i}: {{extends: t{i - 1}}}\n" for i in range(59, 0, -1)) + "  t0: {}\n"
+    chain = "templates:\n  t0: {}\n" + "".join(
+        f"  t{i}: {{extends: t{i - 1}}}\n" for i in range(1, 60)
+    )
+    reversed_chain = (
+        "templates:\n"
+        + "".join(f"  t{i}: {{extends: t{i - 1}}}\n" for i in range(59, 0, -1))
+        + "  t0: {}\n"
+    )
     assert load(chain).problems == ()
     assert "generations" in load(reversed_chain).problems[0].message
 
@@ -197,7 +236,10 @@ def test_a_name_taken_twice(load: Callable[..., RecipeBook], whole: str) -> None
 
 
 def test_one_anchored_value_in_two_places(load: Callable[..., RecipeBook]) -> None:
-    child = "  client: &empty {}\n  gates: *empty\n  env: &same {vllm: '>=0.2'}\n  requires: *same\n  serve: {a: &n 5, b: *n}\n"
+    child = (
+        "  client: &empty {}\n  gates: *empty\n  env: &same {vllm: '>=0.2'}\n  requires: "
+        "*same\n  serve: {a: &n 5, b: *n}\n"
+    )
     book = load_child(load, child)
     spec = one(book)
     assert (dict(book.cases[0].gates), book.cases[0].workload.num_prompts) == ({}, 40)

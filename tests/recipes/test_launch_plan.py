@@ -7,7 +7,10 @@ from pytest_gpubench.recipes import plan_launches
 
 
 def labels(launches: str, against: bool = False) -> list[str]:
-    return [f"{launch.label}{'?' if launch.reserve else ''}" for launch in plan_launches(["s"], launches, against=against)]
+    return [
+        f"{launch.label}{'?' if launch.reserve else ''}"
+        for launch in plan_launches(["s"], launches, against=against)
+    ]
 
 
 def test_plans() -> None:
@@ -20,11 +23,18 @@ def test_plans() -> None:
 
 
 def test_server_by_server() -> None:
-    assert [(launch.server, launch.index) for launch in plan_launches(["x", "y"], "2")] == [("x", 1), ("x", 2), ("y", 1), ("y", 2)]
+    assert [(launch.server, launch.index) for launch in plan_launches(["x", "y"], "2")] == [
+        ("x", 1),
+        ("x", 2),
+        ("y", 1),
+        ("y", 2),
+    ]
     assert plan_launches([], "2") == ()
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "3..1", "0..2", "1...3", "x", "1..", "101", "1..999999", "٣", "1.5"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "3..1", "0..2", "1...3", "x", "1..", "101", "1..999999", "٣", "1.5"]
+)
 def test_misunderstood(text: str) -> None:
     with pytest.raises(GpubenchError, match="write a number such as 3, or a range such as"):
         plan_launches(["s"], text)

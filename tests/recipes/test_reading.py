@@ -1,4 +1,5 @@
-"""What values read decides which points may share a result: a name that is overlooked would be a wrong server."""
+"""What values read decides which points may share a result: a name that is overlooked would be a
+wrong server."""
 
 from __future__ import annotations
 
@@ -37,8 +38,15 @@ def test_what_is_not_valid_may_read_everything() -> None:
 @pytest.mark.parametrize(
     ("recipe", "names"),
     [
-        ("{serve: {x: '${isl}'}, env: {A: '${tp}'}, speculative: {x: '${osl}'}, client: {seed: '${conc}'}}", {"isl", "tp", "osl"}),
-        ("{when: [{if: conc > 8, serve: {x: '${isl}'}}, {if: '${ep > 1}', env: {A: '${pp}'}}]}", {"conc", "isl", "ep", "pp"}),
+        (
+            "{serve: {x: '${isl}'}, env: {A: '${tp}'}, speculative: {x: '${osl}'}, "
+            "client: {seed: '${conc}'}}",
+            {"isl", "tp", "osl"},
+        ),
+        (
+            "{when: [{if: conc > 8, serve: {x: '${isl}'}}, {if: '${ep > 1}', env: {A: '${pp}'}}]}",
+            {"conc", "isl", "ep", "pp"},
+        ),
         ("{when: [{if: true, client: {seed: '${conc}'}}]}", set()),
     ],
 )
@@ -65,10 +73,15 @@ def test_a_concurrency_that_is_read_makes_servers_differ(
     assert len(book.servers) == (2 if split else 1)
 
 
-def test_a_client_that_reads_the_concurrency_keeps_its_own_values(load: Callable[..., RecipeBook], whole: str) -> None:
+def test_a_client_that_reads_the_concurrency_keeps_its_own_values(
+    load: Callable[..., RecipeBook], whole: str
+) -> None:
     client = "client: {temperature: '${conc / 100}', prompts-per-conc: '${conc}'}\n  serve: {x: 1}"
     book = load(whole.replace("serve: {block-size: 128}", client))
-    assert [(case.workload.conc, case.workload.temperature, case.workload.num_prompts) for case in book.cases] == [
+    assert [
+        (case.workload.conc, case.workload.temperature, case.workload.num_prompts)
+        for case in book.cases
+    ] == [
         (4, 0.04, 16),
         (16, 0.16, 256),
     ]

@@ -1,6 +1,7 @@
 """Nothing in a file makes loading raise, and nothing out of range gets through.
 
-``GPUBENCH_FUZZ=50000`` sets the number of mutated files per test; the default keeps the suite quick.
+``GPUBENCH_FUZZ=50000`` sets the number of mutated files per test; the default keeps the suite
+quick.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ SHIPPED = (Path(__file__).parents[2] / "recipes.yaml").read_text()
 LINES = SHIPPED.splitlines(keepends=True)
 HEAD = "".join(LINES[: next(i for i, line in enumerate(LINES) if "Blackwell" in line)])
 """Templates of the small pair and of Hopper: enough to break, quick to load."""
-START = "".join(line for line in LINES[next(i for i, line in enumerate(LINES) if line.startswith("tiny-bf16-cpu-vllm:")) :][:48])
+START = "".join(
+    line
+    for line in LINES[
+        next(i for i, line in enumerate(LINES) if line.startswith("tiny-bf16-cpu-vllm:")) :
+    ][:48]
+)
 
 _SCRAPS = st.sampled_from(
     ["-8", "0", "'8'", "null", "true", "[]", "{}", "{a: 1}", "[1, 2]", "99999999999999999999", "1e400", ".nan", "${conc}",
@@ -57,13 +63,22 @@ def plausible(book: RecipeBook) -> None:
         assert spec.topology == it
         assert 0 < float(str(spec.serve.get("gpu-memory-utilization", 0.9))) <= 1
         assert int(str(spec.serve["max-model-len"])) >= case.max_model_len
-        assert spec.speculative is None or (spec.speculative.num_speculative_tokens >= 1 and case.identity.spec == "mtp")
+        assert spec.speculative is None or (
+            spec.speculative.num_speculative_tokens >= 1 and case.identity.spec == "mtp"
+        )
 
 
-_EDITS = st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 12), _SCRAPS | st.text(max_size=4)), min_size=1, max_size=4)
+_EDITS = st.lists(
+    st.tuples(st.integers(0, 20_000), st.integers(0, 12), _SCRAPS | st.text(max_size=4)),
+    min_size=1,
+    max_size=4,
+)
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(_EDITS)
 def test_mutated_files_never_raise(tmp_path: Path, edits: list[tuple[int, int, str]]) -> None:
     path = tmp_path / "mutated.yaml"
@@ -77,10 +92,15 @@ def test_mutated_files_never_raise(tmp_path: Path, edits: list[tuple[int, int, s
         assert "Traceback" not in str(problem)
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.integers(0, 40),
-    st.sampled_from([-8, 0, "8", "fp3", None, True, 1.5, [], {}, "${", "x" * 600, 10**30, ["a", 1], {"b": None}]),
+    st.sampled_from(
+        [-8, 0, "8", "fp3", None, True, 1.5, [], {}, "${", "x" * 600, 10**30, ["a", 1], {"b": None}]
+    ),
 )
 def test_any_value_replaced_never_raises(tmp_path: Path, which: int, value: object) -> None:
     row = {"tp": 8, "ep": 8, "conc-list": [1], "spec-decoding": "mtp"}
@@ -100,7 +120,13 @@ def test_any_value_replaced_never_raises(tmp_path: Path, which: int, value: obje
     places: list[tuple[object, object]] = []
 
     def collect(node: object) -> None:
-        for key, below in list(node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()):
+        for key, below in list(
+            node.items()
+            if isinstance(node, dict)
+            else enumerate(node)
+            if isinstance(node, list)
+            else ()
+        ):
             places.append((node, key))
             collect(below)
 
@@ -115,9 +141,17 @@ def test_any_value_replaced_never_raises(tmp_path: Path, which: int, value: obje
 def test_unreadable_paths_are_problems(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)
-    unreadable = [tmp_path / "missing.yaml", tmp_path, Path("nul\0byte.yaml"), pipe, Path("/dev/zero")]
+    unreadable = [
+        tmp_path / "missing.yaml",
+        tmp_path,
+        Path("nul\0byte.yaml"),
+        pipe,
+        Path("/dev/zero"),
+    ]
     book = load_recipes(unreadable)
-    assert [problem.message.split(":")[0] for problem in book.problems] == ["cannot read the file"] * 5
+    assert [problem.message.split(":")[0] for problem in book.problems] == [
+        "cannot read the file"
+    ] * 5
     assert "no such file or directory" in book.problems[0].message
 
 
@@ -128,18 +162,26 @@ def test_the_number_of_cases_is_bounded(load: Callable[..., RecipeBook], whole: 
     assert "more than 50000 cases" in book.problems[0].message
 
 
-def test_the_cost_of_loading_grows_with_the_cases_and_not_with_their_square(load: Callable[..., RecipeBook], whole: str) -> None:
+def test_the_cost_of_loading_grows_with_the_cases_and_not_with_their_square(
+    load: Callable[..., RecipeBook], whole: str
+) -> None:
     def cost(number: int) -> float:
         many = "conc-list: [" + ", ".join(str(i) for i in range(1, number + 1)) + "]"
         rows = "\n".join(f"      - {{tp: {tp}, {many}}}" for tp in (1, 2, 4, 8, 16))
         start = time.process_time()
-        book = load(whole.replace("      - {tp: 8, conc-list: [4, 16]}", rows).replace("128}", "128, max-num-seqs: '${conc}'}"))
+        book = load(
+            whole.replace("      - {tp: 8, conc-list: [4, 16]}", rows).replace(
+                "128}", "128, max-num-seqs: '${conc}'}"
+            )
+        )
         assert len(book.cases) == 5 * number
         assert len(book.servers) == 5
         return time.process_time() - start
 
     cost(10)  # what is paid once
-    assert cost(1000) < 4 * 10 * cost(100), "ten times the cases; their square would be a hundred times the cost"
+    assert cost(1000) < 4 * 10 * cost(100), (
+        "ten times the cases; their square would be a hundred times the cost"
+    )
 
 
 def test_json_schema_names_every_key() -> None:
@@ -148,9 +190,18 @@ def test_json_schema_names_every_key() -> None:
     assert {"templates", "runners", "ratios"} == set(schema["properties"])
     recipe = schema["$defs"]["Recipe"]
     assert schema["additionalProperties"] == {"$ref": "#/$defs/Recipe"}
-    assert {"extends", "serve", "speculative", "env", "when", "client", "gates", "requires", "server-per", "image"} <= set(
-        recipe["properties"]
-    )
+    assert {
+        "extends",
+        "serve",
+        "speculative",
+        "env",
+        "when",
+        "client",
+        "gates",
+        "requires",
+        "server-per",
+        "image",
+    } <= set(recipe["properties"])
     assert recipe["additionalProperties"] is False
     assert "conc-start" in schema["$defs"]["Row"]["properties"]
     references = {part.split('"')[0] for part in json.dumps(schema).split("#/$defs/")[1:]}
@@ -160,7 +211,16 @@ def test_json_schema_names_every_key() -> None:
 @pytest.mark.parametrize("module", ["pydantic", "yaml"])
 def test_the_room_is_lazy(module: str) -> None:
     loaded = f"{module!r} in sys.modules"
-    code = f"import sys, pytest_gpubench.recipes as r; before = {loaded}; r.load_recipes; print(before, {loaded})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    code = (
+        f"import sys, pytest_gpubench.recipes as r; before = {loaded}; r.load_recipes; "
+        f"print(before, {loaded})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
     before, after = done.stdout.split()
     assert (before, after) == ("False", "True")

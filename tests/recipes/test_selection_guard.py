@@ -32,7 +32,12 @@ def case(hardware: str, conc: int, spec: str = "", topology: Topology | None = N
     )
 
 
-CASES = [case(hardware, conc, spec) for hardware in ("b200", "gb200", "h100") for conc in (1, 16, 64) for spec in ("", "mtp")]
+CASES = [
+    case(hardware, conc, spec)
+    for hardware in ("b200", "gb200", "h100")
+    for conc in (1, 16, 64)
+    for spec in ("", "mtp")
+]
 
 
 def found(expression: str) -> Ambiguity:
@@ -61,7 +66,20 @@ def test_exact_enough(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["", "and", "b200 and", "b200 or (", "b200)", "b200 b200", "b200 & c1", "not", "b200(x=1)", "()", "(" * 100]
+    "expression",
+    [
+        "",
+        "and",
+        "b200 and",
+        "b200 or (",
+        "b200)",
+        "b200 b200",
+        "b200 & c1",
+        "not",
+        "b200(x=1)",
+        "()",
+        "(" * 100,
+    ],
 )
 def test_what_pytest_refuses_is_left_to_pytest(expression: str) -> None:
     assert find_ambiguity(expression, CASES) is None
@@ -69,7 +87,10 @@ def test_what_pytest_refuses_is_left_to_pytest(expression: str) -> None:
 
 def test_a_tag_inside_another() -> None:
     ambiguity = found("b200 and c16")
-    assert [one.id for one in ambiguity.extra] == ["m3-fp8-gb200-vllm-tp8:1k1k-c16", "m3-fp8-gb200-vllm-mtp-tp8:1k1k-c16"]
+    assert [one.id for one in ambiguity.extra] == [
+        "m3-fp8-gb200-vllm-tp8:1k1k-c16",
+        "m3-fp8-gb200-vllm-mtp-tp8:1k1k-c16",
+    ]
     assert ambiguity.missing == ()
     assert ambiguity.words == ("b200",)
     assert ambiguity.suggestion == '-m "b200 and c16"'
@@ -96,7 +117,10 @@ def test_words_that_are_no_tags_are_taken_both_ways() -> None:
 
 
 def test_suggestion_splits_tags_from_names() -> None:
-    assert found("Test_X and C1 and not (mtp or h100)").suggestion == '-m "c1 and not (mtp or h100)" -k "Test_X"'
+    assert (
+        found("Test_X and C1 and not (mtp or h100)").suggestion
+        == '-m "c1 and not (mtp or h100)" -k "Test_X"'
+    )
     assert found("c1 or Test_X").suggestion == ""
     assert "select by exact tags with -m" in str(found("c1 or Test_X"))
 
@@ -106,7 +130,10 @@ def test_many_free_words() -> None:
 
 
 def test_topologies_with_dots() -> None:
-    cases = [case("h100", 1, topology=Topology(tp=4)), case("h100", 1, topology=Topology(tp=4, pp=2))]
+    cases = [
+        case("h100", 1, topology=Topology(tp=4)),
+        case("h100", 1, topology=Topology(tp=4, pp=2)),
+    ]
     ambiguity = find_ambiguity("tp4", cases)
     assert ambiguity is not None
     assert [one.topology.pp for one in ambiguity.extra] == [2]
@@ -120,7 +147,8 @@ def test_tags_of_real_recipes(load: Callable[..., RecipeBook], whole: str) -> No
 
 
 def pytest_selects(expression: str, item: Case) -> bool:
-    """What pytest does, by its public semantics: a word holds if it is part of a name of the item."""
+    """What pytest does, by its public semantics: a word holds if it is part of a name of the
+    item."""
     text = item.id.lower()
     words = {
         word: word.lower() in text
@@ -133,7 +161,9 @@ def pytest_selects(expression: str, item: Case) -> bool:
 _TREES = st.recursive(
     st.sampled_from(["b200", "gb200", "h100", "c1", "c16", "c64", "mtp", "fp8"]),
     lambda below: (
-        st.tuples(below, st.sampled_from(["and", "or"]), below).map(lambda t: f"({t[0]} {t[1]} {t[2]})")
+        st.tuples(below, st.sampled_from(["and", "or"]), below).map(
+            lambda t: f"({t[0]} {t[1]} {t[2]})"
+        )
         | below.map(lambda t: f"(not {t})")
     ),
     max_leaves=6,
@@ -147,8 +177,14 @@ def test_agrees_with_the_meaning_of_both_readings(expression: str) -> None:
     extra = {one.id for one in ambiguity.extra} if ambiguity else set()
     missing = {one.id for one in ambiguity.missing} if ambiguity else set()
     for one in CASES:
-        words = {word: word in one.tags for word in ("b200", "gb200", "h100", "c1", "c16", "c64", "mtp", "fp8")}
-        said, done = bool(eval(expression, {"__builtins__": {}}, words)), pytest_selects(expression, one)
+        words = {
+            word: word in one.tags
+            for word in ("b200", "gb200", "h100", "c1", "c16", "c64", "mtp", "fp8")
+        }
+        said, done = (
+            bool(eval(expression, {"__builtins__": {}}, words)),
+            pytest_selects(expression, one),
+        )
         assert (one.id in extra) == (done and not said)
         assert (one.id in missing) == (said and not done)
 

@@ -13,27 +13,76 @@ from pytest_gpubench.recipes.server_keys import OUR_FLAGS, our_flag, our_word, w
 
 @pytest.mark.parametrize("flag", OUR_FLAGS)
 def test_every_spelling_of_a_flag(flag: str) -> None:
-    spellings = [flag, flag.replace("-", "_"), f"no-{flag}", f"{flag}.key", f"{flag}.key+", flag[: max(2, len(flag) - 1)]]
+    spellings = [
+        flag,
+        flag.replace("-", "_"),
+        f"no-{flag}",
+        f"{flag}.key",
+        f"{flag}.key+",
+        flag[: max(2, len(flag) - 1)],
+    ]
     for spelling in spellings:
         assert our_flag(spelling), spelling
         assert our_word(f"--{spelling}"), spelling
         assert our_word(f"--{spelling}=1"), spelling
 
 
-@pytest.mark.parametrize("word", ["-tp", "-tp=8", "-dp", "-pp", "-sc", "-sc.method", "-pcp", "-dcp", "-ep", "-d", "--hos", "--po"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "-tp",
+        "-tp=8",
+        "-dp",
+        "-pp",
+        "-sc",
+        "-sc.method",
+        "-pcp",
+        "-dcp",
+        "-ep",
+        "-d",
+        "--hos",
+        "--po",
+    ],
+)
 def test_short_and_cut_forms(word: str) -> None:
     assert words_error(["--fine", word, "9"])
 
 
 @pytest.mark.parametrize(
-    "word", ["--admin-api-key", "--some-token=x", "--db-password", "--client-secret", "--ssl-keyfile-password"]
+    "word",
+    [
+        "--admin-api-key",
+        "--some-token=x",
+        "--db-password",
+        "--client-secret",
+        "--ssl-keyfile-password",
+    ],
 )
 def test_flags_that_carry_secrets(word: str) -> None:
     assert "can be read by every user" in str(words_error([word]))
 
 
-OTHERS = ["-O3", "-1", "-.5", "--hf-overrides", "--model-impl", "--max-model-len", "--config-format", "--tokenizer", "--revise"]
-OTHERS += ["--seed", "--num-speculative-tokens", "--return-tokens-as-token-ids", "port", "--", "-", "", "--enable-auto-tool-choice"]
+OTHERS = [
+    "-O3",
+    "-1",
+    "-.5",
+    "--hf-overrides",
+    "--model-impl",
+    "--max-model-len",
+    "--config-format",
+    "--tokenizer",
+    "--revise",
+]
+OTHERS += [
+    "--seed",
+    "--num-speculative-tokens",
+    "--return-tokens-as-token-ids",
+    "port",
+    "--",
+    "-",
+    "",
+    "--enable-auto-tool-choice",
+]
 
 
 @pytest.mark.parametrize("word", OTHERS)
@@ -42,20 +91,31 @@ def test_other_words_pass(word: str) -> None:
 
 
 LINES = {
-    "serve": ("serve: {block-size: 128, hos: 0.0.0.0}", "serve.hos: this flag is not a recipe's to set"),
+    "serve": (
+        "serve: {block-size: 128, hos: 0.0.0.0}",
+        "serve.hos: this flag is not a recipe's to set",
+    ),
     "list": ("serve: {a: [x, --port, 9]}", "serve.a: holds --port"),
     "extra": ("serve: {extra-args: [--foo, '--por=9']}", "serve.extra-args: holds --por"),
     "rendered": ("serve: {extra-args: ['--fd=${conc}']}", "serve.extra-args: holds --fd"),
-    "when": ("when: [{if: tp > 0, serve: {extra-args: [--uds, x]}}]", "serve.extra-args: holds --uds"),
+    "when": (
+        "when: [{if: tp > 0, serve: {extra-args: [--uds, x]}}]",
+        "serve.extra-args: holds --uds",
+    ),
     "command": ("command: vllm serve --api-key abcdef", "command: holds --api-key"),
     "command list": ("command: [python, -m, x, --config, y]", "command: holds --config"),
     "nul": ('serve: {extra-args: ["a\\0b"]}', "holds a NUL"),
-    "token": ("serve: {hf-token: hf_ABCDEFGH}", "serve.hf-token: this flag is not a recipe's to set"),
+    "token": (
+        "serve: {hf-token: hf_ABCDEFGH}",
+        "serve.hf-token: this flag is not a recipe's to set",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_a_recipe_is_refused_with_its_place(name: str, load: Callable[..., RecipeBook], whole: str) -> None:
+def test_a_recipe_is_refused_with_its_place(
+    name: str, load: Callable[..., RecipeBook], whole: str
+) -> None:
     line, words = LINES[name]
     text = whole.replace("serve: {block-size: 128}", line)
     problems = [str(problem) for problem in load(text).problems]

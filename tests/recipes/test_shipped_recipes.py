@@ -62,12 +62,18 @@ def test_ids(by_point: RecipeBook) -> None:
     ids = {case.id for case in shipped().cases}
     assert "minimaxm3-fp8-h100-vllm-mtp-tp8:1k1k-c64" in ids
     assert "tiny-bf16-cpu-vllm-tp1:128x32-c8" in ids
-    assert "minimaxm3-fp8-h200-vllm-mtp-dep8-8k1k-c256:8k1k-c256" in {case.id for case in by_point.cases}
+    assert "minimaxm3-fp8-h200-vllm-mtp-dep8-8k1k-c256:8k1k-c256" in {
+        case.id for case in by_point.cases
+    }
     assert len(ids) == len(shipped().cases)
 
 
 def table() -> list[list[str]]:
-    return [line.replace("|", "").split() for line in TABLE.read_text().splitlines() if not line.startswith("#")]
+    return [
+        line.replace("|", "").split()
+        for line in TABLE.read_text().splitlines()
+        if not line.startswith("#")
+    ]
 
 
 def test_hopper_flags_are_those_of_the_table(by_point: RecipeBook) -> None:
@@ -78,10 +84,24 @@ def test_hopper_flags_are_those_of_the_table(by_point: RecipeBook) -> None:
         draft = spec.speculative
         flags = [
             spec.serve[f]
-            for f in ("max-model-len", "max-num-batched-tokens", "max-cudagraph-capture-size", "gpu-memory-utilization")
+            for f in (
+                "max-model-len",
+                "max-num-batched-tokens",
+                "max-cudagraph-capture-size",
+                "gpu-memory-utilization",
+            )
         ]
-        row = [case.recipe, case.workload.isl, case.workload.conc, case.topology.tp, case.topology.ep, int(case.topology.dp_attn)]
-        seen.append([str(value) for value in (*row, *flags, draft.num_speculative_tokens if draft else 0)])
+        row = [
+            case.recipe,
+            case.workload.isl,
+            case.workload.conc,
+            case.topology.tp,
+            case.topology.ep,
+            int(case.topology.dp_attn),
+        ]
+        seen.append(
+            [str(value) for value in (*row, *flags, draft.num_speculative_tokens if draft else 0)]
+        )
     assert sorted(seen) == sorted(table())
     assert len(seen) == 99
 
@@ -111,7 +131,10 @@ def test_hopper_flags_that_never_change(by_point: RecipeBook) -> None:
                 "num_speculative_tokens": 3,
                 "attention_backend": "FLASH_ATTN",
             }
-        assert (case.workload.num_prompts, case.workload.num_warmups) == (case.workload.conc * 10, case.workload.conc * 2)
+        assert (case.workload.num_prompts, case.workload.num_warmups) == (
+            case.workload.conc * 10,
+            case.workload.conc * 2,
+        )
         assert case.runnable
 
 
@@ -147,11 +170,20 @@ def test_draft_lengths(by_point: RecipeBook, recipe: str) -> None:
 
 def test_fp4_without_chunked_prefill_holds_its_context(by_point: RecipeBook) -> None:
     servers = dict(by_point.servers)
-    unchunked = [spec for case in by_point.cases if (spec := servers[case.server]).serve.get("enable-chunked-prefill") is False]
+    unchunked = [
+        spec
+        for case in by_point.cases
+        if (spec := servers[case.server]).serve.get("enable-chunked-prefill") is False
+    ]
     assert len(unchunked) > 0
     for spec in unchunked:
-        assert int(str(spec.serve["max-num-batched-tokens"])) >= int(str(spec.serve["max-model-len"]))
-        assert thaw(spec.serve["attention-config"]) == {"indexer_kv_dtype": "fp8", "minimax_m3_msa_decode_backend": "cutlass"}
+        assert int(str(spec.serve["max-num-batched-tokens"])) >= int(
+            str(spec.serve["max-model-len"])
+        )
+        assert thaw(spec.serve["attention-config"]) == {
+            "indexer_kv_dtype": "fp8",
+            "minimax_m3_msa_decode_backend": "cutlass",
+        }
 
 
 def test_amd_is_plan_only_and_nothing_else_is(by_point: RecipeBook) -> None:
@@ -164,10 +196,18 @@ def test_tiny_pair_fits_a_minute(by_point: RecipeBook) -> None:
     tiny = [
         case
         for case in by_point.cases
-        if case.identity.model == "tiny" and case.identity.hardware == "cpu" and not case.identity.variant
+        if case.identity.model == "tiny"
+        and case.identity.hardware == "cpu"
+        and not case.identity.variant
     ]
     assert [case.workload.conc for case in tiny] == [1, 4, 8, 1, 4, 8]
-    assert sum((case.workload.num_prompts + case.workload.num_warmups) * case.workload.osl for case in tiny) < 10_000
+    assert (
+        sum(
+            (case.workload.num_prompts + case.workload.num_warmups) * case.workload.osl
+            for case in tiny
+        )
+        < 10_000
+    )
     assert {case.max_model_len for case in tiny} == {512}
 
 

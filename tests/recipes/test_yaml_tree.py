@@ -21,7 +21,10 @@ def test_every_key_and_value_has_its_place() -> None:
     a = tree.entries["a"]
     b = a.node.entries["b"]
     c = b.node.items[1].entries["c"]
-    assert [(p.line, p.column) for p in (a.key_at, b.key_at, b.node.at, b.node.items[0].at, c.key_at, c.node.at)] == [
+    assert [
+        (p.line, p.column)
+        for p in (a.key_at, b.key_at, b.node.at, b.node.items[0].at, c.key_at, c.node.at)
+    ] == [
         (1, 1),
         (2, 3),
         (2, 6),
@@ -89,7 +92,9 @@ def test_depth_is_bounded_through_brackets_and_through_aliases() -> None:
 
 
 def test_an_alias_inside_its_own_value() -> None:
-    assert read("a: &x [1, *x]")[1] == ["f:1:11: the alias *x stands inside the very value it names"]
+    assert read("a: &x [1, *x]")[1] == [
+        "f:1:11: the alias *x stands inside the very value it names"
+    ]
 
 
 def test_syntax_error_has_its_place() -> None:
@@ -104,13 +109,17 @@ def test_unquoted_expression_in_a_flow_map_gets_a_hint() -> None:
 
 def test_bytes_that_are_not_text() -> None:
     assert read(b"a: 1\nb: \xff\xfe\n")[1] == ["f:2:4: not UTF-8 text; save the file as UTF-8"]
-    assert read("a: 1\nbc: x\0y\n")[1] == ["f:2:6: the character '\\x00' is not allowed in YAML; remove it"]
+    assert read("a: 1\nbc: x\0y\n")[1] == [
+        "f:2:6: the character '\\x00' is not allowed in YAML; remove it"
+    ]
 
 
 def test_tags_and_documents() -> None:
     assert "is not allowed" in read("a: !!python/object/apply:os.system [ls]")[1][0]
     assert "is not allowed" in read("a: !!set {x}")[1][0]
-    assert read("a: 1\n---\nb: 2\n")[1] == ["f:2:1: a second YAML document begins here; a recipe file is one document"]
+    assert read("a: 1\n---\nb: 2\n")[1] == [
+        "f:2:1: a second YAML document begins here; a recipe file is one document"
+    ]
 
 
 def test_numbers_that_are_none() -> None:
@@ -119,7 +128,9 @@ def test_numbers_that_are_none() -> None:
 
 
 def test_a_huge_file_is_refused_unread() -> None:
-    assert read(b"#" * (MAX_BYTES + 1))[1] == [f"f:1:1: the file has more than {MAX_BYTES} bytes; split it"]
+    assert read(b"#" * (MAX_BYTES + 1))[1] == [
+        f"f:1:1: the file has more than {MAX_BYTES} bytes; split it"
+    ]
 
 
 def test_byte_order_marks() -> None:
@@ -146,7 +157,11 @@ _LEAVES = (
     | st.text(max_size=8)
 )
 _TREES = st.recursive(
-    _LEAVES, lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3), max_leaves=12
+    _LEAVES,
+    lambda below: (
+        st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3)
+    ),
+    max_leaves=12,
 )
 
 

@@ -32,7 +32,11 @@ def case_record(
     **more: Any,
 ) -> dict[str, Any]:
     """A case's record as plain data."""
-    values = {"output_tput": 100.0, "output_tput_per_gpu": 100.0, "ttft_p50": 0.1, "tpot_p50": 0.01} if metrics is None else metrics
+    values = (
+        {"output_tput": 100.0, "output_tput_per_gpu": 100.0, "ttft_p50": 0.1, "tpot_p50": 0.01}
+        if metrics is None
+        else metrics
+    )
     hardware = recipe.split("-")[2]
     label = f"{isl // 1024}k{osl // 1024}k-c{conc}" if isl % 1024 == 0 else f"{isl}x{osl}-c{conc}"
     record = {
@@ -72,11 +76,20 @@ def measurement(metrics: Mapping[str, float]) -> dict[str, Any]:
         "output_tokens_with_warmup": 4096,
         "engine_output_tokens": 4096,
     }
-    return {"metrics": dict(metrics), "totals": totals, "problems": [], "flags": [], "drafting": None}
+    return {
+        "metrics": dict(metrics),
+        "totals": totals,
+        "problems": [],
+        "flags": [],
+        "drafting": None,
+    }
 
 
 def init_record(
-    server: str = "tiny-bf16-h100-vllm-tp1", *, index: int = 1, failure: Mapping[str, Any] | None = None
+    server: str = "tiny-bf16-h100-vllm-tp1",
+    *,
+    index: int = 1,
+    failure: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A start's record as plain data."""
     return {
@@ -96,7 +109,13 @@ def init_record(
     }
 
 
-FAILURE = {"cause": "node-lost", "failure_class": "infrastructure", "summary": "the node went away", "evidence": [], "remedy": ""}
+FAILURE = {
+    "cause": "node-lost",
+    "failure_class": "infrastructure",
+    "summary": "the node went away",
+    "evidence": [],
+    "remedy": "",
+}
 
 
 def write(run: Path, record: Mapping[str, Any]) -> Path:

@@ -15,7 +15,10 @@ def _write(results: Path, run: str, server: str, label: str, content: object) ->
 
 
 def _case(seconds: int) -> dict[str, str]:
-    return {"started": "2026-01-01T00:00:00+00:00", "finished": f"2026-01-01T00:{seconds // 60:02d}:{seconds % 60:02d}+00:00"}
+    return {
+        "started": "2026-01-01T00:00:00+00:00",
+        "finished": f"2026-01-01T00:{seconds // 60:02d}:{seconds % 60:02d}+00:00",
+    }
 
 
 def test_starts_and_cases_add_up_and_the_newest_record_counts(tmp_path: Path) -> None:
@@ -40,12 +43,21 @@ def test_too_little_is_unknown(tmp_path: Path) -> None:
     _write(tmp_path, "r", "srv", "c1", _case(60))
     _write(tmp_path, "r", "srv", "init", {"phases": {"ready": 10.0}})
     assert estimate([Wanted("srv", ("c1", "c2", "c3"))], tmp_path).seconds is None
-    assert estimate([Wanted("srv", ("c1",)), Wanted("b", ("c1",)), Wanted("c", ("c1",))], tmp_path).seconds is None
+    assert (
+        estimate(
+            [Wanted("srv", ("c1",)), Wanted("b", ("c1",)), Wanted("c", ("c1",))], tmp_path
+        ).seconds
+        is None
+    )
     assert str(estimate([Wanted("srv", ("c1",))], tmp_path / "nowhere")).startswith("unknown")
 
 
 def test_files_that_make_no_sense_are_no_evidence(tmp_path: Path) -> None:
-    for label, content in (("c1", []), ("c2", {"started": 5, "finished": None}), ("c3", _case(60) | {"failure": {"cause": "x"}})):
+    for label, content in (
+        ("c1", []),
+        ("c2", {"started": 5, "finished": None}),
+        ("c3", _case(60) | {"failure": {"cause": "x"}}),
+    ):
         _write(tmp_path, "r", "srv", label, content)
         assert estimate([Wanted("srv", (label,))], tmp_path).seconds is None
     _write(tmp_path, "r", "srv", "c4", {})

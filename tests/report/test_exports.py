@@ -19,7 +19,8 @@ from pytest_gpubench.report.exports_vllm import export_vllm
 from pytest_gpubench.report.read_results import load_results
 from tests.report.synthetic import write_results
 
-# As vllm 0.32's benchmarks/serve.py writes them without --save-detailed, for a run with a draft, and its sweep the sizes.
+# As vllm 0.32's benchmarks/serve.py writes them without --save-detailed, for a run with a draft,
+# and its sweep the sizes.
 VLLM_FIELDS = [
     "date",
     "endpoint_type",
@@ -117,7 +118,11 @@ def _requests(tokens: int = 5, gap_ns: int = 10_000_000) -> list[RequestRecord]:
 def _results(folder: Path, requests: list[RequestRecord], **change: Any) -> Path:
     """One case with a draft (the synthetic case 36 and later have one) and its requests."""
     write_results(folder, 37)
-    path = sorted(path for path in folder.rglob("launch-1.json") if path.parent.name != "init" and "mtp" in str(path))[0]
+    path = sorted(
+        path
+        for path in folder.rglob("launch-1.json")
+        if path.parent.name != "init" and "mtp" in str(path)
+    )[0]
     record = json.loads(path.read_text())
     record["workload"] |= change.pop("workload", {})
     path.write_text(json.dumps(record | change))
@@ -179,7 +184,9 @@ def test_agg_has_the_fields_of_process_result_without_its_defects(tmp_path: Path
     assert document["tp"] == 8
     assert document["median_ttft"] == pytest.approx(0.1)
     assert document["p90_intvty"] == pytest.approx(100)
-    assert document["tput_per_gpu"] == pytest.approx(document["output_tput_per_gpu"] + document["input_tput_per_gpu"])
+    assert document["tput_per_gpu"] == pytest.approx(
+        document["output_tput_per_gpu"] + document["input_tput_per_gpu"]
+    )
 
 
 def test_agg_marks_a_shared_server_and_survives_a_zero(tmp_path: Path) -> None:
@@ -194,7 +201,11 @@ def test_agg_marks_a_shared_server_and_survives_a_zero(tmp_path: Path) -> None:
 def _again(path: Path, run: str, launch: int = 1, **change: Any) -> Path:
     """The record and requests of a case once more, in another run or of another launch."""
     top = path.parents[3]
-    copy = top / run / path.relative_to(top).relative_to(path.parents[2].name).with_name(f"launch-{launch}.json")
+    copy = (
+        top
+        / run
+        / path.relative_to(top).relative_to(path.parents[2].name).with_name(f"launch-{launch}.json")
+    )
     copy.parent.mkdir(parents=True, exist_ok=True)
     record = json.loads(path.read_text())
     launched = record["launch"] | {"index": launch}
@@ -204,17 +215,25 @@ def _again(path: Path, run: str, launch: int = 1, **change: Any) -> Path:
     return copy
 
 
-def test_merged_runs_of_one_case_make_one_file_and_the_newest_attempt_counts(tmp_path: Path) -> None:
+def test_merged_runs_of_one_case_make_one_file_and_the_newest_attempt_counts(
+    tmp_path: Path,
+) -> None:
     path = _results(tmp_path / "r", _requests(), workload={"profile": "inferencex"})
     _again(path, "later", finished="2030-01-01T00:00:00+00:00", hardware="h200", runner="h200-dgxc")
     done = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out")
-    assert len(done.written) == len(set(done.written)) == len(list((tmp_path / "out").iterdir())) == 1
-    assert json.loads(done.written[0].read_text())["hw"] == "h200-dgxc", "the label of the runner, where one was given"
+    assert (
+        len(done.written) == len(set(done.written)) == len(list((tmp_path / "out").iterdir())) == 1
+    )
+    assert json.loads(done.written[0].read_text())["hw"] == "h200-dgxc", (
+        "the label of the runner, where one was given"
+    )
     assert done.passed_over == 1
 
 
 @pytest.mark.parametrize("export", [export_agg, export_vllm])
-def test_every_launch_and_attempt_has_a_file_of_its_own_when_asked_for(tmp_path: Path, export: Any) -> None:
+def test_every_launch_and_attempt_has_a_file_of_its_own_when_asked_for(
+    tmp_path: Path, export: Any
+) -> None:
     path = _results(tmp_path / "r", _requests(), workload={"profile": "inferencex"})
     for launch in (1, 2):
         _again(path, "later", launch)
@@ -234,7 +253,9 @@ def test_of_several_launches_the_median_speaks(tmp_path: Path) -> None:
         measurement = json.loads(path.read_text())["measurement"] | {"metrics": faster}
         _again(path, run, launch, metrics=faster, measurement=measurement)
     (written,) = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out").written
-    assert json.loads(written.read_text())["tput_per_gpu"] == pytest.approx(2.0 * metrics["total_tput_per_gpu"])
+    assert json.loads(written.read_text())["tput_per_gpu"] == pytest.approx(
+        2.0 * metrics["total_tput_per_gpu"]
+    )
 
 
 def test_watts_are_per_gpu_and_joules_of_the_deployment(tmp_path: Path) -> None:
@@ -269,7 +290,13 @@ def test_csv_comes_back_as_it_went(tmp_path: Path) -> None:
 def test_csv_holds_no_formula(tmp_path: Path) -> None:
     write_results(tmp_path, 1)
     path = next(path for path in tmp_path.rglob("launch-1.json") if path.parent.name != "init")
-    failure = {"cause": "c", "failure_class": "engine", "summary": "=cmd|' /C calc'!A0\nsecond", "evidence": [], "remedy": ""}
+    failure = {
+        "cause": "c",
+        "failure_class": "engine",
+        "summary": "=cmd|' /C calc'!A0\nsecond",
+        "evidence": [],
+        "remedy": "",
+    }
     path.write_text(json.dumps(json.loads(path.read_text()) | {"failure": failure}))
     (row,) = csv.DictReader(io.StringIO(csv_text(load_results([tmp_path]).cases())))
     assert row["reason"] == "'=cmd|' /C calc'!A0 second"
@@ -284,23 +311,33 @@ def test_csv_holds_no_formula(tmp_path: Path) -> None:
         (b"\xff", "cannot be read"),
     ],
 )
-def test_a_file_of_requests_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, words: str) -> None:
+def test_a_file_of_requests_is_read_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, words: str
+) -> None:
     monkeypatch.setattr("pytest_gpubench.report.exports_common.MAX_LINE", 100_000)
     path = _results(tmp_path / "r", _requests())
     with gzip.open(path.with_name("launch-1.requests.jsonl.gz"), "wb") as file:
         file.write(line + b"\n")
-    result = next(one for run in load_results([tmp_path / "r"]).runs for one in run.cases if one.path == path)
+    result = next(
+        one for run in load_results([tmp_path / "r"]).runs for one in run.cases if one.path == path
+    )
     with pytest.raises(NotExportedError, match=words):
         measured_requests(result)
 
 
-@pytest.mark.parametrize("value", [1e999, "1", True, 10**400, -(10**30), [1], 1.5], ids=lambda value: str(value)[:6])
+@pytest.mark.parametrize(
+    "value", [1e999, "1", True, 10**400, -(10**30), [1], 1.5], ids=lambda value: str(value)[:6]
+)
 @pytest.mark.parametrize("name", ["due_ns", "first_token_ns", "completion_tokens"])
-def test_a_stamp_or_count_that_is_none_leaves_the_file_out(tmp_path: Path, name: str, value: object) -> None:
+def test_a_stamp_or_count_that_is_none_leaves_the_file_out(
+    tmp_path: Path, name: str, value: object
+) -> None:
     path = _results(tmp_path / "r", _requests())
     rows = [request.to_json() | {name: value} for request in _requests()]
     with gzip.open(path.with_name("launch-1.requests.jsonl.gz"), "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    result = next(one for run in load_results([tmp_path / "r"]).runs for one in run.cases if one.path == path)
+    result = next(
+        one for run in load_results([tmp_path / "r"]).runs for one in run.cases if one.path == path
+    )
     with pytest.raises(NotExportedError, match="cannot be read"):
         measured_requests(result)

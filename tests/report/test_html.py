@@ -70,7 +70,11 @@ def test_the_policy_allows_the_shipped_style_and_script_and_nothing_else(tmp_pat
     write_results(tmp_path, 10)
     text = html.render(load_results([tmp_path]))
     page = _Page(text)
-    (policy,) = [meta["content"] for meta in page.named("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        meta["content"]
+        for meta in page.named("meta")
+        if meta.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy.startswith("default-src 'none'; ")
     for name in ("style", "script"):
         (found,) = re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL)
@@ -80,7 +84,11 @@ def test_the_policy_allows_the_shipped_style_and_script_and_nothing_else(tmp_pat
     assert "http:" not in policy
     for element, attributes in page.elements:
         assert element not in ("link", "img", "iframe", "object", "embed", "base", "form")
-        assert not [name for name in attributes if name.startswith("on") or name in ("src", "style", "srcset")], element
+        assert not [
+            name
+            for name in attributes
+            if name.startswith("on") or name in ("src", "style", "srcset")
+        ], element
         assert attributes.get("href", "#").startswith(("#", "https://recipes.vllm.ai/"))
 
 
@@ -88,7 +96,13 @@ def test_the_policy_allows_the_shipped_style_and_script_and_nothing_else(tmp_pat
 def test_markup_in_a_record_stays_text(tmp_path: Path, kind: str) -> None:
     write_results(tmp_path, 4)
     clean = _Page(html.render(load_results([tmp_path])))
-    failure = {"cause": "x", "failure_class": "engine", "summary": EVIL, "evidence": [EVIL], "remedy": EVIL}
+    failure = {
+        "cause": "x",
+        "failure_class": "engine",
+        "summary": EVIL,
+        "evidence": [EVIL],
+        "remedy": EVIL,
+    }
     evil: dict[str, Any] = {
         "failure": failure,
         "argv": [EVIL, "--a", EVIL],
@@ -100,12 +114,21 @@ def test_markup_in_a_record_stays_text(tmp_path: Path, kind: str) -> None:
         "versions": {"pytest-gpubench": EVIL},
     }
     if kind == "case":
-        evil |= {"case": EVIL, "source": f"javascript:{EVIL}", "image": EVIL, "hardware": EVIL, "tags": [EVIL], "fingerprint": EVIL}
+        evil |= {
+            "case": EVIL,
+            "source": f"javascript:{EVIL}",
+            "image": EVIL,
+            "hardware": EVIL,
+            "tags": [EVIL],
+            "fingerprint": EVIL,
+        }
     _change(tmp_path, evil, kind)
     text = html.render(load_results([tmp_path]), title=EVIL)
     page = _Page(text)
     assert len(page.named("script")) == 1
-    assert {element for element, _ in page.elements} <= {element for element, _ in clean.elements} | {"p", "pre"}
+    assert {element for element, _ in page.elements} <= {
+        element for element, _ in clean.elements
+    } | {"p", "pre"}
     for _, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on")]
         assert not attributes.get("href", "").startswith("javascript:")
@@ -117,7 +140,13 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
     paths = [path for path in sorted(tmp_path.rglob("launch-1.json")) if path.parent.name != "init"]
     record = json.loads(paths[0].read_text())
     record["metrics"]["ttft_p50"] = float("nan")
-    record["failure"] = {"cause": "c", "failure_class": "engine", "summary": "s", "evidence": ["x" * 1_000_000], "remedy": ""}
+    record["failure"] = {
+        "cause": "c",
+        "failure_class": "engine",
+        "summary": "s",
+        "evidence": ["x" * 1_000_000],
+        "remedy": "",
+    }
     paths[0].write_text(json.dumps(record))
     paths[1].write_text(paths[1].read_text()[:300])
     paths[2].write_bytes(b"\xff\xfe")
@@ -135,7 +164,18 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
 def test_every_text_can_be_written(tmp_path: Path) -> None:
     write_results(tmp_path, 2)
     odd = "null \x00 escape \x1b[31m turned \u202e surrogate \ud800 end"
-    _change(tmp_path, {"failure": {"cause": "c", "failure_class": "engine", "summary": odd, "evidence": [], "remedy": ""}})
+    _change(
+        tmp_path,
+        {
+            "failure": {
+                "cause": "c",
+                "failure_class": "engine",
+                "summary": odd,
+                "evidence": [],
+                "remedy": "",
+            }
+        },
+    )
     page = html.render(load_results([tmp_path]))
     html.write(tmp_path / "new" / "report.html", page)
     written = (tmp_path / "new" / "report.html").read_text()
@@ -145,15 +185,24 @@ def test_every_text_can_be_written(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses_the_report_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(GpubenchError, match=r"the report .*file/r\.html could not be written: .*; choose another file"):
+    with pytest.raises(
+        GpubenchError,
+        match=r"the report .*file/r\.html could not be written: .*; choose another file",
+    ):
         html.write(tmp_path / "file" / "r.html", "")
 
 
 def test_failing_cases_come_first_with_reasons_and_links(tmp_path: Path) -> None:
     write_results(tmp_path, 20)
     text = html.render(load_results([tmp_path]))
-    assert text.index("cases need attention") < text.index("Throughput against interactivity") < text.index("All cases")
-    first = re.search(r'<tr data-tags="[^"]*fail"><th scope="row"><a href="#(case-\d+)">([^<]+)</a>', text)
+    assert (
+        text.index("cases need attention")
+        < text.index("Throughput against interactivity")
+        < text.index("All cases")
+    )
+    first = re.search(
+        r'<tr data-tags="[^"]*fail"><th scope="row"><a href="#(case-\d+)">([^<]+)</a>', text
+    )
     assert first
     assert f'id="{first[1]}"' in text
     assert "fell by 9.8%" in text
@@ -161,7 +210,13 @@ def test_failing_cases_come_first_with_reasons_and_links(tmp_path: Path) -> None
 
 def test_a_run_in_which_nothing_was_measured_has_a_page(tmp_path: Path) -> None:
     write_results(tmp_path, 1)
-    failure = {"cause": "engine-died", "failure_class": "engine", "summary": "the engine died", "evidence": [], "remedy": "look"}
+    failure = {
+        "cause": "engine-died",
+        "failure_class": "engine",
+        "summary": "the engine died",
+        "evidence": [],
+        "remedy": "look",
+    }
     _change(tmp_path, {"failure": failure, "metrics": None, "measurement": None, "verdict": None})
     text = html.render(load_results([tmp_path]))
     assert "1 case needs attention" in text
@@ -172,8 +227,12 @@ def test_a_run_in_which_nothing_was_measured_has_a_page(tmp_path: Path) -> None:
 def test_differences_to_another_run_name_what_moved_and_what_is_missing(tmp_path: Path) -> None:
     write_results(tmp_path / "now", 12, factor=0.9)
     write_results(tmp_path / "before", 10, run="20260801T000000Z-0000")
-    _change(tmp_path / "before", {"argv": ["vllm", "serve", "m", "--block-size", "64"]}, "engine-init")
-    text = html.render(load_results([tmp_path / "now"]), load_results([tmp_path / "before"]), against_name="before")
+    _change(
+        tmp_path / "before", {"argv": ["vllm", "serve", "m", "--block-size", "64"]}, "engine-init"
+    )
+    text = html.render(
+        load_results([tmp_path / "now"]), load_results([tmp_path / "before"]), against_name="before"
+    )
     assert "10 cases of this report against before" in text
     assert "2 cases only here" in text
     assert text.count("▼ -") >= 10
@@ -197,7 +256,9 @@ def test_details_end_where_the_budget_ends_and_the_page_says_so(tmp_path: Path) 
     assert whole is not None
     assert small is not None
     assert "left out" not in whole
-    assert re.search(r"To keep this file small, \d+ servers and the charts of \d+ cases are left out", small)
+    assert re.search(
+        r"To keep this file small, \d+ servers and the charts of \d+ cases are left out", small
+    )
     assert len(small) < len(whole) / 3
 
 
@@ -224,18 +285,27 @@ def test_an_interrupted_attempt_does_not_count_beside_its_resumption(tmp_path: P
         "evidence": [],
         "remedy": "",
     }
-    first = _change(tmp_path, {"failure": failure, "metrics": None, "measurement": None, "verdict": None})
-    assert "? INCONCLUSIVE" in html.render(load_results([tmp_path])).replace("</span> ", " ").replace(
-        '<span aria-hidden="true">', ""
+    first = _change(
+        tmp_path, {"failure": failure, "metrics": None, "measurement": None, "verdict": None}
     )
+    assert "? INCONCLUSIVE" in html.render(load_results([tmp_path])).replace(
+        "</span> ", " "
+    ).replace('<span aria-hidden="true">', "")
     write_results(tmp_path, 1, run="20260902T000000Z-0002")
-    second = tmp_path / "20260902T000000Z-0002" / first.relative_to(tmp_path / "20260901T000000Z-0001")
-    second.write_text(json.dumps(json.loads(second.read_text()) | {"finished": "2026-09-02T12:00:00+00:00"}))
+    second = (
+        tmp_path / "20260902T000000Z-0002" / first.relative_to(tmp_path / "20260901T000000Z-0001")
+    )
+    second.write_text(
+        json.dumps(json.loads(second.read_text()) | {"finished": "2026-09-02T12:00:00+00:00"})
+    )
     (view,) = case_views(load_results([tmp_path]).cases())
     assert [launch.run for launch in view.launches] == ["20260902T000000Z-0002"]
     text = html.render(load_results([tmp_path]))
     assert "Nothing needs attention" in text
-    assert "another attempt of launch-1 in run 20260901T000000Z-0001 does not count (the run was interrupted)" in text
+    assert (
+        "another attempt of launch-1 in run 20260901T000000Z-0001 does not count (the "
+        "run was interrupted)"
+    ) in text
 
 
 def test_a_case_that_has_not_reported_is_in_page_and_comment(tmp_path: Path) -> None:
@@ -261,6 +331,9 @@ def test_a_case_that_has_not_reported_is_in_page_and_comment(tmp_path: Path) -> 
 
 
 def test_tags_escape_and_clip() -> None:
-    assert tag("a", "<&>", title='"<', data_x=None, hidden=True) == '<a title="&quot;&lt;" hidden>&lt;&amp;&gt;</a>'
+    assert (
+        tag("a", "<&>", title='"<', data_x=None, hidden=True)
+        == '<a title="&quot;&lt;" hidden>&lt;&amp;&gt;</a>'
+    )
     assert clip("abc", 2) == "ab… (1 characters left out)"
     assert printable("a\u2066b") == "a\ufffdb"

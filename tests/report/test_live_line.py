@@ -32,7 +32,9 @@ def test_it_says_nothing_that_it_cannot_know() -> None:
     live = LiveCase("x:c8", conc=8)
     live.progress("measured", 0, 80, 0.0)
     live.progress("measured", 8, 80, 5.0)
-    assert "left" not in live.text(5.0), "the first wave of a closed loop says nothing about the rate of completions"
+    assert "left" not in live.text(5.0), (
+        "the first wave of a closed loop says nothing about the rate of completions"
+    )
     live.page("no counter here", 5.0)
     live.page("vllm:generation_tokens_total{} nonsense", 5.0)
     assert "tok/s" not in live.text(5.0)
@@ -65,7 +67,12 @@ class _Terminal:
         self.saved = (0, 0)
 
     def feed(self, text: str) -> None:
-        text = text.replace("\x1bD", "\x01").replace("\x1b[1A", "\x02").replace("\x1b7", "\x03").replace("\x1b8", "\x04")
+        text = (
+            text.replace("\x1bD", "\x01")
+            .replace("\x1b[1A", "\x02")
+            .replace("\x1b7", "\x03")
+            .replace("\x1b8", "\x04")
+        )
         for letter in text:
             if letter == "\r":
                 self.column = 0

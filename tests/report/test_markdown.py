@@ -35,8 +35,17 @@ def test_a_comment_has_its_length_and_ends_well(tmp_path: Path) -> None:
 def test_a_record_can_neither_mention_nor_mark_up(tmp_path: Path) -> None:
     write_results(tmp_path, 1)
     path = next(path for path in tmp_path.rglob("launch-1.json") if path.parent.name != "init")
-    evil = "<img src=x> @everyone [x](https://evil.example) | </details> `code` **bold** www.evil.example"
-    failure = {"cause": "c", "failure_class": "engine", "summary": evil + "\n\n# head", "evidence": [], "remedy": ""}
+    evil = (
+        "<img src=x> @everyone [x](https://evil.example) | </details> `code` **bold** "
+        "www.evil.example"
+    )
+    failure = {
+        "cause": "c",
+        "failure_class": "engine",
+        "summary": evil + "\n\n# head",
+        "evidence": [],
+        "remedy": "",
+    }
     path.write_text(json.dumps(json.loads(path.read_text()) | {"failure": failure}))
     text = markdown(load_results([tmp_path]))
     assert "<img" not in text

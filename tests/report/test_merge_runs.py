@@ -17,8 +17,16 @@ from tests.report.result_files import FAILURE, case_record, init_record, write
 SERVER = "tiny-bf16-h100-vllm-tp1"
 CASE = f"{SERVER}:1k1k-c4"
 OTHER = f"{SERVER}:1k1k-c8"
-ENGINE_DIED = FAILURE | {"cause": "engine-died", "failure_class": "engine", "summary": "the engine died"}
-INTERRUPTED = FAILURE | {"cause": "interrupted", "failure_class": "client", "summary": "the run was interrupted"}
+ENGINE_DIED = FAILURE | {
+    "cause": "engine-died",
+    "failure_class": "engine",
+    "summary": "the engine died",
+}
+INTERRUPTED = FAILURE | {
+    "cause": "interrupted",
+    "failure_class": "client",
+    "summary": "the run was interrupted",
+}
 
 
 def _matrix(*cases: str, **more: Any) -> dict[str, Any]:
@@ -26,10 +34,14 @@ def _matrix(*cases: str, **more: Any) -> dict[str, Any]:
 
 
 def _end(run: Path) -> None:
-    (run / "run.json").write_text(json.dumps({"kind": "run", "exit": 0, "finished": "2027-01-01T00:00:00Z"}))
+    (run / "run.json").write_text(
+        json.dumps({"kind": "run", "exit": 0, "finished": "2027-01-01T00:00:00Z"})
+    )
 
 
-def _merged(tmp_path: Path, *records: tuple[str, dict[str, Any]], matrix: dict[str, Any] | None = None) -> Merged:
+def _merged(
+    tmp_path: Path, *records: tuple[str, dict[str, Any]], matrix: dict[str, Any] | None = None
+) -> Merged:
     for run, record in records:
         write(tmp_path / run, record)
         _end(tmp_path / run)
@@ -46,8 +58,13 @@ def _merged(tmp_path: Path, *records: tuple[str, dict[str, Any]], matrix: dict[s
         (["INCONCLUSIVE", "FAIL"], 1),
     ],
 )
-def test_the_worst_verdict_decides_the_exit_code(tmp_path: Path, statuses: list[str], code: int) -> None:
-    records = [(f"run-{index}", case_record(conc=4 * (index + 1), status=status)) for index, status in enumerate(statuses)]
+def test_the_worst_verdict_decides_the_exit_code(
+    tmp_path: Path, statuses: list[str], code: int
+) -> None:
+    records = [
+        (f"run-{index}", case_record(conc=4 * (index + 1), status=status))
+        for index, status in enumerate(statuses)
+    ]
     assert _merged(tmp_path, *records).exit_code == code
 
 
@@ -65,7 +82,9 @@ def test_a_case_of_the_matrix_that_did_not_report_is_inconclusive(tmp_path: Path
     assert "has not reported" in "\n".join(merged.lines())
 
 
-def test_the_newest_attempt_that_gave_an_answer_counts_and_the_others_are_named(tmp_path: Path) -> None:
+def test_the_newest_attempt_that_gave_an_answer_counts_and_the_others_are_named(
+    tmp_path: Path,
+) -> None:
     merged = _merged(
         tmp_path,
         ("a", case_record(status="FAIL", minute=1)),
@@ -79,14 +98,24 @@ def test_the_newest_attempt_that_gave_an_answer_counts_and_the_others_are_named(
 
 
 def test_a_case_that_was_reused_is_no_second_attempt(tmp_path: Path) -> None:
-    merged = _merged(tmp_path, ("a", case_record(minute=1)), ("b", case_record(minute=1, reused_from="a")))
+    merged = _merged(
+        tmp_path, ("a", case_record(minute=1)), ("b", case_record(minute=1, reused_from="a"))
+    )
     assert [row.notes for row in merged.rows] == [()]
 
 
 def test_only_failures_of_the_infrastructure_may_be_retried(tmp_path: Path) -> None:
-    merged = _merged(tmp_path / "1", ("a", case_record(failure=FAILURE)), ("a", case_record(conc=8, status="INCONCLUSIVE")))
+    merged = _merged(
+        tmp_path / "1",
+        ("a", case_record(failure=FAILURE)),
+        ("a", case_record(conc=8, status="INCONCLUSIVE")),
+    )
     assert (merged.exit_code, merged.retryable) == (1, True)
-    merged = _merged(tmp_path / "2", ("a", case_record(failure=FAILURE)), ("a", case_record(conc=8, status="FAIL")))
+    merged = _merged(
+        tmp_path / "2",
+        ("a", case_record(failure=FAILURE)),
+        ("a", case_record(conc=8, status="FAIL")),
+    )
     assert (merged.exit_code, merged.retryable) == (1, False)
     assert not _merged(tmp_path / "3", ("a", case_record())).retryable
 
@@ -94,7 +123,10 @@ def test_only_failures_of_the_infrastructure_may_be_retried(tmp_path: Path) -> N
 def test_a_run_that_was_killed_is_undecided_until_a_later_one_ends(tmp_path: Path) -> None:
     write(tmp_path / "a", case_record(minute=1))
     merged = merge(load_results([tmp_path]), _matrix(CASE))
-    assert [(row.name, row.status) for row in merged.rows] == [(CASE, Status.PASS), ("run a", Status.INCONCLUSIVE)]
+    assert [(row.name, row.status) for row in merged.rows] == [
+        (CASE, Status.PASS),
+        ("run a", Status.INCONCLUSIVE),
+    ]
     assert merged.exit_code == 10, "its own tests may have failed, and nothing says so"
     assert "did not come to its end" in "\n".join(merged.lines())
     other = _merged(tmp_path, ("b", case_record(conc=8, minute=2)), matrix=_matrix(CASE))
@@ -138,7 +170,10 @@ def test_ratios_are_judged_over_cases_of_different_runs(tmp_path: Path) -> None:
         "at_least": 1.5,
         "at_most": None,
     }
-    records = [("a", case_record(metrics={"output_tput": 200.0})), ("b", case_record(conc=8, metrics={"output_tput": 150.0}))]
+    records = [
+        ("a", case_record(metrics={"output_tput": 200.0})),
+        ("b", case_record(conc=8, metrics={"output_tput": 150.0})),
+    ]
     merged = _merged(tmp_path, *records, matrix=_matrix(CASE, OTHER, ratios=[point]))
     assert merged.rows[-1].name == "ratio speedup:1k1k"
     assert (merged.rows[-1].status, merged.exit_code) == (Status.FAIL, 1)
@@ -149,17 +184,29 @@ def test_ratios_are_judged_over_cases_of_different_runs(tmp_path: Path) -> None:
 
 
 def test_versions_that_disagree_are_named(tmp_path: Path) -> None:
-    merged = _merged(tmp_path, ("a", case_record()), ("b", case_record(conc=8, engine={"version": "0.27.0"})))
+    merged = _merged(
+        tmp_path, ("a", case_record()), ("b", case_record(conc=8, engine={"version": "0.27.0"}))
+    )
     assert merged.disagreements == ("engine on h100: 0.26.0 (1 results), 0.27.0 (1 results)",)
 
 
 def test_what_no_job_was_to_run_is_said(tmp_path: Path) -> None:
     left_out = [{"what": "x", "reason": "not runnable: AMD"}]
-    assert "in no job: x: not runnable: AMD" in _merged(tmp_path, matrix=_matrix(CASE, left_out=left_out)).lines()
+    assert (
+        "in no job: x: not runnable: AMD"
+        in _merged(tmp_path, matrix=_matrix(CASE, left_out=left_out)).lines()
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"kind": "plan", "include": []}', '{"kind": "matrix", "include": [7]}', '{"kind": "matrix"}']
+    "text",
+    [
+        "",
+        "[]",
+        '{"kind": "plan", "include": []}',
+        '{"kind": "matrix", "include": [7]}',
+        '{"kind": "matrix"}',
+    ],
 )
 def test_a_file_that_is_no_matrix_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m.json"

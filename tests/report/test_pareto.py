@@ -18,12 +18,17 @@ def _dominates(one: tuple[int, int], other: tuple[int, int]) -> bool:
 @given(st.lists(_POINT, min_size=1, max_size=40))
 def test_the_frontier_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     best = frontier(points, lambda point: point[0], lambda point: point[1])
-    assert set(best) == {point for point in points if not any(_dominates(other, point) for other in points)}
+    assert set(best) == {
+        point for point in points if not any(_dominates(other, point) for other in points)
+    }
     assert best == sorted(best)
 
 
 def test_text_shows_frontier_and_beaten_points() -> None:
-    lines = frontier_lines([("c1", 100.0, 50.0), ("c8", 60.0, 300.0), ("slow", 40.0, 100.0), ("c64", 20.0, 900.0)], "Pareto")
+    lines = frontier_lines(
+        [("c1", 100.0, 50.0), ("c8", 60.0, 300.0), ("slow", 40.0, 100.0), ("c64", 20.0, 900.0)],
+        "Pareto",
+    )
     text = "\n".join(lines)
     assert text.count("o ") >= 3
     assert "." in text.split("+---")[0].replace("900", "")
@@ -39,7 +44,12 @@ def test_no_curve_from_two_points() -> None:
 
 def _rows() -> list[Row]:
     return [
-        Row("r", f"tp8:1k1k-c{conc}", {"interactivity": 100.0 / conc, "output_tput_per_gpu": 10.0 * conc, "ttft_p90": 0.5}, "PASS")
+        Row(
+            "r",
+            f"tp8:1k1k-c{conc}",
+            {"interactivity": 100.0 / conc, "output_tput_per_gpu": 10.0 * conc, "ttft_p90": 0.5},
+            "PASS",
+        )
         for conc in (1, 4, 16)
     ]
 

@@ -29,7 +29,11 @@ def test_a_run_folder_is_read_with_what_ran(tmp_path: Path) -> None:
     assert (run.name, case.run, case.case) == ("run", "run", f"{SERVER}:1k1k-c4")
     assert (case.identity.label, case.point) == ("tiny-bf16-h100-vllm", "tp1:1k1k-c4")
     assert (case.metrics["ttft_p50"], case.status, case.gpus) == (0.1, Status.PASS, 1)
-    assert (case.versions.engine, case.versions.plugin, case.versions.driver) == ("0.26.0", "0.1.0", "570.1")
+    assert (case.versions.engine, case.versions.plugin, case.versions.driver) == (
+        "0.26.0",
+        "0.1.0",
+        "570.1",
+    )
     assert (case.device, case.hostname) == ("NVIDIA H100 80GB HBM3", "node1")
     assert case.measurement is not None
     assert case.measurement.totals.requests == 4
@@ -55,7 +59,11 @@ def test_a_failure_is_read_and_is_fail(tmp_path: Path) -> None:
     write(tmp_path / "run", case_record(failure=FAILURE))
     (case,) = load_results([tmp_path]).cases()
     assert case.failure is not None
-    assert (case.failure.failure_class, case.status, dict(case.metrics)) == ("infrastructure", Status.FAIL, {})
+    assert (case.failure.failure_class, case.status, dict(case.metrics)) == (
+        "infrastructure",
+        Status.FAIL,
+        {},
+    )
 
 
 def test_a_folder_that_does_not_exist_is_an_error_with_its_name(tmp_path: Path) -> None:
@@ -88,7 +96,9 @@ def _place(tmp_path: Path) -> Path:
         (b'{"a": ' + b"9" * 5_000 + b"}", "a number that is too long"),
     ],
 )
-def test_a_file_that_is_no_record_is_left_out_with_a_sentence(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_file_that_is_no_record_is_left_out_with_a_sentence(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     path = _place(tmp_path)
     path.write_bytes(content)
     loaded = load_results([tmp_path])
@@ -96,7 +106,12 @@ def test_a_file_that_is_no_record_is_left_out_with_a_sentence(tmp_path: Path, co
     (left_out,) = loaded.left_out
     assert reason in str(left_out)
     assert str(left_out).startswith(f"{path}: ")
-    assert read_whole(path) in ({}, {"hw": "h100", "conc": 4}, {"kind": "case", "schema": 99}, {"kind": "case", "schema": 0})
+    assert read_whole(path) in (
+        {},
+        {"hw": "h100", "conc": 4},
+        {"kind": "case", "schema": 99},
+        {"kind": "case", "schema": 0},
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,14 +121,19 @@ def test_a_file_that_is_no_record_is_left_out_with_a_sentence(tmp_path: Path, co
         ({"finished": "yesterday"}, "finished"),
         ({"finished": "2026-01-01T00:00:00"}, "finished"),
         ({"topology": {"tp": "many"}}, "topology.tp"),
-        ({"failure": {"cause": "x", "failure_class": "weather", "summary": "y"}}, "failure.failure_class"),
+        (
+            {"failure": {"cause": "x", "failure_class": "weather", "summary": "y"}},
+            "failure.failure_class",
+        ),
         ({"verdict": {"status": "SPLENDID", "reason": ""}}, "verdict.status"),
         ({"recipe": "one-two"}, "is no name of a recipe"),
         ({"launch": {"server": SERVER, "arm": "../../x", "index": 1}}, "where it does not lie"),
         ({"server": "other"}, "where it does not lie"),
     ],
 )
-def test_a_record_with_a_broken_field_is_left_out_and_the_field_named(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_a_record_with_a_broken_field_is_left_out_and_the_field_named(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
     _place(tmp_path).write_text(json.dumps(case_record() | change))
     loaded = load_results([tmp_path])
     assert loaded.runs == ()
@@ -123,7 +143,9 @@ def test_a_record_with_a_broken_field_is_left_out_and_the_field_named(tmp_path: 
 def test_not_finite_numbers_are_left_out_by_name_and_the_rest_stays(tmp_path: Path) -> None:
     text = json.dumps(case_record(metrics={"output_tput": float("nan"), "ttft_p50": 0.1}))
     _place(tmp_path).write_text(
-        text.replace('"hw": 1', "").replace("0.1", "0.1").replace('"num_warmups": 0', '"num_warmups": 1e999')
+        text.replace('"hw": 1', "")
+        .replace("0.1", "0.1")
+        .replace('"num_warmups": 0', '"num_warmups": 1e999')
     )
     loaded = load_results([tmp_path])
     (case,) = loaded.cases()
@@ -171,12 +193,17 @@ def test_the_whole_record_can_be_read_again(tmp_path: Path) -> None:
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.dictionaries(st.sampled_from(sorted(case_record())), _JSON, max_size=3))
 def test_nothing_in_a_record_makes_loading_raise(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tmp_path / "run" / SERVER / "1k1k-c4" / "launch-1.json"
@@ -186,13 +213,18 @@ def test_nothing_in_a_record_makes_loading_raise(tmp_path: Path, changes: dict[s
     assert len(list(loaded.cases())) + len(loaded.left_out) >= 1
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.data())
 def test_no_damage_to_the_bytes_makes_loading_raise(tmp_path: Path, data: st.DataObject) -> None:
     whole = json.dumps(case_record()).encode()
     cut = data.draw(st.integers(0, len(whole)))
     path = tmp_path / "run" / SERVER / "1k1k-c4" / "launch-1.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(whole[:cut] + data.draw(st.binary(max_size=8)) + whole[cut + data.draw(st.integers(0, 3)) :])
+    path.write_bytes(
+        whole[:cut] + data.draw(st.binary(max_size=8)) + whole[cut + data.draw(st.integers(0, 3)) :]
+    )
     loaded = load_results([tmp_path])
     assert len(list(loaded.cases())) + len(loaded.left_out) >= 1

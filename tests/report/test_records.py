@@ -17,7 +17,10 @@ from pytest_gpubench.report.records import RunFolder, as_utf8, plain, write_reco
 
 def test_record_is_written_whole_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.json"
-    write_record(path, {"failure": Failure("x", "engine", "y"), "map": FrozenMap({"b": (1, 2)}), "path": tmp_path})
+    write_record(
+        path,
+        {"failure": Failure("x", "engine", "y"), "map": FrozenMap({"b": (1, 2)}), "path": tmp_path},
+    )
     write_record(path, {"value": 2})
     assert json.loads(path.read_text()) == {"value": 2}
     assert [entry.name for entry in path.parent.iterdir()] == ["b.json"]
@@ -33,7 +36,9 @@ def test_nan_is_refused_and_the_old_record_stays(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses_is_one_sentence_with_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(GpubenchError, match=r"record .*file/x\.json could not be written: File exists"):
+    with pytest.raises(
+        GpubenchError, match=r"record .*file/x\.json could not be written: File exists"
+    ):
         write_record(tmp_path / "file" / "x.json", {})
 
 
@@ -49,7 +54,12 @@ def test_folder_names_follow_server_workload_and_launch(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_utf8_are_written_out(tmp_path: Path) -> None:
     odd = os.fsdecode(b"/opt/caf\xe9")
-    record = {"env": FrozenMap({"PATH": odd}), odd: [odd, Path(odd)], "half": "a\ud800b", "failure": Failure("x", "engine", odd)}
+    record = {
+        "env": FrozenMap({"PATH": odd}),
+        odd: [odd, Path(odd)],
+        "half": "a\ud800b",
+        "failure": Failure("x", "engine", odd),
+    }
     write_record(tmp_path / "a.json", record)
     found = json.loads((tmp_path / "a.json").read_bytes().decode("utf-8"))
     assert found["env"] == {"PATH": "/opt/caf\\xe9"}

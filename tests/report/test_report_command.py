@@ -13,7 +13,16 @@ from tests.report.synthetic import write_results
 def test_it_writes_what_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_results(tmp_path / "a", 3)
     write_results(tmp_path / "b", 3, run="20260902T120000Z-0002")
-    words = ["-o", f"{tmp_path}/r.html", "--csv", f"{tmp_path}/r.csv", "--markdown", "-", "--against-run", f"{tmp_path}/b"]
+    words = [
+        "-o",
+        f"{tmp_path}/r.html",
+        "--csv",
+        f"{tmp_path}/r.csv",
+        "--markdown",
+        "-",
+        "--against-run",
+        f"{tmp_path}/b",
+    ]
     words += ["--agg", f"{tmp_path}/agg", "--vllm-json", f"{tmp_path}/vllm"]
     assert main(["report", str(tmp_path / "a"), *words]) == 0
     out, err = capsys.readouterr()
@@ -39,6 +48,9 @@ def test_a_user_error_is_a_sentence_and_exit_4(
 ) -> None:
     write_results(tmp_path / "results", 1)
     (tmp_path / "empty").mkdir()
-    words = [word.replace("RESULTS", str(tmp_path / "results")).replace("EMPTY", str(tmp_path / "empty")) for word in words]
+    words = [
+        word.replace("RESULTS", str(tmp_path / "results")).replace("EMPTY", str(tmp_path / "empty"))
+        for word in words
+    ]
     assert main(["report", *words]) == 4
     assert sentence in capsys.readouterr().err

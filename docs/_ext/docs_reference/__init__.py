@@ -1,7 +1,7 @@
 """The reference, made from the sources while the documentation is built: it cannot be stale.
 
-Every function returns the Markdown of one page; `pages` names them all. `docs/_ext/docs_hook.py` hands them to mkdocs, `tests/docs`
-looks for whatever has no description.
+Every function returns the Markdown of one page; `pages` names them all. `docs/_ext/docs_hook.py`
+hands them to mkdocs, `tests/docs` looks for whatever has no description.
 """
 
 from __future__ import annotations

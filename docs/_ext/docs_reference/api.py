@@ -43,7 +43,11 @@ def public_fixtures() -> list[Fixture]:
         if name.startswith("_") or type(value).__name__ != "FixtureFunctionDefinition":
             continue
         function = inspect.unwrap(value)
-        gives = str(inspect.signature(function).return_annotation).removeprefix("Iterator[").removesuffix("]")
+        gives = (
+            str(inspect.signature(function).return_annotation)
+            .removeprefix("Iterator[")
+            .removesuffix("]")
+        )
         gives = gives if not gives.startswith("Callable") else gives + "]"
         scope = value._fixture_function_marker.scope
         found.append(Fixture(name, str(scope), gives, inspect.getdoc(function) or ""))
@@ -63,9 +67,16 @@ def documented_types() -> list[type]:
 
 def api_page() -> str:
     """The page."""
-    rows = [(f"`{one.name}`", one.scope, f"`{one.gives}`", prose(one.doc)) for one in public_fixtures()]
+    rows = [
+        (f"`{one.name}`", one.scope, f"`{one.gives}`", prose(one.doc)) for one in public_fixtures()
+    ]
     lines = [_HEAD, table(("fixture", "scope", "gives", "meaning"), rows), _SUITE]
-    lines.append(table(("test", "what it asserts"), [(f"`{name}`", prose(doc)) for name, doc in suite_tests().items()]))
+    lines.append(
+        table(
+            ("test", "what it asserts"),
+            [(f"`{name}`", prose(doc)) for name, doc in suite_tests().items()],
+        )
+    )
     lines.append(_TYPES)
     lines += [f"::: {found.__module__}.{found.__qualname__}\n" for found in documented_types()]
     return "\n".join(lines)

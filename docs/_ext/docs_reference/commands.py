@@ -51,7 +51,13 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction):
             continue
-        value = action.metavar if isinstance(action.metavar, str) else action.dest.upper() if action.option_strings else action.dest
+        value = (
+            action.metavar
+            if isinstance(action.metavar, str)
+            else action.dest.upper()
+            if action.option_strings
+            else action.dest
+        )
         if action.choices is not None:
             value = "{" + ",".join(str(choice) for choice in action.choices) + "}"
         takes = value if action.nargs != 0 else ""

@@ -28,7 +28,8 @@ def code(text: object) -> str:
 
 
 def prose(text: str) -> str:
-    """A docstring's words as Markdown: double backticks become single ones, angle brackets stay what they are."""
+    """A docstring's words as Markdown: double backticks become single ones, angle brackets stay
+    what they are."""
     return text.replace("``", "`").replace("<", "&lt;")
 
 
@@ -42,10 +43,24 @@ def sentence(text: str) -> str:
 def attribute_docstrings(source: ModuleType | type) -> dict[str, str]:
     """What stands in a string below each assignment of a module or class, by name."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(source)))
-    body = tree.body if isinstance(source, ModuleType) else next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+    body = (
+        tree.body
+        if isinstance(source, ModuleType)
+        else next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+    )
     found: dict[str, str] = {}
     for node, after in itertools.pairwise(body):
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        target = (
+            node.targets[0]
+            if isinstance(node, ast.Assign)
+            else node.target
+            if isinstance(node, ast.AnnAssign)
+            else None
+        )
+        if (
+            isinstance(target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
             found[target.id] = inspect.cleandoc(str(after.value.value))
     return found

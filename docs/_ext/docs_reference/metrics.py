@@ -14,5 +14,8 @@ Made from the table that measurements, gates and reports share. [Measuring](../m
 def metrics_page() -> str:
     """The page."""
     words = {"higher": "higher", "lower": "lower", "neutral": "neither"}
-    rows = [(code(metric.name), metric.unit, words[metric.direction], prose(metric.definition)) for metric in METRICS.values()]
+    rows = [
+        (code(metric.name), metric.unit, words[metric.direction], prose(metric.definition))
+        for metric in METRICS.values()
+    ]
     return _HEAD + "\n" + table(("name", "unit", "better", "definition"), rows) + "\n"

@@ -38,7 +38,11 @@ class Declarations:
         return self
 
     def addoption(self, *names: str, **declared: Any) -> None:
-        value = "" if declared.get("action") in ("store_true", "store_false", "store_const") else str(declared.get("metavar") or "")
+        value = (
+            ""
+            if declared.get("action") in ("store_true", "store_false", "store_const")
+            else str(declared.get("metavar") or "")
+        )
         if declared.get("choices"):
             value = ", ".join(str(choice) for choice in declared["choices"])
         self.options.append(Declared(names[0], str(declared.get("help") or ""), value))
@@ -61,9 +65,21 @@ def options_page() -> str:
     rows = []
     for option in kept.options:
         twin = inis.pop(option.name.removeprefix("--").replace("-", "_"), None)
-        rows.append((code(option.name), code(option.value), prose(option.help), code(twin.name) if twin else ""))
+        rows.append(
+            (
+                code(option.name),
+                code(option.value),
+                prose(option.help),
+                code(twin.name) if twin else "",
+            )
+        )
     lines = [_HEAD, table(("option", "value", "meaning", "ini"), rows)]
     if inis:
         lines.append("\n## Only in the ini file\n")
-        lines.append(table(("name", "type", "meaning"), [(code(ini.name), ini.value, prose(ini.help)) for ini in inis.values()]))
+        lines.append(
+            table(
+                ("name", "type", "meaning"),
+                [(code(ini.name), ini.value, prose(ini.help)) for ini in inis.values()],
+            )
+        )
     return "\n".join(lines) + "\n"

@@ -28,7 +28,11 @@ _PYTESTS = (
     ("1", "a test failed: a verdict is FAIL, or a server or a case failed"),
     ("2", "the run was interrupted; finished cases keep their records"),
     ("3", "an error inside pytest or a plugin"),
-    ("4", "a recipe, an option or a file cannot be used; the sentence says which, where, and what to do"),
+    (
+        "4",
+        "a recipe, an option or a file cannot be used; the sentence says which, where, "
+        "and what to do",
+    ),
     ("5", "nothing was selected, or nothing but cases and all of them were skipped"),
 )
 _FAILURES = """# Failures
@@ -52,20 +56,39 @@ def verdicts() -> dict[str, str]:
 
 
 def exit_codes() -> dict[str, list[tuple[str, str]]]:
-    """Codes and meanings, of pytest and of `gpubench`; our own from the docstrings of their constants."""
-    modules = [cli, *(import_module(f"{commands.__name__}.{found.name}") for found in iter_modules(commands.__path__))]
+    """Codes and meanings, of pytest and of `gpubench`; our own from the docstrings of their
+    constants."""
+    modules = [
+        cli,
+        *(
+            import_module(f"{commands.__name__}.{found.name}")
+            for found in iter_modules(commands.__path__)
+        ),
+    ]
     ours = sorted(code for module in modules for code in _codes(module))
-    return {"pytest": [*_PYTESTS, *_codes(outcomes)], "gpubench": [("0", "it is done"), *ours, *_OTHERS]}
+    return {
+        "pytest": [*_PYTESTS, *_codes(outcomes)],
+        "gpubench": [("0", "it is done"), *ours, *_OTHERS],
+    }
 
 
 def _codes(module: ModuleType) -> list[tuple[str, str]]:
     said = attribute_docstrings(module)
-    return [(str(getattr(module, name)), text) for name, text in said.items() if name.startswith("EXIT_")]
+    return [
+        (str(getattr(module, name)), text)
+        for name, text in said.items()
+        if name.startswith("EXIT_")
+    ]
 
 
 def outcomes_page() -> str:
     """The page of verdicts and exit codes."""
-    lines = [_VERDICTS, table(("verdict", "meaning"), [(code(name), prose(text)) for name, text in verdicts().items()])]
+    lines = [
+        _VERDICTS,
+        table(
+            ("verdict", "meaning"), [(code(name), prose(text)) for name, text in verdicts().items()]
+        ),
+    ]
     for program, codes in exit_codes().items():
         rows = [(number, sentence(prose(text))) for number, text in codes]
         lines += [f"\n## Exit codes of {program}\n", table(("code", "meaning"), rows)]
@@ -82,7 +105,8 @@ class Raised:
 
 
 def raised() -> list[Raised]:
-    """Every `Failure("cause", "class", "summary")` of the package, one per cause; what is put in at run time is an ellipsis."""
+    """Every `Failure("cause", "class", "summary")` of the package, one per cause; what is put in at
+    run time is an ellipsis."""
     found: dict[tuple[str, str], Raised] = {}
     for path in sorted(Path(pytest_gpubench.__file__).parent.rglob("*.py")):
         for one in _failures(ast.parse(path.read_text(encoding="utf-8"))):
@@ -93,21 +117,39 @@ def raised() -> list[Raised]:
 
 
 def _failures(tree: ast.Module) -> Iterator[Raised]:
-    words = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    words = {
+        ast.unparse(node.targets[0]): node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+    }
     for scope in ast.walk(tree):
         if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _failures_of(scope, words)
 
 
-def _failures_of(scope: ast.FunctionDef | ast.AsyncFunctionDef, words: Mapping[str, ast.expr]) -> Iterator[Raised]:
-    said = [node for node in ast.walk(scope) if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
-    calls = [node for node in ast.walk(scope) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Failure"]
+def _failures_of(
+    scope: ast.FunctionDef | ast.AsyncFunctionDef, words: Mapping[str, ast.expr]
+) -> Iterator[Raised]:
+    said = [
+        node
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    ]
+    calls = [
+        node
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Failure"
+    ]
     for call in calls:
         if len(call.args) < 3:
             continue
         names, failure_class, summary = call.args[:3]
         if isinstance(summary, ast.Name):
-            before = [one for one in said if ast.unparse(one.targets[0]) == summary.id and one.lineno <= call.lineno]
+            before = [
+                one
+                for one in said
+                if ast.unparse(one.targets[0]) == summary.id and one.lineno <= call.lineno
+            ]
             summary = max(before, key=lambda one: one.lineno).value if before else summary
         if isinstance(failure_class, ast.Constant):
             for name in _constants(words.get(ast.unparse(names), names)):
@@ -129,7 +171,11 @@ def _text(node: ast.expr) -> str:
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
         parts = [str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values]
-        return re.sub(r"…[ …]*…", "…", "".join(parts)) if any(part.strip("… .:;,") for part in parts) else ""
+        return (
+            re.sub(r"…[ …]*…", "…", "".join(parts))
+            if any(part.strip("… .:;,") for part in parts)
+            else ""
+        )
     return ""
 
 
@@ -137,11 +183,24 @@ def failures_page() -> str:
     """The page of failures."""
     classes = [(code(name), sentence(prose(text))) for name, text in FAILURE_CLASSES.items()]
     lines = [_FAILURES, table(("class", "meaning"), classes)]
-    lines.append("\n## Told from the engine's log\n\nThe first that fits the root cause in the log, in this order.\n")
-    known = [(code(cause.name), cause.failure_class, prose(cause.summary), prose(cause.remedy)) for cause in CAUSES]
+    lines.append(
+        "\n## Told from the engine's log\n\nThe first that fits the root cause in the "
+        "log, in this order.\n"
+    )
+    known = [
+        (code(cause.name), cause.failure_class, prose(cause.summary), prose(cause.remedy))
+        for cause in CAUSES
+    ]
     lines.append(table(_CAUSES, known))
-    lines.append("\n## Told by the benchmark itself\n\n`…` stands for what is filled in; no text: it is made at run time.\n")
+    lines.append(
+        "\n## Told by the benchmark itself\n\n`…` stands for what is filled in; no "
+        "text: it is made at run time.\n"
+    )
     names = {cause.name for cause in CAUSES}
-    own = [(code(one.cause), one.failure_class, sentence(prose(one.summary))) for one in raised() if one.cause not in names]
+    own = [
+        (code(one.cause), one.failure_class, sentence(prose(one.summary)))
+        for one in raised()
+        if one.cause not in names
+    ]
     lines.append(table(_CAUSES[:3], own))
     return "\n".join(lines) + "\n"

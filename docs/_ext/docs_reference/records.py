@@ -19,7 +19,9 @@ _PARTS = (
 
 def fields_of(model: type[Record]) -> dict[str, str]:
     """Description by field, as the file spells it."""
-    return {field.alias or name: field.description or "" for name, field in model.model_fields.items()}
+    return {
+        field.alias or name: field.description or "" for name, field in model.model_fields.items()
+    }
 
 
 def records_page() -> str:

@@ -16,7 +16,10 @@ Made from the schema that checks the file; `gpubench schema` prints it for edito
 A key that is not listed is an error. Wherever a number may be computed, `${...}` may stand instead.
 """
 _TITLES = {
-    "File": ("The file", "Reserved keys; every other key at the top is the name of a [recipe](#recipe)."),
+    "File": (
+        "The file",
+        "Reserved keys; every other key at the top is the name of a [recipe](#recipe).",
+    ),
     "Recipe": ("Recipe", ""),
     "When": ("when", ""),
     "Scenarios": ("scenarios", ""),
@@ -26,7 +29,10 @@ _TITLES = {
     "ClientKeys": ("client", ""),
     "SloKeys": ("slo", ""),
     "Runner": ("runners", ""),
-    "GateKeys": ("gates", "A metric takes a percentage (its tolerance), `false` (it is not gated) or a map of these."),
+    "GateKeys": (
+        "gates",
+        "A metric takes a percentage (its tolerance), `false` (it is not gated) or a map of these.",
+    ),
     "AcceptanceGateKeys": ("gates of acceptance_length", ""),
     "RatioGate": ("ratios", ""),
 }
@@ -48,13 +54,17 @@ def schema_keys() -> list[Key]:
     """Every key, part by part, in the order of the schema."""
     schema = json_schema()
     parts = {"File": schema, **schema["$defs"]}
-    order = [name for name in _TITLES if name in parts] + [name for name in parts if name not in _TITLES]
+    order = [name for name in _TITLES if name in parts] + [
+        name for name in parts if name not in _TITLES
+    ]
     return [key for part in order for key in _keys(part, parts[part])]
 
 
 def _keys(part: str, schema: dict[str, Any]) -> list[Key]:
     workload = attribute_docstrings(Workload) if part == "ClientKeys" else {}
-    defaults = {field.name: field.default for field in fields(Workload)} if part == "ClientKeys" else {}
+    defaults = (
+        {field.name: field.default for field in fields(Workload)} if part == "ClientKeys" else {}
+    )
     required = schema.get("required", [])
     made = []
     for name, value in schema.get("properties", {}).items():
@@ -62,7 +72,9 @@ def _keys(part: str, schema: dict[str, Any]) -> list[Key]:
         default = value.get("default", defaults.get(attribute))
         if default is None:
             default = defaults.get(attribute)
-        shown = "" if default is None or default is MISSING or default == "" else code(_plain(default))
+        shown = (
+            "" if default is None or default is MISSING or default == "" else code(_plain(default))
+        )
         meaning = value.get("description") or workload.get(attribute, "")
         made.append(Key(part, name, _kind(value), shown, name in required, prose(meaning)))
     return made
@@ -78,7 +90,9 @@ def _kind(value: dict[str, Any]) -> str:
         title = _TITLES.get(name, (name, ""))[0]
         return f"[{title}](#{_anchor(title)})"
     if "anyOf" in value:
-        return " or ".join(dict.fromkeys(_kind(part) for part in value["anyOf"] if part.get("type") != "null"))
+        return " or ".join(
+            dict.fromkeys(_kind(part) for part in value["anyOf"] if part.get("type") != "null")
+        )
     if "const" in value:
         return code(_plain(value["const"]))
     if value.get("enum") == sorted(METRICS):
@@ -94,7 +108,11 @@ def _kind(value: dict[str, Any]) -> str:
         inner = value.get("additionalProperties")
         return f"map to {_kind(inner)}" if isinstance(inner, dict) and inner else "map"
     if "pattern" in value:
-        return "`${...}`" if value["pattern"].startswith((r"\$\{", r"^\$\{")) else f"text like `{value['pattern']}`"
+        return (
+            "`${...}`"
+            if value["pattern"].startswith((r"\$\{", r"^\$\{"))
+            else f"text like `{value['pattern']}`"
+        )
     words = {"string": "text", "boolean": "true or false"}
     return words.get(kind, str(kind)) + _bounds(value)
 
@@ -126,7 +144,13 @@ def schema_page() -> str:
         if about:
             lines.append(cell(about).replace("\\|", "|") + "\n")
         rows = [
-            (code(key.name) + (" (required)" if key.required else ""), key.kind, key.default, key.meaning or "?") for key in keys
+            (
+                code(key.name) + (" (required)" if key.required else ""),
+                key.kind,
+                key.default,
+                key.meaning or "?",
+            )
+            for key in keys
         ]
         lines.append(table(("key", "value", "default", "meaning"), rows) + "\n")
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""Everything the doctor knows, one small function per rule, in one table; and the examination of a server by all of them.
+"""Everything the doctor knows, one small function per rule, in one table; and the examination of a
+server by all of them.
 
 Pure: no files, no GPU, no clock.
 """
@@ -9,7 +10,17 @@ from collections.abc import Iterable
 
 from pytest_gpubench.doctor.context import Config, Node, Rule, Symptom, context_of
 from pytest_gpubench.doctor.findings import Finding, in_order
-from pytest_gpubench.doctor.rules import attention, capacity, drafting, memory, minimax, names, parallelism, prompting, quantization
+from pytest_gpubench.doctor.rules import (
+    attention,
+    capacity,
+    drafting,
+    memory,
+    minimax,
+    names,
+    parallelism,
+    prompting,
+    quantization,
+)
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
@@ -44,14 +55,23 @@ def examine(
         spec: the server as it would be launched (vLLM; for other frameworks nothing is found).
         cases: the cases that it will answer.
         hardware: the hardware that it is meant for.
-        target: the model's config.json as plain data; None: the built-in facts about the repository, if there are any.
+        target: the model's config.json as plain data; None: the built-in facts about the
+        repository, if there are any.
         draft: the draft's config.json, likewise.
         node: facts about the machine at hand; None when planning for another one.
         chat_template: whether the model's tokenizer has a chat template; None: not known.
     """
     if spec.framework != "vllm":
         return ()
-    context = context_of(spec, cases, hardware=hardware, target=target, draft=draft, node=node, chat_template=chat_template)
+    context = context_of(
+        spec,
+        cases,
+        hardware=hardware,
+        target=target,
+        draft=draft,
+        node=node,
+        chat_template=chat_template,
+    )
     return in_order(_finding(rule, symptom) for rule in RULES for symptom in rule.check(context))
 
 

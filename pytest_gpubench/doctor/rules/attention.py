@@ -11,8 +11,20 @@ from pytest_gpubench.doctor.shape import ModelShape
 
 _SMALL_PAGES = (16, 32, 64)
 _ALL_PAGES = (16, 32, 64, 128, 256, 512, 1024)
-_EXACT = {"ROCM_AITER_FA": (16, 32), "FLASHMLA": (64,), "CUTLASS_MLA": (128,), "FLASHINFER_MLA": (32, 64)}
-_MULTIPLES = {"FLASH_ATTN": 16, "TRITON_ATTN": 16, "FLEX_ATTENTION": 16, "ROCM_ATTN": 16, "TRITON_MLA": 16, "CPU_ATTN": 32}
+_EXACT = {
+    "ROCM_AITER_FA": (16, 32),
+    "FLASHMLA": (64,),
+    "CUTLASS_MLA": (128,),
+    "FLASHINFER_MLA": (32, 64),
+}
+_MULTIPLES = {
+    "FLASH_ATTN": 16,
+    "TRITON_ATTN": 16,
+    "FLEX_ATTENTION": 16,
+    "ROCM_ATTN": 16,
+    "TRITON_MLA": 16,
+    "CPU_ATTN": 32,
+}
 _CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _NVIDIA_ONLY = ("FLASHINFER", "FLASHMLA", "CUTLASS", "TRITON_FLASHINFER")
 
@@ -29,7 +41,11 @@ class _Kernel:
         return size in self.exact or (self.multiple > 0 and size % self.multiple == 0)
 
     def __str__(self) -> str:
-        return f"{self.name}: {list(self.exact)}" if self.exact else f"{self.name}: [MultipleOf({self.multiple})]"
+        return (
+            f"{self.name}: {list(self.exact)}"
+            if self.exact
+            else f"{self.name}: [MultipleOf({self.multiple})]"
+        )
 
 
 def _kernel(name: str, context: ServerContext) -> _Kernel | None:
@@ -47,7 +63,8 @@ def _kernel(name: str, context: ServerContext) -> _Kernel | None:
 
 
 def _automatic(context: ServerContext, shape: ModelShape | None) -> str | None:
-    """The backend that vLLM takes by itself for ordinary attention; None where it depends on more than we know."""
+    """The backend that vLLM takes by itself for ordinary attention; None where it depends on more
+    than we know."""
     if context.on_cpu:
         return "CPU_ATTN"
     if context.hardware.platform != "cuda" or shape is None or shape.latent_dim:
@@ -61,36 +78,49 @@ def draft_backend(context: ServerContext) -> str | None:
         return None
     if context.on_cpu:
         return "CPU_ATTN"
-    return context.asked_draft_backend or context.settings.attention_backend or _automatic(context, context.draft)
+    return (
+        context.asked_draft_backend
+        or context.settings.attention_backend
+        or _automatic(context, context.draft)
+    )
 
 
 def _kernels(context: ServerContext) -> list[_Kernel]:
-    """Of the target's sparse layers, of its ordinary ones, and of the draft, as far as we know them."""
+    """Of the target's sparse layers, of its ordinary ones, and of the draft, as far as we know
+    them."""
     kernels: list[_Kernel] = []
     names: list[str | None] = []
     target = context.target
     if target is not None:
         if target.sparse is not None and target.sparse.block_size is not None:
             kernels.append(_Kernel("MINIMAX_M3_SPARSE", (target.sparse.block_size,)))
-        if target.sparse is None or (target.layers is not None and target.sparse.layers < target.layers):
+        if target.sparse is None or (
+            target.layers is not None and target.sparse.layers < target.layers
+        ):
             names.append(_target_backend(context) or _automatic(context, target))
     names.append(draft_backend(context))
-    kernels += [kernel for name in dict.fromkeys(names) if name and (kernel := _kernel(name, context))]
+    kernels += [
+        kernel for name in dict.fromkeys(names) if name and (kernel := _kernel(name, context))
+    ]
     return kernels
 
 
 def common_block_size(context: ServerContext) -> Iterator[Symptom]:
     kernels = _kernels(context)
     size = block_size_of(context.settings, context.target, context.hardware)
-    if not kernels or (context.settings.block_size is None and not (context.target and context.target.sparse)):
+    if not kernels or (
+        context.settings.block_size is None and not (context.target and context.target.sparse)
+    ):
         return  # left open, vLLM looks for a size that suits every backend
     smaller = {exact for kernel in kernels for exact in kernel.exact if size % exact == 0}
     if any(all(kernel.takes(candidate) for kernel in kernels) for candidate in {size, *smaller}):
         return
     packed = "VLLM_KV_CACHE_LAYOUT" in context.settings.environment
     yield Symptom(
-        f"No block size suits every attention backend at block size {size} ({'; '.join(map(str, kernels))}); "
-        "vLLM finds out after the weights are loaded." + (" A packed VLLM_KV_CACHE_LAYOUT may avoid it." if packed else ""),
+        f"No block size suits every attention backend at block size {size} "
+        f"({'; '.join(map(str, kernels))}); "
+        "vLLM finds out after the weights are loaded."
+        + (" A packed VLLM_KV_CACHE_LAYOUT may avoid it." if packed else ""),
         _block_remedy(context, kernels),
         {"size": size, "backends": "; ".join(map(str, kernels))},
         severity="warning" if packed else None,
@@ -98,26 +128,48 @@ def common_block_size(context: ServerContext) -> Iterator[Symptom]:
 
 
 def _block_remedy(context: ServerContext, kernels: list[_Kernel]) -> str:
-    culprits = [kernel.name for kernel in kernels if kernel.name != "MINIMAX_M3_SPARSE" and not kernel.multiple]
+    culprits = [
+        kernel.name
+        for kernel in kernels
+        if kernel.name != "MINIMAX_M3_SPARSE" and not kernel.multiple
+    ]
     sparse = context.target.sparse if context.target else None
     if sparse and culprits and not context.on_cpu:
-        where = "speculative.attention-backend" if draft_backend(context) in culprits else "serve.attention-backend"
+        where = (
+            "speculative.attention-backend"
+            if draft_backend(context) in culprits
+            else "serve.attention-backend"
+        )
         return f"Set {where} to FLASH_ATTN (or TRITON_ATTN) instead of {culprits[0]}."
-    wanted = (sparse and sparse.block_size) or max(kernel.multiple or min(kernel.exact) for kernel in kernels)
+    wanted = (sparse and sparse.block_size) or max(
+        kernel.multiple or min(kernel.exact) for kernel in kernels
+    )
     return f"Set serve.block-size to a multiple of {wanted}, or leave it out."
 
 
 def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
     draft, target = context.draft, context.target
-    if draft is None or target is None or not context.is_family(100) or draft_backend(context) != "FLASHINFER":
+    if (
+        draft is None
+        or target is None
+        or not context.is_family(100)
+        or draft_backend(context) != "FLASHINFER"
+    ):
         return
     size = block_size_of(context.settings, target, context.hardware)
     if size > 64 and draft.is_mha and not target.is_mha:
-        how = "is set to" if context.asked_draft_backend else "has no attention backend, so that vLLM takes"
+        how = (
+            "is set to"
+            if context.asked_draft_backend
+            else "has no attention backend, so that vLLM takes"
+        )
         yield Symptom(
-            f"The draft {how} FLASHINFER on {context.hardware.key}; it has a KV head for each of its {draft.heads} query heads, "
-            f"and FlashInfer has pages of {size} tokens only for grouped heads. vLLM finds out after the weights are loaded.",
-            "Set speculative.attention-backend to FLASH_ATTN, or use a draft with grouped heads (GQA).",
+            f"The draft {how} FLASHINFER on {context.hardware.key}; it has a KV head for each of "
+            f"its {draft.heads} query heads, "
+            f"and FlashInfer has pages of {size} tokens only for grouped heads. vLLM finds out "
+            "after the weights are loaded.",
+            "Set speculative.attention-backend to FLASH_ATTN, or use a draft with "
+            "grouped heads (GQA).",
             {"size": size},
         )
 
@@ -137,11 +189,15 @@ def head_size(context: ServerContext) -> Iterator[Symptom]:
             "TRITON_ATTN": dim < 32,
         }
         # only a backend that is asked for by name cannot be replaced by another one
-        asked = backend == context.settings.attention_backend or (who == "draft" and backend == context.asked_draft_backend)
+        asked = backend == context.settings.attention_backend or (
+            who == "draft" and backend == context.asked_draft_backend
+        )
         if wrong.get(backend) and (asked or backend == "CPU_ATTN"):
             yield Symptom(
                 f"The {who}'s head size {dim} is not one that {backend} has kernels for.",
-                "Choose another attention backend." if backend != "CPU_ATTN" else "This model needs a GPU.",
+                "Choose another attention backend."
+                if backend != "CPU_ATTN"
+                else "This model needs a GPU.",
                 {"backend": backend},
             )
 
@@ -156,14 +212,26 @@ def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
         if name is None:
             continue
         if platform == "cpu":
-            message = f"The CPU has one attention backend: {name} is passed over (and logged as an error)."
+            message = (
+                f"The CPU has one attention backend: {name} is passed over (and logged as "
+                "an error)."
+            )
             says = {"sentence": f"Cannot use AttentionBackendEnum.{name} backend on CPU."}
-            yield Symptom(message, "Nothing to do; on a GPU the setting counts.", says, severity="note")
-        elif (platform == "cuda" and name.startswith("ROCM_")) or (platform == "rocm" and name.startswith(_NVIDIA_ONLY)):
+            yield Symptom(
+                message, "Nothing to do; on a GPU the setting counts.", says, severity="note"
+            )
+        elif (platform == "cuda" and name.startswith("ROCM_")) or (
+            platform == "rocm" and name.startswith(_NVIDIA_ONLY)
+        ):
             yield Symptom(
                 f"{name} does not run on {context.hardware.key} ({platform}).",
                 "Choose a backend of this platform; TRITON_ATTN runs on both.",
-                {"sentence": f"Selected backend AttentionBackendEnum.{name} is not valid for this configuration."},
+                {
+                    "sentence": (
+                        f"Selected backend AttentionBackendEnum.{name} is not valid for "
+                        "this configuration."
+                    )
+                },
             )
 
 
@@ -172,7 +240,9 @@ def fp8_cache_of_flash_attention(context: ServerContext) -> Iterator[Symptom]:
     backends = {context.settings.attention_backend, draft_backend(context)}
     if context.hardware.platform != "cuda" or "FLASH_ATTN" not in backends:
         return
-    if kind == "fp8_e5m2" or (kind in ("fp8", "fp8_e4m3") and not (context.is_family(90) or context.is_family(100))):
+    if kind == "fp8_e5m2" or (
+        kind in ("fp8", "fp8_e4m3") and not (context.is_family(90) or context.is_family(100))
+    ):
         yield Symptom(
             f"FLASH_ATTN cannot read a {kind} KV cache on {context.hardware.key}.",
             "Use kv-cache-dtype auto, or fp8 (e4m3) on Hopper or Blackwell.",
@@ -202,7 +272,8 @@ RULES: tuple[Rule, ...] = (
         "head sizes that the chosen backend has",
         "error",
         "read in source",
-        "Selected backend {backend} is not valid for this configuration. Reason: ['head_size not supported']",
+        "Selected backend {backend} is not valid for this configuration. Reason: "
+        "['head_size not supported']",
         head_size,
     ),
     Rule(

@@ -23,10 +23,20 @@ def context_of_model(context: ServerContext) -> Iterator[Symptom]:
     asked, target = context.settings.max_model_len, context.target
     if asked is None or target is None or not target.max_length or asked <= target.max_length:
         return
-    allowed = context.settings.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0").lower() in ("1", "true")
+    allowed = context.settings.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0").lower() in (
+        "1",
+        "true",
+    )
     yield Symptom(
         f"max-model-len {asked} is above the model's {target.max_length} ({target.max_length_key})"
-        + ("; VLLM_ALLOW_LONG_MAX_MODEL_LEN lets it start, positions beyond the model's may give NaN." if allowed else "."),
+        + (
+            (
+                "; VLLM_ALLOW_LONG_MAX_MODEL_LEN lets it start, positions beyond the "
+                "model's may give NaN."
+            )
+            if allowed
+            else "."
+        ),
         f"Use {target.max_length} or less.",
         {"asked": asked, "key": target.max_length_key, "derived": target.max_length},
         severity="warning" if allowed else None,
@@ -41,7 +51,8 @@ def context_of_requests(context: ServerContext) -> Iterator[Symptom]:
     if too_long:
         longest = max(case.workload.isl + case.workload.osl for case in too_long)
         yield Symptom(
-            f"Input (chat template included) plus output grows to {longest} tokens, the server takes {limit}: vLLM refuses a "
+            f"Input (chat template included) plus output grows to {longest} tokens, the server "
+            f"takes {limit}: vLLM refuses a "
             "longer prompt and silently cuts the output of the others.",
             f"Set max-model-len to {longest} or more.",
             {"limit": limit},
@@ -53,7 +64,8 @@ def batch_below_sequences(context: ServerContext) -> Iterator[Symptom]:
     settings = context.settings
     if settings.max_num_batched_tokens < settings.max_num_seqs:
         yield Symptom(
-            f"max-num-batched-tokens {settings.max_num_batched_tokens} is below max-num-seqs {settings.max_num_seqs}.",
+            f"max-num-batched-tokens {settings.max_num_batched_tokens} is below "
+            f"max-num-seqs {settings.max_num_seqs}.",
             f"Raise max-num-batched-tokens to {settings.max_num_seqs} or lower max-num-seqs.",
             {"batched": settings.max_num_batched_tokens, "seqs": settings.max_num_seqs},
         )
@@ -61,9 +73,14 @@ def batch_below_sequences(context: ServerContext) -> Iterator[Symptom]:
 
 def batch_below_context(context: ServerContext) -> Iterator[Symptom]:
     settings, limit = context.settings, _length_limit(context)
-    if not settings.chunked_prefill and limit is not None and settings.max_num_batched_tokens < limit:
+    if (
+        not settings.chunked_prefill
+        and limit is not None
+        and settings.max_num_batched_tokens < limit
+    ):
         yield Symptom(
-            f"Without chunked prefill a prompt must fit into one batch, but max-num-batched-tokens "
+            "Without chunked prefill a prompt must fit into one batch, but "
+            "max-num-batched-tokens "
             f"{settings.max_num_batched_tokens} is below max-model-len {limit}.",
             f"Raise max-num-batched-tokens to {limit}, or leave chunked prefill on.",
             {"batched": settings.max_num_batched_tokens, "limit": limit},
@@ -76,7 +93,8 @@ def batch_below_decode(context: ServerContext) -> Iterator[Symptom]:
     if cut:
         most = max(context.conc_per_rank(case) for case in cut)
         yield Symptom(
-            f"{most} requests with {width} tokens per step do not fit into one batch of {limit} tokens: some wait in every step.",
+            f"{most} requests with {width} tokens per step do not fit into one batch of "
+            f"{limit} tokens: some wait in every step.",
             f"Raise max-num-batched-tokens to {most * width}.",
             cases=_ids(cut),
         )
@@ -90,7 +108,8 @@ def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
         rank = context.per_rank
         whose = "" if context.settings.max_num_seqs_given else " (vLLM's default here)"
         yield Symptom(
-            f"{most} requests in flight{rank}, the server runs {limit}{whose} at once: the others queue, and TTFT "
+            f"{most} requests in flight{rank}, the server runs {limit}{whose} at once: the others "
+            "queue, and TTFT "
             "measures the queue.",
             f"Raise max-num-seqs to {most}.",
             cases=_ids(queued),
@@ -98,7 +117,8 @@ def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
 
 
 def captured(limit: int) -> int:
-    """The largest batch that vLLM captures for ``max_cudagraph_capture_size=limit``: 1, 2, 4, every 8 below 256, every 16 above."""
+    """The largest batch that vLLM captures for ``max_cudagraph_capture_size=limit``: 1, 2, 4, every
+    8 below 256, every 16 above."""
     if limit >= 256:
         return limit - limit % 16
     if limit >= 8:
@@ -133,7 +153,8 @@ def capture_below_batch(context: ServerContext) -> Iterator[Symptom]:
         per = context.per_rank
         default = "" if given else " (vLLM's default)"
         yield Symptom(
-            f"Decode batches grow to {most} tokens{per} (concurrency x (1 + draft tokens)), CUDA graphs are captured up to "
+            f"Decode batches grow to {most} tokens{per} (concurrency x (1 + draft tokens)), CUDA "
+            "graphs are captured up to "
             f"{limit}{default}: larger batches run without a graph, silently.",
             f"Set max-cudagraph-capture-size to {most} or more.",
             cases=_ids(eager),
@@ -146,7 +167,8 @@ def capture_contradiction(context: ServerContext) -> Iterator[Symptom]:
     kept = [size for size in sizes if size <= context.settings.max_num_batched_tokens]
     if _graphs(context) and limit is not None and sizes and limit != max(kept, default=0):
         yield Symptom(
-            f"max-cudagraph-capture-size {limit}, but the largest of cudagraph-capture-sizes is {max(kept, default=0)}.",
+            f"max-cudagraph-capture-size {limit}, but the largest of "
+            f"cudagraph-capture-sizes is {max(kept, default=0)}.",
             "Give one of the two.",
             {"limit": limit, "largest": max(kept, default=0)},
         )
@@ -165,7 +187,9 @@ def capture_truncated(context: ServerContext) -> Iterator[Symptom]:
             else "vLLM captures 1, 2, 4, every 8 below 256, every 16 above"
         )
         yield Symptom(
-            f"max-cudagraph-capture-size {limit} becomes {kept}: {why}.", f"Write {kept}, if that is meant.", {"kept": kept}
+            f"max-cudagraph-capture-size {limit} becomes {kept}: {why}.",
+            f"Write {kept}, if that is meant.",
+            {"kept": kept},
         )
 
 
@@ -175,7 +199,8 @@ RULES: tuple[Rule, ...] = (
         "max-model-len within the model's own context",
         "error",
         "seen on the CPU engine",
-        "User-specified max_model_len ({asked}) is greater than the derived max_model_len ({key}={derived} or "
+        "User-specified max_model_len ({asked}) is greater than the derived max_model_len "
+        "({key}={derived} or "
         "model_max_length=None in model's config.json).",
         context_of_model,
     ),
@@ -192,7 +217,8 @@ RULES: tuple[Rule, ...] = (
         "max-num-batched-tokens at least max-num-seqs",
         "error",
         "seen on the CPU engine",
-        "max_num_batched_tokens ({batched}) must be greater than or equal to max_num_seqs ({seqs}).",
+        "max_num_batched_tokens ({batched}) must be greater than or equal to "
+        "max_num_seqs ({seqs}).",
         batch_below_sequences,
     ),
     Rule(
@@ -200,11 +226,19 @@ RULES: tuple[Rule, ...] = (
         "without chunked prefill, max-num-batched-tokens at least max-model-len",
         "error",
         "seen on the CPU engine",
-        "max_num_batched_tokens ({batched}) is smaller than max_model_len ({limit}). This effectively limits the maximum sequence "
+        "max_num_batched_tokens ({batched}) is smaller than max_model_len ({limit}). This "
+        "effectively limits the maximum sequence "
         "length to max_num_batched_tokens and makes vLLM reject longer sequences.",
         batch_below_context,
     ),
-    Rule("batch-below-decode", "one batch holds every request's step", "warning", "read in source", "", batch_below_decode),
+    Rule(
+        "batch-below-decode",
+        "one batch holds every request's step",
+        "warning",
+        "read in source",
+        "",
+        batch_below_decode,
+    ),
     Rule(
         "concurrency-above-sequences",
         "max-num-seqs at least the concurrency of a data-parallel rank",
@@ -226,7 +260,8 @@ RULES: tuple[Rule, ...] = (
         "one capture limit",
         "error",
         "read in source",
-        "customized max_cudagraph_capture_size(={limit}) should be consistent with the max value of "
+        "customized max_cudagraph_capture_size(={limit}) should be consistent with the max value "
+        "of "
         "cudagraph_capture_sizes(={largest})",
         capture_contradiction,
     ),

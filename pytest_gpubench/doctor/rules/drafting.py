@@ -34,12 +34,21 @@ def draft_tp(context: ServerContext) -> Iterator[Symptom]:
             "'tensor_parallel_size' is not a valid argument in the speculative_config. "
             "Please pass 'draft_tensor_parallel_size' instead."
         )
-        yield Symptom("speculative has a key tensor_parallel_size.", "Name it draft-tensor-parallel-size.", {"sentence": says})
+        yield Symptom(
+            "speculative has a key tensor_parallel_size.",
+            "Name it draft-tensor-parallel-size.",
+            {"sentence": says},
+        )
     asked = context.draft_option("draft_tensor_parallel_size")
     if asked is not None and asked not in (1, context.tp):
-        says = f"speculative_draft_tensor_parallel_size={asked} cannot be other value than 1 or target model tensor_parallel_size"
+        says = (
+            f"speculative_draft_tensor_parallel_size={asked} cannot be other value than 1 "
+            "or target model tensor_parallel_size"
+        )
         yield Symptom(
-            f"The draft's tensor parallel size is {asked}, the model's {context.tp}.", f"Use 1 or {context.tp}.", {"sentence": says}
+            f"The draft's tensor parallel size is {asked}, the model's {context.tp}.",
+            f"Use 1 or {context.tp}.",
+            {"sentence": says},
         )
 
 
@@ -47,13 +56,20 @@ def draft_heads(context: ServerContext) -> Iterator[Symptom]:
     draft, tp = context.draft, context.draft_tp
     if draft and draft.heads and draft.heads % tp:
         yield Symptom(
-            f"The draft's {draft.heads} attention heads cannot be divided by tensor parallel size {tp}.",
+            f"The draft's {draft.heads} attention heads cannot be divided by tensor "
+            f"parallel size {tp}.",
             "Set speculative.draft-tensor-parallel-size to 1.",
-            {"sentence": f"Total number of attention heads ({draft.heads}) must be divisible by tensor parallel size ({tp})."},
+            {
+                "sentence": (
+                    f"Total number of attention heads ({draft.heads}) must be divisible by "
+                    f"tensor parallel size ({tp})."
+                )
+            },
         )
     elif draft and draft.kv_heads and draft.kv_heads % tp and tp % draft.kv_heads:
         yield Symptom(
-            f"The draft's {draft.kv_heads} KV heads and tensor parallel size {tp}: neither divides the other.",
+            f"The draft's {draft.kv_heads} KV heads and tensor parallel size {tp}: "
+            "neither divides the other.",
             "Set speculative.draft-tensor-parallel-size to 1.",
             {"sentence": "AssertionError"},
             evidence_class="read in source",
@@ -63,14 +79,22 @@ def draft_heads(context: ServerContext) -> Iterator[Symptom]:
 def draft_hidden(context: ServerContext) -> Iterator[Symptom]:
     draft, target = context.draft, context.target
     speculative = context.spec.speculative
-    if speculative is None or speculative.method not in _EAGLE or not draft or not target or not target.hidden:
+    if (
+        speculative is None
+        or speculative.method not in _EAGLE
+        or not draft
+        or not target
+        or not target.hidden
+    ):
         return
     expects = draft.target_hidden or draft.hidden
     if expects and expects != target.hidden:
         yield Symptom(
-            f"The draft reads hidden states of size {expects}, the model gives {target.hidden}: it was made for another model.",
+            f"The draft reads hidden states of size {expects}, the model gives "
+            f"{target.hidden}: it was made for another model.",
             "Use the draft that belongs to this model.",
-            # Seen on an H100: without real weights nothing is loaded that could mismatch, and vLLM 0.26 starts.
+            # Seen on an H100: without real weights nothing is loaded that could mismatch, and vLLM
+            # 0.26 starts.
             severity="warning" if context.settings.load_format == "dummy" else None,
         )
 
@@ -96,7 +120,8 @@ def draft_aux_layers(context: ServerContext) -> Iterator[Symptom]:
     beyond = [layer for layer in draft.aux_layers if not 0 <= layer <= target.layers]
     if beyond or len(set(draft.aux_layers)) < len(draft.aux_layers):
         yield Symptom(
-            f"The draft reads layers {list(draft.aux_layers)} of a model with {target.layers} layers: they must exist and differ.",
+            f"The draft reads layers {list(draft.aux_layers)} of a model with "
+            f"{target.layers} layers: they must exist and differ.",
             "Use the draft that belongs to this model.",
         )
 
@@ -106,23 +131,30 @@ def draft_length(context: ServerContext) -> Iterator[Symptom]:
     longest = max((case.workload.isl + case.workload.osl for case in context.cases), default=0)
     if draft and draft.max_length and needs and draft.max_length < min(needs, longest or needs):
         yield Symptom(
-            f"The draft knows {draft.max_length} positions, requests grow to {min(needs, longest or needs)} tokens: "
+            f"The draft knows {draft.max_length} positions, requests grow to "
+            f"{min(needs, longest or needs)} tokens: "
             "beyond that nothing is drafted.",
             "Expect a lower acceptance length, or use a draft with a longer context.",
         )
 
 
 def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
-    method, length = context.draft_option("rejection_sample_method"), context.draft_option("synthetic_acceptance_length")
+    method, length = (
+        context.draft_option("rejection_sample_method"),
+        context.draft_option("synthetic_acceptance_length"),
+    )
     rates = context.draft_option("synthetic_acceptance_rates")
     most = context.spec_tokens + 1
     if method != "synthetic":
         if length is not None or rates is not None:
             says = (
-                "synthetic_acceptance_rates / synthetic_acceptance_length are only valid with rejection_sample_method='synthetic'."
+                "synthetic_acceptance_rates / synthetic_acceptance_length are only valid "
+                "with rejection_sample_method='synthetic'."
             )
             yield Symptom(
-                "A synthetic acceptance without its method.", "Set rejection_sample_method: synthetic.", {"sentence": says}
+                "A synthetic acceptance without its method.",
+                "Set rejection_sample_method: synthetic.",
+                {"sentence": says},
             )
         return
     if context.on_cpu:
@@ -135,18 +167,29 @@ def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
         )
     if (length is None) == (rates is None):
         says = (
-            "rejection_sample_method='synthetic' requires exactly one of synthetic_acceptance_rates or synthetic_acceptance_length."
+            "rejection_sample_method='synthetic' requires exactly one of "
+            "synthetic_acceptance_rates or synthetic_acceptance_length."
         )
-        yield Symptom("Synthetic acceptance needs a length or rates, one of them.", "Give one.", {"sentence": says})
+        yield Symptom(
+            "Synthetic acceptance needs a length or rates, one of them.",
+            "Give one.",
+            {"sentence": says},
+        )
     elif isinstance(length, int | float) and not 1 <= length <= most:
         says = f"synthetic_acceptance_length must be in [1, {most}], got {length}."
-        yield Symptom(f"An acceptance length of {length} with {most - 1} draft tokens.", f"Use 1 to {most}.", {"sentence": says})
+        yield Symptom(
+            f"An acceptance length of {length} with {most - 1} draft tokens.",
+            f"Use 1 to {most}.",
+            {"sentence": says},
+        )
 
 
 def metrics_without_draft(context: ServerContext) -> Iterator[Symptom]:
     asked = context.settings.word("per-request-spec-decode-metrics")
     if asked not in (None, "none") and context.spec.speculative is None:
-        yield Symptom("--per-request-spec-decode-metrics without a draft.", "Drop the flag from this recipe.")
+        yield Symptom(
+            "--per-request-spec-decode-metrics without a draft.", "Drop the flag from this recipe."
+        )
 
 
 def sampling_with_draft(context: ServerContext) -> Iterator[Symptom]:
@@ -155,15 +198,30 @@ def sampling_with_draft(context: ServerContext) -> Iterator[Symptom]:
     for name in ("min_p", "logit_bias"):
         if context.settings.part("override-generation-config", name):
             yield Symptom(
-                f"The server's default sampling has {name}, which does not go with speculative decoding: every request would fail.",
+                f"The server's default sampling has {name}, which does not go with "
+                "speculative decoding: every request would fail.",
                 f"Drop {name} from override-generation-config.",
                 cases=tuple(case.id for case in context.cases),
             )
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("draft-tokens", "draft tokens per step", "error", "seen on the CPU engine", "{sentence}", draft_tokens),
-    Rule("draft-tensor-parallel", "the draft's tensor parallel size", "error", "seen on the CPU engine", "{sentence}", draft_tp),
+    Rule(
+        "draft-tokens",
+        "draft tokens per step",
+        "error",
+        "seen on the CPU engine",
+        "{sentence}",
+        draft_tokens,
+    ),
+    Rule(
+        "draft-tensor-parallel",
+        "the draft's tensor parallel size",
+        "error",
+        "seen on the CPU engine",
+        "{sentence}",
+        draft_tp,
+    ),
     Rule(
         "draft-heads-by-tp",
         "the draft's heads divide by its tensor parallel size",
@@ -189,8 +247,22 @@ RULES: tuple[Rule, ...] = (
         "Target model vocab_size={target}. Draft model vocab_size={draft}.",
         draft_vocabulary,
     ),
-    Rule("draft-aux-layers", "layers that an EAGLE3 draft reads exist and differ", "error", "read in source", "", draft_aux_layers),
-    Rule("draft-context", "the draft's context is as long as the requests", "warning", "read in source", "", draft_length),
+    Rule(
+        "draft-aux-layers",
+        "layers that an EAGLE3 draft reads exist and differ",
+        "error",
+        "read in source",
+        "",
+        draft_aux_layers,
+    ),
+    Rule(
+        "draft-context",
+        "the draft's context is as long as the requests",
+        "warning",
+        "read in source",
+        "",
+        draft_length,
+    ),
     Rule(
         "synthetic-acceptance",
         "synthetic acceptance is whole and in range",
@@ -204,7 +276,8 @@ RULES: tuple[Rule, ...] = (
         "draft metrics need a draft",
         "error",
         "seen on the CPU engine",
-        "--per-request-spec-decode-metrics requires speculative decoding to be enabled (via --speculative-config).",
+        "--per-request-spec-decode-metrics requires speculative decoding to be enabled "
+        "(via --speculative-config).",
         metrics_without_draft,
     ),
     Rule(
@@ -212,7 +285,8 @@ RULES: tuple[Rule, ...] = (
         "no min_p or logit_bias with speculative decoding",
         "error",
         "read in source",
-        "The min_p and logit_bias sampling parameters are not yet supported with speculative decoding.",
+        "The min_p and logit_bias sampling parameters are not yet supported with "
+        "speculative decoding.",
         sampling_with_draft,
     ),
 )

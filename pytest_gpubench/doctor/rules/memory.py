@@ -1,4 +1,5 @@
-"""Rules about memory. A rule that stops a launch looks at the optimistic estimate: nothing but weights beside the KV cache."""
+"""Rules about memory. A rule that stops a launch looks at the optimistic estimate: nothing but
+weights beside the KV cache."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ def utilization_range(context: ServerContext) -> Iterator[Symptom]:
     value = context.settings.utilization
     if not 0 < value <= 1:
         sense = "less than or equal to 1" if value > 1 else "greater than 0"
-        yield Symptom(f"gpu-memory-utilization is {value}.", "Use a fraction above 0 and up to 1.", {"sense": sense})
+        yield Symptom(
+            f"gpu-memory-utilization is {value}.",
+            "Use a fraction above 0 and up to 1.",
+            {"sense": sense},
+        )
 
 
 def free_memory(context: ServerContext) -> Iterator[Symptom]:
@@ -22,9 +27,15 @@ def free_memory(context: ServerContext) -> Iterator[Symptom]:
     wanted = total * context.settings.utilization
     if free is not None and not context.on_cpu and free < wanted:
         yield Symptom(
-            f"{free:.1f} of {total:.1f} GiB are free on the fullest GPU, gpu-memory-utilization asks for {wanted:.1f}.",
+            f"{free:.1f} of {total:.1f} GiB are free on the fullest GPU, "
+            f"gpu-memory-utilization asks for {wanted:.1f}.",
             "Free the GPU, or lower gpu-memory-utilization.",
-            {"free": f"{free:.2f}", "total": f"{total:.2f}", "util": context.settings.utilization, "wanted": f"{wanted:.2f}"},
+            {
+                "free": f"{free:.2f}",
+                "total": f"{total:.2f}",
+                "util": context.settings.utilization,
+                "wanted": f"{wanted:.2f}",
+            },
         )
 
 
@@ -35,10 +46,14 @@ def weights(context: ServerContext) -> Iterator[Symptom]:
     says = (
         "torch.OutOfMemoryError: CUDA out of memory."
         if memory.loaded_gib > memory.total_gib
-        else "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine."
+        else (
+            "No available memory for the cache blocks. Try increasing "
+            "`gpu_memory_utilization` when initializing the engine."
+        )
     )
     yield Symptom(
-        f"About {memory.loaded_gib:.1f} GiB of weights per GPU, vLLM may use {memory.budget_gib:.1f} GiB.",
+        f"About {memory.loaded_gib:.1f} GiB of weights per GPU, vLLM may use "
+        f"{memory.budget_gib:.1f} GiB.",
         "Use more GPUs, a smaller format, or a higher gpu-memory-utilization.",
         {"sentence": says},
     )
@@ -51,7 +66,8 @@ def one_request(context: ServerContext) -> Iterator[Symptom]:
     if memory.concurrency(length, at_most=True) < 1:
         needed = memory.kv_bytes_per_token * length / memory.context_ranks / GIB
         yield Symptom(
-            f"One request of {length} tokens needs {needed:.1f} GiB of KV cache, at most {memory.kv_gib_at_most:.1f} GiB are left.",
+            f"One request of {length} tokens needs {needed:.1f} GiB of KV cache, at "
+            f"most {memory.kv_gib_at_most:.1f} GiB are left.",
             "Lower max-model-len, use more GPUs, or an fp8 KV cache.",
             {"length": length, "needed": f"{needed:.2f}", "left": f"{memory.kv_gib_at_most:.2f}"},
         )
@@ -63,7 +79,8 @@ def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
         return
     if memory.loaded_gib + memory.kv_gib > memory.total_gib:
         yield Symptom(
-            f"kv-cache-memory-bytes asks for {memory.kv_gib:.1f} GiB beside {memory.loaded_gib:.1f} GiB of weights, the GPU has "
+            f"kv-cache-memory-bytes asks for {memory.kv_gib:.1f} GiB beside "
+            f"{memory.loaded_gib:.1f} GiB of weights, the GPU has "
             f"{memory.total_gib:.1f} GiB.",
             "Lower kv-cache-memory-bytes, or leave it out: gpu-memory-utilization then decides.",
         )
@@ -75,8 +92,10 @@ def thin_memory(context: ServerContext) -> Iterator[Symptom]:
         return
     if memory.kv_gib < _THIN * memory.budget_gib:
         yield Symptom(
-            f"Beside {memory.loaded_gib:.1f} GiB of weights and about {memory.allowance_gib:.1f} GiB for the engine, "
-            f"{max(memory.kv_gib, 0.0):.1f} of {memory.budget_gib:.1f} GiB are left for the KV cache: the start may fail.",
+            f"Beside {memory.loaded_gib:.1f} GiB of weights and about {memory.allowance_gib:.1f} "
+            "GiB for the engine, "
+            f"{max(memory.kv_gib, 0.0):.1f} of {memory.budget_gib:.1f} GiB are left for the KV "
+            "cache: the start may fail.",
             "Raise gpu-memory-utilization, lower max-num-batched-tokens, or use more GPUs.",
         )
 
@@ -93,9 +112,11 @@ def requests_in_cache(context: ServerContext) -> Iterator[Symptom]:
     if crowded:
         worst, fits = min(crowded, key=lambda item: item[1] / context.conc_per_rank(item[0]))
         yield Symptom(
-            f"The KV cache holds about {fits:.0f} requests of {worst.workload.isl + worst.workload.osl} tokens per data-parallel "
+            f"The KV cache holds about {fits:.0f} requests of "
+            f"{worst.workload.isl + worst.workload.osl} tokens per data-parallel "
             f"rank, {context.conc_per_rank(worst)} are in flight: some may be preempted or wait.",
-            "Read preemptions and the queue in the result; use more GPUs, an fp8 KV cache, or a lower concurrency.",
+            "Read preemptions and the queue in the result; use more GPUs, an fp8 KV "
+            "cache, or a lower concurrency.",
             cases=tuple(case.id for case, _ in crowded),
         )
 
@@ -108,17 +129,21 @@ def cpu_memory(context: ServerContext) -> Iterator[Symptom]:
     needed = (memory.loaded_gib + memory.kv_gib) * ranks
     if needed > available:
         yield Symptom(
-            f"Weights and VLLM_CPU_KVCACHE_SPACE take about {needed:.1f} GiB, the process may use {available:.1f} GiB.",
+            f"Weights and VLLM_CPU_KVCACHE_SPACE take about {needed:.1f} GiB, the "
+            f"process may use {available:.1f} GiB.",
             "Lower VLLM_CPU_KVCACHE_SPACE.",
         )
 
 
 def cpu_cache_not_set(context: ServerContext) -> Iterator[Symptom]:
     flags = context.settings.flags
-    sized = "VLLM_CPU_KVCACHE_SPACE" in context.settings.environment or "kv-cache-memory-bytes" in flags
+    sized = (
+        "VLLM_CPU_KVCACHE_SPACE" in context.settings.environment or "kv-cache-memory-bytes" in flags
+    )
     if context.on_cpu and not sized and "gpu-memory-utilization" not in flags:
         yield Symptom(
-            "Without VLLM_CPU_KVCACHE_SPACE the CPU engine reserves 92% of the machine's memory for its cache.",
+            "Without VLLM_CPU_KVCACHE_SPACE the CPU engine reserves 92% of the "
+            "machine's memory for its cache.",
             "Set env.VLLM_CPU_KVCACHE_SPACE to a few GiB.",
         )
 
@@ -137,11 +162,19 @@ RULES: tuple[Rule, ...] = (
         "the GPUs are free enough",
         "error",
         "read in source",
-        "Free memory on device cuda:0 ({free}/{total} GiB) on startup is less than desired GPU memory utilization "
+        "Free memory on device cuda:0 ({free}/{total} GiB) on startup is less than desired GPU "
+        "memory utilization "
         "({util}, {wanted} GiB).",
         free_memory,
     ),
-    Rule("weights-above-memory", "the weights leave room", "error", "read in source", "{sentence}", weights),
+    Rule(
+        "weights-above-memory",
+        "the weights leave room",
+        "error",
+        "read in source",
+        "{sentence}",
+        weights,
+    ),
     Rule(
         "cache-above-memory",
         "kv-cache-memory-bytes that the GPU has",
@@ -155,7 +188,8 @@ RULES: tuple[Rule, ...] = (
         "the KV cache holds one request of max-model-len",
         "error",
         "read in source",
-        "To serve at least one request with the model's max seq len ({length}), ({needed} GiB KV cache is needed, "
+        "To serve at least one request with the model's max seq len ({length}), ({needed} GiB KV "
+        "cache is needed, "
         "which is larger than the available KV cache memory ({left} GiB).",
         one_request,
     ),
@@ -168,8 +202,27 @@ RULES: tuple[Rule, ...] = (
         thin_memory,
     ),
     Rule(
-        "cache-below-concurrency", "the KV cache holds the requests in flight", "warning", "read in source", "", requests_in_cache
+        "cache-below-concurrency",
+        "the KV cache holds the requests in flight",
+        "warning",
+        "read in source",
+        "",
+        requests_in_cache,
     ),
-    Rule("cpu-memory", "weights and cache fit into main memory", "error", "read in source", "", cpu_memory),
-    Rule("cpu-cache-not-set", "the CPU engine's cache has a size", "warning", "read in source", "", cpu_cache_not_set),
+    Rule(
+        "cpu-memory",
+        "weights and cache fit into main memory",
+        "error",
+        "read in source",
+        "",
+        cpu_memory,
+    ),
+    Rule(
+        "cpu-cache-not-set",
+        "the CPU engine's cache has a size",
+        "warning",
+        "read in source",
+        "",
+        cpu_cache_not_set,
+    ),
 )

@@ -21,7 +21,8 @@ def minimax_m3_text_config(context: ServerContext) -> Iterator[Symptom]:
     if context.target and context.target.model_type == "minimax_m3_text":
         yield Symptom(
             "The config.json is MiniMax-M3's bare text config; vLLM registers only the whole one.",
-            'Wrap it: {"model_type": "minimax_m3_vl", "text_config": {...}} with the architecture MiniMaxM3SparseForCausalLM.',
+            'Wrap it: {"model_type": "minimax_m3_vl", "text_config": {...}} with the '
+            "architecture MiniMaxM3SparseForCausalLM.",
         )
 
 
@@ -30,18 +31,27 @@ def minimax_m3_shape(context: ServerContext) -> Iterator[Symptom]:
     if target is None or target.sparse is None or not target.is_minimax_m3:
         return
     sparse = target.sparse
-    sizes = [size for size in (target.head_dim, sparse.index_dim, sparse.block_size) if size is not None]
+    sizes = [
+        size for size in (target.head_dim, sparse.index_dim, sparse.block_size) if size is not None
+    ]
     if any(size != 128 for size in sizes):
         yield Symptom(
-            f"MiniMax-M3's kernels are written for head, index and block sizes of 128, not {', '.join(map(str, sizes))}.",
+            "MiniMax-M3's kernels are written for head, index and block sizes of 128, "
+            f"not {', '.join(map(str, sizes))}.",
             "Use a config.json with these sizes at 128.",
             {"sentence": "AssertionError"},
         )
     if sparse.index_heads is not None and sparse.index_heads != target.kv_heads:
         yield Symptom(
-            f"{sparse.index_heads} index heads, but {target.kv_heads} KV heads: they must be equal.",
+            f"{sparse.index_heads} index heads, but {target.kv_heads} KV heads: they "
+            "must be equal.",
             "Set sparse_num_index_heads to num_key_value_heads.",
-            {"sentence": "MinimaxM3QKVParallelLinearWithIndexer requires total_num_index_heads == total_num_kv_heads"},
+            {
+                "sentence": (
+                    "MinimaxM3QKVParallelLinearWithIndexer requires total_num_index_heads "
+                    "== total_num_kv_heads"
+                )
+            },
         )
 
 
@@ -52,51 +62,80 @@ def nvfp4_cache(context: ServerContext) -> Iterator[Symptom]:
     topk = target.sparse and target.sparse.topk_blocks
     if kind != "nvfp4" or not context.is_family(100) or topk not in (None, 4, 8, 16, 32):
         yield Symptom(
-            f"An NVFP4 KV cache ({kind}) for MiniMax-M3 needs a Blackwell datacenter GPU, not {context.hardware.key}.",
+            f"An NVFP4 KV cache ({kind}) for MiniMax-M3 needs a Blackwell datacenter "
+            f"GPU, not {context.hardware.key}.",
             "Use kv-cache-dtype fp8 or auto.",
             {"kind": kind, "topk": topk},
         )
 
 
 def multicast(context: ServerContext) -> Iterator[Symptom]:
-    """vLLM 0.26's MiniMax-M3 fuses the all-reduce with the norm; FlashInfer's kernel for it stores through a multicast address,
-    which is 0 where PyTorch's symmetric memory has none. 0.32 looks at the address and takes the other backend."""
-    if context.target is None or not context.target.is_minimax_m3 or context.tp == 1 or context.hardware.platform != "cuda":
+    """vLLM 0.26's MiniMax-M3 fuses the all-reduce with the norm; FlashInfer's kernel for it stores
+    through a multicast address, which is 0 where PyTorch's symmetric memory has none. 0.32 looks at
+    the address and takes the other backend."""
+    if (
+        context.target is None
+        or not context.target.is_minimax_m3
+        or context.tp == 1
+        or context.hardware.platform != "cuda"
+    ):
         return
     backend = context.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND", "auto")
     if context.node.multicast is False and backend != "trtllm":
         yield Symptom(
-            "NVLink multicast is off on this host (TORCH_SYMM_MEM_DISABLE_MULTICAST), and MiniMax-M3's fused all-reduce writes "
-            "through it: vLLM 0.26 dies in its profiling run, 0.32 falls back, in between we have not looked.",
+            "NVLink multicast is off on this host (TORCH_SYMM_MEM_DISABLE_MULTICAST), and "
+            "MiniMax-M3's fused all-reduce writes "
+            "through it: vLLM 0.26 dies in its profiling run, 0.32 falls back, in between we "
+            "have not looked.",
             "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm.",
         )
 
 
 def all_reduce_compiles(context: ServerContext) -> Iterator[Symptom]:
-    """Seen with 0.26.0 on two H100s: ranks say nothing after "Using flashinfer allreduce backend: trtllm" while nvcc compiles; one
-    file alone was not done after 170 s of a core that had nothing else to do. With the library in FlashInfer's folder of prebuilt
-    kernels six servers side by side were ready after 98 to 121 s, and one alone after 61 s."""
-    if context.target is None or not context.target.is_minimax_m3 or context.tp == 1 or context.hardware.platform != "cuda":
+    """Seen with 0.26.0 on two H100s: ranks say nothing after "Using flashinfer allreduce backend:
+    trtllm" while nvcc compiles; one file alone was not done after 170 s of a core that had nothing
+    else to do. With the library in FlashInfer's folder of prebuilt kernels six servers side by side
+    were ready after 98 to 121 s, and one alone after 61 s."""
+    if (
+        context.target is None
+        or not context.target.is_minimax_m3
+        or context.tp == 1
+        or context.hardware.platform != "cuda"
+    ):
         return
     if context.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND") == "trtllm":
         yield Symptom(
-            "At its first start on a host FlashInfer compiles MiniMax-M3's fused all-reduce with nvcc: that took more than five "
+            "At its first start on a host FlashInfer compiles MiniMax-M3's fused all-reduce with "
+            "nvcc: that took more than five "
             "minutes on a host with two H100s, without a line in the log.",
-            "Leave --gpubench-start-timeout at its hour, or install flashinfer-jit-cache (with the kernel compiled beforehand the "
+            "Leave --gpubench-start-timeout at its hour, or install flashinfer-jit-cache (with "
+            "the kernel compiled beforehand the "
             "same servers were ready after 61 to 121 s).",
         )
 
 
 def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
-    """vLLM issue 48603: the model's top-k buffer became token-major for Blackwell's kernels while the Triton ones, which every
-    other GPU takes, went on to read it head-major. Seen in 0.25.1 (there) and 0.26.0 (here, on an H100); 0.32 transposes it."""
+    """vLLM issue 48603: the model's top-k buffer became token-major for Blackwell's kernels while
+    the Triton ones, which every other GPU takes, went on to read it head-major. Seen in 0.25.1
+    (there) and 0.26.0 (here, on an H100); 0.32 transposes it."""
     target = context.target
-    if target is None or target.sparse is None or not target.is_minimax_m3 or context.hardware.platform != "cuda":
+    if (
+        target is None
+        or target.sparse is None
+        or not target.is_minimax_m3
+        or context.hardware.platform != "cuda"
+    ):
         return
-    if not context.is_family(100) and context.node.engine is not None and _release(context.node.engine) in ((0, 25), (0, 26)):
+    if (
+        not context.is_family(100)
+        and context.node.engine is not None
+        and _release(context.node.engine) in ((0, 25), (0, 26))
+    ):
         yield Symptom(
-            f"vLLM {context.node.engine} reads MiniMax-M3's top-k buffer in the wrong layout on {context.hardware.key} (its issue "
-            "48603): it starts, attends to wrong blocks, and dies as soon as it decodes one request and prefills another.",
+            f"vLLM {context.node.engine} reads MiniMax-M3's top-k buffer in the wrong layout on "
+            f"{context.hardware.key} (its issue "
+            "48603): it starts, attends to wrong blocks, and dies as soon as it decodes one "
+            "request and prefills another.",
             "Use a vLLM with its pull request 49149 (0.32 has it).",
         )
 
@@ -139,17 +178,26 @@ RULES: tuple[Rule, ...] = (
         "an NVFP4 KV cache for MiniMax-M3 on Blackwell only",
         "error",
         "read in source",
-        "MiniMax M3 sparse attention supports an NVFP4 KV cache only with the SM100 MSA backend (kv_cache_dtype={kind}, "
+        "MiniMax M3 sparse attention supports an NVFP4 KV cache only with the SM100 MSA backend "
+        "(kv_cache_dtype={kind}, "
         "topk_blocks={topk})",
         nvfp4_cache,
     ),
-    Rule("minimax-m3-on-cpu", "no MiniMax-M3 on the CPU", "error", "read in source", "", minimax_m3_on_cpu),
+    Rule(
+        "minimax-m3-on-cpu",
+        "no MiniMax-M3 on the CPU",
+        "error",
+        "read in source",
+        "",
+        minimax_m3_on_cpu,
+    ),
     Rule(
         "minimax-m3-text-config",
         "MiniMax-M3's whole config.json",
         "error",
         "seen on the CPU engine",
-        "The checkpoint you are trying to load has model type `minimax_m3_text` but Transformers does not recognize this "
+        "The checkpoint you are trying to load has model type `minimax_m3_text` but Transformers "
+        "does not recognize this "
         "architecture.",
         minimax_m3_text_config,
     ),

@@ -1,6 +1,8 @@
-"""Rules about names: backends, methods and types that vLLM does not know, and flags that contradict each other.
+"""Rules about names: backends, methods and types that vLLM does not know, and flags that contradict
+each other.
 
-The tables are vLLM 0.32's: newer names must be added here, or `--gpubench-ignore-findings` silences the rule.
+The tables are vLLM 0.32's: newer names must be added here, or `--gpubench-ignore-findings` silences
+the rule.
 """
 
 from __future__ import annotations
@@ -164,16 +166,29 @@ QUANTIZATIONS: tuple[str, ...] = (
 
 def attention_backend(context: ServerContext) -> Iterator[Symptom]:
     draft = context.asked_draft_backend
-    for place, name in (("attention-backend", context.settings.attention_backend), ("speculative.attention-backend", draft)):
+    for place, name in (
+        ("attention-backend", context.settings.attention_backend),
+        ("speculative.attention-backend", draft),
+    ):
         if name is not None and name not in ATTENTION_BACKENDS and name != "CUSTOM":
-            yield Symptom(f"{place}: no attention backend {name!r}.", _hint(name, ATTENTION_BACKENDS), {"name": name})
+            yield Symptom(
+                f"{place}: no attention backend {name!r}.",
+                _hint(name, ATTENTION_BACKENDS),
+                {"name": name},
+            )
 
 
 def flag_choice(context: ServerContext) -> Iterator[Symptom]:
-    for flag, known in (("moe-backend", MOE_BACKENDS), ("linear-backend", LINEAR_BACKENDS), ("kv-cache-dtype", KV_CACHE_DTYPES)):
+    for flag, known in (
+        ("moe-backend", MOE_BACKENDS),
+        ("linear-backend", LINEAR_BACKENDS),
+        ("kv-cache-dtype", KV_CACHE_DTYPES),
+    ):
         name = context.settings.word(flag)
         if name is not None and name not in known:
-            yield Symptom(f"{flag}: vLLM knows no {name!r}.", _hint(name, known), {"flag": flag, "name": name})
+            yield Symptom(
+                f"{flag}: vLLM knows no {name!r}.", _hint(name, known), {"flag": flag, "name": name}
+            )
 
 
 def quantization_method(context: ServerContext) -> Iterator[Symptom]:
@@ -185,14 +200,17 @@ def quantization_method(context: ServerContext) -> Iterator[Symptom]:
             f"{where}: vLLM knows no method {name!r}.",
             _hint(name, QUANTIZATIONS),
             {"name": name},
-            severity=None if asked else "warning",  # vLLM knows more spellings of what checkpoints say than we do
+            severity=None
+            if asked
+            else "warning",  # vLLM knows more spellings of what checkpoints say than we do
         )
 
 
 def doubled_flag(context: ServerContext) -> Iterator[Symptom]:
     for flag in context.settings.doubled:
         yield Symptom(
-            f"--{flag} is given as one JSON value and again in dotted parts: vLLM takes the parts and drops the whole value.",
+            f"--{flag} is given as one JSON value and again in dotted parts: vLLM takes "
+            "the parts and drops the whole value.",
             f"Write one map under serve.{flag}.",
         )
 
@@ -201,8 +219,18 @@ def exclusive_flags(context: ServerContext) -> Iterator[Symptom]:
     settings = context.settings
     pairs = (
         ("attention-backend", "attention-config", "backend", "attention_backend"),
-        ("max-cudagraph-capture-size", "compilation-config", "max_cudagraph_capture_size", "max_cudagraph_capture_size"),
-        ("cudagraph-capture-sizes", "compilation-config", "cudagraph_capture_sizes", "cudagraph_capture_sizes"),
+        (
+            "max-cudagraph-capture-size",
+            "compilation-config",
+            "max_cudagraph_capture_size",
+            "max_cudagraph_capture_size",
+        ),
+        (
+            "cudagraph-capture-sizes",
+            "compilation-config",
+            "cudagraph_capture_sizes",
+            "cudagraph_capture_sizes",
+        ),
     )
     for flag, whole, key, name in pairs:
         if flag in settings.flags and settings.part(whole, key) is not None:
@@ -244,7 +272,12 @@ RULES: tuple[Rule, ...] = (
         quantization_method,
     ),
     Rule(
-        "flag-given-twice", "a JSON flag whole or in dotted parts, not both", "warning", "seen on the CPU engine", "", doubled_flag
+        "flag-given-twice",
+        "a JSON flag whole or in dotted parts, not both",
+        "warning",
+        "seen on the CPU engine",
+        "",
+        doubled_flag,
     ),
     Rule(
         "exclusive-flags",

@@ -19,7 +19,13 @@ def heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
 
 def kv_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
-    if target and target.kv_heads and not target.latent_dim and target.kv_heads % tp and tp % target.kv_heads:
+    if (
+        target
+        and target.kv_heads
+        and not target.latent_dim
+        and target.kv_heads % tp
+        and tp % target.kv_heads
+    ):
         yield Symptom(
             f"{target.kv_heads} KV heads and tensor parallel size {tp}: neither divides the other.",
             f"Use a tp that divides {target.kv_heads} or is a multiple of it.",
@@ -28,11 +34,18 @@ def kv_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
 
 def vision_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
-    if target and target.vision_heads and target.vision_heads % tp and context.settings.word("mm-encoder-tp-mode") != "data":
+    if (
+        target
+        and target.vision_heads
+        and target.vision_heads % tp
+        and context.settings.word("mm-encoder-tp-mode") != "data"
+    ):
         yield Symptom(
-            f"The vision tower's {target.vision_heads} heads cannot be divided by tensor parallel size {tp}; "
+            f"The vision tower's {target.vision_heads} heads cannot be divided by tensor parallel "
+            f"size {tp}; "
             "its constructor runs even with --language-model-only.",
-            f"Use a tp that divides {target.vision_heads}, or data-parallel attention (tensor parallel size 1).",
+            f"Use a tp that divides {target.vision_heads}, or data-parallel attention "
+            "(tensor parallel size 1).",
             {"heads": target.vision_heads, "tp": tp},
         )
 
@@ -59,14 +72,20 @@ def intermediate_by_tp(context: ServerContext) -> Iterator[Symptom]:
     for name, width in widths:
         if width is not None and width % tp:
             yield Symptom(
-                f"The {name} intermediate size {width} cannot be divided by tensor parallel size {tp}.",
+                f"The {name} intermediate size {width} cannot be divided by tensor "
+                f"parallel size {tp}.",
                 f"Use a tp that divides {width}.",
                 {"width": width, "tp": tp},
             )
 
 
 def ep_without_experts(context: ServerContext) -> Iterator[Symptom]:
-    if context.settings.expert_parallel and context.target and context.target.layers and not context.target.is_moe:
+    if (
+        context.settings.expert_parallel
+        and context.target
+        and context.target.layers
+        and not context.target.is_moe
+    ):
         yield Symptom(
             "Expert parallelism is asked for, but the model has no experts.",
             "Drop ep (and dp-attn) from the row: the model is dense.",
@@ -89,9 +108,14 @@ def gpus_above_node(context: ServerContext) -> Iterator[Symptom]:
         return
     here = context.node.gpus if context.node.gpus is not None else context.hardware.gpus_per_node
     if topology.gpus > here:
-        where = "this node has" if context.node.gpus is not None else f"a {context.hardware.key} node has"
+        where = (
+            "this node has"
+            if context.node.gpus is not None
+            else f"a {context.hardware.key} node has"
+        )
         yield Symptom(
-            f"The server needs {topology.gpus} GPUs (tp {topology.tp} x pp {topology.pp} x pcp {topology.pcp}), {where} {here}.",
+            f"The server needs {topology.gpus} GPUs (tp {topology.tp} x pp "
+            f"{topology.pp} x pcp {topology.pcp}), {where} {here}.",
             f"Use a row with at most {here} GPUs: servers over several nodes are not supported.",
             {"world": context.tp * topology.pp * topology.pcp, "gpus": here},
         )
@@ -100,7 +124,9 @@ def gpus_above_node(context: ServerContext) -> Iterator[Symptom]:
 def stages_above_layers(context: ServerContext) -> Iterator[Symptom]:
     target, pp = context.target, context.spec.topology.pp
     if target and target.layers and pp > target.layers:
-        yield Symptom(f"{pp} pipeline stages for {target.layers} layers.", f"Use pp {target.layers} or less.")
+        yield Symptom(
+            f"{pp} pipeline stages for {target.layers} layers.", f"Use pp {target.layers} or less."
+        )
 
 
 def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
@@ -108,8 +134,15 @@ def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
     if not settings.eplb:
         return
     if context.on_cpu:
-        says = "Expert parallelism load balancing is only supported on CUDA devices or ROCm devices or XPU devices now."
-        yield Symptom("Expert load balancing does not run on the CPU.", "Drop enable-eplb.", {"sentence": says})
+        says = (
+            "Expert parallelism load balancing is only supported on CUDA devices or ROCm "
+            "devices or XPU devices now."
+        )
+        yield Symptom(
+            "Expert load balancing does not run on the CPU.",
+            "Drop enable-eplb.",
+            {"sentence": says},
+        )
     elif not settings.expert_parallel:
         yield Symptom(
             "Expert load balancing without expert parallelism.",
@@ -118,9 +151,15 @@ def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
             evidence_class="read in source",
         )
     elif topology.expert_ranks <= 1:
-        says = f"EPLB requires tensor, prefill-context, or data parallelism, but got TP={context.tp}, PCP=1, DP=1."
+        says = (
+            "EPLB requires tensor, prefill-context, or data parallelism, but got "
+            f"TP={context.tp}, PCP=1, DP=1."
+        )
         yield Symptom(
-            "Expert load balancing on a single rank.", "Drop enable-eplb.", {"sentence": says}, evidence_class="read in source"
+            "Expert load balancing on a single rank.",
+            "Drop enable-eplb.",
+            {"sentence": says},
+            evidence_class="read in source",
         )
 
 
@@ -131,7 +170,8 @@ def eplb_even_split(context: ServerContext) -> Iterator[Symptom]:
         experts = target.experts + settings.redundant_experts
         if experts % ranks:
             yield Symptom(
-                f"{experts} experts (redundant ones included) cannot be spread evenly over {ranks} ranks.",
+                f"{experts} experts (redundant ones included) cannot be spread evenly "
+                f"over {ranks} ranks.",
                 f"Choose num_redundant_experts so that the sum is a multiple of {ranks}.",
                 {"experts": experts, "ranks": ranks},
             )
@@ -151,14 +191,23 @@ def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
     tp, dcp, pcp = context.tp, context.spec.topology.dcp, context.spec.topology.pcp
     if pcp == 1 and tp % dcp:
         says = f"tp_size={tp} must be divisible by dcp_size={dcp}."
-        yield Symptom(f"dcp {dcp} does not divide tensor parallel size {tp}.", f"Use a dcp that divides {tp}.", {"sentence": says})
+        yield Symptom(
+            f"dcp {dcp} does not divide tensor parallel size {tp}.",
+            f"Use a dcp that divides {tp}.",
+            {"sentence": says},
+        )
     elif pcp > 1 and dcp not in (1, pcp, tp * pcp):
         valid = sorted({1, pcp, tp * pcp})
         says = (
-            "When PCP is enabled, DCP must be disabled, span the PCP axis, or span the full TP x PCP axis. "
+            "When PCP is enabled, DCP must be disabled, span the PCP axis, or span the full TP x "
+            "PCP axis. "
             f"Got TP={tp}, PCP={pcp}, DCP={dcp}; valid DCP sizes are {valid}."
         )
-        yield Symptom(f"dcp {dcp} does not go with pcp {pcp} and tp {tp}.", f"Use a dcp out of {valid}.", {"sentence": says})
+        yield Symptom(
+            f"dcp {dcp} does not go with pcp {pcp} and tp {tp}.",
+            f"Use a dcp out of {valid}.",
+            {"sentence": says},
+        )
 
 
 def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
@@ -169,19 +218,31 @@ def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
     most = tp // kv_heads
     if tp <= kv_heads:
         says = (
-            f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to be greater than the model's total "
-            f"number of KV heads ({kv_heads}). Increase `--tensor-parallel-size` or set `--decode-context-parallel-size 1`."
+            f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to "
+            "be greater than the model's total "
+            f"number of KV heads ({kv_heads}). Increase `--tensor-parallel-size` or set "
+            "`--decode-context-parallel-size 1`."
         )
-        yield Symptom(f"dcp {dcp} needs a tp above the {kv_heads} KV heads, not {tp}.", "Raise tp or drop dcp.", {"sentence": says})
+        yield Symptom(
+            f"dcp {dcp} needs a tp above the {kv_heads} KV heads, not {tp}.",
+            "Raise tp or drop dcp.",
+            {"sentence": says},
+        )
     elif dcp > most:
         says = (
-            f"`--decode-context-parallel-size` ({dcp}) exceeds the maximum supported value ({most}) for "
+            f"`--decode-context-parallel-size` ({dcp}) exceeds the maximum supported value "
+            f"({most}) for "
             f"`--tensor-parallel-size` ({tp}) and {kv_heads} model KV heads."
         )
-        yield Symptom(f"dcp {dcp} is above tp {tp} / {kv_heads} KV heads = {most}.", f"Use dcp {most} or less.", {"sentence": says})
+        yield Symptom(
+            f"dcp {dcp} is above tp {tp} / {kv_heads} KV heads = {most}.",
+            f"Use dcp {most} or less.",
+            {"sentence": says},
+        )
     elif target.heads // kv_heads % dcp:
         says = (
-            f"The model's number of query heads per KV head ({target.heads // kv_heads}) must be divisible by "
+            f"The model's number of query heads per KV head ({target.heads // kv_heads}) must be "
+            "divisible by "
             f"`--decode-context-parallel-size` ({dcp}) for GQA/MQA."
         )
         yield Symptom(
@@ -197,7 +258,8 @@ RULES: tuple[Rule, ...] = (
         "attention heads divide by tensor parallel size",
         "error",
         "seen on the CPU engine",
-        "Total number of attention heads ({heads}) must be divisible by tensor parallel size ({tp}).",
+        "Total number of attention heads ({heads}) must be divisible by tensor "
+        "parallel size ({tp}).",
         heads_by_tp,
     ),
     Rule(
@@ -240,7 +302,14 @@ RULES: tuple[Rule, ...] = (
         "Number of experts in the model must be greater than 0 when expert parallelism is enabled.",
         ep_without_experts,
     ),
-    Rule("ep-above-experts", "every expert-parallel rank has an expert", "warning", "read in source", "", ep_above_experts),
+    Rule(
+        "ep-above-experts",
+        "every expert-parallel rank has an expert",
+        "warning",
+        "read in source",
+        "",
+        ep_above_experts,
+    ),
     Rule(
         "gpus-above-node",
         "the server fits on one node",
@@ -249,7 +318,14 @@ RULES: tuple[Rule, ...] = (
         "World size ({world}) is larger than the number of available GPUs ({gpus}) in this node.",
         gpus_above_node,
     ),
-    Rule("stages-above-layers", "no more pipeline stages than layers", "error", "read in source", "", stages_above_layers),
+    Rule(
+        "stages-above-layers",
+        "no more pipeline stages than layers",
+        "error",
+        "read in source",
+        "",
+        stages_above_layers,
+    ),
     Rule(
         "eplb-needs-ep",
         "expert load balancing needs a GPU, expert parallelism and several ranks",
@@ -263,7 +339,8 @@ RULES: tuple[Rule, ...] = (
         "expert load balancing needs an even split",
         "error",
         "read in source",
-        "EPLB currently only supports even distribution of experts across ranks. Got {experts} experts and {ranks} EP ranks.",
+        "EPLB currently only supports even distribution of experts across ranks. Got "
+        "{experts} experts and {ranks} EP ranks.",
         eplb_even_split,
     ),
     Rule(
@@ -271,7 +348,8 @@ RULES: tuple[Rule, ...] = (
         "redundant experts need expert load balancing",
         "error",
         "seen on the CPU engine",
-        "num_redundant_experts is set to {count} but EPLB is not enabled. Either enable EPLB or unset num_redundant_experts.",
+        "num_redundant_experts is set to {count} but EPLB is not enabled. Either "
+        "enable EPLB or unset num_redundant_experts.",
         redundant_without_eplb,
     ),
     Rule(

@@ -13,8 +13,10 @@ def chat_template(context: ServerContext) -> Iterator[Symptom]:
     asking = tuple(case.id for case in context.cases if case.workload.chat_template == "server")
     if asking:
         yield Symptom(
-            "The model's tokenizer has no chat template, and chat requests need one: every request would be refused.",
-            "Set serve.chat-template to a template file, or client.api to completions with chat-template none.",
+            "The model's tokenizer has no chat template, and chat requests need one: "
+            "every request would be refused.",
+            "Set serve.chat-template to a template file, or client.api to completions "
+            "with chat-template none.",
             cases=asking,
         )
 
@@ -22,7 +24,8 @@ def chat_template(context: ServerContext) -> Iterator[Symptom]:
 def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
     if context.settings.flags.get("enable-prefix-caching") is not False:
         yield Symptom(
-            "Prefix caching is on: prompts that share a beginning (the chat template, warm-up prompts) skip part of their prefill.",
+            "Prefix caching is on: prompts that share a beginning (the chat template, "
+            "warm-up prompts) skip part of their prefill.",
             "Set serve.enable-prefix-caching to false, unless the cache is what you measure.",
         )
 
@@ -46,10 +49,26 @@ RULES: tuple[Rule, ...] = (
         "a chat template for chat requests",
         "error",
         "read in source",
-        "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the "
+        "As of transformers v4.44, default chat template is no longer allowed, so you must "
+        "provide a chat template if the "
         "tokenizer does not define one.",
         chat_template,
     ),
-    Rule("prefix-caching", "prefix caching is off while prefill is measured", "note", "read in source", "", prefix_caching),
-    Rule("unknown-model", "the models' config.json are known", "note", "read in source", "", unknown_model, outcome_unknown=True),
+    Rule(
+        "prefix-caching",
+        "prefix caching is off while prefill is measured",
+        "note",
+        "read in source",
+        "",
+        prefix_caching,
+    ),
+    Rule(
+        "unknown-model",
+        "the models' config.json are known",
+        "note",
+        "read in source",
+        "",
+        unknown_model,
+        outcome_unknown=True,
+    ),
 )

@@ -48,7 +48,8 @@ def capability(context: ServerContext) -> Iterator[Symptom]:
     needs = _MIN_CAPABILITY.get(method, 0)
     if context.hardware.platform == "cuda" and has and has < needs:
         yield Symptom(
-            f"{method} weights need compute capability {needs / 10}, {context.hardware.key} has {has / 10}.",
+            f"{method} weights need compute capability {needs / 10}, "
+            f"{context.hardware.key} has {has / 10}.",
             "Use weights of another format on this GPU.",
             {"method": method, "needs": needs, "has": has},
         )
@@ -77,7 +78,13 @@ def contradicting_method(context: ServerContext) -> Iterator[Symptom]:
         {"mxfp4", "gpt_oss_mxfp4", "quark"},
         {"fp8", "fbgemm_fp8", "deepseek_v4_fp8"},
     )
-    if asked and has and asked != has and asked != "humming" and not any({asked, has} <= family for family in families):
+    if (
+        asked
+        and has
+        and asked != has
+        and asked != "humming"
+        and not any({asked, has} <= family for family in families)
+    ):
         yield Symptom(
             f"--quantization {asked}, but the model's config.json says {has}.",
             "Leave serve.quantization out: vLLM reads it from the model.",
@@ -93,7 +100,9 @@ def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
     if target.hidden is not None and target.hidden % 32:
         says = f"MXFP8 MoE requires hidden_size divisible by 32, got {target.hidden}."
         yield Symptom(
-            f"MXFP8 blocks are 32 wide, the hidden size is {target.hidden}.", "This checkpoint cannot be MXFP8.", {"sentence": says}
+            f"MXFP8 blocks are 32 wide, the hidden size is {target.hidden}.",
+            "This checkpoint cannot be MXFP8.",
+            {"sentence": says},
         )
     if target.expert_intermediate is None:
         return
@@ -101,7 +110,8 @@ def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
     if not rest and width % 32:
         says = f"MXFP8 MoE requires intermediate_size_per_partition divisible by 32, got {width}."
         yield Symptom(
-            f"Cut over {ranks} ranks, an expert's intermediate size {target.expert_intermediate} leaves {width}, not n x 32.",
+            f"Cut over {ranks} ranks, an expert's intermediate size "
+            f"{target.expert_intermediate} leaves {width}, not n x 32.",
             "Use a smaller tp, or expert parallelism, which does not cut experts.",
             {"sentence": says},
         )
@@ -116,11 +126,16 @@ def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
         return
     if asked == "marlin":
         says = "No supported MXFP8 expert class for MARLIN: ..."
-        yield Symptom(f"Marlin needs a hidden size that 128 divides, not {target.hidden}.", "Drop moe-backend.", {"sentence": says})
+        yield Symptom(
+            f"Marlin needs a hidden size that 128 divides, not {target.hidden}.",
+            "Drop moe-backend.",
+            {"sentence": says},
+        )
     elif context.is_family(90) and asked in (None, "auto"):
         says = "No MXFP8 MoE backends available."
         yield Symptom(
-            f"On Hopper MXFP8 experts run through Marlin, which needs a hidden size that 128 divides, not {target.hidden}: "
+            "On Hopper MXFP8 experts run through Marlin, which needs a hidden size that 128 "
+            f"divides, not {target.hidden}: "
             "vLLM falls back to emulation or finds no backend.",
             "Use a model whose hidden size is a multiple of 128.",
             {"sentence": says},
@@ -129,7 +144,11 @@ def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
 
 
 def dummy_scales(context: ServerContext) -> Iterator[Symptom]:
-    if context.settings.load_format == "dummy" and context.target and context.target.quantization in _MX8:
+    if (
+        context.settings.load_format == "dummy"
+        and context.target
+        and context.target.quantization in _MX8
+    ):
         yield Symptom(
             "Dummy weights leave MXFP8 scales uninitialised: logits may be NaN.",
             "Good for engine start and throughput only; for answers load real weights.",
@@ -151,7 +170,8 @@ RULES: tuple[Rule, ...] = (
         "activation types of the quantization method",
         "error",
         "seen on the CPU engine",
-        "torch.{dtype} is not supported for quantization method {method}. Supported dtypes: [torch.bfloat16]",
+        "torch.{dtype} is not supported for quantization method {method}. Supported "
+        "dtypes: [torch.bfloat16]",
         activation_dtype,
     ),
     Rule(
@@ -159,11 +179,33 @@ RULES: tuple[Rule, ...] = (
         "--quantization agrees with the model",
         "error",
         "seen on the CPU engine",
-        "Quantization method specified in the model config ({has}) does not match the quantization method specified in the "
+        "Quantization method specified in the model config ({has}) does not match the "
+        "quantization method specified in the "
         "`quantization` argument ({asked}).",
         contradicting_method,
     ),
-    Rule("mxfp8-blocks", "MXFP8 experts cut into whole blocks of 32", "error", "read in source", "{sentence}", mx_blocks),
-    Rule("marlin-hidden-size", "Marlin's hidden size is a multiple of 128", "error", "read in source", "{sentence}", marlin_hidden),
-    Rule("dummy-mxfp8", "dummy MXFP8 weights have no scales", "note", "seen on a GPU", "", dummy_scales),
+    Rule(
+        "mxfp8-blocks",
+        "MXFP8 experts cut into whole blocks of 32",
+        "error",
+        "read in source",
+        "{sentence}",
+        mx_blocks,
+    ),
+    Rule(
+        "marlin-hidden-size",
+        "Marlin's hidden size is a multiple of 128",
+        "error",
+        "read in source",
+        "{sentence}",
+        marlin_hidden,
+    ),
+    Rule(
+        "dummy-mxfp8",
+        "dummy MXFP8 weights have no scales",
+        "note",
+        "seen on a GPU",
+        "",
+        dummy_scales,
+    ),
 )

@@ -1,4 +1,5 @@
-"""The NVIDIA GPUs of this host, read through NVML: which there are, what a case lacks, and how they are set, for records.
+"""The NVIDIA GPUs of this host, read through NVML: which there are, what a case lacks, and how they
+are set, for records.
 
 No driver is not an error: the inventory is empty and says why.
 """
@@ -18,7 +19,8 @@ _NVLINKS = 18
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that computes on a GPU; memory in bytes, None where the driver does not tell (as in containers)."""
+    """A process that computes on a GPU; memory in bytes, None where the driver does not tell (as in
+    containers)."""
 
     pid: int
     memory_used: int | None = None
@@ -26,7 +28,8 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU. Memory in bytes, power in watts; None where the driver does not support the question."""
+    """One GPU. Memory in bytes, power in watts; None where the driver does not support the
+    question."""
 
     index: int
     uuid: str
@@ -55,7 +58,9 @@ class Inventory:
 
     def of_hardware(self, key: str) -> tuple[Gpu, ...]:
         """The GPUs of one hardware key."""
-        return tuple(gpu for gpu in self.gpus if gpu.hardware is not None and gpu.hardware.key == key)
+        return tuple(
+            gpu for gpu in self.gpus if gpu.hardware is not None and gpu.hardware.key == key
+        )
 
 
 def read_inventory(nvml: Any = None) -> Inventory:
@@ -84,13 +89,17 @@ def read_inventory(nvml: Any = None) -> Inventory:
 
 
 def visible_inventory(inventory: Inventory, visible_devices: str | None) -> Inventory:
-    """The part of an inventory that ``CUDA_VISIBLE_DEVICES`` leaves: indices or UUID prefixes; as CUDA does, up to the first
-    entry that names no GPU. None (unset) leaves everything."""
+    """The part of an inventory that ``CUDA_VISIBLE_DEVICES`` leaves: indices or UUID prefixes; as
+    CUDA does, up to the first entry that names no GPU. None (unset) leaves everything."""
     if visible_devices is None:
         return inventory
     chosen: list[Gpu] = []
     for word in filter(None, (word.strip() for word in visible_devices.split(","))):
-        match = [gpu for gpu in inventory.gpus if word == str(gpu.index) or (word.startswith("GPU-") and gpu.uuid.startswith(word))]
+        match = [
+            gpu
+            for gpu in inventory.gpus
+            if word == str(gpu.index) or (word.startswith("GPU-") and gpu.uuid.startswith(word))
+        ]
         if len(match) != 1:
             break
         chosen += [gpu for gpu in match if gpu not in chosen]
@@ -101,7 +110,11 @@ def visible_inventory(inventory: Inventory, visible_devices: str | None) -> Inve
 
 
 def missing_hardware(
-    hardware_key: str, gpus: int, inventory: Inventory, engine_platform: Platform | None = None, engine_name: str = ""
+    hardware_key: str,
+    gpus: int,
+    inventory: Inventory,
+    engine_platform: Platform | None = None,
+    engine_name: str = "",
 ) -> str | None:
     """What keeps a case from running here, or None if nothing does.
 
@@ -109,31 +122,43 @@ def missing_hardware(
         hardware_key: key of the hardware table, as the recipe's runner names it.
         gpus: GPUs that the case's server occupies.
         inventory: the GPUs that this run may use.
-        engine_platform: platform of the engine that would be started; None where it is not known yet.
+        engine_platform: platform of the engine that would be started; None where it is not known
+        yet.
         engine_name: the engine in words, for instance ``vllm 0.26.0``.
     """
     hardware = HARDWARE.get(hardware_key)
     if hardware is None:
-        return f"needs {hardware_key!r}, which the hardware table does not know (it has {', '.join(HARDWARE)})"
+        return (
+            f"needs {hardware_key!r}, which the hardware table does not know (it has "
+            f"{', '.join(HARDWARE)})"
+        )
     lacking = []
     if hardware.platform == "cuda":
         needed = f"needs {gpus} x {hardware_key.upper()} (cuda)"
         if not inventory.gpus:
-            lacking.append(f"{needed}; this host has no NVIDIA GPU ({inventory.reason or 'NVML lists none'})")
+            lacking.append(
+                f"{needed}; this host has no NVIDIA GPU ({inventory.reason or 'NVML lists none'})"
+            )
         elif len(inventory.of_hardware(hardware_key)) < gpus:
             lacking.append(f"{needed}; this host has {_listed(inventory)}")
     elif hardware.platform == "rocm":
-        lacking.append(f"needs {gpus} x {hardware_key.upper()} (rocm); AMD recipes can be planned but not run yet")
+        lacking.append(
+            f"needs {gpus} x {hardware_key.upper()} (rocm); AMD recipes can be planned "
+            "but not run yet"
+        )
     if engine_platform is not None and engine_platform != hardware.platform:
         kind = f"an engine for {hardware.platform}"
         if hardware.platform == "cpu":
             kind = "the CPU engine"
-        lacking.append(f"needs {kind}; the engine at hand is {engine_name or 'built'} for {engine_platform}")
+        lacking.append(
+            f"needs {kind}; the engine at hand is {engine_name or 'built'} for {engine_platform}"
+        )
     return ", and ".join(lacking) or None
 
 
 def gpu_facts(uuids: Sequence[str], nvml: Any = None) -> list[dict[str, Any]]:
-    """Name, driver, clocks (MHz), power limits (W), ECC, MIG, PCIe and NVLink of GPUs now; None where the driver does not tell.
+    """Name, driver, clocks (MHz), power limits (W), ECC, MIG, PCIe and NVLink of GPUs now; None
+    where the driver does not tell.
 
     Empty where there is no driver.
 
@@ -156,7 +181,8 @@ def gpu_facts(uuids: Sequence[str], nvml: Any = None) -> list[dict[str, Any]]:
         cuda = ask_if_supported(nvml, nvml.nvmlSystemGetCudaDriverVersion)
         handles = handles_of(nvml, uuids)
         return [
-            {"uuid": uuid, "driver": _text(driver), "cuda_driver": cuda, **_facts(nvml, handle)} for uuid, handle in handles.items()
+            {"uuid": uuid, "driver": _text(driver), "cuda_driver": cuda, **_facts(nvml, handle)}
+            for uuid, handle in handles.items()
         ]
     except nvml.NVMLError:
         return []
@@ -190,7 +216,9 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     limit = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-    processes = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+    processes = (
+        ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+    )
     return Gpu(
         index=index,
         uuid=str(_text(nvml.nvmlDeviceGetUUID(handle))),
@@ -198,7 +226,9 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
         memory_total=int(memory.total),
         memory_used=int(memory.used),
         power_limit=thousandth(limit),
-        processes=tuple(GpuProcess(int(process.pid), process.usedGpuMemory) for process in processes),
+        processes=tuple(
+            GpuProcess(int(process.pid), process.usedGpuMemory) for process in processes
+        ),
     )
 
 
@@ -212,8 +242,13 @@ def _facts(nvml: Any, handle: Any) -> dict[str, Any]:
         return ask_if_supported(nvml, lambda: getattr(nvml, name)(handle, *arguments))
 
     ecc, mig = ask("nvmlDeviceGetEccMode"), ask("nvmlDeviceGetMigMode")
-    limit, standard = ask("nvmlDeviceGetEnforcedPowerLimit"), ask("nvmlDeviceGetPowerManagementDefaultLimit")
-    links = [version for link in range(_NVLINKS) if (version := _link(nvml, handle, link)) is not None]
+    limit, standard = (
+        ask("nvmlDeviceGetEnforcedPowerLimit"),
+        ask("nvmlDeviceGetPowerManagementDefaultLimit"),
+    )
+    links = [
+        version for link in range(_NVLINKS) if (version := _link(nvml, handle, link)) is not None
+    ]
     return {
         "name": _text(ask("nvmlDeviceGetName")),
         "vbios": _text(ask("nvmlDeviceGetVbiosVersion")),
@@ -239,7 +274,9 @@ def _link(nvml: Any, handle: Any, link: int) -> int | None:
     """Version of an active link."""
     if not ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetNvLinkState(handle, link)):
         return None
-    version: int | None = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetNvLinkVersion(handle, link))
+    version: int | None = ask_if_supported(
+        nvml, lambda: nvml.nvmlDeviceGetNvLinkVersion(handle, link)
+    )
     return version or 0
 
 

@@ -1,4 +1,5 @@
-"""What GPUs do from moment to moment, sampled at a fixed rate by a process, so that neither pytest nor the worker has to.
+"""What GPUs do from moment to moment, sampled at a fixed rate by a process, so that neither pytest
+nor the worker has to.
 
     python -m pytest_gpubench.host.gpus.sampling INTERVAL UUID...
 
@@ -71,7 +72,9 @@ class GpuSample:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> GpuSample:
-        return cls(**{item.name: plain[item.name] for item in fields(cls)} | {"pids": tuple(plain["pids"])})
+        return cls(
+            **{item.name: plain[item.name] for item in fields(cls)} | {"pids": tuple(plain["pids"])}
+        )
 
 
 def sample_gpus(nvml: Any, handles: Mapping[str, Any]) -> list[GpuSample]:
@@ -108,7 +111,8 @@ def _sample(nvml: Any, uuid: str, handle: Any) -> GpuSample:
 
 
 class GpuSampler:
-    """Samples GPUs from entering the context until leaving it; the samples are to be had afterwards."""
+    """Samples GPUs from entering the context until leaving it; the samples are to be had
+    afterwards."""
 
     def __init__(self, uuids: Sequence[str], interval: float = INTERVAL) -> None:
         self._arguments = [str(interval), *uuids]
@@ -120,7 +124,9 @@ class GpuSampler:
         if len(self._arguments) < 2:
             return self
         environment = {**os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parents[3]))))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parents[3])))
+        )
         # What cannot be started cannot be sampled: the record then holds no telemetry, and says so.
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
@@ -135,7 +141,12 @@ class GpuSampler:
             self._reader.start()
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
         if self._process is None or self._reader is None or self._process.stdin is None:
             return
         with contextlib.suppress(BrokenPipeError):

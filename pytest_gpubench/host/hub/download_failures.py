@@ -1,4 +1,5 @@
-"""Why a model cannot be had: what hub client, network, disk or cache said, as a failure with cause, class and remedy.
+"""Why a model cannot be had: what hub client, network, disk or cache said, as a failure with cause,
+class and remedy.
 
 No token is ever shown.
 """
@@ -31,7 +32,9 @@ def redact(text: str) -> str:
     return without_shapes(_TOKEN.sub("***", text))
 
 
-def download_failure(error: BaseException, model: str, revision: str, cache: str, endpoint: str) -> Failure:
+def download_failure(
+    error: BaseException, model: str, revision: str, cache: str, endpoint: str
+) -> Failure:
     """Name what went wrong in a download.
 
     Args:
@@ -41,7 +44,10 @@ def download_failure(error: BaseException, model: str, revision: str, cache: str
     chain = list(_chain(error))
     names = {base.__name__ for link in chain for base in type(link).__mro__}
     status = next((code for link in chain if (code := _status(link)) is not None), None)
-    number = next((link.errno for link in chain if isinstance(link, OSError) and isinstance(link.errno, int)), None)
+    number = next(
+        (link.errno for link in chain if isinstance(link, OSError) and isinstance(link.errno, int)),
+        None,
+    )
     evidence = _evidence(error)
 
     def failure(cause: str, whose: FailureClass, words: str, remedy: str) -> Failure:
@@ -49,7 +55,10 @@ def download_failure(error: BaseException, model: str, revision: str, cache: str
 
     if "HFValidationError" in names:
         return failure(
-            "invalid-model-name", "recipe", "neither a repository (org/name) nor a folder", "Correct the recipe's model."
+            "invalid-model-name",
+            "recipe",
+            "neither a repository (org/name) nor a folder",
+            "Correct the recipe's model.",
         )
     if "GatedRepoError" in names:
         return failure(
@@ -60,7 +69,10 @@ def download_failure(error: BaseException, model: str, revision: str, cache: str
         )
     if "RevisionNotFoundError" in names:
         return failure(
-            "revision-not-found", "recipe", f"the repository has no revision {revision}", "Correct the recipe's revision."
+            "revision-not-found",
+            "recipe",
+            f"the repository has no revision {revision}",
+            "Correct the recipe's revision.",
         )
     if "RepositoryNotFoundError" in names or "DisabledRepoError" in names:
         return failure(
@@ -70,26 +82,48 @@ def download_failure(error: BaseException, model: str, revision: str, cache: str
             "Correct the recipe's model; for a private one set HF_TOKEN.",
         )
     if status in (401, 403):
-        return failure("hub-refused", "recipe", f"{endpoint} refused access (HTTP {status})", "Check HF_TOKEN and its permissions.")
+        return failure(
+            "hub-refused",
+            "recipe",
+            f"{endpoint} refused access (HTTP {status})",
+            "Check HF_TOKEN and its permissions.",
+        )
     if number in _DISK_FULL:
         return failure(
-            "disk-full", "infrastructure", f"no space left in {cache}", "Free space, or choose another --gpubench-cache-dir."
+            "disk-full",
+            "infrastructure",
+            f"no space left in {cache}",
+            "Free space, or choose another --gpubench-cache-dir.",
         )
     if number in _READ_ONLY:
-        return failure("cache-unwritable", "infrastructure", f"{cache} cannot be written", "Choose another --gpubench-cache-dir.")
+        return failure(
+            "cache-unwritable",
+            "infrastructure",
+            f"{cache} cannot be written",
+            "Choose another --gpubench-cache-dir.",
+        )
     if number in _STALE:
         return failure(
             "stale-file-handle",
             "infrastructure",
-            f"{cache} failed to read or write (errno {number}), as a network file system does under several writers",
+            f"{cache} failed to read or write (errno {number}), as a network file "
+            "system does under several writers",
             "Run again, or put the cache on a local disk.",
         )
     if status == 429:
         return failure(
-            "hub-rate-limit", "infrastructure", f"{endpoint} limits our rate (HTTP 429)", "Set HF_TOKEN, or wait and run again."
+            "hub-rate-limit",
+            "infrastructure",
+            f"{endpoint} limits our rate (HTTP 429)",
+            "Set HF_TOKEN, or wait and run again.",
         )
     if status is not None:
-        return failure("hub-unavailable", "infrastructure", f"{endpoint} answered HTTP {status}", "Run again later.")
+        return failure(
+            "hub-unavailable",
+            "infrastructure",
+            f"{endpoint} answered HTTP {status}",
+            "Run again later.",
+        )
     return failure(
         "download-failed",
         "infrastructure",
@@ -99,7 +133,8 @@ def download_failure(error: BaseException, model: str, revision: str, cache: str
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether another attempt may succeed: lost connections, busy servers, stale file handles, short reads."""
+    """Whether another attempt may succeed: lost connections, busy servers, stale file handles,
+    short reads."""
     for link in _chain(error):
         status = _status(link)
         if status is not None:
@@ -107,7 +142,11 @@ def is_transient(error: BaseException) -> bool:
         number = link.errno if isinstance(link, OSError) else None
         if number in _DISK_FULL or number in _READ_ONLY:
             return False
-        if number in _STALE or isinstance(link, ConnectionResetError | TimeoutError) or "Consistency check failed" in str(link):
+        if (
+            number in _STALE
+            or isinstance(link, ConnectionResetError | TimeoutError)
+            or "Consistency check failed" in str(link)
+        ):
             return True
         if type(link).__module__.partition(".")[0] in _HTTP_LIBRARIES:
             return True
@@ -130,7 +169,8 @@ def offline_failure(missing: Incomplete, revision: str | None, cache: Path) -> F
     return Failure(
         "weights-missing",
         "infrastructure",
-        f"{missing.model}{at} is not complete in {cache}, and HF_HUB_OFFLINE=1 forbids the download: {missing.reason}",
+        f"{missing.model}{at} is not complete in {cache}, and HF_HUB_OFFLINE=1 forbids "
+        f"the download: {missing.reason}",
         remedy="Run gpubench fetch where the network is allowed, then run again.",
     )
 
@@ -140,7 +180,8 @@ def still_incomplete(missing: Incomplete, revision: str, endpoint: str) -> Failu
     return Failure(
         "repository-incomplete",
         "recipe",
-        f"{missing.model} at revision {revision} was downloaded whole from {endpoint} and still cannot be served: {missing.reason}",
+        f"{missing.model} at revision {revision} was downloaded whole from {endpoint} "
+        f"and still cannot be served: {missing.reason}",
         remedy="Choose another revision or repository.",
     )
 

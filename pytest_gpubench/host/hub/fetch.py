@@ -1,4 +1,5 @@
-"""Models fetched into the local Hugging Face cache: once per host, verified, with every failure named."""
+"""Models fetched into the local Hugging Face cache: once per host, verified, with every failure
+named."""
 
 from __future__ import annotations
 
@@ -56,13 +57,14 @@ _SPARE_BYTES = 64 << 20
 _PROGRESS_SECONDS = 1.0
 _LOCK_POLL_SECONDS = 2.0
 LockKind: TypeAlias = Literal["local", "shared"]
-"""``local``: flock in a folder of this host, released by the kernel when its owner dies. ``shared``: a lock file inside the cache,
-for a cache that several hosts write over NFS."""
+"""``local``: flock in a folder of this host, released by the kernel when its owner dies.
+``shared``: a lock file inside the cache, for a cache that several hosts write over NFS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a fetch is; ``total_bytes`` is 0 while another process holds the lock or the listing is on its way."""
+    """How far a fetch is; ``total_bytes`` is 0 while another process holds the lock or the listing
+    is on its way."""
 
     model: str
     done_bytes: int
@@ -73,7 +75,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """How hard to try, and where. ``endpoint`` None is the hub that ``HF_ENDPOINT`` names, else the public one."""
+    """How hard to try, and where. ``endpoint`` None is the hub that ``HF_ENDPOINT`` names, else the
+    public one."""
 
     endpoint: str | None = None
     attempts: int = 5
@@ -97,7 +100,8 @@ def ensure_snapshot(
 ) -> Snapshot:
     """Make sure that a model is on this machine, whole; download it if need be.
 
-    What is there and complete is used as it is, without the network: a branch is not asked again whether it has moved.
+    What is there and complete is used as it is, without the network: a branch is not asked again
+        whether it has moved.
 
     Args:
         model: ``org/name``, or a folder (then nothing is ever downloaded).
@@ -106,11 +110,12 @@ def ensure_snapshot(
         offline: whether the network is forbidden; None is what ``HF_HUB_OFFLINE`` says.
         tokenizer: whether the snapshot must hold a tokenizer.
         weights: whether a folder must hold weights; what is downloaded is always whole.
-        on_progress: called about once a second from another thread while bytes arrive, and while waiting for the lock.
+        on_progress: called about once a second from another thread while bytes arrive, and while
+            waiting for the lock.
 
     Raises:
-        BenchmarkError: class recipe for a model, revision or permission that is not there, infrastructure for network, disk and
-            weights that are missing offline.
+        BenchmarkError: class recipe for a model, revision or permission that is not there,
+            infrastructure for network, disk and weights that are missing offline.
     """
     settings = settings or FetchSettings()
     cache = expanded(cache_dir or default_cache_dir())
@@ -134,11 +139,18 @@ def ensure_snapshot(
         snapshot = find_snapshot(model, revision, cache, tokenizer=tokenizer)
         if isinstance(snapshot, Snapshot):
             return snapshot
-        return _fetch_with_retries(model, revision or DEFAULT_REVISION, cache, tokenizer, report, settings)
+        return _fetch_with_retries(
+            model, revision or DEFAULT_REVISION, cache, tokenizer, report, settings
+        )
 
 
 def _fetch_with_retries(
-    model: str, revision: str, cache: Path, tokenizer: bool, report: Callable[[Progress], None], settings: FetchSettings
+    model: str,
+    revision: str,
+    cache: Path,
+    tokenizer: bool,
+    report: Callable[[Progress], None],
+    settings: FetchSettings,
 ) -> Snapshot:
     endpoint = (settings.endpoint or os.environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINT).rstrip("/")
     pause = settings.backoff
@@ -150,7 +162,9 @@ def _fetch_with_retries(
             raise
         except Exception as error:  # the hub client passes on those of three libraries
             if last or not is_transient(error):
-                raise BenchmarkError(download_failure(error, model, revision, str(cache), endpoint)) from error
+                raise BenchmarkError(
+                    download_failure(error, model, revision, str(cache), endpoint)
+                ) from error
         else:
             snapshot = find_snapshot(model, commit, cache, tokenizer=tokenizer)
             if isinstance(snapshot, Snapshot):
@@ -164,7 +178,12 @@ def _fetch_with_retries(
 
 
 def _fetch_once(
-    model: str, revision: str, cache: Path, endpoint: str, report: Callable[[Progress], None], settings: FetchSettings
+    model: str,
+    revision: str,
+    cache: Path,
+    endpoint: str,
+    report: Callable[[Progress], None],
+    settings: FetchSettings,
 ) -> str:
     """One download of the commit that the revision names now; returns the commit."""
     from huggingface_hub import HfApi, snapshot_download
@@ -191,11 +210,16 @@ def _fetch_once(
 
 
 def _served_files(sizes: dict[str, int | None]) -> dict[str, int | None]:
-    """The files that a server may read: no foreign formats, and no ``*.bin`` where there are safetensors."""
+    """The files that a server may read: no foreign formats, and no ``*.bin`` where there are
+    safetensors."""
     unserved = [*_UNSERVED]
     if any(name.endswith(".safetensors") for name in sizes):
         unserved.append("*.bin")
-    return {name: size for name, size in sizes.items() if not any(fnmatch(name, pattern) for pattern in unserved)}
+    return {
+        name: size
+        for name, size in sizes.items()
+        if not any(fnmatch(name, pattern) for pattern in unserved)
+    }
 
 
 def _literal(name: str) -> str:
@@ -204,7 +228,8 @@ def _literal(name: str) -> str:
 
 
 def _drop_damaged(snapshot: Path, sizes: dict[str, int | None]) -> int:
-    """Remove files that are not as the hub's, which the hub's client would keep; returns the bytes still missing."""
+    """Remove files that are not as the hub's, which the hub's client would keep; returns the bytes
+    still missing."""
     missing = 0
     for name, size in sizes.items():
         path = snapshot / name
@@ -224,15 +249,19 @@ def _check_space(model: str, missing: int, cache: Path) -> None:
             Failure(
                 "disk-full",
                 "infrastructure",
-                f"{model} needs {missing / 2**30:.1f} GiB more in {cache}, which has {free / 2**30:.1f} GiB free",
+                f"{model} needs {missing / 2**30:.1f} GiB more in {cache}, which has "
+                f"{free / 2**30:.1f} GiB free",
                 remedy="Free space, or choose another --gpubench-cache-dir.",
             )
         )
 
 
 @contextmanager
-def _progress_reports(model: str, blobs: Path, missing: int, report: Callable[[Progress], None]) -> Iterator[None]:
-    """Report the growth of a folder until the block ends; the folder and not the client's bars, which differ by version."""
+def _progress_reports(
+    model: str, blobs: Path, missing: int, report: Callable[[Progress], None]
+) -> Iterator[None]:
+    """Report the growth of a folder until the block ends; the folder and not the client's bars,
+    which differ by version."""
     before, done = _bytes_in(blobs), threading.Event()
 
     def watch() -> None:
@@ -292,7 +321,12 @@ def lock_path(cache_dir: Path, repo: str, kind: LockKind) -> Path:
 
 @contextmanager
 def repository_lock(
-    cache_dir: Path, repo: str, *, kind: LockKind = "local", timeout: float, waiting: Callable[[], None] = lambda: None
+    cache_dir: Path,
+    repo: str,
+    *,
+    kind: LockKind = "local",
+    timeout: float,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Hold the lock of a repository.
 
@@ -332,12 +366,15 @@ def repository_lock(
             Failure(
                 "lock-timeout",
                 "infrastructure",
-                f"another process has held the download lock of {repo} for more than {timeout:.0f} s ({path})",
+                f"another process has held the download lock of {repo} for more than "
+                f"{timeout:.0f} s ({path})",
                 remedy="Wait for it, or delete that file if no process downloads.",
             )
         ) from error
     except (OSError, NotImplementedError) as error:
-        raise BenchmarkError(lock_unusable(repo, path, str(getattr(error, "strerror", None) or error))) from error
+        raise BenchmarkError(
+            lock_unusable(repo, path, str(getattr(error, "strerror", None) or error))
+        ) from error
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """What of a model is on this machine: reads a cache or a folder, never the network.
 
-Complete means that a server which starts now, offline, finds every file: the reference resolves, no link dangles, config.json is
-there, and every weight file has the length that its own header states.
+Complete means that a server which starts now, offline, finds every file: the reference resolves, no
+link dangles, config.json is there, and every weight file has the length that its own header states.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from pytest_gpubench.host.files import expanded, make_private_folder, not_privat
 
 DEFAULT_REVISION = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model", "tiktoken.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tiktoken.model",
+)
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _MAX_HEADER = 100_000_000
 
@@ -38,7 +46,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """Why a model cannot be served from this machine, as part of a sentence: ``model.safetensors is missing``."""
+    """Why a model cannot be served from this machine, as part of a sentence: ``model.safetensors is
+    missing``."""
 
     model: str
     reason: str
@@ -66,7 +75,8 @@ def default_cache_dir(env: Mapping[str, str] | None = None) -> Path:
 
 @functools.cache
 def _cache_without_home() -> Path:
-    """For a user without a home folder: below the temporary folder, where nobody else can have put anything."""
+    """For a user without a home folder: below the temporary folder, where nobody else can have put
+    anything."""
     folder = Path(tempfile.gettempdir(), f"gpubench-{os.getuid()}")
     try:
         make_private_folder(folder)
@@ -78,7 +88,8 @@ def _cache_without_home() -> Path:
 
 
 def server_cache_dir(given: Path | None) -> Path | None:
-    """The cache that a server must be told of: the one that was given, or ours where it would find no home folder."""
+    """The cache that a server must be told of: the one that was given, or ours where it would find
+    no home folder."""
     default = default_cache_dir()
     if given is None and _cache_is_ours(default):
         return default
@@ -86,13 +97,20 @@ def server_cache_dir(given: Path | None) -> Path | None:
 
 
 def _cache_is_ours(cache: Path) -> bool:
-    return _cache_without_home.cache_info().currsize > 0 and cache.is_relative_to(_cache_without_home())
+    return _cache_without_home.cache_info().currsize > 0 and cache.is_relative_to(
+        _cache_without_home()
+    )
 
 
 def is_offline(env: Mapping[str, str] | None = None) -> bool:
     """Whether this environment forbids the network, by the hub's own rules."""
     env = os.environ if env is None else env
-    return (env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").upper() in {"1", "ON", "YES", "TRUE"}
+    return (env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").upper() in {
+        "1",
+        "ON",
+        "YES",
+        "TRUE",
+    }
 
 
 def repository_folder(cache_dir: Path, repo: str) -> Path:
@@ -101,7 +119,12 @@ def repository_folder(cache_dir: Path, repo: str) -> Path:
 
 
 def find_snapshot(
-    model: str, revision: str | None, cache_dir: Path, *, tokenizer: bool = False, weights: bool = True
+    model: str,
+    revision: str | None,
+    cache_dir: Path,
+    *,
+    tokenizer: bool = False,
+    weights: bool = True,
 ) -> Snapshot | Incomplete:
     """Look for a model, complete, in the cache (or as a folder); reads files, changes nothing.
 
@@ -124,16 +147,25 @@ def find_snapshot(
         return Incomplete(model, f"the cache {cache_dir} cannot be read: {error.strerror or error}")
 
 
-def _find_in_cache(model: str, revision: str | None, cache_dir: Path, tokenizer: bool) -> Snapshot | Incomplete:
+def _find_in_cache(
+    model: str, revision: str | None, cache_dir: Path, tokenizer: bool
+) -> Snapshot | Incomplete:
     repository = repository_folder(cache_dir, model)
     if not repository.is_dir():
         return Incomplete(model, f"it is not in the cache {cache_dir}")
     commit = resolve_commit(repository, revision or DEFAULT_REVISION)
     if commit is None:
-        return Incomplete(model, f"the cache {cache_dir} does not hold its revision {revision or DEFAULT_REVISION}")
+        return Incomplete(
+            model,
+            f"the cache {cache_dir} does not hold its revision {revision or DEFAULT_REVISION}",
+        )
     snapshot = repository / "snapshots" / commit
     if not snapshot.is_dir():
-        return Incomplete(model, f"the cache {cache_dir} knows its commit {commit[:12]} but holds no file of it", True)
+        return Incomplete(
+            model,
+            f"the cache {cache_dir} knows its commit {commit[:12]} but holds no file of it",
+            True,
+        )
     reason = _missing_part(snapshot, tokenizer)
     if reason:
         return Incomplete(model, f"{reason} (in {snapshot})", True)
@@ -154,9 +186,11 @@ def resolve_commit(repository: Path, revision: str) -> str | None:
 
 
 def looks_whole(path: Path) -> bool:
-    """Whether what a file says about itself holds: JSON parses, safetensors are as long as their header states.
+    """Whether what a file says about itself holds: JSON parses, safetensors are as long as their
+    header states.
 
-    A file may have the right length and yet be full of zeros, after a power failure. Files that say nothing count as whole.
+    A file may have the right length and yet be full of zeros, after a power failure. Files that say
+    nothing count as whole.
     """
     try:
         if path.name == "config.json" or path.name in _INDEXES:
@@ -246,10 +280,14 @@ def _stated_size(path: Path, name: str) -> int:
             raise _UnreadableError(f"{name} is not a safetensors file")
         try:
             header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            ends = [
+                entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"
+            ]
             return 8 + length + max(map(int, ends), default=0)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise _UnreadableError(f"{name} has no readable safetensors header (a broken download)") from error
+            raise _UnreadableError(
+                f"{name} has no readable safetensors header (a broken download)"
+            ) from error
 
 
 def _json(path: Path) -> dict[str, Any]:

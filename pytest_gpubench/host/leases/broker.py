@@ -1,7 +1,7 @@
 """Taking all leases of a server at once, waiting for them, and clearing away what dead runs left.
 
-Every look and every change happens under one lock of the folder, the broker's; so nobody ever holds half of what it needs, and a
-lease file can be removed safely.
+Every look and every change happens under one lock of the folder, the broker's; so nobody ever holds
+half of what it needs, and a lease file can be removed safely.
 """
 
 from __future__ import annotations
@@ -19,12 +19,26 @@ from filelock import FileLock, Timeout
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.leases.choice import Blocked, Grant, Wanted, choose
 from pytest_gpubench.host.leases.lease import Lease
-from pytest_gpubench.host.leases.lease_file import HOST, Holder, LeaseFile, lease_files, lease_folder, lease_path
-from pytest_gpubench.host.leases.owners import identify, in_words, kill_all, lock_holders, this_place
+from pytest_gpubench.host.leases.lease_file import (
+    HOST,
+    Holder,
+    LeaseFile,
+    lease_files,
+    lease_folder,
+    lease_path,
+)
+from pytest_gpubench.host.leases.owners import (
+    identify,
+    in_words,
+    kill_all,
+    lock_holders,
+    this_place,
+)
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 ORPHAN_SECONDS = 12.0
-"""How long the processes of a dead owner may take to end by themselves: the server's guard needs up to nine seconds."""
+"""How long the processes of a dead owner may take to end by themselves: the server's guard needs up
+to nine seconds."""
 _POLL_SECONDS = 1.0
 _BROKER_SECONDS = 60.0
 _RELEASE_SECONDS = 15.0
@@ -33,7 +47,9 @@ _RELEASE_SECONDS = 15.0
 class Broker:
     """Gives out the leases of one folder."""
 
-    def __init__(self, folder: Path | None = None, *, notify: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, notify: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._given = folder
         self._notify = notify
         self._orphaned: dict[Path, float] = {}
@@ -57,7 +73,8 @@ class Broker:
         """Take everything that a server needs, all or nothing; wait for it where it is in use.
 
         Args:
-            timeout: seconds to wait for other runs and foreign processes; time spent on servers of the same run does not count.
+            timeout: seconds to wait for other runs and foreign processes; time spent on servers of
+            the same run does not count.
             gpus: reads the GPUs that the server may use, now.
 
         Raises:
@@ -69,7 +86,9 @@ class Broker:
         while True:
             with self._locked(_BROKER_SECONDS):
                 held = self._survey(orphan_seconds)
-                choice: Grant | Blocked | Lease = choose(wanted, held, gpus() if wanted.gpus else (), in_words)
+                choice: Grant | Blocked | Lease = choose(
+                    wanted, held, gpus() if wanted.gpus else (), in_words
+                )
                 if isinstance(choice, Grant):
                     choice = self._take(wanted, choice)
             if isinstance(choice, Lease):
@@ -95,7 +114,9 @@ class Broker:
             reason = f"another process has held {path} for more than {seconds:.0f} s"
             raise BenchmarkError(_broker_failure(reason)) from error
         except (OSError, NotImplementedError) as error:
-            raise BenchmarkError(_broker_failure(f"{path}: {getattr(error, 'strerror', None) or error}")) from error
+            raise BenchmarkError(
+                _broker_failure(f"{path}: {getattr(error, 'strerror', None) or error}")
+            ) from error
         try:
             yield
         finally:
@@ -125,7 +146,8 @@ class Broker:
         return held
 
     def _judged(self, holder: Holder, path: Path, orphan_seconds: float) -> Holder:
-        """A held lease, marked where its owner is dead; its processes are killed when they do not end by themselves."""
+        """A held lease, marked where its owner is dead; its processes are killed when they do not
+        end by themselves."""
         if not holder.is_orphaned():
             self._orphaned.pop(path, None)
             return holder
@@ -142,10 +164,13 @@ class Broker:
         if killed:
             whose = f"run {holder.run} (its pytest, pid {holder.owner.pid}, is gone)"
             where = holder.unit if holder.unit.startswith("gpu-") else "this host"
-            self._notify(f"killed what {whose} left behind on {where}: {', '.join(map(str, killed))}")
+            self._notify(
+                f"killed what {whose} left behind on {where}: {', '.join(map(str, killed))}"
+            )
 
     def _take(self, wanted: Wanted, grant: Grant) -> Lease | Blocked:
-        """Lock and write every file, or none of them: a lock may be held by a process that the file does not name."""
+        """Lock and write every file, or none of them: a lock may be held by a process that the file
+        does not name."""
         since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
         owner = identify(os.getpid())
         if owner is None:
@@ -160,17 +185,31 @@ class Broker:
                     raise BlockingIOError
                 if unit != HOST or wanted.exclusive:
                     file.write(
-                        Holder(unit, owner, this_place(), wanted.run, wanted.server, since, wanted.exclusive, cpus=grant.cpus)
+                        Holder(
+                            unit,
+                            owner,
+                            this_place(),
+                            wanted.run,
+                            wanted.server,
+                            since,
+                            wanted.exclusive,
+                            cpus=grant.cpus,
+                        )
                     )
         except BaseException as error:
             for file in files:
                 file.close()
             if isinstance(error, OSError) and not isinstance(error, BlockingIOError):
                 path = lease_path(self.folder, units[min(len(files), len(units) - 1)])
-                raise BenchmarkError(_broker_failure(f"{path}: {error.strerror or error}")) from error
+                raise BenchmarkError(
+                    _broker_failure(f"{path}: {error.strerror or error}")
+                ) from error
             if isinstance(error, BlockingIOError):
                 pids = frozenset(lock_holders(files[-1].path))
-                who = ", ".join(map(in_words, sorted(pids))) or "a process that cannot be seen from here"
+                who = (
+                    ", ".join(map(in_words, sorted(pids)))
+                    or "a process that cannot be seen from here"
+                )
                 return Blocked((f"{files[-1].path} is locked by {who}",), pids, own_run=False)
             raise
         return Lease(grant, wanted, files, lambda: self._locked(_RELEASE_SECONDS))
@@ -184,10 +223,13 @@ def _of_its_own(unit: str) -> str:
 
 
 def _busy(wanted: Wanted, blocked: Blocked, timeout: float) -> Failure:
-    remedy = "Wait for it or end it; GPUs that others use can be left out with CUDA_VISIBLE_DEVICES."
+    remedy = (
+        "Wait for it or end it; GPUs that others use can be left out with CUDA_VISIBLE_DEVICES."
+    )
     if wanted.exclusive:
         remedy = (
-            "Wait for it or end it. GPUs that others use can be left out with CUDA_VISIBLE_DEVICES; runs that all have "
+            "Wait for it or end it. GPUs that others use can be left out with "
+            "CUDA_VISIBLE_DEVICES; runs that all have "
             "--gpubench-exclusive=no go side by side on GPUs of their own."
         )
     return Failure(
@@ -204,6 +246,8 @@ def _broker_failure(reason: str) -> Failure:
         "leases-unusable",
         "infrastructure",
         f"the leases of this host cannot be looked at: {reason}",
-        remedy="End the process that holds it, remove what is no lease there, or set GPUBENCH_LEASE_DIR to another local "
+        remedy="End the process that holds it, remove what is no lease there, or set "
+        "GPUBENCH_LEASE_DIR "
+        "to another local "
         "folder of your own.",
     )

@@ -31,14 +31,16 @@ class Wanted:
     ranks: int = 1
     """Processes of a CPU engine that compute, each on cores of its own."""
     cores: tuple[tuple[int, ...], ...] = ()
-    """Physical cores of a CPU engine that does not bind its own threads, each as its logical CPUs."""
+    """Physical cores of a CPU engine that does not bind its own threads, each as its logical
+    CPUs."""
     side_by_side: int = 1
     """Servers that this run starts at the same time at most: the cores are divided by it."""
     pid: int = 0
     """Of the process that asks."""
 
     def will_end(self, holder: Holder) -> bool:
-        """Whether a holder is another worker of the same run: however long its cases take, it is not in trouble."""
+        """Whether a holder is another worker of the same run: however long its cases take, it is
+        not in trouble."""
         return holder.run == self.run and holder.owner.pid != self.pid
 
 
@@ -70,7 +72,9 @@ class Blocked:
     """Whether only servers of the same run are in the way: they will end."""
 
 
-def choose(wanted: Wanted, held: Sequence[Holder], gpus: Sequence[Gpu], name: Callable[[int], str] = str) -> Grant | Blocked:
+def choose(
+    wanted: Wanted, held: Sequence[Holder], gpus: Sequence[Gpu], name: Callable[[int], str] = str
+) -> Grant | Blocked:
     """Decide.
 
     Args:
@@ -86,7 +90,9 @@ def choose(wanted: Wanted, held: Sequence[Holder], gpus: Sequence[Gpu], name: Ca
     return _choose_cores(wanted, held)
 
 
-def _choose_gpus(wanted: Wanted, held: Sequence[Holder], gpus: Sequence[Gpu], name: Callable[[int], str]) -> Grant | Blocked:
+def _choose_gpus(
+    wanted: Wanted, held: Sequence[Holder], gpus: Sequence[Gpu], name: Callable[[int], str]
+) -> Grant | Blocked:
     holders = {holder.unit: holder for holder in held}
     free: list[Gpu] = []
     reasons: list[str] = []
@@ -112,7 +118,8 @@ def _choose_gpus(wanted: Wanted, held: Sequence[Holder], gpus: Sequence[Gpu], na
 
 
 def _aligned(every: list[Gpu], free: list[Gpu], count: int) -> list[Gpu]:
-    """A block of neighbours that starts at a multiple of its size, which is how nodes group GPUs by switch and socket."""
+    """A block of neighbours that starts at a multiple of its size, which is how nodes group GPUs by
+    switch and socket."""
     for first in range(0, len(every) - count + 1, count):
         block = every[first : first + count]
         if all(gpu in free for gpu in block):
@@ -128,14 +135,24 @@ def _choose_cores(wanted: Wanted, held: Sequence[Holder]) -> Grant | Blocked:
     free = [core for core in wanted.cores if taken.keys().isdisjoint(core)]
     if len(free) < size:
         return _blocked_by(wanted, list(dict.fromkeys(taken.values())), "cores are used by ")
-    slots = [wanted.cores[first : first + size] for first in range(0, len(wanted.cores) - size + 1, size)]
-    chosen = next((slot for slot in slots if all(core in free for core in slot)), tuple(free[:size]))
-    return Grant((f"cpu-{ranges(sorted(cpu for core in chosen for cpu in core))}",), cores=tuple(chosen))
+    slots = [
+        wanted.cores[first : first + size] for first in range(0, len(wanted.cores) - size + 1, size)
+    ]
+    chosen = next(
+        (slot for slot in slots if all(core in free for core in slot)), tuple(free[:size])
+    )
+    return Grant(
+        (f"cpu-{ranges(sorted(cpu for core in chosen for cpu in core))}",), cores=tuple(chosen)
+    )
 
 
 def _blocked_by(wanted: Wanted, holders: Sequence[Holder], words: str) -> Blocked:
     reasons = dict.fromkeys(f"{words}{holder}" for holder in holders)
-    return Blocked(tuple(reasons), frozenset(holder.owner.pid for holder in holders), all(map(wanted.will_end, holders)))
+    return Blocked(
+        tuple(reasons),
+        frozenset(holder.owner.pid for holder in holders),
+        all(map(wanted.will_end, holders)),
+    )
 
 
 def gpu_unit(gpu: Gpu) -> str:
@@ -146,22 +163,32 @@ def gpu_unit(gpu: Gpu) -> str:
 def foreign_use(gpu: Gpu, name: Callable[[int], str] = str) -> str | None:
     """Who uses a GPU that nobody has leased, in words; None where it is free.
 
-    In a container the driver may hide the processes; memory in use tells of them all the same. An idle H100 shows 0.47 GiB, one
-    with a bare CUDA context 1.0 GiB.
+    In a container the driver may hide the processes; memory in use tells of them all the same. An
+    idle H100 shows 0.47 GiB, one with a bare CUDA context 1.0 GiB.
     """
     limit = max(GIB * 3 // 4, gpu.memory_total // 100)
     if not gpu.processes and gpu.memory_used <= limit:
         return None
-    who = ", ".join(name(process.pid) for process in gpu.processes) or "a process that cannot be seen from here"
-    return f"GPU {gpu.index} ({gpu.uuid}) has {gpu.memory_used / GIB:.1f} GiB in use by {who}, outside pytest-gpubench"
+    who = (
+        ", ".join(name(process.pid) for process in gpu.processes)
+        or "a process that cannot be seen from here"
+    )
+    return (
+        f"GPU {gpu.index} ({gpu.uuid}) has {gpu.memory_used / GIB:.1f} GiB in use by {who}, "
+        "outside pytest-gpubench"
+    )
 
 
 def memory_not_returned(before: Sequence[Gpu], now: Sequence[Gpu]) -> list[str]:
-    """Sentences about GPUs whose memory is not back at its level from before a start (up to 0.25 GiB); empty if all is well."""
+    """Sentences about GPUs whose memory is not back at its level from before a start (up to 0.25
+    GiB); empty if all is well."""
     current = {gpu.uuid: gpu for gpu in now}
     left = [(gpu, current[gpu.uuid]) for gpu in before if gpu.uuid in current]
     return [
-        f"GPU {after.index} has {after.memory_used / GIB:.1f} GiB in use, {gpu.memory_used / GIB:.1f} GiB before the start"
+        (
+            f"GPU {after.index} has {after.memory_used / GIB:.1f} GiB in use, "
+            f"{gpu.memory_used / GIB:.1f} GiB before the start"
+        )
         for gpu, after in left
         if after.memory_used > gpu.memory_used + _RETURNED_WITHIN
     ]
@@ -170,18 +197,28 @@ def memory_not_returned(before: Sequence[Gpu], now: Sequence[Gpu]) -> list[str]:
 def server_env(grant: Grant, engine_version: str | None, ranks: int = 1) -> dict[str, str]:
     """The environment that keeps a server on what it was granted.
 
-    GPUs go by UUID; by index in the order of the PCI bus where the engine is older than the first version proven.
+    GPUs go by UUID; by index in the order of the PCI bus where the engine is older than the first
+    version proven.
     """
     if grant.gpus:
         if _takes_uuids(engine_version):
             return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in grant.gpus)}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu.index) for gpu in grant.gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        return {
+            "CUDA_VISIBLE_DEVICES": ",".join(str(gpu.index) for gpu in grant.gpus),
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        }
     if not grant.cores:
         return {}
-    # One thread per physical core, as vLLM itself binds them; cores that do not divide by the ranks stay idle.
+    # One thread per physical core, as vLLM itself binds them; cores that do not divide by the ranks
+    # stay idle.
     per_rank = len(grant.cores) // ranks
     threads = [core[-1] for core in grant.cores]
-    return {_BIND: "|".join(ranges(sorted(threads[rank * per_rank : (rank + 1) * per_rank])) for rank in range(ranks))}
+    return {
+        _BIND: "|".join(
+            ranges(sorted(threads[rank * per_rank : (rank + 1) * per_rank]))
+            for rank in range(ranks)
+        )
+    }
 
 
 def binds_threads(env: Sequence[str]) -> bool:

@@ -21,7 +21,8 @@ _NAMING_SECONDS = 2.0
 
 
 class Lease:
-    """The leases of one server, held until `release` and as long as any process of the server lives."""
+    """The leases of one server, held until `release` and as long as any process of the server
+    lives."""
 
     def __init__(
         self,
@@ -43,7 +44,8 @@ class Lease:
         return tuple(file.fd for file in self._files)
 
     def name_processes(self) -> None:
-        """Write into the leases which processes hold them: our children that inherited them, and all below."""
+        """Write into the leases which processes hold them: our children that inherited them, and
+        all below."""
         with self._writing:
             if not self._files:
                 return
@@ -57,7 +59,8 @@ class Lease:
 
     @contextlib.contextmanager
     def naming(self) -> Iterator[None]:
-        """While a server starts, note its growing tree every two seconds, and once more at the end."""
+        """While a server starts, note its growing tree every two seconds, and once more at the
+        end."""
         done = threading.Event()
 
         def watch() -> None:
@@ -74,9 +77,12 @@ class Lease:
             thread.join()
 
     def co_tenancy(self) -> dict[str, Any]:
-        """What else of ours runs on this host, for records: neighbours are all that were seen since the lease was taken."""
+        """What else of ours runs on this host, for records: neighbours are all that were seen since
+        the lease was taken."""
         own = {file.path for file in self._files}
-        others = {path for folder in {path.parent for path in own} for path in lease_files(folder)} - own
+        others = {
+            path for folder in {path.parent for path in own} for path in lease_files(folder)
+        } - own
         for path in sorted(others):
             with contextlib.suppress(OSError):
                 file = LeaseFile(path)
@@ -86,7 +92,8 @@ class Lease:
                     file.close()
                 if holder is not None and not holder.is_orphaned():
                     entry = self._seen.setdefault(
-                        (holder.owner.pid, holder.server), {"run": holder.run, "server": holder.server, "units": []}
+                        (holder.owner.pid, holder.server),
+                        {"run": holder.run, "server": holder.server, "units": []},
                     )
                     entry["units"] = sorted({*entry["units"], holder.unit})
         return {
@@ -97,7 +104,8 @@ class Lease:
         }
 
     def release(self) -> None:
-        """Give everything back. Where a process outlives its killing, the kernel keeps the lock and the file says whose it is.
+        """Give everything back. Where a process outlives its killing, the kernel keeps the lock and
+        the file says whose it is.
 
         Never raises; may be called again.
         """

@@ -1,7 +1,8 @@
 """Lease files: one flock'ed file per GPU or core set in a local folder of this user.
 
-The descriptor is inherited by the server, so the kernel holds the lock exactly as long as any process of the tree lives. What the
-file says is for people and for the next run: who holds it, for what, and which processes would be strays.
+The descriptor is inherited by the server, so the kernel holds the lock exactly as long as any
+process of the tree lives. What the file says is for people and for the next run: who holds it, for
+what, and which processes would be strays.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pytest_gpubench.host.leases.owners import ProcessId, is_alive, this_place
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 FOLDER_VARIABLE = "GPUBENCH_LEASE_DIR"
-"""Environment variable that names another lease folder; runs that shall see each other must agree on it."""
+"""Environment variable that names another lease folder; runs that shall see each other must agree
+on it."""
 HOST = "host"
 """The unit that an exclusive server holds alone, and the others share."""
 _SUFFIX = ".lease"
@@ -50,12 +52,18 @@ class Holder:
     """The server's tree, as it was seen last."""
 
     def is_orphaned(self) -> bool:
-        """Whether its owner is known to be dead; an owner that cannot be judged from here counts as alive."""
+        """Whether its owner is known to be dead; an owner that cannot be judged from here counts as
+        alive."""
         return self.place == this_place() and not is_alive(self.owner)
 
     def __str__(self) -> str:
-        elsewhere = "" if self.place == this_place() else ", in another container or before a reboot"
-        return f"pid {self.owner.pid} (run {self.run}, server {self.server}, since {self.since}{elsewhere})"
+        elsewhere = (
+            "" if self.place == this_place() else ", in another container or before a reboot"
+        )
+        return (
+            f"pid {self.owner.pid} (run {self.run}, server {self.server}, since "
+            f"{self.since}{elsewhere})"
+        )
 
 
 class LeaseFile:
@@ -90,11 +98,20 @@ class LeaseFile:
         if not data:
             return None
         try:
-            # A writer may be at work: what stands behind the first value is the rest of an older text.
+            # A writer may be at work: what stands behind the first value is the rest of an older
+            # text.
             content, _ = json.JSONDecoder().raw_decode(data)
             return _holder(self.unit, content)
         except (ValueError, TypeError, KeyError, RecursionError):
-            return Holder(self.unit, ProcessId(0, 0), "", "unknown", "unknown", "unknown", exclusive=self.unit == HOST)
+            return Holder(
+                self.unit,
+                ProcessId(0, 0),
+                "",
+                "unknown",
+                "unknown",
+                "unknown",
+                exclusive=self.unit == HOST,
+            )
 
     def write(self, holder: Holder) -> None:
         """Replace what the file says."""
@@ -142,11 +159,16 @@ def lease_path(folder: Path, unit: str) -> Path:
 
 def lease_files(folder: Path) -> list[Path]:
     """Every lease file, in a stable order; a folder, link or pipe of such a name is none."""
-    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if path.is_file() and not path.is_symlink())
+    return sorted(
+        path for path in folder.glob(f"*{_SUFFIX}") if path.is_file() and not path.is_symlink()
+    )
 
 
 def _holder(unit: str, content: Any) -> Holder:
-    texts = {name: _typed(str, content[name])[:_LONGEST_TEXT] for name in ("place", "run", "server", "since")}
+    texts = {
+        name: _typed(str, content[name])[:_LONGEST_TEXT]
+        for name in ("place", "run", "server", "since")
+    }
     return Holder(
         unit,
         _process(content["owner"]),
@@ -161,7 +183,9 @@ def _process(content: Any) -> ProcessId:
     pid = _typed(int, content["pid"])
     if not 0 < pid < _PIDS:  # 0 and below mean groups to kill(2)
         raise ValueError("no pid")
-    return ProcessId(pid, _typed(int, content["start"]), _typed(str, content["name"])[:_LONGEST_TEXT])
+    return ProcessId(
+        pid, _typed(int, content["start"]), _typed(str, content["name"])[:_LONGEST_TEXT]
+    )
 
 
 def _typed(kind: type[_T], value: Any) -> _T:
@@ -176,6 +200,9 @@ def _unusable(folder: Path, reason: str) -> BenchmarkError:
             "leases-unusable",
             "infrastructure",
             f"the lease folder {folder} cannot be used: {reason}",
-            remedy=f"Set {FOLDER_VARIABLE} to a folder of your own on a local disk, the same for all runs on this host.",
+            remedy=(
+                f"Set {FOLDER_VARIABLE} to a folder of your own on a local disk, the same "
+                "for all runs on this host."
+            ),
         )
     )

@@ -1,4 +1,5 @@
-"""Processes by identity, so that a lease names the right one for ever: a pid alone is used again."""
+"""Processes by identity, so that a lease names the right one for ever: a pid alone is used
+again."""
 
 from __future__ import annotations
 
@@ -74,17 +75,24 @@ def with_descendants(pids: Iterable[int]) -> list[ProcessId]:
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-            living.update({process.pid: process for process in map(identify, family) if process is not None})
+            living.update(
+                {process.pid: process for process in map(identify, family) if process is not None}
+            )
     return list(living.values())
 
 
 def lock_holders(path: Path, among: Iterable[int] | None = None) -> list[int]:
-    """Processes (of this user) that hold the lock of a file, taken or inherited. Who only reads the file is not among them.
+    """Processes (of this user) that hold the lock of a file, taken or inherited. Who only reads the
+    file is not among them.
 
     Args:
         among: pids to look at; None is every process.
     """
-    pids = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()) if among is None else among
+    pids = (
+        (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
+        if among is None
+        else among
+    )
     target = str(path.resolve())
     holders = []
     for pid in pids:
@@ -95,13 +103,19 @@ def lock_holders(path: Path, among: Iterable[int] | None = None) -> list[int]:
 
 
 def kill_all(processes: Iterable[ProcessId]) -> list[ProcessId]:
-    """SIGKILL these very processes and all below them, and wait up to five seconds; returns those that were killed.
+    """SIGKILL these very processes and all below them, and wait up to five seconds; returns those
+    that were killed.
 
-    This process, its ancestors and what else they started are spared, whatever a damaged lease says.
+    This process, its ancestors and what else they started are spared, whatever a damaged lease
+    says.
     """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents()), 1}
     living = [process for process in processes if process.pid not in spared and is_alive(process)]
-    victims = [victim for victim in with_descendants(process.pid for process in living) if victim.pid not in spared]
+    victims = [
+        victim
+        for victim in with_descendants(process.pid for process in living)
+        if victim.pid not in spared
+    ]
     for victim in victims:
         with contextlib.suppress(OSError):
             os.kill(victim.pid, 9)

@@ -22,7 +22,11 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     schedule = Schedule(options.ttft, options.token_time, options.tokens_per_chunk)
     server = LoopbackServer(
-        schedule, model=options.model, host=options.host, port=options.port, per_request_metrics=options.per_request_metrics
+        schedule,
+        model=options.model,
+        host=options.host,
+        port=options.port,
+        per_request_metrics=options.per_request_metrics,
     )
     gc.freeze()
     gc.disable()  # a collection would delay every stream at once

@@ -1,4 +1,5 @@
-"""A small HTTP/1.1 server side for the loopback server: keep-alive, JSON answers, chunked streams. Standard library only."""
+"""A small HTTP/1.1 server side for the loopback server: keep-alive, JSON answers, chunked streams.
+Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias, cast
 
 _MAX_HEAD = 64 * 1024
-STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
 STREAM_END = b"0\r\n\r\n"
 
 
@@ -31,7 +35,8 @@ class Request:
     body: bytes
     connection: Connection
     arrival_ns: int = 0
-    """Stamp of the read that completed it, or that of a later one where several were read together."""
+    """Stamp of the read that completed it, or that of a later one where several were read
+    together."""
 
     def json(self) -> Any:
         """The body as JSON.
@@ -58,16 +63,25 @@ class Response:
     @classmethod
     def error(cls, status: int, message: str, kind: str = "BadRequestError") -> Response:
         """An error in the shape of the OpenAI API."""
-        return cls.of_json({"error": {"message": message, "type": kind, "param": None, "code": status}}, status)
+        return cls.of_json(
+            {"error": {"message": message, "type": kind, "param": None, "code": status}}, status
+        )
 
     def encoded(self) -> bytes:
-        lines = [f"HTTP/1.1 {self.status} {_phrase(self.status)}", f"content-type: {self.content_type}"]
-        lines += [f"content-length: {len(self.body)}", *(f"{name}: {value}" for name, value in self.headers.items())]
+        lines = [
+            f"HTTP/1.1 {self.status} {_phrase(self.status)}",
+            f"content-type: {self.content_type}",
+        ]
+        lines += [
+            f"content-length: {len(self.body)}",
+            *(f"{name}: {value}" for name, value in self.headers.items()),
+        ]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + self.body
 
 
 Handler: TypeAlias = "Callable[[Request], Response | Awaitable[Response | None] | None]"
-"""Answers a request. None: the handler took the connection over (``begin_stream``, ``send``, ``end_stream``, ``drop``)."""
+"""Answers a request. None: the handler took the connection over (``begin_stream``, ``send``,
+``end_stream``, ``drop``)."""
 
 
 class App(Protocol):
@@ -87,7 +101,8 @@ def _phrase(status: int) -> str:
 
 
 class Connection(asyncio.Protocol):
-    """One client connection; requests are answered one after another (pipelined ones wait their turn)."""
+    """One client connection; requests are answered one after another (pipelined ones wait their
+    turn)."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -119,7 +134,8 @@ class Connection(asyncio.Protocol):
         self._buffer += data
         if not self._busy and not self._looking:
             self._looking = True
-            # not at once: first the other connections' requests get their stamps, as the time that this one takes is not theirs
+            # not at once: first the other connections' requests get their stamps, as the time that
+            # this one takes is not theirs
             delay = self._app.patience if b"/completions" in data[:64] else 0.0
             asyncio.get_running_loop().call_later(delay, self._look)
 
@@ -136,7 +152,10 @@ class Connection(asyncio.Protocol):
             return
         lines = bytes(self._buffer[:head_end]).decode("latin-1").split("\r\n")
         words = lines[0].split(" ")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines[1:])
+        }
         length = headers.get("content-length", "0")
         if len(words) != 3 or not length.isdigit() or "transfer-encoding" in headers:
             self._refuse(400, "malformed request, or a body without Content-Length")
@@ -145,7 +164,9 @@ class Connection(asyncio.Protocol):
         if len(self._buffer) < end:
             return
         body = bytes(self._buffer[head_end + 4 : end])
-        request = Request(words[0], words[1].partition("?")[0], headers, body, self, self._arrival_ns)
+        request = Request(
+            words[0], words[1].partition("?")[0], headers, body, self, self._arrival_ns
+        )
         del self._buffer[:end]
         self._busy = True
         self._dispatch(request)
@@ -211,7 +232,9 @@ class Connection(asyncio.Protocol):
             return
         written = 0
         if self._descriptor >= 0 and not self.transport.get_write_buffer_size():
-            try:  # at once, so that a stamp taken before is the truth: the transport would write at the end of the loop's round
+            # at once, so that a stamp taken before is the truth: the transport would write at the
+            # end of the loop's round
+            try:
                 written = os.write(self._descriptor, data)
             except OSError:  # full, or broken: the transport finds out which
                 written = 0

@@ -1,4 +1,5 @@
-"""What the loopback server is to do, what it did and what it counts, in vLLM's names. Standard library only."""
+"""What the loopback server is to do, what it did and what it counts, in vLLM's names. Standard
+library only."""
 
 from __future__ import annotations
 
@@ -9,17 +10,20 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When tokens are sent, in seconds after the request has arrived: token n (from 1) at ``ttft + (n - 1) * token_time``.
+    """When tokens are sent, in seconds after the request has arrived: token n (from 1) at ``ttft +
+    (n - 1) * token_time``.
 
-    The first chunk carries one token, as after a prefill, the others ``tokens_per_chunk`` (the last one what is left); a chunk goes
-    out when its last token is due, so the time per output token is exactly ``token_time`` whatever the chunks.
+    The first chunk carries one token, as after a prefill, the others ``tokens_per_chunk`` (the last
+    one what is left); a chunk goes out when its last token is due, so the time per output token is
+    exactly ``token_time`` whatever the chunks.
     """
 
     ttft: float = 0.05
     token_time: float = 0.01
     tokens_per_chunk: int = 1
     num_speculative_tokens: int = 0
-    """Above 0, every chunk after the first is one verified draft: ``tokens in the chunk - 1`` tokens of it were accepted."""
+    """Above 0, every chunk after the first is one verified draft: ``tokens in the chunk - 1``
+    tokens of it were accepted."""
     eos_after: int | None = None
     """Tokens after which the model would stop; requests with ``ignore_eos`` run on."""
 
@@ -33,7 +37,8 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one request; stream faults happen instead of chunk ``after_chunks`` (0 is the first)."""
+    """What goes wrong with one request; stream faults happen instead of chunk ``after_chunks`` (0
+    is the first)."""
 
     kind: Literal["status", "malformed", "disconnect", "stall", "error-event", "short", "letters"]
     """``letters``: every chunk carries one letter of a long word, whatever it claims."""
@@ -48,7 +53,8 @@ class Fault:
 
 @dataclass(slots=True)
 class Served:
-    """The truth about one request: the server's own times (``time.monotonic_ns``, one clock for all processes of a host)."""
+    """The truth about one request: the server's own times (``time.monotonic_ns``, one clock for all
+    processes of a host)."""
 
     index: int
     request_id: str
@@ -57,7 +63,8 @@ class Served:
     prompt_tokens: int
     asked_tokens: int
     chunk_ns: list[int] = field(default_factory=list)
-    """Taken right before each token-carrying chunk is written to the socket; chunks that were late together share a write."""
+    """Taken right before each token-carrying chunk is written to the socket; chunks that were late
+    together share a write."""
     chunk_totals: list[int] = field(default_factory=list)
     """Cumulative output tokens after each of these chunks."""
     finish_reason: str = ""
@@ -92,7 +99,8 @@ class Counters:
     accepted_per_position: list[int] = field(default_factory=list)
 
     def count_draft(self, proposed: int, accepted: int) -> None:
-        """One verification step: ``accepted`` of ``proposed`` draft tokens were right, from the first position on."""
+        """One verification step: ``accepted`` of ``proposed`` draft tokens were right, from the
+        first position on."""
         self.drafts += 1
         self.draft_tokens += proposed
         self.accepted_tokens += accepted
@@ -105,12 +113,18 @@ class Counters:
         """The ``/metrics`` page (Prometheus text format) with vLLM's names and labels."""
         labels = f'engine="0",model_name="{model}"'
         # As of one process: pages of several lack it.
-        lines = ["# HELP python_info Python platform information", "# TYPE python_info gauge", "python_info 1.0"]
+        lines = [
+            "# HELP python_info Python platform information",
+            "# TYPE python_info gauge",
+            "python_info 1.0",
+        ]
 
         def put(name: str, kind: str, values: dict[str, float]) -> None:
             lines.append(f"# HELP {name} {name}")
             lines.append(f"# TYPE {name} {kind}")
-            lines.extend(f"{name}{{{labels}{extra}}} {float(value)}" for extra, value in values.items())
+            lines.extend(
+                f"{name}{{{labels}{extra}}} {float(value)}" for extra, value in values.items()
+            )
 
         put("vllm:num_requests_running", "gauge", {"": self.running})
         put("vllm:num_requests_waiting", "gauge", {"": self.waiting})
@@ -120,7 +134,11 @@ class Counters:
         put("vllm:prefix_cache_queries_total", "counter", {"": self.prefix_cache_queries})
         put("vllm:prefix_cache_hits_total", "counter", {"": self.prefix_cache_hits})
         reasons = {reason: self.finished[reason] for reason in ("stop", "length", "abort", "error")}
-        put("vllm:request_success_total", "counter", {f',finished_reason="{reason}"': n for reason, n in reasons.items()})
+        put(
+            "vllm:request_success_total",
+            "counter",
+            {f',finished_reason="{reason}"': n for reason, n in reasons.items()},
+        )
         if speculative:
             put("vllm:spec_decode_num_drafts_total", "counter", {"": self.drafts})
             put("vllm:spec_decode_num_draft_tokens_total", "counter", {"": self.draft_tokens})

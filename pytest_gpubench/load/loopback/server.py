@@ -1,12 +1,14 @@
-"""A server with a known schedule that speaks vLLM's OpenAI API: the truth that load generators are measured against.
+"""A server with a known schedule that speaks vLLM's OpenAI API: the truth that load generators are
+measured against.
 
-Standard library only, so that a stub engine can start within milliseconds; uvloop is used where it is installed.
+Standard library only, so that a stub engine can start within milliseconds; uvloop is used where it
+is installed.
 
     async with LoopbackServer(Schedule(ttft=0.05, token_time=0.01)) as server:
         ...  # server.url, server.truth, server.counters
 
     with LoopbackServer().in_thread() as server: ...        # from synchronous code
-    python -m pytest_gpubench.load.loopback --port 8000     # as a process: prints its URL, ends on SIGTERM
+    python -m pytest_gpubench.load.loopback --port 8000     # prints its URL, ends on SIGTERM
 """
 
 from __future__ import annotations
@@ -23,10 +25,21 @@ from pytest_gpubench.load.loopback.http_server import Connection, Handler, Reque
 from pytest_gpubench.load.loopback.schedule import Counters, Fault, Schedule, Served
 from pytest_gpubench.load.loopback.stream import Completion, Ticker
 
-__all__ = ["Counters", "Fault", "Handler", "LoopbackServer", "Request", "Response", "Schedule", "Served", "serve_forever"]
+__all__ = [
+    "Counters",
+    "Fault",
+    "Handler",
+    "LoopbackServer",
+    "Request",
+    "Response",
+    "Schedule",
+    "Served",
+    "serve_forever",
+]
 
 TRUTH_PATH = "/loopback/truth"
-"""GET: everything in ``LoopbackServer.truth`` as JSON, for measuring sides in other processes; DELETE: forget it."""
+"""GET: everything in ``LoopbackServer.truth`` as JSON, for measuring sides in other processes;
+DELETE: forget it."""
 _TEMPLATE_TOKENS = 9
 """What the toy chat template adds to the contents of the messages."""
 
@@ -35,12 +48,15 @@ class LoopbackServer:
     """The server. Routes can be added or replaced through ``routes`` before or while it runs.
 
     Args:
-        schedule: when tokens are sent; may be replaced while the server runs (it holds for requests that arrive later).
-        model: the served model name, on ``/v1/models`` and in the metrics' labels; other names are answered with 404.
+        schedule: when tokens are sent; may be replaced while the server runs (it holds for requests
+        that arrive later).
+        model: the served model name, on ``/v1/models`` and in the metrics' labels; other names are
+        answered with 404.
         api_key: required as a bearer token under ``/v1``, as vLLM does it; None asks for none.
         faults: gives the fault of the n-th completion request (counted from 0), or None.
         prefix_caching: count a repeated prompt as prefix-cache hits (the times stay as scheduled).
-        per_request_metrics: tell the own times in the last chunk, as vLLM does with ``--enable-per-request-metrics``.
+        per_request_metrics: tell the own times in the last chunk, as vLLM does with
+            ``--enable-per-request-metrics``.
     """
 
     def __init__(
@@ -77,10 +93,14 @@ class LoopbackServer:
             ("GET", "/version"): lambda _request: Response.of_json({"version": "0.0.0+loopback"}),
             ("GET", "/v1/models"): self._models,
             ("GET", "/metrics"): lambda _request: Response(
-                self.counters.metrics_text(self.model, speculative=self.schedule.num_speculative_tokens > 0).encode(),
+                self.counters.metrics_text(
+                    self.model, speculative=self.schedule.num_speculative_tokens > 0
+                ).encode(),
                 content_type="text/plain; version=0.0.4; charset=utf-8",
             ),
-            ("GET", TRUTH_PATH): lambda _request: Response.of_json([asdict(served) for served in self.truth]),
+            ("GET", TRUTH_PATH): lambda _request: Response.of_json(
+                [asdict(served) for served in self.truth]
+            ),
             ("DELETE", TRUTH_PATH): self._forget,
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._detokenize,
@@ -100,7 +120,8 @@ class LoopbackServer:
 
     @property
     def patience(self) -> float:
-        """Seconds that a completion request may wait before it is read: a small part of its time to the first token."""
+        """Seconds that a completion request may wait before it is read: a small part of its time to
+        the first token."""
         return min(0.005, self.schedule.ttft / 5)
 
     async def start(self) -> None:
@@ -111,7 +132,9 @@ class LoopbackServer:
         """
         loop = asyncio.get_running_loop()
         self._ticker = Ticker()
-        self._server = await loop.create_server(lambda: Connection(self), self.host, self.port, backlog=4096)
+        self._server = await loop.create_server(
+            lambda: Connection(self), self.host, self.port, backlog=4096
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -135,7 +158,8 @@ class LoopbackServer:
 
     @contextlib.contextmanager
     def in_thread(self) -> Iterator[LoopbackServer]:
-        """Run on an event loop in a thread of its own, for synchronous callers; read ``truth`` after the load has ended."""
+        """Run on an event loop in a thread of its own, for synchronous callers; read ``truth``
+        after the load has ended."""
         ready, failed = threading.Event(), []
         loop_of_thread: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
@@ -164,7 +188,11 @@ class LoopbackServer:
 
     def handle(self, request: Request) -> Response | Awaitable[Response | None] | None:
         """Answer one request: check the key, find the route."""
-        if self.api_key is not None and request.path.startswith("/v1") and not self._authorized(request):
+        if (
+            self.api_key is not None
+            and request.path.startswith("/v1")
+            and not self._authorized(request)
+        ):
             return Response.of_json({"error": "Unauthorized"}, 401)
         handler = self.routes.get((request.method, request.path))
         if handler is None:
@@ -176,14 +204,27 @@ class LoopbackServer:
         return scheme.lower() == "bearer" and key == self.api_key
 
     def _models(self, _request: Request) -> Response:
-        card = {"id": self.model, "object": "model", "created": 0, "owned_by": "vllm", "max_model_len": self.max_model_len}
+        card = {
+            "id": self.model,
+            "object": "model",
+            "created": 0,
+            "owned_by": "vllm",
+            "max_model_len": self.max_model_len,
+        }
         return Response.of_json({"object": "list", "data": [card]})
 
     def _tokenize(self, request: Request) -> Response:
         body = request.json()
         text, extra = _prompt_of(body)
         tokens = [0] * extra + word_tokens(text)
-        return Response.of_json({"count": len(tokens), "max_model_len": self.max_model_len, "tokens": tokens, "token_strs": None})
+        return Response.of_json(
+            {
+                "count": len(tokens),
+                "max_model_len": self.max_model_len,
+                "tokens": tokens,
+                "token_strs": None,
+            }
+        )
 
     def _forget(self, _request: Request) -> Response:
         self.truth.clear()
@@ -199,13 +240,17 @@ class LoopbackServer:
             return Response.error(fault.status, "refused on purpose", "ServiceUnavailableError")
         body: dict[str, Any] = request.json()
         if body.get("model") != self.model:
-            return Response.error(404, f"The model `{body.get('model')}` does not exist.", "NotFoundError")
+            return Response.error(
+                404, f"The model `{body.get('model')}` does not exist.", "NotFoundError"
+            )
         text, extra = _prompt_of(body)
         prompt_tokens = extra + count_word_tokens(text)
         asked = int(body.get("max_completion_tokens") or body.get("max_tokens") or 16)
         if prompt_tokens + asked > self.max_model_len:
             message = f"This model's maximum context length is {self.max_model_len} tokens."
-            return Response.error(400, f"{message} However, your request has {prompt_tokens} input tokens.")
+            return Response.error(
+                400, f"{message} However, your request has {prompt_tokens} input tokens."
+            )
         tokens = asked
         if self.schedule.eos_after is not None and not body.get("ignore_eos"):
             tokens = min(asked, self.schedule.eos_after)
@@ -216,7 +261,9 @@ class LoopbackServer:
             if text in self._seen:
                 self.counters.prefix_cache_hits += prompt_tokens
             self._seen.add(text)
-        truth = Served(index, request.headers.get("x-request-id", ""), request.arrival_ns, prompt_tokens, asked)
+        truth = Served(
+            index, request.headers.get("x-request-id", ""), request.arrival_ns, prompt_tokens, asked
+        )
         self.truth.append(truth)
         options = body.get("stream_options") or {}
         include = bool(options.get("include_usage"))
@@ -250,9 +297,11 @@ def _prompt_of(body: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def word_tokens(text: str) -> list[int]:
-    """The loopback server's toy tokenizer: every word is cut into pieces of three characters, each piece one token.
+    """The loopback server's toy tokenizer: every word is cut into pieces of three characters, each
+    piece one token.
 
-    A piece is a number in base 95 (printable ASCII); other characters count as ``?``. ``words_text`` is its inverse up to spaces.
+    A piece is a number in base 95 (printable ASCII); other characters count as ``?``.
+    ``words_text`` is its inverse up to spaces.
     """
     tokens = []
     for word in text.split():
@@ -289,8 +338,11 @@ def _run(main: Callable[[], Any]) -> None:
             runner.run(main())
 
 
-def serve_forever(server: LoopbackServer, *, on_ready: Callable[[LoopbackServer], None] | None = None) -> None:
-    """Run a server in this process until SIGTERM or SIGINT; ``on_ready`` is called once it listens."""
+def serve_forever(
+    server: LoopbackServer, *, on_ready: Callable[[LoopbackServer], None] | None = None
+) -> None:
+    """Run a server in this process until SIGTERM or SIGINT; ``on_ready`` is called once it
+    listens."""
 
     async def main() -> None:
         leave = asyncio.Event()

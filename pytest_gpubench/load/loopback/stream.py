@@ -1,4 +1,5 @@
-"""One completion of the loopback server: chunks at known times, in vLLM's shape. Standard library only."""
+"""One completion of the loopback server: chunks at known times, in vLLM's shape. Standard library
+only."""
 
 from __future__ import annotations
 
@@ -9,7 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pytest_gpubench.load.loopback.http_server import STREAM_END, STREAM_HEAD, Connection, Response, chunk
+from pytest_gpubench.load.loopback.http_server import (
+    STREAM_END,
+    STREAM_HEAD,
+    Connection,
+    Response,
+    chunk,
+)
 from pytest_gpubench.load.loopback.schedule import Counters, Fault, Schedule, Served
 from pytest_gpubench.load.timing import TimerFd
 
@@ -39,7 +46,11 @@ class Ticker:
 
     def _fire(self, _when_ns: int) -> None:
         due = self._due
-        for _ in range(_BATCH):  # then look at the sockets: a request that has arrived meanwhile would get its stamp late
+        for _ in range(
+            _BATCH
+            # then look at the sockets: a request that has arrived meanwhile would get its stamp
+            # late
+        ):
             if not due or due[0][0] > time.monotonic_ns():
                 break
             _, _, completion = heapq.heappop(due)
@@ -104,7 +115,11 @@ class Completion:
         parts: list[bytes] = []
         broken = False
         while self._step < len(plan) and arrival + plan[self._step][0] <= now:
-            if self.fault is not None and self.fault.breaks_stream and self._step == self.fault.after_chunks:
+            if (
+                self.fault is not None
+                and self.fault.breaks_stream
+                and self._step == self.fault.after_chunks
+            ):
                 broken = True
                 break
             parts.append(self._advance(plan[self._step][1]))
@@ -147,15 +162,22 @@ class Completion:
         last = self._step + 1 == len(self._plan)
         if self._step == 0:
             role = self._event('{"role":"assistant","content":""}', 0) if self.chat else ""
-            return STREAM_HEAD + chunk((role + self._event(self._delta(new), total, last=last)).encode())
+            return STREAM_HEAD + chunk(
+                (role + self._event(self._delta(new), total, last=last)).encode()
+            )
         if last or new != self.schedule.tokens_per_chunk or self._spells:
             return chunk(self._event(self._delta(new), total, last=last).encode())
         if not self._middle:
             text = self._event(self._delta(new), 0, usage=False)
             usage = b""
             if self.continuous_usage:
-                usage = b',"usage":{"prompt_tokens":%d,"total_tokens":%%d,"completion_tokens":%%d}' % self.truth.prompt_tokens
-            self._middle = text.encode().replace(b"%", b"%%").removesuffix(b"}\n\n") + usage + b"}\n\n"
+                usage = (
+                    b',"usage":{"prompt_tokens":%d,"total_tokens":%%d,"completion_tokens":%%d}'
+                    % self.truth.prompt_tokens
+                )
+            self._middle = (
+                text.encode().replace(b"%", b"%%").removesuffix(b"}\n\n") + usage + b"}\n\n"
+            )
         if not self.continuous_usage:
             return chunk(self._middle % ())
         return chunk(self._middle % (self.truth.prompt_tokens + total, total))
@@ -179,18 +201,25 @@ class Completion:
 
     def _usage(self, total: int) -> str:
         prompt = self.truth.prompt_tokens
-        return f'{{"prompt_tokens":{prompt},"total_tokens":{prompt + total},"completion_tokens":{total}}}'
+        whole = prompt + total
+        return f'{{"prompt_tokens":{prompt},"total_tokens":{whole},"completion_tokens":{total}}}'
 
     def _tail(self) -> bytes:
         """Everything after the last token."""
         events = "data: [DONE]\n\n"
         if self.include_usage:
-            metrics = f',"metrics":{json.dumps(self._own_view())}' if self.per_request_metrics else ""
-            events = f'data: {self._head},"choices":[],"usage":{self._usage(self._sent)}{metrics}}}\n\n' + events
+            metrics = (
+                f',"metrics":{json.dumps(self._own_view())}' if self.per_request_metrics else ""
+            )
+            events = (
+                f'data: {self._head},"choices":[],"usage":{self._usage(self._sent)}{metrics}}}\n\n'
+                + events
+            )
         return chunk(events.encode()) + STREAM_END
 
     def _own_view(self) -> dict[str, Any]:
-        """What vLLM tells about a request with ``--enable-per-request-metrics`` and ``--per-request-spec-decode-metrics``."""
+        """What vLLM tells about a request with ``--enable-per-request-metrics`` and
+        ``--per-request-spec-decode-metrics``."""
         first = self.truth.chunk_ns[0] if self.truth.chunk_ns else time.monotonic_ns()
         view: dict[str, Any] = {
             "queue_time_ms": 0.0,
@@ -212,7 +241,11 @@ class Completion:
         if self.chat:
             part = {"message": {"role": "assistant", "content": text}}
         choice = {"index": 0, **part, "logprobs": None, "finish_reason": self.finish_reason}
-        return {**json.loads(self._head + "}"), "choices": [choice], "usage": json.loads(self._usage(self._sent))}
+        return {
+            **json.loads(self._head + "}"),
+            "choices": [choice],
+            "usage": json.loads(self._usage(self._sent)),
+        }
 
     def _break(self) -> None:
         assert self.fault is not None  # noqa: S101  # only called with one
@@ -224,10 +257,18 @@ class Completion:
         if self.fault.kind == "disconnect":
             self.connection.drop()
         elif self.fault.kind == "malformed":
-            self.connection.send(b'data: {"id": "chatcmpl-x", "choices": [{"delta"\n\ndata: [DONE]\n\n')
+            self.connection.send(
+                b'data: {"id": "chatcmpl-x", "choices": [{"delta"\n\ndata: [DONE]\n\n'
+            )
             self.connection.end_stream()
         else:
-            message = {"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}}
+            message = {
+                "error": {
+                    "message": "EngineCore encountered an issue.",
+                    "type": "InternalServerError",
+                    "code": 500,
+                }
+            }
             self.connection.send(f"data: {json.dumps(message)}\n\ndata: [DONE]\n\n".encode())
             self.connection.end_stream()
 
