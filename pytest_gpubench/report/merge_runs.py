@@ -330,7 +330,8 @@ def _row(
 def _start_rows(inits: Iterable[InitResult]) -> list[Row]:
     attempts: dict[str, list[InitResult]] = {}
     for init in inits:
-        attempts.setdefault(init.subject, []).append(init)
+        engine_b = " [b]" if init.launch.arm == "b" else ""  # not the recipes' own engine
+        attempts.setdefault(init.subject + engine_b, []).append(init)
     return [_start_row(subject, found) for subject, found in attempts.items()]
 
 

@@ -221,3 +221,14 @@ def test_a_matrix_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text(json.dumps(_matrix(CASE)))
     assert read_matrix(path)["include"][0]["cases"] == [CASE]
+
+
+def test_engine_b_that_does_not_start_is_not_taken_for_the_recipes_own(tmp_path: Path) -> None:
+    second = init_record(failure=ENGINE_DIED)
+    second["launch"] = second["launch"] | {"arm": "b"}
+    merged = _merged(
+        tmp_path, ("a", init_record() | {"launch": second["launch"] | {"arm": "a"}}), ("a", second)
+    )
+    statuses = {row.name: row.status for row in merged.rows}
+    assert statuses[f"{SERVER}:init"] is not Status.FAIL
+    assert statuses[f"{SERVER}:init [b]"] is Status.FAIL
