@@ -112,14 +112,14 @@ from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
 from pytest_gpubench.plugin import run_case
 
-run_load, leases = runner.run_load, []
+run_load, leases = run_case.run_load, []
 
 def with_neighbour(*arguments, **options):
     result = run_load(*arguments, **options)
     leases.append(Broker().acquire(Wanted("late", "another-run", exclusive=False), timeout=60))
     return result
 
-runner.run_load = with_neighbour
+run_case.run_load = with_neighbour
 
 def pytest_unconfigure():
     for lease in leases:
