@@ -60,6 +60,7 @@ def compute(
     calibrations: Sequence[Calibration] = (),
     compiled: Sequence[str] = (),
     attempts: int = 1,
+    made_up_weights: bool = False,
 ) -> Measurement:
     """The measurement of a load run.
 
@@ -76,6 +77,7 @@ def compute(
         compiled: kernels that the engine compiled in the measured window (``window_of``).
         attempts: how often the case was measured on this launch; all but the last were spoilt by
             compilations.
+        made_up_weights: of the engine (``load-format: dummy``); then its text says nothing.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -87,7 +89,7 @@ def compute(
     problems = find_problems(records, workload, drafting, client, speculative=speculative)
     calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
-    recount = recounted(measured, client)
+    recount = recounted(measured, client, made_up_weights=made_up_weights)
     metrics: dict[str, float] = {}
     quantiles: dict[str, tuple[float, ...]] = {}
     invalid: tuple[str, ...] = ()

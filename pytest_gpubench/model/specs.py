@@ -126,6 +126,11 @@ class ServerSpec:
     """Distribution name to version specifier, for instance ``vllm: ">=0.24"``."""
     image: str = ""
 
+    @property
+    def made_up_weights(self) -> bool:
+        """Whether the engine makes its weights up: nothing is read, and its text means nothing."""
+        return self.serve.get("load-format") == "dummy"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Launch:

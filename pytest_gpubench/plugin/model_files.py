@@ -24,7 +24,7 @@ class Wanted(NamedTuple):
 
 def models_of(spec: ServerSpec) -> list[Wanted]:
     """Target and draft of a server; dummy weights are made up by the engine."""
-    read = spec.serve.get("load-format") != "dummy"
+    read = not spec.made_up_weights
     wanted = [Wanted(spec.model, spec.revision, True, read)]
     draft = spec.speculative
     if draft is not None and draft.model is not None:

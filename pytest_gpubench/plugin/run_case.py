@@ -279,6 +279,7 @@ class CaseRunner:
                 calibrations=calibrations,
                 compiled=compiled,
                 attempts=attempt,
+                made_up_weights=spec.made_up_weights,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error

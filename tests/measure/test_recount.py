@@ -67,6 +67,14 @@ def test_answers_without_any_text_are_not_believed() -> None:
     assert reason == "no text came in 2 sampled answers, for which usage claims 200 tokens"
 
 
+def test_text_of_made_up_weights_is_not_counted() -> None:
+    """As seen on an H200 with load-format dummy: 3,691 tokens in 32 answers, and no text at all."""
+    found = recounted(_records((115, 0, 4), (116, 0, 4)), CLIENT, made_up_weights=True)
+    assert disagreement(found) == ()
+    (flag,) = recount_flags(found)
+    assert "made up" in flag.message
+
+
 def test_what_could_not_be_counted_is_flagged_and_voids_nothing() -> None:
     client = ClientFacts("3", "3.11", "asyncio", recount="/tokenize answered 404")
     found = recounted(_records(None), client)
