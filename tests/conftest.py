@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A job that a shell started in the background ignores SIGINT, and all that it starts inherits that:
-# tests of Ctrl-C could not work.
+# A job that a shell started in the background ignores SIGINT, one under nohup SIGHUP, and all that
+# it starts inherits that: tests of Ctrl-C and of a hangup could not work.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A verdict rests on what is right, never on how fast this machine is today; a failure can be
 # repeated from what it prints.

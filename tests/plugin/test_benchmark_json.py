@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import Project, workers
 
 CASE = "tiny-bf16-cpu-vllm-tp1:32x4-c1"
 
@@ -42,7 +42,7 @@ def test_the_file_holds_the_durations_of_the_run(project: Project) -> None:
 
 @pytest.mark.slow
 def test_under_xdist_the_controller_writes_all_of_it(project: Project) -> None:
-    options = ["-n", "2", "--gpubench-exclusive=no", "--gpubench-benchmark-json=out.json"]
+    options = [*workers(2), "--gpubench-exclusive=no", "--gpubench-benchmark-json=out.json"]
     result = project.run("benchmarks", "-k", "tiny and cpu", *options)
     assert result.ret == 0, result.stdout.str()
     subjects = {entry["param"] for entry in _written(project)["benchmarks"]}

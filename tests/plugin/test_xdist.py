@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import Project, workers
 
 pytestmark = pytest.mark.slow
 
-SIDE_BY_SIDE = ("--gpubench-exclusive=no", "-n", "2")
+SIDE_BY_SIDE = ("--gpubench-exclusive=no", *workers(2))
 FAKE_GPUS = """
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory
 import pytest_gpubench.plugin.leasing as leasing, pytest_gpubench.plugin.servers as servers
@@ -159,7 +159,7 @@ def test_servers_get_gpus_of_their_own_by_uuid(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-n", "2"), "2 workers would run servers side by side*--gpubench-exclusive=no"),
+        (workers(2), "2 workers would run servers side by side*--gpubench-exclusive=no"),
         (
             (*SIDE_BY_SIDE, "--dist", "loadgroup"),
             "--dist loadgroup would start a server once per worker*",
@@ -181,7 +181,7 @@ def test_other_tests_run_on_many_workers_as_ever(project: Project, dist: str) ->
     project.pytester.makepyfile(
         test_other="import pytest\n@pytest.mark.parametrize('i', range(9))\ndef test_it(i): pass\n"
     )
-    result = project.run("test_other.py", "-n", "2", "--dist", dist)
+    result = project.run("test_other.py", *workers(2), "--dist", dist)
     assert result.ret == 0, result.stdout.str() + result.stderr.str()
     result.assert_outcomes(passed=9)
     result.stdout.no_fnmatch_line("selected *")
