@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pytest_gpubench.plugin.items import Parameters
     from pytest_gpubench.plugin.outcomes import Outcome
     from pytest_gpubench.plugin.reserves import Settling
-    from pytest_gpubench.plugin.run_case import CaseRunner
     from pytest_gpubench.plugin.run_gate import Gate
+    from pytest_gpubench.plugin.runner import CaseRunner
     from pytest_gpubench.plugin.servers import ServerPool
     from pytest_gpubench.plugin.settings import Settings
     from pytest_gpubench.report.records import RunFolder
@@ -80,7 +80,7 @@ class BenchmarkSession:
     def runner(self) -> CaseRunner:
         """Measures the cases of this run."""
         from pytest_gpubench.plugin.live import shows_of
-        from pytest_gpubench.plugin.run_case import CaseRunner
+        from pytest_gpubench.plugin.runner import CaseRunner
 
         return CaseRunner(
             self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config)

@@ -14,7 +14,7 @@ import pytest
 
 # Imported here because pytester forgets what an inner run imports, and numpy refuses to be imported
 # twice.
-import pytest_gpubench.plugin.run_case  # noqa: F401
+import pytest_gpubench.plugin.runner  # noqa: F401
 from pytest_gpubench.report.record import CaseRecord, StartRecord, record_adapter
 
 STUB = Path(__file__).parents[1] / "stub_engine.py"
@@ -58,7 +58,7 @@ CALM = """
 import sys
 
 def pytest_runtest_call(item):
-    if "pytest_gpubench.plugin.run_case" in sys.modules:
+    if "pytest_gpubench.plugin.runner" in sys.modules:
         from pytest_gpubench.measure import validity
         for name in ("MEAN_LAG_FLOOR", "TAIL_LAG_FLOOR", "SEND_LAG_FLOOR", "CPU_LIMIT", "ENGINE_GAP_FLOOR", "CLOCK_FLOOR"):
             setattr(validity, name, 100.0)

@@ -10,7 +10,7 @@ from tests.plugin.conftest import Project, project
 __all__ = ["project"]
 
 _FULL_DISK = """
-import pytest_gpubench.plugin.run_case as runner
+import pytest_gpubench.plugin.runner as runner
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 def run_load(*_, **__):
@@ -21,7 +21,7 @@ runner.try_to_write = lambda path, record: "the record x.json could not be writt
 """
 _CTRL_C_TWICE = """
 import os, signal, threading
-import pytest_gpubench.plugin.run_case as runner
+import pytest_gpubench.plugin.runner as runner
 from pytest_gpubench.engines.process import ServerProcess
 
 def run_load(*_, **__):
@@ -65,7 +65,7 @@ def test_requests_that_cannot_be_written_are_the_disk_s_fault(project: Project) 
         "device; free space')"
     )
     text = (
-        "import pytest_gpubench.plugin.run_case as runner\n\ndef full(*_):\n    raise "
+        "import pytest_gpubench.plugin.runner as runner\n\ndef full(*_):\n    raise "
         f"{error}\n\nrunner.write_requests = full\n"
     )
     (project.pytester.path / "conftest.py").write_text(text)
