@@ -38,6 +38,7 @@ FILES = {
     "port.yaml": f"{RECIPE}  serve:\n    extra-args: [--po, 9]\n".replace(
         "    extra", "         extra"
     ),
+    "image.yaml": f"{RECIPE}  image: me:pa55word@registry.example/vllm:v1\n",
     "huge.yaml": f"{RECIPE}  serve: {{seed: 0x{'f' * 5000}}}\n",
     "text.yaml": "this: [is, not\n",
     "empty.yaml": "",

@@ -17,6 +17,7 @@ FINISHED = frozenset({"stop", "length", "tool_calls", "function_call"})
 """Reasons with which an answer ends well; with any other its request has failed."""
 _MOST_TOKENS = 10**12
 _MOST_MS = 1e9
+_LONGEST_NAME = 200
 _Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
 """A count without which the request is not known."""
 _NO_TEXT = frozenset({"id", "type", "index", "role"})
@@ -32,6 +33,10 @@ def _milliseconds_or_none(value: object) -> object:
     return value if good else None
 
 
+def _name_or_none(value: object) -> object:
+    return value[:_LONGEST_NAME] if isinstance(value, str) and value else None
+
+
 def _map_or_none(value: object) -> object:
     return value if isinstance(value, dict) else None
 
@@ -39,6 +44,7 @@ def _map_or_none(value: object) -> object:
 _SideCount = Annotated[int | None, BeforeValidator(_count_or_none)]
 """A count that the request can do without: what is none is dropped."""
 _SideTime = Annotated[float | None, BeforeValidator(_milliseconds_or_none)]
+_SideName = Annotated[str | None, BeforeValidator(_name_or_none)]
 
 
 class _View(BaseModel):
@@ -106,6 +112,7 @@ class _Chunk(_View):
     unvalidated they cost ten times more.
     """
 
+    model: _SideName = None
     choices: list[_Choice] = []  # pydantic copies defaults
     usage: _Usage | None = None
     metrics: Annotated[_Metrics | None, BeforeValidator(_map_or_none)] = None
@@ -260,6 +267,8 @@ def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
 def _take(
     chunk: _Chunk, stamp: int, fields: dict[str, Any], stamps: list[int], totals: list[int]
 ) -> None:
+    if chunk.model is not None:
+        fields["model"] = chunk.model
     if chunk.usage is not None:
         fields["prompt_tokens"] = chunk.usage.prompt_tokens
         fields["completion_tokens"] = chunk.usage.completion_tokens

@@ -123,6 +123,8 @@ class RequestRecord:
     not in the sample."""
     silent_tokens: int | None = None
     """Output tokens of an answer in the sample that came in chunks without text."""
+    model: str | None = None
+    """What the answer says it is from."""
 
     @property
     def ok(self) -> bool:

@@ -30,7 +30,9 @@ from pytest_gpubench.model.frozen import thaw
 
 _TOKENIZE_TIMEOUT = 30.0
 """Seconds for a whole answer; a prompt of a million tokens takes a few."""
-_LARGEST_ANSWER = 64 * 2**20
+_LARGEST_ANSWER, _PER_BYTE = 2**20, 64
+"""Bytes of an answer, and more for each byte of the request: ids of ten digits, and the tokens as
+text besides."""
 _MOST_TOKENS = 10**9
 _PARALLEL = 8
 SAMPLE = 32
@@ -66,6 +68,20 @@ def _client(plan: LoadPlan, api_key: str, timeout: float) -> httpx2.AsyncClient:
     )
 
 
+async def _posted(http: httpx2.AsyncClient, body: dict[str, Any]) -> tuple[int, str, bytes]:
+    """Status, where a redirect points, and body of an answer of ``/tokenize``."""
+    asked = json.dumps(body).encode()
+    limit = _LARGEST_ANSWER + _PER_BYTE * len(asked)
+    headers = {"content-type": "application/json"}
+    async with http.stream("POST", "/tokenize", content=asked, headers=headers) as response:
+        data = bytearray()
+        async for part in response.aiter_bytes():
+            data += part
+            if len(data) > limit:
+                raise _TooLargeError(f"more than {limit} bytes for {len(asked)}")
+        return response.status_code, response.headers.get("location", ""), bytes(data)
+
+
 class TokenCounter:
     """Counts tokens of a text as the workload would send it, through the server's ``/tokenize``."""
 
@@ -91,17 +107,7 @@ class TokenCounter:
             return array("I", tokens)
         except (TypeError, OverflowError, ValueError) as error:
             summary = f"{self._plan.root}/tokenize answered without token ids"
-            raise BenchmarkError(Failure("tokenize-failed", "client", summary)) from error
-
-    async def _posted(self, body: dict[str, Any]) -> tuple[int, str, bytes]:
-        """Status, where a redirect points, and body of an answer."""
-        async with self._http.stream("POST", "/tokenize", json=body) as response:
-            data = bytearray()
-            async for part in response.aiter_bytes():
-                data += part
-                if len(data) > _LARGEST_ANSWER:
-                    raise _TooLargeError(f"more than {_LARGEST_ANSWER // 2**20} MiB")
-            return response.status_code, response.headers.get("location", ""), bytes(data)
+            raise BenchmarkError(Failure("tokenize-failed", "engine", summary)) from error
 
     async def _ask(self, text: str, history: tuple[Message, ...], wanted: str) -> Any:
         workload = self._plan.workload
@@ -114,7 +120,7 @@ class TokenCounter:
                 body["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
         try:
             async with asyncio.timeout(_TOKENIZE_TIMEOUT):
-                status, location, data = await self._posted(body)
+                status, location, data = await _posted(self._http, body)
         except TimeoutError:
             raise self._failed(f"gave no whole answer within {_TOKENIZE_TIMEOUT:g} s") from None
         except (httpx2.HTTPError, _TooLargeError) as error:
@@ -142,7 +148,7 @@ class TokenCounter:
         lines = tuple(filter(None, [evidence]))
         return BenchmarkError(
             Failure(
-                "tokenize-failed", "client", f"{self._plan.root}/tokenize {what}", lines, remedy
+                "tokenize-failed", "engine", f"{self._plan.root}/tokenize {what}", lines, remedy
             )
         )
 
@@ -229,13 +235,13 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
 
 async def _ask(http: httpx2.AsyncClient, model: str, text: str) -> int:
     try:
-        response = await http.post(
-            "/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False}
+        status, _, data = await _posted(
+            http, {"model": model, "prompt": text, "add_special_tokens": False}
         )
-        if response.status_code != 200:
-            raise NotCountedError(f"/tokenize answered {response.status_code}")
-        count = response.json()["count"]
-    except httpx2.HTTPError as error:
+        if status != 200:
+            raise NotCountedError(f"/tokenize answered {status}")
+        count = json.loads(data)["count"]
+    except (httpx2.HTTPError, _TooLargeError) as error:
         raise NotCountedError(f"/tokenize did not answer ({type(error).__name__})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotCountedError("/tokenize answered without a count") from error

@@ -52,6 +52,12 @@ def find_problems(
         if len(of_phase) != planned and not (ended_early and of_phase):
             problems.append(f"{len(of_phase)} of {planned} {name} requests were made")
     good = [record for record in records if record.ok]
+    models = sorted({record.model for record in good if record.model})
+    if len(models) > 1:
+        problems.append(
+            f"the answers came from {len(models)} models ({some_names(models, 3)}): a gateway "
+            "falls back from one to the other; measure one of them"
+        )
     problems += _wrong_lengths(good, workload)
     if speculative and good and (drafting is None or drafting.drafts == 0):
         problems.append("the recipe asks for speculative decoding, but the engine counted no draft")
@@ -231,6 +237,16 @@ def find_flags(
             )
             flags.append(Flag("interval-not-reached", message))
     return tuple(flags)
+
+
+def other_name(records: Sequence[RequestRecord], served_name: str) -> tuple[Flag, ...]:
+    """A flag where the answers say that they are from another model than the one asked for: many
+    gateways have names of their own for it, and some fall back."""
+    names = {record.model for record in records if record.model} - {served_name}
+    if not names or not served_name:
+        return ()
+    told = f"the answers are from {some_names(sorted(names), 3)!r}, asked was {served_name!r}"
+    return (Flag("answers-name-another-model", told),)
 
 
 def _blurred(metrics: Mapping[str, float], seen: Validity) -> list[Flag]:

@@ -10,7 +10,7 @@ from pytest_gpubench.engines.metrics_page import RUNNING, WAITING, Scrape, parse
 from pytest_gpubench.load.client_error import Calibration, best_of
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions
-from pytest_gpubench.measure.checks import find_flags, find_problems
+from pytest_gpubench.measure.checks import find_flags, find_problems, other_name
 from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
 from pytest_gpubench.measure.validity import (
     chunk_rate,
@@ -61,6 +61,7 @@ def compute(
     compiled: Sequence[str] = (),
     attempts: int = 1,
     made_up_weights: bool = False,
+    served_name: str = "",
 ) -> Measurement:
     """The measurement of a load run.
 
@@ -78,6 +79,7 @@ def compute(
         attempts: how often the case was measured on this launch; all but the last were spoilt by
             compilations.
         made_up_weights: of the engine (``load-format: dummy``); then its text says nothing.
+        served_name: the model that was asked for; empty: whatever answers is right.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -106,7 +108,7 @@ def compute(
         flags = find_flags(
             metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before)
         )
-        flags += recount_flags(recount)
+        flags += recount_flags(recount) + other_name(measured, served_name)
     start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
         metrics=metrics,

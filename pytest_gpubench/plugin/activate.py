@@ -8,7 +8,6 @@ import functools
 import os
 import signal
 import termios
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +23,7 @@ from pytest_gpubench.plugin.items import MARK_FIELDS, Parameters
 from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
 from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.xdist import WorkerEnd
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
 from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.recipes.selection import field_errors
@@ -83,6 +83,9 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     if worker is None:
         writers = (benchmark.finish, write_report, write_json)
         config.pluginmanager.register(SessionEnd(benchmark, writers), name="gpubench-session-end")
+    else:
+        output = config.workeroutput  # type: ignore[attr-defined]
+        config.pluginmanager.register(WorkerEnd(output), name="gpubench-worker-end")
     config.add_cleanup(benchmark.close)
     _be_careful_with_modes(config)
     end_cleanly(config)
@@ -143,11 +146,13 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 def end_cleanly(config: pytest.Config) -> None:
     """Take the signals until the end of the session; one that is ignored (``nohup``) or taken by
     somebody else stays as it is."""
+    ending = _Ending()
+    config.pluginmanager.register(ending, name="gpubench-ending")
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_DFL:
             continue
         try:
-            previous = signal.signal(number, _interrupter(os.getpid()))
+            previous = signal.signal(number, ending.interrupt)
         except ValueError:  # not the main thread: the embedding program owns the signals
             return
         config.add_cleanup(functools.partial(_restore, number, previous))
@@ -157,18 +162,26 @@ def _restore(number: signal.Signals, handler: Any) -> None:
     signal.signal(number, handler)
 
 
-def _interrupter(main_process: int) -> Callable[[int, FrameType | None], None]:
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != main_process:  # a child between fork and exec
+class _Ending:
+    """The first signal ends the run, a later one must not disturb the end: a shell and the kernel
+    send SIGHUP each, CI services and schedulers send SIGINT, then SIGTERM, then SIGKILL."""
+
+    def __init__(self) -> None:
+        self._main_process = os.getpid()
+        self._begun = False
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self._begun = True
+
+    def interrupt(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._main_process:  # a child between fork and exec
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(signal.Signals(number))
         if number == signal.SIGHUP:
-            # The shell sends one and the kernel another: the second must not disturb the end.
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             _leave_lost_terminals()
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    return interrupt
+        if not self._begun:
+            self._begun = True
+            raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _leave_lost_terminals() -> None:

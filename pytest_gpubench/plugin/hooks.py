@@ -186,11 +186,12 @@ class Hooks:
         self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
+        failure = outcomes.as_failure(report)  # attaching may leave less of the exception
         outcomes.attach(item, report, self._benchmark.book)
         launch, case = parameters_of(item) or (None, None)
         told = getattr(report, "gpubench", {})
         if report.failed and launch and case and case.runnable and not told.get("refused"):
-            self._benchmark.runner.note_failure(launch, case, outcomes.as_failure(report))
+            self._benchmark.runner.note_failure(launch, case, failure)
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 
 EXIT_UNDECIDED = 10
-"""Exit code where pytest's own would be 0 although a verdict is INCONCLUSIVE or INVALID."""
+"""Exit code where pytest's own would be 0 although a verdict is INCONCLUSIVE or INVALID, or a
+selected case did not run."""
 
 RESULT = pytest.StashKey[dict[str, Any]]()
 """What a case leaves on its item, as built-in types: it travels on the test report."""
@@ -183,13 +184,17 @@ def takes_properties(config: pytest.Config) -> bool:
 
 
 def _hide_secrets(report: pytest.TestReport) -> None:
-    """Failures quote an engine and its log; the terminal and JUnit files show them."""
+    """Failures quote an engine and its log, fixtures what they were given; the terminal and JUnit
+    files show them."""
     secrets = Secrets.of(os.environ)
-    if isinstance(report.longrepr, str):
-        report.longrepr = secrets.hide(report.longrepr)
-    elif isinstance(report.longrepr, tuple):
+    if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
         report.longrepr = (path, line, secrets.hide(reason))
+    elif report.longrepr is not None:
+        shown = str(report.longrepr)
+        if isinstance(report.longrepr, str) or secrets.hide(shown) != shown:
+            report.longrepr = secrets.hide(shown)
+    report.sections = [(name, secrets.hide(text)) for name, text in report.sections]
 
 
 def collect(report: pytest.TestReport, into: list[Outcome]) -> None:

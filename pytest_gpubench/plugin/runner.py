@@ -280,6 +280,7 @@ class CaseRunner:
                 compiled=compiled,
                 attempts=attempt,
                 made_up_weights=spec.made_up_weights,
+                served_name=engine.served_name,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pytest
 
 from pytest_gpubench.plugin.items import USES_US
+from pytest_gpubench.plugin.outcomes import EXIT_UNDECIDED, Outcome
 from pytest_gpubench.plugin.ratio_items import judge_left
+from pytest_gpubench.plugin.xdist import RAISED
 
 if TYPE_CHECKING:
     from pytest_gpubench.plugin.session import BenchmarkSession
@@ -50,11 +52,43 @@ class SessionEnd:
         if report.failed:
             self._failed.append(_Failed(report.nodeid, f"not collected: {_reason(report)}"))
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """xdist would not tell that a hook of a worker failed after its last test."""
+        raised = getattr(node, "workeroutput", {}).get(RAISED)
+        if raised:
+            self._failed.append(_Failed(node.gateway.id, raised[:_LONGEST_REASON]))
+
     @pytest.hookimpl(trylast=True, specname="pytest_sessionfinish")
     def pytest_write_results(self, session: pytest.Session) -> None:
-        if not session.config.option.collectonly:
-            for write in self._writers:
-                write(session)
+        if session.config.option.collectonly:
+            return
+        for write in self._writers:
+            write(session)
+        if session.exitstatus == pytest.ExitCode.OK:
+            self._contradict(session)
+
+    def _contradict(self, session: pytest.Session) -> None:
+        """Say what speaks against a green run, whoever made it green."""
+        from pytest_gpubench.report.read_results import load_results
+
+        option, folder = session.config.option, self._benchmark.folder.path
+        loaded = load_results([folder]) if folder.is_dir() else _nothing()
+        outcomes = self._benchmark.outcomes
+        failed = [f"FAIL {one.test}: {one.reason}" for one in self._failed]
+        failed += unsaid_failures(outcomes, loaded)
+        failed += [f"the record of {one} is gone: something removed it before the run had ended"
+                   for one in lost_records(outcomes, loaded)]  # fmt: skip
+        left = []
+        if not (option.setuponly or option.setupplan):
+            left = self._not_run(loaded)
+        if failed:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        elif left:
+            session.exitstatus = EXIT_UNDECIDED
+        count = "1 selected case" if len(left) == 1 else f"{len(left)} selected cases"
+        ended = f"{count} did not run, the first {left[0]}: something ended the run" if left else ""
+        self._benchmark.said += [*failed, *filter(None, [ended])]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
@@ -99,13 +133,12 @@ class SessionEnd:
         config = session.config
         if USES_US not in config.stash or config.option.collectonly:
             return
-        if not folder.is_dir() and not self._failed:
+        if not folder.is_dir() and not self._failed and not self._benchmark.said:
             return
         from pytest_gpubench.report.read_results import load_results
         from pytest_gpubench.report.records import RUN_FILE, try_to_write
-        from pytest_gpubench.report.results import Loaded
 
-        loaded = load_results([folder]) if folder.is_dir() else Loaded((), ())
+        loaded = load_results([folder]) if folder.is_dir() else _nothing()
         document = {
             "kind": "run",
             "exit": int(session.exitstatus),
@@ -137,6 +170,34 @@ class SessionEnd:
         told = {one.case for one in loaded.cases()}
         told |= {one.case for one in self._benchmark.outcomes if one.outcome == "skipped"}
         return [case for case in self._benchmark.selected.cases if case not in told]
+
+
+def _nothing() -> Loaded:
+    from pytest_gpubench.report.results import Loaded
+
+    return Loaded((), ())
+
+
+def unsaid_failures(outcomes: Sequence[Outcome], loaded: Loaded) -> list[str]:
+    """A sentence per record of a failure whose test, as pytest was told, did not fail."""
+    from pytest_gpubench.model.specs import init_subject
+
+    told = {(one.start or one.case, one.launch): one.outcome for one in outcomes}
+    found = [(init_subject(one.server), one.launch.label, one.failure) for one in loaded.inits()]
+    found += [(one.case, one.launch.label, one.failure) for one in loaded.cases()]
+    return [
+        f"FAIL {subject}: {failure.summary}, although its test "
+        f"{told.get((subject, launch), 'did not run')}: the record counts"
+        for subject, launch, failure in found
+        if failure is not None
+    ]
+
+
+def lost_records(outcomes: Sequence[Outcome], loaded: Loaded) -> list[str]:
+    """Cases that were measured in this run and have no record any more."""
+    there = {(one.case, one.launch.label) for one in loaded.cases()}
+    measured = [one for one in outcomes if one.case and one.metrics]
+    return [one.case for one in measured if (one.case, one.launch) not in there]
 
 
 def _by_kind(failed: Sequence[_Failed]) -> dict[str, list[dict[str, str]]]:

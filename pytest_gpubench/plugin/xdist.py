@@ -8,7 +8,7 @@ spread a server over all workers, and its group scheduling does nothing under py
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,25 @@ if TYPE_CHECKING:
 _AHEAD = 2
 """Items that a worker has at a time: the one that runs, and the next, without which xdist does not
 start the first."""
+
+
+RAISED = "gpubench_raised"
+"""In a worker's output: what a hook raised at its end."""
+
+
+class WorkerEnd:
+    """On a worker: what a hook raises at its end reaches the controller, which xdist would leave
+    green."""
+
+    def __init__(self, output: dict[str, Any]) -> None:
+        self._output = output
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # of anybody's hook
+            self._output[RAISED] = " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @dataclass(frozen=True, slots=True)

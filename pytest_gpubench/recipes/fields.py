@@ -45,6 +45,7 @@ class Section(BaseModel):
 
 MAX_TOKENS = 10_000_000
 MAX_CONCURRENCY = 1_000_000
+_IMAGE_PASSWORD = re.compile(r"(^|//)[^/@]*:[^/@]+@(?!sha\d+:)")
 _TOKEN = re.compile(r"[a-z0-9.]+")
 
 
@@ -121,6 +122,19 @@ def _text(value: Any) -> str:
 
 
 Text: TypeAlias = Annotated[str, BeforeValidator(_text)]
+
+
+def _image(value: Any) -> str:
+    """The digest of an image stands behind an @, too."""
+    if _IMAGE_PASSWORD.search(_text(value)):
+        raise fail(
+            "has a user and password, which plans and records would show; "
+            "log the machine in to the registry instead (docker login)"
+        )
+    return str(value)
+
+
+Image: TypeAlias = Annotated[str, BeforeValidator(_image)]
 
 
 def _token(value: Any) -> str:

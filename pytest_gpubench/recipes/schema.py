@@ -18,6 +18,7 @@ from pytest_gpubench.recipes.fields import (
     Count,
     Factor,
     HalfWidth,
+    Image,
     MetricName,
     NonNegative,
     PositiveCount,
@@ -263,7 +264,7 @@ class SpeculativeKeys(Section):
 class Laid(Section):
     """The keys that a `when` part may lay over the recipe."""
 
-    image: Text | None = None
+    image: Image | None = None
     """The environment that the run must already be in; matrix and Slurm jobs use it as the
     container."""
     serve: dict[str, Any] | None = None

@@ -235,6 +235,15 @@ def test_a_count_of_tokens_that_is_none_is_a_sentence(body: bytes, words: str) -
     assert found.value.failure.cause == "tokenize-failed"
 
 
+@pytest.mark.parametrize("count", [30_000_001, 2])
+def test_an_answer_far_longer_than_any_count_is_refused_at_once(count: int) -> None:
+    body = b'{"count": %d, "tokens": [%s1]}' % (count, b"1, " * 1_000_000)
+    odd = LoopbackServer(routes={("POST", "/tokenize"): lambda _request: Response(body)})
+    with odd.in_thread() as server, pytest.raises(BenchmarkError, match="more than") as found:
+        run_load(LoadPlan(server.url, "loopback", WORKLOAD))
+    assert found.value.failure.failure_class == "engine"
+
+
 def test_tokenizing_follows_no_redirect() -> None:
     keys: list[bytes] = []
 

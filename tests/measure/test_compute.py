@@ -465,3 +465,23 @@ def test_acceptance_by_request_is_beside_that_of_the_counters() -> None:
     assert found.drafting is not None
     assert found.drafting.requests_acceptance_length == pytest.approx(1 + 30 / 22)
     assert found.metrics["acceptance_length"] == pytest.approx(3.0)
+
+
+def test_answers_of_two_models_are_one_measurement_of_neither() -> None:
+    named = [replace(record, model="llama") for record in RECORDS]
+    assert not measurement(named).problems
+    (problem,) = measurement([*named[:-1], replace(named[-1], model="llama-small")]).problems
+    assert problem.startswith("the answers came from 2 models (llama, llama-small): a gateway ")
+
+
+def test_answers_of_another_name_are_flagged() -> None:
+    named = [replace(record, model="provider/llama") for record in RECORDS]
+    assert "answers-name-another-model" not in [one.code for one in measurement(named).flags]
+    (flag,) = [
+        one
+        for one in measurement(named, served_name="llama").flags
+        if one.code == "answers-name-another-model"
+    ]
+    assert flag.message == "the answers are from 'provider/llama', asked was 'llama'"
+    renamed = measurement(named, served_name="provider/llama")
+    assert "answers-name-another-model" not in [one.code for one in renamed.flags]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -109,6 +110,36 @@ def test_an_ended_run_leaves_no_process_and_exits_2(
     if moment == "measurement":
         (record,) = project.cases()
         assert record["failure"]["cause"] == "interrupted"
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_disturb_the_end(
+    project: Project, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
+) -> None:
+    """CI services send SIGINT, then SIGTERM; some send SIGTERM to pytest and to its process
+    group."""
+    monkeypatch.setenv("GPUBENCH_STUB_TOKEN_TIME", "5")
+    (project.pytester.path / "conftest.py").write_text(
+        "import os, signal, pytest\n@pytest.hookimpl(tryfirst=True)\n"
+        "def pytest_sessionfinish():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def pytest_unconfigure():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    command = project.command("benchmarks", "-k", "tiny and cpu and not mtp")
+    run = subprocess.Popen(
+        command, cwd=project.pytester.path, stdout=subprocess.PIPE, text=True, env=os.environ.copy()
+    )
+    try:
+        _await(lambda: bool(list(project.pytester.path.rglob("init/launch-1.json"))))
+        _await(lambda: _measures(run.pid))
+        run.send_signal(first)
+        output, _ = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert run.returncode == 2, output
+    assert "Traceback" not in output
+    (path,) = (project.pytester.path / "results").glob("*/run.json")
+    assert json.loads(path.read_text())["exit"] == 2
+    assert _gone(project)
 
 
 def test_a_killed_pytest_leaves_no_server(

@@ -333,3 +333,76 @@ def test_a_report_that_cannot_be_written_fails_every_verdict(project: Project) -
     result.stdout.fnmatch_lines(["*No space left on device*"])
     assert _run_file(project)["exit"] == 1
     assert _merged(project).exit_code == 1
+
+
+ENDS_IT = (
+    "import pytest\ndef pytest_runtest_setup(item):\n    if 'throughput' in item.name:\n"
+    "        pytest.exit('enough', returncode=0)\n"
+)
+
+
+def test_a_run_that_is_ended_as_if_it_were_whole_is_undecided(project: Project) -> None:
+    _plugin(project, ENDS_IT)
+    result = project.run("benchmarks", "-k", PLAIN)
+    assert result.ret == 10
+    result.stdout.fnmatch_lines([f"2 selected cases did not run, the first {CASE}: *"])
+    assert _run_file(project)["exit"] == 10
+    assert _run_file(project)["not_run"][0] == CASE
+
+
+def test_a_failure_that_a_plugin_turns_into_a_success_is_exit_1(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plugin(
+        project,
+        "import pytest\n@pytest.hookimpl(wrapper=True)\ndef pytest_runtest_makereport():\n"
+        "    report = yield\n    report.outcome, report.longrepr = 'passed', None\n"
+        "    return report\n",
+    )
+    monkeypatch.setenv("GPUBENCH_STUB_FAULT", "crash-before-ready")
+    result = project.run("benchmarks", "-k", PLAIN)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"FAIL {SERVER}:init: *although its test passed*"])
+    assert (_run_file(project)["exit"], _merged(project).exit_code) == (1, 1)
+
+
+def test_records_that_are_gone_at_the_end_are_exit_1(project: Project) -> None:
+    _plugin(
+        project,
+        "import shutil\ndef pytest_runtest_teardown(item):\n"
+        "    shutil.rmtree(item.config.rootpath / 'results', ignore_errors=True)\n",
+    )
+    result = project.run("benchmarks", "-k", f"{PLAIN} and c1")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"the record of {CASE} is gone*"])
+    assert _run_file(project)["exit"] == 1
+
+
+def test_a_hook_that_fails_on_a_worker_of_xdist_fails_the_run(project: Project) -> None:
+    _plugin(
+        project,
+        "import os\ndef pytest_sessionfinish():\n    if 'PYTEST_XDIST_WORKER' in os.environ:\n"
+        "        raise OSError('the upload is broken')\n",
+    )
+    result = project.run("benchmarks", "-k", f"{PLAIN} and c1", *_side_by_side(2))
+    assert result.ret == 1
+    assert "the upload is broken" in str(_run_file(project)["failures"])
+    assert _merged(project).exit_code == 1
+
+
+def test_a_secret_in_a_fixtures_error_or_print_is_hidden(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAULT_TOKEN", "correct-horse-battery")
+    _plugin(
+        project,
+        "import os, pytest\n@pytest.fixture(autouse=True)\ndef vault():\n"
+        "    print('asked with', os.environ['VAULT_TOKEN'])\n"
+        "    raise OSError('no such token ' + os.environ['VAULT_TOKEN'])\n",
+    )
+    result = project.run("benchmarks", "-k", PLAIN, "--junitxml=junit.xml")
+    assert result.ret == 1
+    junit = (project.pytester.path / "junit.xml").read_text()
+    for text in (result.stdout.str(), junit, json.dumps(project.cases())):
+        assert "no such token" in text
+        assert "correct-horse" not in text
