@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_gpubench.host.hub.local import (
@@ -169,6 +169,8 @@ def test_environment_follows_the_hub() -> None:
     assert not is_offline({})
 
 
+@example(b"{}")
+@example(b'{"__metadata__": {}}')
 @given(
     st.binary(max_size=200)
     | st.builds(

@@ -283,7 +283,9 @@ def _stated_size(path: Path, name: str) -> int:
             ends = [
                 entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"
             ]
-            return 8 + length + max(map(int, ends), default=0)
+            if not ends:
+                raise _UnreadableError(f"{name} holds no tensor")
+            return 8 + length + max(map(int, ends))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise _UnreadableError(
                 f"{name} has no readable safetensors header (a broken download)"
