@@ -19,7 +19,7 @@ _OOM = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out o
 @dataclass(frozen=True, slots=True)
 class Cause:
     """One known cause; ``frames`` must occur in the traceback, and ``log`` in a line before it,
-    where they are given."""
+    where they are given. ``retried``: a start that ends so is made once more."""
 
     name: str
     failure_class: FailureClass
@@ -28,6 +28,7 @@ class Cause:
     remedy: str
     frames: re.Pattern[str] | None = None
     log: re.Pattern[str] | None = None
+    retried: bool = False
 
 
 def _cause(
@@ -38,12 +39,21 @@ def _cause(
     remedy: str,
     frames: str | None = None,
     log: str | None = None,
+    *,
+    retried: bool = False,
 ) -> Cause:
     def compiled(text: str | None) -> re.Pattern[str] | None:
         return re.compile(text) if text else None
 
     return Cause(
-        name, failure_class, re.compile(pattern), summary, remedy, compiled(frames), compiled(log)
+        name,
+        failure_class,
+        re.compile(pattern),
+        summary,
+        remedy,
+        compiled(frames),
+        compiled(log),
+        retried,
     )
 
 
@@ -257,6 +267,7 @@ CAUSES: tuple[Cause, ...] = (
         r"[Aa]ddress already in use|Errno 98\]",
         "The port that was free a moment ago was taken by another process.",
         "Run again; a server that stays on a fixed port has to be stopped first.",
+        retried=True,
     ),
     _cause(
         "nccl-error",
@@ -344,3 +355,6 @@ CAUSES: tuple[Cause, ...] = (
         "Correct the value that the message names in the recipe.",
     ),
 )
+
+RETRIED = frozenset({"foreign-server", *(cause.name for cause in CAUSES if cause.retried)})
+"""A port that somebody else took, or whose server answers: another port may be free."""

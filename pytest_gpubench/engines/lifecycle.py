@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pytest_gpubench.engines import http_probe
 from pytest_gpubench.engines.argv import CommandLine, record_env, render
+from pytest_gpubench.engines.causes import RETRIED
 from pytest_gpubench.engines.diagnosis import Ending, classify
 from pytest_gpubench.engines.engine import Engine, failure_of, no_metrics
 from pytest_gpubench.engines.engine_facts import EngineFacts, some_names
@@ -43,7 +44,6 @@ _NOT_FOR_SERVERS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "VLL
 _LONGEST_VERSION = 200
 _MOST_NAMES = 100
 """Served names that are kept, the one that is used first."""
-_RETRIED = ("port-in-use", "foreign-server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def start_engine(spec: ServerSpec, settings: EngineSettings) -> Engine:
             return _attempt(spec, settings, append=attempt > 0)
         except BenchmarkError as error:
             failure = error.failure
-            if failure.cause not in _RETRIED:
+            if failure.cause not in RETRIED:
                 raise
     if failure is None:
         raise GpubenchError("no attempt was made to start the engine")

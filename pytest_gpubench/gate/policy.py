@@ -49,9 +49,6 @@ class Limit:
 
 
 RANDOM_DATASET = "random"
-_TAIL_REQUESTS = {"p90": 100, "p99": 1000}
-"""Requests below which a tail is reported, never gated: ten of them are expected beyond the
-percentile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class MetricPolicy:
     @property
     def min_requests(self) -> int:
         """Measured requests below which the metric is reported, never gated."""
-        return _TAIL_REQUESTS.get(self.metric.rsplit("_", 1)[-1], 1)
+        return METRICS[self.metric].gated_from
 
     def log_limit(self, before: float) -> float:
         """Worsening on the log scale from which a change counts: beyond the tolerance and beyond
@@ -94,19 +91,20 @@ class MetricPolicy:
         return math.log1p(share)
 
 
+def _usual(name: str) -> MetricPolicy:
+    return MetricPolicy(name, METRICS[name].tolerance, METRICS[name].guard)
+
+
 DEFAULTS: tuple[MetricPolicy, ...] = (
-    MetricPolicy("output_tput_per_gpu", 0.05),
-    MetricPolicy("tpot_p50", 0.05),
-    MetricPolicy("ttft_p50", 0.15, 0.010),
-    MetricPolicy("ttft_p99", 0.40, 0.010),
-    MetricPolicy(ACCEPTANCE, 0.03),
-    MetricPolicy("engine_init", 0.30, 20.0),
+    _usual("output_tput_per_gpu"),
+    _usual("tpot_p50"),
+    _usual("ttft_p50"),
+    replace(_usual("ttft_p99"), tolerance=0.40),
+    _usual(ACCEPTANCE),
+    _usual("engine_init"),
 )
 """Gated without being asked, where there is a baseline. Throughput is not gated beside its own
 reciprocal."""
-
-_TOLERANCES = {"ttft": 0.15, "icl": 0.10, "acceptance": 0.03, "engine": 0.30}
-_GUARDS = {"ttft": 0.010, "tpot": 0.0, "icl": 0.001, "engine": 20.0}
 
 
 def policies(
@@ -143,8 +141,7 @@ def _policy(
     gate = read_gate(name, written)
     if gate is None:
         return None
-    kind = name.split("_")[0]
-    base = default or MetricPolicy(name, _TOLERANCES.get(kind, 0.05), _GUARDS.get(kind, 0.0))
+    base = default or _usual(name)
     policy = replace(base, tolerance=base.tolerance if default else None)
     golden = gate.golden if isinstance(gate, AcceptanceGateKeys) else None
     if not golden and (gate.tolerance is not None or gate.absolute is not None):

@@ -13,14 +13,12 @@ from pytest_gpubench.engines.engine_facts import some_names
 from pytest_gpubench.load.protocol import ClientFacts, Phase, RequestRecord
 from pytest_gpubench.measure.measurement import Drafting, Flag, Totals
 from pytest_gpubench.measure.validity import ENGINE_STRETCH, Validity
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.workload import Workload
 
 _SHOWN_REASONS = 3
 _PROMPT_TOLERANCE = 1
 VANISHED = "counters-vanished"
-_TAILS: tuple[tuple[str, int, int], ...] = (("p90", 29, 100), ("p99", 299, 1000))
-"""(percentile, shown from, gated from) so many requests: with 95% confidence one lies beyond it;
-ten are expected to."""
 _BLUR = 0.25
 """Of the median gap between chunks: a client that is this late at times cannot tell how uneven the
 gaps are."""
@@ -160,15 +158,16 @@ def find_flags(
                 "count was not checked",
             )
         )
-    for tail, shown_from, gated_from in _TAILS:
+    for tail in ("p90", "p99"):
         names = tuple(name for name in metrics if name.endswith(f"_{tail}"))
-        if names and requests < gated_from:
+        least = METRICS[f"ttft_{tail}"]
+        if names and requests < least.gated_from:
             message = (
-                f"{tail} rests on {requests} requests: shown from {shown_from}, gated from "
-                f"{gated_from}"
+                f"{tail} rests on {requests} requests: shown from {least.shown_from}, gated from "
+                f"{least.gated_from}"
             )
             flags.append(
-                Flag("few-requests", message, names, names if requests < shown_from else ())
+                Flag("few-requests", message, names, names if requests < least.shown_from else ())
             )
     if "steady_output_tput" not in metrics:
         flags.append(

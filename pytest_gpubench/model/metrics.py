@@ -18,17 +18,33 @@ class Metric:
     unit: str
     direction: Direction
     definition: str
+    tolerance: float = 0.05
+    """Share by which it may worsen where a gate names no other."""
+    guard: float = 0.0
+    """In its unit: a worsening counts only if it is larger than this as well."""
+    shown_from: int = 1
+    """Measured requests below which it is in brackets."""
+    gated_from: int = 1
+    """Measured requests below which it is never gated."""
 
 
-def _latency(name: str, words: str) -> list[Metric]:
+_STATISTICS = {"mean": (1, 1), "p50": (1, 1), "p90": (29, 100), "p99": (299, 1000)}
+"""Shown from, gated from so many requests: with 95% confidence one lies beyond the percentile; ten
+are expected to."""
+
+
+def _latency(name: str, words: str, tolerance: float = 0.05, guard: float = 0.0) -> list[Metric]:
     return [
         Metric(
             f"{name}_{stat}",
             "s",
             "lower",
             f"{words}; {stat} of the measured requests, linear interpolation",
+            tolerance,
+            guard,
+            *requests,
         )
-        for stat in ("mean", "p50", "p90", "p99")
+        for stat, requests in _STATISTICS.items()
     ]
 
 
@@ -53,19 +69,37 @@ _TABLE: tuple[Metric, ...] = (
         "prompt and output tokens / (last token - first start) / (tp * pp * pcp)",
     ),
     Metric("request_tput", "req/s", "higher", "measured requests / (last token - first start)"),
-    *_latency("ttft", "time to first token: due time to the first chunk that carries a token"),
+    *_latency(
+        "ttft",
+        "time to first token: due time to the first chunk that carries a token",
+        tolerance=0.15,
+        guard=0.010,
+    ),
     *_latency("tpot", "time per output token: (E2E - TTFT) / (output tokens - 1)"),
     *_latency("e2e", "end to end: due time to the last token"),
-    *_latency("icl", "inter-chunk latency: gap between chunks of one stream"),
+    *_latency(
+        "icl",
+        "inter-chunk latency: gap between chunks of one stream",
+        tolerance=0.10,
+        guard=0.001,
+    ),
     *_latency(
         "itl",
         "inter-token latency: each gap shared equally among the tokens of its chunk, "
         "where their number is known",
     ),
     *_latency(
-        "engine_ttft", "the engine's own time from scheduling to the first token, where it tells"
+        "engine_ttft",
+        "the engine's own time from scheduling to the first token, where it tells",
+        tolerance=0.15,
+        guard=0.010,
     ),
-    *_latency("queue", "the engine's own time from arrival to scheduling, where it tells"),
+    *_latency(
+        "queue",
+        "the engine's own time from arrival to scheduling, where it tells",
+        tolerance=0.15,
+        guard=0.010,
+    ),
     Metric("interactivity", "tok/s/user", "higher", "1 / tpot_p50"),
     Metric(
         "peak_output_tput",
@@ -90,6 +124,7 @@ _TABLE: tuple[Metric, ...] = (
         "tok",
         "higher",
         "1 + accepted draft tokens / drafts, from /metrics, idle to idle",
+        tolerance=0.03,
     ),
     Metric(
         "energy_per_output_token",
@@ -99,6 +134,6 @@ _TABLE: tuple[Metric, ...] = (
     ),
     Metric("gpu_power", "W", "neutral", "energy of the server's GPUs / duration"),
     Metric("duration", "s", "neutral", "last token - first start"),
-    Metric("engine_init", "s", "lower", "process start to ready"),
+    Metric("engine_init", "s", "lower", "process start to ready", tolerance=0.30, guard=20.0),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}

@@ -270,7 +270,7 @@ KNOWN = [
 @pytest.mark.parametrize(("cause", "error", "frame"), KNOWN)
 def test_known_causes(cause: str, error: str, frame: str) -> None:
     failure = classify(failed(error, frame=frame), DIED)
-    assert failure.cause == cause
+    assert failure.cause == cause, f"{failure.cause} matches, too, and stands above it in CAUSES"
     assert failure.evidence[0].startswith(error[:60])
     assert failure.remedy
 

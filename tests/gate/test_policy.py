@@ -69,3 +69,10 @@ def test_the_plan_shows_what_is_gated() -> None:
     assert shown["ttft_p99"]["min-requests"] == 1000
     assert "random tokens" in str(shown["acceptance_length"]["not-gated"])
     assert shown["output_tput_per_gpu"] == {"unit": "tok/s/GPU", "tolerance": "5%"}
+
+
+def test_the_engines_own_times_have_guards_of_their_own() -> None:
+    """Not that of the engine's start, which is 20 s."""
+    policy = one("engine_ttft_p50", "5%")
+    assert policy is not None
+    assert (policy.tolerance, policy.absolute) == (0.05, 0.010)

@@ -128,8 +128,8 @@ def test_all_names_are_in_the_metric_table() -> None:
         "gpu_power",
         "energy_per_output_token",
     }  # the start of a server, and its GPUs
-    assert set(METRICS) - set(found.metrics) == elsewhere
-    assert set(found.metrics) <= set(METRICS)
+    assert set(METRICS) - set(found.metrics) == elsewhere, "give them values: measure/compute.py"
+    assert set(found.metrics) <= set(METRICS), "describe them: model/metrics.py"
 
 
 def test_acceptance_is_idle_to_idle() -> None:

@@ -118,7 +118,7 @@ class Project:
         for record in found:
             model = CaseRecord if record["kind"] == "case" else StartRecord
             described = {field.alias or key for key, field in model.model_fields.items()}
-            assert record.keys() <= described
+            assert record.keys() <= described, "describe it in report/record.py"
             record_adapter().validate_python(record)
         return found
 
