@@ -32,7 +32,7 @@ from client_tables import machine_line, replace_part
 from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
 from pytest_gpubench.load.client_calibration import loopback_process
 from pytest_gpubench.load.loopback.server import TRUTH_PATH
-from tools import Ours, Point, Told, Tool, VllmBench, available
+from tools import Checkout, Ours, Point, Told, Tool, VllmBench, available
 
 TTFT, TOKEN_TIME, TOKENS = 0.05, 0.01, 64
 WAVES = {1: 12, 16: 6, 64: 4, 256: 4, 1024: 2}
@@ -233,7 +233,7 @@ def _measured(options: argparse.Namespace) -> Iterator[Row]:
         write_demo_models(Path(cache))
         folder = Path(cache) / f"models--{DEMO_TARGET.replace('/', '--')}" / "snapshots"
         tools = available(options, next(folder.iterdir()))
-        racers = [tool for tool in tools if isinstance(tool, Ours | VllmBench)]
+        racers = [tool for tool in tools if isinstance(tool, Ours | Checkout | VllmBench)]
         turns = 0 if options.no_flood else options.rounds
         for row in chain(floods(racers, turns), rounds(tools, options.concurrency, options.rounds)):
             if options.raw:
@@ -251,6 +251,13 @@ def main() -> None:
         parser.add_argument(
             f"--{name}", type=Path, metavar="PYTHON", help=f"interpreter that has {name}"
         )
+    parser.add_argument(
+        "--old",
+        type=Path,
+        nargs="+",
+        metavar="CHECKOUT",
+        help="instead of this client as it is imported: those of checkouts, this one beside them",
+    )
     parser.add_argument("--concurrency", type=int, nargs="+", default=sorted(WAVES))
     parser.add_argument(
         "--no-flood", action="store_true", help="leave the most chunks per second out"

@@ -11,7 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.measure import definitions
 from pytest_gpubench.model.workload import Workload
 
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = 32
 _SAMPLE_S = 0.02
 _WORKER = "pytest_gpubench.load.worker"
@@ -105,6 +106,40 @@ class Ours(Tool):
         ttfts = [definitions.ttft(record) or 0.0 for record in measured]
         tpots = [definitions.tpot(record) or 0.0 for record in measured]
         return Told(sum(ttfts) / len(ttfts), sum(tpots) / len(tpots), watch.samples)
+
+
+_CHECKOUT = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from tools import Ours, Point
+told = Ours().run(Point(**json.loads(sys.argv[1])), Path(sys.argv[2]))
+print(json.dumps(asdict(told)))
+"""
+
+
+class Checkout(Tool):
+    """The client of another checkout, whatever its modules are called: by its own ``tools.py``."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = f"pytest-gpubench at {root.name}"
+        self._root = root
+
+    def run(self, point: Point, folder: Path) -> Told:
+        places = [self._root / name / "client" for name in ("experiments", "benchmarks")]
+        path = os.pathsep.join(map(str, [self._root, *filter(Path.is_dir, places)]))
+        done = subprocess.run(
+            [sys.executable, "-c", _CHECKOUT, json.dumps(asdict(point)), str(folder)],
+            cwd=self._root,  # the first place that -c looks at
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-800:])
+        told = json.loads(done.stdout.splitlines()[-1])
+        return Told(told["ttft"], told["tpot"], [(at, cpu) for at, cpu in told["cpu"]])
 
 
 class _Command(Tool):
@@ -287,6 +322,8 @@ class _Watch(threading.Thread):
 def available(options: Any, tokenizer: Path) -> list[Tool]:
     """Our client and those for which an interpreter was given."""
     tools: list[Tool] = [Ours(), Ours(priority=False), PlainOpenAI(Path(sys.executable), False)]
+    if options.old:
+        tools = [Checkout(root.resolve()) for root in (*options.old, ROOT)]
     if options.aiohttp:
         tools.append(PlainOpenAI(options.aiohttp, True))
     if options.vllm:
