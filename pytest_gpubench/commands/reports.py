@@ -70,7 +70,8 @@ def add_commands(commands: Subparsers) -> None:
 
 def _report(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.model.failures import GpubenchError
-    from pytest_gpubench.report.merge_runs import merge, read_matrix
+    from pytest_gpubench.report.matrix import read_matrix
+    from pytest_gpubench.report.merge_runs import merge
     from pytest_gpubench.report.read_results import load_results
 
     wanted = (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pytest_gpubench.gate.wording import count, percent, size
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
+from pytest_gpubench.report.html_geometry import Scale
 from pytest_gpubench.report.html_markup import (
     Child,
     Markup,
@@ -18,7 +19,6 @@ from pytest_gpubench.report.html_markup import (
     table_row,
     tag,
 )
-from pytest_gpubench.report.html_scales import Scale
 from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import shown
 from pytest_gpubench.report.views import (

@@ -4,15 +4,19 @@ selects exactly their cases. Pure."""
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.gate.ratios import ratio_points
+from pytest_gpubench.gate.ratios import RatioPoint, ratio_points
+from pytest_gpubench.host.files import open_regular
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.workload import Workload
 
 MATRIX_VERSION = 1
@@ -26,6 +30,8 @@ SLOW_PREFILL = {"cpu": 1e3, "cuda": 2e4, "rocm": 2e4}
 """Prompt tokens per second of a slow server, all requests together."""
 MARGIN = 1.5
 LEAST_MINUTES = 30
+_MAX_MATRIX = 2**28
+"""Bytes of a file that are read; of a longer one the rest is missing, so that it is no JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,3 +226,62 @@ def _seconds(platform: str, workload: Workload) -> float:
         requests / workload.request_rate if workload.open_loop and workload.request_rate else 0.0
     )
     return max(decode + prefill, paced) + workload.ramp
+
+
+def read_matrix(path: Path) -> Mapping[str, Any]:
+    """The file of ``--gpubench-matrix``, or the manifest of a submission.
+
+    Raises:
+        GpubenchError: if it is neither.
+    """
+    try:
+        with open_regular(path) as file:
+            document = json.loads(file.read(_MAX_MATRIX + 1).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise GpubenchError(
+            f"--matrix {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}"
+        ) from None
+    if not _is_matrix(document):
+        raise GpubenchError(
+            f"--matrix {path} is no matrix: give the file that gpubench matrix or "
+            "--gpubench-matrix wrote"
+        )
+    found: Mapping[str, Any] = document
+    return found
+
+
+def _is_matrix(document: object) -> bool:
+    if not isinstance(document, dict) or document.get("kind") not in ("matrix", "submission"):
+        return False
+    launches = document.get("launches", 1)
+    lists = {name: document.get(name, []) for name in ("include", "left_out", "ratios", "ended")}
+    if "include" not in document or not all(isinstance(found, list) for found in lists.values()):
+        return False
+    return (
+        isinstance(launches, int)
+        and launches >= 1
+        and all(_names_cases(entry) for entry in lists["include"])
+        and all(
+            isinstance(one, dict) and {"what", "reason"} <= one.keys() for one in lists["left_out"]
+        )
+        and all(_is_ratio(point) for point in lists["ratios"])
+    )
+
+
+def _names_cases(entry: object) -> bool:
+    cases = entry.get("cases") if isinstance(entry, dict) else None
+    return isinstance(cases, list) and all(isinstance(case, str) for case in cases)
+
+
+def _is_ratio(point: object) -> bool:
+    try:
+        found = RatioPoint(**point) if isinstance(point, dict) else None
+    except TypeError:
+        return False
+    if found is None or found.metric not in METRICS:
+        return False
+    texts = (found.name, found.point, found.of, found.over)
+    bounds = (found.at_least, found.at_most)
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(one, int | float | None) for one in bounds
+    )

@@ -3,17 +3,13 @@ all of it, one exit code. Pure."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from pytest_gpubench.gate.evidence import evidence_of
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio
-from pytest_gpubench.host.files import open_regular
-from pytest_gpubench.model.failures import Failure, GpubenchError, failure_words
-from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.failures import Failure, failure_words
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.report.results import CaseResult, InitResult, Loaded, Run, RunEnd
@@ -22,8 +18,6 @@ EXIT_FAILED = 1
 EXIT_NOTHING = 5
 EXIT_UNDECIDED = 10
 INTERRUPTED = "interrupted"
-_MAX_MATRIX = 2**28
-"""Bytes of a file that are read; of a longer one the rest is missing, so that it is no JSON."""
 _UNDECIDED = (2, EXIT_NOTHING, EXIT_UNDECIDED)
 """Exit codes of pytest after which what is missing is INCONCLUSIVE: interrupted, nothing,
 undecided."""
@@ -114,65 +108,6 @@ class Merged:
                 or "nothing"
             ),
         ]
-
-
-def read_matrix(path: Path) -> Mapping[str, Any]:
-    """The file of ``--gpubench-matrix``, or the manifest of a submission.
-
-    Raises:
-        GpubenchError: if it is neither.
-    """
-    try:
-        with open_regular(path) as file:
-            document = json.loads(file.read(_MAX_MATRIX + 1).decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise GpubenchError(
-            f"--matrix {path} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}"
-        ) from None
-    if not _is_matrix(document):
-        raise GpubenchError(
-            f"--matrix {path} is no matrix: give the file that gpubench matrix or "
-            "--gpubench-matrix wrote"
-        )
-    found: Mapping[str, Any] = document
-    return found
-
-
-def _is_matrix(document: object) -> bool:
-    if not isinstance(document, dict) or document.get("kind") not in ("matrix", "submission"):
-        return False
-    launches = document.get("launches", 1)
-    lists = {name: document.get(name, []) for name in ("include", "left_out", "ratios", "ended")}
-    if "include" not in document or not all(isinstance(found, list) for found in lists.values()):
-        return False
-    return (
-        isinstance(launches, int)
-        and launches >= 1
-        and all(_names_cases(entry) for entry in lists["include"])
-        and all(
-            isinstance(one, dict) and {"what", "reason"} <= one.keys() for one in lists["left_out"]
-        )
-        and all(_is_ratio(point) for point in lists["ratios"])
-    )
-
-
-def _names_cases(entry: object) -> bool:
-    cases = entry.get("cases") if isinstance(entry, dict) else None
-    return isinstance(cases, list) and all(isinstance(case, str) for case in cases)
-
-
-def _is_ratio(point: object) -> bool:
-    try:
-        found = RatioPoint(**point) if isinstance(point, dict) else None
-    except TypeError:
-        return False
-    if found is None or found.metric not in METRICS:
-        return False
-    texts = (found.name, found.point, found.of, found.over)
-    bounds = (found.at_least, found.at_most)
-    return all(isinstance(text, str) for text in texts) and all(
-        isinstance(one, int | float | None) for one in bounds
-    )
 
 
 def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:

@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.report.html_chart import (
     Axis,
-    Box,
     Chart,
     Mark,
-    Placer,
     Series,
     draw,
+)
+from pytest_gpubench.report.html_geometry import (
+    Box,
+    Placer,
+    scale_for,
     shortened,
     spread,
     text_width,
 )
-from pytest_gpubench.report.html_scales import scale_for
 from pytest_gpubench.report.numbers import finite, seconds, short, tick
 
 _COORDINATE = st.floats(0, 300)

@@ -10,7 +10,8 @@ import pytest
 
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.merge_runs import Merged, merge, read_matrix
+from pytest_gpubench.report.matrix import read_matrix
+from pytest_gpubench.report.merge_runs import Merged, merge
 from pytest_gpubench.report.read_results import load_results
 from tests.report.result_files import FAILURE, case_record, init_record, write
 
