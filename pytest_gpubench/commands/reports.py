@@ -116,11 +116,11 @@ def _report(parsed: argparse.Namespace) -> int:
 
         _write(parsed.markdown, markdown(loaded, merged=merged, title=parsed.title))
     if parsed.agg:
-        from pytest_gpubench.report.exports_agg import export_agg
+        from pytest_gpubench.report.exports_json import export_agg
 
         _told(parsed.agg, export_agg(loaded.cases(), parsed.agg, every_launch=parsed.every_launch))
     if parsed.vllm_json:
-        from pytest_gpubench.report.exports_vllm import export_vllm
+        from pytest_gpubench.report.exports_json import export_vllm
 
         _told(
             parsed.vllm_json,

@@ -65,7 +65,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         value for name, value in vars(config.option).items() if name.startswith("gpubench_")
     ):
         return None
-    from pytest_gpubench.plugin.spaced_options import begin_anew
+    from pytest_gpubench.plugin.options import begin_anew
 
     return begin_anew(config)
 

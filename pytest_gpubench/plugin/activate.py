@@ -17,7 +17,7 @@ import pytest
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.specs import Launch
-from pytest_gpubench.plugin import benchmark_json, gc_pause, reporting
+from pytest_gpubench.plugin import gc_pause, reporting
 from pytest_gpubench.plugin.hooks import Hooks
 from pytest_gpubench.plugin.items import MARK_FIELDS, Parameters
 from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
@@ -79,7 +79,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
             Changed(benchmark, settings.changed_since), name="gpubench-changed"
         )
     write_report = reporting.take_part(config, benchmark)
-    write_json = benchmark_json.join_in(config, settings.benchmark_json, folder.path)
+    write_json = reporting.take_part_for_benchmark(config, settings.benchmark_json, folder.path)
     if worker is None:
         writers = (benchmark.finish, write_report, write_json)
         config.pluginmanager.register(SessionEnd(benchmark, writers), name="gpubench-session-end")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.plugin.spaced_options import joined
+from pytest_gpubench.plugin.options import joined
 from tests.plugin.conftest import RECIPES
 
 

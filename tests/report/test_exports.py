@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.load.protocol import RequestRecord
-from pytest_gpubench.report.exports_agg import export_agg
 from pytest_gpubench.report.exports_common import NotExportedError, measured_requests
 from pytest_gpubench.report.exports_csv import csv_text
-from pytest_gpubench.report.exports_vllm import export_vllm
+from pytest_gpubench.report.exports_json import export_agg, export_vllm
 from pytest_gpubench.report.read_results import load_results
 from tests.report.synthetic import write_results
 
