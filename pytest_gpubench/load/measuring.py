@@ -131,6 +131,15 @@ class Measuring:
                 record = replace(record, text_tokens=tokens, silent_tokens=silent)
             yield record
 
+    def _is_good(self, exchange: Exchange) -> bool:
+        """Whether the measurement may follow this request of the warm-up. Quick for an answer that
+        ends as usual: what else is wrong with it is found when it is parsed, after the
+        measurement."""
+        whole = self._whole(exchange)
+        tail = b"".join(read for _, read in whole.reads[-3:])
+        quick = not exchange.error and b"[DONE]" in tail
+        return quick or record_of(self._requests[exchange.number], whole).ok
+
     def _whole(self, exchange: Exchange) -> Exchange:
         return replace(exchange, reads=self.buffer.reads_of(exchange))
 
@@ -175,7 +184,7 @@ class Measuring:
         workload = self.plan.workload
         self._requests = warmups
         await self._run(driver, "warmup", warmups, workload.ramp, None)
-        if not all(_looks_good(exchange, self.buffer) for exchange in self._exchanges):
+        if not all(map(self._is_good, self._exchanges)):
             return
         begun = self._exchanges
         rule.output_tokens = tuple(request.prompt.osl for request in measured)
@@ -271,12 +280,6 @@ def _stop_rule(workload: Workload, share: int, requests: Sequence[WireRequest]) 
     return StopRule(
         workload.duration, workload.interval, workload.interval_metric, max(1, share), osls
     )
-
-
-def _looks_good(exchange: Exchange, buffer: ResponseBuffer) -> bool:
-    """Cheap: what is left of a failed warm-up is found when it is parsed, after the measurement."""
-    tail = b"".join(read for _, read in buffer.reads_of(exchange)[-3:])
-    return not exchange.error and b"[DONE]" in tail
 
 
 def _loop_name() -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from pytest_gpubench.load.framing import Response, decode
 from pytest_gpubench.load.openai_wire import WireRequest
 from pytest_gpubench.load.protocol import EngineView, RequestRecord
-from pytest_gpubench.load.transport import Exchange, Framing, chunk_at, parse_head
+from pytest_gpubench.load.transport import Exchange
 
 FINISHED = frozenset({"stop", "length", "tool_calls", "function_call"})
 """Reasons with which an answer ends well; with any other its request has failed."""
@@ -20,7 +21,18 @@ _MOST_MS = 1e9
 _LONGEST_NAME = 200
 _Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
 """A count without which the request is not known."""
+TEXT_KEYS = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "refusal",
+    "tool_calls",
+    "function_call",
+)
+"""Of a delta: what carries what the model wrote. Roles, names and what providers add do not."""
 _NO_TEXT = frozenset({"id", "type", "index", "role"})
+_BOM = b"\xef\xbb\xbf"
+_SHOWN_BYTES = 300
 
 
 def _count_or_none(value: object) -> object:
@@ -35,6 +47,13 @@ def _milliseconds_or_none(value: object) -> object:
 
 def _name_or_none(value: object) -> object:
     return value[:_LONGEST_NAME] if isinstance(value, str) and value else None
+
+
+def _filled_or_none(value: object) -> object:
+    """A map without the fields that are null; one that is empty says nothing."""
+    if isinstance(value, dict):
+        value = {name: field for name, field in value.items() if field is not None}
+    return value or None
 
 
 def _map_or_none(value: object) -> object:
@@ -56,8 +75,8 @@ class _PromptDetails(_View):
 
 
 class _Usage(_View):
-    prompt_tokens: _Count
-    completion_tokens: _Count = 0
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
     prompt_tokens_details: Annotated[_PromptDetails | None, BeforeValidator(_map_or_none)] = None
 
 
@@ -93,16 +112,21 @@ class _Delta(_View):
     model_config = ConfigDict(extra="allow")
     role: str | None = None
 
-    def carries_text(self) -> bool:
-        """Whether there is content, reasoning or a tool call, under whatever name a server streams
-        it."""
-        return any(bool(value) for value in (self.model_extra or {}).values())
+    def written(self) -> str:
+        """What the model wrote; some servers send reasoning under two names at once."""
+        extra = self.model_extra or {}
+        told = dict.fromkeys("".join(_strings(extra.get(key))) for key in TEXT_KEYS)
+        return "".join(told)
 
 
 class _Choice(_View):
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+
+    def written(self) -> str:
+        """What the model wrote."""
+        return (self.text or "") + (self.delta.written() if self.delta is not None else "")
 
 
 class _Chunk(_View):
@@ -113,60 +137,64 @@ class _Chunk(_View):
     """
 
     model: _SideName = None
-    choices: list[_Choice] = []  # pydantic copies defaults
-    usage: _Usage | None = None
+    choices: list[_Choice] | None = None
+    usage: Annotated[_Usage | None, BeforeValidator(_filled_or_none)] = None
     metrics: Annotated[_Metrics | None, BeforeValidator(_map_or_none)] = None
     error: Any = None
+    object: Any = None
+    message: Any = None
+    detail: Any = None
+
+    def complaint(self, event: bytes) -> Any:
+        """What is wrong at the server, in any of the shapes in which servers say it; None:
+        nothing."""
+        if self.error:
+            return self.error
+        said = self.message or self.detail
+        if event == b"error" or self.object == "error":
+            return said or "no reason given"
+        return said if self.choices is None else None
 
 
-def body_pieces(framing: Framing, reads: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """The body of a response as (stamp of the read in which the piece ended, bytes), transfer
-    coding removed.
+def events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes, bytes]]:
+    """Server-sent events as (stamp, name, data); the stamp is that of the piece in which the event
+    was completed.
 
-    Raises:
-        ValueError: if the chunk framing is broken; an early end is not an error here.
+    Lines end as the specification of server-sent events allows: CR, LF, CRLF. Comments, heartbeats
+    and events without data are left out; a last event lacks its empty line at some servers.
     """
-    data = b"".join(read for _, read in reads)
-    ends: list[int] = []
-    offset = 0
-    for _, read in reads:
-        offset += len(read)
-        ends.append(offset)
-    at, position = 0, framing.head_size
-    while position < len(data):
-        if framing.chunked:
-            chunk = chunk_at(data, position)
-            if chunk is None or chunk[0] == chunk[1] or chunk[1] > len(data):
-                return
-            start, stop = chunk
-            position = stop + 2
-        else:
-            while ends[at] <= position:
-                at += 1
-            start, stop = position, min(ends[at], len(data))
-            position = stop
-        while ends[at] < stop:
-            at += 1
-        yield reads[at][0], data[start:stop]
-
-
-def events(pieces: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Server-sent events as (stamp, data); the stamp is that of the piece in which the event was
-    completed."""
-    rest = b""
-    for stamp, piece in pieces:
-        text = rest + piece
+    rest, stamp = b"", 0
+    begun = skip_line_feed = False
+    for stamp, piece in pieces:  # the last stamp is used below
+        text = piece
+        if skip_line_feed:
+            text = text.removeprefix(b"\n")
+        skip_line_feed = text.endswith(b"\r")
         if b"\r" in text:
-            text = text.replace(b"\r\n", b"\n")
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        text = rest + text
+        if not begun:
+            if len(text) < len(_BOM) and _BOM.startswith(text):
+                rest = text
+                continue
+            text, begun = text.removeprefix(_BOM), True
         *whole, rest = text.split(b"\n\n")
         for block in whole:
-            lines = [
-                line[5:].removeprefix(b" ")
-                for line in block.split(b"\n")
-                if line.startswith(b"data:")
-            ]
-            if lines:
-                yield stamp, b"\n".join(lines)
+            yield from _event(stamp, block)
+    yield from _event(stamp, rest)
+
+
+def _event(stamp: int, block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    name = b""
+    lines = []
+    for line in block.split(b"\n"):
+        if line.startswith(b"data:"):
+            lines.append(line[5:].removeprefix(b" "))
+        elif line.startswith(b"event:"):
+            name = line[6:].strip()
+    data = b"\n".join(lines)
+    if data.strip():
+        yield stamp, name, data
 
 
 def record_of(request: WireRequest, exchange: Exchange) -> RequestRecord:
@@ -185,93 +213,115 @@ def record_of(request: WireRequest, exchange: Exchange) -> RequestRecord:
         "end_ns": exchange.end_ns,
         "error": exchange.error,
     }
-    framing = _framing(exchange)
-    if framing is not None:
-        fields["status"] = framing.status
-        fields.update(_answer_fields(framing, exchange))
+    response = decode(exchange.reads)
+    if response.status:
+        fields["status"] = response.status
+        fields.update(_answer_fields(response))
     return RequestRecord(**{**fields, "error": exchange.error or fields["error"]})
 
 
-def _answer_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
-    if framing.status != 200:
-        return _refusal(framing, exchange)
+def _answer_fields(response: Response) -> dict[str, Any]:
+    if response.status != 200:
+        return _refusal(response)
     try:
-        return _stream_fields(framing, exchange)
+        return _stream_fields(response)
     except Exception as error:  # noqa: BLE001  # whatever an answer holds, the other requests are not lost
         return {"error": f"malformed answer: it cannot be read ({type(error).__name__})"}
 
 
-def _framing(exchange: Exchange) -> Framing | None:
-    try:
-        return parse_head(b"".join(read for _, read in exchange.reads))
-    except ValueError:  # no HTTP: the exchange's own error says so
-        return None
-
-
-def _refusal(framing: Framing, exchange: Exchange) -> dict[str, Any]:
-    if 300 <= framing.status < 400:
+def _refusal(response: Response) -> dict[str, Any]:
+    if 300 <= response.status < 400:
+        location = response.headers.get("location", "")
         return {
             "error": (
-                f"HTTP status {framing.status}: a redirect to {framing.location[:200]!r}, "
+                f"HTTP status {response.status}: a redirect to {location[:200]!r}, "
                 "which is not followed"
             )
         }
-    try:
-        body = b"".join(piece for _, piece in body_pieces(framing, exchange.reads)).decode(
-            "utf-8", "replace"
-        )
-    except ValueError as error:
-        body = str(error)
-    return {"error": f"HTTP status {framing.status}: {' '.join(body.split())[:300]}"}
+    body = b"".join(piece for _, piece in response.pieces).decode("utf-8", "replace")
+    words = " ".join(body.split())[:_SHOWN_BYTES]
+    return {"error": f"HTTP status {response.status}: {response.fault or words}"}
 
 
-def _stream_fields(framing: Framing, exchange: Exchange) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A chunk with a choice, as far as it may carry tokens."""
+
+    stamp: int
+    written: bool
+    tokens: int | None
+    """Output tokens so far, where the chunk has usage."""
+
+
+def _stream_fields(response: Response) -> dict[str, Any]:
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("", "identity"):
+        return {
+            "error": (
+                f"the answer is compressed ({encoding[:40]}), which nobody asked for: measure "
+                "without the proxy that does it"
+            )
+        }
     fields: dict[str, Any] = {}
-    stamps: list[int] = []
-    totals: list[int] = []
-    done = False
+    seen: list[_Seen] = []
+    done = said = False
     try:
-        for stamp, data in events(body_pieces(framing, exchange.reads)):
-            if data == b"[DONE]":
+        for stamp, name, data in events(response.pieces):
+            said = True
+            if data.strip() == b"[DONE]":
                 done = True
                 break
             chunk = _Chunk.model_validate_json(data)
-            if chunk.error is not None:
+            complaint = chunk.complaint(name)
+            if complaint is not None:
                 fields["error"] = (
-                    f"the server reported an error in the stream: {_message(chunk.error)}"
+                    f"the server reported an error in the stream: {_message(complaint)}"
                 )
                 break
-            _take(chunk, stamp, fields, stamps, totals)
+            _take(chunk, stamp, fields, seen)
+        if response.fault and not done:
+            raise ValueError(response.fault)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"])
         reason = f"{place}: {first['msg']}" if place else first["msg"]
-        fields["error"] = f"malformed chunk after {len(stamps)} good ones: {reason}"
+        fields["error"] = f"malformed chunk after {len(_stamps(seen)[0])} good ones: {reason}"
     except ValueError as error:
-        fields["error"] = f"malformed chunk after {len(stamps)} good ones: {error}"
+        fields["error"] = f"malformed chunk after {len(_stamps(seen)[0])} good ones: {error}"
+    stamps, totals = _stamps(seen)
     fields["chunk_ns"] = tuple(stamps)
-    if len(totals) == len(stamps):  # else the server told the tokens of some chunks only
-        fields["chunk_tokens"] = tuple(totals)
+    fields["chunk_tokens"] = tuple(totals)
     if stamps:
         fields.update(first_token_ns=stamps[0], last_token_ns=stamps[-1])
-    if "error" not in fields and not done:
-        fields["error"] = "the stream ended without [DONE]"
-    if "error" not in fields and not stamps:
-        fields["error"] = "the stream carried no token"
     finish = fields.get("finish_reason")
-    if "error" not in fields and finish is not None and finish not in FINISHED:
-        fields["error"] = f"the answer ended with finish reason {_message(finish)!r}"
+    if "error" not in fields:
+        if not said:
+            fields["error"] = _no_stream(response)
+        elif not done and finish is None:
+            fields["error"] = "the stream ended without [DONE] or a finish reason"
+        elif not stamps:
+            fields["error"] = "the stream carried no token"
+        elif finish is not None and finish not in FINISHED:
+            fields["error"] = f"the answer ended with finish reason {_message(finish)!r}"
     return fields
 
 
-def _take(
-    chunk: _Chunk, stamp: int, fields: dict[str, Any], stamps: list[int], totals: list[int]
-) -> None:
+def _no_stream(response: Response) -> str:
+    body = b"".join(piece for _, piece in response.pieces)[:_SHOWN_BYTES]
+    kind = response.headers.get("content-type", "")[:80] or "no content type"
+    if not body.strip():
+        return f"the answer is empty ({kind})"
+    shown = " ".join(body.decode("utf-8", "replace").split())
+    return f"the answer is no stream of events ({kind}): {shown}"
+
+
+def _take(chunk: _Chunk, stamp: int, fields: dict[str, Any], seen: list[_Seen]) -> None:
     if chunk.model is not None:
         fields["model"] = chunk.model
     if chunk.usage is not None:
-        fields["prompt_tokens"] = chunk.usage.prompt_tokens
-        fields["completion_tokens"] = chunk.usage.completion_tokens
+        for name in ("prompt_tokens", "completion_tokens"):
+            if (count := getattr(chunk.usage, name)) is not None:
+                fields[name] = count
         if chunk.usage.prompt_tokens_details is not None:
             fields["cached_tokens"] = chunk.usage.prompt_tokens_details.cached_tokens
     if chunk.metrics is not None:
@@ -279,14 +329,31 @@ def _take(
     if not chunk.choices:
         return
     choice = chunk.choices[0]
-    if choice.finish_reason is not None:
+    if choice.finish_reason:
         fields["finish_reason"] = choice.finish_reason
-    if chunk.usage is not None:  # cumulative: text may be empty in a chunk that carries tokens
-        if chunk.usage.completion_tokens > max(totals[-1:], default=0):
-            stamps.append(stamp)
-            totals.append(chunk.usage.completion_tokens)
-    elif choice.text or (choice.delta is not None and choice.delta.carries_text()):
-        stamps.append(stamp)
+    tokens = chunk.usage.completion_tokens if chunk.usage is not None else None
+    seen.append(_Seen(stamp, bool(choice.written()), tokens))
+
+
+def _stamps(seen: Sequence[_Seen]) -> tuple[list[int], list[int]]:
+    """Stamps of the chunks that carried tokens, and the output tokens after each, where they are
+    told.
+
+    Usage that runs along (vLLM's ``continuous_usage_stats``) decides: text may be empty in a chunk
+    that carries tokens. Usage that comes once, at the end, carries none, and some servers send
+    zeros until then: there the text decides.
+    """
+    stamps: list[int] = []
+    totals: list[int] = []
+    grown = 0
+    for one in seen:
+        if one.tokens is not None and one.tokens > max(totals[-1:], default=0):
+            stamps.append(one.stamp)
+            totals.append(one.tokens)
+            grown += one.written
+    written = [one for one in seen if one.written]
+    runs = sum(one.tokens is not None for one in seen) > 1 and 2 * grown >= len(written)
+    return (stamps, totals) if runs else ([one.stamp for one in written], [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,25 +372,22 @@ class Answer:
 
 def answer_of(exchange: Exchange) -> Answer | None:
     """The answer of an exchange whose record is good; None where it cannot be read."""
-    framing = _framing(exchange)
-    if framing is None:
-        return None
     texts: list[str] = []
     spoken: list[int] = []
     silent: list[int] = []
     claimed = 0
     try:
-        for _, data in events(body_pieces(framing, exchange.reads)):
-            if data == b"[DONE]":
+        for _, _, data in events(decode(exchange.reads).pieces):
+            if data.strip() == b"[DONE]":
                 break
             chunk = _Chunk.model_validate_json(data)
             before = claimed
             if chunk.usage is not None:
-                claimed = chunk.usage.completion_tokens
+                claimed = chunk.usage.completion_tokens or claimed
             if not chunk.choices:
                 continue
             choice = chunk.choices[0]
-            text = _text_of(choice)
+            text = choice.written()
             texts.append(text)
             ends = choice.finish_reason is not None or (
                 choice.delta is not None and choice.delta.role is not None
@@ -337,16 +401,6 @@ def answer_of(exchange: Exchange) -> Answer | None:
         return None
     usual = statistics.median_low(spoken or [1])
     return Answer("".join(texts), claimed, sum(min(new, usual) for new in silent))
-
-
-def _text_of(choice: _Choice) -> str:
-    """What a model wrote in a chunk; some servers send reasoning under two names at once."""
-    fields: dict[str, Any] = {}
-    if choice.delta is not None:
-        fields = choice.delta.model_extra or {}
-    return (choice.text or "") + "".join(
-        dict.fromkeys("".join(_strings(value)) for value in fields.values())
-    )
 
 
 def _strings(value: Any) -> Iterator[str]:

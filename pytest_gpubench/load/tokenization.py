@@ -25,7 +25,7 @@ from pytest_gpubench.load.openai_wire import openai_messages
 from pytest_gpubench.load.parser import Answer
 from pytest_gpubench.load.prompts import Message, Prompt
 from pytest_gpubench.load.protocol import LoadPlan
-from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.failures import BenchmarkError, Failure, FailureClass
 from pytest_gpubench.model.frozen import thaw
 
 _TOKENIZE_TIMEOUT = 30.0
@@ -124,7 +124,11 @@ class TokenCounter:
         except TimeoutError:
             raise self._failed(f"gave no whole answer within {_TOKENIZE_TIMEOUT:g} s") from None
         except (httpx2.HTTPError, _TooLargeError) as error:
-            raise self._failed(f"did not answer: {type(error).__name__}: {error}") from error
+            nobody = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            raise self._failed(
+                f"did not answer: {type(error).__name__}: {error}",
+                failure_class="client" if nobody else "engine",
+            ) from error
         text = data[:500].decode("utf-8", "replace")
         if status != 200:
             redirect = (
@@ -144,11 +148,21 @@ class TokenCounter:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._failed("answered without a count or the tokens", text) from error
 
-    def _failed(self, what: str, evidence: str = "", remedy: str = "") -> BenchmarkError:
+    def _failed(
+        self,
+        what: str,
+        evidence: str = "",
+        remedy: str = "",
+        failure_class: FailureClass = "engine",
+    ) -> BenchmarkError:
         lines = tuple(filter(None, [evidence]))
         return BenchmarkError(
             Failure(
-                "tokenize-failed", "engine", f"{self._plan.root}/tokenize {what}", lines, remedy
+                "tokenize-failed",
+                failure_class,
+                f"{self._plan.root}/tokenize {what}",
+                lines,
+                remedy,
             )
         )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import ssl
 import time
 from collections.abc import Callable
@@ -16,19 +15,10 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
-MALFORMED = "malformed answer"
-"""Begins the sentence about an answer that breaks HTTP's framing."""
-MAX_HEAD = 64 * 2**10
+from pytest_gpubench.load.framing import Framing, decode, ends_here, parse_head, says_done
+
 MAX_ANSWER = 256 * 2**20
 """Bytes of one answer, where the request does not say how long it may be."""
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
-_LONGEST_SIZE_LINE = 1024
-_CHUNKED_END = b"\r\n0\r\n\r\n"
-_HEADER = rb"[!-9;-~]+:[^\r\n]*\r\n"
-_STREAM = re.compile(
-    rb"HTTP/1\.1 (\d{3})(?: [^\r\n]*)?\r\n(?:%b)*?"
-    rb"(?i:transfer-encoding):[ \t]*(?i:chunked)\r\n(?:%b)*\r\n" % (_HEADER, _HEADER)
-)
 _CONNECT_BURST = 64
 _SILENCE_NS = 1_000_000_000
 _IDLE_LIMIT_NS = 2_000_000_000
@@ -49,117 +39,6 @@ class Exchange:
     error: str = ""
     most_bytes: int = MAX_ANSWER
     """An answer that is longer fails."""
-
-
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """What the head of a response says about its body."""
-
-    status: int
-    head_size: int
-    """Bytes up to and including the empty line."""
-    chunked: bool
-    length: int | None
-    """None: not given; the body then ends with the connection unless it is chunked."""
-    keep_alive: bool
-    location: str = ""
-    """Where a redirect points; none is followed."""
-
-
-def parse_head(data: bytes) -> Framing | None:
-    """The framing of a response, or None while its head is incomplete.
-
-    Raises:
-        ValueError: if this is no HTTP/1 response.
-    """
-    # A stream's head comes with its first token, often many at once: one expression is a quarter of
-    # the time, and that is error.
-    stream = _STREAM.match(data)
-    if stream is not None:
-        head = data[: stream.end()].lower()
-        if (
-            head.count(b"\ntransfer-encoding:") == 1
-            and b"\nconnection:" not in head
-            and b"\ncontent-length:" not in head
-        ):
-            return Framing(int(stream[1]), stream.end(), True, None, True)
-    end = data.find(b"\r\n\r\n")
-    if end < 0:
-        if len(data) > MAX_HEAD:
-            raise ValueError(f"{MALFORMED}: its head has more than {MAX_HEAD // 2**10} KiB")
-        if not b"HTTP/1.".startswith(data[:7]):
-            raise ValueError(f"{MALFORMED}: not an HTTP/1 response")
-        return None
-    first, *rest = data[:end].decode("latin-1").split("\r\n")
-    words = first.split(" ", 2)
-    if (
-        len(words) < 2
-        or not words[0].startswith("HTTP/1.")
-        or not re.fullmatch("[1-5][0-9]{2}", words[1])
-    ):
-        raise ValueError(f"{MALFORMED}: not an HTTP/1 response")
-    plain = {
-        name.strip().lower(): value.strip()
-        for name, _, value in (line.partition(":") for line in rest)
-    }
-    headers = {name: value.lower() for name, value in plain.items()}
-    length = headers.get("content-length")
-    if length is not None and not re.fullmatch("[0-9]{1,15}", length):
-        raise ValueError(f"{MALFORMED}: its content-length is no count of bytes")
-    keep_alive = headers.get("connection") != "close" and words[0] != "HTTP/1.0"
-    chunked = headers.get("transfer-encoding", "").endswith("chunked")
-    return Framing(
-        int(words[1]),
-        end + 4,
-        chunked,
-        None if length is None else int(length),
-        keep_alive,
-        plain.get("location", ""),
-    )
-
-
-def chunk_at(data: bytes, position: int) -> tuple[int, int] | None:
-    """The chunk of a chunked body that begins at ``position``: where its bytes begin and end; equal
-    for the last one.
-
-    None while its size is not there yet. A chunk's bytes may lie beyond the data; where they and
-    what follows them do not, the line end after them is checked.
-
-    Raises:
-        ValueError: if this is no chunk.
-    """
-    line_end = data.find(b"\r\n", position, position + _LONGEST_SIZE_LINE)
-    if line_end < 0:
-        if len(data) - position >= _LONGEST_SIZE_LINE or b"\n" in data[position:]:
-            raise ValueError(f"{MALFORMED}: a chunk's size is no line")
-        return None
-    size = _SIZE_LINE.fullmatch(data, position, line_end)
-    if size is None:
-        shown = data[position : min(line_end, position + 20)].decode("ascii", "backslashreplace")
-        raise ValueError(f"{MALFORMED}: {shown!r} is no size of a chunk")
-    start = line_end + 2
-    stop = start + int(size[1], 16)
-    if stop > start and data[stop : stop + 2] not in (b"", b"\r", b"\r\n"):
-        raise ValueError(f"{MALFORMED}: a chunk is longer than its size")
-    return start, stop
-
-
-def framing_fault(reads: list[tuple[int, bytes]]) -> str:
-    """What is wrong with the framing of an answer so far; empty: nothing."""
-    data = b"".join(read for _, read in reads)
-    try:
-        framing = parse_head(data)
-        if framing is None or not framing.chunked:
-            return ""
-        position = framing.head_size
-        while position < len(data):
-            chunk = chunk_at(data, position)
-            if chunk is None or chunk[0] == chunk[1]:
-                return ""
-            position = chunk[1] + 2
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 class Slot(asyncio.Protocol):
@@ -244,12 +123,7 @@ class Slot(asyncio.Protocol):
     def _complete(self, data: bytes, exchange: Exchange) -> bool:
         framing = cast("Framing", self._framing)
         if framing.chunked:
-            # A stream ends where a read ends with the last chunk: nothing is pipelined, and no
-            # chunk is parsed while the clock runs. An answer with trailers would wait here for the
-            # limit of silence; event streams have none.
-            if len(data) < len(_CHUNKED_END):  # the terminator may be spread over the last reads
-                data = b"".join(read for _, read in exchange.reads[-len(_CHUNKED_END) :])
-            return data.endswith(_CHUNKED_END)
+            return ends_here(data, exchange.reads)
         return framing.length is not None and self._received >= framing.length
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -258,9 +132,15 @@ class Slot(asyncio.Protocol):
         if self.exchange is None:
             return
         now = time.monotonic_ns()
-        framing = self._framing
-        if exc is None and framing is not None and not framing.chunked and framing.length is None:
-            self._end(now, "", keep=False)  # a body that ends with the connection
+        framing, reads = self._framing, self.exchange.reads
+        if (
+            exc is None
+            and framing is not None
+            and framing.length is None
+            # a body that ends with the connection, or with the last word of a stream of events
+            and (not framing.chunked or says_done(reads))
+        ):
+            self._end(now, "", keep=False)
         else:
             where = "in the middle of the answer" if self.exchange.reads else "before any answer"
             self._end(
@@ -273,11 +153,17 @@ class Slot(asyncio.Protocol):
         reads = len(self.exchange.reads) if self.exchange is not None else 0
         return now - self.active_ns if reads > self._checked else 0
 
-    def check_framing(self) -> str:
-        """What is wrong with the answer so far; empty: nothing."""
-        exchange = cast("Exchange", self.exchange)
+    def look(self) -> None:
+        """End an answer that has ended, or broken its framing, without anybody having noticed."""
+        exchange, now = cast("Exchange", self.exchange), self.active_ns
         self._checked = len(exchange.reads)
-        return framing_fault(exchange.reads)
+        answer = decode(exchange.reads)
+        if answer.fault:
+            self.fail(answer.fault)
+        elif answer.whole:
+            self._end(now, "", keep=False)
+        elif says_done(exchange.reads):
+            self.fail("the answer did not end after [DONE]: its framing lacks the last chunk")
 
     def fail(self, reason: str) -> None:
         """Give the exchange up and drop the connection."""
@@ -368,8 +254,7 @@ class Pool:
         """
         now = time.monotonic_ns()
         for slot in [slot for slot in self._busy if slot.unchecked_ns(now) > _SILENCE_NS]:
-            if fault := slot.check_framing():
-                slot.fail(fault)
+            slot.look()
         for slot in [slot for slot in self._busy if now - slot.active_ns > self.read_timeout * 1e9]:
             slot.fail(f"stalled: no data for {self.read_timeout:g} s")
 

@@ -13,6 +13,7 @@ from pytest_gpubench.measure import definitions
 from pytest_gpubench.measure.checks import find_flags, find_problems, other_name
 from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
 from pytest_gpubench.measure.validity import (
+    buffering,
     chunk_rate,
     compilation,
     disagreement,
@@ -105,6 +106,7 @@ def compute(
             seen, totals, ttft_p50, window, prefix_caching=prefix_caching, calibration=calibration
         )
         invalid += compilation(compiled, attempts)
+        invalid += buffering(measured, metrics.get("acceptance_length", 1.0))
         flags = find_flags(
             metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before)
         )

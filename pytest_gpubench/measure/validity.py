@@ -8,6 +8,7 @@ it: hence limits that are parts of the TTFT, with floors below which this host's
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,11 @@ IMPOSSIBLE = 0.001
 """Seconds by which a client may seem faster than the engine: two clocks are read at two places."""
 CLOCK_SHARE, CLOCK_FLOOR = 0.001, 0.020
 """Of the window, and seconds: disagreement between the wall clock and the monotonic clock."""
+BURST_SHARE, BURST_FLOOR = 0.25, 0.005
+"""Of the chunks after the first of their stream, those that may come in one read with the chunk
+before; and seconds: a read that comes sooner after the one before it hides no waiting."""
+BURST_STEP = 1.25
+"""Chunks of one read, over the tokens of one step of the engine: a draft's tokens come together."""
 LEAST = 0.7
 """Tokens of the text, and those that came without text, over those claimed. Honest answers lie
 above: what a model writes is nearly always what its tokenizer makes of the text, and even of ids
@@ -275,6 +281,41 @@ def accounting(totals: Totals, *, prefix_caching: bool) -> list[str]:
             f"{totals.prefix_cache_hits} cached tokens"
         )
     return faults
+
+
+def buffering(records: Sequence[RequestRecord], step: float = 1.0) -> tuple[str, ...]:
+    """Why the measurement does not count where chunks arrive in bursts: what was held back on the
+    way has the stamps of whoever held it.
+
+    Args:
+        step: tokens that the engine makes at a time, in the mean (acceptance length).
+    """
+    chunks = reads = streams = 0
+    waits: list[float] = []
+    for record in records:
+        stamps = record.chunk_ns
+        if len(stamps) < 2:
+            continue
+        streams, chunks = streams + 1, chunks + len(stamps)
+        before = record.send_ns if record.send_ns is not None else record.due_ns
+        for stamp, group in itertools.groupby(stamps):
+            reads += 1
+            if len(tuple(group)) > 1:
+                waits.append((stamp - before) / 1e9)
+            before = stamp
+    together = (chunks - reads) / (chunks - streams) if chunks > streams else 0.0
+    if (
+        together <= BURST_SHARE
+        or chunks <= BURST_STEP * step * reads
+        or statistics.median(waits) <= BURST_FLOOR
+    ):
+        return ()
+    return (
+        f"{together:.0%} of the chunks came together with the one before, after waits of "
+        f"{statistics.median(waits) * 1e3:.0f} ms (median): something between client and engine "
+        "buffers, so that neither TTFT nor the times between tokens are the engine's; measure "
+        "without it, or let it pass streams on (nginx: proxy_buffering off)",
+    )
 
 
 def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load import transport
-from pytest_gpubench.load.transport import Framing, parse_head
+from pytest_gpubench.load import framing
+from pytest_gpubench.load.framing import Framing, parse_head
 
 NEVER = re.compile(rb"(?!)")
 NAMES = st.sampled_from(
@@ -95,12 +95,12 @@ def test_both_ways_agree(first: str, lines: list[str], body: bytes, cut: int) ->
     data = ("\r\n".join([first, *lines]) + "\r\n\r\n").encode() + body
     for part in (data, data[:cut]):
         quick = outcome(part)
-        kept: Any = transport._STREAM
-        transport._STREAM = NEVER
+        kept: Any = framing._STREAM
+        framing._STREAM = NEVER
         try:
             slow = outcome(part)
         finally:
-            transport._STREAM = kept
+            framing._STREAM = kept
         assert quick == slow
 
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gpubench.load.framing import decode, parse_head
 from pytest_gpubench.load.openai_wire import WireRequest
-from pytest_gpubench.load.parser import body_pieces, events, record_of
+from pytest_gpubench.load.parser import events, record_of
 from pytest_gpubench.load.prompts import Prompt
 from pytest_gpubench.load.protocol import RequestRecord
-from pytest_gpubench.load.transport import Exchange, parse_head
+from pytest_gpubench.load.transport import Exchange
 
 REQUEST = WireRequest(Prompt(4, "measured", "hi", 10, 3), "id-4", b"")
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -155,13 +156,11 @@ def test_events_do_not_depend_on_how_the_network_cuts_them(cuts: list[int], chun
     data = (HEAD if chunked else b"HTTP/1.1 200 OK\r\n\r\n") + body
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     reads = [(end, data[start:end]) for start, end in pairwise(edges)]
-    framing = parse_head(data)
-    assert framing is not None
-    found = list(events(body_pieces(framing, reads)))
-    assert [event for _, event in found] == [payload[6:-2] for payload in payloads]
+    found = list(events(decode(reads).pieces))
+    assert [event for _, _, event in found] == [payload[6:-2] for payload in payloads]
     # the stamp is the offset up to which the network had delivered: never before the event was
     # complete
-    for stamp, event in found:
+    for stamp, _, event in found:
         assert stamp >= data.find(event) + len(event)
 
 
