@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from pytest_gpubench.load.datasets import (
     CORPUS,
     Conversation,
-    TraceRow,
+    Conversations,
+    Note,
+    left_out_note,
+    left_out_words,
     parse_jsonl,
     parse_sharegpt,
-    parse_trace,
     read_text,
     sentences,
+    unusable,
 )
 from pytest_gpubench.load.prompts import (
+    WORDS,
     Counter,
     Message,
     Prompt,
@@ -29,11 +33,14 @@ from pytest_gpubench.load.prompts import (
     measure_vocabulary,
 )
 from pytest_gpubench.load.protocol import LoadPlan, Phase
+from pytest_gpubench.load.tokenization import REFUSED
+from pytest_gpubench.load.traces import TraceRow, parse_trace
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 _PARALLEL = 8
 _BLOCK_TOKENS = 512
 _OPENING_WORDS = 4
+_LONGEST_WORDS = 200
 _PARSERS = {"sharegpt": parse_sharegpt, "jsonl": parse_jsonl}
 
 
@@ -54,6 +61,8 @@ class Composer:
         self._plan = plan
         self._workload = plan.workload
         self._count = count
+        self.notes: tuple[Note, ...] = ()
+        """Of how the data were read, once composed."""
 
     async def compose(
         self, on_done: Callable[[int, int], None]
@@ -67,7 +76,8 @@ class Composer:
         workload = self._workload
         trace: tuple[TraceRow, ...] = ()
         if workload.dataset == "trace":
-            trace = parse_trace(read_text(workload.dataset_file), workload.dataset_file)
+            read = parse_trace(read_text(workload.dataset_file), workload.dataset_file)
+            trace, self.notes = read.rows, read.notes
         phases: tuple[tuple[Phase, int], ...] = (
             ("warmup", workload.num_warmups),
             ("measured", min(workload.num_prompts, len(trace) or workload.num_prompts)),
@@ -119,15 +129,7 @@ class Composer:
         if workload.dataset == "text":
             lines = sentences(read_text(workload.dataset_file or CORPUS))
             if not lines:
-                summary = f"{workload.dataset_file} has no sentence in it"
-                raise BenchmarkError(
-                    Failure(
-                        "dataset-unusable",
-                        "recipe",
-                        summary,
-                        remedy="Correct dataset-file in the recipe.",
-                    )
-                )
+                raise unusable(f"{workload.dataset_file} has no sentence in it")
             sample = " ".join(lines[:200])
             size = (await self._count(sample) - vocabulary.overhead) / len(sample.split())
             material = _Material(vocabulary, lines, max(0.1, size))
@@ -211,32 +213,41 @@ class Composer:
         due = row.seconds * self._workload.time_scale
         return Prompt(number, "measured", text, isl, row.output_tokens, due=due)
 
-    async def _choose(self, conversations: Sequence[Conversation]) -> list[Conversation]:
+    def _turns(self, conversation: Conversation) -> tuple[int, ...]:
+        """Positions of the messages that are sent for an answer: of ShareGPT the first users', as
+        everybody does; of recorded requests the last, with all that comes before it."""
+        number, users = self._workload.turns, conversation.users
+        return users[:number] if self._workload.dataset == "sharegpt" else users[-number:]
+
+    async def _choose(self, read: Conversations) -> list[Conversation]:
         """As many conversations as the run needs, in random order, whose first prompt is at most
-        ``isl`` tokens long."""
-        workload = self._workload
+        ``isl`` tokens long. One that the server's chat template refuses is left out."""
+        workload, left_out = self._workload, list(read.left_out)
         needed = -(-workload.num_warmups // workload.turns) + -(
             -workload.num_prompts // workload.turns
         )
         order = [
-            conversation
-            for conversation in conversations
-            if len(conversation.turns) >= workload.turns
+            conversation for conversation in read.found if len(conversation.users) >= workload.turns
         ]
         self._random("order").shuffle(order)
         chosen: list[Conversation] = []
         while order and len(chosen) < needed:
             part, order = order[:_PARALLEL], order[_PARALLEL:]
-            sizes = await asyncio.gather(
-                *(self._count(item.turns[0].user, _system(item)) for item in part)
-            )
-            chosen += [item for item, size in zip(part, sizes, strict=True) if size <= workload.isl]
+            sizes = await asyncio.gather(*(self._size(item, left_out) for item in part))
+            chosen += [
+                item
+                for item, size in zip(part, sizes, strict=True)
+                if size is not None and size <= workload.isl
+            ]
+        self.notes = tuple(left_out_note(workload.dataset_file, left_out))
         if len(chosen) < needed:
             summary = (
                 f"{workload.dataset_file} has {len(chosen)} conversations of {workload.turns} "
                 "turns whose prompt is at most "
                 f"{workload.isl} tokens long (isl); the run needs {needed}"
             )
+            if left_out:
+                summary += f"; {left_out_words(left_out)}"
             raise BenchmarkError(
                 Failure(
                     "dataset-too-small",
@@ -247,38 +258,42 @@ class Composer:
             )
         return chosen[:needed]
 
+    async def _size(self, conversation: Conversation, left_out: list[str]) -> int | None:
+        """Tokens of the first prompt; None where the server refuses a message."""
+        position = self._turns(conversation)[0]
+        try:
+            for last in self._turns(conversation)[1:]:
+                await self._count(conversation.messages[last][1], conversation.messages[:last])
+            return await self._count(
+                conversation.messages[position][1], conversation.messages[:position]
+            )
+        except BenchmarkError as error:
+            if error.failure.cause != REFUSED:
+                raise
+            words = " ".join((error.failure.summary, *error.failure.evidence))
+            left_out.append(f"{conversation.place}: {words[:_LONGEST_WORDS]}")
+            return None
+
     async def _recorded(self, phase: Phase, conversation: Conversation) -> list[Prompt]:
         workload = self._workload
-        history = _system(conversation)
         prompts = []
-        for number, turn in enumerate(conversation.turns[: workload.turns]):
-            isl = await self._count(turn.user, history)
-            osl = turn.output_tokens
-            if osl is None and turn.answer:
-                osl = max(
-                    1, await self._count(turn.answer, history) - await self._count("", history)
-                )
+        for number, position in enumerate(self._turns(conversation)):
+            history, (_, text) = conversation.messages[:position], conversation.messages[position]
+            isl = await self._count(text, history)
+            osl = conversation.output_tokens if position == conversation.users[-1] else None
+            answer = conversation.answer_to(position)
+            if osl is None and answer:
+                # beside a word, since templates refuse empty messages
+                both = await self._count(f"{WORDS[0]} {answer}")
+                osl = max(1, both - await self._count(WORDS[0]))
             prompts.append(
-                Prompt(
-                    0,
-                    phase,
-                    turn.user,
-                    isl,
-                    min(osl or workload.osl, workload.osl),
-                    history,
-                    number,
-                )
+                Prompt(0, phase, text, isl, min(osl or workload.osl, workload.osl), history, number)
             )
-            history = (*history, ("user", turn.user), ("assistant", turn.answer or ""))
         return prompts
 
     def _random(self, key: str) -> random.Random:
         plan = self._plan
         return random.Random(f"{self._workload.seed}/{plan.salt}/{plan.launch}/{key}")  # noqa: S311  # reproducible, not secret
-
-
-def _system(conversation: Conversation) -> tuple[Message, ...]:
-    return (("system", conversation.system),) if conversation.system else ()
 
 
 def _draw(material: _Material, rng: random.Random, tokens: int) -> list[str]:

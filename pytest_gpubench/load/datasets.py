@@ -1,20 +1,20 @@
-"""Files that prompts can come from: ShareGPT, JSONL, traces with timestamps, plain text. Errors
-name file and line."""
+"""Files that prompts can come from: ShareGPT, JSON lines, plain text. Errors name file and line."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pytest_gpubench.host.files import open_regular, unread_because
+from pytest_gpubench.load.prompts import Message
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.workload import Workload
@@ -37,34 +37,53 @@ _ROLES = {
 """Of ShareGPT, in OpenAI's words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What a user says and, where the data have it, what was answered."""
-
-    user: str
-    answer: str | None = None
-    output_tokens: int | None = None
-    """Where the data give a number; else it is that of the answer."""
+Note: TypeAlias = tuple[str, str]
+"""Of how data were read: the code of a flag, and its sentence."""
+_OUTPUT_KEYS = (
+    "output_tokens",
+    "max_tokens",
+    "max_completion_tokens",
+    "output_len",
+    "output_length",
+)
+"""Of a line: how many tokens its answer may have, in the words of several tools."""
+_SENT_ROLES = frozenset({"system", "developer", "user", "assistant"})
+_NAMED = 3
+_LONGEST_PIECE = 200
+"""Words of a sentence; a longer one, as of a script without full stops, is cut."""
+_WORD_CHARACTERS = 4
+"""Characters of a text without spaces that count as a word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns in order, at least one."""
+    """Messages as they are sent; the first that is no system's is a user's."""
 
-    turns: tuple[Turn, ...]
-    system: str | None = None
+    messages: tuple[Message, ...]
+    place: str = ""
+    """Of the file, for a sentence: ``entry 7``, ``line 3``."""
+    output_tokens: int | None = None
+    """Of the answer to the last user, where the data give a number; else that of the recorded
+    answer."""
+
+    @property
+    def users(self) -> tuple[int, ...]:
+        """Positions of the users' messages."""
+        return tuple(number for number, (role, _) in enumerate(self.messages) if role == "user")
+
+    def answer_to(self, position: int) -> str | None:
+        """What was answered to the message there, if it was."""
+        role, text = self.messages[position + 1] if position + 1 < len(self.messages) else ("", "")
+        return text if role == "assistant" else None
 
 
 @dataclass(frozen=True, slots=True)
-class TraceRow:
-    """One recorded request: when, how long, and which parts of its prompt it shares with others."""
+class Conversations:
+    """What a file holds, and what of it cannot be sent."""
 
-    seconds: float
-    """After the first row."""
-    input_tokens: int
-    output_tokens: int
-    blocks: tuple[int, ...] = ()
-    """Ids of the prompt's blocks, from its start; equal ids are equal text."""
+    found: tuple[Conversation, ...]
+    left_out: tuple[str, ...] = ()
+    """One sentence each: ``entry 7: ...``."""
 
 
 def read_text(path: str | Path) -> str:
@@ -77,10 +96,10 @@ def read_text(path: str | Path) -> str:
         with open_regular(Path(path)) as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise _failure(f"the dataset {path} is too large: more than {MAX_BYTES // 2**20:,} MiB")
-        return data.decode("utf-8")
+            raise unusable(f"the dataset {path} is too large: more than {MAX_BYTES // 2**20:,} MiB")
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise _failure(f"the dataset {path} cannot be read: {unread_because(error)}") from error
+        raise unusable(f"the dataset {path} cannot be read: {unread_because(error)}") from error
 
 
 def dataset_problem(workload: Workload) -> Failure | None:
@@ -96,10 +115,10 @@ def dataset_problem(workload: Workload) -> Failure | None:
                 f"has {size / 2**20:,.0f} MiB, which is too large: at most "
                 f"{MAX_BYTES // 2**20:,} MiB are read"
             )
-            return _failure(f"the dataset {workload.dataset_file} {words}").failure
+            return unusable(f"the dataset {workload.dataset_file} {words}").failure
         return None
     except OSError as error:
-        return _failure(
+        return unusable(
             f"the dataset {workload.dataset_file} cannot be read: {error.strerror}"
         ).failure
 
@@ -127,16 +146,29 @@ def _hash_of(path: str, _mtime_ns: int, _size: int) -> str:
 
 
 def sentences(text: str) -> tuple[str, ...]:
-    """The sentences of a text, white space evened out, very short ones left out."""
-    parts = re.split(r"(?<=[.!?])[\"')\]]*\s+", " ".join(text.split()))
-    return tuple(part for part in parts if len(part.split()) >= _MIN_SENTENCE_WORDS)
+    """The sentences of a text in any script, white space evened out, very short ones left out."""
+    parts = re.split(
+        r"(?<=[.!?\u0964\u06d4])[\"')\]]*\s+|(?<=[\u3002\uff01\uff1f])\s*", " ".join(text.split())
+    )
+    pieces = (
+        " ".join(words[start : start + _LONGEST_PIECE])
+        for words in map(str.split, parts)
+        for start in range(0, len(words), _LONGEST_PIECE)
+    )
+    return tuple(piece for piece in pieces if _words(piece) >= _MIN_SENTENCE_WORDS)
 
 
-def parse_sharegpt(text: str, name: str) -> tuple[Conversation, ...]:
+def _words(text: str) -> int:
+    """About how many words a text has: some scripts put no space between them."""
+    return sum(1 if word.isascii() else -(-len(word) // _WORD_CHARACTERS) for word in text.split())
+
+
+def parse_sharegpt(text: str, name: str) -> Conversations:
     """Conversations of a ShareGPT file: a list of ``{conversations: [{from: human | gpt | system,
     value: ...}]}``.
 
-    Entries that do not begin with a human are left out, as everybody does.
+    Entries that do not begin with a human are passed over, as everybody does; a conversation ends
+    where it does not go on in turns. Entries with values that are no text are left out.
 
     Raises:
         BenchmarkError: if it is not such a file, or nothing is left.
@@ -144,159 +176,163 @@ def parse_sharegpt(text: str, name: str) -> tuple[Conversation, ...]:
     try:
         entries = json.loads(text)
     except ValueError as error:
-        raise _failure(f"{name} is not JSON: {error}") from error
+        raise unusable(f"{name} is not JSON: {error}") from error
     except RecursionError:
-        raise _failure(f"{name} is nested too deeply") from None
+        raise unusable(f"{name} is nested too deeply") from None
     if not isinstance(entries, list):
-        raise _failure(f"{name} is not a list of conversations")
-    conversations = []
+        raise unusable(f"{name} is not a list of conversations")
+    found: list[Conversation] = []
+    left_out: list[str] = []
     for number, entry in enumerate(entries, 1):
         parts = isinstance(entry, dict) and entry.get("conversations", entry.get("conversation"))
         if not isinstance(parts, list):
-            raise _failure(f"{name}: entry {number} has no list `conversations`")
+            raise unusable(f"{name}: entry {number} has no list `conversations`")
         try:
-            messages = [
-                (_ROLES.get(str(part["from"]), "other"), str(part["value"])) for part in parts
-            ]
+            messages = [(_ROLES.get(str(part["from"]), ""), part["value"]) for part in parts]
         except (KeyError, TypeError) as error:
-            raise _failure(
+            raise unusable(
                 f"{name}: entry {number} has a message without `from` or `value`"
             ) from error
-        conversation = _conversation(messages)
-        if conversation is not None:
-            conversations.append(conversation)
-    return _some(conversations, name)
+        odd = [at for at, (_, value) in enumerate(messages, 1) if not isinstance(value, str)]
+        if odd:
+            left_out.append(f"entry {number}: the value of its message {odd[0]} is no text")
+        elif turns := _in_turns(messages):
+            found.append(Conversation(turns, f"entry {number}"))
+    return _some(found, left_out, name)
 
 
-def parse_jsonl(text: str, name: str) -> tuple[Conversation, ...]:
-    """One request or conversation per line: ``{"prompt": TEXT}`` or ``{"messages": [{role,
-    content}]}``, and ``output_tokens``.
+def parse_jsonl(text: str, name: str) -> Conversations:
+    """One request per line: ``{"prompt": TEXT}`` or ``{"messages": [{role, content}]}``, and
+    ``output_tokens`` (or ``max_tokens``, ``output_len``, ...).
+
+    Messages are sent as they are. Contents are text, or OpenAI's list of text parts.
 
     Raises:
-        BenchmarkError: for a line that is neither.
+        BenchmarkError: for a line that is neither, or holds what cannot be sent.
     """
-    conversations = []
-    for line, entry in _lines(text, name):
-        wanted = entry.get("output_tokens")
-        if wanted is not None and (
-            not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1
-        ):
-            raise _failure(f"{name}:{line}: `output_tokens` must be a number of at least 1")
+    found = []
+    for line, entry in json_lines(text, name):
+        where = f"{name}:{line}"
+        wanted = _output_tokens(entry, where)
         if isinstance(entry.get("prompt"), str):
             answer = entry.get("answer")
-            turn = Turn(entry["prompt"], answer if isinstance(answer, str) else None, wanted)
-            conversations.append(Conversation((turn,)))
-            continue
-        try:
-            messages = [(str(message["role"]), message["content"]) for message in entry["messages"]]
-        except (KeyError, TypeError) as error:
-            raise _failure(
-                f"{name}:{line}: needs `prompt`, or `messages` with `role` and `content`"
-            ) from error
-        all_text = all(isinstance(content, str) for _, content in messages)
-        conversation = all_text and _conversation(messages)
-        if not conversation:
-            raise _failure(
-                f"{name}:{line}: `messages` must be text and begin with a user's (after "
-                "a system message)"
-            )
-        *before, last = conversation.turns
-        conversations.append(
-            Conversation(
-                (*before, Turn(last.user, last.answer, wanted or last.output_tokens)),
-                conversation.system,
-            )
+            messages: list[Message] = [("user", entry["prompt"])]
+            messages += [("assistant", answer)] if isinstance(answer, str) else []
+        else:
+            messages = _messages(entry, where)
+        found.append(Conversation(tuple(messages), f"line {line}", wanted))
+    return _some(found, [], name)
+
+
+def _output_tokens(entry: Mapping[str, Any], where: str) -> int | None:
+    told = {key: entry[key] for key in _OUTPUT_KEYS if entry.get(key) is not None}
+    for key, value in told.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise unusable(f"{where}: `{key}` must be a number of at least 1")
+    if len(set(told.values())) > 1:
+        raise unusable(f"{where}: {' and '.join(f'`{key}`' for key in told)} disagree; keep one")
+    return next(iter(told.values()), None)
+
+
+def _messages(entry: Mapping[str, Any], where: str) -> list[Message]:
+    try:
+        parts = [(str(message["role"]), message["content"]) for message in entry["messages"]]
+    except (KeyError, TypeError) as error:
+        raise unusable(
+            f"{where}: needs `prompt`, or `messages` with `role` and `content`"
+        ) from error
+    odd = next((role for role, _ in parts if role not in _SENT_ROLES), None)
+    if odd is not None:
+        raise unusable(
+            f"{where}: a message of role {odd[:40]!r} cannot be sent again; "
+            f"roles are {', '.join(sorted(_SENT_ROLES))}"
         )
-    return _some(conversations, name)
+    messages = [(role, _content(content)) for role, content in parts]
+    texts = [(role, content) for role, content in messages if content is not None]
+    first = next((role for role, _ in texts if role not in ("system", "developer")), "")
+    if len(texts) < len(messages) or first != "user":
+        raise unusable(
+            f"{where}: `messages` must be text and begin with a user's (after a system message)"
+        )
+    return texts
 
 
-def parse_trace(text: str, name: str) -> tuple[TraceRow, ...]:
-    """Rows of a trace in Mooncake's format, one JSON object per line, in the order of their times:
+def _content(content: object) -> str | None:
+    """The text of a message; None where there is anything else in it."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = [
+        part["text"]
+        for part in content
+        if isinstance(part, dict)
+        and part.get("type") == "text"
+        and isinstance(part.get("text"), str)
+    ]
+    return "".join(texts) if texts and len(texts) == len(content) else None
 
-    ``{"timestamp": MILLISECONDS, "input_length": N, "output_length": N, "hash_ids": [ids of
-    512-token blocks]}``
+
+def json_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON lines, each with its line's number.
+
+    Lines end at line feeds alone: JSON's strings may hold the other line separators of Unicode.
 
     Raises:
-        BenchmarkError: for a line that is none, or an empty trace.
+        BenchmarkError: for a line that is none.
     """
-    rows = []
-    for line, entry in _lines(text, name):
-        stamp, ids = entry.get("timestamp"), entry.get("hash_ids", [])
-        lengths = (entry.get("input_length"), entry.get("output_length"))
-        timed = (
-            isinstance(stamp, int | float) and not isinstance(stamp, bool) and math.isfinite(stamp)
-        )
-        sized = all(isinstance(length, int) and length > 0 for length in lengths)
-        if (
-            not timed
-            or not sized
-            or not isinstance(ids, list)
-            or not all(isinstance(part, int) for part in ids)
-        ):
-            raise _failure(
-                f"{name}:{line}: needs numbers `timestamp` (ms), `input_length` and "
-                "`output_length`; `hash_ids` is a list"
-            )
-        rows.append(
-            TraceRow(
-                float(entry["timestamp"]) / 1e3,
-                entry["input_length"],
-                entry["output_length"],
-                tuple(ids),
-            )
-        )
-    if not rows:
-        raise _failure(f"{name} has no request in it")
-    rows.sort(key=lambda row: row.seconds)
-    first = rows[0].seconds
-    return tuple(
-        TraceRow(row.seconds - first, row.input_tokens, row.output_tokens, row.blocks)
-        for row in rows
-    )
-
-
-def _lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         if len(line) > MAX_LINE:
-            raise _failure(
+            raise unusable(
                 f"{name}:{number}: the line is too long: {len(line):,} characters, at "
                 f"most {MAX_LINE:,} are read"
             )
         try:
             entry = json.loads(line)
         except ValueError as error:
-            raise _failure(f"{name}:{number}: not JSON: {error}") from error
+            raise unusable(f"{name}:{number}: not JSON: {error}") from error
         except RecursionError:
-            raise _failure(f"{name}:{number}: nested too deeply") from None
+            raise unusable(f"{name}:{number}: nested too deeply") from None
         if not isinstance(entry, dict):
-            raise _failure(f"{name}:{number}: not a JSON object")
+            raise unusable(f"{name}:{number}: not a JSON object")
         yield number, entry
 
 
-def _conversation(messages: list[tuple[str, str]]) -> Conversation | None:
-    system = None
-    if messages and messages[0][0] == "system":
-        system, messages = messages[0][1], messages[1:]
-    turns: list[Turn] = []
-    for role, content in messages:
-        if role == "user" and (not turns or turns[-1].answer is not None):
-            turns.append(Turn(content))
-        elif role == "assistant" and turns and turns[-1].answer is None:
-            turns[-1] = Turn(turns[-1].user, content)
-        else:
-            break
-    return Conversation(tuple(turns), system) if turns else None
+def _in_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The beginning of a conversation in which user and assistant take turns, after a system
+    message; empty where a user does not begin."""
+    start = 1 if messages and messages[0][0] == "system" else 0
+    wanted = itertools.cycle(("user", "assistant"))
+    turns = [
+        message
+        for message, _ in itertools.takewhile(
+            lambda pair: pair[0][0] == pair[1], zip(messages[start:], wanted, strict=False)
+        )
+    ]
+    return (*messages[:start], *turns) if turns else ()
 
 
-def _some(conversations: list[Conversation], name: str) -> tuple[Conversation, ...]:
-    if not conversations:
-        raise _failure(f"{name} has no conversation that begins with a user")
-    return tuple(conversations)
+def _some(found: Sequence[Conversation], left_out: Sequence[str], name: str) -> Conversations:
+    if not found:
+        words = f"; {left_out_words(left_out)}" if left_out else ""
+        raise unusable(f"{name} has no conversation that begins with a user{words}")
+    return Conversations(tuple(found), tuple(left_out))
 
 
-def _failure(summary: str) -> BenchmarkError:
+def left_out_words(left_out: Sequence[str]) -> str:
+    """What was left out, the first ones named."""
+    more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+    return f"left out: {'; '.join(left_out[:_NAMED])}{more}"
+
+
+def left_out_note(name: str, left_out: Sequence[str]) -> Iterator[Note]:
+    """The note of what was left out of a file, if anything was."""
+    if left_out:
+        yield "entries-left-out", f"{name}: {len(left_out)} {left_out_words(left_out)}"
+
+
+def unusable(summary: str) -> BenchmarkError:
+    """The failure of a dataset."""
     return BenchmarkError(
         Failure(
             "dataset-unusable",

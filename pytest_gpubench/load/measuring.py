@@ -27,7 +27,7 @@ from pytest_gpubench.load.tokenization import (
     sample,
     with_token_ids,
 )
-from pytest_gpubench.load.transport import Exchange
+from pytest_gpubench.load.transport import Exchange, have_descriptors
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 
@@ -67,7 +67,8 @@ class Measuring:
         plan, workload = self.plan, self.plan.workload
         counter = TokenCounter(plan, self.api_key)
         try:
-            prompts = await Composer(plan, counter).compose(
+            composer = Composer(plan, counter)
+            prompts = await composer.compose(
                 lambda done, total: self.report(Progress("prompts", done, total))
             )
             if workload.sends_token_ids:
@@ -95,6 +96,7 @@ class Measuring:
         gc.freeze()
         gc.disable()  # a collection in the window would stamp its own pause onto tokens
         probe = LagProbe()
+        have_descriptors(share)
         try:
             await driver.open()
             with foremost(plan.priority) as priority:
@@ -117,7 +119,7 @@ class Measuring:
             gc.unfreeze()
             driver.close()
         facts = replace(self._facts(probe, clock, len(measured), rule), priority=priority)
-        return replace(facts, recount=await self._recount())
+        return replace(facts, recount=await self._recount(), notes=composer.notes)
 
     def records(self) -> Iterator[RequestRecord]:
         """The record of every request that was begun, in order; parsed one by one, for memory's

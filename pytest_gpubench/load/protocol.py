@@ -183,6 +183,8 @@ class ClientFacts:
     recount: str = ""
     """Why no answer was tokenized again after the run; empty: a sample was, or there was no
     answer."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Of how a dataset was read: codes of flags and their sentences."""
 
     @property
     def cpu_share(self) -> float:

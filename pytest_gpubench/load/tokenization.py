@@ -14,6 +14,7 @@ import itertools
 import json
 import random
 import re
+import ssl
 from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +36,8 @@ _LARGEST_ANSWER, _PER_BYTE = 2**20, 64
 text besides."""
 _MOST_TOKENS = 10**9
 _PARALLEL = 8
+REFUSED = "prompt-refused"
+"""Cause of a failure: the server's chat template, or its length limit, refuses a prompt."""
 SAMPLE = 32
 """Answers of one run that are counted again, all workers together."""
 LIMIT_S = 20.0
@@ -64,7 +67,12 @@ def _client(plan: LoadPlan, api_key: str, timeout: float) -> httpx2.AsyncClient:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     limits = httpx2.Timeout(timeout, connect=plan.connect_timeout)
     return httpx2.AsyncClient(
-        base_url=plan.root, headers=headers, timeout=limits, trust_env=False, follow_redirects=False
+        base_url=plan.root,
+        headers=headers,
+        timeout=limits,
+        trust_env=False,
+        follow_redirects=False,
+        verify=ssl.create_default_context(),  # knows SSL_CERT_FILE
     )
 
 
@@ -130,6 +138,9 @@ class TokenCounter:
                 failure_class="client" if nobody else "engine",
             ) from error
         text = data[:500].decode("utf-8", "replace")
+        if status in (400, 422):
+            said = "the server refuses a prompt"
+            raise BenchmarkError(Failure(REFUSED, "recipe", f"{said} ({status})", (text,)))
         if status != 200:
             redirect = (
                 f", a redirect to {location[:200]!r} that is not followed"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import ssl
 import time
 from collections.abc import Callable
@@ -16,10 +17,13 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from pytest_gpubench.load.framing import Framing, decode, ends_here, parse_head, says_done
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 MAX_ANSWER = 256 * 2**20
 """Bytes of one answer, where the request does not say how long it may be."""
 _CONNECT_BURST = 64
+_OTHER_DESCRIPTORS = 32
+"""Of a measuring process: files, pipes, timers, and connections that replace others."""
 _SILENCE_NS = 1_000_000_000
 _IDLE_LIMIT_NS = 2_000_000_000
 """uvicorn drops idle connections after 5 s; older ones are not used any more, so that none dies
@@ -198,6 +202,30 @@ async def open_connection(root: str, slot: Slot, timeout: float) -> None:
     context = ssl.create_default_context() if secure else None
     async with asyncio.timeout(timeout):
         await asyncio.get_running_loop().create_connection(lambda: slot, host, port, ssl=context)
+
+
+def have_descriptors(connections: int) -> None:
+    """Raise this process's limit of open files as far as these connections need.
+
+    Raises:
+        BenchmarkError: if it cannot be raised so far.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + _OTHER_DESCRIPTORS
+    if resource.RLIM_INFINITY in (soft, hard) or needed <= soft:
+        return
+    if needed > hard:
+        raise BenchmarkError(
+            Failure(
+                "descriptor-limit",
+                "client",
+                f"the client's own limit of open files is {hard}; {connections} connections need "
+                f"{needed}",
+                remedy="Raise it before pytest starts (`ulimit -n`, or LimitNOFILE of the "
+                "service), or lower the concurrency.",
+            )
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @dataclass(slots=True)

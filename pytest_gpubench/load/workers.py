@@ -238,5 +238,8 @@ def merge(
         ),
         planned=sum(facts.planned or 0 for facts in all_facts),
         recount=next((facts.recount for facts in all_facts if facts.recount), ""),
+        notes=tuple(
+            dict.fromkeys((code, words) for facts in all_facts for code, words in facts.notes)
+        ),
     )
     return merged, tuple(records)

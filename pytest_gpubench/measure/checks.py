@@ -149,7 +149,7 @@ def find_flags(
     Args:
         vanished: counters that left ``/metrics`` during the run.
     """
-    flags = []
+    flags = [Flag(code, message) for code, message in client.notes]
     if vanished:
         flags.append(
             Flag(

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from pytest_gpubench.model.verdicts import Verdict
 
 
+_NO_KEY = "none"
+"""The OpenAI client insists on a key, which a server without one does not look at."""
+
+
 @pytest.fixture(scope="session")
 def _gpubench_launch(request: pytest.FixtureRequest) -> Launch:
     launch: Launch = _parameter(request, "server")
@@ -139,14 +143,25 @@ def gate(_gpubench_gate: Callable[[Measurement], Verdict]) -> Callable[[Measurem
 
 @pytest.fixture(scope="session")
 def client(_gpubench_engine: Engine) -> Iterator[OpenAI]:
-    """A plain OpenAI client of the engine, without retries; it follows no redirect, which would
-    take the key along."""
+    """A plain OpenAI client of the engine, without retries. It goes as the load does: through no
+    proxy, and following no redirect, which would take prompts and key along."""
     import openai
 
-    http = openai.DefaultHttpxClient(follow_redirects=False)
-    url, key = _gpubench_engine.base_url, _gpubench_engine.api_key
+    http = openai.DefaultHttpxClient(**_as_the_load())
+    url, key = _gpubench_engine.base_url, _gpubench_engine.api_key or _NO_KEY
     with openai.OpenAI(base_url=url, api_key=key, max_retries=0, http_client=http) as plain:
         yield plain
+
+
+def _as_the_load() -> dict[str, Any]:
+    import ssl
+
+    # The default context knows SSL_CERT_FILE, which trust_env=False would take away.
+    return {
+        "follow_redirects": False,
+        "trust_env": False,
+        "verify": ssl.create_default_context(),
+    }
 
 
 @pytest.fixture
@@ -154,8 +169,8 @@ def async_client(_gpubench_engine: Engine) -> AsyncOpenAI:
     """As ``client``, asynchronous; close it in the test's own event loop."""
     import openai
 
-    http = openai.DefaultAsyncHttpxClient(follow_redirects=False)
-    url, key = _gpubench_engine.base_url, _gpubench_engine.api_key
+    http = openai.DefaultAsyncHttpxClient(**_as_the_load())
+    url, key = _gpubench_engine.base_url, _gpubench_engine.api_key or _NO_KEY
     return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http)
 
 

@@ -16,18 +16,17 @@ from pytest_gpubench.load.composer import Composer
 from pytest_gpubench.load.datasets import (
     CORPUS,
     Conversation,
-    Turn,
     comparable,
     dataset_problem,
     parse_jsonl,
     parse_sharegpt,
-    parse_trace,
     read_text,
     sentences,
 )
 from pytest_gpubench.load.prompts import Message, Prompt
 from pytest_gpubench.load.protocol import LoadPlan
-from pytest_gpubench.model.failures import BenchmarkError
+from pytest_gpubench.load.traces import TraceRow, parse_trace
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 
 WORKLOAD = Workload(isl=64, osl=16, conc=2, num_prompts=8, num_warmups=2)
@@ -135,10 +134,14 @@ SHAREGPT = [
 
 def test_sharegpt() -> None:
     found = parse_sharegpt(json.dumps(SHAREGPT), "x.json")
-    assert found == (
-        Conversation((Turn("one two", "three four five"),)),
-        Conversation((Turn("hello", "hi"), Turn("bye now")), "be brief"),
+    assert found.found == (
+        Conversation((("user", "one two"), ("assistant", "three four five")), "entry 1"),
+        Conversation(
+            (("system", "be brief"), ("user", "hello"), ("assistant", "hi"), ("user", "bye now")),
+            "entry 3",
+        ),
     )
+    assert found.left_out == ()
 
 
 def test_sharegpt_prompts_take_lengths_from_the_data(tmp_path: Path) -> None:
@@ -308,3 +311,133 @@ def test_a_dataset_that_is_no_file_is_a_sentence(tmp_path: Path) -> None:
         assert comparable(workload)["dataset_file"] == "unreadable"
         with pytest.raises(BenchmarkError, match="cannot be read"):
             read_text(path)
+
+
+def lines_of(*entries: dict[str, Any]) -> str:
+    return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+
+
+def test_recorded_requests_are_sent_whole(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    chat = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "one"},
+        {"role": "user", "content": [{"type": "text", "text": "two"}]},
+        {"role": "assistant", "content": "three"},
+        {"role": "user", "content": "four"},
+    ]
+    file.write_text(lines_of({"messages": chat, "max_tokens": 12}))
+    (prompt,) = make(dataset="jsonl", dataset_file=str(file), num_prompts=1, num_warmups=0)[1]
+    assert (prompt.text, prompt.osl) == ("four", 12)
+    assert prompt.history == (
+        ("system", "be brief"),
+        ("user", "one"),
+        ("user", "two"),
+        ("assistant", "three"),
+    )
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "output_len", "max_completion_tokens"])
+def test_the_length_of_an_answer_has_many_names(key: str) -> None:
+    (found,) = parse_jsonl(lines_of({"prompt": "x", key: 3}), "d.jsonl").found
+    assert found.output_tokens == 3
+    with pytest.raises(BenchmarkError, match=r"d.jsonl:1: .* disagree"):
+        parse_jsonl(lines_of({"prompt": "x", key: 3, "output_tokens": 4}), "d.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([{"role": "user", "content": "a"}, {"role": "tool", "content": "42"}], "role 'tool'"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "must be text"),
+        ([{"role": "user", "content": None}], "must be text"),
+        ([{"role": "system", "content": "alone"}], "begin with a user"),
+    ],
+)
+def test_what_cannot_be_sent_again_is_named(messages: list[Any], words: str) -> None:
+    with pytest.raises(BenchmarkError, match=f"d.jsonl:1: .*{words}"):
+        parse_jsonl(lines_of({"messages": messages}), "d.jsonl")
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text("\ufeff" + lines_of({"prompt": "a\u2028b"}, {"prompt": "c\u0085d"}) + "\r\n")
+    found = parse_jsonl(read_text(file), "x.jsonl").found
+    assert [one.messages[0][1] for one in found] == ["a\u2028b", "c\u0085d"]
+
+
+@pytest.mark.parametrize("value", [None, 5, ["a"], {"a": 1}, True])
+def test_values_that_are_no_text_are_left_out_and_counted(value: Any, tmp_path: Path) -> None:
+    odd = [{"conversations": [{"from": "human", "value": value}]}]
+    found = parse_sharegpt(json.dumps([*odd, *SHAREGPT]), "x.json")
+    assert found.left_out == ("entry 1: the value of its message 1 is no text",)
+    with pytest.raises(BenchmarkError, match="left out: entry 1"):
+        parse_sharegpt(json.dumps(odd), "x.json")
+
+
+CHINESE = "潮水沿着长长的海岸慢慢上涨。渔夫们在天亮以前就把网拖上了岸。"
+JAPANESE = "潮が長い海岸に沿ってゆっくり満ちる。漁師は夜明け前に網を引いた。"
+THAI = "น้ำขึ้นช้าๆตามชายฝั่งยาว ชาวประมงลากอวนขึ้นฝั่งก่อนรุ่งสาง " * 200
+
+
+@pytest.mark.parametrize(("text", "number"), [(CHINESE, 2), (JAPANESE, 2), (THAI, 2)])
+def test_text_of_any_script_has_sentences(text: str, number: int, tmp_path: Path) -> None:
+    assert len(sentences(text)) == number
+    file = tmp_path / "text.txt"
+    file.write_text(text * 20)
+    _, measured = make(dataset="text", dataset_file=str(file))
+    assert all(abs(tokens(prompt) - prompt.isl) <= 1 for prompt in measured)
+    assert all(text[:3] in prompt.text for prompt in measured)
+
+
+def test_what_a_template_refuses_is_left_out(tmp_path: Path) -> None:
+    async def strict(text: str, history: tuple[Message, ...] = ()) -> int:
+        if not text or any(role == "system" for role, _ in history):
+            raise BenchmarkError(Failure("prompt-refused", "recipe", "no system role here"))
+        return await count(text, history)
+
+    file = tmp_path / "sharegpt.json"
+    plain = {"conversations": [{"from": "human", "value": "w"}, {"from": "gpt", "value": "a b"}]}
+    system = {"conversations": [{"from": "system", "value": "s"}, *plain["conversations"]]}
+    file.write_text(json.dumps([system, *[plain] * 10]))
+    chosen = replace(WORKLOAD, dataset="sharegpt", dataset_file=str(file))
+    composer = Composer(LoadPlan("http://x", "m", chosen), strict)
+    _, measured = asyncio.run(composer.compose(lambda done, total: None))
+    assert [prompt.osl for prompt in measured] == [2] * 8
+    told = [words for _, words in composer.notes]
+    assert told == [] or told == [f"{file}: 1 left out: entry 1: no system role here"]
+    file.write_text(json.dumps([system]))
+    composer = Composer(LoadPlan("http://x", "m", chosen), strict)
+    with pytest.raises(BenchmarkError, match="left out: entry 1: no system role here"):
+        asyncio.run(composer.compose(lambda done, total: None))
+
+
+MOONCAKE = """{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47]}
+{"timestamp": 30535, "input_length": 6472, "output_length": 26, "hash_ids": [46, 48]}"""
+AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,374,44
+2023-11-16 18:15:50.9951690,396,109"""
+BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,ChatGPT,472,18,490,Conversation log
+45,ChatGPT,1087,0,1087,Conversation log
+118,GPT-4,417,276,693,Conversation log"""
+SECONDS = """{"timestamp": 0.0, "input_length": 40, "output_length": 6}
+{"timestamp": 0.2, "input_length": 40, "output_length": 6}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "second", "codes"),
+    [
+        (MOONCAKE, TraceRow(3.053, 6472, 26, (46, 48)), []),
+        (AZURE, TraceRow(4.314579, 396, 109), []),
+        (BURSTGPT, TraceRow(113.0, 417, 276), ["entries-left-out", "trace-in-seconds"]),
+        (SECONDS, TraceRow(0.2, 40, 6), ["trace-in-seconds"]),
+    ],
+    ids=["mooncake", "azure", "burstgpt", "seconds"],
+)
+def test_traces_as_they_are_published(text: str, second: TraceRow, codes: list[str]) -> None:
+    found = parse_trace(text, "t")
+    assert [code for code, _ in found.notes] == codes
+    row = found.rows[1]
+    assert row.seconds == pytest.approx(second.seconds, abs=1e-6)
+    assert replace(row, seconds=0.0) == replace(second, seconds=0.0)
