@@ -195,8 +195,9 @@ def _write_target(folder: Path, config: dict[str, Any]) -> None:
     _write(folder, {"config.json": to_json(config), **tokenizer_files(MAX_POSITION)})
 
 
-_NO_TENSORS = (8).to_bytes(8, "little") + b"{}      "
-"""A safetensors file that holds nothing: by it everybody who looks for a complete repository finds
+_HEADER = b'{"none": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}'
+_ONE_BYTE = len(_HEADER).to_bytes(8, "little") + _HEADER + b"\0"
+"""A safetensors file that holds one byte: by it everybody who looks for a complete repository finds
 one."""
 
 
@@ -204,7 +205,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {
         **files,
-        "model.safetensors": _NO_TENSORS,
+        "model.safetensors": _ONE_BYTE,
         "README.md": _CARD.encode(),
     }.items():
         (folder / name).write_bytes(content)

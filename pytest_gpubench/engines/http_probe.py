@@ -11,6 +11,7 @@ import io
 import json
 import re
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -146,6 +147,10 @@ def get(url: str, api_key: str | None = None, timeout: float = 5.0) -> Answer:
         return Answer(fault=f"a malformed answer ({type(error).__name__})")
     except _TooLargeError:
         return Answer(fault=_TOO_LARGE)
+    except ssl.SSLCertVerificationError as error:
+        return Answer(fault=f"a TLS certificate that is not trusted here ({error.verify_message})")
+    except ssl.SSLError as error:
+        return Answer(fault=f"no TLS connection ({error.reason or type(error).__name__})")
     except ValueError:  # not the error's own words: they may show the key
         return Answer(
             fault="no answer: the address or the key cannot be sent, or the answer is malformed"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pytest_gpubench.engines import http_probe
 from pytest_gpubench.engines.argv import CommandLine, record_env, render
@@ -113,25 +113,27 @@ def attach(
     wrong = base_url_error(base_url)
     if wrong:
         raise GpubenchError(f"--gpubench-base-url {wrong}")
-    url = base_url.rstrip("/").removesuffix("/v1")
+    url = urlunsplit(urlsplit(base_url)).rstrip("/").removesuffix("/v1")
     health = http_probe.get(f"{url}/health", api_key or None, timeout)
     if health.redirected:
         raise _redirected(f"{url}/health", health)
+    if health.status in (401, 403):
+        raise _key_refused(f"{url}/health")
     if health.status != 200:
-        raise _attach_error(
-            "engine-not-healthy",
-            f"{url}/health gave {health}.",
-            "Start the server, or correct --gpubench-base-url.",
-        )
+        remedy = "Start the server, or correct --gpubench-base-url."
+        if health.status == 404:
+            remedy = (
+                "--gpubench-base-url is the address of an engine itself, with or without /v1: "
+                "gateways have no /health of it."
+            )
+        elif "certificate" in health.fault:
+            remedy = "Name the file of its authority in SSL_CERT_FILE."
+        raise _attach_error("engine-not-healthy", f"{url}/health gave {health}.", remedy)
     listed = http_probe.models(url, api_key or None, timeout)
     if listed.answer.redirected:
         raise _redirected(f"{url}/v1/models", listed.answer)
     if listed.answer.status in (401, 403):
-        raise _attach_error(
-            "key-refused",
-            f"The server at {url} refuses the API key.",
-            "Set OPENAI_API_KEY to the server's key.",
-        )
+        raise _key_refused(f"{url}/v1/models")
     if not listed.entries:
         raise _attach_error(
             "no-models",
@@ -385,6 +387,14 @@ def _with_log(failure: Failure, log: LogSink) -> Failure:
     if log.write_error is not None:
         where = f"The log could not be written: {log.write_error}"
     return dataclasses.replace(failure, remedy="\n".join(filter(None, (failure.remedy, where))))
+
+
+def _key_refused(address: str) -> BenchmarkError:
+    return _attach_error(
+        "key-refused",
+        f"The server refuses the API key at {address}.",
+        "Set OPENAI_API_KEY to the server's key.",
+    )
 
 
 def _redirected(address: str, answer: http_probe.Answer) -> BenchmarkError:

@@ -144,13 +144,14 @@ class _Chunk(_View):
     object: Any = None
     message: Any = None
     detail: Any = None
+    details: Any = None
 
     def complaint(self, event: bytes) -> Any:
         """What is wrong at the server, in any of the shapes in which servers say it; None:
         nothing."""
         if self.error:
             return self.error
-        said = self.message or self.detail
+        said = self.message or self.detail or self.details
         if event == b"error" or self.object == "error":
             return said or "no reason given"
         return said if self.choices is None else None
@@ -192,8 +193,11 @@ def _event(stamp: int, block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             lines.append(line[5:].removeprefix(b" "))
         elif line.startswith(b"event:"):
             name = line[6:].strip()
+        elif line.startswith(b"error:"):  # llama.cpp before its pull request 16109
+            name = b"error"
+            lines.append(line[6:])
     data = b"\n".join(lines)
-    if data.strip():
+    if data.strip() and not data.startswith(b":"):  # a comment that a gateway took for data
         yield stamp, name, data
 
 

@@ -168,9 +168,9 @@ def test_a_redirect_is_named_and_not_followed() -> None:
     )
 
 
-def odd_server(answers: list[bytes], **options: Any) -> LoopbackServer:
+def odd_server(answers: list[bytes], *, whole: bool = False, **options: Any) -> LoopbackServer:
     """A loopback server that gives these bytes first, one per completion, and then answers as it
-    should."""
+    should. ``whole``: they are whole answers, the next request may follow on the connection."""
     server = LoopbackServer(Schedule(ttft=0.02, token_time=0.002), **options)
     complete = server.routes["POST", "/v1/chat/completions"]
     left = list(answers)
@@ -181,6 +181,8 @@ def odd_server(answers: list[bytes], **options: Any) -> LoopbackServer:
             assert found is None or isinstance(found, Response)
             return found
         request.connection.send_raw(left.pop(0))
+        if whole:
+            request.connection.end_raw()
         return None
 
     server.routes["POST", "/v1/chat/completions"] = odd
