@@ -22,6 +22,8 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure
 MAX_ANSWER = 256 * 2**20
 """Bytes of one answer, where the request does not say how long it may be."""
 _CONNECT_BURST = 64
+_SHORT = 4
+"""Bytes of a read in which an end may be in parts."""
 _OTHER_DESCRIPTORS = 32
 """Of a measuring process: files, pipes, timers, and connections that replace others."""
 _SILENCE_NS = 1_000_000_000
@@ -127,6 +129,8 @@ class Slot(asyncio.Protocol):
     def _complete(self, data: bytes, exchange: Exchange) -> bool:
         framing = cast("Framing", self._framing)
         if framing.chunked:
+            if len(data) > _SHORT and not data.endswith(b"\r\n\r\n"):
+                return False  # nearly every read, hence here
             return ends_here(data, exchange.reads)
         return framing.length is not None and self._received >= framing.length
 
