@@ -87,6 +87,17 @@ async def _create(
         )
     if workload.chat_template_kwargs:
         extra["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
+    if workload.api == "responses":
+        return await client.responses.create(
+            model=plan.model,
+            input=openai_messages(prompt.text, prompt.history),
+            max_output_tokens=prompt.osl,
+            temperature=workload.temperature,
+            store=False,
+            stream=True,
+            extra_body=extra,
+            extra_headers=headers,
+        )
     return await client.chat.completions.create(
         model=plan.model,
         messages=openai_messages(prompt.text, prompt.history),

@@ -157,6 +157,77 @@ class _Chunk(_View):
         return said if self.choices is None else None
 
 
+_RESPONSE_TEXT = frozenset({
+    "response.output_text.delta",
+    "response.reasoning_text.delta",
+    "response.reasoning_summary_text.delta",
+    "response.refusal.delta",
+    "response.function_call_arguments.delta",
+})  # fmt: skip
+"""Events of ``/v1/responses`` that carry what the model wrote."""
+_RESPONSE = b'{"type":"response.'
+
+
+class _ResponseUsage(_View):
+    input_tokens: _Count
+    output_tokens: _Count
+    input_tokens_details: Annotated[_PromptDetails | None, BeforeValidator(_map_or_none)] = None
+
+
+class _IncompleteDetails(_View):
+    reason: str | None = None
+
+
+class _ResponseBody(_View):
+    model: _SideName = None
+    status: str | None = None
+    incomplete_details: Annotated[_IncompleteDetails | None, BeforeValidator(_map_or_none)] = None
+    usage: Annotated[_ResponseUsage | None, BeforeValidator(_filled_or_none)] = None
+    error: Any = None
+
+
+class _ResponseEvent(_View):
+    """The part of the events of ``/v1/responses`` that we read."""
+
+    type: str
+    delta: Any = None
+    response: Annotated[_ResponseBody | None, BeforeValidator(_map_or_none)] = None
+
+    def as_chunk(self) -> _Chunk:
+        """What it says, as a chunk of a chat completion says it."""
+        if self.type in _RESPONSE_TEXT and isinstance(self.delta, str):
+            return _Chunk(choices=[_Choice(text=self.delta)])
+        body = self.response
+        if self.type == "response.failed":
+            return _Chunk(error=(body and body.error) or "the response failed")
+        if body is None or self.type not in ("response.completed", "response.incomplete"):
+            return _Chunk()
+        why = body.incomplete_details.reason if body.incomplete_details is not None else None
+        finish = "length" if why == "max_output_tokens" else why or "stop"
+        usage = None
+        if body.usage is not None:
+            usage = _Usage(
+                prompt_tokens=body.usage.input_tokens,
+                completion_tokens=body.usage.output_tokens,
+                prompt_tokens_details=body.usage.input_tokens_details,
+            )
+        return _Chunk(model=body.model, choices=[_Choice(finish_reason=finish)], usage=usage)
+
+
+def _chunk_of(name: bytes, data: bytes) -> _Chunk:
+    """The chunk of an event, whichever endpoint streams it.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    is_response = name.startswith(b"response.") or (
+        not name and data[:40].replace(b" ", b"").startswith(_RESPONSE)
+    )
+    if is_response:
+        return _ResponseEvent.model_validate_json(data).as_chunk()
+    return _Chunk.model_validate_json(data)
+
+
 def events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes, bytes]]:
     """Server-sent events as (stamp, name, data); the stamp is that of the piece in which the event
     was completed.
@@ -275,7 +346,7 @@ def _stream_fields(response: Response) -> dict[str, Any]:
             if data.strip() == b"[DONE]":
                 done = True
                 break
-            chunk = _Chunk.model_validate_json(data)
+            chunk = _chunk_of(name, data)
             complaint = chunk.complaint(name)
             if complaint is not None:
                 fields["error"] = (
@@ -381,10 +452,10 @@ def answer_of(exchange: Exchange) -> Answer | None:
     silent: list[int] = []
     claimed = 0
     try:
-        for _, _, data in events(decode(exchange.reads).pieces):
+        for _, name, data in events(decode(exchange.reads).pieces):
             if data.strip() == b"[DONE]":
                 break
-            chunk = _Chunk.model_validate_json(data)
+            chunk = _chunk_of(name, data)
             before = claimed
             if chunk.usage is not None:
                 claimed = chunk.usage.completion_tokens or claimed

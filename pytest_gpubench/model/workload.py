@@ -37,7 +37,7 @@ class Workload:
     num_warmups: int
     """Requests sent, at the tested concurrency, before the measured ones; their outcome is checked,
     their times are not used."""
-    api: Literal["chat", "completions"] = "chat"
+    api: Literal["chat", "completions", "responses"] = "chat"
     chat_template: str = "server"
     """``server``: the model's own template, applied by the server; with api completions beforehand
     through ``/tokenize``, and token ids are sent. ``none``: the prompt is sent as it is (api
@@ -222,9 +222,9 @@ def _profile(it: Workload) -> Iterator[Contradiction]:
 def _template(it: Workload) -> Iterator[Contradiction]:
     if it.chat_template not in ("server", "none"):
         yield "chat-template", f"must be 'server' or 'none', not {it.chat_template!r}"
-    if it.api == "chat" and it.chat_template == "none":
+    if it.api != "completions" and it.chat_template == "none":
         words = (
-            "the chat API always applies the template; use `api: completions`, or "
+            f"the {it.api} API always applies the template; use `api: completions`, or "
             "`chat-template: server`"
         )
         yield "chat-template", words
@@ -299,7 +299,7 @@ def _conversation(it: Workload) -> Iterator[Contradiction]:
     if it.turns > 1 and it.dataset == "trace":
         yield "turns", "a trace is replayed request by request; its rows are no conversations"
     if it.turns > 1 and it.api == "completions" and it.profile != "inferencex":
-        yield "turns", "several turns need `api: chat`"
+        yield "turns", "several turns need `api: chat` or `api: responses`"
     if it.turns == 1 and it.think_time:
         yield (
             "think-time",

@@ -62,8 +62,9 @@ class ClientKeys(Section):
     profile: Literal["gpubench", "inferencex"] | None = None
     """`inferencex`: as the original's client, random token ids to `/v1/completions`, every warm-up
     request is prompt 0."""
-    api: Literal["chat", "completions"] | None = None
-    """`chat`: `/v1/chat/completions` (default); `completions`: `/v1/completions`."""
+    api: Literal["chat", "completions", "responses"] | None = None
+    """`chat`: `/v1/chat/completions` (default); `completions`: `/v1/completions`; `responses`:
+    `/v1/responses`."""
     chat_template: Literal["server", "none"] | None = None
     """`server`: the server's chat template (default), with `api: completions` applied beforehand;
     `none`: no template."""

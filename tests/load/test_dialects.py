@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pytest_gpubench.load.load_run import run_load
-from pytest_gpubench.load.loopback.http_server import STREAM_HEAD
+from pytest_gpubench.load.loopback.http_server import STREAM_HEAD, Request
 from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.load.transport import have_descriptors
 from pytest_gpubench.model.failures import BenchmarkError
@@ -171,6 +172,42 @@ def test_two_chunks_that_a_server_ran_together_are_malformed() -> None:
     assert "malformed chunk after 1 good ones" in parsed(*stream(words=[WORDS[0], joined])).error
 
 
+def response(kind: str, **fields: Any) -> bytes:
+    data = json.dumps({"type": f"response.{kind}", **fields})
+    return f"event: response.{kind}\ndata: {data}\n\n".encode()
+
+
+FULL = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "model": "m",
+        "usage": {"input_tokens": 10, "output_tokens": 3, "total_tokens": 13}}  # fmt: skip
+SPOKEN = [response("output_text.delta", delta=word) for word in "abc"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_responses_are_measured_as_completions_are(named: bool) -> None:
+    before = [response("created", response={"status": "in_progress"}), response("in_progress")]
+    after = [response("output_text.done", text="abc"), response("completed", response=FULL)]
+    if not named:
+        before, spoken, after = (
+            [event.partition(b"\n")[2] for event in part] for part in (before, SPOKEN, after)
+        )
+    else:
+        spoken = SPOKEN
+    record = parsed(*reads(before, spoken, after, b": end\n\n"))
+    assert record.error == ""
+    assert record.chunk_ns == (2000, 3000, 4000)
+    assert (record.prompt_tokens, record.completion_tokens) == (10, 3)
+    assert (record.finish_reason, record.model) == ("length", "m")
+
+
+def test_a_response_that_fails_says_why() -> None:
+    failed = response("failed", response={"error": {"message": "no slot", "code": "server_error"}})
+    error = parsed(*reads([], SPOKEN, [failed])).error
+    assert error == "the server reported an error in the stream: no slot"
+    filtered = {**FULL, "incomplete_details": {"reason": "content_filter"}}
+    error = parsed(*reads([], SPOKEN, [response("incomplete", response=filtered)])).error
+    assert error == "the answer ended with finish reason 'content_filter'"
+
+
 def body_of(*events: Any) -> bytes:
     return b"".join(framed(sse(one)) for one in events)
 
@@ -196,6 +233,29 @@ def test_legal_framing_ends_at_once(data: bytes) -> None:
     with odd_server([data], whole=True).in_thread() as server:
         result = run_load(LoadPlan(server.url, "loopback", WORKLOAD, read_timeout=60.0))
     assert [record.error for record in result.records] == ["", "", ""]
+
+
+def test_the_responses_api_is_asked_in_its_own_words() -> None:
+    asked: list[dict[str, Any]] = []
+    usage = {"usage": {"input_tokens": 16, "output_tokens": 4}}
+    events = [response("output_text.delta", delta="a") for _ in range(4)]
+    events.append(response("completed", response={**FULL, **usage}))
+
+    def answer(request: Request) -> None:
+        asked.append(json.loads(request.body))
+        request.connection.send_raw(STREAM_HEAD + framed(*events) + END)
+        request.connection.end_raw()
+
+    server = odd_server([])
+    server.routes["POST", "/v1/responses"] = answer
+    with server.in_thread() as running:
+        plan = LoadPlan(running.url, "loopback", replace(WORKLOAD, api="responses"))
+        result = run_load(plan)
+    assert [record.error for record in result.records] == ["", "", ""]
+    assert {(one["max_output_tokens"], one["ignore_eos"], one["store"]) for one in asked} == {
+        (record.asked_osl, True, False) for record in result.records
+    }
+    assert [message["role"] for message in asked[0]["input"]] == ["user"]
 
 
 def test_a_stream_that_stays_open_after_its_last_word_is_named() -> None:
