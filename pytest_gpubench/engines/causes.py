@@ -95,9 +95,27 @@ CAUSES: tuple[Cause, ...] = (
         "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel, then report it to vLLM.",
     ),
     _cause(
+        "gpu-memory-fault",
+        "engine",
+        r"Memory access fault by GPU",
+        "A GPU kernel of the engine read or wrote outside its memory (Memory access fault).",
+        "Try another attention or MoE backend; run once with env AMD_SERIALIZE_KERNEL=3 to find "
+        "the kernel.",
+    ),
+    _cause(
+        "deep-gemm",
+        "engine",
+        r"Unknown SF transformation|deep_?gemm.*[Aa]ssertion|Assertion error",
+        "DeepGEMM's kernels do not fit this GPU or these weights.",
+        "Set env VLLM_USE_DEEP_GEMM: 0, or use the DeepGEMM that this engine was tested with.",
+        frames=r"deep_?gemm",
+    ),
+    _cause(
         "no-kernel-image",
         "engine",
-        r"no kernel image is available|PTX was compiled with an unsupported toolchain",
+        r"no kernel image is available|PTX was compiled with an unsupported toolchain"
+        r"|device kernel image is invalid|invalid device function|hipErrorNoBinaryForGpu"
+        r"|No supported CUDA architectures found",
         "The engine was not built for this GPU or driver.",
         "Use a vLLM build for this GPU's compute capability, or a newer driver.",
     ),
@@ -109,6 +127,22 @@ CAUSES: tuple[Cause, ...] = (
         "The KV cache does not fit beside the weights.",
         "Raise gpu-memory-utilization (on the CPU: VLLM_CPU_KVCACHE_SPACE), lower "
         "max-model-len, or use more GPUs.",
+    ),
+    _cause(
+        "gpu-shared",
+        "infrastructure",
+        r"Error in memory profiling",
+        "Another process took or freed memory of the GPU while the engine measured how much it "
+        "needs.",
+        "See that nothing else runs on the GPU (nvidia-smi), then run again.",
+    ),
+    _cause(
+        "gpu-memory-foreign",
+        "infrastructure",
+        rf"(?:{_OOM})[\s\S]*Process \d+ has (?:[2-9]|\d{{2,}})(?:\.\d+)? GiB memory"
+        r" in use[\s\S]*this process has",
+        "The GPU ran out of memory beside another process that has much of it.",
+        "Find the process that the message names (nvidia-smi), end it or wait for it.",
     ),
     _cause(
         "gpu-memory-taken",
@@ -168,6 +202,55 @@ CAUSES: tuple[Cause, ...] = (
         "lower VLLM_CPU_KVCACHE_SPACE.",
     ),
     _cause(
+        "process-limit",
+        "infrastructure",
+        r"can't start new thread|Errno 11\].*temporarily unavailable",
+        "The engine may not start as many processes and threads as it needs.",
+        "Raise the limit of processes (`ulimit -u`, pids of the container).",
+    ),
+    _cause(
+        "speculative-tokens",
+        "recipe",
+        r"num_speculative_tokens.{0,80}divisible|n_predict.{0,80}divisible|divisible by n_predict",
+        "The draft cannot propose this number of speculative tokens.",
+        "Set num-speculative-tokens to a multiple of what the draft predicts at a time.",
+    ),
+    _cause(
+        "block-size",
+        "recipe",
+        r"[Bb]lock.size \d+ must be divisible|block_size.{0,40}(?:must be|not supported)",
+        "The attention backend does not take this block size.",
+        "Change block-size to one that the message allows, or remove it.",
+    ),
+    _cause(
+        "mamba-blocks",
+        "recipe",
+        r"exceeds available Mamba cache blocks",
+        "There are fewer Mamba cache blocks than sequences that may run.",
+        "Lower max-num-seqs to what the message allows, or raise gpu-memory-utilization.",
+    ),
+    _cause(
+        "variable-gone",
+        "recipe",
+        r"envs\.VLLM_USE_V1",
+        "The environment sets VLLM_USE_V1, which this engine does not have any more.",
+        "Remove VLLM_USE_V1 from the recipe's env and from the job's environment.",
+    ),
+    _cause(
+        "no-pipeline",
+        "recipe",
+        r"Pipeline parallelism is not supported",
+        "The model cannot be split into pipeline stages.",
+        "Use pp 1, and TP or DP instead.",
+    ),
+    _cause(
+        "dtype-unsupported",
+        "recipe",
+        r"[Bb]float16 is only supported on GPUs|dtype.{0,60}not supported",
+        "This GPU or quantization does not take the dtype of the model.",
+        "Set `dtype: half` under `serve`, or use a newer GPU.",
+    ),
+    _cause(
         "no-common-block-size",
         "recipe",
         r"No common block size for",
@@ -210,6 +293,13 @@ CAUSES: tuple[Cause, ...] = (
         "Use a node with enough free GPUs; look at CUDA_VISIBLE_DEVICES.",
     ),
     _cause(
+        "quantization-groups",
+        "recipe",
+        r"not aligned with the quantized weight shape",
+        "The groups of the quantized weights cannot be divided by the parallel size.",
+        "Use a smaller TP (or EP), or weights with smaller groups.",
+    ),
+    _cause(
         "parallel-size",
         "recipe",
         r"is not divisible by|must be divisible by|not evenly divisible|is greater than "
@@ -224,6 +314,36 @@ CAUSES: tuple[Cause, ...] = (
         r"GatedRepoError|Access to model .* is restricted|Cannot access gated repo",
         "The model's repository is gated.",
         "Accept its licence on the hub with the account of your token, then run `gpubench fetch`.",
+    ),
+    _cause(
+        "repository-not-found",
+        "recipe",
+        r"RepositoryNotFoundError|RevisionNotFoundError|EntryNotFoundError: 404",
+        "The model's repository or revision does not exist on the hub, or is private.",
+        "Correct the model's name or revision in the recipe; for a private one set HF_TOKEN.",
+    ),
+    _cause(
+        "hub-rate-limit",
+        "infrastructure",
+        r"429 Client Error|Too Many Requests for url",
+        "The hub refuses more requests from here (rate limit).",
+        "Run `gpubench fetch` beforehand, with HF_TOKEN; servers start offline then.",
+    ),
+    _cause(
+        "hub-unavailable",
+        "infrastructure",
+        r"50[0-4] Server Error|Gateway Time-?out",
+        "The hub, or a proxy before it, is not well.",
+        "Run again later, or `gpubench fetch` beforehand.",
+    ),
+    _cause(
+        "cache-locks",
+        "infrastructure",
+        r"PermissionError.*\.lock|does not appear to support flock|Errno 37\]",
+        "The cache's lock files cannot be used: they are another user's (permission denied), or "
+        "the file system has no locks.",
+        "Give the user write permission below the cache's .locks, or keep the cache on a local "
+        "disk (--gpubench-cache-dir).",
     ),
     _cause(
         "corrupt-snapshot",
@@ -253,7 +373,7 @@ CAUSES: tuple[Cause, ...] = (
         r"LocalEntryNotFoundError|IncompleteSnapshotError|OfflineModeIsEnabled|outgoing traffic "
         r"has been disabled"
         r"|Cannot find .* in the (?:disk )?cache"
-        r"|RepositoryNotFoundError|RevisionNotFoundError|Invalid repository ID or local directory"
+        r"|Invalid repository ID or local directory"
         r"|Can't load the configuration of|does not appear to have a file named"
         r"|not a local folder and is not a valid model identifier|couldn't connect to .* to "
         r"load|Cannot find any model weights",
@@ -278,9 +398,17 @@ CAUSES: tuple[Cause, ...] = (
         "and network interfaces of the node.",
     ),
     _cause(
+        "gpu-not-visible",
+        "infrastructure",
+        r"No (?:CUDA|HIP) GPUs are available|hipErrorNoDevice",
+        "No GPU is visible to the engine.",
+        "Look at nvidia-smi in the same container, its GPU runtime, and CUDA_VISIBLE_DEVICES.",
+    ),
+    _cause(
         "driver-error",
         "infrastructure",
-        r"CUDA driver version is insufficient|no CUDA-capable device|CUDA driver initialization "
+        r"CUDA driver version is insufficient|NVIDIA driver on your system is too old"
+        r"|unsupported display driver|no CUDA-capable device|CUDA driver initialization "
         r"failed"
         r"|system not yet initialized|NVMLError|Found no NVIDIA driver"
         r"|Failed to infer device type|uncorrectable (?:ECC|NVLink)|devices?\(s\) is/are busy or "
@@ -294,12 +422,21 @@ CAUSES: tuple[Cause, ...] = (
         "jit-failure",
         "engine",
         r"[Nn]inja build failed|ninja: build stopped|(?:Could not find|not find) nvcc"
-        r"|nvcc fatal|nvcc not found|CalledProcessError.*(?:ninja|nvcc)|InvalidCxxCompiler"
+        r"|nvcc fatal|nvcc not found|CalledProcessError.*(?:ninja|nvcc|gcc|g\+\+|/cc\b)"
+        r"|Python\.h: No such file|InvalidCxxCompiler"
         r"|No such file or directory: '(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc)'|CppCompileError|Failed "
         r"to find C compiler",
         "A kernel could not be compiled on this machine.",
-        "Install the compiler that the message names (nvcc, ninja, g++), or an engine "
-        "with its kernels built in.",
+        "Install the compiler that the message names (nvcc, ninja, gcc; with gcc also "
+        "python3-dev), or an engine with its kernels built in.",
+    ),
+    _cause(
+        "transformers-version",
+        "engine",
+        r"AttributeError: .*has no attribute|ImportError: cannot import name",
+        "The engine and its transformers library do not fit together.",
+        "Install the version of transformers that this engine asks for.",
+        frames=r"/transformers/",
     ),
     _cause(
         "missing-library",
@@ -308,6 +445,21 @@ CAUSES: tuple[Cause, ...] = (
         "The engine's installation lacks a library.",
         "Repair the engine's environment: install what the message names, in the "
         "version that this engine needs.",
+    ),
+    _cause(
+        "shared-memory-full",
+        "infrastructure",
+        r"No space left on device: '/(?:psm_|torch_|sem\.|nccl|dev/shm)|/dev/shm.*No space left"
+        r"|Bus error",
+        "The shared memory (/dev/shm) is too small.",
+        "Give the container more (docker's --shm-size, or --ipc=host).",
+    ),
+    _cause(
+        "disk-quota",
+        "infrastructure",
+        r"Disk quota exceeded|Errno 122\]|Read-only file system|Errno 30\]",
+        "The engine may not write: the quota of the disk is used up, or it is read-only.",
+        "Free space, or choose another cache with --gpubench-cache-dir.",
     ),
     _cause(
         "disk-full",
@@ -329,6 +481,29 @@ CAUSES: tuple[Cause, ...] = (
         r"Too many open files|Errno 24\]",
         "The engine may not open as many files as it needs.",
         "Raise the limit (ulimit -n 65536).",
+    ),
+    _cause(
+        "peer-died",
+        "engine",
+        r"gloo[\s\S]*(?:Connection (?:reset|closed) by peer|Connection closed|Broken pipe)"
+        r"|TCPStore.*(?:Connection reset|Broken pipe)|recvValue failed",
+        "A process of the engine lost another one, which died first.",
+        "Look in the log of the other ranks for what ended the first of them.",
+    ),
+    _cause(
+        "worker-hangs",
+        "engine",
+        r"RPC call to \w+ timed out",
+        "A worker of the engine hangs: it did not answer its engine core in time.",
+        "Look in the log for the rank that is silent; try another all-reduce or attention backend.",
+    ),
+    _cause(
+        "draft-weights",
+        "recipe",
+        r"^KeyError: ",
+        "The draft's weights are not those that the engine knows for it.",
+        "Use the draft that was made for this model, and an engine that supports it.",
+        frames=r"models/\w*(?:eagle|medusa|mtp|draft)[\s\S]*load_weights",
     ),
     _cause(
         "network",

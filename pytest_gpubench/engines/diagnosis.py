@@ -31,7 +31,7 @@ _FATAL = re.compile(
     r"|Engine core "
     r"initialization failed"
     r"|CUDA error: |CUDA driver error|HIP error: |terminate called after throwing|Fatal Python "
-    r"error: |Segmentation fault"
+    r"error: |Segmentation fault|Memory access fault by GPU|Bus error"
 )
 _DIED = re.compile(r"(?:Worker proc|Engine core proc(?:ess)?)[^\n]*died unexpectedly")
 _GENERIC = re.compile(
@@ -47,7 +47,7 @@ _CONNECTING = re.compile(
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::|$)")
 _LOUD = re.compile(
     r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|NCCL "
-    r"WARN|Segmentation fault"
+    r"WARN|Segmentation fault|Memory access fault by GPU|Bus error"
 )
 _FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")
 """Lines of a traceback other than its message."""
@@ -86,6 +86,15 @@ class _Traceback:
     @property
     def headline(self) -> str:
         return next(iter(self.message), "")
+
+    @property
+    def last_frame(self) -> tuple[str, ...]:
+        """Where it was raised, and the code there, if the exception itself says nothing."""
+        if ": " in self.headline:
+            return ()
+        frames = [line.strip() for line in self.frames.splitlines() if line.strip()]
+        last = max((at for at, line in enumerate(frames) if line.startswith("File ")), default=None)
+        return () if last is None else tuple(frames[last : last + 2])
 
 
 def fatal_line(line: str | LogLine) -> bool:
@@ -128,7 +137,7 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
                 "unknown",
                 "engine",
                 f"The engine failed: {root.headline}{_how(ending)}",
-                _clip(root.message),
+                _clip((*root.last_frame, *root.message)),
                 _READ_LOG,
             )
     return _without_traceback(parsed, ending)

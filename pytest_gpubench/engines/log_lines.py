@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import cast
 
 _LINE = re.compile(
-    r"(?:\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?)?"
+    r"(?:(?:\([\w.-]+ pid=[0-9]+\) ?)*\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?)?"
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) "
     r"\[[^\]]*\] ?)?"
 )
 """What may stand before the text; it matches every line."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_BARE_COLOUR = re.compile(r"^\[[0-9;]+m(?=\()|(?<=\))\[[0-9;]+m")
+"""Colour codes whose escape somebody has taken out, around the process."""
 _HEARTBEAT = re.compile(
     r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine"
 )
@@ -50,7 +52,7 @@ class LogLine:
 
 def parse_line(raw: str) -> LogLine:
     """Take a raw line apart; never fails."""
-    line = _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n"))
+    line = _BARE_COLOUR.sub("", _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n")))
     head = cast("re.Match[str]", _LINE.match(line))
     process, pid, level, time = head.groups("")
     number = int(pid) if 0 < len(pid) <= _PID_DIGITS else None

@@ -267,6 +267,221 @@ KNOWN = [
 ]
 
 
+MEANT = [
+    # (cause, class, the exception, the frame): what the line means, not a word that others share
+    ("gpu-not-visible", "infrastructure", "RuntimeError: No CUDA GPUs are available", "run"),
+    ("gpu-not-visible", "infrastructure", "RuntimeError: No HIP GPUs are available", "run"),
+    (
+        "driver-error",
+        "infrastructure",
+        "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 803: system has "
+        "unsupported display driver / cuda driver combination",
+        "run",
+    ),
+    (
+        "driver-error",
+        "infrastructure",
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 12020).",
+        "run",
+    ),
+    (
+        "hub-rate-limit",
+        "infrastructure",
+        "huggingface_hub.errors.HfHubHTTPError: 429 Client Error: Too Many Requests for url: x",
+        "run",
+    ),
+    (
+        "hub-unavailable",
+        "infrastructure",
+        "huggingface_hub.errors.HfHubHTTPError: 502 Server Error: Bad Gateway for url: x",
+        "run",
+    ),
+    (
+        "repository-not-found",
+        "recipe",
+        "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error. (Request ID: 1)",
+        "run",
+    ),
+    (
+        "repository-not-found",
+        "recipe",
+        "huggingface_hub.errors.RevisionNotFoundError: 404 Client Error.",
+        "run",
+    ),
+    (
+        "cache-locks",
+        "infrastructure",
+        "PermissionError: [Errno 13] Permission denied: '/cache/.locks/models--m/a.lock'",
+        "run",
+    ),
+    (
+        "cache-locks",
+        "infrastructure",
+        "NotImplementedError: FileSystem does not appear to support flock; use SoftFileLock",
+        "run",
+    ),
+    ("disk-quota", "infrastructure", "OSError: [Errno 122] Disk quota exceeded: '/x'", "run"),
+    ("disk-quota", "infrastructure", "OSError: [Errno 30] Read-only file system: '/x'", "run"),
+    ("disk-full", "infrastructure", "OSError: [Errno 28] No space left on device: '/x'", "run"),
+    (
+        "shared-memory-full",
+        "infrastructure",
+        "OSError: [Errno 28] No space left on device: '/psm_3f0a1b2c'",
+        "run",
+    ),
+    ("process-limit", "infrastructure", "RuntimeError: can't start new thread", "run"),
+    (
+        "gpu-shared",
+        "infrastructure",
+        "AssertionError: Error in memory profiling. Initial free memory 82.94 GiB, current free "
+        "memory 90.17 GiB.",
+        "run",
+    ),
+    (
+        "gpu-memory-foreign",
+        "infrastructure",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB. Process 3456 has "
+        "60.10 GiB memory in use. Including non-PyTorch memory, this process has 18.50 GiB",
+        "load_model",
+    ),
+    (
+        "out-of-memory-weights",
+        "recipe",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB. Process 12 has "
+        "0.52 GiB memory in use. Including non-PyTorch memory, this process has 78.50 GiB",
+        "load_model",
+    ),
+    (
+        "speculative-tokens",
+        "recipe",
+        "ValueError: num_speculative_tokens:3 must be divisible by n_predict=2",
+        "run",
+    ),
+    (
+        "block-size",
+        "recipe",
+        "ValueError: Block size 24 must be divisible by 16 for FlashAttention",
+        "run",
+    ),
+    (
+        "parallel-size",
+        "recipe",
+        "AssertionError: 32 is not divisible by 6",
+        "run",
+    ),
+    (
+        "quantization-groups",
+        "recipe",
+        "ValueError: The input size is not aligned with the quantized weight shape.",
+        "run",
+    ),
+    (
+        "mamba-blocks",
+        "recipe",
+        "ValueError: max_num_seqs (1024) exceeds available Mamba cache blocks (856).",
+        "run",
+    ),
+    (
+        "variable-gone",
+        "recipe",
+        "ValueError: Using V1 AsyncLLMEngine, but envs.VLLM_USE_V1=False.",
+        "run",
+    ),
+    (
+        "no-pipeline",
+        "recipe",
+        "NotImplementedError: Pipeline parallelism is not supported for this model.",
+        "run",
+    ),
+    (
+        "dtype-unsupported",
+        "recipe",
+        "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0.",
+        "run",
+    ),
+    ("no-kernel-image", "engine", "CUDA error: device kernel image is invalid", "run"),
+    (
+        "no-kernel-image",
+        "engine",
+        "torch.AcceleratorError: HIP error: invalid device function",
+        "x",
+    ),
+    (
+        "no-kernel-image",
+        "engine",
+        "RuntimeError: No supported CUDA architectures found for major versions [10, 11, 12].",
+        "run",
+    ),
+    (
+        "jit-failure",
+        "engine",
+        "InductorError: CalledProcessError: Command '['/usr/bin/gcc', '/tmp/x/main.c']' returned 1",
+        "run",
+    ),
+    (
+        "peer-died",
+        "engine",
+        "RuntimeError: [third_party/gloo/gloo/transport/tcp/pair.cc:598] Read error "
+        "[127.0.0.1]:38431: Connection reset by peer",
+        "run",
+    ),
+    ("network", "infrastructure", "ConnectionResetError: Connection reset by peer", "run"),
+    ("worker-hangs", "engine", "TimeoutError: RPC call to execute_model timed out.", "run"),
+]
+
+
+@pytest.mark.parametrize(("cause", "failure_class", "error", "frame"), MEANT)
+def test_a_cause_is_what_the_line_means(
+    cause: str, failure_class: str, error: str, frame: str
+) -> None:
+    failure = classify(failed(error, frame=frame), DIED)
+    assert (failure.cause, failure.failure_class) == (cause, failure_class)
+
+
+def test_prefixes_and_bare_colours_are_taken_off() -> None:
+    lines = failed("RuntimeError: No CUDA GPUs are available")
+    twice = [f"(APIServer pid=1) {line}" for line in lines]
+    bare = [line.replace("(EngineCore", "[1;36m(EngineCore").replace(") ", ")[0;0m ", 1)
+            for line in lines]  # fmt: skip
+    assert bare != lines
+    for changed in (twice, bare):
+        assert classify(changed, DIED).cause == "gpu-not-visible"
+
+
+def test_an_exception_without_words_shows_where_it_was_raised() -> None:
+    lines = [
+        "(EngineCore pid=1) ERROR 11-22 08:15:24 [core.py:1] Traceback (most recent call last):",
+        '(EngineCore pid=1) ERROR 11-22 08:15:24 [core.py:1]   File "x/llama_eagle3.py", line 9, '
+        "in forward",
+        "(EngineCore pid=1) ERROR 11-22 08:15:24 [core.py:1]     assert a == b",
+        "(EngineCore pid=1) ERROR 11-22 08:15:24 [core.py:1] AssertionError",
+    ]
+    failure = classify(lines, DIED)
+    assert failure.cause == "unknown"
+    assert failure.evidence == (
+        'File "x/llama_eagle3.py", line 9, in forward',
+        "assert a == b",
+        "AssertionError",
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("Memory access fault by GPU node-3 on address 0x77d445e00000.", "gpu-memory-fault"),
+        ("Bus error (core dumped)", "shared-memory-full"),
+    ],
+)
+def test_what_a_dying_process_cries_comes_before_what_others_notice(line: str, cause: str) -> None:
+    lines = [
+        line,
+        "(EngineCore pid=68) ERROR 10-06 18:54:30 [multiproc_executor.py:316] Worker proc "
+        "VllmWorker-3 died unexpectedly (exit code: -6), shutting down executor.",
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed.",
+    ]
+    assert classify(lines, DIED).cause == cause
+
+
 @pytest.mark.parametrize(("cause", "error", "frame"), KNOWN)
 def test_known_causes(cause: str, error: str, frame: str) -> None:
     failure = classify(failed(error, frame=frame), DIED)
