@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pytest_gpubench.host.hub.local import weight_size
 from pytest_gpubench.model.failures import GpubenchError
 
 _DENSE_THEN_SPARSE = [0] * 3 + [1] * 57
@@ -132,6 +133,8 @@ class ModelConfigs:
     target: Mapping[str, Any] | None = None
     draft: Mapping[str, Any] | None = None
     chat_template: bool | None = None
+    weights: int | None = None
+    """Bytes of the model's weight files; None where they are not all there."""
 
 
 def read_model_configs(target: Path | None, draft: Path | None = None) -> ModelConfigs:
@@ -149,6 +152,7 @@ def read_model_configs(target: Path | None, draft: Path | None = None) -> ModelC
         _json_object(target, "config.json"),
         _json_object(draft, "config.json"),
         _chat_template(target),
+        weight_size(target) if target is not None else None,
     )
 
 

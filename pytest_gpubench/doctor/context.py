@@ -10,7 +10,12 @@ from typing import Any, TypeAlias
 
 from pytest_gpubench.doctor.configs import known_config
 from pytest_gpubench.doctor.findings import EvidenceClass, Severity
-from pytest_gpubench.doctor.memory_estimate import MemoryEstimate, estimate_memory
+from pytest_gpubench.doctor.memory_estimate import (
+    GIB,
+    MemoryEstimate,
+    estimate_memory,
+    least_weights,
+)
 from pytest_gpubench.doctor.server_settings import Settings, backend_name, settings_of
 from pytest_gpubench.doctor.shape import ModelShape, mapping, shape_of
 from pytest_gpubench.model.cases import Case
@@ -54,6 +59,9 @@ class ServerContext:
     """Whether the model's tokenizer has a chat template; None: not known."""
     memory: MemoryEstimate | None
     """None: the model's shape or quantization is not known well enough."""
+    least_weights_gib: float | None = None
+    """Of the weight files, on one GPU, spread as evenly as can be; None: they are not at hand, or
+    say nothing about what is loaded."""
 
     @property
     def tp(self) -> int:
@@ -123,6 +131,7 @@ def context_of(
     draft: Config | None = None,
     node: Node | None = None,
     chat_template: bool | None = None,
+    weights: int | None = None,
 ) -> ServerContext:
     """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans
     and records carry."""
@@ -150,8 +159,10 @@ def context_of(
         hardware=hardware,
         total_gib=context.node.vram_gib,
         draft_tp=draft_tp,
+        on_disk=weights,
     )
-    return replace(context, memory=memory)
+    least = least_weights(context.target, settings, spec.topology, weights)
+    return replace(context, memory=memory, least_weights_gib=least and least / GIB)
 
 
 def memory_of(
@@ -161,9 +172,12 @@ def memory_of(
     target: Config | None = None,
     draft: Config | None = None,
     node: Node | None = None,
+    weights: int | None = None,
 ) -> MemoryEstimate | None:
     """The memory estimate of one server, or None where its model is not known well enough."""
-    return context_of(spec, hardware=hardware, target=target, draft=draft, node=node).memory
+    return context_of(
+        spec, hardware=hardware, target=target, draft=draft, node=node, weights=weights
+    ).memory
 
 
 def _shape(repository: str, config: Config | None, overrides: Config) -> ModelShape | None:

@@ -69,6 +69,7 @@ def weight_bytes(shape: ModelShape, topology: Topology) -> float | None:
         or shape.layers is None
         or shape.vocab is None
         or shape.latent_dim
+        or shape.puzzling
     ):
         return None
     feed_forward = _feed_forward_bytes(shape, widths, topology)
@@ -83,6 +84,34 @@ def weight_bytes(shape: ModelShape, topology: Topology) -> float | None:
     ):  # one stage has the embedding, another one the head
         embeddings = 1
     return body * per_stage + embeddings * shape.vocab * sizes.hidden / tp * widths.plain
+
+
+def least_weights(
+    shape: ModelShape | None, settings: Settings, topology: Topology, on_disk: float | None
+) -> float | None:
+    """Bytes of the weight files on one rank, spread as evenly as can be; None where the files are
+    not at hand, or are not what is loaded (``--quantization``)."""
+    if on_disk is None or settings.flags.get("quantization") or settings.flags.get("load-format"):
+        return None
+    cast = 1.0
+    if shape is not None and not shape.quantization and settings.dtype == "auto":
+        cast = min(1.0, 2.0 / BYTES.get(shape.dtype or "bfloat16", 2.0))  # float32 is cast
+    ranks = topology.pp * max(topology.tensor_parallel_size, topology.expert_ranks)
+    return max(0.0, on_disk * cast / ranks - _amount(settings, "cpu-offload-gb") * GIB)
+
+
+def _weights(
+    shape: ModelShape, settings: Settings, topology: Topology, on_disk: float | None
+) -> float | None:
+    """Bytes on the fullest rank: of the files, distributed as the shape says; else estimated."""
+    estimated = weight_bytes(shape, topology)
+    least = least_weights(shape, settings, topology, on_disk)
+    if least is None:
+        return None if settings.flags.get("quantization") and not shape.quantization else estimated
+    whole = weight_bytes(shape, Topology())
+    ranks = topology.pp * max(topology.tensor_parallel_size, topology.expert_ranks)
+    share = estimated * ranks / whole if estimated and whole else 1.0
+    return least * max(1.0, share)
 
 
 def draft_bytes(draft: ModelShape, target: ModelShape, tp: int) -> float | None:
@@ -272,17 +301,18 @@ def estimate_memory(
     hardware: Hardware,
     total_gib: float | None = None,
     draft_tp: int = 0,
+    on_disk: float | None = None,
 ) -> MemoryEstimate | None:
     """Estimate one rank's memory, or None where something that it needs is not known.
 
     ``total_gib`` is the device's memory as the driver reports it (the hardware table's nominal
     value otherwise). ``draft_tp`` is the tensor parallel size of a separate draft, else 0; where
-    the draft is not known the estimate is made without it.
+    the draft is not known the estimate is made without it. ``on_disk``: bytes of the weight files.
     """
     kv_width = _kv_width(settings, target)
     if target is None or kv_width is None:
         return None
-    weights = weight_bytes(target, topology)
+    weights = _weights(target, settings, topology, on_disk)
     kv = _kv_bytes(target, topology.tensor_parallel_size, kv_width, settings)
     if weights is None or kv is None:
         return None

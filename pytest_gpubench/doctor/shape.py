@@ -94,6 +94,8 @@ class ModelShape:
     target_hidden: int | None
     aux_layers: tuple[int, ...]
     n_predict: int | None
+    puzzling: bool = False
+    """Whether there are keys from which other layers follow than those that we count."""
 
     @property
     def is_moe(self) -> bool:
@@ -182,6 +184,19 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
             or eagle.get("eagle_aux_hidden_state_layer_ids")
         ),
         n_predict=_number(text, "n_predict"),
+        puzzling=any(map(_is_puzzling, text.items())),
+    )
+
+
+def _is_puzzling(item: tuple[str, object]) -> bool:
+    name, value = item
+    if value in (None, 0, 1, [], ""):
+        return False
+    return (
+        name in ("expert_dtype", "block_configs")
+        or name.endswith("_pattern")
+        or name.startswith("interleave")
+        or (name in _EXPERTS and isinstance(value, list))
     )
 
 

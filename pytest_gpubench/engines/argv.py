@@ -43,6 +43,12 @@ _RECORDED = (
         "TOKENIZERS_",
     ),
 )
+_SHORT = {
+    "cc": "compilation-config",
+    "sc": "speculative-config",
+    "ac": "attention-config",
+}
+"""vLLM's short options for JSON values, which a single dash begins."""
 _OURS_ENV: tuple[tuple[str, str], ...] = (
     ("PYTHONUNBUFFERED", "1"),
     ("VLLM_LOGGING_COLOR", "0"),
@@ -148,14 +154,20 @@ def render(
 
 def flag(name: str, value: Frozen) -> list[str]:
     """One serve entry as words: true ``--flag``, false ``--no-flag``, map one JSON value, list
-    ``--flag a b``, null nothing.
+    ``--flag a b``, null nothing. A dotted name sets a key of a JSON value: its inner names keep
+    their spelling, and it has a value always.
 
     Raises:
         GpubenchError: for a list that holds maps or lists.
     """
-    dashed = f"--{name.replace('_', '-')}"
+    head, dot, inner = name.partition(".")
+    head = head.replace("_", "-")
+    dashed = f"--{_SHORT.get(head, head)}{dot}{inner}"
     if value is None:
         return []
+    if dot:
+        plain = _scalar(value) if not isinstance(value, tuple | FrozenMap) else _json(thaw(value))
+        return [dashed, plain]
     if isinstance(value, bool):
         return [dashed if value else f"--no-{dashed[2:]}"]
     if isinstance(value, FrozenMap):

@@ -72,6 +72,7 @@ class Doctor:
             target=configs.target,
             draft=configs.draft,
             chat_template=configs.chat_template,
+            weights=configs.weights,
             node=self._node(spec, leased) if here else None,
         )
         return without(found, self._settings.ignore_findings)
@@ -120,6 +121,7 @@ class Doctor:
             target=configs.target,
             draft=configs.draft,
             node=self._node(spec),
+            weights=configs.weights,
         )
         if estimate is None:
             return None
@@ -135,7 +137,8 @@ class Doctor:
 
     def _folder(self, wanted: Wanted) -> Path | None:
         cache = self._settings.cache_dir or default_cache_dir()
-        found = find_snapshot(wanted.repository, wanted.revision, cache, weights=wanted.weights)
+        # config.json alone says most of what can be foretold
+        found = find_snapshot(wanted.repository, wanted.revision, cache, weights=False)
         return found.path if isinstance(found, Snapshot) else None
 
     def _node(self, spec: ServerSpec, leased: Sequence[Gpu] = ()) -> Node | None:

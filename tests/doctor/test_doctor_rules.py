@@ -109,7 +109,7 @@ ILL = [
         "vision-heads-by-tp",
         server(tp=4),
         "6 is not divisible by 4",
-        target={**GQA, "vision_config": {"num_attention_heads": 6}},
+        target={**GQA, "model_type": "minimax_m3_vl", "vision_config": {"num_attention_heads": 6}},
     ),
     Ill(
         "experts-below-tp",
@@ -686,14 +686,47 @@ def test_flags_are_read_wherever_they_stand() -> None:
 
 
 def test_overrides_of_the_config_count() -> None:
-    spec = server(tp=4, hf_overrides={"vision_config": {"num_attention_heads": 6}})
-    assert [finding.rule for finding in examine(spec, hardware=HARDWARE["h100"], target=GQA)] == [
-        "vision-heads-by-tp"
-    ]
+    spec = server(tp=4, hf_overrides={"num_attention_heads": 6})
+    assert "heads-by-tp" in {
+        finding.rule for finding in examine(spec, hardware=HARDWARE["h100"], target=GQA)
+    }
     inner = server(block_size=128, hf_overrides={"text_config": {"num_attention_heads": 6}}, tp=4)
     assert "heads-by-tp" in {
         finding.rule for finding in examine(inner, hardware=HARDWARE["h100"], target=M3)
     }
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"vision_config": {"num_attention_heads": 25}},  # InternVL's tower is padded
+        {"moe_num_experts": [64, 64]},
+        {"hybrid_override_pattern": "M*-E"},
+        {"expert_dtype": "fp4"},
+    ],
+)
+def test_what_the_doctor_does_not_understand_stops_nothing(odd: dict[str, Any]) -> None:
+    spec = server(tp=4, enable_expert_parallel=True) if "moe_num_experts" in odd else server(tp=4)
+    found = examine(spec, hardware=HARDWARE["h100"], target={**GQA, **odd})
+    assert [finding.rule for finding in found if finding.severity == "error"] == []
+
+
+def test_the_weight_files_count_more_than_any_estimate() -> None:
+    large = {**GQA, "num_hidden_layers": 4000, "hidden_size": 8192, "intermediate_size": 28672}
+    foretold = examine(server(tp=4), hardware=HARDWARE["h100"], target=large)
+    assert "weights-above-memory" in {finding.rule for finding in foretold}
+    for weights, stopped in ((int(250e9), False), (int(400e9), True)):
+        found = examine(server(tp=4), hardware=HARDWARE["h100"], target=large, weights=weights)
+        assert ("weights-above-memory" in {one.rule for one in found}) is stopped
+    latent = {**GQA, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+    found = examine(server(tp=4), hardware=HARDWARE["h100"], target=latent, weights=int(400e9))
+    assert "weights-above-memory" in {one.rule for one in found}
+    quantized = server(tp=4, quantization="fp8")
+    found = examine(quantized, hardware=HARDWARE["h100"], target=large, weights=int(400e9))
+    assert "weights-above-memory" not in {one.rule for one in found}
+    halved = {**GQA, "dtype": "float32"}
+    found = examine(server(tp=4), hardware=HARDWARE["h100"], target=halved, weights=int(400e9))
+    assert "weights-above-memory" not in {one.rule for one in found}
 
 
 MHA_HEAD, GQA_HEAD = "Inferact/MiniMax-M3-EAGLE3", "Inferact/MiniMax-M3-EAGLE3-GQA"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -235,3 +236,20 @@ def test_no_secret_in_a_plan_or_a_record() -> None:
     recorded = str(record_env(environment, tuple(env)))
     for secret in ("def-ault", "oth-er", "lit-eral", "pass-word", "from-host", "from-plain"):
         assert secret not in printed + recorded
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("kernel-config.enable_flashinfer_autotune", False, "false"),
+        ("kernel_config.moe_backend", "triton", "triton"),
+        ("cc.pass_config.fuse_rope_kvcache", True, "true"),
+        ("compilation-config.cudagraph_capture_sizes", (1, 2), "[1, 2]"),
+    ],
+)
+def test_a_dotted_flag_keeps_its_inner_spelling_and_has_a_value(
+    name: str, value: Any, words: str
+) -> None:
+    head = {"cc": "compilation-config"}.get(name.split(".")[0], name.split(".")[0])
+    inner = name.partition(".")[2]
+    assert flag(name, value) == [f"--{head.replace('_', '-')}.{inner}", words]

@@ -48,6 +48,7 @@ def examine(
     draft: Config | None = None,
     node: Node | None = None,
     chat_template: bool | None = None,
+    weights: int | None = None,
 ) -> tuple[Finding, ...]:
     """Everything the doctor has to say about one server, worst first.
 
@@ -60,6 +61,7 @@ def examine(
         draft: the draft's config.json, likewise.
         node: facts about the machine at hand; None when planning for another one.
         chat_template: whether the model's tokenizer has a chat template; None: not known.
+        weights: bytes of the model's weight files; None: not at hand.
     """
     if spec.framework != "vllm":
         return ()
@@ -71,6 +73,7 @@ def examine(
         draft=draft,
         node=node,
         chat_template=chat_template,
+        weights=weights,
     )
     return in_order(_finding(rule, symptom) for rule in RULES for symptom in rule.check(context))
 

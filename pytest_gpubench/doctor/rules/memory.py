@@ -40,20 +40,28 @@ def free_memory(context: ServerContext) -> Iterator[Symptom]:
 
 
 def weights(context: ServerContext) -> Iterator[Symptom]:
-    memory = context.memory
-    if memory is None or context.on_cpu or memory.kv_gib_at_most > 0:
+    memory, least = context.memory, context.least_weights_gib
+    if context.on_cpu or (memory is None and least is None):
+        return
+    total = context.node.vram_gib or context.hardware.vram_gib
+    budget = total * context.settings.utilization
+    loaded = memory.loaded_gib if memory is not None else 0.0
+    if least is not None:  # nothing is stopped that might fit
+        loaded = least + (memory.draft_gib if memory is not None else 0.0)
+    elif memory is None or memory.kv_gib_at_most > 0:
+        return
+    if loaded < budget:
         return
     says = (
         "torch.OutOfMemoryError: CUDA out of memory."
-        if memory.loaded_gib > memory.total_gib
+        if loaded > total
         else (
             "No available memory for the cache blocks. Try increasing "
             "`gpu_memory_utilization` when initializing the engine."
         )
     )
     yield Symptom(
-        f"About {memory.loaded_gib:.1f} GiB of weights per GPU, vLLM may use "
-        f"{memory.budget_gib:.1f} GiB.",
+        f"About {loaded:.1f} GiB of weights per GPU, vLLM may use {budget:.1f} GiB.",
         "Use more GPUs, a smaller format, or a higher gpu-memory-utilization.",
         {"sentence": says},
     )

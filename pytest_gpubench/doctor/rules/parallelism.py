@@ -36,6 +36,7 @@ def vision_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
     if (
         target
+        and target.is_minimax_m3  # other towers are padded, or run data-parallel by themselves
         and target.vision_heads
         and target.vision_heads % tp
         and context.settings.word("mm-encoder-tp-mode") != "data"
@@ -85,6 +86,7 @@ def ep_without_experts(context: ServerContext) -> Iterator[Symptom]:
         and context.target
         and context.target.layers
         and not context.target.is_moe
+        and not context.target.puzzling
     ):
         yield Symptom(
             "Expert parallelism is asked for, but the model has no experts.",

@@ -133,7 +133,7 @@ def find_snapshot(
         revision: branch, tag or commit; None is ``main``. A folder has none.
         cache_dir: the Hugging Face cache.
         tokenizer: whether tokenizer files are expected (a target needs them, a draft does not).
-        weights: whether a folder must hold weights (``load-format: dummy`` reads none).
+        weights: whether it must hold weights (``load-format: dummy`` reads none).
     """
     if is_local_path(model):
         folder = expanded(model)
@@ -142,13 +142,13 @@ def find_snapshot(
         reason = _missing_part(folder, tokenizer, weights)
         return Incomplete(model, reason, True) if reason else Snapshot(model, folder)
     try:
-        return _find_in_cache(model, revision, cache_dir, tokenizer)
+        return _find_in_cache(model, revision, cache_dir, tokenizer, weights)
     except OSError as error:  # a folder of somebody else's
         return Incomplete(model, f"the cache {cache_dir} cannot be read: {error.strerror or error}")
 
 
 def _find_in_cache(
-    model: str, revision: str | None, cache_dir: Path, tokenizer: bool
+    model: str, revision: str | None, cache_dir: Path, tokenizer: bool, weights: bool
 ) -> Snapshot | Incomplete:
     repository = repository_folder(cache_dir, model)
     if not repository.is_dir():
@@ -166,7 +166,7 @@ def _find_in_cache(
             f"the cache {cache_dir} knows its commit {commit[:12]} but holds no file of it",
             True,
         )
-    reason = _missing_part(snapshot, tokenizer)
+    reason = _missing_part(snapshot, tokenizer, weights)
     if reason:
         return Incomplete(model, f"{reason} (in {snapshot})", True)
     return Snapshot(model, snapshot, commit)
@@ -227,6 +227,17 @@ def _missing_part(folder: Path, tokenizer: bool, with_weights: bool = True) -> s
     return ""
 
 
+def weight_size(folder: Path) -> int | None:
+    """Bytes of the weight files of a model's folder; None where they are not all there."""
+    try:
+        present = dict(_files(folder))
+        sizes = [present.get(name) for name in _weight_files(folder, present)]
+    except (_UnreadableError, OSError):
+        return None
+    known = [size for size in sizes if size]
+    return sum(known) if known and len(known) == len(sizes) else None
+
+
 class _UnreadableError(Exception):
     pass
 
@@ -256,6 +267,8 @@ def _weight_files(folder: Path, present: Mapping[str, int | None]) -> list[str]:
             return sorted({str(shard) for shard in weight_map.values()})
     at_top = sorted(name for name in present if "/" not in name)
     tensors = [name for name in at_top if name.endswith(".safetensors")]
+    # Mistral's own format lies beside the other one.
+    tensors = [name for name in tensors if not name.startswith("consolidated")] or tensors
     return tensors or [name for name in at_top if name.endswith(".bin")]
 
 
