@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from pytest_gpubench.doctor import RULE_IDS, Finding, Node, examine
 from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 from tests.doctor.doctor_support import TINY_DRAFT, TINY_LLAMA, case, config, eagle3, server
@@ -566,6 +567,19 @@ ILL = [
         "default chat template is no longer allowed",
         cases=(case(),),
         chat_template=False,
+    ),
+    Ill("removed-flag", server(swap_space=4), "--swap-space", severity="warning"),
+    Ill(
+        "removed-flag",
+        server(disable_log_requests=True),
+        "--disable-log-requests",
+        node=Node(engine="0.32.0"),
+    ),
+    Ill(
+        "removed-variable",
+        replace(server(), env=FrozenMap({"VLLM_ATTENTION_BACKEND": "FLASHINFER"})),
+        "VLLM_ATTENTION_BACKEND",
+        severity="warning",
     ),
     Ill("prefix-caching", server(enable_prefix_caching=True), severity="note"),
     Ill("unknown-model", server(), target=None, severity="note"),

@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from packaging.version import InvalidVersion, Version
+
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.model.printing import listed
 
@@ -241,6 +243,76 @@ def exclusive_flags(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
+_CHECKED = Version("0.32")
+"""The vLLM whose parser and variables were asked for what follows."""
+REMOVED_FLAGS: dict[str, str] = {
+    "disable-log-requests": "leave it out: requests are not logged",
+    "swap-space": "leave it out: nothing is swapped",
+    "num-scheduler-steps": "leave it out: scheduling is asynchronous",
+    "use-v2-block-manager": "leave it out",
+    "multi-step-stream-outputs": "leave it out",
+    "num-lookahead-slots": "leave it out",
+    "preemption-mode": "leave it out",
+    "scheduler-delay-factor": "leave it out",
+    "disable-async-output-proc": "leave it out",
+    "disable-frontend-multiprocessing": "leave it out",
+    "enable-prompt-adapter": "leave it out",
+    "worker-use-ray": "write distributed-executor-backend: ray",
+    "guided-decoding-backend": "write structured-outputs-config: {backend: ...}",
+    "enable-reasoning": "write reasoning-parser alone",
+    "max-seq-len-to-capture": "write max-cudagraph-capture-size, in tokens of a batch",
+    "cuda-graph-sizes": "write cudagraph-capture-sizes",
+    "full-cuda-graph": "write compilation-config: {cudagraph_mode: FULL}",
+    "speculative-model": "write the recipe's `speculative` section",
+    "num-speculative-tokens": "write the recipe's `speculative` section",
+    "ngram-prompt-lookup-max": "write the recipe's `speculative` section",
+    "speculative-draft-tensor-parallel-size": "write the recipe's `speculative` section",
+    "spec-decoding-acceptance-method": "write the recipe's `speculative` section",
+    "rope-scaling": "write hf-overrides: {rope_parameters: ...}",
+    "rope-theta": "write hf-overrides: {rope_parameters: ...}",
+    "device": "leave it out: the platform is found",
+    "task": "write runner and convert",
+}
+REMOVED_VARIABLES: dict[str, str] = {
+    "VLLM_ATTENTION_BACKEND": "write attention-backend under serve",
+    "VLLM_USE_V1": "leave it out: there is no other engine",
+    "VLLM_FLASH_ATTN_VERSION": "write attention-config: {flash_attn_version: ...}",
+    "VLLM_USE_TRITON_FLASH_ATTN": "leave it out",
+    "VLLM_USE_TRTLLM_ATTENTION": "write attention-config: {use_trtllm_attention: ...}",
+    "VLLM_USE_FLASHINFER_MOE_FP8": "write moe-backend under serve",
+    "VLLM_V1_USE_PREFILL_DECODE_ATTENTION": "leave it out",
+    "VLLM_TORCH_PROFILER_DIR": "write profiler-config",
+    "VLLM_CUTLASS_MLA_FORCE": "write attention-backend under serve",
+    "VLLM_ALL2ALL_BACKEND": "write all2all-backend under serve",
+}
+
+
+def removed_flag(context: ServerContext) -> Iterator[Symptom]:
+    for name in context.settings.flags:
+        if name in REMOVED_FLAGS:
+            yield _removed(context, f"--{name}", REMOVED_FLAGS[name], {"flag": name})
+
+
+def removed_variable(context: ServerContext) -> Iterator[Symptom]:
+    for name in context.settings.environment:
+        if name in REMOVED_VARIABLES:
+            yield _removed(context, name, REMOVED_VARIABLES[name], {"name": name})
+
+
+def _removed(context: ServerContext, name: str, instead: str, says: dict[str, object]) -> Symptom:
+    """An error for an engine that is known not to have it, else a warning: older ones do."""
+    try:
+        gone = context.node.engine is not None and Version(context.node.engine) >= _CHECKED
+    except InvalidVersion:
+        gone = False
+    return Symptom(
+        f"{name} is not there any more in vLLM {_CHECKED}.",
+        f"{instead[0].upper()}{instead[1:]}.",
+        says,
+        severity="error" if gone else "warning",
+    )
+
+
 def _hint(name: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"Did you mean {near[0]}?" if near else f"Known names: {listed(known, 8)}."
@@ -286,5 +358,21 @@ RULES: tuple[Rule, ...] = (
         "seen on the CPU engine",
         "{name} and {other} are mutually exclusive",
         exclusive_flags,
+    ),
+    Rule(
+        "removed-flag",
+        "flags that vLLM still has",
+        "warning",
+        "seen on the CPU engine",
+        "error: unrecognized arguments: --{flag}",
+        removed_flag,
+    ),
+    Rule(
+        "removed-variable",
+        "environment variables that vLLM still reads",
+        "warning",
+        "seen on the CPU engine",
+        "Unknown vLLM environment variable detected: {name}",
+        removed_variable,
     ),
 )
