@@ -265,10 +265,12 @@ def test_a_regression_fails_with_a_review_comment_and_can_be_accepted(repository
 
 
 def test_a_change_inside_the_tolerance_passes_and_an_improvement_is_said(
-    repository: Project,
+    repository: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.plugin.conftest import with_gates
 
+    # What a busy machine adds to a token is little beside this.
+    monkeypatch.setenv("GPUBENCH_STUB_TOKEN_TIME", "0.3")
     with_gates(repository, "{output_tput_per_gpu: false, tpot_p50: 90%, ttft_p50: false}")
     repository.run(*ONE)
     seed(repository, 1.0)
