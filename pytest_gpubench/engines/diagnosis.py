@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_gpubench.engines.causes import CAUSES, Cause
+from pytest_gpubench.engines.causes import CAUSES
+from pytest_gpubench.engines.gpu_causes import Cause
 from pytest_gpubench.engines.log_lines import LogLine, parse_line
 from pytest_gpubench.model.failures import Failure
 
