@@ -81,7 +81,10 @@ def own_environment(folder: Path) -> dict[str, str]:
 
 
 def marked(folder: Path) -> list[psutil.Process]:
-    """Every living process that descends from the fault in this folder."""
+    """Every living process that descends from the fault in this folder.
+
+    A process in the middle of its exec shows an empty environment: one look can miss it.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -98,6 +101,9 @@ def remains(folder: Path) -> list[str]:
     limit = time.monotonic() + SETTLE_SECONDS
     while (left := marked(folder)) and time.monotonic() < limit:
         time.sleep(0.1)
+    if not left:
+        time.sleep(0.1)
+        left = marked(folder)
     words = []
     for process in left:
         with contextlib.suppress(psutil.Error):

@@ -18,6 +18,8 @@ folder = Path(sys.argv[1])
 
 def inject(folder):
     subprocess.Popen(["sleep", "60"], env=harness.own_environment(folder), start_new_session=True)
+    while not harness.marked(folder):
+        pass  # in the middle of its exec it has no environment yet
     (folder / "leases").mkdir()
     (folder / "leases" / "host.lease").touch()
     return harness.Observed("killed", "infrastructure", seconds=7.0, exit_code=1, problems=["the finished result of c is lost"])
