@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +99,9 @@ def _accept(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.gate.baseline_files import baseline_path, update_baseline
     from pytest_gpubench.gate.baseline_view import accepted_entries
     from pytest_gpubench.gate.baselines import append
+    from pytest_gpubench.report.records import records_of
 
-    records = _records(parsed.run_folder, parsed.case)
+    records = records_of(parsed.run_folder, parsed.case)
     case, key, entries = accepted_entries(
         parsed.run_folder.name, records, parsed.metric, parsed.note
     )
@@ -170,24 +170,3 @@ def _count(path: Path, case: str) -> int:
 
     baseline = read_baseline(path, case)
     return len(baseline.launches) if baseline else 0
-
-
-def _records(run: Path, case: str) -> list[dict[str, Any]]:
-    """The records of a case in a run, in the order of its launches."""
-    server, _, workload = case.partition(":")
-    if not run.is_dir():
-        raise GpubenchError(
-            f"{run} is no folder; give a run's folder, such as results/20261125T120000Z-ab12"
-        )
-    records = []
-    for path in sorted((run / server / workload).glob("launch-*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise GpubenchError(
-                f"the record {path} cannot be read ({error}); leave it out or measure again"
-            ) from None
-        if not isinstance(record, dict):
-            raise GpubenchError(f"the record {path} is not one of ours; measure again")
-        records.append(record)
-    return sorted(records, key=lambda record: int((record.get("launch") or {}).get("index", 0)))

@@ -10,10 +10,8 @@ import numpy as np
 
 from pytest_gpubench.gate import statistics, wording
 from pytest_gpubench.gate.baselines import MIN_LAUNCHES, Baseline, LaunchEntry
-from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of
 from pytest_gpubench.gate.policy import DEFAULTS
-from pytest_gpubench.gate.recording import entries_of
-from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.gate.recording import entries_of, launch_of, subject_of
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.metrics import METRICS
@@ -117,31 +115,15 @@ def accepted_entries(
         raise GpubenchError(
             f"the run {run} has no record of this case; name a results folder that has"
         )
-    case, key = str(records[-1].get("case")), (records[-1].get("gate") or {}).get("key")
-    launches: list[tuple[LaunchEvidence, str]] = []
+    case, gate = subject_of(records[-1]), records[-1].get("gate") or {}
+    key = gate.get("key")
     for record in records:
-        gate = record.get("gate") or {}
-        if record.get("failure") or not record.get("measurement"):
-            raise GpubenchError(
-                f"{case} of run {run} failed "
-                f"({(record.get('failure') or {}).get('summary')}); it cannot be a "
-                "baseline"
-            )
-        if record.get("case") != case or not gate.get("key") or gate.get("key") != key:
+        own = (record.get("gate") or {}).get("key")
+        if subject_of(record) != case or not own or own != key:
             raise GpubenchError(
                 f"the records of run {run} are not of one case with one key; accept one "
                 "case at a time"
             )
-        launch = record["launch"]
-        label = (
-            f"{launch['arm']}{launch['index']}" if launch["arm"] else f"launch-{launch['index']}"
-        )
-        launches.append(
-            (
-                evidence_of(label, Measurement.from_json(record["measurement"])),
-                str(record["finished"]),
-            )
-        )
     verdict = records[-1].get("verdict") or {}
     failed = [
         one["metric"]
@@ -149,5 +131,6 @@ def accepted_entries(
         if one["code"] in ("regressed", "drifted", "straddles", "too-noisy")
     ]
     anchors = dict.fromkeys(metrics or failed, f"accepted: {note}" if note else "accepted")
-    axis = FrozenMap((records[-1].get("gate") or {}).get("axis") or {})
+    launches = [launch_of(record) for record in records]
+    axis = FrozenMap(gate.get("axis") or {})
     return case, FrozenMap(key), entries_of(run, launches, axis, anchors)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_gpubench.gate.baselines import LaunchEntry, mark
 from pytest_gpubench.gate.bounds import usable
-from pytest_gpubench.gate.evidence import LaunchEvidence
+from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
+from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 
 _NO_OBJECTION = frozenset({"short-baseline", "few-requests", "not-measured", "not-gateable"})
@@ -82,6 +85,36 @@ def _objection(one: MetricVerdict) -> bool:
         one.change.estimate if METRICS[one.metric].direction == "lower" else -one.change.estimate
     )
     return worse >= one.tolerance
+
+
+def launch_of(record: Mapping[str, Any]) -> tuple[LaunchEvidence, str]:
+    """What a record (plain JSON data of a case or of a start) says to a baseline, and its date,
+    ISO 8601 with offset.
+
+    Raises:
+        GpubenchError: if it is of a failed case or start, or was not measured whole.
+    """
+    launch = record["launch"]
+    label = Launch(str(record.get("server")), int(launch["index"]), launch["arm"]).label
+    failure = record.get("failure")
+    is_case = bool(record.get("case"))
+    said = record.get("measurement") if is_case else (record.get("phases") or {}).get("ready")
+    if failure or not said:
+        raise GpubenchError(
+            f"{subject_of(record)} failed on {label} ({(failure or {}).get('summary')}); it cannot "
+            "be a baseline"
+        )
+    if is_case:
+        evidence = evidence_of(label, Measurement.from_json(said))
+    else:
+        evidence = init_evidence(label, float(said))
+    wrong = (record.get("gate") or {}).get("invalid") or ()
+    return replace(evidence, invalid=(*evidence.invalid, *wrong)), str(record["finished"])
+
+
+def subject_of(record: Mapping[str, Any]) -> str:
+    """The case of a record, or ``KEY:init`` where it is of a start."""
+    return str(record.get("case") or init_subject(str(record.get("server"))))
 
 
 def entries_of(

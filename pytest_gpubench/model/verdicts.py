@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Against: TypeAlias = Literal["baseline", "anchor", "engine", "limit", "ratio"]
 """What a value was compared with: the baseline's recent launches, its fixed anchor, the other
@@ -28,6 +29,11 @@ class Status(str, Enum):
     passes."""
     UNGATED = "UNGATED"
     """There is nothing to compare with; the test passes, unless a baseline is required."""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it leaves the question open."""
+        return self in (Status.INVALID, Status.INCONCLUSIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +92,33 @@ class Verdict:
     section: str = ""
     """Several lines for the failure report: per metric what was compared, the interval, the
     tolerance, what would settle it."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+        """The verdict of a record or a report, from its plain JSON data."""
+        own = {
+            "status": Status(data["status"]),
+            "metrics": tuple(_metric(one) for one in data["metrics"]),
+            "notes": tuple(data["notes"]),
+        }
+        return cls(**{**data, **own})
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is open and the plan has another launch for it."""
+        return self.wants_launch and self.status.undecided
+
+    @property
+    def line(self) -> str:
+        """What a table says beside the status: why it is not good, and what got better."""
+        improved = [one.reason for one in self.metrics if one.improved]
+        if self.status in (Status.PASS, Status.UNGATED):
+            return "; ".join(improved)
+        why = self.reason + (f"; {self.remedy}" if self.remedy else "")
+        return "; ".join([why, *improved]) if self.status is Status.INCONCLUSIVE else why
+
+
+def _metric(data: Mapping[str, Any]) -> MetricVerdict:
+    change = data["change"]
+    own = {"status": Status(data["status"]), "change": change and Change(**change)}
+    return MetricVerdict(**{**data, **own})

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.verdicts import Verdict
 
 if TYPE_CHECKING:
     from pytest_gpubench.gate.baselines import Baseline
-
-from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status, Verdict
 
 
 class Baselines:
@@ -75,8 +74,8 @@ class Updated:
 
 def update_baselines(
     baselines: Baselines,
-    run: str,
-    judged: Mapping[str, Sequence[Mapping[str, Any]]],
+    run: Path,
+    subjects: Sequence[str],
     not_judged: Sequence[str] = (),
     *,
     accept_regression: bool = False,
@@ -85,27 +84,28 @@ def update_baselines(
 
     Args:
         baselines: where the files are.
-        run: name of the run's folder.
-        judged: by case (or start of a server) its launches in order, as
-            ``plugin.run_gate.Gate.told`` describes them, with the verdict on all of them in the
-            last one.
+        run: folder of the run; its records say what is recorded.
+        subjects: cases and starts of servers that were judged on all their launches.
         not_judged: sentences on cases that are left out.
         accept_regression: whether worse levels are recorded.
     """
     from pytest_gpubench.gate.recording import recording
+    from pytest_gpubench.report.records import records_of
 
     recorded: list[str] = []
     refused = list(not_judged)
     errors: list[str] = []
-    for subject, launches in judged.items():
-        decision = recording(
-            verdict_of(launches[-1]["verdict"]), accept_regression=accept_regression
-        )
-        if not decision.allowed:
-            refused.append(f"{subject} {decision.reason}")
-            continue
+    for subject in subjects:
         try:
-            count = _append(baselines.path(subject), subject, run, launches, decision.anchors)
+            records = [one for one in records_of(run, subject) if one.get("verdict")]
+            if not records:
+                raise GpubenchError(f"{subject} not recorded: {run} has no verdict on it any more")
+            verdict = Verdict.from_json(records[-1]["verdict"])
+            decision = recording(verdict, accept_regression=accept_regression)
+            if not decision.allowed:
+                refused.append(f"{subject} {decision.reason}")
+                continue
+            count = _append(baselines.path(subject), subject, run.name, records, decision.anchors)
         except GpubenchError as error:
             errors.append(str(error))
         else:
@@ -117,47 +117,17 @@ def _append(
     path: Path,
     subject: str,
     run: str,
-    launches: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     anchors: Mapping[str, str],
 ) -> str:
     from pytest_gpubench.gate.baseline_files import update_baseline
     from pytest_gpubench.gate.baselines import append
-    from pytest_gpubench.gate.evidence import LaunchEvidence
-    from pytest_gpubench.gate.recording import entries_of
+    from pytest_gpubench.gate.recording import entries_of, launch_of
     from pytest_gpubench.gate.wording import count
 
-    last = launches[-1]
-    evidence = [
-        (
-            LaunchEvidence(
-                one["launch"], one["metrics"], one["requests"], invalid=tuple(one["invalid"])
-            ),
-            one["date"],
-        )
-        for one in launches
-        if one["key"] == last["key"]
-    ]
-    entries = entries_of(run, evidence, FrozenMap(last["axis"]), anchors)
-    key = FrozenMap(last["key"])
+    gate = records[-1]["gate"]
+    launches = [launch_of(one) for one in records if one["gate"]["key"] == gate["key"]]
+    entries = entries_of(run, launches, FrozenMap(gate["axis"]), anchors)
+    key = FrozenMap(gate["key"])
     update_baseline(path, subject, lambda before: append(before, key, entries))
     return count(len(entries), "launch")
-
-
-def verdict_of(plain: Mapping[str, Any]) -> Verdict:
-    """The verdict of a record, from its plain JSON data."""
-    metrics = tuple(_metric(one) for one in plain["metrics"])
-    return Verdict(
-        **{
-            **plain,
-            "status": Status(plain["status"]),
-            "metrics": metrics,
-            "notes": tuple(plain["notes"]),
-        }
-    )
-
-
-def _metric(plain: Mapping[str, Any]) -> MetricVerdict:
-    change = plain["change"]
-    return MetricVerdict(
-        **{**plain, "status": Status(plain["status"]), "change": change and Change(**change)}
-    )

@@ -7,15 +7,15 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_gpubench.host import files
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin.baselining import Baselines, Updated, update_baselines
 from pytest_gpubench.plugin.options import Repeat, words_to_repeat
-from pytest_gpubench.plugin.outcomes import Outcome, is_undecided, last_verdicts
+from pytest_gpubench.plugin.outcomes import Outcome, last_verdicts
 from pytest_gpubench.plugin.settings import Settings
 
 RERUN_FILE = "rerun.txt"
@@ -47,7 +47,7 @@ def finish(
     elif settings.update_baselines:
         updated = update_baselines(
             baselines,
-            run.name,
+            run,
             *_recordable(outcomes),
             accept_regression=settings.accept_regression,
         )
@@ -75,26 +75,24 @@ def undecided_ids(outcomes: Iterable[Outcome]) -> list[str]:
     """Node ids of all launches of what ended INCONCLUSIVE or INVALID, and of the sides of such a
     ratio, in the order of the run."""
     outcomes = list(outcomes)
-    open_ones = {
-        key: last for key, last in last_verdicts(outcomes).items() if is_undecided(last.verdict)
-    }
+    open_ones = {key: last for key, last in last_verdicts(outcomes).items() if last.undecided}
     wanted = {*open_ones, *(case for last in open_ones.values() for case in last.sides)}
     return list(dict.fromkeys(outcome.nodeid for outcome in outcomes if outcome.key in wanted))
 
 
-def _recordable(outcomes: Sequence[Outcome]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """By case (or start of a server) its judged launches; and a sentence for each that failed
-    before it could be judged."""
-    by_launch: dict[str, dict[str, dict[str, Any]]] = {}
-    for outcome in outcomes:
-        if outcome.judged:
-            by_launch.setdefault(outcome.key, {})[outcome.launch] = outcome.judged
-    judged = {key: list(launches.values()) for key, launches in by_launch.items()}
+def _recordable(outcomes: Sequence[Outcome]) -> tuple[list[str], list[str]]:
+    """Cases (and starts of servers) that were judged; and a sentence for each of which a launch
+    failed before it could be judged."""
+    judged = dict.fromkeys(one.subject for one in outcomes if one.verdict and _has_record(one))
     failed = {
-        outcome.key for outcome in outcomes if outcome.outcome == "failed" and not outcome.judged
+        one.key for one in outcomes if one.outcome == "failed" and not (one.verdict and one.subject)
     }
     refused = [f"{key} not recorded: a launch of it failed" for key in judged if key in failed]
-    return {key: launches for key, launches in judged.items() if key not in failed}, refused
+    return [key for key in judged if key not in failed], refused
+
+
+def _has_record(outcome: Outcome) -> bool:
+    return bool(outcome.subject) and not outcome.sides
 
 
 def _update_lines(updated: Updated) -> list[str]:
@@ -127,10 +125,8 @@ def _offer(config: pytest.Config, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _lacks_baseline(outcome: Outcome) -> bool:
-    metrics = (outcome.judged.get("verdict") or {}).get("metrics", ())
-    return outcome.verdict == "UNGATED" and any(
-        one["code"] in ("no-baseline", "not-comparable") for one in metrics
-    )
+    codes = {one.code for one in outcome.verdict.metrics} if outcome.verdict else set()
+    return outcome.status is Status.UNGATED and bool(codes & {"no-baseline", "not-comparable"})
 
 
 def _paths(config: pytest.Config) -> list[str]:

@@ -189,8 +189,9 @@ class Hooks:
         failure = outcomes.as_failure(report)  # attaching may leave less of the exception
         outcomes.attach(item, report, self._benchmark.book)
         launch, case = parameters_of(item) or (None, None)
-        told = getattr(report, "gpubench", {})
-        if report.failed and launch and case and case.runnable and not told.get("refused"):
+        left = outcomes.Outcome.of(report)
+        refused = left is not None and left.refused
+        if report.failed and launch and case and case.runnable and not refused:
             self._benchmark.runner.note_failure(launch, case, failure)
         return report
 

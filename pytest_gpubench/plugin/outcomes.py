@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from pytest_gpubench.gate.wording import interval
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch, init_subject
-from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.plugin.items import (
     INIT_GATE,
     RATIO,
@@ -25,6 +26,7 @@ from pytest_gpubench.plugin.items import (
     parameters_of,
 )
 from pytest_gpubench.recipes.selection import nearest
+from pytest_gpubench.report.records import as_utf8, plain
 from pytest_gpubench.report.terminal import Row
 
 if TYPE_CHECKING:
@@ -36,40 +38,18 @@ EXIT_UNDECIDED = 10
 selected case did not run."""
 
 RESULT = pytest.StashKey[dict[str, Any]]()
-"""What a case leaves on its item, as built-in types: it travels on the test report."""
+"""What a case leaves on its item: fields of ``Outcome``."""
 
-_KEPT = (
-    "case",
-    "start",
-    "recipe",
-    "point",
-    "verdict",
-    "note",
-    "metrics",
-    "tentative",
-    "launch",
-    "arm",
-    "subject",
-    "pending",
-    "judged",
-    "sides",
-    "accepted",
-    "repeated",
-)
 _MEASURED, _SETTLED, _ACCEPTED = (
     ("measured", "m", "MEASURED"),
     ("settled", "t", "SETTLED"),
     ("accepted", "a", "ACCEPTED"),
 )
-_UNDECIDED = {
-    Status.INCONCLUSIVE.value: ("inconclusive", "I", "INCONCLUSIVE"),
-    Status.INVALID.value: ("invalid", "V", "INVALID"),
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One of our items, as the run's end needs it."""
+    """One of our items, as the run's end needs it; it travels on the test report as plain data."""
 
     nodeid: str
     outcome: str
@@ -79,31 +59,58 @@ class Outcome:
     """``KEY:init`` where the item is about the start of a server; its case is empty then."""
     recipe: str = ""
     point: str = ""
-    verdict: str = ""
+    verdict: Verdict | None = None
+    """None where nothing was judged and nothing failed that a record stands for."""
     note: str = ""
+    """What there is to say beside the verdict."""
     metrics: dict[str, float] = field(default_factory=dict)
     tentative: list[str] = field(default_factory=list)
 
+    server: str = ""
     launch: str = ""
     """Of a server, as in the names of records: ``launch-1``, ``b2``."""
     arm: str = ""
     subject: str = ""
-    """What was judged: a case, or the start of a server; empty if nothing was."""
-    pending: bool = False
-    """The verdict is open, and the plan had another launch for it."""
-    judged: dict[str, Any] = field(default_factory=dict)
-    """The launch and the verdict, as a baseline needs them."""
+    """What was judged: a case, the start of a server, or a ratio; empty if nothing was."""
     sides: list[str] = field(default_factory=list)
     """The two cases of a ratio."""
     accepted: bool = False
     """A regression that is being recorded as the new level."""
+    settled: bool = False
+    """A reserve launch that nobody needed."""
+    refused: bool = False
+    """Not tried: its launch failed before."""
     repeated: bool = False
     """Some plugin ran the item again; the run ends with a usage error."""
+
+    @classmethod
+    def of(cls, report: pytest.TestReport) -> Outcome | None:
+        """What one of our items left on its report; None on any other."""
+        data = getattr(report, "gpubench", None)
+        if data is None:
+            return None
+        verdict = data.get("verdict") and Verdict.from_json(data["verdict"])
+        return cls(report.nodeid, report.outcome, **{**data, "verdict": verdict})
 
     @property
     def key(self) -> str:
         """What the item is about: a case, the start of a server, or itself."""
         return self.subject or self.case or self.nodeid
+
+    @property
+    def status(self) -> Status | None:
+        """Of the verdict."""
+        return self.verdict.status if self.verdict else None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the verdict leaves the question open."""
+        return self.verdict is not None and self.verdict.status.undecided
+
+    @property
+    def line(self) -> str:
+        """What a table says beside the status."""
+        return (self.verdict.line if self.verdict else "") or self.note
 
 
 def settle(item: pytest.Item, subject: str, reason: str) -> NoReturn:
@@ -143,9 +150,9 @@ def attach(item: pytest.Item, report: pytest.TestReport, book: RecipeBook) -> No
         _hide_secrets(report)
     launch, case = found
     result: dict[str, Any] = item.stash.get(RESULT, {})
-    data = {"server": launch.server, "launch": launch.label, "arm": launch.arm} if launch else {}
-    properties = result.pop("properties", [])
-    data |= result
+    data = dict(result)
+    if launch:
+        data |= {"server": launch.server, "launch": launch.label, "arm": launch.arm}
     if case:
         data |= {
             "case": case.id,
@@ -154,10 +161,28 @@ def attach(item: pytest.Item, report: pytest.TestReport, book: RecipeBook) -> No
         }
     elif launch and INIT_GATE in getattr(item, "fixturenames", ()):
         data |= _start_of(book, launch)
-    report.gpubench = data  # type: ignore[attr-defined]
+    leave(report, data)
     if data.get("verdict") and takes_properties(item.config):
-        item.user_properties.extend(properties or [("gpubench_verdict", str(data["verdict"]))])
+        item.user_properties.extend(junit_properties(data["verdict"]))
         report.user_properties = list(item.user_properties)
+
+
+def leave(report: pytest.TestReport, fields: Mapping[str, Any]) -> None:
+    """Put fields of ``Outcome`` on a report, as built-in types (xdist sends nothing else)."""
+    report.gpubench = plain(fields)  # type: ignore[attr-defined]
+
+
+def junit_properties(verdict: Verdict) -> list[tuple[str, str]]:
+    """The verdict, its reason, and per metric its own verdict and change."""
+    secrets = Secrets.of(os.environ)
+    reason = secrets.hide(as_utf8(verdict.reason))
+    found = [("gpubench_verdict", verdict.status.value), ("gpubench_reason", reason)]
+    for one in verdict.metrics:
+        name = f"gpubench_{one.metric}" + ("_limit" if one.against == "limit" else "")
+        found.append((name, one.status.value))
+        if one.change is not None:
+            found.append((f"{name}_change", interval(one.change)))
+    return found
 
 
 def _start_of(book: RecipeBook, launch: Launch) -> dict[str, Any]:
@@ -199,32 +224,31 @@ def _hide_secrets(report: pytest.TestReport) -> None:
 
 def collect(report: pytest.TestReport, into: list[Outcome]) -> None:
     """Keep what the run's end needs of a report."""
-    data = getattr(report, "gpubench", None)
-    if data is not None:
-        known = {name: data[name] for name in _KEPT if name in data}
-        into.append(Outcome(report.nodeid, report.outcome, **known))
+    outcome = Outcome.of(report)
+    if outcome is not None:
+        into.append(outcome)
 
 
 def status_of(report: pytest.TestReport) -> tuple[str, str, str] | None:
     """What pytest has no word for has a category and a letter of its own."""
-    data = getattr(report, "gpubench", None)
-    if data is None or report.failed:
+    outcome = Outcome.of(report)
+    if outcome is None or report.failed:
         return None
-    if report.passed and data.get("accepted"):
+    if report.passed and outcome.accepted:
         return _ACCEPTED
     if report.passed:
-        return _MEASURED if data.get("pending") else None
-    return _SETTLED if data.get("settled") else _UNDECIDED.get(data.get("verdict", ""))
+        return _MEASURED if outcome.verdict and outcome.verdict.pending else None
+    if outcome.settled:
+        return _SETTLED
+    if outcome.status is None or not outcome.undecided:
+        return None
+    word = outcome.status.value
+    return word.lower(), "V" if outcome.status is Status.INVALID else "I", word
 
 
 def last_verdicts(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
     """By case (or start of a server) the item whose verdict counts: the last one."""
     return {outcome.key: outcome for outcome in outcomes if outcome.verdict}
-
-
-def is_undecided(verdict: str) -> bool:
-    """Whether a verdict leaves the question open."""
-    return verdict in _UNDECIDED
 
 
 def exit_status(
@@ -240,10 +264,10 @@ def exit_status(
     if swallowed(outcomes):
         return int(pytest.ExitCode.TESTS_FAILED)
     if inconclusive != "warn" and any(
-        outcome.verdict in _UNDECIDED for outcome in last_verdicts(outcomes).values()
+        outcome.undecided for outcome in last_verdicts(outcomes).values()
     ):
         return EXIT_UNDECIDED if inconclusive == "exit" else int(pytest.ExitCode.TESTS_FAILED)
-    undecided = any(outcome.verdict in _UNDECIDED for outcome in outcomes)
+    undecided = any(outcome.undecided for outcome in outcomes)
     skipped = sum(outcome.outcome == "skipped" for outcome in outcomes)
     only_ours = session.testscollected == len(outcomes) and not undecided
     return (
@@ -256,11 +280,10 @@ def exit_status(
 def swallowed(outcomes: Sequence[Outcome]) -> list[str]:
     """A sentence per verdict FAIL of which pytest knows nothing: the test caught it, or is marked
     xfail."""
-    told = [one for one in outcomes if one.verdict == Status.FAIL.value and not one.accepted]
     return [
-        f"FAIL {one.key}: {one.note}, although its test {one.outcome}: the verdict counts"
-        for one in told
-        if one.outcome != "failed"
+        f"FAIL {one.key}: {one.line}, although its test {one.outcome}: the verdict counts"
+        for one in outcomes
+        if one.status is Status.FAIL and not one.accepted and one.outcome != "failed"
     ]
 
 
@@ -311,15 +334,15 @@ def rows(outcomes: Sequence[Outcome], places: Mapping[str, tuple[int, float]]) -
 def _row(launches: Sequence[Outcome]) -> Row:
     last = launches[-1]
     point = f"{last.point} ({last.arm})" if last.arm else last.point
-    told = [launch.verdict for launch in launches if launch.verdict]
-    verdict = "FAIL" if last.outcome == "failed" and not told else next(reversed(told), "-")
+    statuses = [launch.status.value for launch in launches if launch.status]
+    status = "FAIL" if last.outcome == "failed" and not statuses else next(reversed(statuses), "-")
     tentative = frozenset(name for launch in launches for name in launch.tentative)
     names = dict.fromkeys(name for launch in launches for name in launch.metrics)
     metrics = {
         name: _mean([launch.metrics[name] for launch in launches if name in launch.metrics])
         for name in names
     }
-    return Row(last.recipe, point, metrics, verdict, last.note, tentative)
+    return Row(last.recipe, point, metrics, status, last.line, tentative)
 
 
 def against_lines(against: Against | None, outcomes: Sequence[Outcome]) -> list[str]:
@@ -335,9 +358,10 @@ def against_lines(against: Against | None, outcomes: Sequence[Outcome]) -> list[
 
 def ratio_lines(outcomes: Sequence[Outcome]) -> list[str]:
     """A line per ratio that was judged."""
-    judged = [outcome for outcome in outcomes if outcome.sides and outcome.verdict]
     lines = [
-        for_terminal(f"{outcome.verdict}: {outcome.subject}: {outcome.note}") for outcome in judged
+        for_terminal(f"{outcome.verdict.status.value}: {outcome.subject}: {outcome.line}")
+        for outcome in outcomes
+        if outcome.sides and outcome.verdict
     ]
     return ["", *lines] if lines else []
 

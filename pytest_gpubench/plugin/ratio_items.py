@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from pytest_gpubench.plugin.items import RATIO, parameters_of
-from pytest_gpubench.plugin.outcomes import RESULT, takes_properties
+from pytest_gpubench.plugin.outcomes import RESULT, junit_properties, leave, takes_properties
 
 if TYPE_CHECKING:
     from pytest_gpubench.gate.ratios import RatioPoint
@@ -87,7 +87,7 @@ def verdict_on(benchmark: BenchmarkSession, point: RatioPoint) -> Verdict:
 def judge_item(benchmark: BenchmarkSession, item: pytest.Item, point: RatioPoint) -> Verdict:
     """The verdict on a ratio; raises pytest's failure or skip where it is not PASS."""
     verdict = verdict_on(benchmark, point)
-    item.stash[RESULT] = _told(benchmark, point, verdict)
+    item.stash[RESULT] = _report_fields(benchmark, point, verdict)
     benchmark.gate.enforce(subject_of_ratio(point), verdict)
     return verdict
 
@@ -117,8 +117,6 @@ def _judge_from_controller(benchmark: BenchmarkSession, nodeids: Iterable[str]) 
             outcome, words, failed = "failed", str(error), True
         except pytest.skip.Exception as error:
             outcome, words = "skipped", str(error)
-        told = _told(benchmark, point, verdict)
-        properties = told.pop("properties")
         path, name = nodeid.split("::")[0], nodeid.partition("::")[2]
         for when in ("setup", "call", "teardown"):
             mine = when == "call"
@@ -129,12 +127,12 @@ def _judge_from_controller(benchmark: BenchmarkSession, nodeids: Iterable[str]) 
                 outcome=outcome if mine else "passed",
                 longrepr=_longrepr(outcome, path, words) if mine else None,
                 when=when,
-                user_properties=properties
+                user_properties=junit_properties(verdict)
                 if when != "setup" and takes_properties(benchmark.config)
                 else [],
             )
             if mine:
-                report.gpubench = told  # type: ignore[attr-defined]
+                leave(report, _report_fields(benchmark, point, verdict))
             hook.pytest_runtest_logreport(report=report)
     return failed
 
@@ -157,9 +155,12 @@ def subject_of_ratio(point: RatioPoint) -> str:
     return f"ratio {point.label}"
 
 
-def _told(benchmark: BenchmarkSession, point: RatioPoint, verdict: Verdict) -> dict[str, Any]:
-    told = benchmark.gate.told(subject_of_ratio(point), verdict, verdict.reason)
-    return told | {"sides": [point.of, point.over]}
+def _report_fields(
+    benchmark: BenchmarkSession, point: RatioPoint, verdict: Verdict
+) -> dict[str, Any]:
+    subject = subject_of_ratio(point)
+    fields = benchmark.gate.report_fields(subject, verdict, note=verdict.reason)
+    return fields | {"sides": [point.of, point.over]}
 
 
 def _longrepr(outcome: str, path: str, words: str) -> Any:

@@ -3,7 +3,7 @@ pytest."""
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,21 +14,20 @@ import pytest
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.gate import wording
 from pytest_gpubench.gate.baseline_key import comparison_key, measurement_axis
-from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.case_verdicts import Evidence, Judging
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
 from pytest_gpubench.gate.policy import policies
 from pytest_gpubench.gate.recording import recording
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case, RecipeBook
-from pytest_gpubench.model.frozen import FrozenMap, thaw
+from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.secrets import hide_in
 from pytest_gpubench.model.specs import Launch, ServerSpec, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.report.records import MEASUREMENT_VERSION, plain
 
-UNDECIDED = (Status.INCONCLUSIVE, Status.INVALID)
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -43,9 +42,9 @@ class Gate:
     def part(
         self, case: Case | None, spec: ServerSpec, record: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What a record needs to be compared later: ``key`` (what must match) and ``axis`` (what
-        may differ)."""
-        found = json.loads(json.dumps(plain(record)))
+        """What a record needs to be compared later: ``key`` (what must match), ``axis`` (what may
+        differ) and ``invalid`` (why the launch does not count, as far as its gate found out)."""
+        found = plain(record)
         engine, tenancy = found.get("engine") or {}, found.get("co_tenancy") or {}
         key = comparison_key(
             case,
@@ -57,7 +56,10 @@ class Gate:
             shared_host=not tenancy.get("exclusive", True),
             compile_cache=engine.get("compile_cache"),
         )
-        return {"key": key, "axis": measurement_axis(spec, found)}
+        # As the record will show it: baselines are written from records.
+        axis = measurement_axis(spec, found)
+        hidden: dict[str, Any] = hide_in(plain({"key": key, "axis": axis}), os.environ)
+        return hidden | {"invalid": []}
 
     def case_verdict(
         self,
@@ -66,7 +68,6 @@ class Gate:
         spec: ServerSpec,
         measurement: Measurement,
         record: Mapping[str, Any],
-        wrong: tuple[str, ...] = (),
     ) -> Verdict:
         """The verdict on a case with this launch taken in.
 
@@ -76,13 +77,12 @@ class Gate:
             spec: of the server that ran.
             measurement: without problems.
             record: of this measurement, with its ``gate`` part.
-            wrong: further reasons why the launch does not count.
 
         Raises:
             GpubenchError: if the baseline file cannot be used.
         """
         evidence = evidence_of(launch.label, measurement)
-        evidence = replace(evidence, invalid=(*evidence.invalid, *wrong))
+        evidence = replace(evidence, invalid=(*evidence.invalid, *record["gate"]["invalid"]))
         found = policies(case.gates, case.workload, spec.speculative)
         return self.judging.judge(case.id, launch, _evidence(evidence, record), found)
 
@@ -99,18 +99,10 @@ class Gate:
         evidence = _evidence(init_evidence(launch.label, ready), record)
         return self.judging.judge(init_subject(launch.server), launch, evidence, policies(gates))
 
-    def told(self, subject: str, verdict: Verdict, note: str = "") -> dict[str, Any]:
-        """What a verdict leaves on its item, as built-in types."""
-        last = self.judging.launches(subject)[-1:]
-        return {
-            "subject": subject,
-            "verdict": verdict.status.value,
-            "note": _note(verdict) or note,
-            "pending": pending(verdict),
-            "accepted": self._accepts(verdict),
-            "properties": _properties(verdict),
-            "judged": _judged(last[0], verdict) if last else {},
-        }
+    def report_fields(self, subject: str, verdict: Verdict, note: str = "") -> dict[str, Any]:
+        """What a verdict leaves on its item (``outcomes.Outcome``)."""
+        accepted = self._accepts(verdict)
+        return {"subject": subject, "verdict": verdict, "note": note, "accepted": accepted}
 
     def enforce(self, subject: str, verdict: Verdict) -> None:
         """Turn a verdict into pytest's outcome, without a traceback: FAIL fails, INVALID and
@@ -119,18 +111,18 @@ class Gate:
         A verdict that another planned launch may still change passes; so does a regression that is
         being accepted.
         """
-        if pending(verdict) or self._accepts(verdict):
+        if verdict.pending or self._accepts(verdict):
             return
         text = for_terminal(
             f"{verdict.status.value}: {verdict.reason}"
             + (f"; {verdict.remedy}" if verdict.remedy else "")
         )
         if verdict.status is Status.FAIL or (
-            verdict.status in UNDECIDED and self._settings.inconclusive == "fail"
+            verdict.status.undecided and self._settings.inconclusive == "fail"
         ):
             section = f"\n\n{subject}: {for_terminal(verdict.section)}" if verdict.section else ""
             pytest.fail(text + section, pytrace=False)
-        if verdict.status in UNDECIDED:
+        if verdict.status.undecided:
             pytest.skip(text)
 
     def _accepts(self, verdict: Verdict) -> bool:
@@ -151,53 +143,11 @@ class Gate:
         return f"{host['cpu']['model']}, {wording.count(_cores(host['cpu']), 'core')}"
 
 
-def pending(verdict: Verdict) -> bool:
-    """Whether a verdict is open and the plan has another launch for it: its item is
-    ``measured``."""
-    return verdict.wants_launch and verdict.status in UNDECIDED
-
-
 def _evidence(evidence: LaunchEvidence, record: Mapping[str, Any]) -> Evidence:
     part = record["gate"]
     return Evidence(
         evidence, str(record["finished"]), FrozenMap(part["key"]), FrozenMap(part["axis"])
     )
-
-
-def _judged(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
-    """A launch and the verdict on all so far, from which the controller writes a baseline."""
-    launch = evidence.launch
-    return {
-        "launch": launch.label,
-        "date": evidence.date,
-        "key": thaw(evidence.key),
-        "axis": thaw(evidence.axis),
-        "metrics": {
-            name: float(value) for name, value in launch.metrics.items() if usable(launch, name)
-        },
-        "requests": launch.requests,
-        "invalid": list(launch.invalid),
-        "verdict": json.loads(json.dumps(plain(verdict))),
-    }
-
-
-def _note(verdict: Verdict) -> str:
-    improved = [one.reason for one in verdict.metrics if one.improved]
-    if verdict.status in (Status.PASS, Status.UNGATED):
-        return "; ".join(improved)
-    why = verdict.reason + (f"; {verdict.remedy}" if verdict.remedy else "")
-    return "; ".join([why, *improved]) if verdict.status is Status.INCONCLUSIVE else why
-
-
-def _properties(verdict: Verdict) -> list[tuple[str, str]]:
-    """For JUnit: the verdict, its reason, and per metric its own verdict and change."""
-    found = [("gpubench_verdict", verdict.status.value), ("gpubench_reason", verdict.reason)]
-    for one in verdict.metrics:
-        name = f"gpubench_{one.metric}" + ("_limit" if one.against == "limit" else "")
-        found.append((name, one.status.value))
-        if one.change is not None:
-            found.append((f"{name}_change", wording.interval(one.change)))
-    return found
 
 
 def _cores(cpu: Mapping[str, Any]) -> int:

@@ -84,11 +84,11 @@ class CaseRunner:
             pytest.skip(f"not runnable: {case.why_not}")
         before = self._measured_before.get((launch, case.id))
         if isinstance(before, Failure):
-            item.stash[RESULT] = {"verdict": Status.FAIL.value, "note": before.summary}
+            item.stash[RESULT] = {"verdict": Verdict(Status.FAIL, before.summary)}
             text = f"{case.id}: {failure_words(before)}; it is not measured again"
             pytest.fail(for_terminal(text), pytrace=False)
         if before is not None:
-            self._tell(item, before, {})
+            self._note(item, before, {})
             return before
         self._refuse_doomed(item, launch, case)
         reused = self.reuse.find(launch, case) if self.reuse else None
@@ -129,7 +129,7 @@ class CaseRunner:
         self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement
     ) -> Measurement:
         self._measured_before[launch, case.id] = measurement
-        self._tell(item, measurement, {})
+        self._note(item, measurement, {})
         return measurement
 
     def note_failure(self, launch: Launch, case: Case, failure: Failure) -> None:
@@ -152,14 +152,16 @@ class CaseRunner:
             )
         record = self._records[launch, case.id]
         if record["verdict"] is not None:  # another test has asked before
-            self._tell(item, measurement, self.gate.told(case.id, record["verdict"]))
-            self.gate.enforce(case.id, record["verdict"])
-            judged: Verdict = record["verdict"]
-            return judged
-        wrong = accounting(measurement.totals, prefix_caching=self._prefix_caching(launch))
+            known: Verdict = record["verdict"]
+            self._note(item, measurement, self.gate.report_fields(case.id, known))
+            self.gate.enforce(case.id, known)
+            return known
+        record["gate"]["invalid"] = list(
+            accounting(measurement.totals, prefix_caching=self._prefix_caching(launch))
+        )
         try:
             verdict = self.gate.case_verdict(
-                launch, case, self._servers.arms.spec(launch), measurement, record, tuple(wrong)
+                launch, case, self._servers.arms.spec(launch), measurement, record
             )
         except GpubenchError as error:
             pytest.fail(f"{case.id}: {error}", pytrace=False)
@@ -167,7 +169,7 @@ class CaseRunner:
         self._write(launch, case, record)
         said = [f"reused from run {record['reused_from']}"] if record.get("reused_from") else []
         said += [flag.message for flag in measurement.flags if flag.code == VANISHED]
-        self._tell(item, measurement, self.gate.told(case.id, verdict, "; ".join(said)))
+        self._note(item, measurement, self.gate.report_fields(case.id, verdict, "; ".join(said)))
         self.gate.enforce(case.id, verdict)
         return verdict
 
@@ -193,7 +195,7 @@ class CaseRunner:
         unwritten = try_to_write(path, record | {"verdict": verdict})
         if unwritten is not None:
             pytest.fail(f"{subject}: {_unwritten(unwritten)}", pytrace=False)
-        item.stash[RESULT] = self.gate.told(subject, verdict)
+        item.stash[RESULT] = self.gate.report_fields(subject, verdict)
         self.gate.enforce(subject, verdict)
         return verdict
 
@@ -355,14 +357,14 @@ class CaseRunner:
         record["failure"] = failure
         self._measured_before[launch, case.id] = failure
         unwritten = self._try_to_write(launch, case, record)
-        item.stash[RESULT] = {"verdict": Status.FAIL.value, "note": failure.summary}
+        item.stash[RESULT] = {"verdict": Verdict(Status.FAIL, failure.summary)}
         text = f"{case.id}: {failure}"
         pytest.fail(
             f"{text}\n{unwritten}" if unwritten and unwritten != failure else text, pytrace=False
         )
 
     @staticmethod
-    def _tell(item: pytest.Item, measurement: Measurement, more: dict[str, Any]) -> None:
+    def _note(item: pytest.Item, measurement: Measurement, more: dict[str, Any]) -> None:
         item.stash[RESULT] = {
             "metrics": dict(measurement.metrics),
             "tentative": sorted(measurement.hidden),

@@ -3,8 +3,8 @@ code that pytest really returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,8 +30,8 @@ class _Failed:
 
     test: str
     reason: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-    """What our items left on their report (``outcomes.attach``); empty for other tests."""
+    ours: Outcome | None = None
+    """What one of our items left on its report; None for other tests."""
 
 
 class SessionEnd:
@@ -45,8 +45,7 @@ class SessionEnd:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            data = getattr(report, "gpubench", {})
-            self._failed.append(_Failed(report.nodeid, _reason(report), data))
+            self._failed.append(_Failed(report.nodeid, _reason(report), Outcome.of(report)))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -146,7 +145,7 @@ class SessionEnd:
             "selection": _selection(config),
             "failed": len(self._failed),
             "retryable": self._retryable(int(session.exitstatus), loaded),
-            **_by_kind([one for one in self._failed if not _is_recorded(one.data, loaded)]),
+            **_by_kind([one for one in self._failed if not _is_recorded(one.ours, loaded)]),
             "not_run": self._not_run(loaded),
         }
         try_to_write(folder / RUN_FILE, document)  # whatever the disk says: the run has ended
@@ -158,8 +157,9 @@ class SessionEnd:
         cases = {(one.case, one.launch.label): one.failure for one in loaded.cases()}
         starts = {(one.server, one.launch.label): one.failure for one in loaded.inits()}
         for one in self._failed:
-            launch = one.data.get("launch", "")
-            case, server = (one.data.get("case", ""), launch), (one.data.get("server", ""), launch)
+            if one.ours is None:
+                return False
+            case, server = (one.ours.case, one.ours.launch), (one.ours.server, one.ours.launch)
             failure = cases[case] if case in cases else starts.get(server)
             if failure is None or failure.failure_class != "infrastructure":
                 return False
@@ -204,29 +204,31 @@ def _by_kind(failed: Sequence[_Failed]) -> dict[str, list[dict[str, str]]]:
     """Ratios apart: a merge judges them again over all runs."""
     found: dict[str, dict[str, dict[str, str]]] = {"ratios": {}, "failures": {}}
     for one in failed:
-        is_ratio = bool(one.data.get("sides"))
-        name = str(one.data["subject"]) if is_ratio else one.test
-        kind = found["ratios" if is_ratio else "failures"]
+        ratio = one.ours.subject if one.ours and one.ours.sides else ""
+        name = ratio or one.test
+        kind = found["ratios" if ratio else "failures"]
         kind.setdefault(name, {"test": name, "reason": one.reason})
-    return {kind: list(told.values()) for kind, told in found.items()}
+    return {kind: list(named.values()) for kind, named in found.items()}
 
 
-def _is_recorded(data: Mapping[str, Any], loaded: Loaded) -> bool:
+def _is_recorded(ours: Outcome | None, loaded: Loaded) -> bool:
     """Whether a record says that this failed: a case or a start that failed or whose gate did."""
+    if ours is None:
+        return False
     from pytest_gpubench.model.specs import init_subject
     from pytest_gpubench.model.verdicts import Status
 
-    server, launch = data.get("server", ""), data.get("launch", "")
+    server, launch = ours.server, ours.launch
     starts = {(one.server, one.launch.label): one for one in loaded.inits()}
     start = starts.get((server, launch))
     if start is not None and start.failure is not None:
         return True  # it did not start, which fails whatever needs it
-    if data.get("verdict") != Status.FAIL.value and not data.get("refused"):
+    if ours.status is not Status.FAIL and not ours.refused:
         return False
-    if data.get("subject") == init_subject(server):
+    if ours.subject == init_subject(server):
         return start is not None and start.status is Status.FAIL
     cases = {(one.case, one.launch.label): one.status for one in loaded.cases()}
-    return cases.get((data.get("case", ""), launch)) is Status.FAIL
+    return cases.get((ours.case, launch)) is Status.FAIL
 
 
 def _selection(config: pytest.Config) -> list[str]:

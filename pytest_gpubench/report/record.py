@@ -125,7 +125,10 @@ class Record(BaseModel):
     )
     gate: Facts = Field(
         default_factory=dict,
-        description="`key`: what must match to be compared; `axis`: what may differ and is told",
+        description=(
+            "`key`: what must match to be compared; `axis`: what may differ and is told; "
+            "`invalid`: why the launch does not count, beside the measurement's own reasons"
+        ),
     )
 
 

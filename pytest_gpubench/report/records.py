@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,32 @@ def try_to_write(path: Path, record: Mapping[str, Any]) -> str | None:
     return None
 
 
+def records_of(run: Path, subject: str) -> list[dict[str, Any]]:
+    """The records of a case or of the start of a server (``KEY:init``) in a run's folder, in the
+    order of its launches.
+
+    Raises:
+        GpubenchError: if the folder or one of them cannot be read.
+    """
+    server, _, workload = subject.partition(":")
+    if not run.is_dir():
+        raise GpubenchError(
+            f"{run} is no folder; give a run's folder, such as results/20261125T120000Z-ab12"
+        )
+    records = []
+    for path in sorted((run / server / workload).glob("launch-*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise GpubenchError(
+                f"the record {path} cannot be read ({error}); leave it out or measure again"
+            ) from None
+        if not isinstance(record, dict):
+            raise GpubenchError(f"the record {path} is not one of ours; measure again")
+        records.append(record)
+    return sorted(records, key=lambda record: int((record.get("launch") or {}).get("index", 0)))
+
+
 def write_requests(path: Path, requests: Iterable[Mapping[str, Any]]) -> None:
     """Write per-request records as gzipped JSON lines, whole or not at all.
 
@@ -120,7 +147,10 @@ def as_utf8(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """JSON-able data of dataclasses, frozen maps, paths and tuples; all text is valid UTF-8."""
+    """JSON data, of built-in types only, of dataclasses, frozen maps, enumerations, paths and
+    tuples; all text is valid UTF-8."""
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, str):
         return as_utf8(value)
     if is_dataclass(value) and not isinstance(value, type):

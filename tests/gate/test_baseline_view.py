@@ -86,6 +86,19 @@ def test_accepting_a_run_makes_it_the_anchor_of_what_failed() -> None:
     assert history.enough
 
 
+def test_a_launch_that_its_gate_found_invalid_is_left_out() -> None:
+    gate = {"key": dict(KEY), "axis": {}, "invalid": ["the engine says 40% of the prompts cached"]}
+    _, _, entries = accepted_entries("run9", [record(1, gate=gate), record(2)])
+    assert [entry.launch for entry in entries] == ["launch-2"]
+
+
+def test_the_start_of_a_server_can_be_accepted() -> None:
+    start = record(1, case=None, server="s", measurement=None, phases={"ready": 41.5})
+    case, key, entries = accepted_entries("run9", [start])
+    assert (case, key) == ("s:init", KEY)
+    assert dict(entries[0].metrics) == {"engine_init": 41.5}
+
+
 @pytest.mark.parametrize(
     ("records", "words"),
     [

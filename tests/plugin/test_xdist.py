@@ -198,10 +198,12 @@ def test_an_undecided_case_on_a_worker_makes_the_run_end_with_10(project: Projec
     project.pytester.makepyfile(
         test_own="""
         import pytest
+        from pytest_gpubench.model.verdicts import Status, Verdict
         from pytest_gpubench.plugin.outcomes import RESULT
 
         def test_undecided(request, case):
-            request.node.stash[RESULT] = {"verdict": "INCONCLUSIVE", "note": "too few", "metrics": {"output_tput": 1.5}}
+            verdict = Verdict(Status.INCONCLUSIVE, "too few")
+            request.node.stash[RESULT] = {"verdict": verdict, "metrics": {"output_tput": 1.5}}
             pytest.skip("INCONCLUSIVE: too few")
         """
     )
