@@ -179,6 +179,8 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 
 def _fetch(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.host.hub.dataset_files import fetch_dataset
+    from pytest_gpubench.model.workload import HUB_FILE
     from pytest_gpubench.plugin.inner_pytest import selection_plan
     from pytest_gpubench.plugin.model_files import fetch_weights
     from pytest_gpubench.recipes import load_recipes
@@ -193,6 +195,10 @@ def _fetch(parsed: argparse.Namespace) -> int:
             if repository not in done:
                 done.add(repository)
                 print(f"{repository} {commit or 'local folder'}")
+    chosen = {case["id"] for case in plan["cases"]}
+    files = {case.workload.dataset_file for case in book.cases if case.id in chosen}
+    for address in sorted(filter(HUB_FILE.match, files)):
+        print(f"{address} {fetch_dataset(address)}")
     return 0
 
 

@@ -1,8 +1,9 @@
 """Load generators against one loopback server with a known schedule: whose numbers are the
 server's?
 
-    python experiments/client/compare.py --vllm PYTHON --aiohttp PYTHON --aiperf PYTHON --write
-    experiments/client/README.md
+    python experiments/client/compare.py --vllm PYTHON --aiohttp PYTHON --aiperf PYTHON
+        --sglang UNPACKED_WHEEL/sglang/srt/rust_extensions --endpoints PYTHON
+        --write experiments/client/README.md
 
 The environment needs pytest-gpubench with its extra ``demo`` (its tokenizer is given to the tools
 that want one). Tools whose interpreter is not named are left out. Every tool measures every
@@ -32,10 +33,10 @@ from client_tables import machine_line, replace_part
 from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
 from pytest_gpubench.load.client_calibration import loopback_process
 from pytest_gpubench.load.loopback.server import TRUTH_PATH
-from tools import Checkout, Ours, Point, Told, Tool, VllmBench, available
+from tools import Checkout, Ours, Point, Told, Tool, VllmBench, available, cpu_between
 
 TTFT, TOKEN_TIME, TOKENS = 0.05, 0.01, 64
-WAVES = {1: 12, 16: 6, 64: 4, 256: 4, 1024: 2}
+WAVES = {1: 12, 16: 6, 64: 4, 256: 4, 1024: 2, 4096: 2}
 FLOOD_TOKENS, FLOOD_CONC, FLOOD_TOKEN_TIME = 2000, 64, 0.0004
 
 
@@ -84,7 +85,7 @@ def _row(name: str, conc: int, told: Told, truth: Sequence[dict[str, Any]], load
     ):  # one wave, a flood: what counts is when the client had everything, not when the kernel had
         end = start + int((told.ttft + told.tpot * (truth[0]["chunk_totals"][-1] - 1)) * 1e9)
     chunks = sum(len(entry["chunk_ns"]) for entry in truth)
-    cpu = told.cpu_between(start, end) / chunks
+    cpu = cpu_between(told.cpu, start, end) / chunks
     return Row(
         name,
         conc,
@@ -247,10 +248,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("vllm", "aiohttp", "aiperf"):
+    for name in ("vllm", "aiohttp", "aiperf", "endpoints"):
         parser.add_argument(
             f"--{name}", type=Path, metavar="PYTHON", help=f"interpreter that has {name}"
         )
+    parser.add_argument(
+        "--sglang", type=Path, metavar="FOLDER", help="rust_extensions of SGLang's wheel"
+    )
     parser.add_argument(
         "--old",
         type=Path,

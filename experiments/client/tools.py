@@ -55,17 +55,19 @@ class Told:
     cpu: list[tuple[int, float]] = field(default_factory=list)
     """(``monotonic_ns``, CPU seconds of the process tree so far)."""
 
-    def cpu_between(self, start_ns: int, end_ns: int) -> float:
-        """CPU seconds within a window, by linear interpolation between the samples."""
-        return self._at(end_ns) - self._at(start_ns)
 
-    def _at(self, moment_ns: int) -> float:
-        before = [sample for sample in self.cpu if sample[0] <= moment_ns]
-        after = [sample for sample in self.cpu if sample[0] > moment_ns]
-        if not before or not after:
-            return (before or after)[-1 if before else 0][1]
-        (left, low), (right, high) = before[-1], after[0]
-        return low + (high - low) * (moment_ns - left) / (right - left)
+def cpu_between(cpu: Sequence[tuple[int, float]], start_ns: int, end_ns: int) -> float:
+    """CPU seconds within a window, by linear interpolation between the samples of ``Told.cpu``."""
+    return _at(cpu, end_ns) - _at(cpu, start_ns)
+
+
+def _at(cpu: Sequence[tuple[int, float]], moment_ns: int) -> float:
+    before = [sample for sample in cpu if sample[0] <= moment_ns]
+    after = [sample for sample in cpu if sample[0] > moment_ns]
+    if not before or not after:
+        return (before or after)[-1 if before else 0][1]
+    (left, low), (right, high) = before[-1], after[0]
+    return low + (high - low) * (moment_ns - left) / (right - left)
 
 
 class Tool(ABC):
@@ -94,7 +96,7 @@ class Ours(Tool):
             num_warmups=point.conc,
             range_ratio=1.0,
         )
-        watch = _Watch(psutil.Process())
+        watch = Watch(psutil.Process())
         watch.start()
         try:
             result = run_load(LoadPlan(point.url, "loopback", workload, priority=self._priority))
@@ -161,7 +163,7 @@ class _Command(Tool):
             with subprocess.Popen(
                 self.argv(point, folder), stdout=output, stderr=subprocess.STDOUT, env=environment
             ) as process:
-                watch = _Watch(psutil.Process(process.pid))
+                watch = Watch(psutil.Process(process.pid))
                 watch.start()
                 code = process.wait()
                 watch.stop()
@@ -213,6 +215,86 @@ class VllmBench(_Command):
     def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
         found: dict[str, Any] = json.loads((folder / "vllm.json").read_text())
         return Told(found["mean_ttft_ms"] / 1e3, found["mean_tpot_ms"] / 1e3)
+
+
+_SGLANG = """
+import importlib.machinery, importlib.util, sys
+from pathlib import Path
+(library,) = Path(sys.argv[1]).glob("_bench.*.so")
+loader = importlib.machinery.ExtensionFileLoader("_bench", str(library))
+module = importlib.util.module_from_spec(importlib.util.spec_from_loader("_bench", loader))
+loader.exec_module(module)
+module.run_argv(["sglang-bench", *sys.argv[2:]])
+"""
+
+
+class SglangRust(_Command):
+    """SGLang's Rust client (``python -m sglang.benchmark.rust_client``), by its library alone.
+
+    Args:
+        extensions: folder ``sglang/srt/rust_extensions`` of an unpacked wheel.
+        tokenizer: a folder.
+    """
+
+    name = "SGLang's Rust client"
+
+    def __init__(self, extensions: Path, tokenizer: Path) -> None:
+        super().__init__(Path(sys.executable))
+        self._extensions = extensions
+        self._tokenizer = tokenizer
+
+    def argv(self, point: Point, folder: Path) -> Sequence[str]:
+        chosen = {
+            "--backend": "sglang-oai-chat",
+            "--base-url": point.url,
+            "--model": "loopback",
+            "--tokenizer": self._tokenizer,
+            "--dataset-name": "random-ids",
+            "--random-input-len": WORDS,
+            "--random-output-len": point.tokens,
+            "--random-range-ratio": 1,
+            "--num-prompts": point.requests,
+            "--max-concurrency": point.conc,
+            "--warmup-requests": point.conc,
+            "--output-file": folder / "rust.jsonl",
+        }
+        flags = [str(word) for pair in chosen.items() for word in pair]
+        command = [str(self.python), "-c", _SGLANG, str(self._extensions), *flags]
+        return [*command, "--disable-tqdm", "--disable-retokenize"]
+
+    def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
+        found: dict[str, Any] = json.loads((folder / "rust.jsonl").read_text().splitlines()[-1])
+        return Told(found["mean_ttft_ms"] / 1e3, found["mean_tpot_ms"] / 1e3)
+
+
+class MlcommonsEndpoints(_Command):
+    """MLCommons' ``inference-endpoint``; it has no warm-up at a fixed concurrency."""
+
+    name = "mlcommons endpoints"
+
+    def argv(self, point: Point, folder: Path) -> Sequence[str]:
+        prompts = folder / "prompts.jsonl"
+        words = (f"{number} " + "word " * (WORDS - 1) for number in range(point.requests))
+        prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in words))
+        chosen = {
+            "--endpoints": point.url,
+            "--model": "loopback",
+            "--dataset": prompts,
+            "--max-output-tokens": point.tokens,
+            "--min-output-tokens": point.tokens,
+            "--streaming": "on",
+            "--load-pattern": "concurrency",
+            "--concurrency": point.conc,
+            "--num-samples": point.requests,
+            "--duration": 0,
+            "--report-dir": folder / "report",
+        }
+        flags = [str(word) for pair in chosen.items() for word in pair]
+        return [str(self.python.parent / "inference-endpoint"), "benchmark", "online", *flags]
+
+    def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
+        found: dict[str, Any] = json.loads((folder / "report" / "result_summary.json").read_text())
+        return Told(found["ttft"]["avg"] / 1e9, found["tpot"]["avg"] / 1e9)
 
 
 class PlainOpenAI(_Command):
@@ -281,7 +363,7 @@ class AIPerf(_Command):
         )
 
 
-class _Watch(threading.Thread):
+class Watch(threading.Thread):
     """Samples the CPU time of a process tree; children that have ended keep what they had."""
 
     def __init__(self, root: psutil.Process) -> None:
@@ -330,4 +412,8 @@ def available(options: Any, tokenizer: Path) -> list[Tool]:
         tools.append(VllmBench(options.vllm, tokenizer))
     if options.aiperf:
         tools.append(AIPerf(options.aiperf, tokenizer))
+    if options.sglang:
+        tools.append(SglangRust(options.sglang, tokenizer))
+    if options.endpoints:
+        tools.append(MlcommonsEndpoints(options.endpoints))
     return tools

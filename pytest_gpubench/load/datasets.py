@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pytest_gpubench.host.files import open_regular, unread_because
+from pytest_gpubench.host.hub.dataset_files import local_path
 from pytest_gpubench.load.prompts import Message
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import thaw
@@ -93,7 +94,7 @@ def read_text(path: str | Path) -> str:
         BenchmarkError: if it cannot be read.
     """
     try:
-        with open_regular(Path(path)) as file:
+        with open_regular(local_path(str(path))) as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise unusable(f"the dataset {path} is too large: more than {MAX_BYTES // 2**20:,} MiB")
@@ -108,7 +109,7 @@ def dataset_problem(workload: Workload) -> Failure | None:
     if not workload.dataset_file:
         return None
     try:
-        with open_regular(Path(workload.dataset_file)) as file:
+        with open_regular(local_path(workload.dataset_file)) as file:
             size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             words = (
@@ -117,6 +118,8 @@ def dataset_problem(workload: Workload) -> Failure | None:
             )
             return unusable(f"the dataset {workload.dataset_file} {words}").failure
         return None
+    except BenchmarkError as error:
+        return error.failure
     except OSError as error:
         return unusable(
             f"the dataset {workload.dataset_file} cannot be read: {error.strerror}"
@@ -132,16 +135,17 @@ def comparable(workload: Workload) -> dict[str, Any]:
 
 def _content_hash(path: str) -> str:
     try:
-        about = Path(path).stat()
-        return _hash_of(path, about.st_mtime_ns, about.st_size)
-    except OSError:
+        file = local_path(path)
+        about = file.stat()
+        return _hash_of(file, about.st_mtime_ns, about.st_size)
+    except (OSError, BenchmarkError):
         return "unreadable"
 
 
 @lru_cache(maxsize=64)
-def _hash_of(path: str, _mtime_ns: int, _size: int) -> str:
+def _hash_of(path: Path, _mtime_ns: int, _size: int) -> str:
     """Of the bytes; the other arguments make a changed file a new one."""
-    with open_regular(Path(path)) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

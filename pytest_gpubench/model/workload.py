@@ -6,6 +6,7 @@ Pure: recipes put a contradiction's sentence at its key, the load generator refu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -17,6 +18,13 @@ Arrival: TypeAlias = Literal["closed", "constant", "poisson", "gamma", "trace"]
 server."""
 RATED: tuple[Arrival, ...] = ("constant", "poisson", "gamma")
 """Arrivals by a rate."""
+
+
+HUB_FILE = re.compile(
+    r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?"
+    r"/(?P<file>(?:(?!\.\.?(?:/|$))[^/]+(?:/(?!$)|$))+)"
+)
+"""A file of a data set on the Hugging Face hub, as huggingface_hub writes its address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,13 +251,20 @@ def _dataset(it: Workload) -> Iterator[Contradiction]:
     if it.dataset in _FILES and not it.dataset_file:
         yield (
             "dataset",
-            f"dataset {it.dataset} needs dataset-file, a path relative to the recipe file",
+            f"dataset {it.dataset} needs dataset-file, a path relative to the recipe file or "
+            "hf://datasets/ORG/NAME/FILE",
         )
     if it.dataset == "random" and it.dataset_file:
         yield (
             "dataset-file",
             "dataset random reads no file; add `dataset: text` (or sharegpt, jsonl, "
             "trace), or remove this key",
+        )
+    if it.dataset_file.startswith("hf://") and not HUB_FILE.fullmatch(it.dataset_file):
+        yield (
+            "dataset-file",
+            f"{it.dataset_file} is no address of a data set's file; write "
+            "hf://datasets/ORG/NAME/FILE, with @REVISION after NAME where one is meant",
         )
     if "\0" in it.dataset_file:
         yield "dataset-file", "is not a path: it holds a null character"

@@ -7,6 +7,7 @@ fixture named ``engine`` or ``case`` stays the user's and breaks nothing of ours
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.model.verdicts import Verdict
 
 
+_CLOSE_TIMEOUT_S = 10.0
 _NO_KEY = "none"
 """The OpenAI client insists on a key, which a server without one does not look at."""
 
@@ -165,13 +167,28 @@ def _as_the_load() -> dict[str, Any]:
 
 
 @pytest.fixture
-def async_client(_gpubench_engine: Engine) -> AsyncOpenAI:
-    """As ``client``, asynchronous; close it in the test's own event loop."""
+def async_client(_gpubench_engine: Engine) -> Iterator[AsyncOpenAI]:
+    """As ``client``, asynchronous. It is closed after the test where the event loop that used it is
+    still there (as with pytest-asyncio); in an ``asyncio.run`` of your own close it yourself."""
+    import asyncio
+
     import openai
 
-    http = openai.DefaultAsyncHttpxClient(**_as_the_load())
+    used: list[asyncio.AbstractEventLoop] = []
+
+    async def note_loop(_request: object) -> None:
+        with contextlib.suppress(RuntimeError):  # of another library than asyncio
+            used[:] = [asyncio.get_running_loop()]
+
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"request": [note_loop]}, **_as_the_load())
     url, key = _gpubench_engine.base_url, _gpubench_engine.api_key or _NO_KEY
-    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http)
+    plain = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http)
+    yield plain
+    for loop in used:
+        if loop.is_running():  # in another thread: fixtures end outside of loops
+            asyncio.run_coroutine_threadsafe(plain.close(), loop).result(_CLOSE_TIMEOUT_S)
+        elif not loop.is_closed():
+            loop.run_until_complete(plain.close())
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:

@@ -102,7 +102,7 @@ def given_keys(keys: ClientKeys, node: Node) -> dict[str, Any]:
         given["slo"] = {
             name: float(value) for name, value in given["slo"].items() if value is not None
         }
-    if "dataset_file" in given:
+    if "dataset_file" in given and not given["dataset_file"].startswith("hf://"):
         written = node.get("dataset-file") or node
         given["dataset_file"] = str(Path(written.at.file).absolute().parent / given["dataset_file"])
     return {name: freeze(value) for name, value in given.items()}

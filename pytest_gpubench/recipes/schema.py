@@ -84,7 +84,8 @@ class ClientKeys(Section):
     """Where prompts come from: `random` words (default), sentences of a `text`, or a file of
     conversations, requests, a trace."""
     dataset_file: Text | None = None
-    """File of the dataset, relative to the recipe file; its contents belong to what makes numbers
+    """File of the dataset, relative to the recipe file, or ``hf://datasets/ORG/NAME/FILE``, which
+    ``gpubench fetch`` brings; its contents belong to what makes numbers
     comparable."""
     seed: Seed | None = None
     """Seed of lengths, texts and schedules (0)."""

@@ -283,6 +283,45 @@ def test_redirect(client, async_client):
     assert result.ret == 0, result.stdout.str()
 
 
+def test_the_async_client_is_closed_in_the_loop_that_used_it(project: Project) -> None:
+    project.pytester.makepyfile(
+        test_own="""
+import asyncio, threading
+import pytest
+
+@pytest.fixture(params=["own", "thread", "unused", "closed"])
+def run(request):
+    loop = asyncio.new_event_loop()
+    if request.param == "thread":
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+        run = lambda it: asyncio.run_coroutine_threadsafe(it, loop).result(30)
+    else:
+        run = lambda it: loop.run_until_complete(it)
+    run.kind, run.clients = request.param, []
+    yield run
+    for client in run.clients:
+        assert client.is_closed() is (run.kind in ("own", "thread"))
+    if loop.is_running():
+        loop.call_soon_threadsafe(loop.stop)
+    elif not loop.is_closed():
+        loop.close()
+
+def test_ask(run, async_client):
+    async def ask():
+        assert [one.id async for one in async_client.models.list()]
+    if run.kind == "closed":
+        asyncio.run(ask())
+    elif run.kind != "unused":
+        run.clients.append(async_client)
+        run(ask())
+"""
+    )
+    result = project.run(
+        *ONE[:1], "-k", "tiny and cpu and not mtp", "-W", "ignore::ResourceWarning"
+    )
+    assert result.ret == 0, result.stdout.str()
+
+
 def test_one_of_several_models_is_named_by_an_option(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

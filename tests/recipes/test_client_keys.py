@@ -164,6 +164,11 @@ def test_rate_is_the_id_and_must_differ(load: Callable[..., RecipeBook], whole: 
             "needs dataset-file, a path relative to the recipe file",
         ),
         (
+            "{dataset: sharegpt, dataset-file: 'hf://org/chats.json'}",
+            "14:40: m-fp8-h100-vllm.client.dataset-file",
+            "is no address of a data set's file; write hf://datasets/ORG/NAME/FILE",
+        ),
+        (
             "{dataset-file: x}",
             "14:26: m-fp8-h100-vllm.client.dataset-file",
             "dataset random reads no file",

@@ -67,6 +67,13 @@ def download_failure(
             "the repository is gated, and the account at hand has no access",
             f"Ask for access at {endpoint}/{model}, then set HF_TOKEN to that account's token.",
         )
+    if "EntryNotFoundError" in names:
+        return failure(
+            "file-not-found",
+            "recipe",
+            "the repository has no such file at that revision",
+            "Correct the recipe's dataset-file.",
+        )
     if "RevisionNotFoundError" in names:
         return failure(
             "revision-not-found",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pytest_gpubench.host.files import expanded, make_private_folder, not_private, write_text
 from pytest_gpubench.host.hub.download_failures import (
@@ -27,6 +27,7 @@ from pytest_gpubench.host.hub.download_failures import (
 )
 from pytest_gpubench.host.hub.local import (
     DEFAULT_REVISION,
+    Incomplete,
     Snapshot,
     default_cache_dir,
     find_snapshot,
@@ -37,6 +38,7 @@ from pytest_gpubench.host.hub.local import (
 )
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
+_T = TypeVar("_T")
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _UNSERVED = (
     "original/*",
@@ -152,26 +154,56 @@ def _fetch_with_retries(
     report: Callable[[Progress], None],
     settings: FetchSettings,
 ) -> Snapshot:
-    endpoint = (settings.endpoint or os.environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINT).rstrip("/")
+    endpoint = hub_endpoint(settings)
+
+    def attempt() -> Snapshot | Incomplete:
+        commit = _fetch_once(model, revision, cache, endpoint, report, settings)
+        snapshot = find_snapshot(model, commit, cache, tokenizer=tokenizer)
+        if isinstance(snapshot, Snapshot):
+            _write_ref(repository_folder(cache, model), revision, commit)
+        return snapshot
+
+    found = retrying(
+        attempt,
+        lambda error: download_failure(error, model, revision, str(cache), endpoint),
+        settings,
+        is_whole=lambda snapshot: isinstance(snapshot, Snapshot),
+    )
+    if isinstance(found, Snapshot):
+        return found
+    raise BenchmarkError(still_incomplete(found, revision, endpoint))
+
+
+def hub_endpoint(settings: FetchSettings) -> str:
+    """Address of the hub, without a slash at its end."""
+    return (settings.endpoint or os.environ.get("HF_ENDPOINT") or _DEFAULT_ENDPOINT).rstrip("/")
+
+
+def retrying(
+    attempt: Callable[[], _T],
+    failure_of: Callable[[Exception], Failure],
+    settings: FetchSettings,
+    is_whole: Callable[[_T], bool] = lambda _: True,
+) -> _T:
+    """What an attempt at a download gives, tried again, with growing pauses, after transient errors
+    and where it is not whole; the last attempt's where none is.
+
+    Raises:
+        BenchmarkError: of ``failure_of``, or as the attempt raised it.
+    """
     pause = settings.backoff
-    for attempt in range(1, settings.attempts + 1):
-        last = attempt == settings.attempts
+    for number in range(1, settings.attempts + 1):
+        last = number == settings.attempts
         try:
-            commit = _fetch_once(model, revision, cache, endpoint, report, settings)
+            found = attempt()
         except BenchmarkError:
             raise
         except Exception as error:  # the hub client passes on those of three libraries
             if last or not is_transient(error):
-                raise BenchmarkError(
-                    download_failure(error, model, revision, str(cache), endpoint)
-                ) from error
+                raise BenchmarkError(failure_of(error)) from error
         else:
-            snapshot = find_snapshot(model, commit, cache, tokenizer=tokenizer)
-            if isinstance(snapshot, Snapshot):
-                _write_ref(repository_folder(cache, model), revision, commit)
-                return snapshot
-            if last:
-                raise BenchmarkError(still_incomplete(snapshot, revision, endpoint))
+            if last or is_whole(found):
+                return found
         time.sleep(pause)
         pause *= 2
     raise AssertionError("at least one attempt is made")

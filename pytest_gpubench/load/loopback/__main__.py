@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="OpenAI-compatible server with a known schedule")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--reuse-port", action="store_true", help="share the port with others")
     parser.add_argument("--model", default="loopback")
     parser.add_argument("--ttft", type=float, default=0.05, metavar="SECONDS")
     parser.add_argument("--token-time", type=float, default=0.01, metavar="SECONDS")
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         model=options.model,
         host=options.host,
         port=options.port,
+        reuse_port=options.reuse_port,
         per_request_metrics=options.per_request_metrics,
     )
     gc.freeze()

@@ -52,6 +52,7 @@ class LoopbackServer:
         that arrive later).
         model: the served model name, on ``/v1/models`` and in the metrics' labels; other names are
         answered with 404.
+        reuse_port: let other servers listen on the same port; the kernel shares connections out.
         api_key: required as a bearer token under ``/v1``, as vLLM does it; None asks for none.
         faults: gives the fault of the n-th completion request (counted from 0), or None.
         prefix_caching: count a repeated prompt as prefix-cache hits (the times stay as scheduled).
@@ -66,6 +67,7 @@ class LoopbackServer:
         model: str = "loopback",
         host: str = "127.0.0.1",
         port: int = 0,
+        reuse_port: bool = False,
         api_key: str | None = None,
         max_model_len: int = 1 << 20,
         routes: Mapping[tuple[str, str], Handler] | None = None,
@@ -77,6 +79,7 @@ class LoopbackServer:
         self.model = model
         self.host = host
         self.port = port
+        self.reuse_port = reuse_port
         self.api_key = api_key
         self.max_model_len = max_model_len
         self.faults = faults
@@ -133,7 +136,11 @@ class LoopbackServer:
         loop = asyncio.get_running_loop()
         self._ticker = Ticker()
         self._server = await loop.create_server(
-            lambda: Connection(self), self.host, self.port, backlog=4096
+            lambda: Connection(self),
+            self.host,
+            self.port,
+            backlog=4096,
+            reuse_port=self.reuse_port,
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
