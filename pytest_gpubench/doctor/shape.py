@@ -90,6 +90,8 @@ class ModelShape:
     full_attention_only: bool
     """False where some layers keep a window or a state instead of all tokens, or where the layout
     is not known to us."""
+    has_state: bool
+    """Whether some layers keep a state per sequence (Mamba, linear attention) instead of tokens."""
     draft_vocab: int | None
     target_hidden: int | None
     aux_layers: tuple[int, ...]
@@ -177,6 +179,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         sparse=_sparse(text),
         latent_dim=_latent_dim(text),
         full_attention_only=_full_attention_only(text),
+        has_state=_has_state(text),
         draft_vocab=_number(config, "draft_vocab_size"),
         target_hidden=_number(config, "target_hidden_size"),
         aux_layers=_integers(
@@ -314,9 +317,17 @@ def _full_attention_only(text: Mapping[str, Any]) -> bool:
     window = (
         _number(text, "sliding_window") is not None and text.get("use_sliding_window") is not False
     )
-    stateful = any(word in _word(text, "model_type") for word in _STATEFUL) or mapping(
-        text.get("linear_attn_config")
-    )
+    return not window and not _has_state(text) and "index_topk" not in text
+
+
+def _has_state(text: Mapping[str, Any]) -> bool:
+    kinds = [*_words(text.get("layer_types")), *_words(text.get("layers_block_type"))]
     return (
-        not window and not stateful and "layers_block_type" not in text and "index_topk" not in text
+        any(word in kind for kind in (*kinds, _word(text, "model_type")) for word in _STATEFUL)
+        or bool(mapping(text.get("linear_attn_config")))
+        or "M" in _word(text, "hybrid_override_pattern")
     )
+
+
+def _words(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list | tuple) else []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import CASE_NAMES, condition_text
+from pytest_gpubench.recipes.draft_backend import default_backend
 from pytest_gpubench.recipes.expansion import (
     MODEL_LEN_MARGIN,
     Point,
@@ -42,9 +43,6 @@ from pytest_gpubench.recipes.server_keys import check_flag, words_error
 from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")
-EAGLE3_DEFAULT_BACKEND = "FLASH_ATTN"
-"""An EAGLE3 head is MHA; FlashInfer takes its page size of 128 for GQA heads only, and dies at
-start."""
 _NEEDS_MODEL = ("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash", "dspark")
 _LAYERS = ("image", "serve", "speculative", "env", "client", "gates", "requires")
 
@@ -113,8 +111,9 @@ class Resolver:
         serve, extra_args = self._serve(layer, names, max_model_len)
         speculative = None
         if draft:
-            make = partial(self._speculative, draft, names, identity.hardware)
+            make = partial(self._speculative, draft, names)
             speculative = self._once("speculative", draft, names, make)
+            speculative = _with_backend(speculative, identity.hardware, serve)
         image = layer.get("image")
         why_not = self._why_not(point, draft, identity.hardware)
         spec = ServerSpec(
@@ -265,7 +264,7 @@ class Resolver:
             raise PointError(node.at, join_path(path, flag), wrong)
         return freeze(value)
 
-    def _speculative(self, draft: Node, names: Mapping[str, Value], hardware: str) -> Speculative:
+    def _speculative(self, draft: Node, names: Mapping[str, Value]) -> Speculative:
         path = join_path(self.name, "speculative")
         plain = self._render(draft, path, names)
         self._revalidate(SpeculativeKeys, draft, plain, path)
@@ -282,10 +281,6 @@ class Resolver:
                 f"missing key 'model': method '{method}' needs a draft; add its repository",
             )
         backend: str | None = plain.pop("attention-backend", None)
-        if backend is None and method == "eagle3" and HARDWARE[hardware].platform == "cuda":
-            backend = EAGLE3_DEFAULT_BACKEND
-        if backend is not None and backend.lower() == "auto":
-            backend = None
         tokens, revision = plain.pop("num-speculative-tokens"), plain.pop("revision", None)
         return Speculative(
             method=method,
@@ -347,6 +342,16 @@ class Resolver:
         if HARDWARE[hardware].platform == "rocm":
             return "AMD recipes are plan-only for now"
         return ""
+
+
+def _with_backend(draft: Speculative, hardware: str, serve: FrozenMap) -> Speculative:
+    """``auto`` leaves the backend to the engine; without a word it is ours to choose."""
+    backend = draft.attention_backend
+    if backend is None:
+        backend = default_backend(draft.method, hardware, serve)
+    elif backend.lower() == "auto":
+        backend = None
+    return replace(draft, attention_backend=backend)
 
 
 def _env_value(value: Any) -> Any:

@@ -105,6 +105,44 @@ ILL = [
         server(tp=3),
         "Total number of attention heads (8) must be divisible by tensor parallel size (3).",
     ),
+    Ill(
+        "latent-attention",
+        server(attention_backend="FLASHMLA", block_size=64),
+        "Reason: ['non-MLA not supported']",
+    ),
+    Ill(
+        "latent-attention",
+        server(block_size=128, draft=eagle3(backend="FLASH_ATTN")),
+        "Selected backend FLASH_ATTN is not valid",
+        draft={**MHA_DRAFT, "kv_lora_rank": 512, "qk_rope_head_dim": 64},
+    ),
+    Ill(
+        "quantization-groups",
+        server(tp=4, dtype="float16"),
+        "The input size is not aligned with the quantized weight shape.",
+        target={
+            **GQA,
+            "intermediate_size": 29568,
+            "quantization_config": {"quant_method": "awq", "group_size": 128},
+        },
+    ),
+    Ill(
+        "quantization-groups",
+        server(tp=4),
+        "Weight input_size_per_partition = 192 is not divisible by",
+        target={
+            **GQA,
+            "intermediate_size": 768,
+            "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        },
+    ),
+    Ill(
+        "state-blocks",
+        server(max_num_seqs=None, max_num_batched_tokens=None),
+        "max_num_seqs (1024) exceeds available Mamba cache blocks",
+        target={**GQA, "layer_types": ["linear_attention", "full_attention"]},
+        severity="warning",
+    ),
     Ill("kv-heads-by-tp", server(tp=4), "AssertionError", target={**GQA, "num_key_value_heads": 6}),
     Ill(
         "vision-heads-by-tp",

@@ -165,7 +165,7 @@ def test_rate_is_the_id_and_must_differ(load: Callable[..., RecipeBook], whole: 
         ),
         (
             "{dataset: sharegpt, dataset-file: 'hf://org/chats.json'}",
-            "14:40: m-fp8-h100-vllm.client.dataset-file",
+            "14:45: m-fp8-h100-vllm.client.dataset-file",
             "is no address of a data set's file; write hf://datasets/ORG/NAME/FILE",
         ),
         (

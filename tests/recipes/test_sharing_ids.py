@@ -200,9 +200,13 @@ def test_a_recipe_with_both_kinds_of_rows(load: Callable[..., RecipeBook], whole
 def test_hardware_decides_the_draft_backend_and_what_can_run(
     load: Callable[..., RecipeBook], whole: str
 ) -> None:
-    def draft_on(runner: str, hardware: str) -> tuple[str | None, bool]:
-        text = whole.replace("[4, 16]}", "[4], spec-decoding: mtp}").replace(
-            "h100-vllm:", f"{hardware}-vllm-mtp:"
+    def draft_on(
+        runner: str, hardware: str, serve: str = "{block-size: 128}"
+    ) -> tuple[str | None, bool]:
+        text = (
+            whole.replace("{block-size: 128}", serve)
+            .replace("[4, 16]}", "[4], spec-decoding: mtp}")
+            .replace("h100-vllm:", f"{hardware}-vllm-mtp:")
         )
         text = (
             text.replace("runner: h100", f"runner: {runner}")
@@ -217,6 +221,8 @@ def test_hardware_decides_the_draft_backend_and_what_can_run(
     assert draft_on("h200", "h200") == ("FLASH_ATTN", True)
     assert draft_on("b200-dgxc", "b200") == ("FLASH_ATTN", True)
     assert draft_on("mine", "b300") == ("FLASH_ATTN", True)
+    assert draft_on("h200", "h200", "{}") == (None, True), "vLLM finds a common block size"
+    assert draft_on("h200", "h200", "{block-size: 64}") == (None, True)
     assert draft_on("cpu", "cpu") == (None, True)
     assert draft_on("mi300x", "mi300x") == (None, False)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.doctor.memory_estimate import block_size_of
 from pytest_gpubench.doctor.shape import ModelShape
+from pytest_gpubench.recipes.draft_backend import FLASHINFER_PAGES, is_default
 
-_SMALL_PAGES = (16, 32, 64)
 _ALL_PAGES = (16, 32, 64, 128, 256, 512, 1024)
 _EXACT = {
     "ROCM_AITER_FA": (16, 32),
@@ -25,6 +25,18 @@ _MULTIPLES = {
     "TRITON_MLA": 16,
     "CPU_ATTN": 32,
 }
+_LATENT = {
+    "FLASH_ATTN": False,
+    "FLASHINFER": False,
+    "TRITON_ATTN": False,
+    "FLEX_ATTENTION": False,
+    "FLASHMLA": True,
+    "CUTLASS_MLA": True,
+    "FLASHINFER_MLA": True,
+    "FLASH_ATTN_MLA": True,
+    "TRITON_MLA": True,
+}
+"""Whether a backend is for multi-head latent attention, or for ordinary attention."""
 _CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _NVIDIA_ONLY = ("FLASHINFER", "FLASHMLA", "CUTLASS", "TRITON_FLASHINFER")
 
@@ -54,7 +66,7 @@ def _kernel(name: str, context: ServerContext) -> _Kernel | None:
         target = context.target
         # it looks at the target's heads even where the draft will use it
         large = context.is_family(100) and target is not None and not target.is_mha
-        return _Kernel(name, _ALL_PAGES if large else _SMALL_PAGES)
+        return _Kernel(name, _ALL_PAGES if large else FLASHINFER_PAGES)
     if name in _EXACT:
         return _Kernel(name, _EXACT[name])
     if name in _MULTIPLES:
@@ -174,6 +186,34 @@ def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+def latent_attention(context: ServerContext) -> Iterator[Symptom]:
+    """A backend for latent attention under a model without it, or the other way round."""
+    settings, spec = context.settings, context.spec
+    if context.hardware.platform != "cuda" or "VLLM_MLA_DISABLE" in settings.environment:
+        return
+    asked = [("model", context.target, settings.attention_backend, "serve.attention-backend")]
+    if context.draft_model is not None:
+        own = context.asked_draft_backend
+        asked.append(("draft", context.draft, own, "speculative.attention-backend"))
+    for who, shape, backend, key in asked:
+        if shape is None or backend not in _LATENT:
+            continue
+        if bool(shape.latent_dim) == _LATENT[backend]:
+            continue
+        draft = spec.speculative
+        ours = who == "draft" and draft and is_default(draft, spec.hardware, spec.serve)
+        has = "multi-head latent attention" if shape.latent_dim else "ordinary attention"
+        yield Symptom(
+            f"The {who} has {has}, which {backend}"
+            + (", our default for EAGLE3 drafts at this block size," if ours else "")
+            + " cannot serve.",
+            f"Set {key} to auto, or leave it out."
+            if not ours
+            else f"Set {key} to auto, which leaves it to the engine.",
+            {"backend": backend, "reason": "MLA" if shape.latent_dim else "non-MLA"},
+        )
+
+
 def head_size(context: ServerContext) -> Iterator[Symptom]:
     for who, shape, backend in (
         ("model", context.target, _target_backend(context)),
@@ -266,6 +306,15 @@ RULES: tuple[Rule, ...] = (
         "read in source",
         "AssertionError: Unexpected FlashInfer page size {size} without trtllm-gen GQA",
         flashinfer_page_of_mha_draft,
+    ),
+    Rule(
+        "latent-attention",
+        "a backend that has the model's, and the draft's, kind of attention",
+        "error",
+        "read in source",
+        "Selected backend {backend} is not valid for this configuration. Reason: "
+        "['{reason} not supported']",
+        latent_attention,
     ),
     Rule(
         "head-size",

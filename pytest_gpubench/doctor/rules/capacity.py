@@ -193,7 +193,30 @@ def capture_truncated(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+def state_blocks(context: ServerContext) -> Iterator[Symptom]:
+    """Each sequence of a hybrid model keeps a state, which needs a block of the cache."""
+    settings, target = context.settings, context.target
+    if target is None or not target.has_state or settings.eager or settings.max_num_seqs_given:
+        return
+    yield Symptom(
+        f"Some layers keep a state per sequence, and vLLM's default of {settings.max_num_seqs} "
+        "sequences needs as many blocks of the cache; with fewer it ends while it captures CUDA "
+        "graphs.",
+        "Set serve.max-num-seqs to what the cases need, for instance "
+        f"{max((case.workload.conc for case in context.cases), default=256)}.",
+        {"seqs": settings.max_num_seqs},
+    )
+
+
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "state-blocks",
+        "a number of sequences for which a hybrid model has state blocks",
+        "warning",
+        "read in source",
+        "max_num_seqs ({seqs}) exceeds available Mamba cache blocks (...)",
+        state_blocks,
+    ),
     Rule(
         "context-of-model",
         "max-model-len within the model's own context",

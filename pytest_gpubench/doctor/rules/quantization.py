@@ -30,6 +30,14 @@ _MIN_CAPABILITY: dict[str, int] = {
 }
 _BFLOAT16_ONLY = ("mxfp8", "modelopt_mxfp8", "mxfp4", "gpt_oss_mxfp4", "fp_quant")
 _HALF = ("float16", "bfloat16", "half")
+_UNALIGNED = (
+    "The input size is not aligned with the quantized weight shape. This can be caused by too "
+    "large tensor parallel size."
+)
+_NO_BLOCKS = (
+    "Weight input_size_per_partition = {width} is not divisible by weight quantization "
+    "block_k = {group}."
+)
 _MX8 = ("mxfp8", "modelopt_mxfp8")
 
 
@@ -117,6 +125,41 @@ def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+def weight_groups(context: ServerContext) -> Iterator[Symptom]:
+    """Row-parallel layers are cut across the groups, or blocks, that share a scale."""
+    target, tp = context.target, context.tp
+    if target is None or target.puzzling or tp < 2:
+        return
+    method, quant = _method(context), target.quant_config
+    awq = "awq" in method and "modelopt" not in method
+    blocks = quant.get("weight_block_size")
+    if awq:
+        group, says = quant.get("group_size", quant.get("q_group_size")), _UNALIGNED
+    elif method == "fp8" and isinstance(blocks, list) and len(blocks) == 2:
+        group, says = blocks[1], _NO_BLOCKS
+    else:
+        return
+    if not isinstance(group, int) or isinstance(group, bool) or group < 2:
+        return
+    widths = {"MLP": target.dense_intermediate if target.dense_layers != 0 else None}
+    if target.is_moe:
+        widths["shared expert"] = target.shared_intermediate or None
+    for name, width in widths.items():
+        if width is None or width % tp or (width // tp) % group == 0:
+            continue
+        yield Symptom(
+            f"Cut over {tp} ranks, the {name}'s intermediate size {width} leaves {width // tp}, "
+            f"which the {method} weights' groups of {group} do not divide.",
+            f"Use {_fitting(width, group, tp)}, or weights with smaller groups.",
+            {"sentence": says.format(width=width // tp, group=group)},
+        )
+
+
+def _fitting(width: int, group: int, tp: int) -> str:
+    fits = max(size for size in range(1, tp) if width % (size * group) == 0 or size == 1)
+    return f"tp {fits}" if width % (fits * group) == 0 else "another checkpoint"
+
+
 def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
     asked = context.settings.word("moe-backend")
@@ -156,6 +199,15 @@ def dummy_scales(context: ServerContext) -> Iterator[Symptom]:
 
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "quantization-groups",
+        "tensor parallelism that keeps the groups of AWQ weights and the blocks of FP8 weights "
+        "whole",
+        "error",
+        "read in source",
+        "{sentence}",
+        weight_groups,
+    ),
     Rule(
         "quantization-capability",
         "quantized weights that this GPU can compute with",
