@@ -1,7 +1,7 @@
 """Load generators against one loopback server with a known schedule: whose numbers are the
 server's?
 
-    python experiments/client/compare.py --vllm PYTHON --aiohttp PYTHON --aiperf PYTHON
+    python experiments/client/compare.py --openai PYTHON --vllm PYTHON --aiperf PYTHON
         --sglang UNPACKED_WHEEL/sglang/srt/rust_extensions --endpoints PYTHON
         --write experiments/client/README.md
 
@@ -33,9 +33,22 @@ from client_tables import machine_line, replace_part
 from pytest_gpubench.demo.models import DEMO_TARGET, write_demo_models
 from pytest_gpubench.load.client_calibration import loopback_process
 from pytest_gpubench.load.loopback.server import TRUTH_PATH
-from tools import Checkout, Ours, Point, Told, Tool, VllmBench, available, cpu_between
+from tools import (
+    Checkout,
+    MlcommonsEndpoints,
+    Ours,
+    Point,
+    SglangRust,
+    Told,
+    Tool,
+    VllmBench,
+    available,
+    cpu_between,
+)
 
 TTFT, TOKEN_TIME, TOKENS = 0.05, 0.01, 64
+FAST = (Ours, Checkout, VllmBench, SglangRust, MlcommonsEndpoints)
+"""Who takes part in the flood."""
 WAVES = {1: 12, 16: 6, 64: 4, 256: 4, 1024: 2, 4096: 2}
 FLOOD_TOKENS, FLOOD_CONC, FLOOD_TOKEN_TIME = 2000, 64, 0.0004
 
@@ -234,7 +247,7 @@ def _measured(options: argparse.Namespace) -> Iterator[Row]:
         write_demo_models(Path(cache))
         folder = Path(cache) / f"models--{DEMO_TARGET.replace('/', '--')}" / "snapshots"
         tools = available(options, next(folder.iterdir()))
-        racers = [tool for tool in tools if isinstance(tool, Ours | Checkout | VllmBench)]
+        racers = [tool for tool in tools if isinstance(tool, FAST)]
         turns = 0 if options.no_flood else options.rounds
         for row in chain(floods(racers, turns), rounds(tools, options.concurrency, options.rounds)):
             if options.raw:
@@ -248,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("vllm", "aiohttp", "aiperf", "endpoints"):
+    for name in ("openai", "vllm", "aiohttp", "aiperf", "endpoints"):
         parser.add_argument(
             f"--{name}", type=Path, metavar="PYTHON", help=f"interpreter that has {name}"
         )

@@ -268,11 +268,15 @@ class SglangRust(_Command):
 
 
 class MlcommonsEndpoints(_Command):
-    """MLCommons' ``inference-endpoint``; it has no warm-up at a fixed concurrency."""
+    """MLCommons' ``inference-endpoint``, with one worker for the one core that it has. It counts
+    tokens by a tokenizer only; all answers have equally many here."""
 
     name = "mlcommons endpoints"
 
+    _tokens = 0
+
     def argv(self, point: Point, folder: Path) -> Sequence[str]:
+        self._tokens = point.tokens
         prompts = folder / "prompts.jsonl"
         words = (f"{number} " + "word " * (WORDS - 1) for number in range(point.requests))
         prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in words))
@@ -287,14 +291,21 @@ class MlcommonsEndpoints(_Command):
             "--concurrency": point.conc,
             "--num-samples": point.requests,
             "--duration": 0,
+            "--workers": 1,
+            "--n-requests": point.conc,
             "--report-dir": folder / "report",
         }
         flags = [str(word) for pair in chosen.items() for word in pair]
-        return [str(self.python.parent / "inference-endpoint"), "benchmark", "online", *flags]
+        command = [str(self.python.parent / "inference-endpoint"), "benchmark", "online"]
+        return [*command, *flags, "--warmup"]
 
     def read(self, output: str, folder: Path) -> Told:  # noqa: ARG002  # of the interface
-        found: dict[str, Any] = json.loads((folder / "report" / "result_summary.json").read_text())
-        return Told(found["ttft"]["avg"] / 1e9, found["tpot"]["avg"] / 1e9)
+        path = folder / "report" / "performance" / "result_summary.json"
+        found: dict[str, Any] = json.loads(path.read_text())
+        if found["n_samples_failed"]:
+            raise RuntimeError(f"{found['n_samples_failed']} requests failed")
+        ttft, latency = found["ttft"]["avg"] / 1e9, found["latency"]["avg"] / 1e9
+        return Told(ttft, (latency - ttft) / (self._tokens - 1))
 
 
 class PlainOpenAI(_Command):
@@ -403,7 +414,9 @@ class Watch(threading.Thread):
 
 def available(options: Any, tokenizer: Path) -> list[Tool]:
     """Our client and those for which an interpreter was given."""
-    tools: list[Tool] = [Ours(), Ours(priority=False), PlainOpenAI(Path(sys.executable), False)]
+    tools: list[Tool] = [Ours(), Ours(priority=False)]
+    if options.openai:
+        tools.append(PlainOpenAI(options.openai, False))
     if options.old:
         tools = [Checkout(root.resolve()) for root in (*options.old, ROOT)]
     if options.aiohttp:
