@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from packaging.version import InvalidVersion, Version
+
+from pytest_gpubench.doctor.config_values import mapping
 from pytest_gpubench.doctor.configs import known_config
 from pytest_gpubench.doctor.findings import EvidenceClass, Severity
 from pytest_gpubench.doctor.memory_estimate import (
@@ -17,7 +20,7 @@ from pytest_gpubench.doctor.memory_estimate import (
     least_weights,
 )
 from pytest_gpubench.doctor.server_settings import Settings, backend_name, settings_of
-from pytest_gpubench.doctor.shape import ModelShape, mapping, shape_of
+from pytest_gpubench.doctor.shape import ModelShape, shape_of
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
@@ -67,6 +70,14 @@ class ServerContext:
     def tp(self) -> int:
         """vLLM's tensor parallel size."""
         return self.spec.topology.tensor_parallel_size
+
+    @property
+    def engine(self) -> Version | None:
+        """Of the engine at hand; None where it is not known, or spelled as no version is."""
+        try:
+            return Version(self.node.engine) if self.node.engine else None
+        except InvalidVersion:
+            return None
 
     @property
     def spec_tokens(self) -> int:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pytest_gpubench.doctor.mixer_weights import kv_heads_per_rank
 from pytest_gpubench.doctor.server_settings import Settings
-from pytest_gpubench.doctor.shape import BYTES, AttentionSizes, ModelShape, entries
+from pytest_gpubench.doctor.shape import BYTES, ModelShape
+from pytest_gpubench.doctor.weight_estimate import draft_bytes, weight_bytes
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Topology
 
@@ -31,59 +33,6 @@ _KV_WIDTHS: dict[str, float] = {
     "bfloat16": 2.0,
     "nvfp4": 0.5625,
 }
-# Bytes per weight, block scales included: one e8m0 byte per 32 (MX), one e4m3 byte per 16 (NVFP4),
-# fp32 per 128 x 128 (fp8 blocks)
-_WIDTHS: dict[str, float] = {
-    "fp8": 1.0,
-    "fbgemm_fp8": 1.0,
-    "modelopt": 1.0,
-    "mxfp8": 1 + 1 / 32,
-    "modelopt_mxfp8": 1 + 1 / 32,
-    "modelopt_fp4": 0.5 + 1 / 16,
-    "mxfp4": 0.5 + 1 / 32,
-    "gpt_oss_mxfp4": 0.5 + 1 / 32,
-    "experts_int8": 1.0,
-    "awq": 0.5 + 2.5 / 128,
-    "awq_marlin": 0.5 + 2.5 / 128,
-    "auto_awq": 0.5 + 2.5 / 128,
-}
-_IGNORE_KEYS = ("ignored_layers", "ignore", "exclude", "exclude_modules", "modules_to_not_convert")
-
-
-@dataclass(frozen=True, slots=True)
-class _Widths:
-    plain: float
-    attention: float
-    dense: float
-    shared: float
-    experts: float
-
-
-def weight_bytes(shape: ModelShape, topology: Topology) -> float | None:
-    """Bytes of the language model's weights on the fullest rank, or None where the shape or the
-    quantization is not known."""
-    widths, sizes, tp = _widths(shape), shape.attention, topology.tensor_parallel_size
-    if (
-        widths is None
-        or sizes is None
-        or shape.layers is None
-        or shape.vocab is None
-        or shape.latent_dim
-        or shape.puzzling
-    ):
-        return None
-    feed_forward = _feed_forward_bytes(shape, widths, topology)
-    if feed_forward is None:
-        return None
-    attention = shape.layers * _attention_weights(sizes, tp) + _index_weights(shape, sizes, tp)
-    body = feed_forward + attention * widths.attention
-    per_stage = math.ceil(shape.layers / topology.pp) / shape.layers
-    embeddings = 2
-    if (
-        shape.tied_embeddings or topology.pp > 1
-    ):  # one stage has the embedding, another one the head
-        embeddings = 1
-    return body * per_stage + embeddings * shape.vocab * sizes.hidden / tp * widths.plain
 
 
 def least_weights(
@@ -112,116 +61,6 @@ def _weights(
     ranks = topology.pp * max(topology.tensor_parallel_size, topology.expert_ranks)
     share = estimated * ranks / whole if estimated and whole else 1.0
     return least * max(1.0, share)
-
-
-def draft_bytes(draft: ModelShape, target: ModelShape, tp: int) -> float | None:
-    """Bytes of an EAGLE3 head on one rank: it shares the target's embedding, its first layer reads
-    two hidden states at once."""
-    widths, sizes = _widths(draft), draft.attention
-    vocab, target_hidden = (
-        draft.draft_vocab or draft.vocab or target.vocab,
-        draft.target_hidden or target.hidden,
-    )
-    if widths is None or sizes is None or draft.layers is None or draft.dense_intermediate is None:
-        return None
-    if vocab is None or target_hidden is None:
-        return None
-    feed_forward = 3 * sizes.hidden * draft.dense_intermediate / tp
-    per_layer = _attention_weights(sizes, tp) * widths.attention + feed_forward * widths.dense
-    qkv_twice = sizes.hidden * (sizes.heads + 2 * max(sizes.kv_heads, tp)) * sizes.head_dim / tp
-    fusion = (len(draft.aux_layers) or 3) * target_hidden * sizes.hidden
-    head = vocab * sizes.hidden / tp
-    return draft.layers * per_layer + qkv_twice * widths.attention + (fusion + head) * widths.plain
-
-
-def kv_heads_per_rank(kv_heads: int, tp: int) -> int:
-    """KV heads that one rank keeps: a head is copied where there are more ranks than heads."""
-    return max(1, kv_heads // tp)
-
-
-def _attention_weights(sizes: AttentionSizes, tp: int) -> float:
-    query_and_output = 2 * sizes.hidden * sizes.heads * sizes.head_dim / tp
-    return (
-        query_and_output + 2 * sizes.hidden * kv_heads_per_rank(sizes.kv_heads, tp) * sizes.head_dim
-    )
-
-
-def _feed_forward_bytes(shape: ModelShape, widths: _Widths, topology: Topology) -> float | None:
-    """Of all layers, each width with its gate, up and down matrix; None where a size that counts is
-    not known."""
-    dense_layers, moe_layers, dense = shape.dense_layers, shape.moe_layers, shape.dense_intermediate
-    if shape.hidden is None or dense_layers is None or moe_layers is None or dense is None:
-        return None
-    tp = topology.tensor_parallel_size
-    total = dense_layers * 3 * shape.hidden * dense / tp * widths.dense
-    if not moe_layers:
-        return total
-    if shape.shared_intermediate is None or shape.expert_intermediate is None:
-        return None
-    shared = 3 * shape.hidden * shape.shared_intermediate / tp * widths.shared
-    experts = (
-        3
-        * shape.hidden
-        * shape.expert_intermediate
-        * shape.experts
-        / topology.expert_ranks
-        * widths.experts
-    )
-    router = shape.hidden * shape.experts * 4  # fp32, on every rank
-    return total + moe_layers * (shared + experts + router)
-
-
-def _index_weights(shape: ModelShape, sizes: AttentionSizes, tp: int) -> float:
-    """MiniMax-M3's index projections: queries ride with the KV heads, the one key head is copied to
-    every rank."""
-    if shape.sparse is None or shape.sparse.index_dim is None:
-        return 0  # where its size is not given it is left out: it is small beside the rest
-    return (
-        shape.sparse.layers
-        * sizes.hidden
-        * shape.sparse.index_dim
-        * (kv_heads_per_rank(sizes.kv_heads, tp) + 1)
-    )
-
-
-def _widths(shape: ModelShape) -> _Widths | None:
-    plain = BYTES.get(shape.dtype or "bfloat16")
-    if plain is None:
-        return None
-    if not shape.quantization:
-        return _Widths(plain, plain, plain, plain, plain)
-    width = _quantized_width(shape)
-    if width is None:
-        return None
-    ignored = [
-        entry
-        for key in _IGNORE_KEYS
-        for entry in entries(shape.quant_config.get(key))
-        if isinstance(entry, str)
-    ]
-
-    experts_only = shape.quantization in ("mxfp4", "gpt_oss_mxfp4", "experts_int8")
-
-    def of(*modules: str) -> float:
-        return plain if any(module in entry for entry in ignored for module in modules) else width
-
-    return _Widths(
-        plain=plain,
-        attention=plain if experts_only else of("self_attn", "attention"),
-        dense=plain if experts_only else of("mlp.down_proj", "*.mlp*"),
-        shared=of("shared_expert"),
-        experts=width,
-    )
-
-
-def _quantized_width(shape: ModelShape) -> float | None:
-    config = shape.quant_config
-    if shape.quantization in ("gptq", "gptq_marlin", "auto_gptq"):
-        bits = config.get("bits")
-        return bits / 8 + 2.5 / 128 if isinstance(bits, int) and bits in (2, 3, 4, 8) else None
-    if shape.quantization == "quark":
-        return 0.5 + 1 / 32 if config.get("quant_algo") == "MXFP4" else None
-    return _WIDTHS.get(shape.quantization)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,10 +208,26 @@ def _kv_width(settings: Settings, target: ModelShape | None) -> float | None:
 
 
 def _cache_bytes(shape: ModelShape, tp: int, width: float) -> float | None:
-    """Bytes of one token's keys and values in all layers of one rank."""
-    if shape.layers is None or shape.kv_heads is None or shape.head_dim is None:
+    """Bytes of one token's keys and values in all layers of one rank; None where it is not known
+    which layers keep tokens. Latent attention keeps one vector, on every rank, and its indexer one
+    more, a byte wide with a scale per 32."""
+    layers = _layers_with_tokens(shape)
+    if layers is None:
         return None
-    return shape.layers * 2 * kv_heads_per_rank(shape.kv_heads, tp) * shape.head_dim * width
+    if shape.latent_dim:
+        index = shape.latent.index_dim if shape.latent else 0
+        return layers * (shape.latent_dim * width + index * (1 + 1 / 32))
+    if shape.kv_heads is None or shape.head_dim is None:
+        return None
+    return layers * 2 * kv_heads_per_rank(shape.kv_heads, tp) * shape.head_dim * width
+
+
+def _layers_with_tokens(shape: ModelShape) -> int | None:
+    if shape.hybrid is not None:
+        return shape.hybrid.attention
+    if shape.has_state:
+        return shape.layers - shape.linear.layers if shape.linear and shape.layers else None
+    return shape.layers
 
 
 def _kv_bytes(target: ModelShape, tp: int, width: float, settings: Settings) -> float | None:

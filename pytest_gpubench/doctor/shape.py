@@ -3,11 +3,25 @@ how much memory it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_gpubench.doctor.config_values import integers, mapping, number, word
 from pytest_gpubench.doctor.configs import M3_TEXT_DEFAULTS
+from pytest_gpubench.doctor.layer_kinds import (
+    HybridLayers,
+    LatentAttention,
+    LinearAttention,
+    SparseAttention,
+    VisionTower,
+    has_state,
+    hybrid_layers,
+    latent_attention,
+    linear_layers,
+    sparse_attention,
+    vision_tower,
+)
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _LENGTHS = (
@@ -20,7 +34,6 @@ _LENGTHS = (
 )
 _PRESCALED_ROPE = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 """Rope types whose factor vLLM does not multiply into the length."""
-_STATEFUL = ("mamba", "linear_attention", "conv", "recurrent", "short_conv")
 BYTES: dict[str, float] = {
     "float32": 4.0,
     "float": 4.0,
@@ -28,18 +41,6 @@ BYTES: dict[str, float] = {
     "float16": 2.0,
     "half": 2.0,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class SparseAttention:
-    """MiniMax-M3's block-sparse attention: one KV page is one sparse block, and an index cache lies
-    beside the KV cache."""
-
-    block_size: int | None
-    index_dim: int | None
-    index_heads: int | None
-    topk_blocks: int | None
-    layers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,13 @@ class ModelShape:
     latent_dim: int | None
     """Width of the latent KV vector of a model with multi-head latent attention (rope part
     included); None: it has none."""
+    latent: LatentAttention | None
+    """None also where some of its sizes are not given."""
+    linear: LinearAttention | None
+    hybrid: HybridLayers | None
+    output_gate: bool
+    """Whether ordinary attention has a gate on its output, as wide as the queries."""
+    vision: VisionTower | None
     full_attention_only: bool
     """False where some layers keep a window or a state instead of all tokens, or where the layout
     is not known to us."""
@@ -135,59 +143,66 @@ class ModelShape:
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
     """Read a config.json, whatever it holds: unknown or malformed entries count as absent, nothing
     is raised."""
-    text = mapping(config.get("text_config")) or config
-    text_type = _word(text, "model_type")
-    if "minimax_m3" in text_type or "minimax_m3" in _word(config, "model_type"):
+    text = mapping(config.get("text_config")) or mapping(config.get("llm_config")) or config
+    text_type = word(text, "model_type")
+    if "minimax_m3" in text_type or "minimax_m3" in word(config, "model_type"):
         text = {**M3_TEXT_DEFAULTS, **text}
-    heads = _number(text, "num_attention_heads", "n_head")
-    hidden = _number(text, "hidden_size", "n_embd")
-    layers = _number(text, "num_hidden_layers", "n_layer")
-    experts = _number(text, *_EXPERTS) or 0
+    heads = number(text, "num_attention_heads", "n_head")
+    hidden = number(text, "hidden_size", "n_embd")
+    layers = number(text, "num_hidden_layers", "n_layer")
+    experts = number(text, *_EXPERTS) or 0
     quant = mapping(config.get("quantization_config")) or mapping(text.get("quantization_config"))
     eagle = mapping(config.get("eagle_config"))
     length, key = _max_length(text)
-    expert_intermediate = _number(text, "moe_intermediate_size")
+    expert_intermediate = number(text, "moe_intermediate_size")
     if experts and expert_intermediate is None:
-        expert_intermediate = _number(text, "intermediate_size")
+        expert_intermediate = number(text, "intermediate_size")
     return ModelShape(
-        model_type=_word(config, "model_type"),
+        model_type=word(config, "model_type"),
         text_type=text_type,
         hidden=hidden,
         layers=layers,
         heads=heads,
-        kv_heads=_number(text, "num_key_value_heads", "num_kv_heads") or heads,
-        head_dim=_number(text, "head_dim") or (hidden and heads and hidden // heads) or None,
-        vocab=_number(text, "vocab_size"),
-        dense_intermediate=_number(text, "dense_intermediate_size", "intermediate_size", "n_inner")
+        kv_heads=number(text, "num_key_value_heads", "num_kv_heads") or heads,
+        head_dim=number(text, "head_dim", "attention_head_dim")
+        or (hidden and heads and hidden // heads)
+        or None,
+        vocab=number(text, "vocab_size"),
+        dense_intermediate=number(text, "dense_intermediate_size", "intermediate_size", "n_inner")
         or (hidden and 4 * hidden),
         experts=experts,
-        experts_per_token=_number(text, "num_experts_per_tok", "moe_topk"),
+        experts_per_token=number(text, "num_experts_per_tok", "moe_topk"),
         expert_intermediate=expert_intermediate,
         shared_intermediate=_shared_intermediate(text, experts, expert_intermediate),
         moe_layers=_moe_layers(text, experts, layers),
         max_length=length,
         max_length_key=key,
         dtype=(
-            _word(config, "dtype", "torch_dtype") or _word(text, "dtype", "torch_dtype")
+            word(config, "dtype", "torch_dtype") or word(text, "dtype", "torch_dtype")
         ).removeprefix("torch."),
         tied_embeddings=text.get("tie_word_embeddings") is True,
         quantization=_quantization(quant),
         quant_config=quant,
-        vision_heads=_number(
+        vision_heads=number(
             mapping(config.get("vision_config")), "num_attention_heads", "num_heads"
         ),
-        sparse=_sparse(text),
+        sparse=sparse_attention(text),
         latent_dim=_latent_dim(text),
+        latent=latent_attention(text),
+        linear=linear_layers(text),
+        hybrid=hybrid_layers(text),
+        output_gate=text.get("attn_output_gate") is True,
+        vision=vision_tower(mapping(config.get("vision_config"))),
         full_attention_only=_full_attention_only(text),
-        has_state=_has_state(text),
-        draft_vocab=_number(config, "draft_vocab_size"),
-        target_hidden=_number(config, "target_hidden_size"),
-        aux_layers=_integers(
+        has_state=has_state(text),
+        draft_vocab=number(config, "draft_vocab_size"),
+        target_hidden=number(config, "target_hidden_size"),
+        aux_layers=integers(
             config.get("eagle_aux_hidden_state_layer_ids")
             or eagle.get("eagle_aux_hidden_state_layer_ids")
         ),
-        n_predict=_number(text, "n_predict"),
-        puzzling=any(map(_is_puzzling, text.items())),
+        n_predict=number(text, "n_predict"),
+        puzzling=hybrid_layers(text) is None and any(map(_is_puzzling, text.items())),
     )
 
 
@@ -203,43 +218,13 @@ def _is_puzzling(item: tuple[str, object]) -> bool:
     )
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """The value, or nothing where it is no map."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def entries(value: object) -> Sequence[Any]:
-    """The entries of a list, none where the value is no list."""
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _number(source: Mapping[str, Any], *keys: str) -> int | None:
-    """The first of the keys that holds a positive integer."""
-    numbers = (_integer(source.get(key)) for key in keys)
-    return next((number for number in numbers if number is not None and number > 0), None)
-
-
-def _word(source: Mapping[str, Any], *keys: str) -> str:
-    return next((source[key] for key in keys if isinstance(source.get(key), str)), "")
-
-
-def _integers(value: object) -> tuple[int, ...]:
-    return tuple(number for number in map(_integer, entries(value)) if number is not None)
-
-
 def _quantization(quant: Mapping[str, Any]) -> str:
     """vLLM's method name: ModelOpt writes ``modelopt`` and names the format in ``quant_algo``."""
-    method = (
-        _word(quant, "quant_method").lower().replace("compressed_tensors", "compressed-tensors")
-    )
+    method = word(quant, "quant_method").lower().replace("compressed_tensors", "compressed-tensors")
     if method != "modelopt":
         return method
     algorithm = (
-        _word(quant, "quant_algo") or _word(mapping(quant.get("quantization")), "quant_algo")
+        word(quant, "quant_algo") or word(mapping(quant.get("quantization")), "quant_algo")
     ).upper()
     return {
         "NVFP4": "modelopt_fp4",
@@ -249,12 +234,12 @@ def _quantization(quant: Mapping[str, Any]) -> str:
 
 
 def _max_length(text: Mapping[str, Any]) -> tuple[int | None, str]:
-    known = [(number, key) for key in _LENGTHS if (number := _number(text, key))]
+    known = [(length, key) for key in _LENGTHS if (length := number(text, key))]
     if not known:
         return None, ""
     length, key = min(known)
     rope = mapping(text.get("rope_scaling")) or mapping(text.get("rope_parameters"))
-    kind = _word(rope, "rope_type", "type")
+    kind = word(rope, "rope_type", "type")
     factor = rope.get("factor")
     if (
         kind not in _PRESCALED_ROPE
@@ -267,8 +252,8 @@ def _max_length(text: Mapping[str, Any]) -> tuple[int | None, str]:
 
 
 def _latent_dim(text: Mapping[str, Any]) -> int | None:
-    rank = _number(text, "kv_lora_rank")
-    return rank and rank + (_number(text, "qk_rope_head_dim") or 0)
+    rank = number(text, "kv_lora_rank")
+    return rank and rank + (number(text, "qk_rope_head_dim") or 0)
 
 
 def _shared_intermediate(
@@ -276,8 +261,15 @@ def _shared_intermediate(
 ) -> int | None:
     if not experts:
         return 0
-    width = _number(text, "shared_expert_intermediate_size")
-    count = _number(text, "n_shared_experts", "num_shared_experts") or 0
+    names = (
+        "shared_expert_intermediate_size",
+        "shared_intermediate_size",
+        "moe_shared_expert_intermediate_size",
+    )
+    width = number(text, *names)
+    if width is None and word(text, "model_type").startswith("llama4"):
+        width = number(text, "intermediate_size")  # a shared expert beside the routed ones
+    count = number(text, "n_shared_experts", "num_shared_experts") or 0
     if width is not None or not count:
         return width or 0
     return expert_intermediate and count * expert_intermediate
@@ -291,23 +283,9 @@ def _moe_layers(text: Mapping[str, Any], experts: int, layers: int | None) -> in
     frequency = text.get("moe_layer_freq")
     if isinstance(frequency, list | tuple):
         return sum(1 for item in frequency[:layers] if item)
-    start = _number(text, "first_k_dense_replace") or 0
-    step = _number(text, "moe_layer_freq", "decoder_sparse_step") or 1
+    start = number(text, "first_k_dense_replace") or 0
+    step = number(text, "moe_layer_freq", "decoder_sparse_step") or 1
     return len(range(start, layers, step))
-
-
-def _sparse(text: Mapping[str, Any]) -> SparseAttention | None:
-    entry = mapping(text.get("sparse_attention_config"))
-    frequency = entry.get("sparse_attention_freq")
-    if not entry.get("use_sparse_attention") or not isinstance(frequency, list | tuple):
-        return None
-    return SparseAttention(
-        block_size=_number(entry, "sparse_block_size"),
-        index_dim=_number(entry, "sparse_index_dim"),
-        index_heads=_number(entry, "sparse_num_index_heads"),
-        topk_blocks=_number(entry, "sparse_topk_blocks"),
-        layers=sum(1 for item in frequency if item),
-    )
 
 
 def _full_attention_only(text: Mapping[str, Any]) -> bool:
@@ -315,19 +293,6 @@ def _full_attention_only(text: Mapping[str, Any]) -> bool:
     if isinstance(kinds, list | tuple) and any(kind != "full_attention" for kind in kinds):
         return False
     window = (
-        _number(text, "sliding_window") is not None and text.get("use_sliding_window") is not False
+        number(text, "sliding_window") is not None and text.get("use_sliding_window") is not False
     )
-    return not window and not _has_state(text) and "index_topk" not in text
-
-
-def _has_state(text: Mapping[str, Any]) -> bool:
-    kinds = [*_words(text.get("layer_types")), *_words(text.get("layers_block_type"))]
-    return (
-        any(word in kind for kind in (*kinds, _word(text, "model_type")) for word in _STATEFUL)
-        or bool(mapping(text.get("linear_attn_config")))
-        or "M" in _word(text, "hybrid_override_pattern")
-    )
-
-
-def _words(value: object) -> list[str]:
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list | tuple) else []
+    return not window and not has_state(text) and "index_topk" not in text

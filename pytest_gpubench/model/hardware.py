@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Platform: TypeAlias = Literal["cpu", "cuda", "rocm"]
+Platform: TypeAlias = Literal["cpu", "cuda", "rocm", "hpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Hardware:
     vram_gib: float = 0.0
     gpus_per_node: int = 1
     compute_capability: int = 0
-    """NVIDIA only: major * 10 + minor; 90 is Hopper, 100 and 103 are Blackwell."""
+    """NVIDIA only: major * 10 + minor; 80 is Ampere, 89 Ada, 90 Hopper, 100, 103, 120 Blackwell."""
     nvlink: bool = False
     name_patterns: tuple[str, ...] = ()
     """Words of the driver's product name, all of which must occur, upper case; the longest match
@@ -35,9 +35,22 @@ _TABLE: tuple[Hardware, ...] = (
     Hardware("b300", "cuda", 268.0, 8, 103, True, ("B300",)),
     Hardware("gb200", "cuda", 185.0, 4, 100, True, ("GB200",)),
     Hardware("gb300", "cuda", 278.0, 4, 103, True, ("GB300",)),
+    Hardware("h20", "cuda", 96.0, 8, 90, True, ("H20",)),
+    Hardware("a100", "cuda", 80.0, 8, 80, True, ("A100",)),
+    Hardware("a10", "cuda", 24.0, 8, 86, False, ("A10",)),
+    Hardware("a10g", "cuda", 24.0, 8, 86, False, ("A10G",)),
+    Hardware("l4", "cuda", 24.0, 8, 89, False, ("L4",)),
+    Hardware("l40s", "cuda", 48.0, 8, 89, False, ("L40S",)),
+    Hardware("rtx4090", "cuda", 24.0, 8, 89, False, ("RTX", "4090")),
+    Hardware("rtx5090", "cuda", 32.0, 8, 120, False, ("RTX", "5090")),
+    Hardware("rtxpro6000", "cuda", 96.0, 8, 120, False, ("RTX", "PRO", "6000")),
+    Hardware("gb10", "cuda", 128.0, 1, 121, False, ("GB10",)),
+    Hardware("mi250x", "rocm", 64.0, 8, 0, False, ("MI250X",)),
     Hardware("mi300x", "rocm", 192.0, 8, 0, False, ("MI300X",)),
     Hardware("mi325x", "rocm", 256.0, 8, 0, False, ("MI325X",)),
     Hardware("mi355x", "rocm", 288.0, 8, 0, False, ("MI355X",)),
+    Hardware("gaudi2", "hpu", 96.0, 8),
+    Hardware("gaudi3", "hpu", 128.0, 8),
 )
 HARDWARE: dict[str, Hardware] = {entry.key: entry for entry in _TABLE}
 

@@ -339,8 +339,10 @@ class Resolver:
             return lacks + "`serve`"
         if point.speculative and draft is None:
             return lacks + "`speculative`"
-        if HARDWARE[hardware].platform == "rocm":
-            return "AMD recipes are plan-only for now"
+        platform = HARDWARE[hardware].platform
+        if platform not in ("cuda", "cpu"):
+            maker = {"rocm": "AMD", "hpu": "Gaudi"}[platform]
+            return f"{maker} recipes are plan-only for now"
         return ""
 
 

@@ -22,11 +22,11 @@ from pytest_gpubench.model.workload import Workload
 MATRIX_VERSION = 1
 MAX_JOBS = 256
 """GitHub's limit for one matrix."""
-START_MINUTES = {"cpu": 5.0, "cuda": 30.0, "rocm": 30.0}
+START_MINUTES = {"cpu": 5.0, "cuda": 30.0, "rocm": 30.0, "hpu": 30.0}
 """For one start of a server, by platform: reading weights, compiling, capturing graphs."""
-SLOW_TPOT = {"cpu": 0.25, "cuda": 0.06, "rocm": 0.06}
+SLOW_TPOT = {"cpu": 0.25, "cuda": 0.06, "rocm": 0.06, "hpu": 0.06}
 """Seconds per output token of a slow server: a time limit must hold for slow ones."""
-SLOW_PREFILL = {"cpu": 1e3, "cuda": 2e4, "rocm": 2e4}
+SLOW_PREFILL = {"cpu": 1e3, "cuda": 2e4, "rocm": 2e4, "hpu": 2e4}
 """Prompt tokens per second of a slow server, all requests together."""
 MARGIN = 1.5
 LEAST_MINUTES = 30

@@ -137,6 +137,19 @@ ILL = [
         },
     ),
     Ill(
+        "quantization-groups",
+        server(tp=8),
+        "The output_size of gate's and up's weight = 192 is not divisible by",
+        target={
+            **MOE,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
+            "moe_intermediate_size": 1536,
+            "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        },
+        node=Node(engine="0.26.0"),
+    ),
+    Ill(
         "state-blocks",
         server(max_num_seqs=None, max_num_batched_tokens=None),
         "max_num_seqs (1024) exceeds available Mamba cache blocks",

@@ -51,7 +51,17 @@ def test_workload_label(isl: int, osl: int, label: str) -> None:
         ("NVIDIA B200", "b200"),
         ("NVIDIA GB200", "gb200"),
         ("NVIDIA H1000", None),
-        ("NVIDIA A100-SXM4-80GB", None),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA H20", "h20"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", None),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA GeForce RTX 5090", "rtx5090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtxpro6000"),
+        ("NVIDIA RTX 6000 Ada Generation", None),
+        ("NVIDIA GB10", "gb10"),
+        ("AMD Instinct MI250X", "mi250x"),
     ],
 )
 def test_hardware_of_a_product_name(name: str, key: str | None) -> None:

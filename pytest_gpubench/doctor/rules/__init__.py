@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pytest_gpubench.doctor.context import Config, Node, Rule, Symptom, context_of
 from pytest_gpubench.doctor.findings import Finding, in_order
 from pytest_gpubench.doctor.rules import (
+    all_reduce,
     attention,
     capacity,
     drafting,
@@ -28,6 +29,7 @@ from pytest_gpubench.model.specs import ServerSpec
 RULES: tuple[Rule, ...] = (
     *names.RULES,
     *parallelism.RULES,
+    *all_reduce.RULES,
     *attention.RULES,
     *minimax.RULES,
     *quantization.RULES,

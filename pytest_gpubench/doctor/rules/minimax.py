@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from packaging.version import InvalidVersion, Version
-
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 
 
@@ -69,51 +67,6 @@ def nvfp4_cache(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-def multicast(context: ServerContext) -> Iterator[Symptom]:
-    """vLLM 0.26's MiniMax-M3 fuses the all-reduce with the norm; FlashInfer's kernel for it stores
-    through a multicast address, which is 0 where PyTorch's symmetric memory has none. 0.32 looks at
-    the address and takes the other backend."""
-    if (
-        context.target is None
-        or not context.target.is_minimax_m3
-        or context.tp == 1
-        or context.hardware.platform != "cuda"
-    ):
-        return
-    backend = context.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND", "auto")
-    if context.node.multicast is False and backend != "trtllm":
-        yield Symptom(
-            "NVLink multicast is off on this host (TORCH_SYMM_MEM_DISABLE_MULTICAST), and "
-            "MiniMax-M3's fused all-reduce writes "
-            "through it: vLLM 0.26 dies in its profiling run, 0.32 falls back, in between we "
-            "have not looked.",
-            "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm.",
-        )
-
-
-def all_reduce_compiles(context: ServerContext) -> Iterator[Symptom]:
-    """Seen with 0.26.0 on two H100s: ranks say nothing after "Using flashinfer allreduce backend:
-    trtllm" while nvcc compiles; one file alone was not done after 170 s of a core that had nothing
-    else to do. With the library in FlashInfer's folder of prebuilt kernels six servers side by side
-    were ready after 98 to 121 s, and one alone after 61 s."""
-    if (
-        context.target is None
-        or not context.target.is_minimax_m3
-        or context.tp == 1
-        or context.hardware.platform != "cuda"
-    ):
-        return
-    if context.settings.environment.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND") == "trtllm":
-        yield Symptom(
-            "At its first start on a host FlashInfer compiles MiniMax-M3's fused all-reduce with "
-            "nvcc: that took more than five "
-            "minutes on a host with two H100s, without a line in the log.",
-            "Leave --gpubench-start-timeout at its hour, or install flashinfer-jit-cache (with "
-            "the kernel compiled beforehand the "
-            "same servers were ready after 61 to 121 s).",
-        )
-
-
 def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
     """vLLM issue 48603: the model's top-k buffer became token-major for Blackwell's kernels while
     the Triton ones, which every other GPU takes, went on to read it head-major. Seen in 0.25.1
@@ -128,8 +81,8 @@ def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
         return
     if (
         not context.is_family(100)
-        and context.node.engine is not None
-        and _release(context.node.engine) in ((0, 25), (0, 26))
+        and context.engine is not None
+        and context.engine.release[:2] in ((0, 25), (0, 26))
     ):
         yield Symptom(
             f"vLLM {context.node.engine} reads MiniMax-M3's top-k buffer in the wrong layout on "
@@ -140,13 +93,6 @@ def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-def _release(version: str) -> tuple[int, ...]:
-    try:
-        return Version(version).release[:2]
-    except InvalidVersion:
-        return ()
-
-
 RULES: tuple[Rule, ...] = (
     Rule(
         "minimax-m3-top-k-layout",
@@ -155,23 +101,6 @@ RULES: tuple[Rule, ...] = (
         "seen on a GPU",
         "Triton Error [CUDA]: an illegal memory access was encountered",
         top_k_layout,
-    ),
-    Rule(
-        "all-reduce-multicast",
-        "NVLink multicast for MiniMax-M3's fused all-reduce",
-        "warning",
-        "seen on a GPU",
-        "Worker failed with error 'CUDA error: an illegal memory access was encountered",
-        multicast,
-        outcome_unknown=True,
-    ),
-    Rule(
-        "all-reduce-compiles",
-        "time to compile MiniMax-M3's fused all-reduce at the first start",
-        "note",
-        "seen on a GPU",
-        "",
-        all_reduce_compiles,
     ),
     Rule(
         "nvfp4-cache-needs-blackwell",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.model.printing import listed
@@ -301,10 +301,7 @@ def removed_variable(context: ServerContext) -> Iterator[Symptom]:
 
 def _removed(context: ServerContext, name: str, instead: str, says: dict[str, object]) -> Symptom:
     """An error for an engine that is known not to have it, else a warning: older ones do."""
-    try:
-        gone = context.node.engine is not None and Version(context.node.engine) >= _CHECKED
-    except InvalidVersion:
-        gone = False
+    gone = context.engine is not None and context.engine >= _CHECKED
     return Symptom(
         f"{name} is not there any more in vLLM {_CHECKED}.",
         f"{instead[0].upper()}{instead[1:]}.",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from packaging.version import Version
+
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.findings import Severity
 
 _MIN_CAPABILITY: dict[str, int] = {
     "awq": 75,
@@ -38,6 +41,11 @@ _NO_BLOCKS = (
     "Weight input_size_per_partition = {width} is not divisible by weight quantization "
     "block_k = {group}."
 )
+_NO_EXPERT_BLOCKS = (
+    "The output_size of gate's and up's weight = {width} is not divisible by weight quantization "
+    "block_n = {group}."
+)
+_REFINES_EXPERTS = Version("0.32")
 _MX8 = ("mxfp8", "modelopt_mxfp8")
 
 
@@ -141,18 +149,32 @@ def weight_groups(context: ServerContext) -> Iterator[Symptom]:
         return
     if not isinstance(group, int) or isinstance(group, bool) or group < 2:
         return
-    widths = {"MLP": target.dense_intermediate if target.dense_layers != 0 else None}
+    widths = {"MLP": (target.dense_intermediate if target.dense_layers else None, says)}
     if target.is_moe:
-        widths["shared expert"] = target.shared_intermediate or None
-    for name, width in widths.items():
+        widths["shared expert"] = (target.shared_intermediate or None, says)
+    if target.is_moe and not awq and not context.settings.expert_parallel:
+        widths["expert"] = (target.expert_intermediate, _NO_EXPERT_BLOCKS)
+    for name, (width, sentence) in widths.items():
         if width is None or width % tp or (width // tp) % group == 0:
+            continue
+        severity = _severity_of_experts(context) if name == "expert" else "error"
+        if severity is None:
             continue
         yield Symptom(
             f"Cut over {tp} ranks, the {name}'s intermediate size {width} leaves {width // tp}, "
             f"which the {method} weights' groups of {group} do not divide.",
-            f"Use {_fitting(width, group, tp)}, or weights with smaller groups.",
-            {"sentence": says.format(width=width // tp, group=group)},
+            f"Use {_fitting(width, group, tp)}, or weights with smaller groups"
+            + (", or expert parallelism, which does not cut experts." if name == "expert" else "."),
+            {"sentence": sentence.format(width=width // tp, group=group)},
+            severity=severity,
         )
+
+
+def _severity_of_experts(context: ServerContext) -> Severity | None:
+    """vLLM 0.32 takes smaller blocks by itself; an engine that we do not know may be older."""
+    if context.engine is None:
+        return "warning"
+    return "error" if context.engine < _REFINES_EXPERTS else None
 
 
 def _fitting(width: int, group: int, tp: int) -> str:
