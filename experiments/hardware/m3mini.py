@@ -57,7 +57,7 @@ def write_m3mini(cache_dir: Path) -> dict[str, str]:
         M3MINI_MXFP8: lambda folder: _write_target(
             folder, m3mini_config() | {"quantization_config": _MXFP8}
         ),
-        M3MINI_DRAFT: lambda folder: _write(
+        M3MINI_DRAFT: lambda folder: write_files(
             folder, {"config.json": to_json(m3mini_draft_config())}
         ),
     }
@@ -192,7 +192,7 @@ _CARD = (
 
 
 def _write_target(folder: Path, config: dict[str, Any]) -> None:
-    _write(folder, {"config.json": to_json(config), **tokenizer_files(MAX_POSITION)})
+    write_files(folder, {"config.json": to_json(config), **tokenizer_files(MAX_POSITION)})
 
 
 _HEADER = b'{"none": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}'
@@ -201,7 +201,8 @@ _ONE_BYTE = len(_HEADER).to_bytes(8, "little") + _HEADER + b"\0"
 one."""
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> None:
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """A repository without weights: these files, and what makes it look complete."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in {
         **files,
