@@ -53,7 +53,8 @@ _LOUD = re.compile(
 _FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")
 """Lines of a traceback other than its message."""
 _READ_LOG = (
-    "The cause is not one that gpubench knows: read the engine's log from the first traceback on."
+    "The cause is not one that gpubench knows: read the engine's log from the first traceback on, "
+    "and report it with the whole log, so that it will be known."
 )
 
 
@@ -136,7 +137,7 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
         if not _died_without_word(parsed, root):
             return Failure(
                 "unknown",
-                "engine",
+                "unknown",
                 f"The engine failed: {root.headline}{_how(ending)}",
                 _clip((*root.last_frame, *root.message)),
                 _READ_LOG,

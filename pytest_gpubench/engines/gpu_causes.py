@@ -71,10 +71,12 @@ GPU_CAUSES: tuple[Cause, ...] = (
     cause(
         "all-reduce-multicast",
         "engine",
-        r"illegal memory access|cudaErrorIllegalAddress|CUBLAS_STATUS_EXECUTION_FAILED",
+        r"illegal memory access|cudaErrorIllegalAddress"
+        r"|CUBLAS_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)",
         "FlashInfer's fused all-reduce (mnnvl) wrote through NVLink multicast, which "
         "this host most likely does not offer.",
-        "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm, or use a vLLM that looks "
+        "Set env VLLM_FLASHINFER_ALLREDUCE_BACKEND: trtllm (or, not for MiniMax-M3, "
+        "compilation-config.pass_config.fuse_allreduce_rms: false), or use a vLLM that looks "
         "for multicast first (0.32 does).",
         log=r"FlashInfer Allreduce norm fusion workspace with backend=mnnvl",
     ),

@@ -7,7 +7,9 @@ from typing import Literal, TypeAlias
 
 from pytest_gpubench.model.printing import for_terminal
 
-FailureClass: TypeAlias = Literal["infrastructure", "recipe", "engine", "client", "performance"]
+FailureClass: TypeAlias = Literal[
+    "infrastructure", "recipe", "engine", "client", "performance", "unknown"
+]
 """Only ``infrastructure`` (node, network, download, foreign process) may be retried by a
 machine."""
 FAILURE_CLASSES: dict[FailureClass, str] = {
@@ -22,6 +24,7 @@ FAILURE_CLASSES: dict[FailureClass, str] = {
     ),
     "client": "the measuring side failed, or the run was ended",
     "performance": "a gate: the numbers are worse than allowed",
+    "unknown": "an engine that died of what gpubench does not know; read its log, and report it",
 }
 """Who must act, by class."""
 

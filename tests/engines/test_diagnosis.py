@@ -517,8 +517,25 @@ def test_argparse_has_no_traceback() -> None:
 
 def test_an_unknown_cause_shows_the_first_traceback_and_not_the_end_of_the_file() -> None:
     failure = classify(failed("KeyError: 'layers.0.qkv'", frame="load_weights"), DIED)
-    assert (failure.cause, failure.failure_class) == ("unknown", "engine")
+    assert (failure.cause, failure.failure_class) == ("unknown", "unknown")
     assert failure.evidence == ("KeyError: 'layers.0.qkv'",)
+
+
+def test_a_dead_cublas_after_the_fused_all_reduce_is_its_doing() -> None:
+    """Seen with vLLM 0.26 on two H100s and on two H200s: a Llama, TP2, no NVLink multicast."""
+    workspace = (
+        "(Worker_TP0 pid=7) INFO 11-28 13:30:56 [flashinfer_all_reduce.py:170] Initialized "
+        "FlashInfer Allreduce norm fusion workspace with backend=mnnvl"
+    )
+    died = failed(
+        "RuntimeError: CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling "
+        "`cublasCreate(handle)`",
+        frame="forward",
+    )
+    failure = classify([workspace, *died], DIED)
+    assert (failure.cause, failure.failure_class) == ("all-reduce-multicast", "engine")
+    assert "fuse_allreduce_rms: false" in failure.remedy
+    assert classify(died, DIED).cause == "unknown"
 
 
 def test_the_first_of_a_chain_is_the_root_unless_only_a_later_one_is_known() -> None:
