@@ -95,7 +95,9 @@ def main() -> None:
         for workers in options.workers:
             with servers(cores[-options.servers :]) as url:
                 os.sched_setaffinity(0, set(cores[:workers]))
-                found[workers].append(flood(url, workers, options.streams * workers))
+                row = flood(url, workers, options.streams * workers)
+                print(f"{workers}: {row[0]:,.0f} chunks/s, {row[1] * 1e6:.1f} us", flush=True)
+                found[workers].append(row)
     print("\n| client processes | chunks/s | client CPU per chunk, us |\n|---|---|---|")
     for workers, rows in found.items():
         rate, cpu = (statistics.median(column) for column in zip(*rows, strict=True))
