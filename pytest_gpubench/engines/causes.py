@@ -218,6 +218,15 @@ CAUSES: tuple[Cause, ...] = (
         "Look in the log of the other ranks for what ended the first of them.",
     ),
     cause(
+        "rendezvous-timeout",
+        "infrastructure",
+        r"DistStoreError|store based barrier|Timed out waiting \d+ms for (?:send|recv)"
+        r"|Timed out initializing process group",
+        "The processes of the engine did not find one another in time.",
+        "Look in the log whether one of them died first; else at the network that NCCL and gloo "
+        "take (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME, a firewall on the node).",
+    ),
+    cause(
         "worker-hangs",
         "engine",
         r"RPC call to \w+ timed out",

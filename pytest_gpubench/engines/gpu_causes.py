@@ -116,9 +116,17 @@ GPU_CAUSES: tuple[Cause, ...] = (
         "engine",
         r"no kernel image is available|PTX was compiled with an unsupported toolchain"
         r"|device kernel image is invalid|invalid device function|hipErrorNoBinaryForGpu"
-        r"|No supported CUDA architectures found",
+        r"|No supported CUDA architectures found"
+        r"|ptxas fatal\s*: Value 'sm_\w+' is not defined",
         "The engine was not built for this GPU or driver.",
         "Use a vLLM build for this GPU's compute capability, or a newer driver.",
+    ),
+    cause(
+        "fp8-not-on-this-gpu",
+        "recipe",
+        r"type fp8e4nv not supported in this architecture",
+        "This GPU cannot compute with the FP8 type of these weights.",
+        "Use weights of another format on this GPU, or one of compute capability 8.9 or newer.",
     ),
     cause(
         "kv-cache-too-small",
