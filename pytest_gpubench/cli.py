@@ -6,7 +6,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,6 +27,7 @@ from pytest_gpubench.model.printing import counted
 
 if TYPE_CHECKING:
     from pytest_gpubench.host.hub.fetch import Progress
+    from pytest_gpubench.model.specs import ServerSpec
 
 EXIT_FINDINGS = 1
 """The doctor found errors."""
@@ -121,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_selection(fetch)
     fetch.add_argument("--cache-dir", type=Path, metavar="DIR", help="as --gpubench-cache-dir")
+    fetch.add_argument(
+        "--configs",
+        action="store_true",
+        help="config, tokenizer and the index of the weights only: what the doctor needs",
+    )
     fetch.set_defaults(run=_fetch)
 
     schema = commands.add_parser(
@@ -187,6 +193,8 @@ def _fetch(parsed: argparse.Namespace) -> int:
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
     book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
+    if parsed.configs:
+        return _fetch_descriptions(map(book.server, plan["servers"]), parsed.cache_dir)
     done: set[str] = set()
     for key in plan["servers"]:
         for repository, commit in fetch_weights(
@@ -199,6 +207,17 @@ def _fetch(parsed: argparse.Namespace) -> int:
     files = {case.workload.dataset_file for case in book.cases if case.id in chosen}
     for address in sorted(filter(HUB_FILE.match, files)):
         print(f"{address} {fetch_dataset(address)}")
+    return 0
+
+
+def _fetch_descriptions(servers: Iterable[ServerSpec], cache_dir: Path | None) -> int:
+    from pytest_gpubench.plugin.model_files import fetch_descriptions
+
+    found: dict[str, tuple[str, int]] = {}
+    for spec in servers:
+        found |= fetch_descriptions(spec, cache_dir, known=found)
+    for repository, (commit, size) in found.items():
+        print(f"{repository} {commit or 'local folder'} {size / 1e6:.1f} MB")
     return 0
 
 

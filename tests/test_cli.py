@@ -12,6 +12,7 @@ import pytest
 from pytest_gpubench import __version__
 from pytest_gpubench.cli import main
 from pytest_gpubench.recipes import json_schema
+from tests.host.fake_hub import fake_hub, model_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,6 +134,26 @@ def test_fetch_names_what_it_has(tmp_path: Path, capfd: pytest.CaptureFixture[st
     )
     names = [line.split()[0] for line in capfd.readouterr().out.splitlines()]
     assert names == ["pytest-gpubench/tiny-llama", "pytest-gpubench/tiny-llama-eagle3"]
+
+
+def test_fetch_of_configs_lets_the_doctor_see_a_model_that_is_not_on_disk(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    config = {"model_type": "llama", "num_attention_heads": 6, "hidden_size": 768}
+    recipes = tmp_path / "recipes.yaml"
+    recipes.write_text(DOOMED.replace("MiniMaxAI/MiniMax-M3", "org/six-heads"))
+    with fake_hub() as hub:
+        files = {**model_files(50_000), "config.json": json.dumps(config).encode()}
+        commit = hub.add("org/six-heads", files)
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert main(["fetch", str(recipes), "--configs"]) == 0
+        assert not any(name.endswith(".safetensors") for name in hub.downloads)
+    assert capfd.readouterr().out == f"org/six-heads {commit} 0.0 MB\n"
+    assert main(["doctor", str(recipes)]) == 1
+    assert "6 attention heads cannot be divided by tensor parallel size 8" in capfd.readouterr().out
 
 
 def test_fetch_offline_says_what_is_missing(

@@ -18,7 +18,8 @@ from unittest import mock
 import huggingface_hub
 from harness import NO_FAILURE, Fault, Observed, own_environment
 
-from pytest_gpubench.host.hub.fetch import FetchSettings, ensure_snapshot, lock_path
+from pytest_gpubench.host.hub.fetch import FetchSettings, ensure_snapshot
+from pytest_gpubench.host.hub.repository_locks import lock_path
 from pytest_gpubench.model.failures import BenchmarkError
 from tests.host.fake_hub import FakeHub, fake_hub, model_files
 from tests.host.fake_hub import Fault as HubFault

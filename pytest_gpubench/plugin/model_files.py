@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES, write_demo_models
-from pytest_gpubench.host.hub.fetch import Progress, ensure_snapshot
+from pytest_gpubench.host.hub.fetch import Progress, ensure_snapshot, fetch_configs
 from pytest_gpubench.host.hub.local import default_cache_dir
 from pytest_gpubench.model.specs import ServerSpec
 
@@ -33,6 +33,26 @@ def models_of(spec: ServerSpec) -> list[Wanted]:
         read = own != "dummy" if own is not None else read
         wanted.append(Wanted(draft.model, draft.revision, False, read))
     return wanted
+
+
+def fetch_descriptions(
+    spec: ServerSpec, cache_dir: Path | None, known: Collection[str] = ()
+) -> dict[str, tuple[str, int]]:
+    """Commit and bytes by repository of what describes the server's models: all but their weights;
+    without those that are known.
+
+    Raises:
+        BenchmarkError: where a repository cannot be had, with cause and remedy.
+    """
+    cache = cache_dir or default_cache_dir()
+    wanted = models_of(spec)
+    if any(one.repository in DEMO_REPOSITORIES for one in wanted):
+        write_demo_models(cache)
+    return {
+        one.repository: fetch_configs(one.repository, one.revision, cache_dir=cache)
+        for one in wanted
+        if one.repository not in (*DEMO_REPOSITORIES, *known)
+    }
 
 
 def fetch_weights(

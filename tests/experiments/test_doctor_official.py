@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "doctor"))
-import official  # type: ignore[import-not-found]
+import official
 
 PUBLISHED_AT_ONE_BYTE = "meta-llama/Llama-3.1-405B-Instruct-FP8"
 """The published size counts its attention at one byte; its config.json says two."""

@@ -15,8 +15,14 @@ import huggingface_hub
 import pytest
 
 from pytest_gpubench.host.hub.download_failures import redact
-from pytest_gpubench.host.hub.fetch import FetchSettings, Progress, ensure_snapshot, repository_lock
-from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder
+from pytest_gpubench.host.hub.fetch import (
+    FetchSettings,
+    Progress,
+    ensure_snapshot,
+    fetch_configs,
+)
+from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder, weight_size
+from pytest_gpubench.host.hub.repository_locks import repository_lock
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from tests.host.fake_hub import FakeHub, Fault, fake_hub, model_files
 
@@ -88,6 +94,23 @@ def test_a_model_is_downloaded_once_and_then_used_offline(hub: FakeHub, tmp_path
     assert huggingface_hub.snapshot_download(
         REPO, cache_dir=tmp_path / "cache", local_files_only=True
     ) == str(snapshot.path)
+
+
+def test_what_describes_a_model_comes_without_its_weights(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    files = model_files(50_000)
+    commit = hub.add(REPO, files)
+    found, size = fetch_configs(REPO, cache_dir=tmp_path / "cache", settings=_settings(hub))
+    small = {name for name in files if not name.endswith(".safetensors")}
+    assert (found, size) == (commit, sum(len(files[name]) for name in small))
+    assert set(hub.downloads) == {f"{REPO}/{name}" for name in small}
+    described = find_snapshot(REPO, None, tmp_path / "cache", weights=False)
+    assert isinstance(described, Snapshot)
+    assert weight_size(described.path) == 100_000, "as the index says"
+    assert not isinstance(find_snapshot(REPO, None, tmp_path / "cache"), Snapshot)
+    assert _fetch(hub, tmp_path / "cache").commit == commit, "and the weights come later"
 
 
 def test_a_pinned_commit_is_fetched_beside_the_branch(hub: FakeHub, tmp_path: Path) -> None:
@@ -364,7 +387,7 @@ def test_a_lock_whose_owner_was_killed_stops_nobody(hub: FakeHub, tmp_path: Path
 def test_waiting_for_another_download_is_reported_and_ends(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_gpubench.host.hub.fetch._LOCK_POLL_SECONDS", 0.05)
+    monkeypatch.setattr("pytest_gpubench.host.hub.repository_locks._LOCK_POLL_SECONDS", 0.05)
     hub.add(REPO, model_files())
     seen: list[Progress] = []
     with repository_lock(tmp_path, REPO, timeout=1), pytest.raises(BenchmarkError) as caught:

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_gpubench.host.files import expanded, make_private_folder, not_private
 from pytest_gpubench.host.hub import local
-from pytest_gpubench.host.hub.fetch import lock_path, repository_lock
+from pytest_gpubench.host.hub.repository_locks import lock_path, repository_lock
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
 from pytest_gpubench.host.leases.lease_file import lease_folder

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 from pytest_gpubench.host.hub.download_failures import download_failure
-from pytest_gpubench.host.hub.fetch import FetchSettings, hub_endpoint, repository_lock, retrying
+from pytest_gpubench.host.hub.fetch import FetchSettings, hub_endpoint, retrying
 from pytest_gpubench.host.hub.local import DEFAULT_REVISION, default_cache_dir, is_offline
+from pytest_gpubench.host.hub.repository_locks import repository_lock
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import HUB_FILE
 

@@ -3,10 +3,8 @@ named."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-from pytest_gpubench.host.files import expanded, make_private_folder, not_private, write_text
+from pytest_gpubench.host.files import expanded, write_text
 from pytest_gpubench.host.hub.download_failures import (
     download_failure,
     folder_failure,
     is_transient,
-    lock_unusable,
     offline_failure,
     still_incomplete,
 )
@@ -36,6 +33,7 @@ from pytest_gpubench.host.hub.local import (
     looks_whole,
     repository_folder,
 )
+from pytest_gpubench.host.hub.repository_locks import LockKind, repository_lock
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 _T = TypeVar("_T")
@@ -55,12 +53,11 @@ _UNSERVED = (
     "*.pt",
 )
 """Copies of the weights in formats that the engines do not load by default."""
+_WEIGHTS = ("*.safetensors", "*.bin", "*.npz", "*.ckpt")
+_LARGEST_CONFIG = 64 << 20
+"""Bytes of one file; a tokenizer has some 20 MB."""
 _SPARE_BYTES = 64 << 20
 _PROGRESS_SECONDS = 1.0
-_LOCK_POLL_SECONDS = 2.0
-LockKind: TypeAlias = Literal["local", "shared"]
-"""``local``: flock in a folder of this host, released by the kernel when its owner dies.
-``shared``: a lock file inside the cache, for a cache that several hosts write over NFS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +141,66 @@ def ensure_snapshot(
         return _fetch_with_retries(
             model, revision or DEFAULT_REVISION, cache, tokenizer, report, settings
         )
+
+
+def fetch_configs(
+    model: str,
+    revision: str | None = None,
+    *,
+    cache_dir: Path | None = None,
+    settings: FetchSettings | None = None,
+) -> tuple[str, int]:
+    """Bring everything of a model but its weights: config, tokenizer, quantization, the index of
+    the weights. What the doctor needs; no server starts from it.
+
+    Returns:
+        Commit, and bytes that the hub says these files have; empty and 0 for a folder.
+
+    Raises:
+        BenchmarkError: as ``ensure_snapshot``.
+    """
+    if is_local_path(model):
+        return "", 0
+    settings = settings or FetchSettings()
+    cache, endpoint = expanded(cache_dir or default_cache_dir()), hub_endpoint(settings)
+    asked = revision or DEFAULT_REVISION
+    if is_offline():
+        raise BenchmarkError(
+            offline_failure(Incomplete(model, "its config was asked for"), revision, cache)
+        )
+    with repository_lock(cache, model, kind=settings.lock, timeout=settings.lock_timeout):
+        found = retrying(
+            lambda: _fetch_small_files(model, asked, cache, endpoint, settings),
+            lambda error: download_failure(error, model, asked, str(cache), endpoint),
+            settings,
+        )
+        _write_ref(repository_folder(cache, model), asked, found[0])
+    return found
+
+
+def _fetch_small_files(
+    model: str, revision: str, cache: Path, endpoint: str, settings: FetchSettings
+) -> tuple[str, int]:
+    from huggingface_hub import HfApi, snapshot_download
+
+    cache.mkdir(parents=True, exist_ok=True)
+    info = HfApi(endpoint=endpoint).model_info(model, revision=revision, files_metadata=True)
+    sizes = {
+        file.rfilename: file.size or 0
+        for file in info.siblings or []
+        if not any(fnmatch(file.rfilename, pattern) for pattern in (*_UNSERVED, *_WEIGHTS))
+        and (file.size or 0) <= _LARGEST_CONFIG
+    }
+    snapshot_download(
+        model,
+        revision=str(info.sha),
+        cache_dir=cache,
+        endpoint=endpoint,
+        allow_patterns=[_literal(name) for name in sizes],
+        max_workers=settings.max_workers,
+        tqdm_class=_silent_bar(),
+    )
+    return str(info.sha), sum(sizes.values())
 
 
 def _fetch_with_retries(
@@ -340,74 +397,3 @@ def _write_ref(repository: Path, revision: str, commit: str) -> None:
     """Record which commit a branch or tag is, after its files are there."""
     if revision != commit:
         write_text(repository / "refs" / revision, commit, what="the reference")
-
-
-def lock_path(cache_dir: Path, repo: str, kind: LockKind) -> Path:
-    """Where the lock of a repository lies; the same for every spelling of the cache's path."""
-    name = repo.replace("/", "--")
-    if kind == "shared":
-        return cache_dir / ".locks" / "gpubench" / f"{name}.lock"
-    digest = hashlib.sha256(os.fsencode(cache_dir.resolve())).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"gpubench-{os.getuid()}" / "hub" / f"{name}-{digest}.lock"
-
-
-@contextmanager
-def repository_lock(
-    cache_dir: Path,
-    repo: str,
-    *,
-    kind: LockKind = "local",
-    timeout: float,
-    waiting: Callable[[], None] = lambda: None,
-) -> Iterator[None]:
-    """Hold the lock of a repository.
-
-    Args:
-        timeout: seconds to wait for another process.
-        waiting: called every two seconds while another process holds it.
-
-    Raises:
-        BenchmarkError: infrastructure, if the lock cannot be had in time or at all.
-    """
-    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-
-    path = lock_path(cache_dir, repo, kind)
-    try:
-        if kind == "shared":
-            make_private_folder(path.parent, 0o755)
-            lock: BaseFileLock = SoftFileLock(path)
-        else:
-            make_private_folder(path.parent)
-            for folder in (path.parent.parent, path.parent):
-                if reason := not_private(folder):
-                    raise BenchmarkError(lock_unusable(repo, path, reason))
-            lock = FileLock(path, mode=0o600)
-        left = timeout
-        while True:
-            step = min(left, _LOCK_POLL_SECONDS)
-            try:
-                lock.acquire(timeout=step)
-                break
-            except Timeout:
-                left -= step
-                if left <= 0:
-                    raise
-                waiting()
-    except Timeout as error:
-        raise BenchmarkError(
-            Failure(
-                "lock-timeout",
-                "infrastructure",
-                f"another process has held the download lock of {repo} for more than "
-                f"{timeout:.0f} s ({path})",
-                remedy="Wait for it, or delete that file if no process downloads.",
-            )
-        ) from error
-    except (OSError, NotImplementedError) as error:
-        raise BenchmarkError(
-            lock_unusable(repo, path, str(getattr(error, "strerror", None) or error))
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -228,14 +228,24 @@ def _missing_part(folder: Path, tokenizer: bool, with_weights: bool = True) -> s
 
 
 def weight_size(folder: Path) -> int | None:
-    """Bytes of the weight files of a model's folder; None where they are not all there."""
+    """Bytes of the weight files of a model's folder: as they are or, where some are not there, as
+    their index says; None where nothing does."""
     try:
         present = dict(_files(folder))
         sizes = [present.get(name) for name in _weight_files(folder, present)]
+        known = [size for size in sizes if size]
+        if known and len(known) == len(sizes):
+            return sum(known)
+        return next(filter(None, (_indexed_size(folder / name) for name in _INDEXES)), None)
     except (_UnreadableError, OSError):
         return None
-    known = [size for size in sizes if size]
-    return sum(known) if known and len(known) == len(sizes) else None
+
+
+def _indexed_size(index: Path) -> int | None:
+    """What an index says that its weights hold."""
+    metadata = _json(index).get("metadata") if index.is_file() else None
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
 
 
 class _UnreadableError(Exception):
