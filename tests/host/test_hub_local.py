@@ -53,6 +53,24 @@ def test_a_complete_snapshot_is_found_by_branch_and_by_commit(
     assert find_snapshot("org/model", COMMIT, tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"params.json": b"{}", "consolidated.safetensors": shard("w", 8), "tekken.json": b"{}"},
+        {"model-Q4_K_M.gguf": b"GGUF" + b"x" * 100},
+    ],
+    ids=["mistral", "gguf"],
+)
+def test_formats_that_describe_themselves(tmp_path: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert isinstance(find_snapshot(str(tmp_path), None, tmp_path / "cache"), Snapshot)
+    next(tmp_path.glob("[mc]*")).unlink()
+    found = find_snapshot(str(tmp_path), None, tmp_path / "cache")
+    assert isinstance(found, Incomplete)
+    assert "config.json is missing" in found.reason
+
+
 def test_finding_changes_nothing(tmp_path: Path, snapshot: Path) -> None:
     before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
     find_snapshot("org/model", None, tmp_path, tokenizer=True)

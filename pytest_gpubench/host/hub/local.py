@@ -209,12 +209,14 @@ def _missing_part(folder: Path, tokenizer: bool, with_weights: bool = True) -> s
         dangling = sorted(name for name, size in present.items() if size is None)
         if dangling:
             return f"{dangling[0]} is a link to a file that is gone"
-        if not present.get("config.json"):
+        description = _description(present)
+        if not description:
             return "config.json is missing"
-        _json(folder / "config.json")
+        if description.endswith(".json"):
+            _json(folder / description)
         weights = with_weights and _weight_files(folder, present)
         if with_weights and not weights:
-            return "it holds no weights (no *.safetensors and no *.bin)"
+            return "it holds no weights (no *.safetensors, *.bin, *.gguf)"
         for name in weights or ():
             if problem := _weight_problem(folder / name, name, present.get(name)):
                 return problem
@@ -225,6 +227,17 @@ def _missing_part(folder: Path, tokenizer: bool, with_weights: bool = True) -> s
     except OSError as error:
         return f"{error.filename or folder} cannot be read: {error.strerror or error}"
     return ""
+
+
+def _description(present: Mapping[str, int | None]) -> str:
+    """The file that describes the model: config.json, Mistral's params.json beside its own weights,
+    or a GGUF file, which describes itself; empty: none."""
+    if present.get("config.json"):
+        return "config.json"
+    own = any(name.startswith("consolidated") for name in present)
+    if present.get("params.json") and own:
+        return "params.json"
+    return next((name for name in sorted(present) if name.endswith(".gguf")), "")
 
 
 def weight_size(folder: Path) -> int | None:
@@ -279,7 +292,8 @@ def _weight_files(folder: Path, present: Mapping[str, int | None]) -> list[str]:
     tensors = [name for name in at_top if name.endswith(".safetensors")]
     # Mistral's own format lies beside the other one.
     tensors = [name for name in tensors if not name.startswith("consolidated")] or tensors
-    return tensors or [name for name in at_top if name.endswith(".bin")]
+    others = ([name for name in at_top if name.endswith(end)] for end in (".bin", ".gguf"))
+    return tensors or next(filter(None, others), [])
 
 
 def _weight_problem(path: Path, name: str, size: int | None) -> str:
