@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pytest_gpubench.gate.wording import interval
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.printing import for_terminal
@@ -174,6 +173,8 @@ def leave(report: pytest.TestReport, fields: Mapping[str, Any]) -> None:
 
 def junit_properties(verdict: Verdict) -> list[tuple[str, str]]:
     """The verdict, its reason, and per metric its own verdict and change."""
+    from pytest_gpubench.gate.wording import interval  # collecting needs no gate room
+
     secrets = Secrets.of(os.environ)
     reason = secrets.hide(as_utf8(verdict.reason))
     found = [("gpubench_verdict", verdict.status.value), ("gpubench_reason", reason)]

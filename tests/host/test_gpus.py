@@ -67,7 +67,7 @@ H100 = "NVIDIA H100 80GB HBM3"
 
 
 def test_inventory_reads_what_the_driver_tells() -> None:
-    nvml = FakeNvml(H100, "NVIDIA L40S")
+    nvml = FakeNvml(H100, "NVIDIA T4")
     inventory = read_inventory(nvml)
     assert inventory.driver == "580.82.07"
     assert inventory.gpus[0] == Gpu(
