@@ -111,6 +111,10 @@ def test_what_describes_a_model_comes_without_its_weights(
     assert weight_size(described.path) == 100_000, "as the index says"
     assert not isinstance(find_snapshot(REPO, None, tmp_path / "cache"), Snapshot)
     assert _fetch(hub, tmp_path / "cache").commit == commit, "and the weights come later"
+    hub.add(REPO, model_files(60_000))
+    again = fetch_configs(REPO, cache_dir=tmp_path / "cache", settings=_settings(hub))
+    assert again == (commit, 0), "what is whole stays what the branch names"
+    assert isinstance(find_snapshot(REPO, None, tmp_path / "cache"), Snapshot)
 
 
 def test_a_pinned_commit_is_fetched_beside_the_branch(hub: FakeHub, tmp_path: Path) -> None:

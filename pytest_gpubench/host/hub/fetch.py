@@ -154,7 +154,8 @@ def fetch_configs(
     the weights. What the doctor needs; no server starts from it.
 
     Returns:
-        Commit, and bytes that the hub says these files have; empty and 0 for a folder.
+        Commit, and bytes that the hub says these files have; 0 where the model is there already,
+        empty and 0 for a folder.
 
     Raises:
         BenchmarkError: as ``ensure_snapshot``.
@@ -163,6 +164,9 @@ def fetch_configs(
         return "", 0
     settings = settings or FetchSettings()
     cache, endpoint = expanded(cache_dir or default_cache_dir()), hub_endpoint(settings)
+    whole = find_snapshot(model, revision, cache)
+    if isinstance(whole, Snapshot):  # a branch that moved would leave it without its weights
+        return whole.commit, 0
     asked = revision or DEFAULT_REVISION
     if is_offline():
         raise BenchmarkError(
