@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from pytest_gpubench._version import __version__
 
 if TYPE_CHECKING:
+    from pytest_gpubench.dialects.engine_facts import EngineFacts
     from pytest_gpubench.engines.engine import Engine
-    from pytest_gpubench.engines.engine_facts import EngineFacts
     from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
     from pytest_gpubench.model.cases import Case, Identity, RecipeBook
     from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ sys.path.append(str(ROOT / "experiments" / "floor_plan"))
 from figures import circles, nested_conditionals, read_modules  # noqa: E402
 
 MODULES = read_modules(ROOT)
+ENGINE_PART = re.compile(r"\.dialects\.\w+\.\w+$")
 
 
 def test_no_module_is_in_a_circle_of_imports_types_included() -> None:
@@ -29,6 +31,8 @@ def test_no_conditional_expression_is_inside_another_one() -> None:
 def test_a_name_of_a_module_occurs_once() -> None:
     names: dict[str, list[str]] = {}
     for name in MODULES:
+        if ENGINE_PART.search(name):
+            continue  # each engine's parts have the same names, by intention
         names.setdefault(name.rpartition(".")[2], []).append(name)
     assert {name: where for name, where in names.items() if len(where) > 1} == {}
 

@@ -24,10 +24,12 @@ from client_tables import machine_line, replace_part
 
 from pytest_gpubench.demo.models import write_demo_models, write_trained_target
 from pytest_gpubench.demo.repository import publish_repository
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
-from pytest_gpubench.engines.metrics_page import wait_idle
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult
 from pytest_gpubench.measure.compute import compute
@@ -60,17 +62,16 @@ NOTE = (
 
 def measure(engine: Engine, case: Case, spec: ServerSpec) -> tuple[LoadResult, Measurement, float]:
     """One measurement, as the plugin makes it, and the API server's mean TTFT in seconds."""
-    before = wait_idle(engine.scrape, 60)
+    before = wait_idle(engine.scrape, COUNTERS, 60)
     result = run_load(
         LoadPlan(engine.url, engine.served_name, case.workload, salt=case.id),
         api_key=engine.api_key,
         fetch_metrics=engine.scrape,
     )
-    after = wait_idle(engine.scrape, 60)
+    after = wait_idle(engine.scrape, COUNTERS, 60)
     found = compute(
         result.records, before, after, case.workload, case.topology, result.client,
-        speculative=spec.speculative is not None, prefix_caching=False, pages=result.pages,
-    )  # fmt: skip
+        speculative=spec.speculative is not None, prefix_caching=False, pages=result.pages, counters=COUNTERS)  # fmt: skip
     counted = after.since(before)
     return (
         result,
@@ -151,7 +152,9 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="gpubench-engine-") as folder:
         write_demo_models(Path(folder))
         command = (
-            tuple(shlex.split(options.vllm_command)) if options.vllm_command else default_command()
+            tuple(shlex.split(options.vllm_command))
+            if options.vllm_command
+            else default_command(VLLM)
         )
         for name, spec, cases in servers(Path(folder)):
             engine = start_engine(

@@ -43,14 +43,14 @@ import json, sys
 import pytest, pytest_gpubench.plugin.runner
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.engines.metrics_page import parse_metrics
+from pytest_gpubench.dialects.metrics_page import parse_metrics
 from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.measure.compute import compute
 workload = Workload(**json.loads(sys.argv[2]), range_ratio=1.0)
 result = run_load(LoadPlan(sys.argv[1], "loopback", workload))
 page = parse_metrics("")
-found = compute(result.records, page, page, workload, Topology(1), result.client, speculative=False, prefix_caching=True)
+found = compute(result.records, page, page, workload, Topology(1), result.client, counters=dialect_of('vllm').counters, speculative=False, prefix_caching=True)
 print(json.dumps({"failed": len(result.failed), "problems": found.problems, "requests": found.totals.requests}))
 """
 

@@ -26,7 +26,8 @@ from pathlib import Path
 import psutil
 from client_tables import machine_line, replace_part
 
-from pytest_gpubench.engines.metrics_page import wait_idle
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.load.client_calibration import loopback_process
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan
@@ -55,9 +56,9 @@ def measure(url: str, priority: bool) -> Measurement:
         with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
             return bytes(response.read()).decode()
 
-    before = wait_idle(scrape, 30)
+    before = wait_idle(scrape, COUNTERS, 30)
     result = run_load(LoadPlan(url, "loopback", WORKLOAD, priority=priority), fetch_metrics=scrape)
-    after = wait_idle(scrape, 30)
+    after = wait_idle(scrape, COUNTERS, 30)
     return compute(
         result.records,
         before,
@@ -67,6 +68,7 @@ def measure(url: str, priority: bool) -> Measurement:
         result.client,
         speculative=False,
         prefix_caching=False,
+        counters=COUNTERS,
     )
 
 

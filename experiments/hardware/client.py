@@ -16,8 +16,10 @@ import recipes
 from context import Context, cases_of, job_of
 from fleet import Crowd, Job, measure, say
 
+from pytest_gpubench.dialects.metrics_page import Scrape
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.metrics_page import Scrape, wait_idle
+from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.report.records import plain
 
@@ -65,7 +67,7 @@ def run(context: Context, crowd: Crowd) -> None:
         number = 4 * conc if context.few else REQUESTS.get(conc, 10 * conc)
         workload = replace(case.workload, num_prompts=number, num_warmups=conc)
         for turn in ("ours", "vllm bench serve", "ours again"):
-            before = wait_idle(engine.scrape, 60.0)
+            before = wait_idle(engine.scrape, COUNTERS, 60.0)
             row: dict[str, Any] = {"tool": turn, "conc": conc, "requests": number}
             if turn.startswith("ours"):
                 measurement, _ = measure(
@@ -86,7 +88,7 @@ def run(context: Context, crowd: Crowd) -> None:
                 }
             else:
                 row |= _bench(context, engine, conc, number, case.workload.isl, case.workload.osl)
-            row["engine"] = _own_clock(before, wait_idle(engine.scrape, 60.0))
+            row["engine"] = _own_clock(before, wait_idle(engine.scrape, COUNTERS, 60.0))
             rows.append(row)
             context.write("client", rows)
             shown = row.get("metrics") or {}

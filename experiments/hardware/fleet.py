@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import check_engine
+from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
-from pytest_gpubench.engines.metrics_page import wait_idle
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult
@@ -107,7 +109,7 @@ def stop(outcomes: Iterable[Outcome]) -> None:
 def _start(job: Job, folder: Path, cache: Path) -> Outcome:
     log = folder / f"{job.name}.log"
     settings = EngineSettings(
-        command=default_command(),
+        command=default_command(VLLM),
         log_path=log,
         label=job.name,
         cache_dir=str(cache),
@@ -148,7 +150,7 @@ def measure(
         BenchmarkError: as the load run does.
     """
     load = workload or case.workload
-    before = wait_idle(engine.scrape, 60.0)
+    before = wait_idle(engine.scrape, COUNTERS, 60.0)
     with GpuWatch(gpus, engine) as watch:
         result = run_load(
             LoadPlan(engine.url, engine.served_name, load, launch=label, salt=case.id),
@@ -157,7 +159,7 @@ def measure(
             fetch_metrics=engine.scrape if pages else None,
             metrics_interval=pages or 1.0,
         )
-    after = wait_idle(engine.scrape, 60.0)
+    after = wait_idle(engine.scrape, COUNTERS, 60.0)
     measurement = compute(
         result.records,
         before,
@@ -168,6 +170,7 @@ def measure(
         speculative=spec.speculative is not None,
         prefix_caching=spec.serve.get("enable-prefix-caching") is not False,
         compiled=engine.compiled_between(*window_of(result.records)),
+        counters=COUNTERS,
     )
     # Idle neighbours hold memory, and that is all they do.
     complete = watch.complete(measurement, result.records)

@@ -14,7 +14,7 @@ from context import Context, cases_of, job_of
 from faults import kill_engines
 from fleet import Crowd, Job, Outcome, gpus_now, measure, say
 
-from pytest_gpubench.engines.metrics_page import parse_metrics
+from pytest_gpubench.dialects.metrics_page import parse_metrics
 from pytest_gpubench.load.protocol import LoadResult, RequestRecord
 from pytest_gpubench.measure import definitions
 from pytest_gpubench.model.cases import Case, RecipeBook

@@ -182,6 +182,11 @@ def draft_config(shape: LlamaShape, draft_vocab: int, bos: int, eos: int) -> dic
         "target_hidden_size": shape.hidden,
         "num_aux_hidden_states": 3,
         "eagle_aux_hidden_state_layer_ids": list(shape.aux_layers),
+        # SGLang looks here only, and counts one lower.
+        "eagle_config": {
+            "eagle_aux_hidden_state_layer_ids": [layer - 1 for layer in shape.aux_layers],
+            "use_aux_hidden_state": True,
+        },
     }
 
 

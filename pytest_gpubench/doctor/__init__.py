@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pytest_gpubench.doctor.configs import ModelConfigs, known_config, read_model_configs
 from pytest_gpubench.doctor.context import Node, memory_of
+from pytest_gpubench.doctor.examination import every_rule, examine
 from pytest_gpubench.doctor.findings import (
     Finding,
     Prognosis,
@@ -19,17 +20,17 @@ from pytest_gpubench.doctor.findings import (
     without,
 )
 from pytest_gpubench.doctor.memory_estimate import MemoryEstimate
-from pytest_gpubench.doctor.rules import RULE_IDS, RULES, examine
+from pytest_gpubench.doctor.rules import RULES
 
 __all__ = [
     "RULES",
-    "RULE_IDS",
     "Finding",
     "MemoryEstimate",
     "ModelConfigs",
     "Node",
     "Prognosis",
     "Severity",
+    "every_rule",
     "examine",
     "findings_for",
     "format_findings",

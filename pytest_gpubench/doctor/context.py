@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from packaging.version import InvalidVersion, Version
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor.config_values import mapping
 from pytest_gpubench.doctor.configs import known_config
 from pytest_gpubench.doctor.findings import EvidenceClass, Severity
@@ -43,7 +44,7 @@ class Node:
     multicast: bool | None = None
     """Whether programs may use NVLink multicast between its GPUs."""
     engine: str | None = None
-    """Version of the vLLM that would serve."""
+    """Version of the engine that would serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class ServerContext:
 
     @property
     def tp(self) -> int:
-        """vLLM's tensor parallel size."""
+        """Ranks that share one attention layer."""
         return self.spec.topology.tensor_parallel_size
 
     @property
@@ -185,7 +186,10 @@ def memory_of(
     node: Node | None = None,
     weights: int | None = None,
 ) -> MemoryEstimate | None:
-    """The memory estimate of one server, or None where its model is not known well enough."""
+    """The memory estimate of one server, or None where its model, or its engine's use of memory, is
+    not known well enough."""
+    if not dialect_of(spec.framework).estimates_memory:
+        return None
     return context_of(
         spec, hardware=hardware, target=target, draft=draft, node=node, weights=weights
     ).memory

@@ -22,8 +22,8 @@ _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 class Finding:
     """One thing that is wrong with a server, or with some of its cases.
 
-    ``rule`` is a stable kebab-case id; ``engine_says`` the sentence that vLLM would have died with
-    (empty where it keeps silent).
+    ``rule`` is a stable kebab-case id; ``engine_says`` the sentence that the engine would have died
+    with (empty where it keeps silent).
     """
 
     rule: str
@@ -94,7 +94,7 @@ def format_findings(findings: Iterable[Finding], *, title: str = "") -> str:
     for finding in findings:
         lines.append(f"  {finding.severity.upper()} {finding.rule}: {finding.message}")
         if finding.engine_says:
-            lines.append(f"      vLLM would say: {finding.engine_says}")
+            lines.append(f"      the engine would say: {finding.engine_says}")
         lines.append(f"      {finding.remedy} ({finding.evidence_class})")
         if finding.cases:
             lines.append(f"      cases: {listed(finding.cases, 4)}")

@@ -103,6 +103,7 @@ class ModelShape:
     draft_vocab: int | None
     target_hidden: int | None
     aux_layers: tuple[int, ...]
+    eagle_aux_layers: tuple[int, ...]
     n_predict: int | None
     puzzling: bool = False
     """Whether there are keys from which other layers follow than those that we count."""
@@ -201,6 +202,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
             config.get("eagle_aux_hidden_state_layer_ids")
             or eagle.get("eagle_aux_hidden_state_layer_ids")
         ),
+        eagle_aux_layers=integers(eagle.get("eagle_aux_hidden_state_layer_ids")),
         n_predict=number(text, "n_predict"),
         puzzling=hybrid_layers(text) is None and any(map(_is_puzzling, text.items())),
     )

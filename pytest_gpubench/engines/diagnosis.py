@@ -13,34 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_gpubench.engines.causes import CAUSES
-from pytest_gpubench.engines.gpu_causes import Cause
-from pytest_gpubench.engines.log_lines import LogLine, parse_line
+from pytest_gpubench.dialects.causes import Cause
+from pytest_gpubench.dialects.engine_log import EngineLog
+from pytest_gpubench.dialects.log_lines import LogLine
 from pytest_gpubench.model.failures import Failure
 
 EVIDENCE_LINES = 6
 """At most so many lines of an engine's log are shown."""
 _WIDTH = 240
-_MARK = re.compile(
-    r"EngineCore failed to start|WorkerProc failed to start|WorkerProc hit an "
-    r"exception|EngineCore encountered a fatal error"
-    r"|EngineCore hit an exception|DP Coordinator failed|Worker failed with error"
-)
-_FATAL = re.compile(
-    _MARK.pattern
-    + r"|Worker proc \S+ died unexpectedly|Engine core proc(?:ess)? .*died unexpectedly"
-    r"|Engine core "
-    r"initialization failed"
-    r"|CUDA error: |CUDA driver error|HIP error: |terminate called after throwing|Fatal Python "
-    r"error: |Segmentation fault|Memory access fault by GPU|Bus error"
-)
-_DIED = re.compile(r"(?:Worker proc|Engine core proc(?:ess)?)[^\n]*died unexpectedly")
-_GENERIC = re.compile(
-    r"^(?:SystemExit|KeyboardInterrupt|GeneratorExit|asyncio\.exceptions\.CancelledError|\S*EngineDeadError)\b"
-    r"|Engine core initialization failed|See root cause above|RuntimeError: Executor failed|API "
-    r"server .* died"
-    r"|Worker failed with error .*please check the stack trace"
-)
 _HEADER = "Traceback (most recent call last)"
 _CONNECTING = re.compile(
     r"^(?:During handling of the above exception|The above exception was the direct cause)"
@@ -99,20 +79,24 @@ class _Traceback:
         return () if last is None else tuple(frames[last : last + 2])
 
 
-def fatal_line(line: str | LogLine) -> bool:
+def fatal_line(line: LogLine, log: EngineLog) -> bool:
     """Whether a line means that the engine is lost even if its processes live on.
 
     Information and warnings never do, nor does what an engine says while it is being stopped: ask
         only before that.
     """
-    parsed = parse_line(line) if isinstance(line, str) else line
-    return parsed.level in ("", "ERROR", "CRITICAL") and bool(_FATAL.search(parsed.text))
+    return line.level in ("", "ERROR", "CRITICAL") and bool(log.fatal.search(line.text))
 
 
-def classify(lines: Iterable[str], ending: Ending) -> Failure:
-    """Name the failure. ``lines`` are the log up to the moment when a stop was requested, whole or
-    its beginning and end."""
-    parsed = [parse_line(line) for line in lines]
+def classify(lines: Iterable[str], ending: Ending, log: EngineLog) -> Failure:
+    """Name the failure.
+
+    Args:
+        lines: the log up to the moment when a stop was requested, whole or its beginning and end.
+        ending: how the run came to its end.
+        log: how the engine writes.
+    """
+    parsed = [log.parse(line) for line in lines]
     if ending.reason == "foreign-server":
         return Failure(
             "foreign-server",
@@ -123,18 +107,21 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
                 "again with another port."
             ),
         )
-    tracebacks = _tracebacks(parsed)
-    root = _root(tracebacks)
+    tracebacks = _tracebacks(parsed, log)
+    root = _root(tracebacks, log)
     if ending.reason in ("timeout", "stalled"):
         return _too_late(parsed, root, ending)
     if root is not None:
         for traceback in _chain(root, tracebacks):
             cause = _match(
-                "\n".join(traceback.message), traceback.frames, parsed[: traceback.index]
+                log.causes,
+                "\n".join(traceback.message),
+                traceback.frames,
+                parsed[: traceback.index],
             )
             if cause is not None:
                 return _known(cause, traceback.message, ending)
-        if not _died_without_word(parsed, root):
+        if not _died_without_word(parsed, root, log):
             return Failure(
                 "unknown",
                 "unknown",
@@ -142,7 +129,7 @@ def classify(lines: Iterable[str], ending: Ending) -> Failure:
                 _clip((*root.last_frame, *root.message)),
                 _READ_LOG,
             )
-    return _without_traceback(parsed, ending)
+    return _without_traceback(parsed, ending, log)
 
 
 def _known(cause: Cause, evidence: Sequence[str], ending: Ending) -> Failure:
@@ -155,7 +142,7 @@ def _known(cause: Cause, evidence: Sequence[str], ending: Ending) -> Failure:
     )
 
 
-def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
+def _without_traceback(parsed: Sequence[LogLine], ending: Ending, log: EngineLog) -> Failure:
     loud = [
         line.text.strip()
         for line in parsed
@@ -165,13 +152,13 @@ def _without_traceback(parsed: Sequence[LogLine], ending: Ending) -> Failure:
     errors = [text for text in dict.fromkeys(marked) if not _FRAME.match(text)]
     for candidates in (loud, errors):
         for position, text in enumerate(candidates):
-            cause = _match(text, "")
+            cause = _match(log.causes, text, "")
             if cause is not None:
                 return _known(cause, candidates[position : position + EVIDENCE_LINES], ending)
     died = [
         line.text.strip()
         for line in parsed
-        if line.level in ("", "ERROR", "CRITICAL") and _DIED.search(line.text)
+        if line.level in ("", "ERROR", "CRITICAL") and log.died.search(line.text)
     ]
     if ending.returncode == -signal.SIGKILL or any(
         re.search(r"exit code:? -9\b", text) for text in died
@@ -267,8 +254,10 @@ def _how(ending: Ending) -> str:
     return f"{when} (exit code {ending.returncode})."
 
 
-def _match(message: str, frames: str, before: Sequence[LogLine] = ()) -> Cause | None:
-    for cause in CAUSES:
+def _match(
+    causes: Sequence[Cause], message: str, frames: str, before: Sequence[LogLine] = ()
+) -> Cause | None:
+    for cause in causes:
         if not cause.pattern.search(message) or (
             cause.frames is not None and not cause.frames.search(frames)
         ):
@@ -284,25 +273,25 @@ def _clip(lines: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _died_without_word(parsed: Sequence[LogLine], root: _Traceback) -> bool:
+def _died_without_word(parsed: Sequence[LogLine], root: _Traceback, log: EngineLog) -> bool:
     """Whether a process vanished before the first traceback: what follows is only how the others
     noticed."""
     first = next(
         (
             index
             for index, line in enumerate(parsed)
-            if line.level in ("ERROR", "CRITICAL") and _DIED.search(line.text)
+            if line.level in ("ERROR", "CRITICAL") and log.died.search(line.text)
         ),
         None,
     )
     return first is not None and first < root.index
 
 
-def _root(tracebacks: Sequence[_Traceback]) -> _Traceback | None:
+def _root(tracebacks: Sequence[_Traceback], log: EngineLog) -> _Traceback | None:
     telling = [
         traceback
         for traceback in tracebacks
-        if traceback.message and not _GENERIC.search(traceback.headline)
+        if traceback.message and not log.generic.search(traceback.headline)
     ]
     marked = [traceback for traceback in telling if traceback.marked]
     return next(iter(marked or telling), None)
@@ -319,16 +308,16 @@ def _chain(root: _Traceback, tracebacks: Sequence[_Traceback]) -> list[_Tracebac
     return chain
 
 
-def _tracebacks(parsed: Sequence[LogLine]) -> list[_Traceback]:
+def _tracebacks(parsed: Sequence[LogLine], log: EngineLog) -> list[_Traceback]:
     """All tracebacks in the order of their first lines, each from one process's stream."""
     streams: dict[tuple[str, int | None], list[tuple[int, LogLine]]] = {}
     for index, line in enumerate(parsed):
         streams.setdefault((line.process, line.pid), []).append((index, line))
-    tracebacks = [traceback for stream in streams.values() for traceback in _of_stream(stream)]
+    tracebacks = [traceback for stream in streams.values() for traceback in _of_stream(stream, log)]
     return sorted(tracebacks, key=lambda traceback: traceback.index)
 
 
-def _of_stream(stream: Sequence[tuple[int, LogLine]]) -> list[_Traceback]:
+def _of_stream(stream: Sequence[tuple[int, LogLine]], log: EngineLog) -> list[_Traceback]:
     """The tracebacks of one process, each a header, its frames and the exception's own text."""
     tracebacks: list[_Traceback] = []
     marked = chained = False
@@ -336,7 +325,7 @@ def _of_stream(stream: Sequence[tuple[int, LogLine]]) -> list[_Traceback]:
     while position < len(stream):
         index, line = stream[position]
         position += 1
-        marked = marked or bool(_MARK.search(line.text))
+        marked = marked or bool(log.mark.search(line.text))
         chained = chained or bool(_CONNECTING.match(line.text))
         if not line.text.startswith(_HEADER):
             continue

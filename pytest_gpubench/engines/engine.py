@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_gpubench.dialects.engine_facts import EngineFacts
 from pytest_gpubench.engines import http_probe
 from pytest_gpubench.engines.diagnosis import Ending, classify
-from pytest_gpubench.engines.engine_facts import EngineFacts
 from pytest_gpubench.engines.process import ServerProcess, StopReport
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
@@ -129,4 +129,5 @@ def failure_of(process: ServerProcess, *, serving: bool) -> Failure | None:
     return classify(
         process.log.lines(),
         Ending("fatal-line" if code is None else "exited", code, serving=serving),
+        process.log.format,
     )

@@ -12,7 +12,7 @@ pytest.
 - when the server ends, gives what it left behind one second, kills the rest, and ends in the same
   way: same exit code, same signal;
 - kills Python's resource trackers last: they remove the shared memory of the others (hundreds of
-  MiB for vLLM) once those are gone.
+  MiB for an engine) once those are gone.
 
 To the file descriptor REPORT it writes one line: ``pid N``, or ``exec ERRNO`` if the command could
 not be started. It imports no more than it must: it starts in about 20 ms and sleeps.

@@ -215,20 +215,6 @@ def identity(url: str, api_key: str, served_name: str, timeout: float = 2.0) -> 
     return Identity("wrong" if final else "waiting", said)
 
 
-def whole_number(value: object, most: int = 10**15) -> int | None:
-    """A count that a server tells, as a number or as text; None for everything else."""
-    if (
-        isinstance(value, str)
-        and value.isascii()
-        and value.isdigit()
-        and len(value) <= len(str(most))
-    ):
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        return None
-    return value
-
-
 def _read(response: http.client.HTTPResponse) -> Answer:
     location = _clipped(response.headers.get("Location") or "")
     body = response.read()

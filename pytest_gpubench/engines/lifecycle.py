@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import secrets
 import socket
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from pytest_gpubench.dialects.command_line import KEY_FILE, PORT, CommandLine, record_env
+from pytest_gpubench.dialects.dialect import Answers, Dialect
+from pytest_gpubench.dialects.engine_facts import EngineFacts, some_names
+from pytest_gpubench.dialects.registry import dialect_of, every_dialect
 from pytest_gpubench.engines import http_probe
-from pytest_gpubench.engines.argv import CommandLine, record_env, render
-from pytest_gpubench.engines.causes import RETRIED
 from pytest_gpubench.engines.diagnosis import Ending, classify
 from pytest_gpubench.engines.engine import Engine, failure_of, no_metrics
-from pytest_gpubench.engines.engine_facts import EngineFacts, some_names
 from pytest_gpubench.engines.http_probe import base_url_error
 from pytest_gpubench.engines.log_sink import LogSink
-from pytest_gpubench.engines.metrics_page import parse_metrics
 from pytest_gpubench.engines.process import ServerProcess
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
@@ -40,8 +42,7 @@ _ASK = 10.0
 timeout."""
 _CPU_IS_PROGRESS = 0.5
 _CPU_SHARE = 0.01
-_NOT_FOR_SERVERS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY")
-_LONGEST_VERSION = 200
+_NOT_FOR_SERVERS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
 _MOST_NAMES = 100
 """Served names that are kept, the one that is used first."""
 
@@ -51,7 +52,7 @@ class EngineSettings:
     """How one launch of a server differs from its spec: everything of this run and this machine."""
 
     command: tuple[str, ...]
-    """Prefix of the command line (see `render`); a spec's own ``command`` goes before it."""
+    """Beginning of the command line; a spec's own ``command`` goes before it."""
     log_path: Path
     label: str = "engine"
     """Start of the served name; six random hex digits follow, so that every launch has its own."""
@@ -69,6 +70,8 @@ class EngineSettings:
     """Seconds from process start to ready."""
     stall_timeout: float = DEFAULT_STALL_TIMEOUT
     """Seconds without a new log line and without CPU time."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Files of weights by their place on the command line, for an engine that takes files."""
     port: int | None = None
     """A fixed port; by default a free one is chosen, and another one if it is taken in between."""
 
@@ -91,15 +94,27 @@ def start_engine(spec: ServerSpec, settings: EngineSettings) -> Engine:
             return _attempt(spec, settings, append=attempt > 0)
         except BenchmarkError as error:
             failure = error.failure
-            if failure.cause not in RETRIED:
+            if failure.cause not in _retried(spec.framework):
                 raise
     if failure is None:
         raise GpubenchError("no attempt was made to start the engine")
     raise BenchmarkError(failure)
 
 
+def _retried(framework: str) -> frozenset[str]:
+    """Causes after which a start is made once more: a port that somebody else took, or whose server
+    answers; another port may be free."""
+    causes = dialect_of(framework).log.causes
+    return frozenset({"foreign-server", *(cause.name for cause in causes if cause.retried)})
+
+
 def attach(
-    base_url: str, *, api_key: str = "", model: str | None = None, timeout: float = 10.0
+    base_url: str,
+    dialect: Dialect,
+    *,
+    api_key: str = "",
+    model: str | None = None,
+    timeout: float = 10.0,
 ) -> Engine:
     """Use a server that somebody else runs: nothing is started or stopped, its identity is checked.
 
@@ -141,14 +156,15 @@ def attach(
             "Is it an OpenAI-compatible server?",
         )
     name = _chosen(url, listed.entries, model)
-    return Engine(url, api_key, name, _complete(EngineFacts(), url, api_key, name), attached=True)
+    facts = _complete(EngineFacts(), dialect, url, api_key, name)
+    return Engine(url, api_key, name, facts, attached=True)
 
 
 def _chosen(url: str, served: Mapping[str, Mapping[str, Any]], model: str | None) -> str:
     """The served name that is meant: the one asked for, else the only one that is no adapter of
     another."""
     names = list(served)
-    # vLLM lists LoRA adapters as models with a parent.
+    # LoRA adapters are listed as models with a parent.
     bases = [name for name, entry in served.items() if not entry.get("parent")] or names
     if model is not None and model not in served:
         raise _attach_error(
@@ -175,7 +191,8 @@ def free_port() -> int:
 def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Engine:
     served_name = f"{settings.label}-{secrets.token_hex(3)}"
     api_key = secrets.token_urlsafe(24)
-    command = render(
+    dialect = dialect_of(spec.framework)
+    command = dialect.render(
         spec,
         spec.command or settings.command,
         served_name=served_name,
@@ -183,53 +200,67 @@ def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Eng
         offline=settings.offline,
     )
     host_env = dict(os.environ if settings.host_env is None else settings.host_env)
-    env, ours = _environment(command, settings, host_env)
-    env["VLLM_API_KEY"] = api_key
+    env, ours = _environment(command, dialect, settings, host_env)
+    key = dialect.key(api_key)
+    env |= key.env
     port = settings.port or free_port()
-    argv = command.with_port(port)
     hidden = [api_key, *Secrets.of(host_env).values, *Secrets.of(env).values]
-    log = LogSink(settings.log_path, hidden, append=append)
-    process = ServerProcess.start(argv, env, log, inherit_fds=settings.inherit_fds)
+    log = LogSink(settings.log_path, dialect.log, hidden, append=append)
     url = f"http://127.0.0.1:{port}"
-    try:
-        _await_ready(process, url, api_key, served_name, settings)
-        ready = time.monotonic() - process.started
-        process.calm()
-        deadline = process.started + settings.start_timeout
-        facts = _complete(_with_marks(log, process, ready), url, api_key, served_name, deadline)
-    except BenchmarkError as error:
-        process.stop()
-        raise BenchmarkError(_with_log(error.failure, log)) from None
-    except BaseException:
-        process.stop()
-        raise
+    with _key_file(key.file) as key_path:
+        argv = command.filled({PORT: str(port), KEY_FILE: key_path, **settings.weights})
+        process = ServerProcess.start(argv, env, log, inherit_fds=settings.inherit_fds)
+        try:
+            _await_ready(process, url, api_key, served_name, settings)
+            ready = time.monotonic() - process.started
+            process.calm()
+            deadline = process.started + settings.start_timeout
+            seen = _with_marks(log, process, ready)
+            facts = _complete(seen, dialect, url, api_key, served_name, deadline)
+        except BenchmarkError as error:
+            process.stop()
+            raise BenchmarkError(_with_log(error.failure, log)) from None
+        except BaseException:
+            process.stop()
+            raise
     return Engine(
         url,
         api_key,
         served_name,
         facts,
         argv=argv,
-        env=record_env(env, ours),
+        env=record_env(env, ours, dialect.recorded_env),
         log_path=settings.log_path,
         process=process,
     )
 
 
+@contextlib.contextmanager
+def _key_file(text: str) -> Iterator[str]:
+    """The path of a file with this text that nobody else can read, until the start has ended; an
+    empty path where there is no text."""
+    if not text:
+        yield ""
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="gpubench-", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        yield file.name
+
+
 def _environment(
-    command: CommandLine, settings: EngineSettings, host_env: dict[str, str]
+    command: CommandLine, dialect: Dialect, settings: EngineSettings, host_env: dict[str, str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The server's environment, and the names that we or the recipe put there."""
+    keys = {other.key_variable for other in every_dialect()}
     kept = {
         name: value
         for name, value in host_env.items()
-        if name not in _NOT_FOR_SERVERS and not name.startswith("PYTEST_")
+        if name not in _NOT_FOR_SERVERS and name not in keys and not name.startswith("PYTEST_")
     }
     added = command.resolve_env(host_env) | dict(settings.extra_env)
-    # Its own limit must not end a start that ours still allows.
-    added.setdefault(
-        "VLLM_ENGINE_READY_TIMEOUT_S",
-        host_env.get("VLLM_ENGINE_READY_TIMEOUT_S", str(int(settings.start_timeout) + 60)),
-    )
+    for name, value in dialect.launch_env(settings.start_timeout).items():
+        added.setdefault(name, host_env.get(name, value))
     env = kept | added
     for name in command.unset:
         env.pop(name, None)
@@ -248,7 +279,7 @@ def _await_ready(
         failure = failure_of(process, serving=False)
         if failure is not None:
             if failure.cause != "port-in-use" and foreign:
-                failure = classify(process.log.lines(), Ending("foreign-server"))
+                failure = _named(process, Ending("foreign-server"))
             raise BenchmarkError(failure)
         identity = http_probe.identity(
             url, api_key, served_name, min(_PROBE, max(0.1, deadline - time.monotonic()))
@@ -262,7 +293,7 @@ def _await_ready(
         if foreign > 2:
             if identity.who == "wrong" and process.listens(_port_of(url)):
                 raise BenchmarkError(_wrong_answer(identity))
-            raise BenchmarkError(classify(process.log.lines(), Ending("foreign-server")))
+            raise BenchmarkError(_named(process, Ending("foreign-server")))
         if now - checked > 1.0:
             checked, used = now, process.cpu_seconds()
             # Idle event loops use a little, too.
@@ -280,8 +311,12 @@ def _await_ready(
         elif now - moved > settings.stall_timeout:
             ending = Ending("stalled", seconds=settings.stall_timeout, answering=answering)
         if ending is not None:
-            raise BenchmarkError(_with_answer(classify(process.log.lines(), ending), identity))
+            raise BenchmarkError(_with_answer(_named(process, ending), identity))
         time.sleep(_POLL)
+
+
+def _named(process: ServerProcess, ending: Ending) -> Failure:
+    return classify(process.log.lines(), ending, process.log.format)
 
 
 def _with_answer(failure: Failure, identity: http_probe.Identity) -> Failure:
@@ -321,7 +356,12 @@ def _with_marks(log: LogSink, process: ServerProcess, ready: float) -> EngineFac
 
 
 def _complete(
-    facts: EngineFacts, url: str, api_key: str, served_name: str, deadline: float = math.inf
+    facts: EngineFacts,
+    dialect: Dialect,
+    url: str,
+    api_key: str,
+    served_name: str,
+    deadline: float = math.inf,
 ) -> EngineFacts:
     """Facts completed by what the server answers; a question without an answer leaves its fact as
     it is.
@@ -337,49 +377,23 @@ def _complete(
     def left() -> float:
         return min(_ASK, max(1.0, deadline - time.monotonic()))
 
-    changes: dict[str, object] = {}
-    _, version = http_probe.get_json(f"{url}/version", api_key, left())
-    if isinstance(version, dict) and isinstance(version.get("version"), str):
-        changes["version"] = version["version"][:_LONGEST_VERSION]
+    def ask(path: str) -> Any:
+        return http_probe.get_json(f"{url}{path}", api_key, left())[1]
+
     served = http_probe.models(url, api_key, left()).entries
     entry = served.get(served_name, {})
-    changes["served_names"] = tuple(sorted(served, key=lambda name: name != served_name))[
-        :_MOST_NAMES
-    ]
-    for key, fact in (("owned_by", "owned_by"), ("root", "served_root")):
-        if isinstance(entry.get(key), str):
-            changes[fact] = entry[key]
-    length = http_probe.whole_number(entry.get("max_model_len"))
-    if length is not None:
-        changes["max_model_len"] = length
+    names = tuple(sorted(served, key=lambda name: name != served_name))[:_MOST_NAMES]
+    said: dict[str, str] = {
+        fact: entry[key]
+        for key, fact in (("owned_by", "owned_by"), ("root", "served_root"))
+        if isinstance(entry.get(key), str)
+    }
     metrics = http_probe.get(f"{url}/metrics", api_key, left())
-    if metrics.status == 200:
-        labels = _cache_labels(metrics.body.decode("utf-8", "replace"))
-        changes["cache_config"] = FrozenMap(labels)
-        size, tokens = (
-            http_probe.whole_number(labels.get(name))
-            for name in ("block_size", "kv_cache_size_tokens")
-        )
-        if size is not None:
-            changes["block_size"] = size
-        if labels.get("enable_prefix_caching") in ("True", "False"):
-            changes["enable_prefix_caching"] = labels["enable_prefix_caching"] == "True"
-        if facts.kv_cache_tokens is None and tokens is not None:
-            changes["kv_cache_tokens"] = tokens
-    elif metrics.status is None:
+    if metrics.status is None:
         raise BenchmarkError(no_metrics(url, metrics))
-    return dataclasses.replace(facts, **changes)  # type: ignore[arg-type]
-
-
-def _cache_labels(text: str) -> dict[str, str]:
-    """Labels of ``vllm:cache_config_info`` (of the first engine)."""
-    try:
-        samples = parse_metrics(text).samples
-    except ValueError:
-        return {}
-    return next(
-        (dict(sample.labels) for sample in samples if sample.name == "vllm:cache_config_info"), {}
-    )
+    page = metrics.body.decode("utf-8", "replace") if metrics.status == 200 else ""
+    facts = dataclasses.replace(facts, served_names=names, **said)  # type: ignore[arg-type]
+    return dialect.complete(facts, Answers(entry, page, ask))
 
 
 def _with_log(failure: Failure, log: LogSink) -> Failure:

@@ -3,17 +3,16 @@ classifier, and the log reader."""
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from pytest_gpubench.dialects.engine_facts import EngineFacts
+from pytest_gpubench.dialects.engine_log import EngineLog
+from pytest_gpubench.dialects.log_lines import MAX_LINE, LogLine
 from pytest_gpubench.engines.diagnosis import fatal_line
-from pytest_gpubench.engines.engine_facts import EngineFacts
-from pytest_gpubench.engines.log_facts import LogReader
-from pytest_gpubench.engines.log_lines import MAX_LINE, LogLine
 from pytest_gpubench.model.secrets import HIDDEN, SHORTEST, without_shapes
 
 MAX_FILE = 256 * 2**20
@@ -23,13 +22,6 @@ MAX_HEAD = 4 * 2**20
 MAX_TAIL = 2**20
 MAX_PIECE = 64 * 2**10
 """Bytes after which a line without an end is passed on in pieces."""
-_WORTH_READING = re.compile(
-    rb"(?:INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d |terminate called|Fatal Python error"
-    rb"|CUDA error|Traceback"
-)
-_COMPILED = re.compile(r"\[jit_monitor\.py:\d+\] .* during inference: ([^\s.(]+)")
-"""vLLM's word for a kernel that it compiled while it served, from 0.26 on; each kernel is named
-once."""
 LEFT_BEHIND = "[gpubench] killed "
 """Start of the guard's line about processes that the server left behind."""
 
@@ -44,6 +36,7 @@ class LogSink:
     def __init__(
         self,
         path: Path,
+        log_format: EngineLog,
         secrets: Iterable[str] = (),
         *,
         append: bool = False,
@@ -67,7 +60,8 @@ class LogSink:
         """Kernels that were compiled while requests were served: `time.monotonic_ns` of the line,
         name."""
         self._lock = threading.Lock()
-        self._reader = LogReader()
+        self.format = log_format
+        self._reader = log_format.reader()
         given = (
             secret.encode("utf-8", "surrogateescape")
             for secret in secrets
@@ -171,7 +165,7 @@ class LogSink:
         if full:
             self._tail += clean
             del self._tail[:-MAX_TAIL]
-            if not _WORTH_READING.search(clean):
+            if not self.format.worth_reading.search(clean):
                 self.progress += 1
                 return
         for line in clean.decode("utf-8", "replace").splitlines():
@@ -180,9 +174,9 @@ class LogSink:
                 self.progress += 1
             if self.first_engine_line is None and parsed.level:
                 self.first_engine_line = now
-            if compiled := _COMPILED.search(line):
+            if compiled := self.format.compiled.search(line):
                 self.compiled.append((int(now * 1e9), compiled[1]))
-            if self.fatal is None and fatal_line(parsed):
+            if self.fatal is None and fatal_line(parsed, self.format):
                 self.fatal = parsed.text.strip()[:400]
             if not full:
                 self._head.append(line)

@@ -336,7 +336,7 @@ def _cannot_start(argv: Sequence[str], reason: str) -> Failure:
         "recipe",
         f"The engine's command {argv[0]!r} cannot be started: {reason}.",
         remedy=(
-            "Name the command that starts vLLM here: --gpubench-vllm-command, or `command` "
-            "in the recipe."
+            "Name the command that starts the engine here: --gpubench-command ENGINE=COMMAND, or "
+            "`command` in the recipe."
         ),
     )

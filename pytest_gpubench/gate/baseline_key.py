@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from pytest_gpubench.dialects.registry import DEFAULT
 from pytest_gpubench.load.datasets import comparable
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, canonical_json, thaw
@@ -16,8 +17,8 @@ from pytest_gpubench.model.specs import ServerSpec
 
 IN_KEY = frozenset({"hardware", "topology", "model", "revision"})
 """Fields of a server spec that `comparison_key` holds; of a draft it holds what
-`Speculative.vllm_config` says."""
-_AS_ALWAYS = {"framework": "vllm", "image": ""}
+`Speculative.config` says."""
+_AS_ALWAYS = {"framework": DEFAULT, "image": ""}
 _PLAIN = ("framework", "image")
 """Names of the axis whose text is recorded as it is, not as JSON."""
 
@@ -53,7 +54,7 @@ def comparison_key(
         "gpus": spec.topology.gpus,
         "model": spec.model,
         "revisions": dict(commits) or spec.revision,
-        "speculative": canonical_json(spec.speculative.vllm_config()) if spec.speculative else "",
+        "speculative": canonical_json(spec.speculative.config()) if spec.speculative else "",
         "server_per": policy,
         "shared_host": shared_host,
         "measurement_version": measurement_version,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.load.datasets import dataset_problem
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress, RequestRecord
 from pytest_gpubench.load.workers import Worker, merge, release, start_workers, total_progress
@@ -21,14 +22,6 @@ from pytest_gpubench.model.workload import Workload, contradictions
 
 _POLL = 0.1
 _LOST_SERVER = frozenset({"no-connection", "tokenize-failed"})
-WATCHED = (
-    "vllm:num_requests_running",
-    "vllm:num_requests_waiting",
-    "vllm:kv_cache_usage_perc",
-    "vllm:num_preemptions_total",
-    "vllm:generation_tokens_total",
-)
-"""What is kept of a page; the rest, some 100 kB, is dropped at once."""
 _MAX_PAGE = 2**20
 """Characters of a page that are kept: a server of 64 engines has some 40,000."""
 
@@ -55,7 +48,7 @@ def run_load(
         fetch_metrics: returns the text of ``/metrics``; called every ``metrics_interval`` seconds
             in a thread of this process while requests are sent.
         grace: seconds that ``check_server`` gets to notice a death after requests have failed as
-            they do on a dead server (vLLM's API server outlives its engine by up to 5 s).
+            they do on a dead server (an API server may outlive its engine by some seconds).
 
     Raises:
         BenchmarkError: the plan cannot be run, the server died (with ``check_server``'s failure),
@@ -63,7 +56,8 @@ def run_load(
         KeyboardInterrupt: as it came, after the workers have been killed.
     """
     _check(plan)
-    sampler = MetricsSampler(fetch_metrics or str, metrics_interval)
+    watched = dialect_of(plan.framework).counters.watched
+    sampler = MetricsSampler(fetch_metrics or str, metrics_interval, watched)
     with tempfile.TemporaryDirectory(prefix="gpubench-load-") as folder:
         workers: list[Worker] = []
         try:
@@ -186,11 +180,13 @@ def _ask_again(check_server: Callable[[], Failure | None], grace: float) -> None
 
 class MetricsSampler:
     """Fetches the page every ``interval`` seconds from ``start`` to ``stop``; a page that cannot be
-    had is left out."""
+    had is left out. Kept are the lines that are ``watched``; the rest, some 100 kB, is dropped at
+    once."""
 
-    def __init__(self, fetch: Callable[[], str], interval: float) -> None:
+    def __init__(self, fetch: Callable[[], str], interval: float, watched: tuple[str, ...]) -> None:
         self._fetch = fetch
         self._interval = interval
+        self._watched = watched
         self._pages: list[tuple[int, str]] = []
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics-sampler", daemon=True)
@@ -217,7 +213,7 @@ class MetricsSampler:
                 page = self._fetch()
             except Exception:  # noqa: BLE001  # a busy or dying server: whoever watches the server says so
                 page = ""
-            kept = "\n".join(line for line in page.splitlines() if line.startswith(WATCHED))
+            kept = "\n".join(line for line in page.splitlines() if line.startswith(self._watched))
             if kept and len(kept) <= _MAX_PAGE:
                 self._pages.append((asked_ns, kept + "\n"))
             self._leave.wait(max(0.0, self._interval - (time.monotonic_ns() - asked_ns) / 1e9))

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import openai
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.load.prompts import Message, Prompt
 from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.frozen import thaw
@@ -72,8 +73,9 @@ async def _create(
 ) -> openai.AsyncStream[Any]:
     workload = plan.workload
     extra: dict[str, Any] = {"ignore_eos": workload.ignore_eos}
-    # continuous_usage_stats is vLLM's own; the client passes it through
-    usage: Any = {"include_usage": True, "continuous_usage_stats": True}
+    usage: Any = {"include_usage": True}
+    if dialect_of(plan.framework).continuous_usage:
+        usage["continuous_usage_stats"] = True  # no part of OpenAI's; the client passes it through
     if workload.api == "completions":
         return await client.completions.create(
             model=plan.model,

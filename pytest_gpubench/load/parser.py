@@ -207,7 +207,7 @@ def _stamps(seen: Sequence[_Seen]) -> tuple[list[int], list[int]]:
     """Stamps of the chunks that carried tokens, and the output tokens after each, where they are
     told.
 
-    Usage that runs along (vLLM's ``continuous_usage_stats``) decides: text may be empty in a chunk
+    Usage that runs along (``continuous_usage_stats``) decides: text may be empty in a chunk
     that carries tokens. Usage that comes once, at the end, carries none, and some servers send
     zeros until then: there the text decides.
     """

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
+from pytest_gpubench.dialects.registry import DEFAULT
 from pytest_gpubench.model.frozen import FrozenMap, thaw
 from pytest_gpubench.model.workload import Workload
 
@@ -23,6 +24,8 @@ class LoadPlan:
     model: str
     """Served model name."""
     workload: Workload
+    framework: str = DEFAULT
+    """The engine whose words the server takes."""
     launch: str = "launch-1"
     """Label of the launch: prompts differ between launches, their lengths do not."""
     salt: str = ""
@@ -62,7 +65,7 @@ class LoadPlan:
 
 @dataclass(frozen=True, slots=True)
 class EngineView:
-    """What the engine itself says about one request (vLLM: ``--enable-per-request-metrics``).
+    """What the engine itself says about one request (where it is asked to, and can).
     Seconds; None: not said."""
 
     queue: float | None = None

@@ -78,7 +78,7 @@ class _Speculation(_View):
 
 
 class _Metrics(_View):
-    """vLLM's own numbers for one request, in milliseconds."""
+    """The engine's own numbers for one request, in milliseconds."""
 
     queue_time_ms: _SideTime = None
     time_to_first_token_ms: _SideTime = None
@@ -123,7 +123,7 @@ class Choice(_View):
 class Chunk(_View):
     """The part of ``ChatCompletionChunk`` and ``Completion`` that we read.
 
-    Not the OpenAI client's own types: validated, they refuse what vLLM adds (finish reasons),
+    Not the OpenAI client's own types: validated, they refuse what engines add (finish reasons),
     unvalidated they cost ten times more.
     """
 

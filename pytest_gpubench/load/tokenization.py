@@ -22,6 +22,8 @@ from typing import Any
 
 import httpx2
 
+from pytest_gpubench.dialects.dialect import Dialect, TokenizeRequest
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.load.openai_wire import openai_messages
 from pytest_gpubench.load.parser import Answer
 from pytest_gpubench.load.prompts import Message, Prompt
@@ -76,18 +78,35 @@ def _client(plan: LoadPlan, api_key: str, timeout: float) -> httpx2.AsyncClient:
     )
 
 
-async def _posted(http: httpx2.AsyncClient, body: dict[str, Any]) -> tuple[int, str, bytes]:
-    """Status, where a redirect points, and body of an answer of ``/tokenize``."""
-    asked = json.dumps(body).encode()
-    limit = _LARGEST_ANSWER + _PER_BYTE * len(asked)
-    headers = {"content-type": "application/json"}
-    async with http.stream("POST", "/tokenize", content=asked, headers=headers) as response:
-        data = bytearray()
-        async for part in response.aiter_bytes():
-            data += part
-            if len(data) > limit:
-                raise _TooLargeError(f"more than {limit} bytes for {len(asked)}")
-        return response.status_code, response.headers.get("location", ""), bytes(data)
+async def _posted(http: httpx2.AsyncClient, asks: TokenizeRequest) -> tuple[int, str, bytes]:
+    """Status, where a redirect points, and body of the answer to the last of the questions, or to
+    the first that is not answered with 200."""
+    while True:
+        asked = json.dumps(asks.body).encode()
+        limit = _LARGEST_ANSWER + _PER_BYTE * len(asked)
+        headers = {"content-type": "application/json"}
+        async with http.stream("POST", asks.path, content=asked, headers=headers) as response:
+            data = bytearray()
+            async for part in response.aiter_bytes():
+                data += part
+                if len(data) > limit:
+                    raise _TooLargeError(f"more than {limit} bytes for {len(asked)}")
+            location = response.headers.get("location", "")
+        if response.status_code != 200 or asks.then is None:
+            return response.status_code, location, bytes(data)
+        asks = asks.then(json.loads(data))
+
+
+def _counted(dialect: Dialect, data: bytes) -> tuple[int, Any]:
+    """Count and tokens of an answer; raises as `Dialect.tokens` where it has no count."""
+    count, tokens = dialect.tokens(json.loads(data))
+    if type(count) is not int or not 0 <= count <= _MOST_TOKENS:
+        raise ValueError("no count")
+    return count, tokens
+
+
+_NO_ANSWER = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading something else than an answer raises."""
 
 
 class TokenCounter:
@@ -95,6 +114,7 @@ class TokenCounter:
 
     def __init__(self, plan: LoadPlan, api_key: str) -> None:
         self._plan = plan
+        self._dialect = dialect_of(plan.framework)
         self._http = _client(plan, api_key, _TOKENIZE_TIMEOUT)
 
     async def close(self) -> None:
@@ -106,29 +126,30 @@ class TokenCounter:
         Raises:
             BenchmarkError: if the server does not answer, or not with a count.
         """
-        return int(await self._ask(text, history, "count"))
+        return (await self._ask(text, history))[0]
 
     async def token_ids(self, text: str, history: tuple[Message, ...] = ()) -> array[int]:
         """The tokens themselves; raises as a call does."""
-        tokens = await self._ask(text, history, "tokens")
+        _, tokens = await self._ask(text, history)
         try:
             return array("I", tokens)
         except (TypeError, OverflowError, ValueError) as error:
             summary = f"{self._plan.root}/tokenize answered without token ids"
             raise BenchmarkError(Failure("tokenize-failed", "engine", summary)) from error
 
-    async def _ask(self, text: str, history: tuple[Message, ...], wanted: str) -> Any:
+    async def _ask(self, text: str, history: tuple[Message, ...]) -> tuple[int, Any]:
         workload = self._plan.workload
-        body: dict[str, Any] = {"model": self._plan.model}
         if workload.chat_template == "none":
-            body["prompt"] = text
+            asks = self._dialect.tokenize_text(self._plan.model, text, special=True)
         else:
-            body["messages"] = openai_messages(text, history)
-            if workload.chat_template_kwargs:
-                body["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
+            messages = openai_messages(text, history)
+            template = thaw(workload.chat_template_kwargs)
+            asks = self._dialect.tokenize_chat(self._plan.model, messages, template)
         try:
             async with asyncio.timeout(_TOKENIZE_TIMEOUT):
-                status, location, data = await _posted(self._http, body)
+                status, location, data = await _posted(self._http, asks)
+        except _NO_ANSWER as error:  # of a question before the last one
+            raise self._failed("did not answer as its engine does", str(error)) from error
         except TimeoutError:
             raise self._failed(f"gave no whole answer within {_TOKENIZE_TIMEOUT:g} s") from None
         except (httpx2.HTTPError, _TooLargeError) as error:
@@ -147,16 +168,13 @@ class TokenCounter:
                 if 300 <= status < 400
                 else ""
             )
-            remedy = "The server must offer vLLM's /tokenize." if status == 404 else ""
+            remedy = "The server must offer /tokenize as its engine does." if status == 404 else ""
             raise self._failed(
                 f"answered {status}{redirect}, so prompts cannot be sized", text, remedy
             )
         try:
-            answer = json.loads(data)
-            if type(answer["count"]) is not int or not 0 <= answer["count"] <= _MOST_TOKENS:
-                raise ValueError("no count")
-            return answer[wanted]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return _counted(self._dialect, data)
+        except _NO_ANSWER as error:
             raise self._failed("answered without a count or the tokens", text) from error
 
     def _failed(
@@ -219,7 +237,7 @@ async def recount(
         async with asyncio.timeout(LIMIT_S), _client(plan, api_key, LIMIT_S) as http:
 
             async def ask(text: str) -> int:
-                return await _ask(http, plan.model, text)
+                return await _ask(http, plan, text)
 
             for number, answer in answers.items():
                 counts[number] = await tokens_of(answer, ask)
@@ -258,18 +276,15 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
     return counted
 
 
-async def _ask(http: httpx2.AsyncClient, model: str, text: str) -> int:
+async def _ask(http: httpx2.AsyncClient, plan: LoadPlan, text: str) -> int:
+    dialect = dialect_of(plan.framework)
     try:
-        status, _, data = await _posted(
-            http, {"model": model, "prompt": text, "add_special_tokens": False}
-        )
+        asks = dialect.tokenize_text(plan.model, text, special=False)
+        status, _, data = await _posted(http, asks)
         if status != 200:
             raise NotCountedError(f"/tokenize answered {status}")
-        count = json.loads(data)["count"]
+        return _counted(dialect, data)[0]
     except (httpx2.HTTPError, _TooLargeError) as error:
         raise NotCountedError(f"/tokenize did not answer ({type(error).__name__})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except _NO_ANSWER as error:
         raise NotCountedError("/tokenize answered without a count") from error
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise NotCountedError("/tokenize answered without a count")
-    return count

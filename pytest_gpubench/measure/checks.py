@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from pytest_gpubench.engines.engine_facts import some_names
+from pytest_gpubench.dialects.engine_facts import some_names
 from pytest_gpubench.load.protocol import ClientFacts, Phase, RequestRecord
 from pytest_gpubench.measure.measurement import Drafting, Flag, Totals
 from pytest_gpubench.measure.validity import ENGINE_STRETCH, Validity
@@ -188,7 +188,7 @@ def find_flags(
         flags.append(
             Flag(
                 "tokens-unchecked",
-                "/metrics has no vllm:generation_tokens_total: token totals could not be checked",
+                "/metrics has no counter of output tokens: token totals could not be checked",
             )
         )
     flags += _blurred(metrics, seen)

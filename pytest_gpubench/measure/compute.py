@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from pytest_gpubench.engines.metrics_page import RUNNING, WAITING, Scrape, parse_metrics
+from pytest_gpubench.dialects.counters import Counters
+from pytest_gpubench.dialects.metrics_page import Scrape, parse_metrics
 from pytest_gpubench.load.client_error import Calibration, best_of
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions
@@ -27,7 +28,6 @@ from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 
-KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
 _TIMES = {"ttft": definitions.ttft, "tpot": definitions.tpot, "e2e": definitions.e2e}
 
 
@@ -55,6 +55,7 @@ def compute(
     topology: Topology,
     client: ClientFacts,
     *,
+    counters: Counters,
     speculative: bool,
     prefix_caching: bool,
     pages: Sequence[tuple[int, str]] = (),
@@ -71,6 +72,7 @@ def compute(
         before: scrape of the idle engine before the first request (of the warm-up).
         after: scrape of the idle engine after the last one.
         client: of the load run.
+        counters: the engine's names for what is counted.
         speculative: whether the server was asked to draft; then it must have.
         prefix_caching: whether hits are allowed.
         pages: of ``/metrics`` during the load run.
@@ -79,7 +81,7 @@ def compute(
         compiled: kernels that the engine compiled in the measured window (``window_of``).
         attempts: how often the case was measured on this launch; all but the last were spoilt by
             compilations.
-        made_up_weights: of the engine (``load-format: dummy``); then its text says nothing.
+        made_up_weights: of the engine (made-up weights); then its text says nothing.
         served_name: the model that was asked for; empty: whatever answers is right.
 
     Raises:
@@ -87,8 +89,8 @@ def compute(
     """
     counted = after.since(before)
     measured = [record for record in records if record.phase == "measured" and record.ok]
-    totals = _totals(records, counted)
-    drafting = _drafting(counted, records)
+    totals = _totals(records, counted, counters)
+    drafting = _drafting(counted, counters, records)
     problems = find_problems(records, workload, drafting, client, speculative=speculative)
     calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
@@ -107,8 +109,9 @@ def compute(
         )
         invalid += compilation(compiled, attempts)
         invalid += buffering(measured, metrics.get("acceptance_length", 1.0))
+        vanished = after.vanished(before, counters)
         flags = find_flags(
-            metrics, totals, len(measured), workload, seen, client, attempts, after.vanished(before)
+            metrics, totals, len(measured), workload, seen, client, attempts, vanished
         )
         flags += recount_flags(recount) + other_name(measured, served_name)
     start_ns = min((record.due_ns for record in measured), default=0)
@@ -127,7 +130,7 @@ def compute(
         },
         validity=asdict(seen),
         calibration=None if calibration is None else calibration.to_json(),
-        series=tuple(asdict(point) for point in series_of(pages, start_ns)),
+        series=tuple(asdict(point) for point in series_of(pages, start_ns, counters)),
         quantiles=quantiles,
         recount=asdict(recount),
         stopped_by=client.stopped_by,
@@ -148,7 +151,7 @@ def _quantiles(measured: Sequence[RequestRecord]) -> dict[str, tuple[float, ...]
     return {name: definitions.quantiles(values) for name, values in times.items() if values}
 
 
-def _totals(records: Sequence[RequestRecord], counted: Scrape) -> Totals:
+def _totals(records: Sequence[RequestRecord], counted: Scrape, counters: Counters) -> Totals:
     measured = [record for record in records if record.phase == "measured"]
     return Totals(
         requests=len(measured),
@@ -156,9 +159,9 @@ def _totals(records: Sequence[RequestRecord], counted: Scrape) -> Totals:
         prompt_tokens=sum(record.prompt_tokens or 0 for record in measured),
         output_tokens=sum(record.completion_tokens or 0 for record in measured),
         output_tokens_with_warmup=sum(record.completion_tokens or 0 for record in records),
-        engine_output_tokens=_integer(counted.total("vllm:generation_tokens_total")),
-        preemptions=_integer(counted.total("vllm:num_preemptions_total")),
-        prefix_cache_hits=_integer(counted.total("vllm:prefix_cache_hits_total")),
+        engine_output_tokens=_integer(_total(counted, counters.generated_tokens)),
+        preemptions=_integer(_total(counted, counters.preemptions)),
+        prefix_cache_hits=_integer(_total(counted, counters.prefix_cache_hits)),
     )
 
 
@@ -166,14 +169,24 @@ def _integer(value: float | None) -> int | None:
     return None if value is None else round(value)
 
 
-def _drafting(counted: Scrape, records: Sequence[RequestRecord]) -> Drafting | None:
-    drafts = counted.total("vllm:spec_decode_num_drafts_total")
+def _total(page: Scrape, name: str | None) -> float | None:
+    return None if name is None else page.total(name)
+
+
+def _drafting(
+    counted: Scrape, counters: Counters, records: Sequence[RequestRecord]
+) -> Drafting | None:
+    if counters.verify_steps is not None:
+        return _by_steps(counted, counters)
+    drafts = _total(counted, counters.drafts)
     if drafts is None:
         return None
-    positions = counted.by_label("vllm:spec_decode_num_accepted_tokens_per_pos_total", "position")
+    positions = {}
+    if counters.accepted_per_position is not None:
+        positions = counted.by_label(counters.accepted_per_position, "position")
     rates = tuple(positions[key] / drafts for key in sorted(positions, key=int) if drafts)
-    proposed = counted.total("vllm:spec_decode_num_draft_tokens_total") or 0.0
-    accepted = counted.total("vllm:spec_decode_num_accepted_tokens_total") or 0.0
+    proposed = _total(counted, counters.draft_tokens) or 0.0
+    accepted = _total(counted, counters.accepted_tokens) or 0.0
     views = [
         record.engine
         for record in records
@@ -184,6 +197,17 @@ def _drafting(counted: Scrape, records: Sequence[RequestRecord]) -> Drafting | N
     if steps:
         by_request = 1 + sum(view.accepted_tokens or 0 for view in views) / steps
     return Drafting(round(drafts), round(proposed), round(accepted), rates, by_request)
+
+
+def _by_steps(counted: Scrape, counters: Counters) -> Drafting | None:
+    """Of an engine that counts its verification steps: each gives one token and those that it
+    accepts, and the first token of a request comes from none."""
+    steps, made = _total(counted, counters.verify_steps), _total(counted, counters.generated_tokens)
+    if steps is None or made is None:
+        return None
+    accepted = max(0.0, made - (_total(counted, counters.requests) or 0.0) - steps)
+    proposed = _total(counted, counters.draft_tokens) or 0.0
+    return Drafting(round(steps), round(proposed), round(accepted), (), None)
 
 
 def _metrics(
@@ -252,7 +276,9 @@ def _steady(
     )
 
 
-def series_of(pages: Iterable[tuple[int, str]], start_ns: int) -> tuple[Point, ...]:
+def series_of(
+    pages: Iterable[tuple[int, str]], start_ns: int, counters: Counters
+) -> tuple[Point, ...]:
     """The points of sampled pages; a page that cannot be read is left out."""
     points = []
     for stamp_ns, text in pages:
@@ -260,18 +286,19 @@ def series_of(pages: Iterable[tuple[int, str]], start_ns: int) -> tuple[Point, .
             scrape = parse_metrics(text)
         except ValueError:
             continue
-        usage = scrape.total(KV_CACHE_USAGE)
-        by_engine = scrape.by_label(KV_CACHE_USAGE, "engine")
-        if by_engine:
-            usage = sum(by_engine.values()) / len(by_engine)
+        usage = _total(scrape, counters.kv_cache_usage)
+        by_rank = scrape.by_label(counters.kv_cache_usage or "", counters.rank)
+        if by_rank:
+            usage = sum(by_rank.values()) / len(by_rank)
+        rates = [value for name in counters.rate if (value := scrape.total(name)) is not None]
         points.append(
             Point(
                 round((stamp_ns - start_ns) / 1e9, 3),
-                _known(scrape.total(RUNNING)),
-                _known(scrape.total(WAITING)),
+                _known(scrape.total(counters.running)),
+                _known(scrape.total(counters.waiting)),
                 _known(usage),
-                _known(scrape.total("vllm:num_preemptions_total")),
-                _known(scrape.total("vllm:generation_tokens_total")),
+                _known(_total(scrape, counters.preemptions)),
+                _known(sum(rates) if rates else None),
             )
         )
     return tuple(points)

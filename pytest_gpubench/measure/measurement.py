@@ -36,7 +36,7 @@ class Totals:
     output_tokens_with_warmup: int
     """Comparable with the engine's counter."""
     engine_output_tokens: int | None
-    """Difference of ``vllm:generation_tokens_total``, idle to idle; None: the engine does not
+    """Difference of the engine's counter of output tokens, idle to idle; None: the engine does not
     count."""
     preemptions: int | None = None
     prefix_cache_hits: int | None = None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from pytest_gpubench.engines.engine_facts import some_names
+from pytest_gpubench.dialects.engine_facts import some_names
 from pytest_gpubench.load.client_error import Calibration
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure.definitions import span, ttft

@@ -16,8 +16,7 @@ class Topology:
     """One server's parallelism, in InferenceX's words: ``tp`` counts the GPUs of the attention and
     expert group.
 
-    DEP8 (data-parallel attention with expert parallelism) is ``tp=8, ep=8, dp_attn=True``; vLLM
-    starts it with tensor parallel size 1, data parallel size 8 and expert parallelism on.
+    DEP8 (data-parallel attention with expert parallelism) is ``tp=8, ep=8, dp_attn=True``.
     """
 
     tp: int = 1
@@ -28,7 +27,7 @@ class Topology:
     dcp: int = 1
     """Decode-context-parallel ranks (they reuse the TP GPUs)."""
     ep: int = 1
-    """1, or equal to ``tp``: vLLM takes no expert-parallel size."""
+    """Groups of experts: 1, or a divisor of ``tp`` that the engine takes."""
     dp_attn: bool = False
 
     @property
@@ -43,7 +42,7 @@ class Topology:
 
     @property
     def tensor_parallel_size(self) -> int:
-        """What vLLM calls tensor parallel size."""
+        """Ranks that share one attention layer."""
         return 1 if self.dp_attn else self.tp
 
     @property
@@ -60,14 +59,13 @@ class Topology:
     def label(self) -> str:
         """Short name in ids: ``tp8``, ``tep8``, ``dep8``, ``tp4.pp2``; sizes at their default are
         left out."""
-        kind = "tep" if self.ep > 1 else "tp"
+        kind = "tep" if self.ep > 1 and self.ep == self.tp else "tp"
         if self.dp_attn:
             kind = "dep"
-        extra = [
-            f"{name}{size}"
-            for name, size in (("pp", self.pp), ("pcp", self.pcp), ("dcp", self.dcp))
-            if size != 1
-        ]
+        sizes = [("pp", self.pp), ("pcp", self.pcp), ("dcp", self.dcp)]
+        if self.ep != self.tp:
+            sizes.insert(0, ("ep", self.ep))
+        extra = [f"{name}{size}" for name, size in sizes if size != 1]
         return ".".join([f"{kind}{self.tp}", *extra])
 
 
@@ -76,18 +74,18 @@ class Speculative:
     """A draft, as the recipe describes it, with defaults filled in."""
 
     method: str
-    """vLLM's method name: ``eagle3``, ``mtp``, ``ngram``, ..."""
+    """``eagle3``, ``mtp``, ``ngram``, ..."""
     num_speculative_tokens: int
     model: str | None = None
     """Repository or folder of the draft; None for methods without a draft model."""
     revision: str | None = None
     attention_backend: str | None = None
-    """vLLM's backend name for the draft (``FLASH_ATTN``); None leaves the choice to the engine."""
+    """The engine's name of a backend for the draft; None leaves the choice to it."""
     options: FrozenMap = field(default_factory=FrozenMap)
-    """Further keys of vLLM's speculative config, in vLLM's own spelling (underscores)."""
+    """Further keys, spelled with underscores."""
 
-    def vllm_config(self) -> dict[str, object]:
-        """The value of ``--speculative-config`` as plain data, revisions as written."""
+    def config(self) -> dict[str, object]:
+        """The draft as plain data, revisions as written, `options` aside."""
         config: dict[str, object] = {"method": self.method}
         if self.model is not None:
             config["model"] = self.model
@@ -121,15 +119,10 @@ class ServerSpec:
     environment at launch."""
     extra_args: tuple[str, ...] = ()
     command: tuple[str, ...] | None = None
-    """Overrides the ``vllm-command`` option for this server."""
+    """Overrides the option for the engine's command for this server."""
     requires: FrozenMap = field(default_factory=FrozenMap)
-    """Distribution name to version specifier, for instance ``vllm: ">=0.24"``."""
+    """Distribution name to version specifier."""
     image: str = ""
-
-    @property
-    def made_up_weights(self) -> bool:
-        """Whether the engine makes its weights up: nothing is read, and its text means nothing."""
-        return self.serve.get("load-format") == "dummy"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

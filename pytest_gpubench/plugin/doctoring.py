@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
+from pytest_gpubench.dialects.engine_facts import EngineFacts
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import (
-    RULE_IDS,
     Finding,
     ModelConfigs,
     Node,
+    every_rule,
     examine,
     memory_of,
     read_model_configs,
     unknown_rules,
     without,
 )
-from pytest_gpubench.engines.engine_facts import EngineFacts
-from pytest_gpubench.engines.interpreter import default_command, probe_command
+from pytest_gpubench.engines.interpreter import probe_command
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.host.leases.owners import in_words
@@ -45,7 +46,7 @@ class Doctor:
     def __init__(
         self, settings: Settings, book: RecipeBook, inventory: Callable[[], Inventory]
     ) -> None:
-        unknown = unknown_rules(settings.ignore_findings, RULE_IDS)
+        unknown = unknown_rules(settings.ignore_findings, [rule.id for rule in every_rule()])
         if unknown:
             raise pytest.UsageError(f"--gpubench-ignore-findings: {' '.join(unknown)}")
         self._settings = settings
@@ -147,7 +148,7 @@ class Doctor:
             return None
         free = min((gpu.memory_total - gpu.memory_used for gpu in leased), default=None)
         multicast = False if os.environ.get("TORCH_SYMM_MEM_DISABLE_MULTICAST") == "1" else None
-        engine = probe_command(spec.command or self._settings.vllm_command or default_command())
+        engine = probe_command(self._settings.command(spec), dialect_of(spec.framework))
         return Node(
             gpus=len(gpus),
             vram_gib=gpus[0].memory_total / _GIB,
@@ -188,4 +189,6 @@ def as_failure(findings: list[Finding]) -> Failure | None:
 
 def _lines(finding: Finding) -> list[str]:
     lines = [f"{finding.rule}: {finding.message}"]
-    return [*lines, f"vLLM would say: {finding.engine_says}"] if finding.engine_says else lines
+    if finding.engine_says:
+        lines.append(f"the engine would say: {finding.engine_says}")
+    return lines

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.against import differences
-from pytest_gpubench.engines.interpreter import default_command, probe_command
+from pytest_gpubench.engines.interpreter import EngineDistribution, probe_command
 from pytest_gpubench.host.gpus.inventory import Inventory
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.specs import Launch, ServerSpec
@@ -44,7 +45,11 @@ class Arms:
     def command(self, spec: ServerSpec) -> tuple[str, ...]:
         """What starts a server: its own command, else the option, else this interpreter's
         engine."""
-        return spec.command or self._settings.vllm_command or default_command()
+        return self._settings.command(spec)
+
+    def distribution(self, spec: ServerSpec) -> EngineDistribution | None:
+        """The installed engine behind a server's command; None where it cannot be told."""
+        return probe_command(self.command(spec), dialect_of(spec.framework))
 
     def differences(self, server: str) -> tuple[str, ...]:
         """What tells the second engine from the first on a server: as asked for, and by the
@@ -52,7 +57,7 @@ class Arms:
         first, second = (self.spec(Launch(server, arm=arm)) for arm in ("a", SECOND))
         found = list(differences(first, second, self.command(first)))
         if self.command(first) != self.command(second):
-            engines = [probe_command(self.command(spec)) for spec in (first, second)]
+            engines = [self.distribution(spec) for spec in (first, second)]
             names = [
                 f"{engine.distribution} {engine.version}" if engine else "an unknown engine"
                 for engine in engines

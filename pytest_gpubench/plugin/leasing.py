@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory, visible_inventory
 from pytest_gpubench.host.host_facts import physical_cores
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import (
     Wanted,
-    binds_threads,
     memory_not_returned,
     server_env,
 )
@@ -51,13 +51,14 @@ class Leasing:
         """
         self.end()
         on_cpu = spec.hardware == "cpu"
+        places = dialect_of(spec.framework).thread_places
         wanted = Wanted(
             server,
             self._run,
             exclusive=self._settings.exclusive,
             gpus=0 if on_cpu else spec.topology.gpus,
             ranks=spec.topology.gpus,
-            cores=physical_cores() if on_cpu and not binds_threads(list(spec.env)) else (),
+            cores=physical_cores() if on_cpu and places not in spec.env else (),
             side_by_side=self._side_by_side,
         )
         timeout = self._settings.start_timeout_s
@@ -71,7 +72,12 @@ class Leasing:
         return (
             {}
             if self._lease is None
-            else server_env(self._lease.grant, engine_version, spec.topology.gpus)
+            else server_env(
+                self._lease.grant,
+                dialect_of(spec.framework),
+                engine_version,
+                spec.topology.gpus,
+            )
         )
 
     @property

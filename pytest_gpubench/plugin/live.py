@@ -17,11 +17,11 @@ from typing import TextIO
 
 import pytest
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.report.numbers import seconds
 
-_TOKENS = "vllm:generation_tokens_total"
 _WINDOW = 6.0
 """Seconds over which the rate is taken."""
 _WORDS = {"prompts": "making prompts", "warmup": "warm-up", "measured": "measuring"}
@@ -36,6 +36,8 @@ class LiveCase:
     conc: int = 1
     duration: float | None = None
     """Seconds after which no request is sent, where the workload has such a limit."""
+    counted: tuple[str, ...] = ()
+    """Metrics whose sum grows with every output token."""
     _stage: str = ""
     _done: int = 0
     _total: int = 0
@@ -52,7 +54,12 @@ class LiveCase:
 
     def page(self, text: str, now: float) -> None:
         """A page of ``/metrics``: its token counter gives the rate."""
-        found = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(_TOKENS)]
+        wanted = [name.rstrip("}").partition("{") for name in self.counted]
+        found = [
+            line.rpartition(" ")[2]
+            for line in text.splitlines()
+            if any(line.startswith(name) and label in line for name, _, label in wanted)
+        ]
         try:
             count = sum(map(float, found))
         except ValueError:
@@ -214,9 +221,9 @@ def shows_of(config: pytest.Config) -> Shows:
             lambda: _uncaptured(config), shutil.get_terminal_size().columns, control=control
         )
         try:
-            yield Showing(
-                LiveCase(case.id, case.workload.conc, case.workload.duration), screen.draw
-            )
+            rate = dialect_of(case.identity.framework).counters.rate
+            live = LiveCase(case.id, case.workload.conc, case.workload.duration, rate)
+            yield Showing(live, screen.draw)
         finally:
             screen.clear()
 

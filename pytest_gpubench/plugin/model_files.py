@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES, write_demo_models
+from pytest_gpubench.dialects.command_line import DRAFT_WEIGHTS, WEIGHTS
+from pytest_gpubench.dialects.dialect import Dialect
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.host.hub.fetch import Progress, ensure_snapshot, fetch_configs
-from pytest_gpubench.host.hub.local import default_cache_dir
+from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import ServerSpec
 
 
@@ -24,7 +28,7 @@ class Wanted(NamedTuple):
 
 def models_of(spec: ServerSpec) -> list[Wanted]:
     """Target and draft of a server; dummy weights are made up by the engine."""
-    read = not spec.made_up_weights
+    read = not dialect_of(spec.framework).made_up_weights(spec)
     wanted = [Wanted(spec.model, spec.revision, True, read)]
     draft = spec.speculative
     if draft is not None and draft.model is not None:
@@ -53,6 +57,42 @@ def fetch_descriptions(
         for one in wanted
         if one.repository not in (*DEMO_REPOSITORIES, *known)
     }
+
+
+def weights_files(spec: ServerSpec, cache_dir: Path | None) -> dict[str, str]:
+    """Files of weights by their place on the command line, for an engine that takes files instead
+    of repositories; they have been fetched.
+
+    Raises:
+        BenchmarkError: where it cannot be told which file is meant.
+    """
+    dialect = dialect_of(spec.framework)
+    if not dialect.takes_files:
+        return {}
+    places = (WEIGHTS, DRAFT_WEIGHTS)
+    cache = cache_dir or default_cache_dir()
+    return {
+        place: _weights_file(dialect, spec, one, cache)
+        for place, one in zip(places, models_of(spec), strict=False)
+    }
+
+
+def _weights_file(dialect: Dialect, spec: ServerSpec, one: Wanted, cache: Path) -> str:
+    snapshot = find_snapshot(one.repository, one.revision, cache, tokenizer=False)
+    names = []
+    if isinstance(snapshot, Snapshot):
+        names = [path.name for path in snapshot.path.iterdir()]
+    chosen = dialect.weights_file(names, spec)
+    if chosen is None or not isinstance(snapshot, Snapshot):
+        listed = ", ".join(sorted(names)) or "nothing"
+        summary = (
+            f"{dialect.title} is given one file of weights, and {one.repository} does not tell "
+            f"which: it holds {listed}"
+        )
+        raise BenchmarkError(
+            Failure("weights-file", "recipe", summary, remedy="Name the file: serve.hf-file.")
+        )
+    return str(snapshot.path / chosen)
 
 
 def fetch_weights(

@@ -240,10 +240,19 @@ OPTIONS = (
         },
     ),
     Option(
+        "command",
+        "how to start an engine, repeatable: vllm='/opt/next/bin/vllm serve' (default: this "
+        "interpreter's own engine, else its command on PATH)",
+        value="ENGINE=COMMAND",
+        many=True,
+        ini="how to start engines, a line ENGINE=COMMAND each",
+        ini_type="linelist",
+    ),
+    Option(
         "vllm-command",
-        "how to start the engine (default: this interpreter's vLLM, else 'vllm serve')",
+        "the same as --gpubench-command vllm=COMMAND",
         value="COMMAND",
-        ini="how to start the engine",
+        ini="how to start vLLM",
     ),
     Option(
         "against",

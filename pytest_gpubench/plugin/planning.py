@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pytest_gpubench.dialects.command_line import CommandLine
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import findings_for
-from pytest_gpubench.engines.argv import CommandLine, render
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin.engines_under_test import SECOND, Arms
@@ -49,7 +50,7 @@ def write_plan(
 
 def _line(arms: Arms, launch: Launch) -> CommandLine:
     spec = arms.spec(launch)
-    return render(spec, arms.command(spec), served_name=launch.server)
+    return dialect_of(spec.framework).render(spec, arms.command(spec), served_name=launch.server)
 
 
 def write_matrix(path: Path, book: RecipeBook, cases: Sequence[Case], launches: str) -> None:

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.metrics_page import SILENT, HangWatch, wait_idle
+from pytest_gpubench.engines.idleness import SILENT, HangWatch, wait_idle
 from pytest_gpubench.load.client_calibration import stored
 from pytest_gpubench.load.load_run import check_workload, run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress
@@ -200,7 +201,8 @@ class CaseRunner:
         return verdict
 
     def _prefix_caching(self, launch: Launch) -> bool:
-        return self._servers.arms.spec(launch).serve.get("enable-prefix-caching") is not False
+        spec = self._servers.arms.spec(launch)
+        return dialect_of(spec.framework).prefix_caching(spec)
 
     def _refuse_doomed(self, item: pytest.Item, launch: Launch, case: Case) -> None:
         failure = check_workload(case.workload)
@@ -240,11 +242,21 @@ class CaseRunner:
         # Both launches of a pair get the same prompts, so that what prompts do to the numbers
         # cancels.
         prompts = replace(launch, arm="").label + (f"-again-{attempt}" if attempt > 1 else "")
-        plan = LoadPlan(engine.url, engine.served_name, case.workload, launch=prompts, salt=case.id)
+        dialect = dialect_of(spec.framework)
+        plan = LoadPlan(
+            engine.url,
+            engine.served_name,
+            case.workload,
+            spec.framework,
+            launch=prompts,
+            salt=case.id,
+        )
         calibrations = stored(self._settings.results, case.workload.workers)
-        before = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
+        before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         silence = SILENCE_TIMEOUT_S + case.workload.think_time
-        watch = HangWatch(engine.scrape, silence, open_loop=case.workload.open_loop)
+        watch = HangWatch(
+            engine.scrape, silence, dialect.counters, open_loop=case.workload.open_loop
+        )
         with GpuWatch(self._servers.gpus, engine) as gpus, self._shows(case) as showing:
 
             def on_progress(progress: Progress) -> None:
@@ -265,7 +277,7 @@ class CaseRunner:
             )
         except GpubenchError as error:
             raise BenchmarkError(_unwritten(str(error))) from error
-        after = wait_idle(engine.scrape, IDLE_TIMEOUT_S)
+        after = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         compiled = engine.compiled_between(*window_of(result.records))
         try:
             measurement = compute(
@@ -275,13 +287,14 @@ class CaseRunner:
                 case.workload,
                 case.topology,
                 result.client,
+                counters=dialect.counters,
                 speculative=spec.speculative is not None,
                 prefix_caching=self._prefix_caching(launch),
                 pages=result.pages,
                 calibrations=calibrations,
                 compiled=compiled,
                 attempts=attempt,
-                made_up_weights=spec.made_up_weights,
+                made_up_weights=dialect.made_up_weights(spec),
                 served_name=engine.served_name,
             )
         except ValueError as error:

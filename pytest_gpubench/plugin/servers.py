@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 import pytest
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
-from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires, probe_command
+from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
 from pytest_gpubench.host.gpus.inventory import (
     Gpu,
@@ -32,7 +33,7 @@ from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.engines_under_test import Arms
 from pytest_gpubench.plugin.leasing import Leasing
-from pytest_gpubench.plugin.model_files import fetch_weights
+from pytest_gpubench.plugin.model_files import fetch_weights, weights_files
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.report.provenance import client_versions, git_state
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, try_to_write
@@ -223,8 +224,14 @@ class ServerPool:
     def _start(self, launch: Launch, spec: ServerSpec) -> Engine:
         if self._settings.base_url:
             api_key = os.environ.get("OPENAI_API_KEY", "")
-            return attach(self._settings.base_url, api_key=api_key, model=self._settings.model)
-        unmet = check_requires(spec.requires, self._distribution(spec))
+            return attach(
+                self._settings.base_url,
+                dialect_of(spec.framework),
+                api_key=api_key,
+                model=self._settings.model,
+            )
+        dialect = dialect_of(spec.framework)
+        unmet = check_requires(spec.requires, self._distribution(spec), dialect.distributions)
         if unmet:
             remedy = "Use an engine that satisfies `requires`, or correct the recipe."
             raise BenchmarkError(
@@ -265,13 +272,14 @@ class ServerPool:
         lease = self._leasing.take(launch.server, spec)
         cache = server_cache_dir(self._settings.cache_dir)
         settings = EngineSettings(
-            command=self._command(spec),
+            command=self.arms.command(spec),
             log_path=self._folder.server_log(launch),
             label=launch.server,
             start_timeout=self._settings.start_timeout_s,
             cache_dir=str(cache) if cache else None,
             extra_env=self._leasing.env(spec, engine.version if engine else None),
             inherit_fds=lease.fds,
+            weights=weights_files(spec, self._settings.cache_dir),
         )
         try:
             in_use = self.arms.doctor(launch).memory_in_use(launch.server, lease.grant.gpus)
@@ -323,11 +331,8 @@ class ServerPool:
         if stopped is not None and stopped.remaining:
             self._leasing.say(f"{launch.server}: {', '.join(stopped.remaining)} outlived SIGKILL")
 
-    def _command(self, spec: ServerSpec) -> tuple[str, ...]:
-        return self.arms.command(spec)
-
     def _distribution(self, spec: ServerSpec) -> EngineDistribution | None:
-        return probe_command(self._command(spec))
+        return self.arms.distribution(spec)
 
     def _engine_at_hand(self, spec: ServerSpec) -> EngineDistribution | None:
         # Where GPUs are missing anyway there is nothing to ask the engine about: the question costs

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gpubench.dialects.registry import dialect_of, frameworks
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.policies import SHARING_POLICIES, SharingPolicy
+from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.options import (
     DEFAULT_BASELINES,
     DEFAULT_RESULTS,
@@ -46,7 +49,8 @@ class Settings:
     base_url: str | None = None
     model: str | None = None
     """The served name to measure at ``base_url``; None: the only one."""
-    vllm_command: tuple[str, ...] | None = None
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What starts an engine, by its word in ``framework:``, where the user says."""
     cache_dir: Path | None = None
     start_timeout_s: float = DEFAULT_START_TIMEOUT_S
     exclusive: bool = True
@@ -62,6 +66,14 @@ class Settings:
     inconclusive: str = "exit"
     """What INCONCLUSIVE and INVALID do: ``exit`` (code 10), ``warn`` (a skip), ``fail``."""
 
+    def command(self, spec: ServerSpec) -> tuple[str, ...]:
+        """What starts a server: its own command, else the option's, else this interpreter's
+        engine."""
+        from pytest_gpubench.engines.interpreter import default_command
+
+        chosen = spec.command or self.commands.get(spec.framework)
+        return chosen or default_command(dialect_of(spec.framework))
+
 
 def resolve_settings(config: pytest.Config) -> Settings:
     """Option, else ini twin, else default.
@@ -72,7 +84,6 @@ def resolve_settings(config: pytest.Config) -> Settings:
     refuse_contradictions(config)
     root = config.rootpath
     files, named = recipe_files(config)
-    command = _text(config, "vllm_command")
     return Settings(
         recipe_files=files,
         recipes_named=named,
@@ -87,7 +98,7 @@ def resolve_settings(config: pytest.Config) -> Settings:
         server_per=_server_per(config),
         base_url=_base_url(config),
         model=config.getoption("gpubench_model"),
-        vllm_command=_split("--gpubench-vllm-command", command) if command else None,
+        commands=_commands(config),
         cache_dir=_path(config, root, "cache_dir"),
         start_timeout_s=_seconds(config),
         exclusive=config.getoption("gpubench_exclusive") != "no",
@@ -101,6 +112,32 @@ def resolve_settings(config: pytest.Config) -> Settings:
         require_baseline=config.getoption("gpubench_require_baseline"),
         inconclusive=_inconclusive(config),
     )
+
+
+def _commands(config: pytest.Config) -> dict[str, tuple[str, ...]]:
+    """By engine; the command line wins over the ini file, the option that names an engine over the
+    general one."""
+    from pytest_gpubench.recipes.problems import one_of
+
+    source = "--gpubench-command"
+    given = config.getoption("gpubench_command")
+    if not given:
+        source, given = "ini option gpubench_command", config.getini("gpubench_command")
+    commands: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        engine, equals, command = text.partition("=")
+        if not equals or engine not in frameworks():
+            raise pytest.UsageError(
+                f"{source}: {text!r} names no engine; write ENGINE=COMMAND, ENGINE being "
+                f"{one_of(frameworks())}"
+            )
+        if engine in commands:
+            raise pytest.UsageError(f"{source}: {engine} has two commands; leave one out")
+        commands[engine] = _split(source, command)
+    of_one = _text(config, "vllm_command")
+    if of_one:
+        commands["vllm"] = _split("--gpubench-vllm-command", of_one)
+    return commands
 
 
 def _text(config: pytest.Config, name: str) -> str:
@@ -220,5 +257,5 @@ def _split(source: str, command: str) -> tuple[str, ...]:
             f"set {name} where pytest runs, and `env: {{{name}: {{from: {name}}}}}` in the recipe"
         )
     if not words:
-        raise pytest.UsageError(f"{source}: is empty; give a command such as 'vllm serve'")
+        raise pytest.UsageError(f"{source}: is empty; give the command that starts the engine")
     return words

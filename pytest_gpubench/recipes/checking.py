@@ -3,12 +3,15 @@ column."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pytest_gpubench.dialects.registry import common_rules, dialect_of, frameworks
+from pytest_gpubench.dialects.server_flags import FlagRules
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse, split
@@ -16,7 +19,7 @@ from pytest_gpubench.recipes.gates import check_gate
 from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
 from pytest_gpubench.recipes.schema import ClientKeys, SloKeys
-from pytest_gpubench.recipes.server_keys import check_env, check_flag, words_error
+from pytest_gpubench.recipes.server_keys import check_env, check_flag
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 CASE_NAMES = (
@@ -58,10 +61,11 @@ def check_section(model: type[BaseModel], node: Node, name: str, log: ProblemLog
     except RecursionError:
         log.add(node.at, name, "nested too deeply")
     if model is schema.Recipe:
-        _check_layer(cleaned, name, log)
+        rules = _rules(cleaned)
+        _check_layer(cleaned, name, rules, log)
         for index, part in enumerate(cleaned.items_of("when")):
             path = join_path(name, "when", index)
-            _check_layer(part, path, log)
+            _check_layer(part, path, rules, log)
             _check_condition(part, path, log)
     return len(log) == before
 
@@ -92,8 +96,21 @@ def _without_list_nulls(node: Node) -> Node:
     return node
 
 
-def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
-    checks = {"serve": _flag_error, "env": check_env, "gates": check_gate}
+def _rules(node: Node) -> FlagRules:
+    """The rules of the engine that a section names; where it names none (a template), those that
+    all engines have together."""
+    framework = node.get("framework")
+    if framework is None or framework.value not in frameworks():
+        return common_rules()
+    return dialect_of(str(framework.value)).flags
+
+
+def _check_layer(node: Node, path: str, rules: FlagRules, log: ProblemLog) -> None:
+    checks: dict[str, Callable[[str, Any], str | None]] = {
+        "serve": partial(_flag_error, rules),
+        "env": partial(check_env, rules),
+        "gates": check_gate,
+    }
     for section, check in checks.items():
         for key, entry in node.entries_of(section).items():
             if error := check(key, entry.node.plain()):
@@ -107,13 +124,13 @@ def _check_layer(node: Node, path: str, log: ProblemLog) -> None:
                 _check_text(leaf, leaf_path, log)
 
 
-def _flag_error(flag: str, value: Any) -> str | None:
+def _flag_error(rules: FlagRules, flag: str, value: Any) -> str | None:
     if flag != "extra-args":
-        return check_flag(flag, value)
+        return check_flag(rules, flag, value)
     if isinstance(value, list) and all(
         isinstance(item, str | int | float) and not isinstance(item, bool) for item in value
     ):
-        return words_error([str(item) for item in value])
+        return rules.words_error([str(item) for item in value])
     return f"must be a list of words such as [--flag, value], not {shown(value)}"
 
 

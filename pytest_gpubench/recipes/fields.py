@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from pytest_gpubench.dialects.server_flags import MAX_CONCURRENCY, MAX_TOKENS
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.recipes.expressions import is_computed
 from pytest_gpubench.recipes.problems import did_you_mean, shown
@@ -43,8 +44,6 @@ class Section(BaseModel):
     )
 
 
-MAX_TOKENS = 10_000_000
-MAX_CONCURRENCY = 1_000_000
 _IMAGE_PASSWORD = re.compile(r"(^|//)[^/@]*:[^/@]+@(?!sha\d+:)")
 _TOKEN = re.compile(r"[a-z0-9.]+")
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pytest_gpubench.dialects.registry import frameworks
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.recipes.fields import is_token
 from pytest_gpubench.recipes.problems import did_you_mean
-from pytest_gpubench.recipes.schema import FRAMEWORKS
 from pytest_gpubench.recipes.yaml_tree import Node
 
 SPEC_WORD = "mtp"
@@ -157,8 +157,8 @@ def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
     """Why an InferenceX entry cannot be run here at all; empty if its fixed-seq-len part can."""
     reasons = []
     framework = _leaf(entry, "framework")
-    if isinstance(framework, str) and framework not in FRAMEWORKS:
-        reasons.append(f"framework {framework} (only {', '.join(FRAMEWORKS)} is supported)")
+    if isinstance(framework, str) and framework not in frameworks():
+        reasons.append(f"framework {framework} (supported: {', '.join(frameworks())})")
     if _leaf(entry, "multinode") is True:
         reasons.append("multi-node (one server over several nodes is not supported)")
     fixed = entry.get("scenarios", "fixed-seq-len")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePosition, Unsupported
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
@@ -307,6 +308,10 @@ class _Loading:
         ):
             for row_node, row in zip(node.items_of("search-space"), item.search_space, strict=True):
                 parallelism = topology(row)
+                if wrong := dialect_of(recipe.framework or "").topology_error(parallelism):
+                    where = join_path(name, "scenarios.fixed-seq-len")
+                    self._log.add(row_node.at, where, wrong)
+                    continue
                 for conc in concurrencies(row):
                     point = Point(
                         parallelism,

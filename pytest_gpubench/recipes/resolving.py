@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from pytest_gpubench.dialects.dialect import Dialect
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.frozen import FrozenMap, freeze, spelled
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import CASE_NAMES, condition_text
-from pytest_gpubench.recipes.draft_backend import default_backend
 from pytest_gpubench.recipes.expansion import (
     MODEL_LEN_MARGIN,
     Point,
@@ -39,7 +40,7 @@ from pytest_gpubench.recipes.expressions import (
 from pytest_gpubench.recipes.inheritance import overlay
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
 from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
-from pytest_gpubench.recipes.server_keys import check_flag, words_error
+from pytest_gpubench.recipes.server_keys import check_flag
 from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")
@@ -73,8 +74,10 @@ class Resolver:
     _reads: dict[int, tuple[str, ...]] = field(default_factory=dict)
     _settings: dict[tuple[object, ...], _Setting] = field(default_factory=dict)
     _server_reads_conc: bool = field(init=False)
+    _dialect: Dialect = field(init=False)
 
     def __post_init__(self) -> None:
+        self._dialect = dialect_of(self.recipe.framework or "")
         self._server_reads_conc = "conc" in server_reads(self.node)
 
     def resolve(self, point: Point, identity: Identity) -> Resolved | None:
@@ -107,13 +110,16 @@ class Resolver:
         draft = layer.get("speculative") if point.speculative else None
         spec_tokens = self._spec_tokens(draft, row_names) if draft else 0
         names: dict[str, Value] = {**row_names, "spec_tokens": spec_tokens}
+        dialect = self._dialect
         max_model_len = names["max_model_len"] = self._max_model_len(layer, names)
         serve, extra_args = self._serve(layer, names, max_model_len)
         speculative = None
         if draft:
             make = partial(self._speculative, draft, names)
             speculative = self._once("speculative", draft, names, make)
-            speculative = _with_backend(speculative, identity.hardware, serve)
+            speculative = _with_backend(speculative, dialect, identity.hardware, serve)
+            if wrong := dialect.draft_error(speculative):
+                raise PointError(draft.at, join_path(self.name, "speculative"), wrong)
         image = layer.get("image")
         why_not = self._why_not(point, draft, identity.hardware)
         spec = ServerSpec(
@@ -226,17 +232,27 @@ class Resolver:
         return value
 
     def _max_model_len(self, layer: Node, names: Mapping[str, Value]) -> int:
-        node = layer.get("serve", "max-model-len")
+        rules = self._dialect.flags
+        node = layer.get("serve", rules.length)
         if node is None:
             return int(names["isl"]) + int(names["osl"]) + MODEL_LEN_MARGIN
-        path = join_path(self.name, "serve", "max-model-len")
+        path = join_path(self.name, "serve", rules.length)
         value = self._render(node, path, names)
-        wrong = check_flag("max-model-len", value)
+        wrong = check_flag(rules, rules.length, value)
         if is_computed(value):  # a literal ${, written $${
             wrong = wrong or "must be an integer"
         if wrong:
             raise PointError(node.at, path, wrong)
-        return int(value)
+        return int(value) // self._sharing(layer, names)
+
+    def _sharing(self, layer: Node, names: Mapping[str, Value]) -> int:
+        """How many sequences share the length that the server is given."""
+        rules = self._dialect.flags
+        node = layer.get("serve", rules.length_of) if rules.length_of else None
+        if node is None:
+            return rules.slots
+        value = self._render(node, join_path(self.name, "serve", rules.length_of), names)
+        return value if isinstance(value, int) and value > 0 else 1
 
     def _serve(
         self, layer: Node, names: Mapping[str, Value], max_model_len: int
@@ -249,17 +265,17 @@ class Resolver:
                 extra = tuple(
                     str(word) for word in self._render(entry.node, join_path(path, flag), names)
                 )
-                if wrong := words_error(extra):
+                if wrong := self._dialect.flags.words_error(extra):
                     raise PointError(entry.node.at, join_path(path, flag), wrong)
             else:
-                flags[flag] = self._once(
-                    flag, entry.node, names, partial(self._flag, flag, entry.node, path, names)
-                )
-        return FrozenMap({"max-model-len": max_model_len} | flags), extra
+                made = partial(self._flag, flag, entry.node, path, names)
+                flags[flag] = self._once(flag, entry.node, names, made)
+        length = max_model_len * self._sharing(layer, names)
+        return FrozenMap({self._dialect.flags.length: length} | flags), extra
 
     def _flag(self, flag: str, node: Node, path: str, names: Mapping[str, Value]) -> Any:
         value = self._render(node, join_path(path, flag), names)
-        wrong = check_flag(flag, value)
+        wrong = check_flag(self._dialect.flags, flag, value)
         if wrong:
             raise PointError(node.at, join_path(path, flag), wrong)
         return freeze(value)
@@ -346,11 +362,13 @@ class Resolver:
         return ""
 
 
-def _with_backend(draft: Speculative, hardware: str, serve: FrozenMap) -> Speculative:
+def _with_backend(
+    draft: Speculative, dialect: Dialect, hardware: str, serve: FrozenMap
+) -> Speculative:
     """``auto`` leaves the backend to the engine; without a word it is ours to choose."""
     backend = draft.attention_backend
     if backend is None:
-        backend = default_backend(draft.method, hardware, serve)
+        backend = dialect.default_draft_backend(draft.method, hardware, serve)
     elif backend.lower() == "auto":
         backend = None
     return replace(draft, attention_backend=backend)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from pytest_gpubench.dialects.registry import frameworks
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes.fields import (
@@ -40,9 +41,21 @@ from pytest_gpubench.recipes.fields import (
     fail,
 )
 from pytest_gpubench.recipes.gates import Gates
+from pytest_gpubench.recipes.problems import did_you_mean, one_of, shown
 from pytest_gpubench.recipes.server_keys import Command
 
-FRAMEWORKS = ("vllm",)
+
+def _framework(value: Any) -> Any:
+    if value not in frameworks():
+        hint = did_you_mean(str(value), frameworks())
+        raise fail(f"must be {one_of(frameworks())}, not {shown(value)}{hint}")
+    return value
+
+
+Framework = Annotated[
+    str, BeforeValidator(_framework), WithJsonSchema({"enum": list(frameworks())})
+]
+"""The word of an engine."""
 
 
 class SloKeys(Section):
@@ -137,7 +150,7 @@ class Row(Section):
     dcp_size: Ranks = 1
     """Decode-context-parallel ranks; they reuse the GPUs of `tp`, so it divides `tp`."""
     ep: Ranks | None = None
-    """1, or equal to tp: vLLM takes no expert-parallel size."""
+    """1, or equal to tp; some engines take any divisor of tp."""
     dp_attn: bool = False
     """Attention is data-parallel over the ranks and experts are spread over them (DEP); needs `ep`
     equal to `tp`."""
@@ -166,11 +179,8 @@ class Row(Section):
             raise fail(f"conc-start {self.conc_start} is above conc-end {self.conc_end}")
         if self.conc_list is not None and len(set(self.conc_list)) != len(self.conc_list):
             raise fail("conc-list names a concurrency twice; remove the duplicate")
-        if self.ep is not None and self.ep not in (1, self.tp):
-            raise fail(
-                f"ep {self.ep} with tp {self.tp}: vLLM takes no expert-parallel size, "
-                "so ep is 1 or equal to tp"
-            )
+        if self.ep is not None and self.tp % self.ep:
+            raise fail(f"ep {self.ep} with tp {self.tp}: ep must divide tp; it is 1 or equal to tp")
         if self.dp_attn and (self.ep or 1) != self.tp:
             raise fail(
                 f"dp-attn: true spreads the experts over all ranks; write ep: {self.tp} beside it"
@@ -202,10 +212,10 @@ class Scenarios(Section):
 
 
 class SpeculativeKeys(Section):
-    """A draft: vLLM's speculative config in kebab-case."""
+    """A draft, in kebab-case."""
 
     method: Text | None = None
-    """vLLM's method: `eagle3`, `mtp`, `ngram`, ..."""
+    """`eagle3`, `mtp`, `ngram`, ..."""
     model: Text | None = None
     """Repository or folder of the draft; absent for methods without a draft model."""
     revision: Text | None = None
@@ -282,7 +292,7 @@ class Laid(Section):
     gates: Gates | None = None
     """Metric to tolerance (5%), to {tolerance, absolute, at-least, at-most}, or to false."""
     requires: dict[str, VersionSpecifier] | None = None
-    """Versions of the engine, such as `{vllm: ">=0.24"}`; checked before the launch."""
+    """Versions of the engine, its distribution to a specifier; checked before the launch."""
 
 
 def _condition(value: Any) -> Any:
@@ -314,7 +324,7 @@ class Recipe(Laid):
     """The model's word in ids and selections, such as `minimaxm3`."""
     precision: Literal["fp4", "fp6", "fp8", "fp16", "fp32", "bf16", "int4", "int8"] | None = None
     """Precision of the weights."""
-    framework: Literal["vllm"] | None = None
+    framework: Framework | None = None
     """The engine."""
     runner: Text | None = None
     """Label of the machines that it is for: a hardware key such as `h100`, or a name from
@@ -330,7 +340,7 @@ class Recipe(Laid):
     server_per: SharingPolicy | None = None
     """What shares a server: `parallelism` (default), `shape` or `point`."""
     command: Command | None = None
-    """How this recipe's engine is started, instead of the `--gpubench-vllm-command` option."""
+    """How this recipe's engine is started, instead of the `--gpubench-command` option."""
     source: Text | None = None
     """Address of the official recipe that it follows; shown in reports."""
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap, canonical_json
 from pytest_gpubench.model.policies import SharingPolicy
@@ -15,13 +16,6 @@ from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.expansion import Resolved
 
-CAPACITIES = (
-    "max-model-len",
-    "max-num-batched-tokens",
-    "max-num-seqs",
-    "max-cudagraph-capture-size",
-)
-"""Flags of which a shared server gets the maximum; any other difference splits the group."""
 SAME_IN_A_GROUP = frozenset({"framework", "model", "hardware", "topology", "revision", "command"})
 """Fields of a server spec that no `when` changes, or that the group's name says."""
 
@@ -64,8 +58,10 @@ def _load(workload: Workload, policy: SharingPolicy) -> str:
     return f"-{workload.shape if policy == 'shape' else workload.label}"
 
 
-def _is_capacity(flag: str, value: object) -> bool:
-    return flag in CAPACITIES and isinstance(value, int) and not isinstance(value, bool)
+def _is_capacity(framework: str, flag: str, value: object) -> bool:
+    if flag not in dialect_of(framework).flags.capacities:
+        return False
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _without_capacities(spec: ServerSpec) -> ServerSpec:
@@ -75,7 +71,7 @@ def _without_capacities(spec: ServerSpec) -> ServerSpec:
         spec,
         serve=FrozenMap(
             {
-                flag: None if _is_capacity(flag, value) else value
+                flag: None if _is_capacity(spec.framework, flag, value) else value
                 for flag, value in spec.serve.items()
             }
         ),
@@ -91,7 +87,7 @@ def _with_maxima(members: list[Resolved]) -> ServerSpec:
     maxima = {
         flag: max(int(str(serve[flag])) for serve in flags)
         for flag, value in first.serve.items()
-        if _is_capacity(flag, value)
+        if _is_capacity(first.framework, flag, value)
     }
     return replace(first, serve=FrozenMap(dict(first.serve) | maxima))
 
@@ -105,7 +101,7 @@ def _digest(spec: ServerSpec) -> str:
         for item in fields(spec)
         if item.name not in SAME_IN_A_GROUP
     }
-    values["speculative"] = draft and {**draft.vllm_config(), "options": draft.options}
+    values["speculative"] = draft and {**draft.config(), "options": draft.options}
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:6]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_gpubench.dialects.registry import common_rules
 from pytest_gpubench.gate.wording import percent
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import counted
@@ -166,8 +167,4 @@ def _words(init: InitResult) -> set[str]:
 
 
 def _env(env: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in env.items()
-        if name not in ("CUDA_VISIBLE_DEVICES", "VLLM_API_KEY")
-    }
+    return {name: value for name, value in env.items() if name not in common_rules().env}

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pytest_gpubench.dialects.command_line import CommandLine
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import Finding
-from pytest_gpubench.engines.argv import CommandLine
 from pytest_gpubench.gate.policy import policies, policy_document
 from pytest_gpubench.gate.ratios import ratio_points
 from pytest_gpubench.model.cases import Case, RecipeBook
-from pytest_gpubench.model.specs import Launch, ServerSpec
-from pytest_gpubench.recipes.draft_backend import is_default
+from pytest_gpubench.model.specs import Launch
 
 
 def plan_document(
@@ -94,20 +94,9 @@ def _server(book: RecipeBook, key: str, cases: Sequence[Case], line: CommandLine
         "argv": list(line.argv),
         "env": line.printable_env() | dict.fromkeys(line.unset),
         "gpus": spec.topology.gpus,
-        "defaults": _defaults(spec),
+        "defaults": list(dialect_of(spec.framework).our_defaults(spec)),
         "cases": [case.id for case in cases if case.server == key],
     }
-
-
-def _defaults(spec: ServerSpec) -> list[str]:
-    """A sentence per setting that is ours where a recipe does not name it."""
-    draft = spec.speculative
-    if draft is None or not is_default(draft, spec.hardware, spec.serve):
-        return []
-    return [
-        f"speculative.attention-backend is {draft.attention_backend}, our default for an EAGLE3 "
-        f"draft at block size {spec.serve['block-size']}; auto leaves it to the engine"
-    ]
 
 
 def findings_by_server(plan: Mapping[str, Any]) -> dict[str, list[Finding]]:

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_gpubench.doctor import (
-    RULE_IDS,
     RULES,
     Finding,
     ModelConfigs,
@@ -281,10 +280,10 @@ def test_findings_are_shown_worst_first_with_sentence_remedy_and_evidence() -> N
     assert shown.splitlines() == [
         "server-tp8",
         "  ERROR a: a is wrong.",
-        "      vLLM would say: vLLM dies.",
+        "      the engine would say: vLLM dies.",
         "      Mend it. (read in source)",
         "  NOTE b: b is wrong.",
-        "      vLLM would say: vLLM dies.",
+        "      the engine would say: vLLM dies.",
         "      Mend it. (read in source)",
         "      cases: one",
     ]
@@ -302,8 +301,9 @@ def test_findings_of_one_case() -> None:
 def test_silenced_rules() -> None:
     found = (finding("heads-by-tp", "error"), finding("b", "note"))
     assert without(found, ["heads-by-tp"]) == found[1:]
-    assert unknown_rules(RULE_IDS, RULE_IDS) == ()
-    (near, far) = unknown_rules(["head-by-tp", "xyz"], RULE_IDS)
+    ids = [rule.id for rule in RULES]
+    assert unknown_rules(ids, ids) == ()
+    (near, far) = unknown_rules(["head-by-tp", "xyz"], ids)
     assert "did you mean 'heads-by-tp'?" in near
     assert "docs/doctor.md" in far
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.doctor import RULE_IDS, Finding, Node, examine
+from pytest_gpubench.doctor import RULES, Finding, Node, examine
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
@@ -661,8 +661,9 @@ def test_a_rule_sees_its_illness(ill: Ill) -> None:
 
 
 def test_every_rule_has_an_ill_server() -> None:
-    assert {ill.rule for ill in ILL} == set(RULE_IDS)
-    assert len(RULE_IDS) == len(set(RULE_IDS))
+    ids = [rule.id for rule in RULES]
+    assert {ill.rule for ill in ILL} == set(ids)
+    assert len(ids) == len(set(ids))
 
 
 HEALTHY = [
@@ -733,9 +734,11 @@ def test_batch_rules_hold_per_data_parallel_rank() -> None:
     assert by_rule["capture-below-batch"].cases == (cases[1].id,)
 
 
-def test_other_frameworks_are_not_examined() -> None:
+def test_another_engine_is_examined_by_what_holds_for_every_engine() -> None:
     spec = ServerSpec("sglang", "org/model", "h100", Topology(tp=3), server().serve)
-    assert examine(spec, hardware=HARDWARE["h100"], target=GQA) == ()
+    found = examine(spec, hardware=HARDWARE["h100"], target=GQA)
+    assert {finding.rule for finding in found} == {"heads-by-tp", "kv-heads-by-tp"}
+    assert all(finding.engine_says == "" for finding in found)
 
 
 def test_flags_are_read_wherever_they_stand() -> None:

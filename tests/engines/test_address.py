@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.engines.http_probe import base_url_error
 from pytest_gpubench.engines.lifecycle import attach
 from pytest_gpubench.model.failures import GpubenchError
@@ -61,4 +62,4 @@ def test_what_is_no_address(url: str) -> None:
     assert wrong
     assert "se5cret" not in wrong
     with pytest.raises(GpubenchError, match="--gpubench-base-url"):
-        attach(url)
+        attach(url, VLLM)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.engines.against import Against, differences, parse_against
-from pytest_gpubench.engines.argv import render
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
@@ -48,7 +48,7 @@ def test_flags_are_laid_over_those_of_the_recipe() -> None:
             "gpu-memory-utilization": 0.8,
         }
     )
-    argv = render(second, ["vllm", "serve"], served_name="x").argv
+    argv = VLLM.render(second, ["vllm", "serve"], served_name="x").argv
     assert argv[argv.index("--block-size") + 1] == "256"
     assert {"--async-scheduling", "--no-enforce-eager", "--no-enable-prefix-caching"} <= set(argv)
     assert (second.model, second.topology, second.speculative) == (
@@ -121,7 +121,7 @@ def test_the_same_engine_differs_in_nothing() -> None:
         ("vllm==0.25.1", "names a version"),
         ("nowhere serve", "no executable on PATH"),
         ("/opt/missing/bin/python -m vllm", "no executable on PATH and no path of one"),
-        ("/opt/next/bin/python", "add '-m vllm.entrypoints.openai.api_server'"),
+        ("/opt/next/bin/python", "names an interpreter and no program: add the engine's module"),
         ("-O3", "long form"),
         ("-- --block-size 1", "long form"),
         ("--block-size 256 --block_size 128", "--block-size twice"),

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.engines.argv import PORT, flag, record_env, render
+from pytest_gpubench.dialects.command_line import PORT, flag, record_env
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
+from pytest_gpubench.dialects.vllm.flags import SHORT_JSON
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap, freeze
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
-from pytest_gpubench.recipes.server_keys import OUR_FLAGS
 
 API_SERVER = ("python", "-m", "vllm.entrypoints.openai.api_server")
 
@@ -28,12 +29,12 @@ def spec(**changes: object) -> ServerSpec:
 
 
 def test_the_model_is_positional_only_after_serve() -> None:
-    assert render(spec(), ("vllm", "serve"), served_name="m").argv[:3] == (
+    assert VLLM.render(spec(), ("vllm", "serve"), served_name="m").argv[:3] == (
         "vllm",
         "serve",
         "org/model",
     )
-    assert render(spec(), API_SERVER, served_name="m").argv[:5] == (
+    assert VLLM.render(spec(), API_SERVER, served_name="m").argv[:5] == (
         *API_SERVER,
         "--model",
         "org/model",
@@ -41,7 +42,7 @@ def test_the_model_is_positional_only_after_serve() -> None:
 
 
 def test_our_own_flags_follow_the_recipe_and_extra_args_come_last() -> None:
-    words = render(
+    words = VLLM.render(
         spec(revision="abc", extra_args=("--x", "1")), ("vllm", "serve"), served_name="m-1"
     ).argv
     assert words[3:5] == ("--revision", "abc")
@@ -55,8 +56,10 @@ def test_our_own_flags_follow_the_recipe_and_extra_args_come_last() -> None:
         "--x",
         "1",
     )
-    assert PORT not in render(spec(), ("vllm", "serve"), served_name="m").with_port(8000)
-    assert "8000" in render(spec(), ("vllm", "serve"), served_name="m").with_port(8000)
+    assert PORT not in VLLM.render(spec(), ("vllm", "serve"), served_name="m").filled(
+        {PORT: "8000"}
+    )
+    assert "8000" in VLLM.render(spec(), ("vllm", "serve"), served_name="m").filled({PORT: "8000"})
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_our_own_flags_follow_the_recipe_and_extra_args_come_last() -> None:
     ],
 )
 def test_parallelism(topology: Topology, expected: list[str]) -> None:
-    words = list(render(spec(topology=topology), ("vllm", "serve"), served_name="m").argv)
+    words = list(VLLM.render(spec(topology=topology), ("vllm", "serve"), served_name="m").argv)
     assert words[3 : words.index("--host")] == expected
 
 
@@ -124,7 +127,7 @@ def test_speculative_config_is_one_json_value_with_the_options_last() -> None:
         attention_backend="FLASH_ATTN",
         options=FrozenMap({"draft_tensor_parallel_size": 1}),
     )
-    words = render(spec(speculative=draft), ("vllm", "serve"), served_name="m").argv
+    words = VLLM.render(spec(speculative=draft), ("vllm", "serve"), served_name="m").argv
     assert json.loads(words[words.index("--speculative-config") + 1]) == {
         "method": "eagle3",
         "model": "org/draft",
@@ -134,18 +137,22 @@ def test_speculative_config_is_one_json_value_with_the_options_last() -> None:
     }
 
 
-@pytest.mark.parametrize("name", [*OUR_FLAGS, "served_model_name", "no-enable-expert-parallel"])
+@pytest.mark.parametrize(
+    "name", [*VLLM.flags.ours, "served_model_name", "no-enable-expert-parallel"]
+)
 def test_a_recipe_cannot_set_our_flags(name: str) -> None:
     with pytest.raises(GpubenchError, match=name):
-        render(spec(serve=FrozenMap({name: 1})), ("vllm", "serve"), served_name="m")
+        VLLM.render(spec(serve=FrozenMap({name: 1})), ("vllm", "serve"), served_name="m")
     with pytest.raises(GpubenchError, match=name):
-        render(spec(extra_args=(f"--{name}=1",)), ("vllm", "serve"), served_name="m")
+        VLLM.render(spec(extra_args=(f"--{name}=1",)), ("vllm", "serve"), served_name="m")
 
 
 def test_short_forms_in_extra_args_are_known_too() -> None:
     with pytest.raises(GpubenchError, match="-tp"):
-        render(spec(extra_args=("-tp", "4")), ("vllm", "serve"), served_name="m")
-    assert render(spec(extra_args=("-O3",)), ("vllm", "serve"), served_name="m").argv[-1] == "-O3"
+        VLLM.render(spec(extra_args=("-tp", "4")), ("vllm", "serve"), served_name="m")
+    assert (
+        VLLM.render(spec(extra_args=("-O3",)), ("vllm", "serve"), served_name="m").argv[-1] == "-O3"
+    )
 
 
 def test_environment_of_a_plan_and_of_a_launch() -> None:
@@ -158,7 +165,7 @@ def test_environment_of_a_plan_and_of_a_launch() -> None:
             "VLLM_LOGGING_LEVEL": "DEBUG",
         }
     )
-    command = render(spec(env=env), ("vllm", "serve"), served_name="m", cache_dir="/cache")
+    command = VLLM.render(spec(env=env), ("vllm", "serve"), served_name="m", cache_dir="/cache")
     printed = command.printable_env()
     assert printed["A"] == "1"
     assert printed["B"] == "${HOST_B:-x}"
@@ -174,17 +181,19 @@ def test_environment_of_a_plan_and_of_a_launch() -> None:
 
 
 def test_the_key_is_nowhere_in_a_command_line() -> None:
-    command = render(spec(), ("vllm", "serve"), served_name="m")
+    command = VLLM.render(spec(), ("vllm", "serve"), served_name="m")
     assert "VLLM_API_KEY" not in command.printable_env()
     assert "--api-key" not in command.argv
     with pytest.raises(GpubenchError, match="VLLM_API_KEY"):
-        render(spec(env=FrozenMap({"VLLM_API_KEY": "k"})), ("vllm", "serve"), served_name="m")
+        VLLM.render(spec(env=FrozenMap({"VLLM_API_KEY": "k"})), ("vllm", "serve"), served_name="m")
 
 
 def test_an_online_server_keeps_its_network() -> None:
     assert (
         "HF_HUB_OFFLINE"
-        not in render(spec(), ("vllm", "serve"), served_name="m", offline=False).printable_env()
+        not in VLLM.render(
+            spec(), ("vllm", "serve"), served_name="m", offline=False
+        ).printable_env()
     )
 
 
@@ -192,6 +201,7 @@ def test_a_recorded_environment_has_no_secrets() -> None:
     recorded = record_env(
         {"HF_TOKEN": "hf_x", "VLLM_API_KEY": "k", "VLLM_X": "1", "HOME": "/h", "MINE": "2"},
         ["MINE"],
+        VLLM.recorded_env,
     )
     assert recorded == {
         "HF_TOKEN": "<removed>",
@@ -228,7 +238,7 @@ def test_no_secret_in_a_plan_or_a_record() -> None:
             "HF_ENDPOINT": "https://user:pass-word@host",
         }
     )
-    command = render(spec(env=env), ("vllm", "serve"), served_name="m")
+    command = VLLM.render(spec(env=env), ("vllm", "serve"), served_name="m")
     printed = str(command.printable_env())
     assert "AWS_SECRET_ACCESS_KEY" in printed
     environment = {"AWS_SECRET_ACCESS_KEY": "from-host", "PLAIN": "from-plain"}
@@ -252,4 +262,4 @@ def test_a_dotted_flag_keeps_its_inner_spelling_and_has_a_value(
 ) -> None:
     head = {"cc": "compilation-config"}.get(name.split(".")[0], name.split(".")[0])
     inner = name.partition(".")[2]
-    assert flag(name, value) == [f"--{head.replace('_', '-')}.{inner}", words]
+    assert flag(name, value, short=SHORT_JSON) == [f"--{head.replace('_', '-')}.{inner}", words]

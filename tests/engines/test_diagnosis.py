@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gpubench.dialects.vllm.log import LOG
 from pytest_gpubench.engines.diagnosis import Ending, classify, fatal_line
 
 DATA = Path(__file__).parent / "data"
@@ -116,19 +117,19 @@ _PARENT = [
 def test_the_root_cause_of_real_logs(
     name: str, cause: str, failure_class: str, evidence: str
 ) -> None:
-    failure = classify(lines_of(name), DIED)
+    failure = classify(lines_of(name), DIED, LOG)
     assert (failure.cause, failure.failure_class) == (cause, failure_class)
     assert failure.evidence[0].startswith(evidence)
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(DATA.glob("*-ready.log"))])
 def test_no_line_of_a_good_run_is_fatal(name: str) -> None:
-    assert [line for line in lines_of(name) if fatal_line(line)] == []
+    assert [line for line in lines_of(name) if fatal_line(LOG.parse(line), LOG)] == []
 
 
 def test_the_first_fatal_line_of_the_engine_that_lived_on() -> None:
     lines = lines_of("m3mini-mxfp8-tp2-h200-died-illegal-memory.log")
-    first = next(number for number, line in enumerate(lines, 1) if fatal_line(line))
+    first = next(number for number, line in enumerate(lines, 1) if fatal_line(LOG.parse(line), LOG))
     assert first == 79
     assert "WorkerProc hit an exception" in lines[78]
 
@@ -434,7 +435,7 @@ MEANT = [
 def test_a_cause_is_what_the_line_means(
     cause: str, failure_class: str, error: str, frame: str
 ) -> None:
-    failure = classify(failed(error, frame=frame), DIED)
+    failure = classify(failed(error, frame=frame), DIED, LOG)
     assert (failure.cause, failure.failure_class) == (cause, failure_class)
 
 
@@ -445,7 +446,7 @@ def test_prefixes_and_bare_colours_are_taken_off() -> None:
             for line in lines]  # fmt: skip
     assert bare != lines
     for changed in (twice, bare):
-        assert classify(changed, DIED).cause == "gpu-not-visible"
+        assert classify(changed, DIED, LOG).cause == "gpu-not-visible"
 
 
 def test_an_exception_without_words_shows_where_it_was_raised() -> None:
@@ -456,7 +457,7 @@ def test_an_exception_without_words_shows_where_it_was_raised() -> None:
         "(EngineCore pid=1) ERROR 11-22 08:15:24 [core.py:1]     assert a == b",
         "(EngineCore pid=1) ERROR 11-22 08:15:24 [core.py:1] AssertionError",
     ]
-    failure = classify(lines, DIED)
+    failure = classify(lines, DIED, LOG)
     assert failure.cause == "unknown"
     assert failure.evidence == (
         'File "x/llama_eagle3.py", line 9, in forward',
@@ -479,12 +480,12 @@ def test_what_a_dying_process_cries_comes_before_what_others_notice(line: str, c
         "VllmWorker-3 died unexpectedly (exit code: -6), shutting down executor.",
         "(APIServer pid=1) RuntimeError: Engine core initialization failed.",
     ]
-    assert classify(lines, DIED).cause == cause
+    assert classify(lines, DIED, LOG).cause == cause
 
 
 @pytest.mark.parametrize(("cause", "error", "frame"), KNOWN)
 def test_known_causes(cause: str, error: str, frame: str) -> None:
-    failure = classify(failed(error, frame=frame), DIED)
+    failure = classify(failed(error, frame=frame), DIED, LOG)
     assert failure.cause == cause, f"{failure.cause} matches, too, and stands above it in CAUSES"
     assert failure.evidence[0].startswith(error[:60])
     assert failure.remedy
@@ -500,7 +501,7 @@ def test_a_pydantic_complaint_shows_its_sentence() -> None:
         "than the derived max_model_len [type]",
         "(APIServer pid=1)     For further information visit URL",
     ]
-    failure = classify(lines, DIED)
+    failure = classify(lines, DIED, LOG)
     assert failure.cause == "invalid-configuration"
     assert "greater than the derived" in failure.evidence[1]
 
@@ -510,13 +511,13 @@ def test_argparse_has_no_traceback() -> None:
         "usage: vllm serve [model_tag] [options]",
         "vllm serve: error: unrecognized arguments: --blok-size 128",
     ]
-    failure = classify(lines, Ending("exited", 2))
+    failure = classify(lines, Ending("exited", 2), LOG)
     assert (failure.cause, failure.failure_class) == ("wrong-argument", "recipe")
     assert failure.evidence == ("vllm serve: error: unrecognized arguments: --blok-size 128",)
 
 
 def test_an_unknown_cause_shows_the_first_traceback_and_not_the_end_of_the_file() -> None:
-    failure = classify(failed("KeyError: 'layers.0.qkv'", frame="load_weights"), DIED)
+    failure = classify(failed("KeyError: 'layers.0.qkv'", frame="load_weights"), DIED, LOG)
     assert (failure.cause, failure.failure_class) == ("unknown", "unknown")
     assert failure.evidence == ("KeyError: 'layers.0.qkv'",)
 
@@ -532,10 +533,10 @@ def test_a_dead_cublas_after_the_fused_all_reduce_is_its_doing() -> None:
         "`cublasCreate(handle)`",
         frame="forward",
     )
-    failure = classify([workspace, *died], DIED)
+    failure = classify([workspace, *died], DIED, LOG)
     assert (failure.cause, failure.failure_class) == ("all-reduce-multicast", "engine")
     assert "fuse_allreduce_rms: false" in failure.remedy
-    assert classify(died, DIED).cause == "unknown"
+    assert classify(died, DIED, LOG).cause == "unknown"
 
 
 def test_the_first_of_a_chain_is_the_root_unless_only_a_later_one_is_known() -> None:
@@ -548,11 +549,11 @@ def test_the_first_of_a_chain_is_the_root_unless_only_a_later_one_is_known() -> 
     later = [*tail, '  File "x.py", line 1, in y', "ValueError: No common block size for 64. "]
     stamp = "(EngineCore pid=7) ERROR 11-22 08:00:00 [core.py:1] "
     unknown_first = failed("KeyError: 'x'")[:-4] + [stamp + line for line in later]
-    assert classify(unknown_first, DIED).cause == "no-common-block-size"
+    assert classify(unknown_first, DIED, LOG).cause == "no-common-block-size"
     known_first = failed("OSError: [Errno 116] Stale file handle")[:-4] + [
         stamp + line for line in later
     ]
-    assert classify(known_first, DIED).cause == "stale-file-handle"
+    assert classify(known_first, DIED, LOG).cause == "stale-file-handle"
 
 
 def test_what_other_ranks_say_later_is_no_cause() -> None:
@@ -562,14 +563,14 @@ def test_what_other_ranks_say_later_is_no_cause() -> None:
         process="Worker_TP0 pid=7",
         mark="WorkerProc failed to start.",
     )
-    assert classify(first + other, DIED).cause == "unknown"
+    assert classify(first + other, DIED, LOG).cause == "unknown"
 
 
 def test_interleaved_processes_are_told_apart() -> None:
     one = failed("ValueError: No common block size for 64. ", process="Worker_TP0 pid=7")[:5]
     two = failed("KeyError: 'x'", process="Worker_TP1 pid=8")[:5]
     mixed = [line for pair in zip(one, two, strict=True) for line in pair]
-    assert classify(mixed, DIED).cause == "no-common-block-size"
+    assert classify(mixed, DIED, LOG).cause == "no-common-block-size"
 
 
 def test_a_handled_traceback_in_a_warning_is_no_cause() -> None:
@@ -580,7 +581,7 @@ def test_a_handled_traceback_in_a_warning_is_no_cause() -> None:
         "OSError: [Errno 98] Address already in use",
     ]
     warned = [f"(EngineCore pid=7) WARNING 11-22 08:00:00 [x.py:1] {line}" for line in body]
-    assert classify(warned + failed("KeyError: 'x'"), DIED).cause == "unknown"
+    assert classify(warned + failed("KeyError: 'x'"), DIED, LOG).cause == "unknown"
 
 
 def test_a_killed_worker_is_named_before_the_tracebacks_that_follow() -> None:
@@ -591,17 +592,20 @@ def test_a_killed_worker_is_named_before_the_tracebacks_that_follow() -> None:
     failure = classify(
         [died, *failed("RuntimeError: cancelled", mark="EngineCore encountered a fatal error.")],
         Ending("exited", 0, serving=True),
+        LOG,
     )
     assert (failure.cause, failure.failure_class) == ("killed", "infrastructure")
     assert "VllmWorker-0" in failure.evidence[0]
 
 
 def test_an_exit_without_a_word() -> None:
-    failure = classify(["INFO:     Started server process [1]"], Ending("exited", 0, serving=True))
+    failure = classify(
+        ["INFO:     Started server process [1]"], Ending("exited", 0, serving=True), LOG
+    )
     assert failure.cause == "engine-died"
     assert "exit code 0" in failure.summary
-    assert classify([], Ending("exited", -9)).cause == "killed"
-    assert "SIGSEGV" in classify([], Ending("exited", -11)).summary
+    assert classify([], Ending("exited", -9), LOG).cause == "killed"
+    assert "SIGSEGV" in classify([], Ending("exited", -11), LOG).summary
 
 
 @pytest.mark.parametrize(
@@ -617,7 +621,8 @@ def test_an_exit_without_a_word() -> None:
 )
 def test_endings_that_the_supervisor_saw(ending: Ending, cause: str) -> None:
     assert (
-        classify(["(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] Loading"], ending).cause == cause
+        classify(["(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] Loading"], ending, LOG).cause
+        == cause
     )
 
 
@@ -627,6 +632,6 @@ def test_endings_that_the_supervisor_saw(ending: Ending, cause: str) -> None:
     st.integers(-70, 255),
 )
 def test_any_text_is_classified(lines: list[str], reason: str, code: int) -> None:
-    failure = classify(["Traceback (most recent call last):", *lines], Ending(reason, code))  # type: ignore[arg-type]
+    failure = classify(["Traceback (most recent call last):", *lines], Ending(reason, code), LOG)  # type: ignore[arg-type]
     assert failure.cause
     assert "\n" not in failure.summary

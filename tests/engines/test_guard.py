@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pytest_gpubench.dialects.vllm.log import LOG
 from pytest_gpubench.engines import guard
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.engines.process import ServerProcess
@@ -33,7 +34,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> bool:
 
 
 def start(tmp_path: Path, *command: str) -> ServerProcess:
-    return ServerProcess.start(command, dict(os.environ), LogSink(tmp_path / "x.log"))
+    return ServerProcess.start(command, dict(os.environ), LogSink(tmp_path / "x.log", LOG))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_shared_memory_goes_with_a_run_that_was_killed(tmp_path: Path) -> None:
     from pytest_gpubench.engines.log_sink import LogSink
     from pytest_gpubench.engines.process import ServerProcess
     import os
-    log = LogSink(Path({str(tmp_path)!r}) / "s.log")
+    log = LogSink(Path({str(tmp_path)!r}) / "s.log", LOG)
     process = ServerProcess.start([sys.executable, "-c", {SHARES_MEMORY!r}], dict(os.environ), log)
     while "memory" not in str(process.log.lines()):
         time.sleep(0.05)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_gpubench.engines.metrics_page import HangWatch
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.engines.idleness import HangWatch
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 
@@ -31,7 +32,7 @@ class Scene:
         )
 
     def watch(self, *, open_loop: bool = False) -> HangWatch:
-        return HangWatch(self.scrape, 100.0, open_loop=open_loop, clock=lambda: self.now)
+        return HangWatch(self.scrape, 100.0, COUNTERS, open_loop=open_loop, clock=lambda: self.now)
 
     def pass_time(
         self, watch: HangWatch, seconds: int, *, tokens: float = 0.0, done: bool = False
@@ -94,6 +95,6 @@ def test_an_open_loop_may_have_nothing_due() -> None:
 def test_a_count_that_is_none_is_no_sign_of_life(value: str) -> None:
     clock = iter(float(second) for second in range(1000))
     page = f"# TYPE vllm:generation_tokens_total counter\nvllm:generation_tokens_total {value}\n"
-    watch = HangWatch(lambda: page, 20.0, clock=lambda: next(clock))
+    watch = HangWatch(lambda: page, 20.0, COUNTERS, clock=lambda: next(clock))
     watch.note(0)
     assert any(watch.check() is not None for _ in range(50))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gpubench.dialects.engine_facts import whole_number
 from pytest_gpubench.engines import http_probe
 from tests.raw_server import always, answer, drip, raw_server
 
@@ -130,11 +131,11 @@ def test_models_keep_the_servers_order() -> None:
     )
 )
 def test_a_count_is_one_or_none(value: object) -> None:
-    found = http_probe.whole_number(value)
+    found = whole_number(value)
     assert found is None or (type(found) is int and 0 <= found <= 10**15)
 
 
 def test_counts_of_servers() -> None:
-    assert http_probe.whole_number("128") == http_probe.whole_number(128) == 128
+    assert whole_number("128") == whole_number(128) == 128
     for value in (True, -1, 1e999, "9" * 5000, 10**400, "²", "1.5"):
-        assert http_probe.whole_number(value) is None
+        assert whole_number(value) is None

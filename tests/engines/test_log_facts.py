@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.engines.engine_facts import EngineFacts
-from pytest_gpubench.engines.log_facts import LogReader
-from pytest_gpubench.engines.log_lines import parse_line
+from pytest_gpubench.dialects.engine_facts import EngineFacts
+from pytest_gpubench.dialects.vllm.log_lines import parse_line
+from pytest_gpubench.dialects.vllm.log_reader import LogReader
 from tests.engines.conftest import facts_of_lines
 
 DATA = Path(__file__).parent / "data"

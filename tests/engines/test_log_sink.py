@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gpubench.dialects.vllm.log import LOG
 from pytest_gpubench.engines.log_sink import MAX_HEAD, MAX_TAIL, LogSink
 
 KEY = "s3cret-key-of-this-launch"
 
 
 def test_no_secret_reaches_file_or_memory(tmp_path: Path) -> None:
-    sink = LogSink(tmp_path / "server.log", [KEY])
+    sink = LogSink(tmp_path / "server.log", LOG, [KEY])
     sink.feed(f"my key is {KEY[:5]}".encode())
     sink.feed(f"{KEY[5:]} and hf_{'a' * 20}\n".encode())
     sink.close()
@@ -23,7 +24,7 @@ def test_no_secret_reaches_file_or_memory(tmp_path: Path) -> None:
 
 def test_kernels_that_are_compiled_while_serving_are_kept_with_their_time(tmp_path: Path) -> None:
     """Lines of vLLM 0.26.0 on an H100."""
-    sink = LogSink(tmp_path / "server.log")
+    sink = LogSink(tmp_path / "server.log", LOG)
     begin = time.monotonic_ns()
     for text in (
         "INFO 11-25 17:35:54 [jit_monitor.py:79] Kernel JIT monitor activated; monitored JIT "
@@ -50,7 +51,7 @@ def test_a_secret_in_an_endless_line_is_removed_wherever_it_is_cut(
 ) -> None:
     path = tmp_path_factory.mktemp("sink") / "server.log"
     data = b"y" * position + KEY.encode() + b"z" * 100_000
-    sink = LogSink(path, [KEY])
+    sink = LogSink(path, LOG, [KEY])
     start = 0
     for size in [*chunks, len(data)]:
         sink.feed(data[start : start + size])
@@ -63,7 +64,7 @@ def test_a_secret_in_an_endless_line_is_removed_wherever_it_is_cut(
 
 
 def test_the_file_is_bounded_and_ends_with_the_end(tmp_path: Path) -> None:
-    sink = LogSink(tmp_path / "server.log", max_file=1000)
+    sink = LogSink(tmp_path / "server.log", LOG, max_file=1000)
     for number in range(1000):
         sink.feed(f"line {number:05d}\n".encode())
     sink.close()
@@ -74,7 +75,7 @@ def test_the_file_is_bounded_and_ends_with_the_end(tmp_path: Path) -> None:
 
 
 def test_the_memory_is_bounded_and_keeps_both_ends(tmp_path: Path) -> None:
-    sink = LogSink(tmp_path / "server.log")
+    sink = LogSink(tmp_path / "server.log", LOG)
     block = b"".join(b"noise %06d %s\n" % (number, b"x" * 200) for number in range(300))
     while sink.bytes_seen < 3 * (MAX_HEAD + MAX_TAIL):
         sink.feed(block)
@@ -90,18 +91,18 @@ def test_the_memory_is_bounded_and_keeps_both_ends(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_cannot_be_written_does_not_stop_the_reading(tmp_path: Path) -> None:
-    sink = LogSink(Path("/dev/full"))
+    sink = LogSink(Path("/dev/full"), LOG)
     sink.feed(b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore failed to start.\n")
     assert sink.write_error is not None
     assert "space" in sink.write_error
     assert sink.fatal is not None
     sink.close()
     (tmp_path / "a-file").touch()
-    assert LogSink(tmp_path / "a-file" / "x.log").write_error is not None
+    assert LogSink(tmp_path / "a-file" / "x.log", LOG).write_error is not None
 
 
 def test_nothing_is_fatal_once_a_stop_was_requested(tmp_path: Path) -> None:
-    sink = LogSink(tmp_path / "server.log")
+    sink = LogSink(tmp_path / "server.log", LOG)
     sink.stop_requested()
     sink.feed(
         b"(EngineCore pid=1) ERROR 11-22 08:00:00 [core.py:1] EngineCore encountered a fatal error.\n"
@@ -113,7 +114,7 @@ def test_nothing_is_fatal_once_a_stop_was_requested(tmp_path: Path) -> None:
 
 
 def test_heartbeats_are_no_progress(tmp_path: Path) -> None:
-    sink = LogSink(tmp_path / "server.log")
+    sink = LogSink(tmp_path / "server.log", LOG)
     sink.feed(
         b"(EngineCore pid=1) INFO 11-22 08:00:00 [x.py:1] No available shared memory broadcast block found in 60 seconds.\n"
     )
@@ -143,7 +144,7 @@ def test_heartbeats_are_no_progress(tmp_path: Path) -> None:
     ],
 )
 def test_a_number_that_is_none_is_not_read_and_its_line_is_kept(tmp_path: Path, line: str) -> None:
-    sink = LogSink(tmp_path / "server.log")
+    sink = LogSink(tmp_path / "server.log", LOG)
     sink.feed(
         f"{line}\n(A pid=1) INFO 11-28 03:00:01 [x.py:1] Resolved architecture: Stub\n".encode()
     )
@@ -163,7 +164,7 @@ def test_a_number_that_is_none_is_not_read_and_its_line_is_kept(tmp_path: Path, 
 def test_a_reader_that_stumbles_does_not_end_the_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink = LogSink(tmp_path / "server.log")
+    sink = LogSink(tmp_path / "server.log", LOG)
 
     def stumble(_line: str) -> None:
         raise RuntimeError("never seen before")
@@ -176,7 +177,7 @@ def test_a_reader_that_stumbles_does_not_end_the_thread(
 
 @given(st.binary(max_size=300))
 def test_no_output_is_too_strange(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    sink = LogSink(tmp_path_factory.mktemp("sink") / "server.log")
+    sink = LogSink(tmp_path_factory.mktemp("sink") / "server.log", LOG)
     sink.feed(b"(A pid=1) INFO 11-28 03:00:00 [x.py:1] " + data + b"\n" + data)
     sink.close()
     sink.facts()

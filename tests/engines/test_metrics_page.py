@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.engines.metrics_page import parse_metrics, wait_idle
+from pytest_gpubench.dialects.metrics_page import parse_metrics
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.load.loopback.schedule import Counters
 from pytest_gpubench.model.failures import BenchmarkError
 
@@ -121,7 +123,7 @@ def test_idle_needs_two_equal_quiet_scrapes() -> None:
         asked.append(source())
         return asked[-1]
 
-    assert wait_idle(fetch, interval=0).total("vllm:generation_tokens_total") == 10
+    assert wait_idle(fetch, COUNTERS, interval=0).total("vllm:generation_tokens_total") == 10
     assert len(asked) == 5
 
 
@@ -129,7 +131,7 @@ def test_engine_that_stays_busy_is_one_sentence() -> None:
     with pytest.raises(
         BenchmarkError, match=re.escape("not idle after 0.05 s: 3 requests running, 1 waiting")
     ):
-        wait_idle(pages(Counters(running=3, waiting=1)), 0.05, interval=0.01)
+        wait_idle(pages(Counters(running=3, waiting=1)), COUNTERS, 0.05, interval=0.01)
 
 
 FRESH = (
@@ -141,9 +143,14 @@ kind "most recent" out until it is set (seen with --data-parallel-size 2 on two 
 
 
 def test_gauges_that_were_never_set_are_idle() -> None:
-    assert wait_idle(lambda: FRESH, 0.05, interval=0).total("vllm:generation_tokens_total") == 0
+    assert (
+        wait_idle(lambda: FRESH, COUNTERS, 0.05, interval=0).total("vllm:generation_tokens_total")
+        == 0
+    )
     with pytest.raises(BenchmarkError, match="lacks vllm:num_requests_waiting"):
-        wait_idle(lambda: FRESH.replace("0.0", "3.0") + "vllm:num_requests_running 0.0\n", 0.05)
+        wait_idle(
+            lambda: FRESH.replace("0.0", "3.0") + "vllm:num_requests_running 0.0\n", COUNTERS, 0.05
+        )
 
 
 STALE = """\
@@ -162,7 +169,9 @@ time when requests still ran. (With ``--data-parallel-size 2`` on two H100s it s
 
 def test_gauge_left_behind_by_another_api_server_is_idle_once_nothing_moves() -> None:
     assert (
-        wait_idle(lambda: STALE, 5, interval=0.01, stale=0.1).total("vllm:generation_tokens_total")
+        wait_idle(lambda: STALE, COUNTERS, 5, interval=0.01, stale=0.1).total(
+            "vllm:generation_tokens_total"
+        )
         == 29856
     )
 
@@ -170,13 +179,19 @@ def test_gauge_left_behind_by_another_api_server_is_idle_once_nothing_moves() ->
 def test_gauge_is_believed_while_any_counter_moves() -> None:
     tokens = itertools.count(29856)
     with pytest.raises(BenchmarkError, match="2 requests running"):
-        wait_idle(lambda: STALE.replace("29856", str(next(tokens))), 0.3, interval=0.01, stale=0.1)
+        wait_idle(
+            lambda: STALE.replace("29856", str(next(tokens))),
+            COUNTERS,
+            0.3,
+            interval=0.01,
+            stale=0.1,
+        )
 
 
 def test_gauge_of_a_single_process_is_believed() -> None:
     page = '# TYPE python_info gauge\npython_info{version="3.12"} 1.0\n' + STALE
     with pytest.raises(BenchmarkError, match="2 requests running"):
-        wait_idle(lambda: page, 0.3, interval=0.01, stale=0.1)
+        wait_idle(lambda: page, COUNTERS, 0.3, interval=0.01, stale=0.1)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +200,7 @@ def test_gauge_of_a_single_process_is_believed() -> None:
 )
 def test_page_of_another_server_is_one_sentence(page: str, words: str) -> None:
     with pytest.raises(BenchmarkError, match=words):
-        wait_idle(lambda: page, 0.05)
+        wait_idle(lambda: page, COUNTERS, 0.05)
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e999", "-1"])
@@ -198,20 +213,20 @@ def test_a_count_that_is_none_is_named_at_once(name: str, value: str) -> None:
     odd = re.sub(rf"(?m)^({name}{{[^}}]*}}) \S+", rf"\1 {value}", page)
     assert odd != page
     with pytest.raises(BenchmarkError, match=name) as found:
-        wait_idle(lambda: odd, timeout=1000.0)
+        wait_idle(lambda: odd, COUNTERS, timeout=1000.0)
     assert found.value.failure.cause == "metrics-unreadable"
 
 
 def test_a_counter_that_leaves_the_page_is_named() -> None:
     before = parse_metrics(PAGE)
-    assert before.vanished(before) == ()
+    assert before.vanished(before, COUNTERS) == ()
     after = parse_metrics(
         "".join(
             line for line in PAGE.splitlines(keepends=True) if 'tokens_total{engine="1"' not in line
         )
     )
-    assert after.vanished(before) == ("vllm:generation_tokens_total",)
-    assert parse_metrics("").vanished(before)[0] == "vllm:generation_tokens_total"
+    assert after.vanished(before, COUNTERS) == ("vllm:generation_tokens_total",)
+    assert parse_metrics("").vanished(before, COUNTERS)[0] == "vllm:generation_tokens_total"
 
 
 @given(st.text(max_size=200))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from pytest_gpubench.dialects.vllm.log import LOG
 from pytest_gpubench.engines.diagnosis import Ending, classify
 
 DIED = Ending("exited", 1)
@@ -164,6 +165,6 @@ def _log(says: str) -> list[str]:
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.issue)
 def test_the_class_of_a_public_death_is_right(report: Report) -> None:
-    failure = classify(_log(report.says), DIED)
+    failure = classify(_log(report.says), DIED, LOG)
     assert failure.failure_class == report.whose, str(failure)
     assert failure.cause == (report.cause or failure.cause)

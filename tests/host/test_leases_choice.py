@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess
 from pytest_gpubench.host.host_facts import physical_cores
 from pytest_gpubench.host.leases.choice import (
     Blocked,
     Grant,
     Wanted,
-    binds_threads,
     choose,
     foreign_use,
     gpu_unit,
@@ -151,8 +151,8 @@ def test_gpus_are_named_by_uuid_and_for_older_engines_by_index() -> None:
     grant = Grant(("gpu-GPU-2", "gpu-GPU-3"), GPUS[2:4])
     by_uuid = {"CUDA_VISIBLE_DEVICES": "GPU-2,GPU-3"}
     for version in (None, "0.26.0", "0.27.1rc2.dev3+g123", "a-build-of-ours"):
-        assert server_env(grant, version) == by_uuid
-    assert server_env(grant, "0.25.1") == {
+        assert server_env(grant, VLLM, version) == by_uuid
+    assert server_env(grant, VLLM, "0.25.1") == {
         "CUDA_VISIBLE_DEVICES": "2,3",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
@@ -183,16 +183,16 @@ def test_a_cpu_server_shares_all_cores_where_it_cannot_have_its_own() -> None:
     ):
         grant = _granted(choose(wanted, [], ()))
         assert grant.units == ("cpu-shared",)
-        assert server_env(grant, "0.26.0") == {}
+        assert server_env(grant, VLLM, "0.26.0") == {}
 
 
 def test_cores_become_threads_one_per_core_in_equal_parts_for_the_ranks() -> None:
-    assert server_env(Grant(("x",), cores=CORES[:4]), None) == {"VLLM_CPU_OMP_THREADS_BIND": "8-11"}
-    assert server_env(Grant(("x",), cores=((0,), (1,), (2,), (3,), (4,))), None, 2) == {
+    assert server_env(Grant(("x",), cores=CORES[:4]), VLLM, None) == {
+        "VLLM_CPU_OMP_THREADS_BIND": "8-11"
+    }
+    assert server_env(Grant(("x",), cores=((0,), (1,), (2,), (3,), (4,))), VLLM, None, 2) == {
         "VLLM_CPU_OMP_THREADS_BIND": "0-1|2-3"
     }
-    assert binds_threads(["VLLM_CPU_OMP_THREADS_BIND"])
-    assert not binds_threads(["VLLM_CPU_KVCACHE_SPACE"])
 
 
 def test_logical_cpus_are_grouped_by_physical_core(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.engines.metrics_page import Scrape, parse_metrics, wait_idle
+from pytest_gpubench.dialects.metrics_page import Scrape, parse_metrics
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.schedule import Counters, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
@@ -70,7 +72,9 @@ def measurement(
     **extra: Any,
 ) -> Measurement:
     options: dict[str, Any] = {"speculative": False, "prefix_caching": False, **extra}
-    return compute(records, before, after, WORKLOAD, Topology(tp=2, pp=2), client, **options)
+    return compute(
+        records, before, after, WORKLOAD, Topology(tp=2, pp=2), client, **options, counters=COUNTERS
+    )
 
 
 def changed(index: int, **fields: Any) -> list[RequestRecord]:
@@ -120,7 +124,15 @@ def test_all_names_are_in_the_metric_table() -> None:
     workload = replace(WORKLOAD, slo=FrozenMap({"ttft": 1}))
     before, after = scrape(1000, drafts=()), scrape(1055, drafts=(3, 1))
     found = compute(
-        records, before, after, workload, Topology(), CLIENT, speculative=True, prefix_caching=False
+        records,
+        before,
+        after,
+        workload,
+        Topology(),
+        CLIENT,
+        speculative=True,
+        prefix_caching=False,
+        counters=COUNTERS,
     )
     assert found.invalid == ()
     elsewhere = {
@@ -230,6 +242,7 @@ def test_early_end_is_allowed_without_ignore_eos() -> None:
         CLIENT,
         speculative=False,
         prefix_caching=False,
+        counters=COUNTERS,
     )
     assert found.problems == ()
 
@@ -303,6 +316,7 @@ def test_percentiles_need_requests(requests: int, shown: set[str], gated: set[st
         CLIENT,
         speculative=False,
         prefix_caching=False,
+        counters=COUNTERS,
     )
     assert found.problems == ()
     for tail in ("p90", "p99"):
@@ -324,6 +338,7 @@ def test_p99_is_gated_from_1000() -> None:
         CLIENT,
         speculative=False,
         prefix_caching=False,
+        counters=COUNTERS,
     )
     assert found.flags == ()
     assert found.not_gated == frozenset()
@@ -341,6 +356,7 @@ def test_preemptions_and_missing_steady_state_are_flags() -> None:
         CLIENT,
         speculative=False,
         prefix_caching=False,
+        counters=COUNTERS,
     )
     assert short.problems == ()
     assert "steady_output_tput" in short.not_gated
@@ -375,9 +391,9 @@ def test_from_a_real_run_to_numbers_near_the_truth() -> None:
         def page() -> str:
             return server.counters.metrics_text("loopback", speculative=True)
 
-        before = wait_idle(page, interval=0.01)
+        before = wait_idle(page, COUNTERS, interval=0.01)
         result = run_load(LoadPlan(server.url, "loopback", workload))
-        after = wait_idle(page, interval=0.01)
+        after = wait_idle(page, COUNTERS, interval=0.01)
     found = compute(
         result.records,
         before,
@@ -387,6 +403,7 @@ def test_from_a_real_run_to_numbers_near_the_truth() -> None:
         result.client,
         speculative=True,
         prefix_caching=False,
+        counters=COUNTERS,
     )
     assert found.problems == ()
     # the schedule: 50 ms to the first token, 10 ms per token, 4 tokens per chunk of which 3 were
@@ -418,6 +435,7 @@ def test_undrained_warmup_belongs_to_the_steady_state() -> None:
         CLIENT,
         speculative=False,
         prefix_caching=False,
+        counters=COUNTERS,
     )
     assert found.problems == ()
     assert found.invalid == ()

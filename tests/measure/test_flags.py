@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.load.load_run import WATCHED
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.load.loopback.schedule import Counters
 from pytest_gpubench.load.protocol import ClientFacts
 from pytest_gpubench.measure.checks import find_flags
@@ -93,7 +93,7 @@ def test_series_by_hand() -> None:
             'vllm:kv_cache_usage_perc{engine="0"} 0.25\nvllm:kv_cache_usage_perc{engine="1"} 0.75\n'
         )
         return (
-            "\n".join(line for line in text.splitlines() if line.startswith(WATCHED))
+            "\n".join(line for line in text.splitlines() if line.startswith(COUNTERS.watched))
             + "\n"
             + gauges
         )
@@ -102,7 +102,7 @@ def test_series_by_hand() -> None:
         (900_000_000, page(running=3)),
         (2_000_000_000, page(running=4, waiting=2, preemptions=1, generation_tokens=70)),
     ]
-    first, second = series_of([*pages, (3, "{ not a page")], 1_000_000_000)
+    first, second = series_of([*pages, (3, "{ not a page")], 1_000_000_000, COUNTERS)
     assert (first.seconds, first.running, first.waiting, first.kv_cache_usage) == (
         -0.1,
         3.0,

@@ -13,7 +13,8 @@ import time
 import psutil
 import pytest
 
-from pytest_gpubench.engines.metrics_page import Scrape
+from pytest_gpubench.dialects.metrics_page import Scrape
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.load.client_calibration import loopback_process
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.measuring import Measuring
@@ -33,7 +34,15 @@ WORKLOAD = Workload(isl=40, osl=32, conc=8, num_prompts=24, num_warmups=8, range
 def measurement(records: tuple[RequestRecord, ...], client: ClientFacts) -> Measurement:
     empty = Scrape(())
     return compute(
-        records, empty, empty, WORKLOAD, Topology(), client, speculative=False, prefix_caching=False
+        records,
+        empty,
+        empty,
+        WORKLOAD,
+        Topology(),
+        client,
+        speculative=False,
+        prefix_caching=False,
+        counters=COUNTERS,
     )
 
 

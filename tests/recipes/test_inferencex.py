@@ -98,17 +98,16 @@ def test_what_can_be_expanded_is_and_the_rest_is_listed(load: Callable[..., Reci
         *[("demo-fp8-h200-vllm", "tp4", conc) for conc in (4, 8, 16, 32, 64, 100)],
         *[("demo-fp8-h200-vllm", "dep8", conc) for conc in (256, 512)],
         *[("demo-fp8-h200-vllm-mtp", "tp8", conc) for conc in (1, 2, 4)],
+        ("demo-fp8-h200-sglang", "tp8", 1),
     ]
     reasons = {item.recipe: item.reason for item in book.unsupported}
     assert list(reasons) == [
         "demo-fp8-h200-vllm-mtp",
-        "demo-fp8-h200-sglang",
         "demo-fp4-gb200-dynamo-vllm",
         "demo-fp8-h200-vllm-agentic",
         "demo-fp8-b300-vllm",
         "demo-fp8-h100-vllm",
     ]
-    assert "framework sglang" in reasons["demo-fp8-h200-sglang"]
     assert "framework dynamo-vllm" in reasons["demo-fp4-gb200-dynamo-vllm"]
     assert "multi-node" in reasons["demo-fp4-gb200-dynamo-vllm"]
     assert reasons["demo-fp8-h200-vllm-agentic"] == "agentic-coding scenario"
@@ -118,8 +117,10 @@ def test_what_can_be_expanded_is_and_the_rest_is_listed(load: Callable[..., Reci
         "the name says 'demo' where `model-prefix` means 'other'" in reasons["demo-fp8-h100-vllm"]
     )
     assert {
-        item.position.line for item in book.unsupported if item.recipe == "demo-fp8-h200-sglang"
-    } == {33}
+        item.position.line
+        for item in book.unsupported
+        if item.recipe == "demo-fp4-gb200-dynamo-vllm"
+    } == {42}
 
 
 def test_its_flags_live_in_a_shell_script(load: Callable[..., RecipeBook]) -> None:
@@ -131,8 +132,9 @@ def test_its_flags_live_in_a_shell_script(load: Callable[..., RecipeBook]) -> No
         {"max-model-len": 2304},
         {"max-model-len": 2304},
         {"max-model-len": 9472},
+        {"context-length": 258},
     ]
-    assert [spec.image for spec in specs] == ["some/image:1"] * 3
+    assert [spec.image for spec in specs] == [*["some/image:1"] * 3, "i"]
 
 
 def test_a_second_file_may_map_the_runner(load: Callable[..., RecipeBook]) -> None:
@@ -151,7 +153,10 @@ def test_a_foreign_file_is_still_checked(load: Callable[..., RecipeBook]) -> Non
         )
     )
     assert [(p.position.line, p.position.column) for p in book.problems] == [(7, 14), (15, 15)]
-    assert {case.recipe for case in book.cases} == {"demo-fp8-h200-vllm-mtp"}
+    assert {case.recipe for case in book.cases} == {
+        "demo-fp8-h200-vllm-mtp",
+        "demo-fp8-h200-sglang",
+    }
 
 
 def test_a_pasted_entry_with_a_draft_but_no_flags(

@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.recipes.server_keys import OUR_FLAGS, our_flag, our_word, words_error
+
+FLAGS = VLLM.flags
+our_flag, our_word, words_error = FLAGS.our_flag, FLAGS.our_word, FLAGS.words_error
 
 
-@pytest.mark.parametrize("flag", OUR_FLAGS)
+@pytest.mark.parametrize("flag", FLAGS.ours)
 def test_every_spelling_of_a_flag(flag: str) -> None:
     spellings = [
         flag,

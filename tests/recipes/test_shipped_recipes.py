@@ -125,7 +125,7 @@ def test_hopper_flags_that_never_change(by_point: RecipeBook) -> None:
         draft = spec.speculative
         assert (draft is not None) == (case.identity.spec == "mtp")
         if draft:
-            assert draft.vllm_config() == {
+            assert draft.config() == {
                 "method": "eagle3",
                 "model": "Inferact/MiniMax-M3-EAGLE3",
                 "num_speculative_tokens": 3,

@@ -11,10 +11,11 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 
+from pytest_gpubench.engines.causes import CAUSES
+
 import pytest_gpubench
 from docs_reference.markdown import attribute_docstrings, code, prose, sentence, table
 from pytest_gpubench import cli, commands
-from pytest_gpubench.engines.causes import CAUSES
 from pytest_gpubench.model.failures import FAILURE_CLASSES
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin import outcomes

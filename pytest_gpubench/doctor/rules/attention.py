@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pytest_gpubench.dialects.vllm.draft_backend import FLASHINFER_PAGES, is_default
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.doctor.memory_estimate import block_size_of
 from pytest_gpubench.doctor.shape import ModelShape
-from pytest_gpubench.recipes.draft_backend import FLASHINFER_PAGES, is_default
 
 _ALL_PAGES = (16, 32, 64, 128, 256, 512, 1024)
 _EXACT = {

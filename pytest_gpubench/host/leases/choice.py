@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
+from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.host_facts import ranges
 from pytest_gpubench.host.leases.lease_file import HOST, Holder
 
 GIB = 1 << 30
-FIRST_BY_UUID = Version("0.26.0")
-"""The first vLLM that was seen to serve with ``CUDA_VISIBLE_DEVICES`` given by UUID."""
 _RETURNED_WITHIN = GIB // 4
-_BIND = "VLLM_CPU_OMP_THREADS_BIND"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,40 +192,39 @@ def memory_not_returned(before: Sequence[Gpu], now: Sequence[Gpu]) -> list[str]:
     ]
 
 
-def server_env(grant: Grant, engine_version: str | None, ranks: int = 1) -> dict[str, str]:
+def server_env(
+    grant: Grant, dialect: Dialect, engine_version: str | None, ranks: int = 1
+) -> dict[str, str]:
     """The environment that keeps a server on what it was granted.
 
     GPUs go by UUID; by index in the order of the PCI bus where the engine is older than the first
     version proven.
     """
     if grant.gpus:
-        if _takes_uuids(engine_version):
+        if _takes_uuids(dialect, engine_version):
             return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in grant.gpus)}
         return {
             "CUDA_VISIBLE_DEVICES": ",".join(str(gpu.index) for gpu in grant.gpus),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         }
-    if not grant.cores:
+    if not grant.cores or not dialect.thread_places:
         return {}
-    # One thread per physical core, as vLLM itself binds them; cores that do not divide by the ranks
+    # One thread per physical core; cores that do not divide by the ranks
     # stay idle.
     per_rank = len(grant.cores) // ranks
     threads = [core[-1] for core in grant.cores]
     return {
-        _BIND: "|".join(
+        dialect.thread_places: "|".join(
             ranges(sorted(threads[rank * per_rank : (rank + 1) * per_rank]))
             for rank in range(ranks)
         )
     }
 
 
-def binds_threads(env: Sequence[str]) -> bool:
-    """Whether the names of a recipe's environment show that it places its threads itself."""
-    return _BIND in env
-
-
-def _takes_uuids(engine_version: str | None) -> bool:
+def _takes_uuids(dialect: Dialect, engine_version: str | None) -> bool:
+    if engine_version is None or not dialect.uuids_from:
+        return True
     try:
-        return engine_version is None or Version(engine_version) >= FIRST_BY_UUID
+        return Version(engine_version) >= Version(dialect.uuids_from)
     except InvalidVersion:
         return True

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pytest_gpubench.engines.engine_facts import EngineFacts
-from pytest_gpubench.engines.log_lines import (
+from pytest_gpubench.dialects.engine_facts import EngineFacts
+from pytest_gpubench.dialects.log_lines import (
     LogLine,
     amount_of,
     count_of,
     number_of,
-    parse_line,
     seconds_of,
     text_of,
     truth_of,
 )
+from pytest_gpubench.dialects.vllm.log_lines import parse_line
 from pytest_gpubench.model.frozen import FrozenMap
 
 _MOST_VARIABLES = 100
@@ -319,7 +319,11 @@ _RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
         ),
         ("Loading drafter model", r"Loading drafter model", LogReader._on_drafter),
         ("block size to", r"Setting kv cache block size to (\d+)", LogReader._on_block_size),
-        ("Loading weights took", r"Loading weights took ([\d.]+) seconds", LogReader._on_loading),
+        (
+            "Loading weights took",
+            r"Loading weights took ([\d.]+) seconds",
+            LogReader._on_loading,
+        ),
         (
             "Model loading took",
             r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) seconds",
@@ -341,7 +345,11 @@ _RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
             r"init engine \([^)]*\) took ([\d.]+) s(?:econds)?(?: \(compilation: ([\d.]+) s\))?",
             LogReader._on_engine_init,
         ),
-        ("torch.compile took", r"torch\.compile took ([\d.]+) s in total", LogReader._on_compiled),
+        (
+            "torch.compile took",
+            r"torch\.compile took ([\d.]+) s in total",
+            LogReader._on_compiled,
+        ),
         (
             "Warming up model",
             r"Warming up model for the compilation",

@@ -1,15 +1,139 @@
 """The catalogue of known causes: what an engine's root-cause text looks like, who must act, and
-what to do. The first that matches wins; those on the GPU and in the model come first.
+what to do. The first that matches wins; an engine's own come first.
 
-Here: those of the machine, its files and its network.
+Here: those that every engine shares, on the GPU, of the machine, its files and its network.
+Patterns are matched against the root cause only (an exception's last lines, an argument parser's
+complaint, a loader's cry), never against the whole log: ordinary lines mention memory, ports and
+backends all the time.
 """
 
 from __future__ import annotations
 
-from pytest_gpubench.engines.gpu_causes import GPU_CAUSES, Cause, cause
+import re
+from dataclasses import dataclass
 
-CAUSES: tuple[Cause, ...] = (
-    *GPU_CAUSES,
+from pytest_gpubench.model.failures import FailureClass
+
+OUT_OF_MEMORY = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One known cause; ``frames`` must occur in the traceback, and ``log`` in a line before it,
+    where they are given. ``retried``: a start that ends so is made once more."""
+
+    name: str
+    failure_class: FailureClass
+    pattern: re.Pattern[str]
+    summary: str
+    remedy: str
+    frames: re.Pattern[str] | None = None
+    log: re.Pattern[str] | None = None
+    retried: bool = False
+
+
+def cause(
+    name: str,
+    failure_class: FailureClass,
+    pattern: str,
+    summary: str,
+    remedy: str,
+    frames: str | None = None,
+    log: str | None = None,
+    *,
+    retried: bool = False,
+) -> Cause:
+    def compiled(text: str | None) -> re.Pattern[str] | None:
+        return re.compile(text) if text else None
+
+    return Cause(
+        name,
+        failure_class,
+        re.compile(pattern),
+        summary,
+        remedy,
+        compiled(frames),
+        compiled(log),
+        retried,
+    )
+
+
+GPU_MEMORY_FOREIGN = cause(
+    "gpu-memory-foreign",
+    "infrastructure",
+    rf"(?:{OUT_OF_MEMORY})[\s\S]*Process \d+ has (?:[2-9]|\d{{2,}})(?:\.\d+)? GiB memory"
+    r" in use[\s\S]*this process has",
+    "The GPU ran out of memory beside another process that has much of it.",
+    "Find the process that the message names (nvidia-smi), end it or wait for it.",
+)
+"""Comes before what an engine says about running out of memory: that is not its fault."""
+
+SHARED_CAUSES: tuple[Cause, ...] = (
+    cause(
+        "illegal-memory-access",
+        "engine",
+        r"illegal memory access|cudaErrorIllegalAddress",
+        "A GPU kernel of the engine read or wrote outside its memory.",
+        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel; try another "
+        "attention, MoE or all-reduce backend.",
+    ),
+    cause(
+        "device-assert",
+        "engine",
+        r"device-side assert triggered|misaligned address|CUDA error: unspecified launch failure",
+        "A GPU kernel of the engine failed an assertion.",
+        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel, then report it to "
+        "the engine's makers.",
+    ),
+    cause(
+        "gpu-memory-fault",
+        "engine",
+        r"Memory access fault by GPU",
+        "A GPU kernel of the engine read or wrote outside its memory (Memory access fault).",
+        "Try another attention or MoE backend; run once with env AMD_SERIALIZE_KERNEL=3 to find "
+        "the kernel.",
+    ),
+    cause(
+        "no-kernel-image",
+        "engine",
+        r"no kernel image is available|PTX was compiled with an unsupported toolchain"
+        r"|device kernel image is invalid|invalid device function|hipErrorNoBinaryForGpu"
+        r"|No supported CUDA architectures found"
+        r"|ptxas fatal\s*: Value 'sm_\w+' is not defined",
+        "The engine was not built for this GPU or driver.",
+        "Use a build of the engine for this GPU's compute capability, or a newer driver.",
+    ),
+    cause(
+        "fp8-not-on-this-gpu",
+        "recipe",
+        r"type fp8e4nv not supported in this architecture",
+        "This GPU cannot compute with the FP8 type of these weights.",
+        "Use weights of another format on this GPU, or one of compute capability 8.9 or newer.",
+    ),
+    GPU_MEMORY_FOREIGN,
+    cause(
+        "out-of-memory",
+        "recipe",
+        OUT_OF_MEMORY,
+        "The GPU ran out of memory.",
+        "Use more GPUs, or lower the share of memory that the engine takes and its batch sizes.",
+    ),
+    cause(
+        "out-of-memory-host",
+        "infrastructure",
+        r"DefaultCPUAllocator: (?:can't|not enough)|\bMemoryError\b|Errno "
+        r"12\]|[Cc]annot allocate memory",
+        "The host ran out of memory.",
+        "Free memory on the host or raise the job's memory limit; on the CPU lower what the "
+        "engine reserves for its KV cache.",
+    ),
+    cause(
+        "process-limit",
+        "infrastructure",
+        r"can't start new thread|Errno 11\].*temporarily unavailable",
+        "The engine may not start as many processes and threads as it needs.",
+        "Raise the limit of processes (`ulimit -u`, pids of the container).",
+    ),
     cause(
         "too-few-gpus",
         "infrastructure",
@@ -266,6 +390,3 @@ CAUSES: tuple[Cause, ...] = (
         "Correct the value that the message names in the recipe.",
     ),
 )
-
-RETRIED = frozenset({"foreign-server", *(one.name for one in CAUSES if one.retried)})
-"""A port that somebody else took, or whose server answers: another port may be free."""

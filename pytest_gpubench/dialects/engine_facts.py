@@ -38,8 +38,7 @@ class EngineFacts:
     prefill_context_parallel_size: int | None = None
     expert_parallel: bool | None = None
     api_servers: int | None = None
-    """Processes that answer requests. Only ``vllm serve`` starts several; the module
-    ``openai.api_server`` ignores the wish."""
+    """Processes that answer requests."""
 
     attention_backend: str | None = None
     """Of the target's ordinary attention layers."""
@@ -70,13 +69,15 @@ class EngineFacts:
     served_names: tuple[str, ...] = ()
     """From ``/v1/models``."""
     owned_by: str | None = None
-    """Which engine it is, as ``/v1/models`` says: ``vllm``, ``sglang``, ``llamacpp``."""
+    """Which engine it is, as ``/v1/models`` says."""
     served_root: str | None = None
     """Repository or folder of the served model, from ``/v1/models``."""
     unknown_variables: tuple[str, ...] = ()
     """Environment variables that the engine says it does not know."""
     cache_config: FrozenMap = field(default_factory=FrozenMap)
-    """Labels of ``vllm:cache_config_info``, as text."""
+    """What the engine tells of its cache, as text."""
+    settings: FrozenMap = field(default_factory=FrozenMap)
+    """Its own settings as it has resolved them, by name, where it tells them; without secrets."""
 
 
 def some_names(names: Sequence[str], most: int = 10) -> str:
@@ -85,3 +86,17 @@ def some_names(names: Sequence[str], most: int = 10) -> str:
     if len(names) > most:
         shown += f" and {len(names) - most} more"
     return shown
+
+
+def whole_number(value: object, most: int = 10**15) -> int | None:
+    """A count that a server tells, as a number or as text; None for everything else."""
+    if (
+        isinstance(value, str)
+        and value.isascii()
+        and value.isdigit()
+        and len(value) <= len(str(most))
+    ):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        return None
+    return value

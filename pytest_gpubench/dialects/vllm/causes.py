@@ -1,62 +1,16 @@
-"""Causes on the GPU and in the model: the first part of the catalogue of known causes.
-
-Patterns are matched against the root cause only (an exception's last lines, an argument parser's
-complaint, a loader's cry), never against the whole log: ordinary lines mention memory, ports and
-backends all the time.
-"""
+"""Causes in vLLM's own words: on the GPU, in the model, in its configuration."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from pytest_gpubench.dialects.causes import (
+    GPU_MEMORY_FOREIGN,
+    OUT_OF_MEMORY,
+    SHARED_CAUSES,
+    Cause,
+    cause,
+)
 
-from pytest_gpubench.model.failures import FailureClass
-
-_OOM = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One known cause; ``frames`` must occur in the traceback, and ``log`` in a line before it,
-    where they are given. ``retried``: a start that ends so is made once more."""
-
-    name: str
-    failure_class: FailureClass
-    pattern: re.Pattern[str]
-    summary: str
-    remedy: str
-    frames: re.Pattern[str] | None = None
-    log: re.Pattern[str] | None = None
-    retried: bool = False
-
-
-def cause(
-    name: str,
-    failure_class: FailureClass,
-    pattern: str,
-    summary: str,
-    remedy: str,
-    frames: str | None = None,
-    log: str | None = None,
-    *,
-    retried: bool = False,
-) -> Cause:
-    def compiled(text: str | None) -> re.Pattern[str] | None:
-        return re.compile(text) if text else None
-
-    return Cause(
-        name,
-        failure_class,
-        re.compile(pattern),
-        summary,
-        remedy,
-        compiled(frames),
-        compiled(log),
-        retried,
-    )
-
-
-GPU_CAUSES: tuple[Cause, ...] = (
+CAUSES: tuple[Cause, ...] = (
     cause(
         "minimax-m3-top-k-layout",
         "engine",
@@ -81,52 +35,12 @@ GPU_CAUSES: tuple[Cause, ...] = (
         log=r"FlashInfer Allreduce norm fusion workspace with backend=mnnvl",
     ),
     cause(
-        "illegal-memory-access",
-        "engine",
-        r"illegal memory access|cudaErrorIllegalAddress",
-        "A GPU kernel of the engine read or wrote outside its memory.",
-        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel; try another "
-        "attention, MoE or all-reduce backend.",
-    ),
-    cause(
-        "device-assert",
-        "engine",
-        r"device-side assert triggered|misaligned address|CUDA error: unspecified launch failure",
-        "A GPU kernel of the engine failed an assertion.",
-        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel, then report it to vLLM.",
-    ),
-    cause(
-        "gpu-memory-fault",
-        "engine",
-        r"Memory access fault by GPU",
-        "A GPU kernel of the engine read or wrote outside its memory (Memory access fault).",
-        "Try another attention or MoE backend; run once with env AMD_SERIALIZE_KERNEL=3 to find "
-        "the kernel.",
-    ),
-    cause(
         "deep-gemm",
         "engine",
         r"Unknown SF transformation|deep_?gemm.*[Aa]ssertion|Assertion error",
         "DeepGEMM's kernels do not fit this GPU or these weights.",
         "Set env VLLM_USE_DEEP_GEMM: 0, or use the DeepGEMM that this engine was tested with.",
         frames=r"deep_?gemm",
-    ),
-    cause(
-        "no-kernel-image",
-        "engine",
-        r"no kernel image is available|PTX was compiled with an unsupported toolchain"
-        r"|device kernel image is invalid|invalid device function|hipErrorNoBinaryForGpu"
-        r"|No supported CUDA architectures found"
-        r"|ptxas fatal\s*: Value 'sm_\w+' is not defined",
-        "The engine was not built for this GPU or driver.",
-        "Use a vLLM build for this GPU's compute capability, or a newer driver.",
-    ),
-    cause(
-        "fp8-not-on-this-gpu",
-        "recipe",
-        r"type fp8e4nv not supported in this architecture",
-        "This GPU cannot compute with the FP8 type of these weights.",
-        "Use weights of another format on this GPU, or one of compute capability 8.9 or newer.",
     ),
     cause(
         "kv-cache-too-small",
@@ -145,14 +59,7 @@ GPU_CAUSES: tuple[Cause, ...] = (
         "needs.",
         "See that nothing else runs on the GPU (nvidia-smi), then run again.",
     ),
-    cause(
-        "gpu-memory-foreign",
-        "infrastructure",
-        rf"(?:{_OOM})[\s\S]*Process \d+ has (?:[2-9]|\d{{2,}})(?:\.\d+)? GiB memory"
-        r" in use[\s\S]*this process has",
-        "The GPU ran out of memory beside another process that has much of it.",
-        "Find the process that the message names (nvidia-smi), end it or wait for it.",
-    ),
+    GPU_MEMORY_FOREIGN,
     cause(
         "gpu-memory-taken",
         "infrastructure",
@@ -164,7 +71,7 @@ GPU_CAUSES: tuple[Cause, ...] = (
     cause(
         "out-of-memory-capture",
         "recipe",
-        _OOM,
+        OUT_OF_MEMORY,
         "The GPU ran out of memory while CUDA graphs were captured.",
         "Lower max-cudagraph-capture-size or gpu-memory-utilization.",
         r"capture_model|capture_graph|capture_cudagraph|_capture_|cudagraph_memory|CUDAGraph",
@@ -172,7 +79,7 @@ GPU_CAUSES: tuple[Cause, ...] = (
     cause(
         "out-of-memory-kv-cache",
         "recipe",
-        _OOM,
+        OUT_OF_MEMORY,
         "The GPU ran out of memory while the KV cache was allocated.",
         "Lower kv-cache-memory-bytes or gpu-memory-utilization, or find who took the "
         "memory meanwhile.",
@@ -181,7 +88,7 @@ GPU_CAUSES: tuple[Cause, ...] = (
     cause(
         "out-of-memory-activation",
         "recipe",
-        _OOM,
+        OUT_OF_MEMORY,
         "The GPU ran out of memory in a forward pass.",
         "Lower max-num-batched-tokens or max-num-seqs, or use more GPUs.",
         r"profile_run|_dummy_run|execute_model|determine_available_memory|warm_?up",
@@ -189,33 +96,10 @@ GPU_CAUSES: tuple[Cause, ...] = (
     cause(
         "out-of-memory-weights",
         "recipe",
-        _OOM,
+        OUT_OF_MEMORY,
         "The GPU ran out of memory while the weights were loaded.",
         "Use more GPUs (a larger TP or EP), a smaller precision, or free the GPU.",
         r"load_model|load_weights|create_weights|initialize_model|process_weights",
-    ),
-    cause(
-        "out-of-memory",
-        "recipe",
-        _OOM,
-        "The GPU ran out of memory.",
-        "Use more GPUs, or lower gpu-memory-utilization and batch sizes.",
-    ),
-    cause(
-        "out-of-memory-host",
-        "infrastructure",
-        r"DefaultCPUAllocator: (?:can't|not enough)|\bMemoryError\b|Errno "
-        r"12\]|[Cc]annot allocate memory",
-        "The host ran out of memory.",
-        "Free memory on the host or raise the job's memory limit; on the CPU engine "
-        "lower VLLM_CPU_KVCACHE_SPACE.",
-    ),
-    cause(
-        "process-limit",
-        "infrastructure",
-        r"can't start new thread|Errno 11\].*temporarily unavailable",
-        "The engine may not start as many processes and threads as it needs.",
-        "Raise the limit of processes (`ulimit -u`, pids of the container).",
     ),
     cause(
         "speculative-tokens",
@@ -292,4 +176,5 @@ GPU_CAUSES: tuple[Cause, ...] = (
         "Use an engine version that supports the model (`requires` in the recipe); the "
         "log may name a missing library.",
     ),
+    *SHARED_CAUSES,
 )

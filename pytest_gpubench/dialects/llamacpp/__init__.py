@@ -1,0 +1,5 @@
+"""llama.cpp's dialect."""
+
+from pytest_gpubench.dialects.llamacpp.dialect import LlamacppDialect
+
+DIALECT = LlamacppDialect()

@@ -1,0 +1,65 @@
+"""The engines at hand, by the word of ``framework:``."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import pkgutil
+from collections.abc import Iterable
+
+from pytest_gpubench.dialects.dialect import Dialect
+from pytest_gpubench.dialects.server_flags import FlagRules, joined
+from pytest_gpubench.model.failures import GpubenchError
+
+GROUP = "pytest_gpubench.engines"
+"""Entry points of this group name further engines: ``mine = my_package:DIALECT``."""
+_OWN = {name: f"pytest_gpubench.dialects.{name}:DIALECT" for name in ("vllm", "sglang", "llamacpp")}
+DEFAULT = next(iter(_OWN))
+"""The engine of records and plans that name none: those of before there were several."""
+
+
+@functools.cache
+def _places() -> dict[str, str]:
+    """Where each engine's dialect is; ours come first, and nobody replaces them."""
+    others = {point.name: point.value for point in importlib.metadata.entry_points(group=GROUP)}
+    return {**others, **_OWN}
+
+
+def frameworks() -> tuple[str, ...]:
+    """The words that ``framework:`` may say."""
+    return (*_OWN, *(name for name in _places() if name not in _OWN))
+
+
+@functools.cache
+def dialect_of(framework: str) -> Dialect:
+    """The dialect of an engine.
+
+    Raises:
+        GpubenchError: if there is none of that name, or an entry point leads nowhere.
+    """
+    place = _OWN.get(framework) or _places().get(framework)
+    if place is None:
+        raise GpubenchError(f"no engine is called {framework!r}; known: {', '.join(frameworks())}")
+    try:
+        found = pkgutil.resolve_name(place)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise GpubenchError(
+            f"the engine {framework!r} cannot be loaded from {place} (entry point of {GROUP}): "
+            f"{error}; repair or remove the package that brings it"
+        ) from error
+    if not isinstance(found, Dialect):
+        raise GpubenchError(
+            f"the engine {framework!r} at {place} (entry point of {GROUP}) is no Dialect"
+        )
+    return found
+
+
+def every_dialect() -> Iterable[Dialect]:
+    """All engines at hand, ours first."""
+    return map(dialect_of, frameworks())
+
+
+@functools.cache
+def common_rules() -> FlagRules:
+    """For words whose engine is not known yet: refused is what any engine refuses."""
+    return joined(dialect.flags for dialect in every_dialect())

@@ -1,0 +1,5 @@
+"""SGLang's dialect."""
+
+from pytest_gpubench.dialects.sglang.dialect import SglangDialect
+
+DIALECT = SglangDialect()

