@@ -1,5 +1,5 @@
-"""The embedded pair: weights that come with the package, unfolded into two model repositories of a
-Hugging Face cache.
+"""The embedded pair: weights that come with the package, unfolded into three model repositories of
+a Hugging Face cache (the target twice: as safetensors and as GGUF).
 
 ``experiments/demo_pair/train_demo_pair.py`` made the weights; ``data/README.md`` is their model
 card.
@@ -14,13 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pytest_gpubench.demo.gguf_files import GGUF_NAME, llama_as_gguf
 from pytest_gpubench.demo.repository import publish_repository
 from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID, to_json, tokenizer_files
 from pytest_gpubench.model.failures import GpubenchError
 
 DEMO_TARGET = "pytest-gpubench/tiny-llama"
 DEMO_DRAFT = "pytest-gpubench/tiny-llama-eagle3"
-DEMO_REPOSITORIES = (DEMO_TARGET, DEMO_DRAFT)
+DEMO_TARGET_GGUF = "pytest-gpubench/tiny-llama-gguf"
+DEMO_REPOSITORIES = (DEMO_TARGET, DEMO_DRAFT, DEMO_TARGET_GGUF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,8 @@ _DRAFT_VOCAB = 320
 
 
 def write_demo_models(cache_dir: Path) -> dict[str, str]:
-    """Write the trained pair into a Hugging Face cache, where an engine with ``HF_HUB_OFFLINE=1``
-    finds it.
+    """Write the trained pair and its target as GGUF into a Hugging Face cache, where an engine with
+    ``HF_HUB_OFFLINE=1`` finds them.
 
     Safe to call at any time, from several processes at once: what is there and intact stays, what
         is damaged is replaced.
@@ -100,6 +102,7 @@ def write_demo_models(cache_dir: Path) -> dict[str, str]:
     return {
         DEMO_TARGET: publish_repository(cache_dir, DEMO_TARGET, write_trained_target),
         DEMO_DRAFT: publish_repository(cache_dir, DEMO_DRAFT, write_trained_draft),
+        DEMO_TARGET_GGUF: publish_repository(cache_dir, DEMO_TARGET_GGUF, write_trained_gguf),
     }
 
 
@@ -110,16 +113,40 @@ def write_trained_target(folder: Path) -> None:
     Raises:
         GpubenchError: if the package's own copy is damaged.
     """
-    config = {**target_config(TARGET_SHAPE, BOS_ID, EOS_ID), "tie_word_embeddings": True}
     _write(
         folder,
         {
             "model.safetensors": _weights("target.safetensors"),
-            "config.json": to_json(config),
+            "config.json": to_json(_trained_config()),
             "generation_config.json": to_json(generation_config()),
             **tokenizer_files(TARGET_SHAPE.max_position),
         },
     )
+
+
+def write_trained_gguf(folder: Path) -> None:
+    """Write the same Llama as one GGUF file in F32 into a folder (made if missing), beside the
+    descriptions and the tokenizer that others than llama.cpp read.
+
+    Raises:
+        GpubenchError: if the package's own copy is damaged.
+    """
+    config = {**_trained_config(), "dtype": "float32", "torch_dtype": "float32"}
+    tokenizer = tokenizer_files(TARGET_SHAPE.max_position)
+    weights = _weights("target.safetensors")
+    _write(
+        folder,
+        {
+            GGUF_NAME: llama_as_gguf(config, tokenizer["tokenizer.json"], weights),
+            "config.json": to_json(config),
+            "generation_config.json": to_json(generation_config()),
+            **tokenizer,
+        },
+    )
+
+
+def _trained_config() -> dict[str, Any]:
+    return {**target_config(TARGET_SHAPE, BOS_ID, EOS_ID), "tie_word_embeddings": True}
 
 
 def write_trained_draft(folder: Path) -> None:

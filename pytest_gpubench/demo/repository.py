@@ -24,7 +24,7 @@ from pytest_gpubench.model.failures import GpubenchError
 
 _STAGING = ".gpubench-staging-"
 _STALE_SECONDS = 3600.0
-_LARGE_SUFFIX = ".safetensors"
+_LARGE_SUFFIXES = (".safetensors", ".gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class _Entry:
 
     @property
     def large(self) -> bool:
-        return self.path.endswith(_LARGE_SUFFIX)
+        return self.path.endswith(_LARGE_SUFFIXES)
 
     @property
     def blob(self) -> str:
