@@ -5,8 +5,8 @@
 stands in for the binary ``llama-server`` where only the wheel is installed. It knows the arguments
 below, spelled as llama.cpp spells them; any other is refused with exit code 2. The API key comes
 from the environment variable ``LLAMA_API_KEY`` alone, and ``LLAMA_ARG_...`` are not read. SIGTERM
-and SIGINT end it with exit code 0; a server that does not start ends with 1, after llama.cpp's own
-words about it.
+and SIGINT end it at once, with exit code 0; a server that does not start ends with 1, after
+llama.cpp's own words about it.
 
 The module imports nothing of pytest_gpubench: it also runs as a file, in an interpreter that has
 xllamacpp and nothing else.
@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,19 @@ _SWITCHES = {
     "prefill_assistant": ("--prefill-assistant", "--no-prefill-assistant"),
     "ui": ("--ui --webui", "--no-ui --no-webui"),
 }
-_KV_TYPES = tuple("f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl q5_0 q5_1".split())
-_DRAFTERS = tuple(
-    "none draft-simple draft-eagle3 draft-mtp draft-dflash draft-dspark "
-    "ngram-simple ngram-map-k ngram-map-k4v ngram-mod ngram-cache".split()
+_KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+_DRAFTERS = (
+    "none",
+    "draft-simple",
+    "draft-eagle3",
+    "draft-mtp",
+    "draft-dflash",
+    "draft-dspark",
+    "ngram-simple",
+    "ngram-map-k",
+    "ngram-map-k4v",
+    "ngram-mod",
+    "ngram-cache",
 )
 # Words that are members of an enumeration of xllamacpp: its name, and what precedes the word.
 _WORDS = {
@@ -171,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = vars(_parser().parse_args(arguments))
     try:
-        import xllamacpp
+        xllamacpp = import_module("xllamacpp")
     except ImportError as error:
         print(
             f"error: {sys.executable} cannot import xllamacpp ({error}); "
@@ -182,19 +192,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Until the server is up, a signal ends the process as it ends llama-server.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        params = _params(xllamacpp, given)
-        server = xllamacpp.Server(params)
+        server = xllamacpp.Server(_params(xllamacpp, given))
     except (RuntimeError, ValueError, OverflowError, OSError) as error:
         print(f"error: the server did not start: {error}", file=sys.stderr, flush=True)
         return 1
-    # llama.cpp has set handlers of its own that end its thread and leave this process: replace them.
-    stop = {signal.SIGTERM, signal.SIGINT}
-    for number in stop:
-        signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
-    signal.sigwait(stop)
-    del server
+    _serve(server)
     return 0
+
+
+def _serve(server: Any) -> None:
+    """Wait for a signal, then end the process.
+
+    llama.cpp's own handlers end its thread and leave the process, so they are replaced. Its orderly
+    end is not waited for either: with a stream under way it takes as long as the pings of the
+    stream are apart, 30 s, and nothing of this process outlives it.
+    """
+    stop = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
+    for number in stop:
+        signal.signal(number, signal.SIG_DFL)
+    caught = signal.sigwait(stop)
+    name = signal.Signals(caught).name
+    print(f"{server.listening_address}: ended by {name}", file=sys.stderr, flush=True)
+    os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
