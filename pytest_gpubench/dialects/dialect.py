@@ -85,6 +85,9 @@ class Dialect(ABC):
     """``module:attribute`` of the doctor's rules for this engine; empty: those of all engines."""
     continuous_usage: ClassVar[bool] = False
     """Whether a stream may carry usage with every chunk (``continuous_usage_stats``)."""
+    keeps_connections: ClassVar[bool] = True
+    """Whether a connection may serve one request after another: some servers promise it, and close
+    after a stream."""
     estimates_memory: ClassVar[bool] = False
     """Whether the doctor knows how the engine divides a GPU's memory."""
     takes_files: ClassVar[bool] = False

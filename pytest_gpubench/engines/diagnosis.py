@@ -27,7 +27,7 @@ _CONNECTING = re.compile(
 )
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::|$)")
 _LOUD = re.compile(
-    r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|NCCL "
+    r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|CUDA error: |NCCL "
     r"WARN|Segmentation fault|Memory access fault by GPU|Bus error"
 )
 _FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")

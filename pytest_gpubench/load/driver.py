@@ -113,6 +113,8 @@ class Driver:
     connect_timeout: float
     read_timeout: float
     think_time: float = 0.0
+    reuse: bool = True
+    """Whether a connection serves one request after another; else each has its own."""
     on_end: Callable[[Exchange], None] = lambda exchange: None  # noqa: ARG005
     """Told of every exchange that is over; called in the measuring loop, so it must be cheap."""
     on_progress: Callable[[int, int], None] = lambda done, total: None  # noqa: ARG005
@@ -131,7 +133,9 @@ class Driver:
     _timer: TimerFd | None = None
 
     def __post_init__(self) -> None:
-        self._pool = Pool(self.root, self.connect_timeout, self.read_timeout, self._ended)
+        self._pool = Pool(
+            self.root, self.connect_timeout, self.read_timeout, self._ended, self.reuse
+        )
 
     async def open(self) -> None:
         """Connect beforehand.

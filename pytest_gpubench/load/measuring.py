@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.load.composer import Composer
 from pytest_gpubench.load.driver import Driver, Job, StopRule, due_offsets, ramped
 from pytest_gpubench.load.openai_wire import WireRequest, build_requests
@@ -89,6 +90,7 @@ class Measuring:
             plan.connect_timeout,
             plan.read_timeout,
             workload.think_time,
+            dialect_of(plan.framework).keeps_connections,
             on_end=self.buffer.add,
         )
         rule = _stop_rule(workload, share, [*warmups, *measured])

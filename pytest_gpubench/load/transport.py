@@ -241,6 +241,8 @@ class Pool:
     connect_timeout: float
     read_timeout: float
     on_end: Callable[[Exchange, int], None]
+    reuse: bool = True
+    """Whether a connection serves one request after another."""
     _idle: list[Slot] = field(default_factory=list)
     _busy: set[Slot] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -309,8 +311,10 @@ class Pool:
 
     def _ended(self, slot: Slot, exchange: Exchange, now: int) -> None:
         self._busy.discard(slot)
-        if slot.connected:
+        if slot.connected and self.reuse:
             self._idle.append(slot)
+        else:
+            slot.close()
         self.on_end(exchange, now)
 
 

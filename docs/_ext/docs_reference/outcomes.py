@@ -11,11 +11,11 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 
-from pytest_gpubench.engines.causes import CAUSES
-
 import pytest_gpubench
 from docs_reference.markdown import attribute_docstrings, code, prose, sentence, table
 from pytest_gpubench import cli, commands
+from pytest_gpubench.dialects.causes import Cause
+from pytest_gpubench.dialects.registry import every_dialect
 from pytest_gpubench.model.failures import FAILURE_CLASSES
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.plugin import outcomes
@@ -180,24 +180,30 @@ def _text(node: ast.expr) -> str:
     return ""
 
 
+def every_cause() -> list[Cause]:
+    """The causes that any engine's log can tell, each name once."""
+    causes = (cause for dialect in every_dialect() for cause in dialect.log.causes)
+    return list({cause.name: cause for cause in reversed(list(causes))}.values())[::-1]
+
+
 def failures_page() -> str:
     """The page of failures."""
     classes = [(code(name), sentence(prose(text))) for name, text in FAILURE_CLASSES.items()]
     lines = [_FAILURES, table(("class", "meaning"), classes)]
     lines.append(
         "\n## Told from the engine's log\n\nThe first that fits the root cause in the "
-        "log, in this order.\n"
+        "log. Each engine says them in words of its own; not every engine has all.\n"
     )
     known = [
         (code(cause.name), cause.failure_class, prose(cause.summary), prose(cause.remedy))
-        for cause in CAUSES
+        for cause in every_cause()
     ]
     lines.append(table(_CAUSES, known))
     lines.append(
         "\n## Told by the benchmark itself\n\n`…` stands for what is filled in; no "
         "text: it is made at run time.\n"
     )
-    names = {cause.name for cause in CAUSES}
+    names = {cause.name for cause in every_cause()}
     own = [
         (code(one.cause), one.failure_class, sentence(prose(one.summary)))
         for one in raised()

@@ -44,6 +44,7 @@ class LlamacppDialect(Dialect):
     recorded_env = ("LLAMA_", "GGML_")
     example = "/opt/llama.cpp/bin/llama-server"
     takes_files = True
+    keeps_connections = False
 
     @property
     def log(self) -> EngineLog:
