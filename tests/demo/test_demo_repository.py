@@ -15,7 +15,6 @@ import pytest
 from pytest_gpubench.demo.models import (
     DEMO_DRAFT,
     DEMO_REPOSITORIES,
-    DEMO_TARGET,
     write_demo_models,
 )
 from pytest_gpubench.demo.repository import publish_repository
@@ -32,7 +31,7 @@ print(write_demo_models(Path(sys.argv[1])))
 
 def _complete(cache: Path, commits: dict[str, str]) -> None:
     for repo, commit in commits.items():
-        found = find_snapshot(repo, None, cache, tokenizer=repo == DEMO_TARGET)
+        found = find_snapshot(repo, None, cache, tokenizer=repo != DEMO_DRAFT)
         assert isinstance(found, Snapshot), found
         assert found.commit == commit
 
