@@ -76,7 +76,6 @@ _TEXTS = {
     "model.path": "-m --model",
     "api_prefix": "--api-prefix",
     "chat_template": "--chat-template",
-    "slot_save_path": "--slot-save-path",
     "speculative.draft.mparams.path": "-md --spec-draft-model --model-draft",
 }
 # Off by default, and nothing switches them off.
