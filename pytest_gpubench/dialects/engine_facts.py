@@ -17,6 +17,8 @@ class EngineFacts:
     Sizes are per engine, memory is in GiB and the least over the ranks, durations are seconds.
     """
 
+    dialect: str = ""
+    """The engine's word in ``framework:``, whose dialect read these facts."""
     version: str | None = None
     device: str | None = None
     """``cuda`` or ``cpu``, as the engine names it."""

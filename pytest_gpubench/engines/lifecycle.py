@@ -392,7 +392,7 @@ def _complete(
     if metrics.status is None:
         raise BenchmarkError(no_metrics(url, metrics))
     page = metrics.body.decode("utf-8", "replace") if metrics.status == 200 else ""
-    facts = dataclasses.replace(facts, served_names=names, **said)  # type: ignore[arg-type]
+    facts = dataclasses.replace(facts, dialect=dialect.name, served_names=names, **said)  # type: ignore[arg-type]
     return dialect.complete(facts, Answers(entry, page, ask))
 
 
