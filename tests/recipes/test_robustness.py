@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.recipes import json_schema, load_recipes
 
@@ -62,7 +63,7 @@ def plausible(book: RecipeBook) -> None:
         spec = servers[case.server]
         assert spec.topology == it
         assert 0 < float(str(spec.serve.get("gpu-memory-utilization", 0.9))) <= 1
-        assert int(str(spec.serve["max-model-len"])) >= case.max_model_len
+        assert int(str(spec.serve[dialect_of(spec.framework).flags.length])) >= case.max_model_len
         assert spec.speculative is None or (
             spec.speculative.num_speculative_tokens >= 1 and case.identity.spec == "mtp"
         )
