@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_gpubench._version import __version__
 
 if TYPE_CHECKING:
+    from pytest_gpubench.dialects.dialect import Dialect
     from pytest_gpubench.dialects.engine_facts import EngineFacts
     from pytest_gpubench.engines.engine import Engine
     from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from pytest_gpubench.model.workload import Workload
 
 _HOMES = {
+    "dialects.dialect": ("Dialect",),
+    "dialects.engine_facts": ("EngineFacts",),
     "engines.engine": ("Engine",),
-    "engines.engine_facts": ("EngineFacts",),
     "measure.measurement": ("Drafting", "Flag", "Measurement", "Totals"),
     "model.cases": ("Case", "Identity", "RecipeBook"),
     "model.failures": ("BenchmarkError", "Failure", "GpubenchError"),
@@ -39,6 +41,7 @@ __all__ = [
     "BenchmarkError",
     "Case",
     "Change",
+    "Dialect",
     "Drafting",
     "Engine",
     "EngineFacts",

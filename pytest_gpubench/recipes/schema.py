@@ -58,6 +58,9 @@ Framework = Annotated[
 """The word of an engine."""
 
 
+Precision = Literal["fp4", "fp6", "fp8", "fp16", "fp32", "f32", "bf16", "int4", "int8"]
+
+
 class SloKeys(Section):
     """Limits of goodput, in seconds."""
 

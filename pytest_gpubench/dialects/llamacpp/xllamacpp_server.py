@@ -352,7 +352,8 @@ def _with_threads(values: dict[str, Any]) -> dict[str, Any]:
     for number, (name, _) in enumerate(_THREADS):
         count = values.get(f"{name}.n_threads", _UNSET)
         if count <= 0:
-            count = before[number % 2 if number > 1 else 0] if before else cores
+            model = number % 2 if number > 1 else 0
+            count = before[model] if before else cores
         before.append(count)
         values[f"{name}.n_threads"] = count
     return values
