@@ -1,5 +1,5 @@
-"""The embedded pair: weights that come with the package, unfolded into three model repositories of
-a Hugging Face cache (the target twice: as safetensors and as GGUF).
+"""The embedded pair: weights that come with the package, unfolded into four model repositories of a
+Hugging Face cache: target and draft as safetensors and as GGUF.
 
 ``experiments/demo_pair/train_demo_pair.py`` made the weights; ``data/README.md`` is their model
 card.
@@ -14,7 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.demo.gguf_files import GGUF_NAME, llama_as_gguf
+from pytest_gpubench.demo.gguf_files import (
+    DRAFT_GGUF_NAME,
+    GGUF_NAME,
+    eagle3_as_gguf,
+    llama_as_gguf,
+)
 from pytest_gpubench.demo.repository import publish_repository
 from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID, to_json, tokenizer_files
 from pytest_gpubench.model.failures import GpubenchError
@@ -22,7 +27,8 @@ from pytest_gpubench.model.failures import GpubenchError
 DEMO_TARGET = "pytest-gpubench/tiny-llama"
 DEMO_DRAFT = "pytest-gpubench/tiny-llama-eagle3"
 DEMO_TARGET_GGUF = "pytest-gpubench/tiny-llama-gguf"
-DEMO_REPOSITORIES = (DEMO_TARGET, DEMO_DRAFT, DEMO_TARGET_GGUF)
+DEMO_DRAFT_GGUF = "pytest-gpubench/tiny-llama-eagle3-gguf"
+DEMO_REPOSITORIES = (DEMO_TARGET, DEMO_DRAFT, DEMO_TARGET_GGUF, DEMO_DRAFT_GGUF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +89,12 @@ class LlamaShape:
 TARGET_SHAPE = LlamaShape()
 _DRAFT_INTERMEDIATE = 256
 _DRAFT_VOCAB = 320
+_F32_CONFIG = {"dtype": "float32", "torch_dtype": "float32"}
 
 
 def write_demo_models(cache_dir: Path) -> dict[str, str]:
-    """Write the trained pair and its target as GGUF into a Hugging Face cache, where an engine with
-    ``HF_HUB_OFFLINE=1`` finds them.
+    """Write the trained pair, as safetensors and as GGUF, into a Hugging Face cache, where an
+    engine with ``HF_HUB_OFFLINE=1`` finds them.
 
     Safe to call at any time, from several processes at once: what is there and intact stays, what
         is damaged is replaced.
@@ -103,6 +110,7 @@ def write_demo_models(cache_dir: Path) -> dict[str, str]:
         DEMO_TARGET: publish_repository(cache_dir, DEMO_TARGET, write_trained_target),
         DEMO_DRAFT: publish_repository(cache_dir, DEMO_DRAFT, write_trained_draft),
         DEMO_TARGET_GGUF: publish_repository(cache_dir, DEMO_TARGET_GGUF, write_trained_gguf),
+        DEMO_DRAFT_GGUF: publish_repository(cache_dir, DEMO_DRAFT_GGUF, write_trained_draft_gguf),
     }
 
 
@@ -131,7 +139,7 @@ def write_trained_gguf(folder: Path) -> None:
     Raises:
         GpubenchError: if the package's own copy is damaged.
     """
-    config = {**_trained_config(), "dtype": "float32", "torch_dtype": "float32"}
+    config = {**_trained_config(), **_F32_CONFIG}
     tokenizer = tokenizer_files(TARGET_SHAPE.max_position)
     weights = _weights("target.safetensors")
     _write(
@@ -155,11 +163,26 @@ def write_trained_draft(folder: Path) -> None:
     Raises:
         GpubenchError: if the package's own copy is damaged.
     """
+    config = to_json(_trained_draft_config())
+    _write(folder, {"model.safetensors": _weights("draft.safetensors"), "config.json": config})
+
+
+def write_trained_draft_gguf(folder: Path) -> None:
+    """Write the same draft as one GGUF file in F32 into a folder (made if missing).
+
+    Raises:
+        GpubenchError: if the package's own copy is damaged.
+    """
+    config = {**_trained_draft_config(), **_F32_CONFIG}
+    tokenizer = tokenizer_files(TARGET_SHAPE.max_position)["tokenizer.json"]
+    weights = _weights("draft.safetensors")
+    content = eagle3_as_gguf(config, tokenizer, weights)
+    _write(folder, {DRAFT_GGUF_NAME: content, "config.json": to_json(config)})
+
+
+def _trained_draft_config() -> dict[str, Any]:
     shape = replace(TARGET_SHAPE, intermediate=_DRAFT_INTERMEDIATE)
-    config = draft_config(shape, _DRAFT_VOCAB, BOS_ID, EOS_ID)
-    _write(
-        folder, {"model.safetensors": _weights("draft.safetensors"), "config.json": to_json(config)}
-    )
+    return draft_config(shape, _DRAFT_VOCAB, BOS_ID, EOS_ID)
 
 
 def _write(folder: Path, contents: dict[str, bytes]) -> None:

@@ -1,5 +1,5 @@
-"""The GGUF of the target, read back by a reader of its own and by the package gguf, against the
-safetensors that it was made from."""
+"""The GGUF files of the pair, read back by a reader of its own and by the package gguf, against the
+safetensors that they were made from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jinja2 import Environment
 from tokenizers import Tokenizer
 
 from pytest_gpubench.demo import models
-from pytest_gpubench.demo.gguf_files import GGUF_CHAT_TEMPLATE, GGUF_NAME
+from pytest_gpubench.demo.gguf_files import DRAFT_GGUF_NAME, GGUF_CHAT_TEMPLATE, GGUF_NAME
 from pytest_gpubench.demo.tokenizer import CHAT_TEMPLATE, tokenizer_files, vocabulary
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
 
@@ -64,7 +64,7 @@ class Reader:
         return plain[kind]()
 
 
-def read(content: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
+def read(content: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     reader = Reader(content)
     assert content[:4] == b"GGUF"
     reader.position = 4
@@ -78,29 +78,32 @@ def read(content: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float
     for _ in range(tensors):
         name = reader.text()
         shape = [reader.number("Q") for _ in range(reader.number("I"))][::-1]
-        assert reader.number("I") == 0, "F32"
-        infos.append((name, shape, reader.number("Q")))
+        dtype = {0: "<f4", 27: "<i8"}[reader.number("I")]
+        infos.append((name, shape, dtype, reader.number("Q")))
     begin = -(-reader.position // 32) * 32
     assert not any(content[reader.position : begin])
-    assert all(offset % 32 == 0 for _, _, offset in infos)
+    assert all(offset % 32 == 0 for _, _, _, offset in infos)
     values = {
-        name: np.frombuffer(content, "<f4", int(np.prod(shape)), begin + offset).reshape(shape)
-        for name, shape, offset in infos
+        name: np.frombuffer(content, dtype, int(np.prod(shape)), begin + offset).reshape(shape)
+        for name, shape, dtype, offset in infos
     }
-    _, shape, offset = infos[-1]
-    assert len(content) == begin + offset + -(-4 * int(np.prod(shape)) // 32) * 32
+    last, _, _, offset = infos[-1]
+    assert len(content) == begin + offset + -(-values[last].nbytes // 32) * 32
     return facts, values
 
 
-def safetensors_of(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+def safetensors_of(path: Path) -> dict[str, npt.NDArray[Any]]:
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header.pop("__metadata__")
     found = {}
     for name, entry in header.items():
-        assert entry["dtype"] == "BF16"
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if entry["dtype"] == "I64":
+            found[name] = np.frombuffer(content[begin:end], "<i8")
+            continue
+        assert entry["dtype"] == "BF16"
         halves = np.frombuffer(content[begin:end], "<u2").reshape(entry["shape"])
         found[name] = (halves.astype("<u4") << 16).view("<f4")
     return found
@@ -123,6 +126,8 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gguf")
     models.write_trained_gguf(folder / "gguf")
     models.write_trained_target(folder / "target")
+    models.write_trained_draft_gguf(folder / "gguf")
+    models.write_trained_draft(folder / "draft")
     return folder
 
 
@@ -144,6 +149,28 @@ def test_every_tensor_is_that_of_the_safetensors(folder: Path) -> None:
                 assert not np.array_equal(values, expected[names[name]])
                 values = halves_apart(values, count)
         assert np.array_equal(values, expected[names[name]]), name
+
+
+def test_the_draft_is_that_of_the_safetensors_with_the_ids_of_the_target(folder: Path) -> None:
+    facts, tensors = read((folder / "gguf" / DRAFT_GGUF_NAME).read_bytes())
+    expected = safetensors_of(folder / "draft" / "model.safetensors")
+    config = json.loads((folder / "draft" / "config.json").read_text())
+    names = {f"blk.0.{short}.weight": f"midlayer.{long}.weight" for short, long in NAMES.items()}
+    names["blk.0.attn_norm_2.weight"] = "midlayer.hidden_norm.weight"
+    names |= {"fc.weight": "fc.weight", "output_norm.weight": "norm.weight", "d2t": "d2t"}
+    names["output.weight"] = "lm_head.weight"
+    assert set(names) == set(tensors)
+    assert set(names.values()) == set(expected)
+    for name, values in tensors.items():
+        if name == "d2t":
+            values = values - np.arange(len(values))
+        elif ".attn_q." in name or ".attn_k." in name:
+            values = halves_apart(values, config["num_attention_heads"])
+        assert np.array_equal(values, expected[names[name]]), name
+    assert facts["general.architecture"] == "eagle3"
+    assert facts["eagle3.target_layers"] == config["eagle_aux_hidden_state_layer_ids"]
+    assert facts["eagle3.target_hidden_size"] == config["target_hidden_size"]
+    assert facts["eagle3.norm_before_residual"] is False
 
 
 def test_facts_are_those_of_the_config_and_the_tokenizer(folder: Path) -> None:
@@ -201,12 +228,13 @@ def test_the_repository_is_a_whole_model_with_a_tokenizer(tmp_path: Path) -> Non
     assert json.loads((found.path / "config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.mark.parametrize("name", [GGUF_NAME, DRAFT_GGUF_NAME])
 @pytest.mark.skipif(
     importlib.util.find_spec("gguf") is None, reason="the package gguf is not installed"
 )
-def test_the_package_gguf_reads_the_same(folder: Path) -> None:
+def test_the_package_gguf_reads_the_same(folder: Path, name: str) -> None:
     gguf = importlib.import_module("gguf")
-    path = folder / "gguf" / GGUF_NAME
+    path = folder / "gguf" / name
     _, expected = read(path.read_bytes())
     reader = gguf.GGUFReader(path)
     assert {tensor.name: tensor.data.shape for tensor in reader.tensors} == {

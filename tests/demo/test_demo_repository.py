@@ -15,6 +15,8 @@ import pytest
 from pytest_gpubench.demo.models import (
     DEMO_DRAFT,
     DEMO_REPOSITORIES,
+    DEMO_TARGET,
+    DEMO_TARGET_GGUF,
     write_demo_models,
 )
 from pytest_gpubench.demo.repository import publish_repository
@@ -31,7 +33,7 @@ print(write_demo_models(Path(sys.argv[1])))
 
 def _complete(cache: Path, commits: dict[str, str]) -> None:
     for repo, commit in commits.items():
-        found = find_snapshot(repo, None, cache, tokenizer=repo != DEMO_DRAFT)
+        found = find_snapshot(repo, None, cache, tokenizer=repo in (DEMO_TARGET, DEMO_TARGET_GGUF))
         assert isinstance(found, Snapshot), found
         assert found.commit == commit
 

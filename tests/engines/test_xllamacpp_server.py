@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.demo.gguf_files import GGUF_NAME
-from pytest_gpubench.demo.models import write_trained_gguf
+from pytest_gpubench.demo.gguf_files import DRAFT_GGUF_NAME, GGUF_NAME
+from pytest_gpubench.demo.models import write_trained_draft_gguf, write_trained_gguf
 from pytest_gpubench.dialects.llamacpp import xllamacpp_server as module
 
 FILE = Path(module.__file__)
@@ -207,25 +207,42 @@ def test_a_port_that_is_taken_is_named(server: Server, model: Path, tmp_path: Pa
     assert f"couldn't bind HTTP server socket, hostname: 127.0.0.1, port: {server.port}" in log
 
 
+def _speculative(draft: Path) -> dict[str, tuple[str, ...]]:
+    ngram = "--spec-type ngram-mod --spec-ngram-mod-n-match 4 --spec-ngram-mod-n-min 1"
+    return {
+        "ngram-mod": (*ngram.split(), "--spec-ngram-mod-n-max", "3"),
+        "eagle3": ("--spec-type", "draft-eagle3", "--spec-draft-model", str(draft)),
+    }
+
+
 @real
-def test_ngram_speculation_counts_as_many_tokens(model: Path, tmp_path: Path) -> None:
-    arguments = "--spec-type ngram-mod --spec-ngram-mod-n-match 4 --spec-ngram-mod-n-min 1"
-    server = Server(
-        model, tmp_path / "log", *arguments.split(), "--spec-ngram-mod-n-max", "4"
-    ).ready()
-    try:
-        body = {"prompt": "Once upon a time", "max_tokens": 300, "ignore_eos": True, "seed": 1}
-        for _ in range(3):
-            server.ask("/v1/completions", {**body, "temperature": 0})
-        counters = server.counters()
-        assert counters["llamacpp:tokens_predicted_total"] == 900
-        drafted = counters["llamacpp:spec_decode_num_draft_tokens_total"]
-        assert 0 < counters["llamacpp:spec_decode_num_accepted_tokens_total"] <= drafted
-        first = 'llamacpp:spec_decode_num_accepted_tokens_per_pos_total{position="0"}'
-        assert counters[first] <= counters["llamacpp:spec_decode_num_drafts_total"]
-    finally:
-        server.process.kill()
-        server.process.wait(120)
+@pytest.mark.parametrize("kind", ["ngram-mod", "eagle3"])
+def test_speculation_writes_the_same_and_counts_the_same(
+    model: Path, tmp_path: Path, kind: str
+) -> None:
+    write_trained_draft_gguf(tmp_path)
+    arguments = _speculative(tmp_path / DRAFT_GGUF_NAME)[kind]
+    body = {"prompt": "Once upon a time there was a girl", "max_tokens": 100, "ignore_eos": True}
+    body["temperature"] = 0
+    texts = []
+    for extra in ((), arguments):
+        server = Server(model, tmp_path / "log", "--parallel", "1", *extra).ready()
+        try:
+            for _ in range(3):
+                status, answer = server.ask("/v1/completions", body)
+                assert status == 200, answer
+                texts.append(json.loads(answer)["choices"][0]["text"])
+            counters = server.counters()
+        finally:
+            server.process.kill()
+            server.process.wait(120)
+    assert len(set(texts)) == 1
+    assert counters["llamacpp:tokens_predicted_total"] == 300
+    drafts = counters["llamacpp:spec_decode_num_drafts_total"]
+    accepted = counters["llamacpp:spec_decode_num_accepted_tokens_total"]
+    assert 0.5 * drafts < accepted <= counters["llamacpp:spec_decode_num_draft_tokens_total"]
+    position = 'llamacpp:spec_decode_num_accepted_tokens_per_pos_total{{position="{}"}}'
+    assert accepted == sum(counters[position.format(number)] for number in range(3))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
