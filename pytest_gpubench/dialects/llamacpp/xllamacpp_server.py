@@ -104,6 +104,10 @@ _SWITCHES = {
     "endpoint_slots": ("--slots", "--no-slots"),
     "use_jinja": ("--jinja", "--no-jinja"),
     "prefill_assistant": ("--prefill-assistant", "--no-prefill-assistant"),
+    "speculative.draft.backend_sampling": (
+        "--spec-draft-backend-sampling",
+        "--no-spec-draft-backend-sampling",
+    ),
     "ui": ("--ui --webui", "--no-ui --no-webui"),
 }
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
