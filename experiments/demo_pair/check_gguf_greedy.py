@@ -10,7 +10,7 @@ With xllamacpp 2026.10.11549 and vLLM 0.32 on a CPU, 40 prompts of 64 tokens: th
 all; vLLM in float32 the same text for all, in bfloat16 for 21, the other 19 parting at places where
 vLLM saw two tokens alike and llama.cpp less than 0.041 apart. With the draft llama.cpp writes the
 same text for all, and over the 37 prompts without an end its acceptance length is 2.844 beside
-vLLM's 2.865 (float32) and 2.850 (bfloat16): one request at a time. See README.md for several.
+vLLM's 2.865 (float32) and 2.850 (bfloat16): one request at a time; README.md has several.
 
 The second call exits 1 if a difference of the texts is no tie: where the texts part, one of the two
 engines saw two best tokens further apart than 0.05 (natural logarithm).

@@ -351,16 +351,15 @@ def _resolved(xllamacpp: Any, given: dict[str, Any]) -> dict[str, Any]:
 def _with_threads(values: dict[str, Any]) -> dict[str, Any]:
     """Thread counts as llama-server fills them up: nothing given, all cores that this process may
     use; batches take what single tokens take, a draft what its target takes."""
-    before: list[int] = []
-    cores = len(os.sched_getaffinity(0))
-    for number, (name, _) in enumerate(_THREADS):
-        count = values.get(f"{name}.n_threads", _UNSET)
-        if count <= 0:
-            model = number % 2 if number > 1 else 0
-            count = before[model] if before else cores
-        before.append(count)
-        values[f"{name}.n_threads"] = count
+    single, batch, draft, draft_batch = (f"{name}.n_threads" for name, _ in _THREADS)
+    values[single] = _given(values.get(single), len(os.sched_getaffinity(0)))
+    for name, like in ((batch, single), (draft, single), (draft_batch, batch)):
+        values[name] = _given(values.get(name), values[like])
     return values
+
+
+def _given(count: int | None, otherwise: int) -> int:
+    return count if count is not None and count > 0 else otherwise
 
 
 if __name__ == "__main__":
