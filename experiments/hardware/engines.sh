@@ -1,0 +1,23 @@
+#!/bin/bash
+# vLLM and SGLang on the embedded pair, one after the other on one H100, and SGLang's promises.
+# Both bundles are unpacked: vLLM in /tmp/site, SGLang in /tmp/sgl. Usage: engines.sh OUT
+out=$1
+mkdir -p /tmp/sglbin "$out"
+printf '#!/bin/sh\nPYTHONPATH=/tmp/sgl exec %s "$@"\n' "$(command -v python3)" > /tmp/sglbin/python3
+chmod +x /tmp/sglbin/python3
+export PYTHONPATH=/tmp/site:$PWD HF_HUB_DISABLE_TELEMETRY=1
+sglang="/tmp/sglbin/python3 -m sglang.launch_server"
+vllm="python3 -m vllm.entrypoints.cli.main serve"
+python3 -m pytest benchmarks -p pytest_gpubench.plugin -p no:benchmark -p no:cacheprovider \
+  -k "tiny and h100" --gpubench-command "sglang=$sglang" --gpubench-command "vllm=$vllm" \
+  --gpubench-results "$out/results" --gpubench-report "$out/report.html" \
+  --gpubench-inconclusive=warn --gpubench-start-timeout=600 -v > "$out/pytest.log" 2>&1
+echo "rc=$?" >> "$out/pytest.log"
+for server in tiny-bf16-h100-sglang-mtp-tp1; do
+  python3 experiments/hardware/promises.py $server "$out/promises" $sglang \
+    > "$out/promises.log" 2>&1
+  echo "rc=$?" >> "$out/promises.log"
+done
+nvidia-smi --query-gpu=name,memory.used --format=csv > "$out/after.txt"
+ps aux | grep -c "[s]glang" >> "$out/after.txt"
+touch "$out/done"
