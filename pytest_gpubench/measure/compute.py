@@ -200,12 +200,16 @@ def _drafting(
 
 
 def _by_steps(counted: Scrape, counters: Counters) -> Drafting | None:
-    """Of an engine that counts its verification steps: each gives one token and those that it
-    accepts, and the first token of a request comes from none."""
+    """Of an engine that counts its verification steps and what it delivers: each step gives one token
+    and those that it accepts.
+
+    The first token of a request comes from no step, and what the last step gives beyond the asked
+    length is not delivered: with 2 to 3 tokens a step both are about one token, and cancel.
+    """
     steps, made = _total(counted, counters.verify_steps), _total(counted, counters.generated_tokens)
     if steps is None or made is None:
         return None
-    accepted = max(0.0, made - (_total(counted, counters.requests) or 0.0) - steps)
+    accepted = max(0.0, made - steps)
     proposed = _total(counted, counters.draft_tokens) or 0.0
     return Drafting(round(steps), round(proposed), round(accepted), (), None)
 
