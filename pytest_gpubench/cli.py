@@ -117,6 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     add_selection(doctor)
     doctor.set_defaults(run=_doctor)
 
+    vocabulary = commands.add_parser(
+        "vocabulary",
+        help="ask the installed vLLM for its flags and variables, and keep them for the doctor",
+    )
+    vocabulary.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND",
+        help="as --gpubench-vllm-command (default: this environment's vLLM)",
+    )
+    vocabulary.set_defaults(run=_vocabulary)
+
     fetch = commands.add_parser(
         "fetch", help="download the weights of a selection, under the lock, ahead of a run"
     )
@@ -182,6 +194,20 @@ def _doctor(parsed: argparse.Namespace) -> int:
         f"{counted(len(plan['servers']), 'server')}: {counted(errors, 'error')}"
     )
     return EXIT_FINDINGS if errors else 0
+
+
+def _vocabulary(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.dialects.registry import DEFAULT, dialect_of
+    from pytest_gpubench.engines.interpreter import default_command
+    from pytest_gpubench.engines.vocabulary import ask_vocabulary
+
+    words = parsed.words[0].split() if len(parsed.words) == 1 else parsed.words
+    engine, found, path = ask_vocabulary(tuple(words) or default_command(dialect), dialect)
+    print(
+        f"{engine.distribution} {engine.version} ({engine.interpreter}): {len(found.flags)} "
+        f"spellings of flags, {len(found.variables)} variables; kept in {path}"
+    )
+    return 0
 
 
 def _fetch(parsed: argparse.Namespace) -> int:

@@ -98,6 +98,12 @@ class Dialect(ABC):
     def log(self) -> EngineLog:
         """How it writes its log."""
 
+    @property
+    def vocabulary_question(self) -> str:
+        """A program for the engine's interpreter that prints the names that it takes, as one line of
+        JSON (flags, variables, choices); empty: it cannot be asked."""
+        return ""
+
     @abstractmethod
     def default_command(self, installed: Callable[[str], bool]) -> tuple[str, ...]:
         """The command that starts it where the user names none.

@@ -14,6 +14,7 @@ from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor.config_values import mapping
 from pytest_gpubench.doctor.configs import known_config
 from pytest_gpubench.doctor.findings import EvidenceClass, Severity
+from pytest_gpubench.doctor.known_vocabularies import known_vocabulary
 from pytest_gpubench.doctor.memory_estimate import (
     GIB,
     MemoryEstimate,
@@ -22,6 +23,7 @@ from pytest_gpubench.doctor.memory_estimate import (
 )
 from pytest_gpubench.doctor.server_settings import Settings, backend_name, settings_of
 from pytest_gpubench.doctor.shape import ModelShape, shape_of
+from pytest_gpubench.engines.vocabulary import Vocabulary
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
@@ -45,6 +47,10 @@ class Node:
     """Whether programs may use NVLink multicast between its GPUs."""
     engine: str | None = None
     """Version of the engine that would serve."""
+    vocabulary: Vocabulary | None = None
+    """What that engine said of itself when it was asked."""
+    wrapped: bool = False
+    """Whether it is started by another program, which may have flags of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,15 @@ class ServerContext:
             return Version(self.node.engine) if self.node.engine else None
         except InvalidVersion:
             return None
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The names that the engine at hand takes; None where that is not known."""
+        if self.node.wrapped:
+            return None
+        if self.node.vocabulary is not None:
+            return self.node.vocabulary
+        return known_vocabulary(self.engine) if self.engine is not None else None
 
     @property
     def spec_tokens(self) -> int:

@@ -97,6 +97,18 @@ def interpreter_of(command: Sequence[str]) -> str | None:
     return shutil.which(words[0])
 
 
+def starts_itself(command: Sequence[str], dialect: Dialect) -> bool:
+    """Whether a command is the engine's own, so that nothing else reads the flags behind it."""
+    name = dialect.distributions[0]
+    return any(Path(word).name == name or word.startswith(f"{name}.") for word in command)
+
+
+def asking_environment() -> dict[str, str]:
+    """The environment in which an interpreter is asked: this one, without what measures coverage
+    in subprocesses."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COV_CORE_")}
+
+
 def check_requires(
     requires: Mapping[str, Frozen],
     distribution: EngineDistribution | None,
@@ -154,16 +166,13 @@ def _installed(distribution: str) -> bool:
 def _ask(
     interpreter: str, distributions: tuple[str, ...], platform: Platform
 ) -> EngineDistribution | None:
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("COV_CORE_")
-    }
     try:
         answer = subprocess.run(
             [interpreter, "-c", _QUESTION, *distributions],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIME_LIMIT,
-            env=environment,
+            env=asking_environment(),
             check=True,
         )
         distribution = json.loads(answer.stdout)

@@ -23,7 +23,8 @@ from pytest_gpubench.doctor import (
     unknown_rules,
     without,
 )
-from pytest_gpubench.engines.interpreter import probe_command
+from pytest_gpubench.engines.interpreter import probe_command, starts_itself
+from pytest_gpubench.engines.vocabulary import kept_vocabulary
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.host.leases.owners import in_words
@@ -74,7 +75,7 @@ class Doctor:
             draft=configs.draft,
             chat_template=configs.chat_template,
             weights=configs.weights,
-            node=self._node(spec, leased) if here else None,
+            node=self._node(spec, leased) if here else self._asked(spec),
         )
         return without(found, self._settings.ignore_findings)
 
@@ -144,18 +145,30 @@ class Doctor:
 
     def _node(self, spec: ServerSpec, leased: Sequence[Gpu] = ()) -> Node | None:
         gpus = self._inventory().of_hardware(spec.hardware)
-        if not gpus:
+        if not gpus and spec.hardware != "cpu":
             return None
         free = min((gpu.memory_total - gpu.memory_used for gpu in leased), default=None)
         multicast = False if os.environ.get("TORCH_SYMM_MEM_DISABLE_MULTICAST") == "1" else None
-        engine = probe_command(self._settings.command(spec), dialect_of(spec.framework))
+        command, dialect = self._settings.command(spec), dialect_of(spec.framework)
+        engine = probe_command(command, dialect)
         return Node(
-            gpus=len(gpus),
-            vram_gib=gpus[0].memory_total / _GIB,
+            gpus=len(gpus) or None,
+            vram_gib=gpus[0].memory_total / _GIB if gpus else None,
             free_vram_gib=None if free is None else free / _GIB,
             multicast=multicast,
             engine=engine.version if engine else None,
+            vocabulary=kept_vocabulary(command, dialect),
+            wrapped=not starts_itself(command, dialect),
         )
+
+    def _asked(self, spec: ServerSpec) -> Node | None:
+        """The engine alone, where its user had it asked by ``gpubench vocabulary``."""
+        command, dialect = self._settings.command(spec), dialect_of(spec.framework)
+        found = kept_vocabulary(command, dialect)
+        if found is None:
+            return None
+        wrapped = not starts_itself(command, dialect)
+        return Node(engine=found.version, vocabulary=found, wrapped=wrapped)
 
 
 def _users(gpu: Gpu) -> str:

@@ -632,6 +632,34 @@ ILL = [
         "VLLM_ATTENTION_BACKEND",
         severity="warning",
     ),
+    Ill(
+        "removed-variable",
+        server(env={"VLLM_NVFP4_GEMM_BACKEND": "marlin"}),
+        node=Node(engine="0.24.0"),
+        severity="warning",
+    ),
+    Ill(
+        "removed-flag", server(calculate_kv_scales=True), "--calculate", node=Node(engine="0.28.1")
+    ),
+    Ill(
+        "unknown-flag",
+        server(max_modle_len=4096),
+        "unrecognized arguments: --max-modle-len",
+        node=Node(engine="0.26.0"),
+    ),
+    Ill("unknown-flag", server(enforce_eagre=False), "--no-enforce-eagre", severity="warning"),
+    Ill(
+        "unknown-variable",
+        server(env={"VLLM_ATTENTION_BACKENDS": "FLASHINFER"}),
+        "Unknown vLLM environment variable detected",
+        node=Node(engine="0.26.0"),
+        severity="warning",
+    ),
+    Ill(
+        "unknown-variable",
+        server(env={"VLLM_USE_TURBO": 1}, fail_on_environ_validation=True),
+        node=Node(engine="0.26.0"),
+    ),
     Ill("prefix-caching", server(enable_prefix_caching=True), severity="note"),
     Ill("unknown-model", server(), target=None, severity="note"),
     Ill("unknown-model", server(draft=eagle3()), severity="note"),
@@ -904,3 +932,58 @@ def test_an_unpinned_mha_draft_dies_on_blackwell_only() -> None:
 
     assert errors("b200", MHA_HEAD) == errors("b300", MHA_HEAD) == ["mha-draft-page-size"]
     assert errors("h100", MHA_HEAD) == errors("h200", MHA_HEAD) == errors("b200", GQA_HEAD) == []
+
+
+def about_names(spec: ServerSpec, engine: str | None, **facts: Any) -> list[str]:
+    found = examine(spec, hardware=HARDWARE["h100"], target=GQA, node=Node(engine=engine, **facts))
+    rules = ("removed-", "unknown-flag", "unknown-variable", "unknown-attention")
+    return [str(one) for one in found if one.rule.startswith(rules)]
+
+
+def test_the_version_at_hand_decides_about_a_name() -> None:
+    late = server(sleep_mode_backend="x")  # 0.33 brought it
+    assert about_names(late, "0.33.0") == about_names(late, None) == []
+    assert about_names(late, "0.32.0") == [
+        "error: unknown-flag: vLLM 0.32 has no --sleep-mode-backend. Leave it out, or take vLLM "
+        "0.33 or newer."
+    ]
+    early = server(max_num_partial_prefills=2)  # 0.27 took it away
+    assert about_names(early, "0.26.0") == []
+    assert about_names(early, "0.27.1")[0].startswith(
+        "error: removed-flag: --max-num-partial-prefills is not there any more in vLLM 0.27; the "
+        "last that has it is 0.26."
+    )
+    assert about_names(early, None)[0].startswith("warning: removed-flag")
+
+
+@pytest.mark.parametrize("engine", ["0.99.0", "0.11.0", "0.27.0rc1.dev3+g1234567"])
+def test_of_a_version_that_was_never_asked_nothing_is_certain(engine: str) -> None:
+    found = about_names(server(enforce_eagre=True, attention_backend="FLASH_ATN"), engine)
+    assert len(found) == 2
+    assert all(one.startswith("warning: ") for one in found)
+    assert f"Whether {engine} has is not known here: `gpubench vocabulary` asks it." in found[1]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        server(max_num_batched=4096),  # argparse takes any beginning
+        server(enable_prefix_caching=False),
+        server(extra_args=("--compilation-config.pass_config.fuse_allreduce_rms=false",)),
+        server(extra_args=("--cudagraph-capture-sizes", "1", "2")),
+        server(env={"VLLM_LOGGING_LEVEL": "INFO", "MY_OWN": 1, "VLLM_GONE": None}),
+        server(moe_backend="flashinfer-trtllm"),  # its parser takes dashes
+        server(attention_backend="CUSTOM"),
+    ],
+)
+@pytest.mark.parametrize("engine", [None, "0.26.0", "0.32.0", "0.33.0"])
+def test_what_the_parser_takes_is_not_ill(spec: ServerSpec, engine: str | None) -> None:
+    assert about_names(spec, engine) == []
+
+
+def test_what_another_program_reads_first_is_not_certain() -> None:
+    spec = server(my_launchers_flag=1)
+    assert about_names(spec, "0.26.0")[0].startswith("error: ")
+    [found] = about_names(spec, "0.26.0", wrapped=True)
+    assert found.startswith("warning: ")
+    assert "gpubench vocabulary" not in found

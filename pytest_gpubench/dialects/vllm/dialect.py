@@ -50,6 +50,12 @@ class VllmDialect(Dialect):
     def log(self) -> EngineLog:
         return _log()
 
+    @property
+    def vocabulary_question(self) -> str:
+        from pytest_gpubench.dialects.vllm.vocabulary_question import QUESTION
+
+        return QUESTION
+
     def default_command(self, installed: Callable[[str], bool]) -> tuple[str, ...]:
         """This interpreter's own engine, else ``vllm serve`` on PATH.
 

@@ -1,8 +1,8 @@
-"""Rules about names: backends, methods and types that vLLM does not know, and flags that contradict
-each other.
+"""Rules about names: flags, variables, backends, methods and types that vLLM does not know, and
+flags that contradict each other.
 
-The tables are vLLM 0.32's: newer names must be added here, or `--gpubench-ignore-findings` silences
-the rule.
+What a vLLM takes is its vocabulary: from its own parser where it was asked, else the shipped one of
+its version. Where the version is not known, a name is unknown that no known version has.
 """
 
 from __future__ import annotations
@@ -13,199 +13,91 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.findings import Severity
+from pytest_gpubench.doctor.known_vocabularies import (
+    Kind,
+    known_choices,
+    known_versions,
+    newest_vocabulary,
+    versions_with,
+)
+from pytest_gpubench.engines.vocabulary import Vocabulary
 from pytest_gpubench.model.printing import listed
 
-ATTENTION_BACKENDS: tuple[str, ...] = (
-    "FLASH_ATTN",
-    "FLASH_ATTN_DIFFKV",
-    "TRITON_ATTN",
-    "TRITON_ATTN_DIFFKV",
-    "TRITON_FLASH_ATTN",
-    "ROCM_ATTN",
-    "ROCM_SEGMENTED_ATTN",
-    "ROCM_AITER_MLA",
-    "ROCM_AITER_TRITON_MLA",
-    "ROCM_AITER_FA",
-    "ROCM_AITER_MLA_SPARSE",
-    "XPU_MLA_SPARSE",
-    "TORCH_SDPA",
-    "FLASHINFER",
-    "TRITON_FLASHINFER",
-    "FLASHINFER_MLA",
-    "TOKENSPEED_MLA",
-    "FLASHINFER_MLA_SPARSE",
-    "FLASHINFER_MLA_SPARSE_SM120",
-    "FLASHINFER_MLA_SPARSE_SM90",
-    "TRITON_MLA",
-    "CUTLASS_MLA",
-    "FLASHMLA",
-    "FLASHMLA_SPARSE",
-    "FLASHMLA_SPARSE_DSV4",
-    "FLASHINFER_MLA_SPARSE_DSV4",
-    "ROCM_FLASHMLA_SPARSE_DSV4",
-    "FLASHMLA_SPARSE_DSV41",
-    "FLASHINFER_MLA_SPARSE_DSV41",
-    "FLASHMLA_MEGA_ATTN_DSV41",
-    "B12X",
-    "FLASH_ATTN_MLA",
-    "FLASH_ATTN_MLA_SPARSE",
-    "MINIMAX_M3_SPARSE",
-    "CUTLASS_MSA",
-    "TRITON_MSA",
-    "NO_ATTENTION",
-    "FLEX_ATTENTION",
-    "HPC_ATTN",
-    "ROCM_AITER_UNIFIED_ATTN",
-    "CPU_ATTN",
-    "CPU_MLA",
-    "AMX_MLA",
-    "TURBOQUANT",
-    "ULTRAQUANT",
-    "CUSTOM",
-)
-MOE_BACKENDS: tuple[str, ...] = (
-    "auto",
-    "triton",
-    "batched_triton",
-    "deep_gemm",
-    "deep_gemm_mega_moe",
-    "cutlass",
-    "flashinfer_trtllm",
-    "flashinfer_cutlass",
-    "flashinfer_cutedsl",
-    "flashinfer_moe_ep_cutedsl",
-    "flashinfer_b12x",
-    "b12x",
-    "flashinfer_moe_ep_mega_deep_gemm",
-    "marlin",
-    "humming",
-    "triton_unfused",
-    "aiter",
-    "aiter_mega_moe",
-    "aiter_triton_mxfp4_bf16",
-    "flydsl",
-    "hpc",
-    "emulation",
-    "rdna3",
-)
-LINEAR_BACKENDS: tuple[str, ...] = (
-    "auto",
-    "cutlass",
-    "flashinfer_cutlass",
-    "flashinfer_cutedsl",
-    "flashinfer_trtllm",
-    "flashinfer_cudnn",
-    "flashinfer_b12x",
-    "b12x",
-    "marlin",
-    "humming",
-    "triton",
-    "deep_gemm",
-    "torch",
-    "aiter",
-    "machete",
-    "fbgemm",
-    "conch",
-    "exllama",
-    "emulation",
-    "xpu",
-    "xpu_woq",
-)
-KV_CACHE_DTYPES: tuple[str, ...] = (
-    "auto",
-    "float16",
-    "bfloat16",
-    "fp8",
-    "fp8_e4m3",
-    "fp8_e5m2",
-    "fp8_inc",
-    "fp8_ds_mla",
-    "nvfp4_ds_mla",
-    "turboquant_k8v4",
-    "turboquant_4bit_nc",
-    "turboquant_k3v4_nc",
-    "turboquant_3bit_nc",
-    "ultraquant_4bit",
-    "int4_per_token_head",
-    "int8_per_token_head",
-    "fp8_per_token_head",
-    "nvfp4",
-    "nvfp4_4over6",
-)
-QUANTIZATIONS: tuple[str, ...] = (
-    "awq",
-    "auto_awq",
-    "fp8",
-    "fbgemm_fp8",
-    "fp_quant",
-    "modelopt",
-    "modelopt_fp4",
-    "modelopt_mxfp8",
-    "modelopt_mixed",
-    "auto_gptq",
-    "gptq",
-    "gptq_marlin",
-    "awq_marlin",
-    "humming",
-    "compressed-tensors",
-    "experts_int8",
-    "quark",
-    "moe_wna16",
-    "torchao",
-    "inc",
-    "mxfp4",
-    "gpt_oss_mxfp4",
-    "deepseek_v4_fp8",
-    "online",
-    "fp8_per_tensor",
-    "fp8_per_block",
-    "fp8_per_channel",
-    "int8_per_channel_weight_only",
-    "nvfp4_per_token",
-    "mxfp8",
-)
+_PLUGINS = ("bitsandbytes", "gguf")
+"""Quantization methods that libraries beside vLLM bring."""
 
 
 def attention_backend(context: ServerContext) -> Iterator[Symptom]:
+    known = _choices(context, "attention-backend")
     draft = context.asked_draft_backend
     for place, name in (
         ("attention-backend", context.settings.attention_backend),
         ("speculative.attention-backend", draft),
     ):
-        if name is not None and name not in ATTENTION_BACKENDS and name != "CUSTOM":
+        if name is not None and known and name not in known and name != "CUSTOM":
             yield Symptom(
-                f"{place}: no attention backend {name!r}.",
-                _hint(name, ATTENTION_BACKENDS),
+                f"{place}: {_knows_no(context, f'attention backend {name!r}')}",
+                _hint(name, known),
                 {"name": name},
+                severity=_unless_outside(context),
             )
 
 
 def flag_choice(context: ServerContext) -> Iterator[Symptom]:
-    for flag, known in (
-        ("moe-backend", MOE_BACKENDS),
-        ("linear-backend", LINEAR_BACKENDS),
-        ("kv-cache-dtype", KV_CACHE_DTYPES),
-    ):
-        name = context.settings.word(flag)
-        if name is not None and name not in known:
+    for flag in context.settings.flags:
+        name, known = context.settings.word(flag), _choices(context, flag)
+        if name is None or not known or flag in ("attention-backend", "quantization"):
+            continue
+        if _plain(name) not in map(_plain, known):
             yield Symptom(
-                f"{flag}: vLLM knows no {name!r}.", _hint(name, known), {"flag": flag, "name": name}
+                f"{flag}: {_knows_no(context, repr(name))}",
+                _hint(name, known),
+                {"flag": flag, "name": name},
+                severity=_unless_outside(context),
             )
 
 
 def quantization_method(context: ServerContext) -> Iterator[Symptom]:
+    known = _choices(context, "quantization")
     asked = context.settings.quantization
     name = asked or context.checkpoint_quantization
-    if name and name.lower() not in QUANTIZATIONS and name.lower() not in ("bitsandbytes", "gguf"):
+    if name and known and name.lower() not in (*known, *_PLUGINS):
         where = "--quantization" if asked else "the model's quantization_config"
         yield Symptom(
-            f"{where}: vLLM knows no method {name!r}.",
-            _hint(name, QUANTIZATIONS),
+            f"{where}: {_knows_no(context, f'method {name!r}')}",
+            _hint(name, known),
             {"name": name},
-            severity=None
+            severity=_unless_outside(context)
             if asked
             else "warning",  # vLLM knows more spellings of what checkpoints say than we do
         )
+
+
+def _choices(context: ServerContext, flag: str) -> tuple[str, ...]:
+    """The values of a flag: of the vLLM at hand, else of any that we know; empty: it takes any."""
+    if context.vocabulary is not None:
+        return tuple(sorted(context.vocabulary.choices.get(flag, ())))
+    return tuple(sorted(known_choices(flag)))
+
+
+def _knows_no(context: ServerContext, what: str) -> str:
+    if context.vocabulary is not None:
+        return f"vLLM {context.vocabulary.version} knows no {what}."
+    return f"vLLM knows no {what} ({_asked()} were asked)."
+
+
+def _asked() -> str:
+    return f"{known_versions()[0]} to {known_versions()[-1]}"
+
+
+def _unless_outside(context: ServerContext) -> Severity | None:
+    """A warning for an engine that was never asked: it may know more."""
+    return "warning" if context.engine is not None and context.vocabulary is None else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def doubled_flag(context: ServerContext) -> Iterator[Symptom]:
@@ -243,8 +135,6 @@ def exclusive_flags(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
-_CHECKED = Version("0.32")
-"""The vLLM whose parser and variables were asked for what follows."""
 REMOVED_FLAGS: dict[str, str] = {
     "disable-log-requests": "leave it out: requests are not logged",
     "swap-space": "leave it out: nothing is swapped",
@@ -279,7 +169,22 @@ REMOVED_VARIABLES: dict[str, str] = {
     "VLLM_FLASH_ATTN_VERSION": "write attention-config: {flash_attn_version: ...}",
     "VLLM_USE_TRITON_FLASH_ATTN": "leave it out",
     "VLLM_USE_TRTLLM_ATTENTION": "write attention-config: {use_trtllm_attention: ...}",
-    "VLLM_USE_FLASHINFER_MOE_FP8": "write moe-backend under serve",
+    **dict.fromkeys(
+        (
+            "VLLM_FLASHINFER_MOE_BACKEND",
+            "VLLM_USE_FLASHINFER_MOE_FP4",
+            "VLLM_USE_FLASHINFER_MOE_FP8",
+            "VLLM_USE_FLASHINFER_MOE_FP16",
+            "VLLM_USE_FLASHINFER_MOE_MXFP4_BF16",
+            "VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8",
+            "VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8_CUTLASS",
+        ),
+        "write moe-backend under serve",
+    ),
+    "VLLM_MXFP4_USE_MARLIN": "write moe-backend: marlin or linear-backend: marlin under serve",
+    "VLLM_NVFP4_GEMM_BACKEND": "write linear-backend under serve",
+    "VLLM_USE_NVFP4_CT_EMULATIONS": "write linear-backend: emulation under serve",
+    "VLLM_USE_FBGEMM": "write linear-backend: fbgemm under serve",
     "VLLM_V1_USE_PREFILL_DECODE_ATTENTION": "leave it out",
     "VLLM_TORCH_PROFILER_DIR": "write profiler-config",
     "VLLM_CUTLASS_MLA_FORCE": "write attention-backend under serve",
@@ -288,26 +193,100 @@ REMOVED_VARIABLES: dict[str, str] = {
 
 
 def removed_flag(context: ServerContext) -> Iterator[Symptom]:
-    for name in context.settings.flags:
-        if name in REMOVED_FLAGS:
-            yield _removed(context, f"--{name}", REMOVED_FLAGS[name], {"flag": name})
+    for name in _flags(context):
+        yield from _removed(context, "flags", name, REMOVED_FLAGS.get(name))
 
 
 def removed_variable(context: ServerContext) -> Iterator[Symptom]:
-    for name in context.settings.environment:
-        if name in REMOVED_VARIABLES:
-            yield _removed(context, name, REMOVED_VARIABLES[name], {"name": name})
+    for name in _variables(context):
+        yield from _removed(context, "variables", name, REMOVED_VARIABLES.get(name))
 
 
-def _removed(context: ServerContext, name: str, instead: str, says: dict[str, object]) -> Symptom:
-    """An error for an engine that is known not to have it, else a warning: older ones do."""
-    gone = context.engine is not None and context.engine >= _CHECKED
-    return Symptom(
-        f"{name} is not there any more in vLLM {_CHECKED}.",
+def unknown_flag(context: ServerContext) -> Iterator[Symptom]:
+    for name in _flags(context):
+        if name not in REMOVED_FLAGS:
+            yield from _unknown(context, "flags", name)
+
+
+def unknown_variable(context: ServerContext) -> Iterator[Symptom]:
+    for name in _variables(context):
+        if name not in REMOVED_VARIABLES:
+            yield from _unknown(context, "variables", name)
+
+
+def _flags(context: ServerContext) -> list[str]:
+    """The flags as they stand on the command line, without dashes."""
+    given = context.settings.flags.items()
+    return [f"no-{name}" if value is False else name for name, value in given]
+
+
+def _variables(context: ServerContext) -> list[str]:
+    env = context.spec.env.items()
+    return [name for name, value in env if value is not None and name.startswith("VLLM_")]
+
+
+def _has(vocabulary: Vocabulary, kind: Kind, name: str) -> bool:
+    if kind == "variables":
+        return name in vocabulary.variables
+    # the beginning of a flag is read as that flag; what once was a flag meant something else
+    return name in vocabulary.flags or (name not in REMOVED_FLAGS and vocabulary.takes_flag(name))
+
+
+def _earlier(context: ServerContext, kind: Kind, name: str) -> list[str]:
+    """The versions before the one at hand that have it."""
+    found = versions_with(kind, name)
+    return [one for one in found if context.engine is None or Version(one) < context.engine]
+
+
+def _removed(
+    context: ServerContext, kind: Kind, name: str, instead: str | None
+) -> Iterator[Symptom]:
+    vocabulary = context.vocabulary or newest_vocabulary()
+    earlier = _earlier(context, kind, name)
+    if _has(vocabulary, kind, name) or (instead is None and not earlier):
+        return
+    last = f"; the last that has it is {earlier[-1]}" if earlier else ""
+    instead = instead or "leave it out, or see the release notes for what took its place"
+    yield Symptom(
+        f"{_shown(kind, name)} is not there any more in vLLM {vocabulary.version}{last}.",
         f"{instead[0].upper()}{instead[1:]}.",
-        says,
-        severity="error" if gone else "warning",
+        {"name": name},
+        severity=_severity(context, kind),
     )
+
+
+def _unknown(context: ServerContext, kind: Kind, name: str) -> Iterator[Symptom]:
+    vocabulary = context.vocabulary or newest_vocabulary()
+    if _has(vocabulary, kind, name) or _earlier(context, kind, name):
+        return
+    later = versions_with(kind, name)
+    known = sorted(vocabulary.flags if kind == "flags" else vocabulary.variables)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    remedy = "Leave it out, or write what vLLM calls it (vllm serve --help=all)."
+    if later:
+        remedy = f"Leave it out, or take vLLM {later[0]} or newer."
+    elif near:
+        remedy = f"Did you mean {_shown(kind, near[0])}?"
+    if context.vocabulary is not None:
+        message = f"vLLM {vocabulary.version} has no {_shown(kind, name)}."
+    else:
+        message = f"No vLLM from {_asked()} has {_shown(kind, name)}."
+        if context.engine is not None and not context.node.wrapped:
+            message += (
+                f" Whether {context.engine} has is not known here: `gpubench vocabulary` asks it."
+            )
+    yield Symptom(message, remedy, {"name": name}, severity=_severity(context, kind))
+
+
+def _shown(kind: Kind, name: str) -> str:
+    return f"--{name}" if kind == "flags" else name
+
+
+def _severity(context: ServerContext, kind: Kind) -> Severity:
+    """An error where the vLLM at hand is known to refuse it; of variables it warns, unless it is
+    told to refuse them."""
+    refused = kind == "flags" or context.settings.flags.get("fail-on-environ-validation") is True
+    return "error" if refused and context.vocabulary is not None else "warning"
 
 
 def _hint(name: str, known: tuple[str, ...]) -> str:
@@ -326,7 +305,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "unknown-flag-value",
-        "MoE, linear and KV cache names that vLLM knows",
+        "values of flags, such as MoE and linear backends, that vLLM knows",
         "error",
         "seen on the CPU engine",
         "error: argument --{flag}: invalid choice: '{name}'",
@@ -361,8 +340,16 @@ RULES: tuple[Rule, ...] = (
         "flags that vLLM still has",
         "warning",
         "seen on the CPU engine",
-        "error: unrecognized arguments: --{flag}",
+        "error: unrecognized arguments: --{name}",
         removed_flag,
+    ),
+    Rule(
+        "unknown-flag",
+        "flags that the vLLM at hand has",
+        "error",
+        "seen on the CPU engine",
+        "error: unrecognized arguments: --{name}",
+        unknown_flag,
     ),
     Rule(
         "removed-variable",
@@ -371,5 +358,13 @@ RULES: tuple[Rule, ...] = (
         "seen on the CPU engine",
         "Unknown vLLM environment variable detected: {name}",
         removed_variable,
+    ),
+    Rule(
+        "unknown-variable",
+        "environment variables that the vLLM at hand reads",
+        "warning",
+        "seen on the CPU engine",
+        "Unknown vLLM environment variable detected: {name}",
+        unknown_variable,
     ),
 )

@@ -67,10 +67,16 @@ def default_cache_dir(env: Mapping[str, str] | None = None) -> Path:
         return expanded(explicit)
     if home := env.get("HF_HOME"):
         return expanded(home) / "hub"
+    return user_cache_dir(env) / "huggingface" / "hub"
+
+
+def user_cache_dir(env: Mapping[str, str] | None = None) -> Path:
+    """The folder for caches of this user: ``XDG_CACHE_HOME``, else ``~/.cache``."""
+    env = os.environ if env is None else env
     cache = expanded(env.get("XDG_CACHE_HOME") or "~/.cache")
     if not cache.is_absolute() and not env.get("XDG_CACHE_HOME"):
         cache = _cache_without_home()
-    return cache / "huggingface" / "hub"
+    return cache
 
 
 @functools.cache
