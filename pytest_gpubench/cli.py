@@ -117,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     add_selection(doctor)
     doctor.set_defaults(run=_doctor)
 
+    gpus = commands.add_parser(
+        "gpus", help="list this host's GPUs, and what declares those that are not known"
+    )
+    gpus.set_defaults(run=_gpus)
+
     vocabulary = commands.add_parser(
         "vocabulary",
         help="ask the installed vLLM for its flags and variables, and keep them for the doctor",
@@ -196,12 +201,30 @@ def _doctor(parsed: argparse.Namespace) -> int:
     return EXIT_FINDINGS if errors else 0
 
 
+def _gpus(_parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.host.gpus.inventory import read_inventory
+
+    inventory = read_inventory()
+    if not inventory.gpus:
+        raise GpubenchError(
+            f"this host has no NVIDIA GPU that can be used ({inventory.reason}): see whether "
+            "nvidia-smi works"
+        )
+    for gpu in inventory.gpus:
+        print(f"{gpu.index} {gpu.name}: {gpu.hardware.key if gpu.hardware else 'not known'}")
+    if inventory.declarations:
+        print("\nFor a recipe file:\n\nrunners:")
+        print("\n".join(f"  {entry}" for entry in inventory.declarations))
+    return 0
+
+
 def _vocabulary(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.dialects.registry import DEFAULT, dialect_of
     from pytest_gpubench.engines.interpreter import default_command
     from pytest_gpubench.engines.vocabulary import ask_vocabulary
 
     words = parsed.words[0].split() if len(parsed.words) == 1 else parsed.words
+    dialect = dialect_of(DEFAULT)
     engine, found, path = ask_vocabulary(tuple(words) or default_command(dialect), dialect)
     print(
         f"{engine.distribution} {engine.version} ({engine.interpreter}): {len(found.flags)} "

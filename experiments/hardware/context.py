@@ -18,6 +18,7 @@ from fleet import Job
 
 from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
 from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.settings import Settings
@@ -57,7 +58,7 @@ class Context:
     @property
     def gpus(self) -> tuple[Gpu, ...]:
         """The host's GPUs of this hardware."""
-        return read_inventory().of_hardware(self.hardware)
+        return read_inventory().of_hardware(HARDWARE[self.hardware])
 
     def doctor(self, book: RecipeBook) -> Doctor:
         """The doctor, who knows this host and the models in the cache."""

@@ -76,7 +76,7 @@ def ask_vocabulary(
     if engine is None:
         raise GpubenchError(
             f"no {dialect.title} can be found behind `{words}`: give the command that starts it, such as "
-            "`gpubench vocabulary /opt/vllm/bin/vllm serve`"
+            f"`gpubench vocabulary {dialect.example}`"
         )
     try:
         done = subprocess.run(
@@ -120,7 +120,7 @@ def kept_vocabulary(command: Sequence[str], dialect: Dialect) -> Vocabulary | No
 
 
 def _kept(interpreter: str) -> Path:
-    # an interpreter has one vLLM at a time; which one, the file says
+    # an interpreter has one such engine at a time; which one, the file says
     name = hashlib.sha256(str(Path(interpreter).absolute()).encode()).hexdigest()[:16]
     return user_cache_dir() / "gpubench" / "vocabulary" / f"{name}.json"
 
@@ -128,5 +128,5 @@ def _kept(interpreter: str) -> Path:
 def _unanswered(engine: EngineDistribution, why: str) -> str:
     return (
         f"{engine.distribution} {engine.version} ({engine.interpreter}) could not be asked for its "
-        f"flags: {why}; see whether `{engine.interpreter} -c 'import vllm.envs'` works there"
+        f"flags: {why}; see whether it starts there"
     )

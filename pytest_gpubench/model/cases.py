@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import ServerSpec, Topology
@@ -134,6 +135,8 @@ class RecipeBook:
     ratios: tuple[FrozenMap, ...] = ()
     """Gates across cases (``ratios``), as written: name, metric, of, over, at, at-least,
     at-most."""
+    declared: tuple[Hardware, ...] = ()
+    """GPUs that the files describe because the hardware table lacks them."""
     _by_key: dict[str, ServerSpec] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -146,3 +149,11 @@ class RecipeBook:
             KeyError: if no case of the book uses that key.
         """
         return self._by_key[key]
+
+    def hardware(self, key: str) -> Hardware:
+        """What a hardware key of one of its servers means.
+
+        Raises:
+            KeyError: for any other key.
+        """
+        return next((one for one in self.declared if one.key == key), None) or HARDWARE[key]

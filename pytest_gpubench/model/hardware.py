@@ -55,13 +55,23 @@ _TABLE: tuple[Hardware, ...] = (
 HARDWARE: dict[str, Hardware] = {entry.key: entry for entry in _TABLE}
 
 
-def hardware_of_device(product_name: str) -> Hardware | None:
-    """The table's entry for a driver's product name (``NVIDIA H100 80GB HBM3``), or None if the
-    table does not know it."""
-    words = product_name.upper().replace("-", " ").split()
+def platform_of(key: str) -> Platform:
+    """The platform of a hardware key; what a recipe file declares is an NVIDIA GPU."""
+    return HARDWARE[key].platform if key in HARDWARE else "cuda"
+
+
+def name_words(product_name: str) -> tuple[str, ...]:
+    """The words of a driver's product name, as `Hardware.name_patterns` has them."""
+    return tuple(product_name.upper().replace("-", " ").split())
+
+
+def hardware_of_device(product_name: str, *declared: Hardware) -> Hardware | None:
+    """The entry of the table (or of what a recipe file declares beside it) for a driver's product
+    name (``NVIDIA H100 80GB HBM3``), or None where there is none."""
+    words = name_words(product_name)
     named = [
         entry
-        for entry in _TABLE
+        for entry in (*_TABLE, *declared)
         if entry.name_patterns and all(pattern in words for pattern in entry.name_patterns)
     ]
-    return max(named, key=lambda entry: len(entry.name_patterns[0]), default=None)
+    return max(named, key=lambda entry: sum(map(len, entry.name_patterns)), default=None)

@@ -30,7 +30,6 @@ from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_sna
 from pytest_gpubench.host.leases.owners import in_words
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import Failure
-from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.model_files import Wanted, models_of
 from pytest_gpubench.plugin.settings import Settings
@@ -70,7 +69,7 @@ class Doctor:
         found = examine(
             spec,
             cases,
-            hardware=HARDWARE[spec.hardware],
+            hardware=self._book.hardware(spec.hardware),
             target=configs.target,
             draft=configs.draft,
             chat_template=configs.chat_template,
@@ -119,7 +118,7 @@ class Doctor:
         configs = self._configs(spec)
         estimate = memory_of(
             spec,
-            hardware=HARDWARE[spec.hardware],
+            hardware=self._book.hardware(spec.hardware),
             target=configs.target,
             draft=configs.draft,
             node=self._node(spec),
@@ -144,7 +143,7 @@ class Doctor:
         return found.path if isinstance(found, Snapshot) else None
 
     def _node(self, spec: ServerSpec, leased: Sequence[Gpu] = ()) -> Node | None:
-        gpus = self._inventory().of_hardware(spec.hardware)
+        gpus = self._inventory().of_hardware(self._book.hardware(spec.hardware))
         if not gpus and spec.hardware != "cpu":
             return None
         free = min((gpu.memory_total - gpu.memory_used for gpu in leased), default=None)

@@ -10,6 +10,7 @@ from pytest_gpubench.engines.against import differences
 from pytest_gpubench.engines.interpreter import EngineDistribution, probe_command
 from pytest_gpubench.host.gpus.inventory import Inventory
 from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.settings import Settings
@@ -41,6 +42,10 @@ class Arms:
     def doctor(self, launch: Launch) -> Doctor:
         """Findings for the servers of a launch's engine."""
         return self._doctors[self._arm(launch)]
+
+    def hardware(self, spec: ServerSpec) -> Hardware:
+        """What a server is meant for."""
+        return self._books[""].hardware(spec.hardware)
 
     def command(self, spec: ServerSpec) -> tuple[str, ...]:
         """What starts a server: its own command, else the option, else this interpreter's

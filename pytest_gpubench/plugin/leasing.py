@@ -22,6 +22,7 @@ from pytest_gpubench.host.leases.choice import (
     server_env,
 )
 from pytest_gpubench.host.leases.lease import Lease
+from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.settings import Settings
@@ -43,7 +44,7 @@ class Leasing:
         self._broker = Broker(notify=self.say)
         self._lease: Lease | None = None
 
-    def take(self, server: str, spec: ServerSpec) -> Lease:
+    def take(self, server: str, spec: ServerSpec, hardware: Hardware) -> Lease:
         """Everything that a server needs of this host; waits for it up to the start timeout.
 
         Raises:
@@ -63,7 +64,7 @@ class Leasing:
         )
         timeout = self._settings.start_timeout_s
         self._lease = self._broker.acquire(
-            wanted, timeout=timeout, gpus=lambda: _gpus_now(spec.hardware)
+            wanted, timeout=timeout, gpus=lambda: _gpus_now(hardware)
         )
         return self._lease
 
@@ -120,7 +121,7 @@ class Leasing:
                 reporter.flush()
 
 
-def _gpus_now(hardware: str) -> tuple[Gpu, ...]:
+def _gpus_now(hardware: Hardware) -> tuple[Gpu, ...]:
     return visible_inventory(read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES")).of_hardware(
         hardware
     )

@@ -94,7 +94,7 @@ class ServerPool:
             return
         engine = self._engine_at_hand(spec)
         missing = missing_hardware(
-            spec.hardware,
+            self.arms.hardware(spec),
             spec.topology.gpus,
             self.inventory(),
             engine.platform if engine else None,
@@ -269,7 +269,7 @@ class ServerPool:
 
     def _launched(self, launch: Launch, spec: ServerSpec) -> Engine:
         engine = self._distribution(spec)
-        lease = self._leasing.take(launch.server, spec)
+        lease = self._leasing.take(launch.server, spec, self.arms.hardware(spec))
         cache = server_cache_dir(self._settings.cache_dir)
         settings = EngineSettings(
             command=self.arms.command(spec),

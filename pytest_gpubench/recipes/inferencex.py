@@ -56,7 +56,8 @@ def runner_hint(label: str, runners: Mapping[str, str]) -> str:
     """What to do about a label that means nothing here."""
     known = [*runners, *HARDWARE, *ALIASES]
     return did_you_mean(label, known) or (
-        f"; declare it: `runners: {{{label}: {{hardware: ...}}}}` (hardware: {', '.join(HARDWARE)})"
+        f"; declare it: `runners: {{{label}: {{hardware: ...}}}}` (hardware: "
+        f"{', '.join(HARDWARE)}; for another NVIDIA GPU `gpubench gpus` prints the entry there)"
     )
 
 

@@ -11,14 +11,20 @@ from pathlib import Path
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import Case, Identity, RecipeBook, SourcePosition, Unsupported
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.recipes import inferencex, schema
 from pytest_gpubench.recipes.checking import check_section, validated
 from pytest_gpubench.recipes.expansion import Point, Resolved, concurrencies, topology
-from pytest_gpubench.recipes.inferencex import SPEC_WORD, hardware_of, name_error, runner_hint
-from pytest_gpubench.recipes.inheritance import Lineage
+from pytest_gpubench.recipes.inferencex import (
+    SPEC_WORD,
+    hardware_of,
+    name_error,
+    runner_hint,
+    token_error,
+)
+from pytest_gpubench.recipes.inheritance import Lineage, without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
 from pytest_gpubench.recipes.resolving import Resolver
 from pytest_gpubench.recipes.server_groups import share
@@ -72,6 +78,7 @@ class _Loading:
         self._log = ProblemLog(files)
         self._sections: dict[str, _Section] = {}
         self._runners: dict[str, str] = {}
+        self._declared: dict[str, Hardware] = {}
         self._ratios: list[FrozenMap] = []
         self._unsupported: list[Unsupported] = []
         self._cases: list[Case] = []
@@ -95,6 +102,7 @@ class _Loading:
             policy=self._policy or (policies.pop() if len(policies) == 1 else "parallelism"),
             files=tuple(self._files),
             ratios=tuple(self._ratios),
+            declared=tuple(self._declared.values()),
         )
 
     def _place(self, item: Unsupported) -> tuple[int, int]:
@@ -126,12 +134,17 @@ class _Loading:
             path = join_path("runners", label)
             if not check_section(schema.Runner, entry.node, path, self._log):
                 continue
-            node = entry.node.get("hardware") or entry.node  # the schema has seen that it is there
-            hardware = str(node.value)
-            if hardware not in HARDWARE:
+            given = without_nulls(entry.node).plain()
+            declared = schema.Runner.model_validate(given).declared(label)
+            node = entry.node.get("hardware") or entry.node
+            hardware = label if declared else str(node.value)
+            if declared:
+                self._declare(declared, entry.key_at, path)
+            elif hardware not in HARDWARE:
                 words = f"unknown hardware '{hardware}'{did_you_mean(hardware, HARDWARE)}"
                 self._log.add(node.at, join_path(path, "hardware"), words)
-            elif self._runners.setdefault(label, hardware) != hardware:
+                continue
+            if self._runners.setdefault(label, hardware) != hardware:
                 self._log.add(
                     entry.key_at,
                     path,
@@ -148,6 +161,17 @@ class _Loading:
             section = root.get(key)
             if section and not isinstance(section.value, kind | None):
                 self._log.add(section.at, key, f"must be a {name}")
+
+    def _declare(self, hardware: Hardware, at: SourcePosition, path: str) -> None:
+        wrong = token_error(hardware.key)
+        if wrong is None and hardware_of(hardware.key, {}):
+            wrong = f"'{hardware.key}' is known already; use it without an entry, or another label"
+        elif wrong is not None:
+            wrong = f"{wrong}, and the label of a GPU stands in test ids; choose another"
+        elif self._declared.setdefault(hardware.key, hardware) != hardware:
+            wrong = f"another file describes '{hardware.key}' otherwise; keep one"
+        if wrong:
+            self._log.add(at, path, wrong)
 
     def _collect(self, root: Node) -> None:
         is_foreign = inferencex.is_foreign(root)

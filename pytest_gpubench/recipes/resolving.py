@@ -17,7 +17,7 @@ from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.frozen import FrozenMap, freeze, spelled
-from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.hardware import platform_of
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import CASE_NAMES, condition_text
@@ -355,7 +355,7 @@ class Resolver:
             return lacks + "`serve`"
         if point.speculative and draft is None:
             return lacks + "`speculative`"
-        platform = HARDWARE[hardware].platform
+        platform = platform_of(hardware)
         if platform not in ("cuda", "cpu"):
             maker = {"rocm": "AMD", "hpu": "Gaudi"}[platform]
             return f"{maker} recipes are plan-only for now"

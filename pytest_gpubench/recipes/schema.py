@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from pytest_gpubench.dialects.registry import frameworks
-from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.hardware import HARDWARE, Hardware, name_words
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes.fields import (
     Concurrency,
@@ -361,10 +361,47 @@ class Recipe(Laid):
 
 
 class Runner(Section):
-    """What a runner label means."""
+    """What a runner label means: a key of the hardware table, or an NVIDIA GPU that the table
+    lacks."""
 
-    hardware: Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(HARDWARE)})]
+    hardware: (
+        Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(HARDWARE)})] | None
+    ) = None
     """Key of the hardware table."""
+    name: Text | None = None
+    """Words that all occur in the driver's product name: `RTX 6000 Ada`. The label then is the
+    hardware's word in ids."""
+    memory_gib: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Memory of one GPU, as the driver reports it."""
+    compute_capability: Annotated[float, Field(ge=5, le=30)] | None = None
+    """As NVIDIA writes it: 8.9 is Ada, 9.0 Hopper."""
+    gpus_per_node: Ranks = 8
+    """GPUs of one host."""
+    nvlink: bool = False
+    """Whether they are joined by NVLink."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Runner:
+        facts = (self.name, self.memory_gib, self.compute_capability)
+        if (self.hardware is None) == (facts == (None, None, None)):
+            raise fail("needs `hardware`, or `name`, `memory-gib` and `compute-capability`")
+        if self.hardware is None and None in facts:
+            raise fail("needs `name`, `memory-gib` and `compute-capability` together")
+        return self
+
+    def declared(self, key: str) -> Hardware | None:
+        """The GPU that it describes; None where it names a key."""
+        if self.name is None or self.memory_gib is None or self.compute_capability is None:
+            return None
+        return Hardware(
+            key,
+            "cuda",
+            self.memory_gib,
+            self.gpus_per_node,
+            round(self.compute_capability * 10),
+            self.nvlink,
+            name_words(self.name),
+        )
 
 
 class RatioGate(Section):

@@ -15,7 +15,7 @@ from pytest_gpubench.gate.ratios import RatioPoint, ratio_points
 from pytest_gpubench.host.files import open_regular
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.hardware import Hardware, platform_of
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.workload import Workload
 
@@ -90,7 +90,7 @@ def jobs_of(
     groups: dict[tuple[str, str, str, int], list[str]] = {}
     for server, own in wanted.items():
         spec = specs[server]
-        reason = _too_big(spec.hardware, spec.topology.gpus)
+        reason = _too_big(book.hardware(spec.hardware), spec.topology.gpus)
         if reason:
             skipped += [Skipped(case.id, reason) for case in own]
         else:
@@ -111,7 +111,7 @@ def jobs_of(
                     runner=runner,
                     hardware=hardware,
                     image=image,
-                    gpus=0 if HARDWARE[hardware].platform == "cpu" else gpus,
+                    gpus=0 if platform_of(hardware) == "cpu" else gpus,
                     minutes=max(LEAST_MINUTES, math.ceil(minutes * MARGIN)),
                     selection=" or ".join(
                         _selection(server, wanted[server], declared[server]) for server in part
@@ -171,12 +171,12 @@ def _entry(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _too_big(hardware: str, gpus: int) -> str:
-    node = HARDWARE[hardware].gpus_per_node
-    if gpus <= node or HARDWARE[hardware].platform == "cpu":
+def _too_big(hardware: Hardware, gpus: int) -> str:
+    node = hardware.gpus_per_node
+    if gpus <= node or hardware.platform == "cpu":
         return ""
     return (
-        f"not supported: needs {gpus} GPUs and a node of {hardware} has {node}; one server "
+        f"not supported: needs {gpus} GPUs and a node of {hardware.key} has {node}; one server "
         "runs on one node"
     )
 
@@ -210,7 +210,7 @@ def _selection(server: str, cases: Sequence[Case], declared: int) -> str:
 
 
 def _minutes(hardware: str, workloads: Sequence[Workload], launches: int) -> float:
-    platform = HARDWARE[hardware].platform
+    platform = platform_of(hardware)
     return launches * (
         START_MINUTES[platform] + sum(_seconds(platform, workload) for workload in workloads) / 60
     )

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from pytest_gpubench.host.gpus.inventory import (
     Gpu,
@@ -13,6 +14,8 @@ from pytest_gpubench.host.gpus.inventory import (
     read_inventory,
     visible_inventory,
 )
+from pytest_gpubench.model.hardware import HARDWARE, Hardware
+from pytest_gpubench.recipes import schema
 
 GIB = 1 << 30
 
@@ -52,6 +55,9 @@ class FakeNvml:
             ],
             "nvmlDeviceGetUUID": lambda index: f"GPU-{index}{index}-abc",
             "nvmlDeviceGetName": lambda index: self.names[index],
+            "nvmlDeviceGetCudaComputeCapability": lambda _: [7, 5],
+            "nvmlDeviceGetNvLinkState": lambda _, link: link == 2,
+            "nvmlDeviceGetNvLinkVersion": lambda *_: 3,
         }[name]
 
     @staticmethod
@@ -74,8 +80,39 @@ def test_inventory_reads_what_the_driver_tells() -> None:
         0, "GPU-00-abc", H100, 80 * GIB, 3 * GIB, 700.0, (GpuProcess(77),)
     )
     assert [gpu.hardware.key if gpu.hardware else None for gpu in inventory.gpus] == ["h100", None]
-    assert inventory.of_hardware("h100") == inventory.gpus[:1]
+    assert inventory.of_hardware(HARDWARE["h100"]) == inventory.gpus[:1]
     assert nvml.open == 0
+
+
+ADA = "NVIDIA RTX 6000 Ada Generation"
+
+
+def test_a_gpu_that_the_table_lacks_is_declared_by_what_the_driver_tells() -> None:
+    inventory = _gpus(ADA, H100, ADA)
+    [entry] = inventory.declarations
+    assert entry.startswith("rtx6000adageneration: {")
+    section = schema.Runner.model_validate(yaml.safe_load(entry)["rtx6000adageneration"])
+    declared = section.declared("rtx6000ada")
+    assert declared is not None
+    assert declared == Hardware(
+        "rtx6000ada", "cuda", 80.0, 2, 75, True, ("RTX", "6000", "ADA", "GENERATION")
+    )
+    assert [gpu.index for gpu in inventory.of_hardware(declared)] == [0, 2]
+    assert missing_hardware(declared, 2, inventory) is None
+    assert "needs 3 x RTX6000ADA (cuda); this host has 2 x" in str(
+        missing_hardware(declared, 3, inventory)
+    )
+    assert inventory.of_hardware(HARDWARE["rtxpro6000"]) == ()
+    silent = FakeNvml(ADA, broken=("nvmlDeviceGetCudaComputeCapability",))
+    assert "compute-capability: 0.0" in read_inventory(silent).declarations[0]
+
+
+def test_a_declaration_may_be_narrower_than_the_table() -> None:
+    inventory = _gpus("NVIDIA H100 NVL", H100)
+    narrow = Hardware("h100nvl", "cuda", 93.6, 8, 90, True, ("H100", "NVL"))
+    assert [gpu.index for gpu in inventory.of_hardware(narrow)] == [0]
+    assert [gpu.index for gpu in inventory.of_hardware(HARDWARE["h100"])] == [0, 1]
+    assert inventory.declarations == ()
 
 
 def test_questions_that_the_driver_refuses_are_none() -> None:
@@ -161,13 +198,20 @@ NO_GPU = Inventory(reason="NVML: Driver Not Loaded")
             "needs 8 x MI300X (rocm); AMD recipes can be planned but not run yet",
         ),
         ("b200", 8, NO_GPU, "cpu", "for cpu"),
-        ("tpu", 1, NO_GPU, None, "needs 'tpu', which the hardware table does not know"),
+        (
+            "h100",
+            1,
+            _gpus("NVIDIA T4"),
+            None,
+            "this host has 1 x NVIDIA T4 (a recipe file can declare it: `runners: {t4: {name: "
+            '"T4", memory-gib: 80.0, compute-capability: 7.5, gpus-per-node: 1, nvlink: true}}`)',
+        ),
     ],
 )
 def test_what_is_missing_is_a_sentence(
     key: str, gpus: int, inventory: Inventory, engine: Any, sentence: str | None
 ) -> None:
-    missing = missing_hardware(key, gpus, inventory, engine, "vllm 0.26.0")
+    missing = missing_hardware(HARDWARE[key], gpus, inventory, engine, "vllm 0.26.0")
     if sentence is None:
         assert missing is None
     else:

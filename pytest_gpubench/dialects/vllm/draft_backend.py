@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.hardware import platform_of
 from pytest_gpubench.model.specs import Speculative
 
 FLASHINFER_PAGES = (16, 32, 64)
@@ -22,7 +22,7 @@ def default_backend(method: str, hardware: str, serve: Mapping[str, object]) -> 
     the config.
     """
     size = serve.get("block-size")
-    if method != "eagle3" or HARDWARE[hardware].platform != "cuda":
+    if method != "eagle3" or platform_of(hardware) != "cuda":
         return None
     if not isinstance(size, int) or size in FLASHINFER_PAGES:
         return None

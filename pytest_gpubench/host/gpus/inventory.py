@@ -6,12 +6,14 @@ No driver is not an error: the inventory is empty and says why.
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_gpubench.model.hardware import HARDWARE, Hardware, Platform, hardware_of_device
+from pytest_gpubench.model.hardware import Hardware, Platform, hardware_of_device, name_words
 
 _NVLINKS = 18
 """The most that an H100, H200 or B200 has."""
@@ -40,6 +42,9 @@ class Gpu:
     power_limit: float | None = None
     """Enforced power cap."""
     processes: tuple[GpuProcess, ...] = ()
+    compute_capability: int = 0
+    """As in the hardware table; only asked of what the table does not know, as the next one is."""
+    nvlink: bool = False
 
     @property
     def hardware(self) -> Hardware | None:
@@ -56,11 +61,17 @@ class Inventory:
     reason: str = ""
     """Why there are no GPUs; empty where there are some."""
 
-    def of_hardware(self, key: str) -> tuple[Gpu, ...]:
-        """The GPUs of one hardware key."""
-        return tuple(
-            gpu for gpu in self.gpus if gpu.hardware is not None and gpu.hardware.key == key
-        )
+    def of_hardware(self, hardware: Hardware) -> tuple[Gpu, ...]:
+        """The GPUs of one entry of the hardware table, or of one that a recipe file declares."""
+        return tuple(gpu for gpu in self.gpus if hardware_of_device(gpu.name, hardware) == hardware)
+
+    @property
+    def declarations(self) -> tuple[str, ...]:
+        """For each kind of GPU that the hardware table does not know, the entry of a recipe file
+        that declares it, made of what the driver tells."""
+        unknown = Counter(gpu.name for gpu in self.gpus if gpu.hardware is None)
+        first = {gpu.name: gpu for gpu in reversed(self.gpus)}
+        return tuple(_declaration(first[name], count) for name, count in unknown.items())
 
 
 def read_inventory(nvml: Any = None) -> Inventory:
@@ -110,7 +121,7 @@ def visible_inventory(inventory: Inventory, visible_devices: str | None) -> Inve
 
 
 def missing_hardware(
-    hardware_key: str,
+    hardware: Hardware,
     gpus: int,
     inventory: Inventory,
     engine_platform: Platform | None = None,
@@ -119,33 +130,25 @@ def missing_hardware(
     """What keeps a case from running here, or None if nothing does.
 
     Args:
-        hardware_key: key of the hardware table, as the recipe's runner names it.
+        hardware: what the recipe's runner means.
         gpus: GPUs that the case's server occupies.
         inventory: the GPUs that this run may use.
         engine_platform: platform of the engine that would be started; None where it is not known
         yet.
         engine_name: the engine in words, for instance ``vllm 0.26.0``.
     """
-    hardware = HARDWARE.get(hardware_key)
-    if hardware is None:
-        return (
-            f"needs {hardware_key!r}, which the hardware table does not know (it has "
-            f"{', '.join(HARDWARE)})"
-        )
+    key = hardware.key.upper()
     lacking = []
     if hardware.platform == "cuda":
-        needed = f"needs {gpus} x {hardware_key.upper()} (cuda)"
+        needed = f"needs {gpus} x {key} (cuda)"
         if not inventory.gpus:
             lacking.append(
                 f"{needed}; this host has no NVIDIA GPU ({inventory.reason or 'NVML lists none'})"
             )
-        elif len(inventory.of_hardware(hardware_key)) < gpus:
-            lacking.append(f"{needed}; this host has {_listed(inventory)}")
+        elif len(inventory.of_hardware(hardware)) < gpus:
+            lacking.append(f"{needed}; this host has {_listed(inventory)}{_to_declare(inventory)}")
     elif hardware.platform == "rocm":
-        lacking.append(
-            f"needs {gpus} x {hardware_key.upper()} (rocm); AMD recipes can be planned "
-            "but not run yet"
-        )
+        lacking.append(f"needs {gpus} x {key} (rocm); AMD recipes can be planned but not run yet")
     if engine_platform is not None and engine_platform != hardware.platform:
         kind = f"an engine for {hardware.platform}"
         if hardware.platform == "cpu":
@@ -219,17 +222,41 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
     processes = (
         ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
     )
+    name = str(_text(nvml.nvmlDeviceGetName(handle)))
+    capability, nvlink = (0, 0), False
+    if hardware_of_device(name) is None:
+        ask = ask_if_supported
+        capability = ask(nvml, lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle)) or (0, 0)
+        nvlink = any(_link(nvml, handle, link) is not None for link in range(_NVLINKS))
     return Gpu(
         index=index,
         uuid=str(_text(nvml.nvmlDeviceGetUUID(handle))),
-        name=str(_text(nvml.nvmlDeviceGetName(handle))),
+        name=name,
         memory_total=int(memory.total),
         memory_used=int(memory.used),
         power_limit=thousandth(limit),
         processes=tuple(
             GpuProcess(int(process.pid), process.usedGpuMemory) for process in processes
         ),
+        compute_capability=capability[0] * 10 + capability[1],
+        nvlink=nvlink,
     )
+
+
+def _declaration(gpu: Gpu, count: int) -> str:
+    words = [word for word in name_words(gpu.name) if word != "NVIDIA"]
+    key = re.sub("[^a-z0-9.]", "", "".join(words).lower())
+    facts = (
+        f"name: {json.dumps(' '.join(words))}, memory-gib: {gpu.memory_total / 2**30:.1f}, "
+        f"compute-capability: {gpu.compute_capability / 10}, gpus-per-node: {count}, "
+        f"nvlink: {str(gpu.nvlink).lower()}"
+    )
+    return f"{key}: {{{facts}}}"
+
+
+def _to_declare(inventory: Inventory) -> str:
+    entries = ", ".join(inventory.declarations)
+    return f" (a recipe file can declare it: `runners: {{{entries}}}`)" if entries else ""
 
 
 def _listed(inventory: Inventory) -> str:
