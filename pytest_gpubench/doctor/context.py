@@ -4,7 +4,7 @@ rule."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -25,10 +25,14 @@ from pytest_gpubench.doctor.server_settings import Settings, backend_name, setti
 from pytest_gpubench.doctor.shape import ModelShape, shape_of
 from pytest_gpubench.engines.vocabulary import Vocabulary
 from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.frozen import FrozenMap, thaw
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 
 Config: TypeAlias = Mapping[str, Any]
+NO_FACTS = FrozenMap()
+_ROUNDING = 0.01
+"""Part of the weights' size by which a stated one may differ: it is often read off a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,11 @@ class ServerContext:
     least_weights_gib: float | None = None
     """Of the weight files, on one GPU, spread as evenly as can be; None: they are not at hand, or
     say nothing about what is loaded."""
+    stated: frozenset[str] = frozenset()
+    """Which of ``config``, ``draft-config`` and ``weight-bytes`` are the recipe's, for want of
+    files."""
+    contradictions: tuple[str, ...] = ()
+    """What the recipe states and the files say otherwise, as sentences."""
 
     @property
     def tp(self) -> int:
@@ -159,9 +168,16 @@ def context_of(
     node: Node | None = None,
     chat_template: bool | None = None,
     weights: int | None = None,
+    facts: FrozenMap = NO_FACTS,
 ) -> ServerContext:
     """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans
     and records carry."""
+    files = {"config": target, "draft-config": draft, "weight-bytes": weights}
+    recipe = thaw(facts)
+    stated = frozenset(name for name in recipe if files[name] is None)
+    target = recipe["config"] if "config" in stated else target
+    draft = recipe["draft-config"] if "draft-config" in stated else draft
+    weights = round(recipe["weight-bytes"]) if "weight-bytes" in stated else weights
     settings = settings_of(spec, hardware)
     context = ServerContext(
         spec=spec,
@@ -173,6 +189,13 @@ def context_of(
         node=node or Node(),
         chat_template=chat_template,
         memory=None,
+        stated=stated,
+        contradictions=tuple(
+            sentence
+            for name, value in recipe.items()
+            if name not in stated
+            for sentence in _contradictions(f"facts.{name}", value, files[name])
+        ),
     )
     draft_tp = 0
     if context.draft_model is not None:
@@ -200,14 +223,26 @@ def memory_of(
     draft: Config | None = None,
     node: Node | None = None,
     weights: int | None = None,
+    facts: FrozenMap = NO_FACTS,
 ) -> MemoryEstimate | None:
     """The memory estimate of one server, or None where its model, or its engine's use of memory, is
     not known well enough."""
     if not dialect_of(spec.framework).estimates_memory:
         return None
     return context_of(
-        spec, hardware=hardware, target=target, draft=draft, node=node, weights=weights
+        spec, hardware=hardware, target=target, draft=draft, node=node, weights=weights, facts=facts
     ).memory
+
+
+def _contradictions(path: str, stated: Any, real: Any) -> Iterator[str]:
+    if isinstance(stated, Mapping) and isinstance(real, Mapping):
+        for key, value in stated.items():
+            yield from _contradictions(f"{path}.{key}", value, real.get(key))
+    elif path == "facts.weight-bytes":
+        if abs(stated / real - 1) > _ROUNDING:
+            yield f"{path} is {stated:,.0f}, the weight files have {real:,} bytes."
+    elif stated != real:
+        yield f"{path} is {stated!r}, the model's file says {real!r}."
 
 
 def _shape(repository: str, config: Config | None, overrides: Config) -> ModelShape | None:

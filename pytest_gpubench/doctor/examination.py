@@ -5,12 +5,24 @@ from __future__ import annotations
 import functools
 import pkgutil
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 
 from pytest_gpubench.dialects.registry import dialect_of, frameworks
-from pytest_gpubench.doctor.context import Config, Node, Rule, Symptom, context_of
+from pytest_gpubench.doctor.context import (
+    NO_FACTS,
+    Config,
+    Node,
+    Rule,
+    ServerContext,
+    Symptom,
+    context_of,
+)
 from pytest_gpubench.doctor.findings import Finding, in_order
+from pytest_gpubench.doctor.rules.prompting import UNKNOWN_MODEL
 from pytest_gpubench.doctor.shared import SHARED_RULES
 from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 
@@ -39,6 +51,7 @@ def examine(
     node: Node | None = None,
     chat_template: bool | None = None,
     weights: int | None = None,
+    facts: FrozenMap = NO_FACTS,
 ) -> tuple[Finding, ...]:
     """Everything the doctor has to say about one server, worst first.
 
@@ -52,10 +65,13 @@ def examine(
         node: facts about the machine at hand; None when planning for another one.
         chat_template: whether the model's tokenizer has a chat template; None: not known.
         weights: bytes of the model's weight files; None: not at hand.
+        facts: what the recipe states of config, draft-config and weight-bytes, for those that are
+        None; a finding that rests on it says so.
     """
-    context = context_of(
+    know = partial(
+        context_of,
         spec,
-        cases,
+        tuple(cases),
         hardware=hardware,
         target=target,
         draft=draft,
@@ -63,8 +79,26 @@ def examine(
         chat_template=chat_template,
         weights=weights,
     )
-    rules = rules_of(spec.framework)
-    return in_order(_finding(rule, symptom) for rule in rules for symptom in rule.check(context))
+    context = know(facts=facts)
+    found = _findings(context)
+    if context.stated:
+        found = _sourced(found, _findings(know()))
+    return in_order(found)
+
+
+def _findings(context: ServerContext) -> list[Finding]:
+    rules = rules_of(context.spec.framework)
+    return [_finding(rule, symptom) for rule in rules for symptom in rule.check(context)]
+
+
+def _sourced(found: list[Finding], without: list[Finding]) -> list[Finding]:
+    """The findings, with a word on those that would not be there without the recipe's facts."""
+    return [
+        one
+        if one in without or one.rule == UNKNOWN_MODEL
+        else replace(one, message=f"{one.message} (From the recipe's facts.)")
+        for one in found
+    ]
 
 
 def _finding(rule: Rule, symptom: Symptom) -> Finding:

@@ -82,6 +82,9 @@ class Case:
     """Address of the official recipe that it follows."""
     policy: SharingPolicy = "parallelism"
     """Under which its server was chosen; baselines never mix policies."""
+    facts: FrozenMap = field(default_factory=FrozenMap)
+    """What its recipe states of the model's files, as written: config, draft-config,
+    weight-bytes."""
 
     def __hash__(self) -> int:
         # Ids are unique within a book; pytest hashes parameters many times.

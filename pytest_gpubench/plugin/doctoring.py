@@ -30,6 +30,7 @@ from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_sna
 from pytest_gpubench.host.leases.owners import in_words
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.model_files import Wanted, models_of
 from pytest_gpubench.plugin.settings import Settings
@@ -74,6 +75,7 @@ class Doctor:
             draft=configs.draft,
             chat_template=configs.chat_template,
             weights=configs.weights,
+            facts=self._facts(key),
             node=self._node(spec, leased) if here else self._asked(spec),
         )
         return without(found, self._settings.ignore_findings)
@@ -123,6 +125,7 @@ class Doctor:
             draft=configs.draft,
             node=self._node(spec),
             weights=configs.weights,
+            facts=self._facts(key),
         )
         if estimate is None:
             return None
@@ -132,6 +135,10 @@ class Doctor:
             kv_tokens=facts.kv_cache_tokens,
         )
         return {"estimate": estimate, "relative_errors": errors}
+
+    def _facts(self, key: str) -> FrozenMap:
+        """What the recipe of a server states; all its cases are of one recipe."""
+        return next((case.facts for case in self._book.cases if case.server == key), FrozenMap())
 
     def _configs(self, spec: ServerSpec) -> ModelConfigs:
         return read_model_configs(*map(self._folder, models_of(spec)))

@@ -37,6 +37,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "client": ClientKeys,
     "slo": SloKeys,
     "when": schema.When,
+    "facts": schema.Facts,
 }
 _COMPUTED = ("serve", "speculative", "env", "client")
 

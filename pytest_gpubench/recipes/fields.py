@@ -107,6 +107,15 @@ HalfWidth: TypeAlias = Annotated[Any, Number("number", 0.0001, 0.9999)]
 TokenCount: TypeAlias = Annotated[Any, Number("integer", 0, MAX_TOKENS)]
 Workers: TypeAlias = Annotated[Any, Number("integer", 1, 256)]
 Ratio: TypeAlias = Annotated[Any, Number("number", 0.01, 1)]
+_SCIENTIFIC = re.compile(r"\d+(\.\d*)?[eE]\d{1,2}")
+
+
+def _scientific(value: Any) -> Any:
+    """YAML reads 57.3e9 as text: it wants a sign."""
+    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
+
+
+ByteCount: TypeAlias = Annotated[float, Field(ge=1, le=1e16), BeforeValidator(_scientific)]
 Tokens: TypeAlias = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Concurrency: TypeAlias = Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)]
 Ranks: TypeAlias = Annotated[int, Field(ge=1, le=1024)]

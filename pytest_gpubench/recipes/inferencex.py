@@ -142,6 +142,7 @@ OUR_KEYS = frozenset(
         "server-per",
         "command",
         "revision",
+        "facts",
     )
 )
 RESERVED = ("templates", "runners", "ratios")

@@ -403,4 +403,7 @@ def _case(
         gates=served.gates,
         source=recipe.source or "",
         policy=policy,
+        facts=FrozenMap(
+            recipe.facts.model_dump(by_alias=True, exclude_none=True) if recipe.facts else {}
+        ),
     )

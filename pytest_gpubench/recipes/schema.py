@@ -15,6 +15,7 @@ from pytest_gpubench.dialects.registry import frameworks
 from pytest_gpubench.model.hardware import HARDWARE, Hardware, name_words
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes.fields import (
+    ByteCount,
     Concurrency,
     Count,
     Factor,
@@ -313,6 +314,17 @@ class When(Laid):
     """Condition over the case's names, such as `dp_attn` or `conc >= 64`."""
 
 
+class Facts(Section):
+    """What the model's files would say, for a doctor without them; files that are there count."""
+
+    config: dict[str, Any] | None = None
+    """Keys of the model's config.json, as they stand there (`num_attention_heads`, ...)."""
+    draft_config: dict[str, Any] | None = None
+    """Keys of the draft's config.json."""
+    weight_bytes: ByteCount | None = None
+    """Size of the model's weight files, such as 57.3e9."""
+
+
 class Recipe(Laid):
     """One entry: a superset of an InferenceX master entry."""
 
@@ -348,6 +360,8 @@ class Recipe(Laid):
     """How this recipe's engine is started, instead of the `--gpubench-command` option."""
     source: Text | None = None
     """Address of the official recipe that it follows; shown in reports."""
+    facts: Facts | None = None
+    """What the doctor is to know of a model that is not at hand."""
 
     @property
     def lengths(self) -> list[FixedSeqLen]:

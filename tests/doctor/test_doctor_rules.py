@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.doctor import RULES, Finding, Node, examine
+from pytest_gpubench.doctor.context import NO_FACTS
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
@@ -47,6 +48,7 @@ class Ill:
     hardware: Hardware | None = None
     chat_template: bool | None = True
     severity: str = "error"
+    facts: FrozenMap = NO_FACTS
 
 
 def m3(**text: Any) -> dict[str, Any]:
@@ -661,6 +663,12 @@ ILL = [
         node=Node(engine="0.26.0"),
     ),
     Ill("prefix-caching", server(enable_prefix_caching=True), severity="note"),
+    Ill(
+        "facts-contradict",
+        server(),
+        facts=FrozenMap({"config": {"num_attention_heads": 7}}),
+        severity="warning",
+    ),
     Ill("unknown-model", server(), target=None, severity="note"),
     Ill("unknown-model", server(draft=eagle3()), severity="note"),
 ]
@@ -675,6 +683,7 @@ def examined(ill: Ill) -> tuple[Finding, ...]:
         draft=ill.draft,
         node=ill.node,
         chat_template=ill.chat_template,
+        facts=ill.facts,
     )
 
 

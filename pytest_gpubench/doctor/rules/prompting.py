@@ -30,6 +30,9 @@ def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+UNKNOWN_MODEL = "unknown-model"
+
+
 def unknown_model(context: ServerContext) -> Iterator[Symptom]:
     unknown = []
     if context.target is None:
@@ -41,6 +44,17 @@ def unknown_model(context: ServerContext) -> Iterator[Symptom]:
             f"The config.json of {name} is not at hand: rules about its shape say nothing.",
             "Fetch it (gpubench fetch) and ask again.",
         )
+    for fact, stated in (("config", context.spec.model), ("draft-config", context.draft_model)):
+        if fact in context.stated:
+            yield Symptom(
+                f"The config.json of {stated} is not at hand: the recipe's facts stand for it.",
+                "Fetch it (gpubench fetch --configs) to see whether they are right.",
+            )
+
+
+def facts_of_files(context: ServerContext) -> Iterator[Symptom]:
+    for sentence in context.contradictions:
+        yield Symptom(sentence, "Mend or remove it: what the files say counts.")
 
 
 RULES: tuple[Rule, ...] = (
@@ -63,7 +77,15 @@ RULES: tuple[Rule, ...] = (
         prefix_caching,
     ),
     Rule(
-        "unknown-model",
+        "facts-contradict",
+        "the recipe's facts agree with the model's files",
+        "warning",
+        "read in source",
+        "",
+        facts_of_files,
+    ),
+    Rule(
+        UNKNOWN_MODEL,
         "the models' config.json are known",
         "note",
         "read in source",
