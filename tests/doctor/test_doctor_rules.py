@@ -963,6 +963,11 @@ def test_the_version_at_hand_decides_about_a_name() -> None:
         "last that has it is 0.26."
     )
     assert about_names(early, None)[0].startswith("warning: removed-flag")
+    back = server(disable_log_requests=True)  # gone before 0.20, 0.33 has it again
+    assert about_names(back, "0.33.0") == []
+    assert about_names(back, None)[0].startswith(
+        "warning: removed-flag: Of vLLM 0.20 to 0.33 only 0.33 has --disable-log-requests."
+    )
 
 
 @pytest.mark.parametrize("engine", ["0.99.0", "0.11.0", "0.27.0rc1.dev3+g1234567"])

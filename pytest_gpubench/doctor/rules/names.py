@@ -242,13 +242,19 @@ def _removed(
     context: ServerContext, kind: Kind, name: str, instead: str | None
 ) -> Iterator[Symptom]:
     vocabulary = context.vocabulary or newest_vocabulary()
-    earlier = _earlier(context, kind, name)
-    if _has(vocabulary, kind, name) or (instead is None and not earlier):
-        return
+    earlier, shown = _earlier(context, kind, name), _shown(kind, name)
     last = f"; the last that has it is {earlier[-1]}" if earlier else ""
+    message = f"{shown} is not there any more in vLLM {vocabulary.version}{last}."
+    if _has(vocabulary, kind, name):
+        if context.vocabulary is not None or instead is None:
+            return
+        # it went and came back; which version will serve is not known
+        message = f"Of vLLM {_asked()} only {', '.join(versions_with(kind, name))} has {shown}."
+    elif instead is None and not earlier:
+        return
     instead = instead or "leave it out, or see the release notes for what took its place"
     yield Symptom(
-        f"{_shown(kind, name)} is not there any more in vLLM {vocabulary.version}{last}.",
+        message,
         f"{instead[0].upper()}{instead[1:]}.",
         {"name": name},
         severity=_severity(context, kind),
