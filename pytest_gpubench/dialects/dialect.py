@@ -100,8 +100,8 @@ class Dialect(ABC):
 
     @property
     def vocabulary_question(self) -> str:
-        """A program for the engine's interpreter that prints the names that it takes, as one line of
-        JSON (flags, variables, choices); empty: it cannot be asked."""
+        """A program for the engine's interpreter that prints the names that it takes, as one line
+        of JSON (flags, variables, choices); empty: it cannot be asked."""
         return ""
 
     @abstractmethod

@@ -29,6 +29,7 @@ from pytest_gpubench.model.failures import GpubenchError
 TIME_LIMIT = 180.0
 """Seconds that an engine gets to be imported and to answer: a minute is usual on a slow disk."""
 
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """The names that one engine takes."""
@@ -68,15 +69,15 @@ def ask_vocabulary(
         The engine, what it takes, and the file that keeps it.
 
     Raises:
-        GpubenchError: if there is no such engine behind the command, it does not answer in time (seconds)
-            or otherwise than expected, or the answer cannot be kept.
+        GpubenchError: if there is no such engine behind the command, it does not answer in time
+            (seconds) or otherwise than expected, or the answer cannot be kept.
     """
     words = " ".join(command)
     engine = probe_command(command, dialect)
     if engine is None:
         raise GpubenchError(
-            f"no {dialect.title} can be found behind `{words}`: give the command that starts it, such as "
-            f"`gpubench vocabulary {dialect.example}`"
+            f"no {dialect.title} can be found behind `{words}`: give the command that starts it, "
+            f"such as `gpubench vocabulary {dialect.example}`"
         )
     try:
         done = subprocess.run(
@@ -104,8 +105,8 @@ def ask_vocabulary(
 
 
 def kept_vocabulary(command: Sequence[str], dialect: Dialect) -> Vocabulary | None:
-    """What the engine behind a command said of itself when it was asked; None where it was not, or is
-    another version by now. Without an answer that is kept this starts no process."""
+    """What the engine behind a command said of itself when it was asked; None where it was not, or
+    is another version by now. Without an answer that is kept this starts no process."""
     interpreter = interpreter_of(command) if dialect.vocabulary_question else None
     if interpreter is None:
         return None

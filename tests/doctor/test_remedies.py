@@ -19,10 +19,11 @@ import pytest
 import yaml
 from packaging.version import Version
 
+from pytest_gpubench.dialects.command_line import PORT
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
+from pytest_gpubench.dialects.vllm.causes import CAUSES
 from pytest_gpubench.doctor.known_vocabularies import known_vocabulary
 from pytest_gpubench.doctor.rules import names
-from pytest_gpubench.engines.argv import render
-from pytest_gpubench.engines.causes import CAUSES
 from pytest_gpubench.engines.interpreter import default_command, probe_command
 from pytest_gpubench.engines.vocabulary import Vocabulary, ask_vocabulary
 from pytest_gpubench.model.frozen import FrozenMap
@@ -131,8 +132,10 @@ def test_values_that_remedies_give_are_among_the_choices() -> None:
 @pytest.fixture(scope="module")
 def vllm() -> tuple[str, ...]:
     python = os.environ.get("GPUBENCH_VLLM_PYTHON")
-    command = (python, "-m", "vllm.entrypoints.cli.main", "serve") if python else default_command()
-    if probe_command(command) is None:
+    command = (
+        (python, "-m", "vllm.entrypoints.cli.main", "serve") if python else default_command(VLLM)
+    )
+    if probe_command(command, VLLM) is None:
         pytest.skip("no vLLM here to ask: GPUBENCH_VLLM_PYTHON may name an interpreter with one")
     return command
 
@@ -140,7 +143,7 @@ def vllm() -> tuple[str, ...]:
 def asked(command: tuple[str, ...], folder: Path) -> Vocabulary:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
-        return ask_vocabulary(command)[1]
+        return ask_vocabulary(command, VLLM)[1]
 
 
 def test_vllm_itself_has_them(vllm: tuple[str, ...], tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_vllm_itself_has_them(vllm: tuple[str, ...], tmp_path: Path) -> None:
 
 
 def test_vllms_parser_takes_what_a_remedy_says(vllm: tuple[str, ...]) -> None:
-    engine = probe_command(vllm)
+    engine = probe_command(vllm, VLLM)
     assert engine is not None
     lines = [_words(flag, value) for flag, value in settings()]
     refusable = _words("compilation-confug", 1)
@@ -174,4 +177,4 @@ def test_vllms_parser_takes_what_a_remedy_says(vllm: tuple[str, ...]) -> None:
 def _words(flag: str, value: Any) -> list[str]:
     """A recipe's setting as our command line has it, behind the model."""
     spec = ServerSpec("vllm", "model", "h100", Topology(), FrozenMap({flag: value}))
-    return list(render(spec, ("vllm", "serve"), served_name="name").with_port(8000)[2:])
+    return list(VLLM.render(spec, ("vllm", "serve"), served_name="name").filled({PORT: "8000"})[2:])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.cli import main
+from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.engines import interpreter
 from pytest_gpubench.engines.vocabulary import Vocabulary, ask_vocabulary, kept_vocabulary
 from pytest_gpubench.model.failures import GpubenchError
@@ -44,8 +45,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_engine_says_what_it_takes_and_that_is_kept(tmp_path: Path) -> None:
-    assert kept_vocabulary(COMMAND) is None
-    engine, found, path = ask_vocabulary(COMMAND)
+    assert kept_vocabulary(COMMAND, VLLM) is None
+    engine, found, path = ask_vocabulary(COMMAND, VLLM)
     assert (engine.distribution, engine.version) == ("vllm", "0.99.0")
     assert found == Vocabulary(
         "0.99.0",
@@ -54,34 +55,34 @@ def test_the_engine_says_what_it_takes_and_that_is_kept(tmp_path: Path) -> None:
         {"moe-backend": frozenset({"auto", "warp"}), "kv-cache-dtype": frozenset({"auto", "fp8"})},
     )
     assert path.is_relative_to(tmp_path / "cache" / "gpubench")
-    assert kept_vocabulary(COMMAND) == found
+    assert kept_vocabulary(COMMAND, VLLM) == found
 
 
 def test_what_is_kept_holds_for_that_version_alone(fake: Path) -> None:
-    ask_vocabulary(COMMAND)
+    ask_vocabulary(COMMAND, VLLM)
     (fake / "vllm-0.99.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: vllm\nVersion: 1.0.0\n"
     )
     interpreter._ask.cache_clear()
-    assert kept_vocabulary(COMMAND) is None
+    assert kept_vocabulary(COMMAND, VLLM) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"engine": {}}', "\0", '{"engine": 1, "flags": 2}'])
 def test_a_broken_file_counts_as_none(text: str) -> None:
-    path = ask_vocabulary(COMMAND)[2]
+    path = ask_vocabulary(COMMAND, VLLM)[2]
     path.write_text(text)
-    assert kept_vocabulary(COMMAND) is None
+    assert kept_vocabulary(COMMAND, VLLM) is None
 
 
 def test_an_engine_that_cannot_be_asked_says_so(fake: Path, tmp_path: Path) -> None:
     (fake / "vllm" / "envs.py").write_text("raise RuntimeError('no libcuda here')")
     with pytest.raises(GpubenchError, match=r"vllm 0.99.0 .*no libcuda here.*import vllm.envs"):
-        ask_vocabulary(COMMAND)
+        ask_vocabulary(COMMAND, VLLM)
     (fake / "vllm" / "envs.py").write_text("import time; time.sleep(60)")
     with pytest.raises(GpubenchError, match="did not answer within 1 s"):
-        ask_vocabulary(COMMAND, time_limit=1)
+        ask_vocabulary(COMMAND, VLLM, time_limit=1)
     with pytest.raises(GpubenchError, match=r"no vLLM can be found behind `/none serve`: give"):
-        ask_vocabulary(("/none", "serve"))
+        ask_vocabulary(("/none", "serve"), VLLM)
     assert not list((tmp_path / "cache").rglob("*.json"))
 
 
@@ -107,7 +108,7 @@ def test_the_doctor_judges_by_what_the_engine_said(
 def test_a_command_that_is_not_vllms_own_may_have_flags_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask_vocabulary(COMMAND)
+    ask_vocabulary(COMMAND, VLLM)
     recipes = tmp_path / "recipes.yaml"
     recipes.write_text(RECIPE.replace("-m, vllm.entrypoints.openai.api_server", "launcher.py"))
     assert main(["doctor", str(recipes)]) == 0
