@@ -11,6 +11,7 @@ import pytest
 
 from pytest_gpubench import __version__
 from pytest_gpubench.cli import main
+from pytest_gpubench.demo.models import DEMO_REPOSITORIES
 from pytest_gpubench.recipes import json_schema
 from tests.host.fake_hub import fake_hub, model_files
 
@@ -64,7 +65,7 @@ def _words(part: Any) -> Iterator[str]:
             yield from _words(value)
 
 
-def test_demo_model_writes_two_repositories(
+def test_demo_model_writes_its_repositories(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo-model", str(tmp_path)]) == 0
@@ -72,6 +73,8 @@ def test_demo_model_writes_two_repositories(
     assert [line.split()[0] for line in lines] == [
         "pytest-gpubench/tiny-llama",
         "pytest-gpubench/tiny-llama-eagle3",
+        "pytest-gpubench/tiny-llama-gguf",
+        "pytest-gpubench/tiny-llama-eagle3-gguf",
     ]
     assert (
         tmp_path / "models--pytest-gpubench--tiny-llama" / "refs" / "main"
@@ -133,7 +136,7 @@ def test_fetch_names_what_it_has(tmp_path: Path, capfd: pytest.CaptureFixture[st
         == 0
     )
     names = [line.split()[0] for line in capfd.readouterr().out.splitlines()]
-    assert names == ["pytest-gpubench/tiny-llama", "pytest-gpubench/tiny-llama-eagle3"]
+    assert names == list(DEMO_REPOSITORIES)
 
 
 def test_fetch_of_configs_lets_the_doctor_see_a_model_that_is_not_on_disk(

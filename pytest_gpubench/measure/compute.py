@@ -200,8 +200,8 @@ def _drafting(
 
 
 def _by_steps(counted: Scrape, counters: Counters) -> Drafting | None:
-    """Of an engine that counts its verification steps and what it delivers: each step gives one token
-    and those that it accepts.
+    """Of an engine that counts its verification steps and what it delivers: each step gives one
+    token and those that it accepts.
 
     The first token of a request comes from no step, and what the last step gives beyond the asked
     length is not delivered: with 2 to 3 tokens a step both are about one token, and cancel.

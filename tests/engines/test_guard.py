@@ -200,6 +200,7 @@ def test_shared_memory_goes_with_a_server_that_had_to_be_killed(tmp_path: Path) 
 
 def test_shared_memory_goes_with_a_run_that_was_killed(tmp_path: Path) -> None:
     then = f"""
+    from pytest_gpubench.dialects.vllm.log import LOG
     from pytest_gpubench.engines.log_sink import LogSink
     from pytest_gpubench.engines.process import ServerProcess
     import os

@@ -200,7 +200,7 @@ def test_tiny_pair_fits_a_minute(by_point: RecipeBook) -> None:
         and case.identity.hardware == "cpu"
         and not case.identity.variant
     ]
-    assert [case.workload.conc for case in tiny] == [1, 4, 8] * 3
+    assert [case.workload.conc for case in tiny] == [1, 4, 8] * 4
     assert (
         sum(
             (case.workload.num_prompts + case.workload.num_warmups) * case.workload.osl

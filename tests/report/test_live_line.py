@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
+from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.plugin.live import LiveCase, Screen, Showing
 
@@ -14,7 +15,7 @@ def _page(tokens: float) -> str:
 
 
 def test_it_names_phase_requests_rate_and_time_left() -> None:
-    live = LiveCase("srv:1k1k-c4", conc=4)
+    live = LiveCase("srv:1k1k-c4", conc=4, counted=COUNTERS.rate)
     assert live.text(0.0) == "srv:1k1k-c4  starting"
     live.progress("prompts", 3, 40, 0.5)
     assert live.text(0.5) == "srv:1k1k-c4  making prompts 3/40"
@@ -29,7 +30,7 @@ def test_it_names_phase_requests_rate_and_time_left() -> None:
 
 
 def test_it_says_nothing_that_it_cannot_know() -> None:
-    live = LiveCase("x:c8", conc=8)
+    live = LiveCase("x:c8", conc=8, counted=COUNTERS.rate)
     live.progress("measured", 0, 80, 0.0)
     live.progress("measured", 8, 80, 5.0)
     assert "left" not in live.text(5.0), (

@@ -23,7 +23,7 @@ DRAFTERS = {
     "eagle3": "draft-eagle3",
     "mtp": "draft-mtp",
 }
-"""Methods of a recipe in llama.cpp's words; only ``ngram`` has been run."""
+"""Methods of a recipe in llama.cpp's words; ``ngram`` and ``eagle3`` have been run."""
 _NO_BUILD = "b0-unknown"
 """What a build without its number calls itself."""
 _PAD = 256

@@ -260,9 +260,15 @@ def _memory(info: dict[str, Any]) -> dict[str, object]:
     usage = first.get("memory_usage") if isinstance(first, dict) else None
     if not isinstance(usage, dict):
         return {}
-    found = {"weight": "weights_gib", "kvcache": "kv_cache_memory_gib", "graph": "capture_gib"}
-    return {
-        fact: float(usage[name])
-        for name, fact in found.items()
-        if isinstance(usage.get(name), int | float) and not isinstance(usage[name], bool)
-    }
+    told: dict[str, object] = {}
+    for name, fact in (
+        ("weight", "weights_gib"),
+        ("kvcache", "kv_cache_memory_gib"),
+        ("graph", "capture_gib"),
+    ):
+        value = usage.get(name)
+        if isinstance(value, dict):  # of the graphs, by kind
+            value = sum(part for part in value.values() if isinstance(part, int | float))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            told[fact] = float(value)
+    return told

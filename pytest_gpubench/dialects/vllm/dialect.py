@@ -16,7 +16,7 @@ from pytest_gpubench.dialects.engine_log import EngineLog
 from pytest_gpubench.dialects.vllm.draft_backend import default_backend, is_default
 from pytest_gpubench.dialects.vllm.flags import CACHE_CONFIG, COUNTERS, FLAGS, SHORT_JSON
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.specs import ServerSpec, Topology
+from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 
 _READY = "VLLM_ENGINE_READY_TIMEOUT_S"
 _LONGEST_VERSION = 200
@@ -100,6 +100,12 @@ class VllmDialect(Dialect):
             f"ep {topology.ep} with tp {topology.tp}: vLLM takes no expert-parallel size, "
             "so ep is 1 or equal to tp"
         )
+
+    def draft_error(self, draft: Speculative) -> str | None:
+        for name in ("topk", "draft_tokens"):
+            if name in draft.options:
+                return f"{name.replace('_', '-')}: vLLM drafts one chain; remove it"
+        return None
 
     def default_draft_backend(
         self, method: str, hardware: str, serve: Mapping[str, object]

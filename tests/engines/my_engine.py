@@ -1,0 +1,14 @@
+"""An engine of another package, as an entry point would bring it."""
+
+from pytest_gpubench.dialects.sglang.dialect import SglangDialect
+
+
+class MyDialect(SglangDialect):
+    """SGLang under another name."""
+
+    name = "mine"
+    title = "Mine"
+
+
+DIALECT = MyDialect()
+NONE = object()
