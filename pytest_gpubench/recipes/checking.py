@@ -14,6 +14,7 @@ from pytest_gpubench.dialects.registry import common_rules, dialect_of, framewor
 from pytest_gpubench.dialects.server_flags import FlagRules
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
+from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse, split
 from pytest_gpubench.recipes.gates import check_gate
 from pytest_gpubench.recipes.inheritance import without_nulls
@@ -33,7 +34,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "scenarios": schema.Scenarios,
     "fixed-seq-len": schema.FixedSeqLen,
     "search-space": schema.Row,
-    "speculative": schema.SpeculativeKeys,
+    "speculative": SpeculativeKeys,
     "client": ClientKeys,
     "slo": SloKeys,
     "when": schema.When,

@@ -21,6 +21,7 @@ from pytest_gpubench.model.hardware import platform_of
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import CASE_NAMES, condition_text
+from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
 from pytest_gpubench.recipes.expansion import (
     MODEL_LEN_MARGIN,
     Point,
@@ -39,7 +40,7 @@ from pytest_gpubench.recipes.expressions import (
 )
 from pytest_gpubench.recipes.inheritance import overlay
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
-from pytest_gpubench.recipes.schema import ClientKeys, Recipe, SpeculativeKeys
+from pytest_gpubench.recipes.schema import ClientKeys, Recipe
 from pytest_gpubench.recipes.server_keys import check_flag
 from pytest_gpubench.recipes.yaml_tree import Node
 
