@@ -125,7 +125,7 @@ def _commands(config: pytest.Config) -> dict[str, tuple[str, ...]]:
         source, given = "ini option gpubench_command", config.getini("gpubench_command")
     commands: dict[str, tuple[str, ...]] = {}
     for text in given:
-        engine, equals, command = text.partition("=")
+        engine, equals, command = (part.strip() for part in text.partition("="))
         if not equals or engine not in frameworks():
             raise pytest.UsageError(
                 f"{source}: {text!r} names no engine; write ENGINE=COMMAND, ENGINE being "
