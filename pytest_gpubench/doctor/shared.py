@@ -16,6 +16,7 @@ _IDS = frozenset(
         "gpus-above-node",
         "stages-above-layers",
         "chat-template",
+        "facts-contradict",
         "unknown-model",
     }
 )
