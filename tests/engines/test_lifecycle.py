@@ -483,4 +483,6 @@ def test_start_and_stop_leave_no_descriptor_thread_or_child(
     for _ in range(5):
         with running(spec, settings()):
             pass
-    assert (me.num_fds(), me.num_threads(), len(me.children(recursive=True))) == before
+    after = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)))
+    # what an earlier test left may end meanwhile
+    assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)

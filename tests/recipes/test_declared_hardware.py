@@ -58,7 +58,9 @@ def test_on_its_host_the_driver_counts(load: Load, ada: str) -> None:
 
 
 def rules(book: RecipeBook, found: Inventory) -> set[str]:
-    settings = SimpleNamespace(ignore_findings=(), cache_dir=Path("/none"), vllm_command=("none",))
+    settings = SimpleNamespace(
+        ignore_findings=(), cache_dir=Path("/none"), command=lambda _spec: ("none",)
+    )
     doctor = Doctor(cast("Settings", settings), book, lambda: found)
     return {one.rule for one in doctor.findings(book.servers[0][0], here=True)}
 
