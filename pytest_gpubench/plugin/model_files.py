@@ -28,8 +28,10 @@ class Wanted(NamedTuple):
 
 def models_of(spec: ServerSpec) -> list[Wanted]:
     """Target and draft of a server; dummy weights are made up by the engine."""
-    read = not dialect_of(spec.framework).made_up_weights(spec)
-    wanted = [Wanted(spec.model, spec.revision, True, read)]
+    dialect = dialect_of(spec.framework)
+    read = not dialect.made_up_weights(spec)
+    # a file of weights that an engine takes by itself holds the tokenizer, too
+    wanted = [Wanted(spec.model, spec.revision, not dialect.takes_files, read)]
     draft = spec.speculative
     if draft is not None and draft.model is not None:
         config = draft.options.get("draft_load_config")
