@@ -14,7 +14,7 @@ python3 -m pytest benchmarks -p pytest_gpubench.plugin -p no:benchmark -p no:cac
   --gpubench-inconclusive=warn --gpubench-start-timeout=600 -v > "$out/pytest.log" 2>&1
 echo "rc=$?" >> "$out/pytest.log"
 for server in tiny-bf16-h100-sglang-mtp-tp1; do
-  python3 experiments/hardware/promises.py $server "$out/promises" $sglang \
+  python3 experiments/promises.py $server "$out/promises" $sglang \
     > "$out/promises.log" 2>&1
   echo "rc=$?" >> "$out/promises.log"
 done

@@ -1,8 +1,10 @@
-"""The promises of an engine (`tests/engines/conformance.py`) on the real one of a GPU host.
+"""The promises of an engine (`tests/engines/conformance.py`) on a real one, here or on a GPU host.
 
-    python experiments/hardware/promises.py SERVER OUT COMMAND...
+    python experiments/promises.py [--brief] SERVER OUT [COMMAND...]
 
-SERVER is a key of recipes.yaml, such as tiny-bf16-h100-sglang-tp1. Prints one JSON line per promise and writes the log of each start below OUT.
+SERVER is a key of recipes.yaml, such as tiny-bf16-h100-sglang-tp1. COMMAND starts the engine
+(default: that of this Python). ``--brief``: one start only. Prints one JSON line per promise and
+writes the log of each start below OUT.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pytest_gpubench.dialects.registry import dialect_of
+from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.plugin.model_files import fetch_weights, weights_files
 from pytest_gpubench.recipes import load_recipes
 from tests.engines import conformance
@@ -29,15 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--brief", action="store_true")
     parser.add_argument("server")
     parser.add_argument("out", type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     spec = load_recipes([ROOT / "recipes.yaml"]).server(options.server)
+    command = tuple(options.command) or default_command(dialect_of(spec.framework))
     fetch_weights(spec, None)
-    subject = Subject(
-        spec, tuple(options.command), weights=weights_files(spec, None), limit=420.0, osl=48
-    )
+    subject = Subject(spec, command, weights=weights_files(spec, None), limit=420.0, osl=48)
     options.out.mkdir(parents=True, exist_ok=True)
     lost = 0
 
@@ -64,6 +68,8 @@ def main() -> None:
         promise("measures", lambda: conformance.measures(subject, engine).totals)
         promise("can be attached to", lambda: conformance.can_be_attached_to(subject, engine))
         promise("names a killed process", lambda: conformance.names_a_killed_process(engine))
+    if options.brief:
+        sys.exit(1 if lost else 0)
     with conformance.running(subject, log.with_suffix(".2.log")) as engine:
         promise("leaves nothing", lambda: conformance.leaves_nothing(engine))
     promise(
