@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from pytest_gpubench.dialects.registry import dialect_of, frameworks
+from pytest_gpubench.dialects.registry import dialect_of, every_dialect
 from pytest_gpubench.doctor.context import (
     NO_FACTS,
     Config,
@@ -37,7 +37,7 @@ def rules_of(framework: str) -> tuple[Rule, ...]:
 
 def every_rule() -> tuple[Rule, ...]:
     """The rules for all engines at hand, each once."""
-    rules = (rule for framework in frameworks() for rule in rules_of(framework))
+    rules = (rule for dialect in every_dialect() for rule in rules_of(dialect.name))
     return tuple({rule.id: rule for rule in rules}.values())
 
 

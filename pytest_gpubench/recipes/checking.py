@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pytest_gpubench.dialects.registry import common_rules, dialect_of, frameworks
+from pytest_gpubench.dialects.registry import common_rules, every_dialect
 from pytest_gpubench.dialects.server_flags import FlagRules
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
@@ -102,9 +102,8 @@ def _rules(node: Node) -> FlagRules:
     """The rules of the engine that a section names; where it names none (a template), those that
     all engines have together."""
     framework = node.get("framework")
-    if framework is None or framework.value not in frameworks():
-        return common_rules()
-    return dialect_of(str(framework.value)).flags
+    known = {dialect.name: dialect.flags for dialect in every_dialect()}
+    return known.get(str(framework.value) if framework else "") or common_rules()
 
 
 def _check_layer(node: Node, path: str, rules: FlagRules, log: ProblemLog) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from pytest_gpubench.dialects.registry import frameworks
+from pytest_gpubench.dialects.registry import dialect_of, frameworks
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import HARDWARE, Hardware, name_words
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
@@ -50,6 +51,10 @@ def _framework(value: Any) -> Any:
     if value not in frameworks():
         hint = did_you_mean(str(value), frameworks())
         raise fail(f"must be {one_of(frameworks())}, not {shown(value)}{hint}")
+    try:
+        dialect_of(value)
+    except GpubenchError as error:
+        raise fail(str(error)) from None
     return value
 
 

@@ -1,5 +1,6 @@
 """An engine of another package, as an entry point would bring it."""
 
+from pytest_gpubench import Dialect
 from pytest_gpubench.dialects.sglang.dialect import SglangDialect
 
 
@@ -12,3 +13,9 @@ class MyDialect(SglangDialect):
 
 DIALECT = MyDialect()
 NONE = object()
+SILENT = type(
+    "Silent",
+    (Dialect,),
+    {name: lambda _self, *_: None for name in Dialect.__abstractmethods__}
+    | {"name": "silent", "title": "S"},
+)()

@@ -293,6 +293,9 @@ class TestLlamacpp:
         assert LLAMACPP.tokens({"tokens": [1, 2, 3]}) == (3, [1, 2, 3])
 
 
+OURS = ("vllm", "sglang", "llamacpp")
+
+
 class TestRegistry:
     def test_words_that_no_recipe_may_set_in_any_engine(self) -> None:
         rules = common_rules()
@@ -315,7 +318,8 @@ class TestRegistry:
         broken = EntryPoint("broken", "no.such.module:X", registry.GROUP)
         none = EntryPoint("none", "tests.engines.my_engine:NONE", registry.GROUP)
         ours = EntryPoint("vllm", "tests.engines.my_engine:DIALECT", registry.GROUP)
-        listed = [point, broken, none, ours]
+        silent = EntryPoint("silent", "tests.engines.my_engine:SILENT", registry.GROUP)
+        listed = [point, broken, none, silent, ours]
         monkeypatch.setattr("importlib.metadata.entry_points", lambda group: listed)
         for cached in (registry._places, registry.dialect_of):
             cached.cache_clear()
@@ -323,6 +327,9 @@ class TestRegistry:
             assert dialect_of("mine").title == "Mine"
             assert dialect_of("vllm").title == "vLLM"
             assert "mine" in frameworks()
+            assert [dialect.name for dialect in every_dialect()] == [*OURS, "mine"]
+            with pytest.raises(GpubenchError, match="does not say its owners, distributions"):
+                dialect_of("silent")
             with pytest.raises(GpubenchError, match="cannot be loaded from no"):
                 dialect_of("broken")
             with pytest.raises(GpubenchError, match="is no Dialect"):

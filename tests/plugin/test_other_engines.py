@@ -153,3 +153,23 @@ def test_a_recipe_with_what_its_engine_does_not_have(project: Project) -> None:
         result = project.inside("--collect-only", "-q", stub=False)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         assert words in result.stderr.str() + result.stdout.str()
+
+
+def test_a_broken_package_of_another_engine_is_nobody_elses_trouble(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project.pytester.path / "packages" / "broken_engine-1.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-engine\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text(
+        "[pytest_gpubench.engines]\nbroken = no_such_module:DIALECT\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder.parent), prepend=":")
+    result = project.run("-m", "tiny and vllm and c1 and not mtp", "-q")
+    result.assert_outcomes(passed=1)
+    project.recipes(RECIPES.replace("framework: sglang", "framework: broken"))
+    named = project.run("--collect-only", "-q", stub=False)
+    assert named.ret == pytest.ExitCode.USAGE_ERROR
+    said = named.stderr.str() + named.stdout.str()
+    assert "Traceback" not in said
+    assert "the engine 'broken' cannot be loaded from no_such_module:DIALECT" in said
