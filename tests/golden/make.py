@@ -44,8 +44,8 @@ def plan() -> str:
     assert code == 0
     text = out.getvalue()
     assert json.loads(text)["cases"]
-    # which engines this environment has is not pinned
-    return text.replace(str(ROOT), "ROOT").replace(json.dumps(sys.executable), '"python"')
+    # which engines this environment has is not pinned; the environment may lie below ROOT
+    return text.replace(json.dumps(sys.executable), '"python"').replace(str(ROOT), "ROOT")
 
 
 def page_text() -> str:
