@@ -43,7 +43,9 @@ def test_schema_is_the_one_that_editors_are_pointed_to(capsys: pytest.CaptureFix
     printed = json.loads(capsys.readouterr().out)
     assert printed == json_schema()
     shipped = json.loads((ROOT / "docs" / "recipes.schema.json").read_text())
-    assert _keys(printed) == _keys(shipped), "write it anew: gpubench schema > docs/recipes.schema.json"
+    assert _keys(printed) == _keys(shipped), (
+        "write it anew: gpubench schema > docs/recipes.schema.json"
+    )
 
 
 def _keys(schema: dict[str, Any]) -> dict[str, list[str]]:

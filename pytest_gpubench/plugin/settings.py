@@ -133,11 +133,20 @@ def _commands(config: pytest.Config) -> dict[str, tuple[str, ...]]:
             )
         if engine in commands:
             raise pytest.UsageError(f"{source}: {engine} has two commands; leave one out")
-        commands[engine] = _split(source, command)
+        commands[engine] = _command(source, engine, command)
     of_one = _text(config, "vllm_command")
     if of_one:
-        commands["vllm"] = _split("--gpubench-vllm-command", of_one)
+        commands["vllm"] = _command("--gpubench-vllm-command", "vllm", of_one)
     return commands
+
+
+def _command(source: str, engine: str, text: str) -> tuple[str, ...]:
+    """The words of a command; refused is what a recipe's `command` may not hold either."""
+    words = _split(source, text)
+    wrong = dialect_of(engine).flags.words_error(words, short=False)
+    if wrong:
+        raise pytest.UsageError(f"{source}: {wrong}")
+    return words
 
 
 def _text(config: pytest.Config, name: str) -> str:

@@ -115,6 +115,8 @@ def test_a_server_of_another_engine_is_refused(project: Project, recipe: str, ow
         (["vllm="], "is empty"),
         (["vllm='x"], "cannot be split into words"),
         (["vllm=x", "vllm=y"], "vllm has two commands"),
+        (["vllm=x --api-key abcdefgh"], "--api-key"),
+        (["sglang=x --admin-api-key abcdefgh"], "--admin-api-key"),
     ],
 )
 def test_a_wrong_command_is_a_sentence(project: Project, given: list[str], words: str) -> None:
