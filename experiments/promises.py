@@ -1,9 +1,10 @@
 """The promises of an engine (`tests/engines/conformance.py`) on a real one, here or on a GPU host.
 
-    python experiments/promises.py [--brief] SERVER OUT [COMMAND...]
+    python experiments/promises.py [--brief | --refusal] SERVER OUT [COMMAND...]
 
 SERVER is a key of recipes.yaml, such as tiny-bf16-h100-sglang-tp1. COMMAND starts the engine
-(default: that of this Python). ``--brief``: one start only. Prints one JSON line per promise and
+(default: that of this Python). ``--brief``: one start only; ``--refusal``: only the one that must
+fail. Prints one JSON line per promise and
 writes the log of each start below OUT.
 """
 
@@ -33,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--brief", action="store_true")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--brief", action="store_true")
+    which.add_argument("--refusal", action="store_true")
     parser.add_argument("server")
     parser.add_argument("out", type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -57,6 +60,14 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
     log = options.out / f"{options.server}-promises.log"
+
+    def refuses() -> None:
+        said = log.with_suffix(".3.log")
+        promise("refuses a wrong flag", lambda: conformance.refuses_a_wrong_flag(subject, said))
+
+    if options.refusal:
+        refuses()
+        sys.exit(1 if lost else 0)
     began = time.monotonic()
     with conformance.running(subject, log) as engine:
         print(json.dumps({"start": round(time.monotonic() - began, 1)}), flush=True)
@@ -72,10 +83,7 @@ def main() -> None:
         sys.exit(1 if lost else 0)
     with conformance.running(subject, log.with_suffix(".2.log")) as engine:
         promise("leaves nothing", lambda: conformance.leaves_nothing(engine))
-    promise(
-        "refuses a wrong flag",
-        lambda: conformance.refuses_a_wrong_flag(subject, log.with_suffix(".3.log")),
-    )
+    refuses()
     sys.exit(1 if lost else 0)
 
 
