@@ -202,19 +202,22 @@ def _doctor(parsed: argparse.Namespace) -> int:
 
 
 def _gpus(_parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.host.gpus.inventory import read_inventory
+    from pytest_gpubench.host.gpus.amd import UNSEEN
+    from pytest_gpubench.host.gpus.drivers import read_inventory
 
     inventory = read_inventory()
     if not inventory.gpus:
         raise GpubenchError(
-            f"this host has no NVIDIA GPU that can be used ({inventory.reason}): see whether "
-            "nvidia-smi works"
+            f"this host has no GPU that can be used ({inventory.reason}): see whether nvidia-smi, "
+            "or amd-smi, works"
         )
     for gpu in inventory.gpus:
         print(f"{gpu.index} {gpu.name}: {gpu.hardware.key if gpu.hardware else 'not known'}")
     if inventory.declarations:
         print("\nFor a recipe file:\n\nrunners:")
         print("\n".join(f"  {entry}" for entry in inventory.declarations))
+    if any(gpu.platform == "rocm" for gpu in inventory.gpus):
+        print(f"\n{UNSEEN}")
     return 0
 
 

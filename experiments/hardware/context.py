@@ -16,7 +16,8 @@ from typing import Any, cast
 import recipes
 from fleet import Job
 
-from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
+from pytest_gpubench.host.gpus.drivers import read_inventory
+from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.policies import SharingPolicy

@@ -23,7 +23,8 @@ from pytest_gpubench.engines.expectations import check_engine
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
-from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory
+from pytest_gpubench.host.gpus.drivers import read_inventory
+from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult
 from pytest_gpubench.measure.compute import compute, window_of

@@ -29,7 +29,7 @@ import topologies
 from context import Context
 from fleet import Crowd, Job, fleet, say
 
-from pytest_gpubench.host.gpus.inventory import gpu_facts, read_inventory
+from pytest_gpubench.host.gpus.drivers import gpu_facts, read_inventory
 from pytest_gpubench.host.host_facts import host_facts
 from pytest_gpubench.report.provenance import client_versions
 
@@ -158,7 +158,7 @@ def main() -> None:
     )
     facts = {
         "host": host_facts(inventory),
-        "gpus": gpu_facts([gpu.uuid for gpu in inventory.gpus]),
+        "gpus": gpu_facts(inventory.gpus),
         "versions": client_versions(),
         "mended": mended,
         "environment": {

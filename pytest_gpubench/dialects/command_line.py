@@ -20,7 +20,9 @@ WEIGHTS, DRAFT_WEIGHTS = "{weights}", "{draft-weights}"
 """Likewise for files of weights on this machine, where an engine takes no repository."""
 
 _RECORDED = (
-    *("CUDA_", "NCCL_", "NVIDIA_", "ROCR_", "XLA_"),
+    *("CUDA_", "NCCL_", "NVIDIA_", "XLA_"),
+    *("AITER_", "AMDGCN_", "GPU_MAX_HW_QUEUES", "HIP_", "HSA_"),
+    *("MIOPEN_", "RCCL_", "ROCM_", "ROCR_"),
     *("HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "TRITON_", "FLASHINFER_"),
     *("OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "LD_PRELOAD", "LD_LIBRARY_PATH"),
     *("SAFETENSORS_", "TOKENIZERS_"),

@@ -25,7 +25,10 @@ FILE = "write the file's flags under `serve`: what they are belongs in the recor
 MODEL = "write it as the recipe's `model`"
 REVISION = "write it as the recipe's `revision`"
 DRAFT = "write `speculative` instead"
-GPUS = "the plugin leases the GPUs"
+GPU_VARIABLES = dict.fromkeys(
+    ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+    "the plugin leases the GPUs",
+)
 
 MAX_TOKENS = 10_000_000
 MAX_CONCURRENCY = 1_000_000

@@ -29,8 +29,8 @@ for name in sys.argv[1:]:
         found = m.distribution(name)
     except m.PackageNotFoundError:
         continue
-    names = {str(d.metadata["Name"]).lower() for d in m.distributions() if d.metadata["Name"]}
-    print(json.dumps([name, found.version, any(n.startswith(("amdsmi", "rocm")) for n in names)]))
+    beside = {str(d.metadata["Name"]).lower(): d.version for d in m.distributions()}
+    print(json.dumps([name, found.version, beside]))
     break
 else:
     print("null")
@@ -180,9 +180,21 @@ def _ask(
         return None
     if distribution is None:
         return None
-    name, version, rocm = distribution
+    name, version, beside = distribution
     if name.endswith("-cpu") or "+cpu" in version:
         platform = "cpu"
-    elif rocm or "+rocm" in version:
+    elif "+rocm" in version or _for_rocm(beside):
         platform = "rocm"
     return EngineDistribution(name, version, platform, interpreter)
+
+
+def _for_rocm(versions: Mapping[str, str]) -> bool:
+    """Whether the distributions beside an engine are those of ROCm.
+
+    AMD's images build torch themselves, so that its version tells nothing; they have ``amdsmi``,
+    which another installation may have, too.
+    """
+    torch = versions.get("torch", "+cpu")
+    if "amdsmi" in versions and not any(part in torch for part in ("+cu", "+cpu")):
+        return not any(name.startswith("nvidia-cu") for name in versions)
+    return "+rocm" in torch or any(name.startswith("rocm") for name in versions)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from pytest_gpubench.host.gpus.sampling import CAPPED_BY, SLOWED_BY, GpuSample
+from pytest_gpubench.host.gpus.samples import CAPPED_BY, SLOWED_BY, GpuSample
 from pytest_gpubench.measure.measurement import Flag
 
 _EDGE_NS = 500_000_000

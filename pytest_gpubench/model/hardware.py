@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -62,7 +63,7 @@ def platform_of(key: str) -> Platform:
 
 def name_words(product_name: str) -> tuple[str, ...]:
     """The words of a driver's product name, as `Hardware.name_patterns` has them."""
-    return tuple(product_name.upper().replace("-", " ").split())
+    return tuple(re.sub("[-_]", " ", product_name.upper()).split())
 
 
 def hardware_of_device(product_name: str, *declared: Hardware) -> Hardware | None:

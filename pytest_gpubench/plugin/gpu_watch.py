@@ -22,7 +22,7 @@ class GpuWatch:
     we know of."""
 
     def __init__(self, gpus: Sequence[Gpu], engine: Engine) -> None:
-        self._sampler = GpuSampler([gpu.uuid for gpu in gpus])
+        self._sampler = GpuSampler(gpus)
         self._engine = engine
         self._own: set[int] = set()
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.host.gpus.inventory import Gpu, read_inventory, visible_inventory
+from pytest_gpubench.host.gpus.amd import UNSEEN
+from pytest_gpubench.host.gpus.drivers import read_inventory
+from pytest_gpubench.host.gpus.inventory import Gpu, visible_inventory
 from pytest_gpubench.host.host_facts import physical_cores
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import (
@@ -43,6 +45,7 @@ class Leasing:
         self._side_by_side = side_by_side
         self._broker = Broker(notify=self.say)
         self._lease: Lease | None = None
+        self._said_unseen = False
 
     def take(self, server: str, spec: ServerSpec, hardware: Hardware) -> Lease:
         """Everything that a server needs of this host; waits for it up to the start timeout.
@@ -66,6 +69,9 @@ class Leasing:
         self._lease = self._broker.acquire(
             wanted, timeout=timeout, gpus=lambda: _gpus_now(hardware)
         )
+        if hardware.platform == "rocm" and not self._said_unseen:
+            self._said_unseen = True
+            self.say(UNSEEN)
         return self._lease
 
     def env(self, spec: ServerSpec, engine_version: str | None) -> dict[str, str]:
@@ -122,9 +128,7 @@ class Leasing:
 
 
 def _gpus_now(hardware: Hardware) -> tuple[Gpu, ...]:
-    return visible_inventory(read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES")).of_hardware(
-        hardware
-    )
+    return visible_inventory(read_inventory(), os.environ).of_hardware(hardware)
 
 
 def _wait_for_memory(before: Sequence[Gpu]) -> list[str]:

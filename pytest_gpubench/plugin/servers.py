@@ -16,14 +16,8 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
 from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
-from pytest_gpubench.host.gpus.inventory import (
-    Gpu,
-    Inventory,
-    gpu_facts,
-    missing_hardware,
-    read_inventory,
-    visible_inventory,
-)
+from pytest_gpubench.host.gpus.drivers import gpu_facts, read_inventory
+from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, missing_hardware, visible_inventory
 from pytest_gpubench.host.host_facts import host_facts
 from pytest_gpubench.host.hub.fetch import Progress
 from pytest_gpubench.host.hub.local import server_cache_dir
@@ -106,7 +100,10 @@ class ServerPool:
             summary = (
                 f"{missing}, although --gpubench-runner={self._settings.runner} names this host"
             )
-            remedy = "Look at nvidia-smi and the driver there, or run it where the hardware is."
+            remedy = (
+                "Look at nvidia-smi (AMD: amd-smi) and the driver there, or run it where the "
+                "hardware is."
+            )
             lost = Failure("hardware-missing", "infrastructure", summary, remedy=remedy)
             self._give_up(launch, spec, None, lost)
         pytest.skip(missing)
@@ -137,9 +134,7 @@ class ServerPool:
     def inventory(self) -> Inventory:
         """The GPUs that this run may use, read once."""
         if self._inventory is None:
-            self._inventory = visible_inventory(
-                read_inventory(), os.environ.get("CUDA_VISIBLE_DEVICES")
-            )
+            self._inventory = visible_inventory(read_inventory(), os.environ)
         return self._inventory
 
     def provenance(self) -> dict[str, Any]:
@@ -164,7 +159,7 @@ class ServerPool:
             "served_name": engine.served_name if engine else None,
             "attached": engine.attached if engine else False,
             "against": self.arms.against(launch),
-            "gpus": gpu_facts([gpu.uuid for gpu in self.gpus]),
+            "gpus": gpu_facts(self.gpus),
             "co_tenancy": self.co_tenancy(),
             "checks": self._checks.get(launch),
             "memory": self.arms.doctor(launch).memory(launch.server, engine.facts)

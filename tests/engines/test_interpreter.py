@@ -74,6 +74,23 @@ def test_the_engine_is_asked_for_in_its_own_interpreter(
     assert found == EngineDistribution(name, version, platform, sys.executable)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("beside", "rocm"),
+    [
+        ({}, False),
+        ({"torch": "2.9.0+cu130"}, False),
+        ({"torch": "2.9.0+rocm7.0"}, True),
+        ({"torch": "2.9.0", "rocm-sdk-core": "7.1.0"}, True),
+        ({"torch": "2.9.0a0+git1c57644", "amdsmi": "7.0.2"}, True),
+        ({"torch": "2.9.0", "nvidia-cuda-runtime": "13.0", "amdsmi": "7.0.2"}, False),
+        ({"torch": "2.9.0+cu130", "amdsmi": "7.0.2"}, False),
+        ({"amdsmi": "7.0.2"}, False),
+    ],
+)
+def test_rocm_is_told_by_what_lies_beside_the_engine(beside: dict[str, str], rocm: bool) -> None:
+    assert interpreter._for_rocm(beside) is rocm
+
+
 def test_an_interpreter_that_does_not_answer_gives_none(tmp_path: Path) -> None:
     path = tmp_path / "python-broken"
     path.write_text("#!/bin/sh\nexit 3\n")

@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.host.gpus.inventory import gpu_facts
-from pytest_gpubench.host.gpus.sampling import GpuSample, GpuSampler, sample_gpus, sample_until_told
+from pytest_gpubench.host.gpus.inventory import Gpu
+from pytest_gpubench.host.gpus.nvidia import gpu_facts, sample_gpus, sampling
+from pytest_gpubench.host.gpus.samples import GpuSample
+from pytest_gpubench.host.gpus.sampling import GpuSampler, sample_until_told
 
 
 class _NvmlError(Exception):
     pass
+
+
+GPU = Gpu(0, "GPU-a", "NVIDIA H100 80GB HBM3", 80, 0)
 
 
 class Driver:
@@ -156,7 +161,8 @@ def test_the_sampling_process_ends_with_its_input(monkeypatch: pytest.MonkeyPatc
     with os.fdopen(reader) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         monkeypatch.setattr(sys, "stdout", Output())
-        sample_until_told(driver, ["GPU-a"], 0.01)
+        with sampling(["GPU-a"], driver) as sample:
+            sample_until_told(sample, 0.01)
     samples = [GpuSample.from_json(json.loads(line)) for line in output.getvalue().splitlines()]
     assert [sample.energy for sample in samples] == [70.0, 140.0, 210.0]
     assert samples[0].at_ns < samples[1].at_ns < samples[2].at_ns
@@ -172,7 +178,7 @@ def test_a_sampler_brings_what_its_process_wrote(
         "def __getattr__(name):\n    return getattr(_driver, name)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    sampler = GpuSampler(["GPU-a"], 0.01)
+    sampler = GpuSampler([GPU], 0.01)
     with sampler:
         while (
             len(sampler._lines) < 3
@@ -196,7 +202,7 @@ def test_a_sampler_without_a_driver_has_no_samples(
 ) -> None:
     (tmp_path / "pynvml.py").write_text("raise ImportError('no driver')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with GpuSampler(["GPU-a"]) as sampler:
+    with GpuSampler([GPU]) as sampler:
         assert sampler._process is not None
         sampler._process.wait()
     assert sampler.samples == []

@@ -11,9 +11,9 @@ from pytest_gpubench.host.gpus.inventory import (
     GpuProcess,
     Inventory,
     missing_hardware,
-    read_inventory,
     visible_inventory,
 )
+from pytest_gpubench.host.gpus.nvidia import read_inventory
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.recipes import schema
 
@@ -153,7 +153,8 @@ def test_the_real_nvml_answers_or_says_why() -> None:
     ],
 )
 def test_visible_devices_restrict_as_cuda_does(visible: str | None, indices: list[int]) -> None:
-    inventory = visible_inventory(_gpus(H100, H100, H100), visible)
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    inventory = visible_inventory(_gpus(H100, H100, H100), environ)
     assert [gpu.index for gpu in inventory.gpus] == indices
     assert bool(inventory.reason) == (not indices)
 
@@ -195,7 +196,7 @@ NO_GPU = Inventory(reason="NVML: Driver Not Loaded")
             8,
             NO_GPU,
             None,
-            "needs 8 x MI300X (rocm); AMD recipes can be planned but not run yet",
+            "needs 8 x MI300X (rocm); this host has no AMD GPU (",
         ),
         ("b200", 8, NO_GPU, "cpu", "for cpu"),
         (

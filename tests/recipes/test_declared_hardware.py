@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from pytest_gpubench.cli import main
-from pytest_gpubench.host.gpus import inventory
+from pytest_gpubench.host.gpus import drivers
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.hardware import Hardware
@@ -98,12 +98,12 @@ def test_the_command_prints_what_declares_a_gpu(
         names = ("NVIDIA H100 80GB HBM3", "NVIDIA T4")
         return Inventory(tuple(Gpu(i, str(i), name, 16 << 30, 0) for i, name in enumerate(names)))
 
-    monkeypatch.setattr(inventory, "read_inventory", read)
+    monkeypatch.setattr(drivers, "read_inventory", read)
     assert main(["gpus"]) == 0
     listed, _, entry = capsys.readouterr().out.partition("\n\nFor a recipe file:\n\n")
     assert listed == "0 NVIDIA H100 80GB HBM3: h100\n1 NVIDIA T4: not known"
     entry = entry.replace("capability: 0.0", "capability: 7.5")  # the made-up driver did not say
     assert load(entry + whole.replace("h100", "t4")).problems == ()
-    monkeypatch.setattr(inventory, "read_inventory", lambda: Inventory(reason="NVML: no driver"))
+    monkeypatch.setattr(drivers, "read_inventory", lambda: Inventory(reason="NVML: no driver"))
     assert main(["gpus"]) == 4
-    assert "has no NVIDIA GPU that can be used (NVML: no driver)" in capsys.readouterr().err
+    assert "has no GPU that can be used (NVML: no driver)" in capsys.readouterr().err

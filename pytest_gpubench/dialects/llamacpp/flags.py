@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_gpubench.dialects.counters import Counters
 from pytest_gpubench.dialects.server_flags import (
     DRAFT,
-    GPUS,
+    GPU_VARIABLES,
     KEY,
     MAX_CONCURRENCY,
     MAX_TOKENS,
@@ -57,7 +57,7 @@ FLAGS = FlagRules(
         "-sm": "split-mode",
         "-a": "alias",
     },
-    env={"LLAMA_API_KEY": KEY, "CUDA_VISIBLE_DEVICES": GPUS},
+    env={"LLAMA_API_KEY": KEY, **GPU_VARIABLES},
     ranges={
         "ctx-size": ("integer", 1, MAX_TOKENS),
         "batch-size": ("integer", 1, MAX_TOKENS),

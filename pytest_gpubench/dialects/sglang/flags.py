@@ -6,7 +6,7 @@ from pytest_gpubench.dialects.counters import Counters
 from pytest_gpubench.dialects.server_flags import (
     DRAFT,
     FILE,
-    GPUS,
+    GPU_VARIABLES,
     KEY,
     MAX_CONCURRENCY,
     MAX_TOKENS,
@@ -55,7 +55,7 @@ FLAGS = FlagRules(
         "enable-metrics": "the plugin sets it: token totals are checked against the engine's",
     },
     length="context-length",
-    env={"CUDA_VISIBLE_DEVICES": GPUS},
+    env={**GPU_VARIABLES},
     ranges={
         "mem-fraction-static": ("number", 0.01, 1),
         "context-length": ("integer", 1, MAX_TOKENS),

@@ -6,7 +6,7 @@ from pytest_gpubench.dialects.counters import Counters
 from pytest_gpubench.dialects.server_flags import (
     DRAFT,
     FILE,
-    GPUS,
+    GPU_VARIABLES,
     KEY,
     MAX_CONCURRENCY,
     MAX_TOKENS,
@@ -63,7 +63,7 @@ FLAGS = FlagRules(
         "-ep": "enable-expert-parallel",
         "-sc": "speculative-config",
     },
-    env={"VLLM_API_KEY": KEY, "CUDA_VISIBLE_DEVICES": GPUS},
+    env={"VLLM_API_KEY": KEY, **GPU_VARIABLES},
     ranges={
         "gpu-memory-utilization": ("number", 0.01, 1),
         "max-model-len": ("integer", 1, MAX_TOKENS),

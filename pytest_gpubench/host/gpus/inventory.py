@@ -1,22 +1,17 @@
-"""The NVIDIA GPUs of this host, read through NVML: which there are, what a case lacks, and how they
-are set, for records.
-
-No driver is not an error: the inventory is empty and says why.
-"""
+"""The GPUs of a host as data: which of them a run may use, and what a case lacks. Pure."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pytest_gpubench.model.hardware import Hardware, Platform, hardware_of_device, name_words
 
-_NVLINKS = 18
-"""The most that an H100, H200 or B200 has."""
+_MAKERS: Mapping[Platform, str] = {"cuda": "NVIDIA", "rocm": "AMD"}
+"""Whose GPUs a platform has, as far as we can read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +29,7 @@ class Gpu:
     question."""
 
     index: int
+    """By which NVML, or HIP, counts it."""
     uuid: str
     name: str
     """The driver's product name, for instance ``NVIDIA H100 80GB HBM3``."""
@@ -45,6 +41,7 @@ class Gpu:
     compute_capability: int = 0
     """As in the hardware table; only asked of what the table does not know, as the next one is."""
     nvlink: bool = False
+    platform: Platform = "cuda"
 
     @property
     def hardware(self) -> Hardware | None:
@@ -54,7 +51,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What NVML showed."""
+    """What the driver showed."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: str = ""
@@ -68,44 +65,39 @@ class Inventory:
     @property
     def declarations(self) -> tuple[str, ...]:
         """For each kind of GPU that the hardware table does not know, the entry of a recipe file
-        that declares it, made of what the driver tells."""
-        unknown = Counter(gpu.name for gpu in self.gpus if gpu.hardware is None)
+        that declares it, made of what the driver tells; NVIDIA's only, as such entries are."""
+        unknown = Counter(
+            gpu.name for gpu in self.gpus if gpu.hardware is None and gpu.platform == "cuda"
+        )
         first = {gpu.name: gpu for gpu in reversed(self.gpus)}
         return tuple(_declaration(first[name], count) for name, count in unknown.items())
 
 
-def read_inventory(nvml: Any = None) -> Inventory:
-    """Read the GPUs of this host now.
+def visible_inventory(inventory: Inventory, environ: Mapping[str, str]) -> Inventory:
+    """The part of an inventory that the environment leaves to this process.
 
-    Args:
-        nvml: a module with the interface of ``pynvml``; None is that module.
+    Of NVIDIA's GPUs ``CUDA_VISIBLE_DEVICES`` decides. Of AMD's first ``ROCR_VISIBLE_DEVICES``,
+    after which HIP counts anew; then ``HIP_VISIBLE_DEVICES``, or ``CUDA_VISIBLE_DEVICES`` in its
+    place.
     """
-    if nvml is None:
-        import pynvml
-
-        nvml = pynvml
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        return Inventory(reason=f"NVML: {error}")
-    try:
-        count = nvml.nvmlDeviceGetCount()
-        driver = str(_text(nvml.nvmlSystemGetDriverVersion()))
-        gpus = tuple(_read_gpu(nvml, index) for index in range(count))
-    except nvml.NVMLError as error:
-        return Inventory(reason=f"NVML: {error}")
-    finally:
-        nvml.nvmlShutdown()
-    return Inventory(gpus, driver, "" if gpus else "NVML: the driver lists no GPU")
+    if not any(gpu.platform == "rocm" for gpu in inventory.gpus):
+        return _chosen(inventory, environ, "CUDA_VISIBLE_DEVICES")
+    left = _chosen(inventory, environ, "ROCR_VISIBLE_DEVICES")
+    if left is not inventory:
+        counted_anew = tuple(replace(gpu, index=position) for position, gpu in enumerate(left.gpus))
+        left = replace(left, gpus=counted_anew)
+    hip = "HIP_VISIBLE_DEVICES"
+    return _chosen(left, environ, hip if environ.get(hip) else "CUDA_VISIBLE_DEVICES")
 
 
-def visible_inventory(inventory: Inventory, visible_devices: str | None) -> Inventory:
-    """The part of an inventory that ``CUDA_VISIBLE_DEVICES`` leaves: indices or UUID prefixes; as
-    CUDA does, up to the first entry that names no GPU. None (unset) leaves everything."""
-    if visible_devices is None:
+def _chosen(inventory: Inventory, environ: Mapping[str, str], variable: str) -> Inventory:
+    """What a list of indices or UUID prefixes leaves; as the runtimes do, up to the first entry
+    that names no GPU. Where the variable is not set, everything."""
+    listed = environ.get(variable)
+    if listed is None:
         return inventory
     chosen: list[Gpu] = []
-    for word in filter(None, (word.strip() for word in visible_devices.split(","))):
+    for word in filter(None, (word.strip() for word in listed.split(","))):
         match = [
             gpu
             for gpu in inventory.gpus
@@ -116,7 +108,7 @@ def visible_inventory(inventory: Inventory, visible_devices: str | None) -> Inve
         chosen += [gpu for gpu in match if gpu not in chosen]
     reason = inventory.reason
     if not chosen:
-        reason = reason or f"CUDA_VISIBLE_DEVICES={visible_devices!r} hides them all"
+        reason = reason or f"{variable}={listed!r} hides them all"
     return replace(inventory, gpus=tuple(chosen), reason=reason)
 
 
@@ -139,16 +131,14 @@ def missing_hardware(
     """
     key = hardware.key.upper()
     lacking = []
-    if hardware.platform == "cuda":
-        needed = f"needs {gpus} x {key} (cuda)"
-        if not inventory.gpus:
-            lacking.append(
-                f"{needed}; this host has no NVIDIA GPU ({inventory.reason or 'NVML lists none'})"
-            )
+    maker = _MAKERS.get(hardware.platform)
+    if maker:
+        needed = f"needs {gpus} x {key} ({hardware.platform})"
+        if not any(gpu.platform == hardware.platform for gpu in inventory.gpus):
+            why = inventory.reason or _listed(inventory) or "the driver lists none"
+            lacking.append(f"{needed}; this host has no {maker} GPU ({why})")
         elif len(inventory.of_hardware(hardware)) < gpus:
             lacking.append(f"{needed}; this host has {_listed(inventory)}{_to_declare(inventory)}")
-    elif hardware.platform == "rocm":
-        lacking.append(f"needs {gpus} x {key} (rocm); AMD recipes can be planned but not run yet")
     if engine_platform is not None and engine_platform != hardware.platform:
         kind = f"an engine for {hardware.platform}"
         if hardware.platform == "cpu":
@@ -157,90 +147,6 @@ def missing_hardware(
             f"needs {kind}; the engine at hand is {engine_name or 'built'} for {engine_platform}"
         )
     return ", and ".join(lacking) or None
-
-
-def gpu_facts(uuids: Sequence[str], nvml: Any = None) -> list[dict[str, Any]]:
-    """Name, driver, clocks (MHz), power limits (W), ECC, MIG, PCIe and NVLink of GPUs now; None
-    where the driver does not tell.
-
-    Empty where there is no driver.
-
-    Args:
-        uuids: of the GPUs, in the order of the answer.
-        nvml: a module with the interface of ``pynvml``; None is that module.
-    """
-    if not uuids:
-        return []
-    if nvml is None:
-        import pynvml
-
-        nvml = pynvml
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return []
-    try:
-        driver = ask_if_supported(nvml, nvml.nvmlSystemGetDriverVersion)
-        cuda = ask_if_supported(nvml, nvml.nvmlSystemGetCudaDriverVersion)
-        handles = handles_of(nvml, uuids)
-        return [
-            {"uuid": uuid, "driver": _text(driver), "cuda_driver": cuda, **_facts(nvml, handle)}
-            for uuid, handle in handles.items()
-        ]
-    except nvml.NVMLError:
-        return []
-    finally:
-        nvml.nvmlShutdown()
-
-
-def handles_of(nvml: Any, uuids: Sequence[str]) -> dict[str, Any]:
-    """NVML handles by UUID.
-
-    Raises:
-        nvml.NVMLError: for a GPU that is not there.
-    """
-    return {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
-
-
-def thousandth(value: float | None) -> float | None:
-    """The driver counts in thousandths: milliwatts, millijoules."""
-    return None if value is None else value / 1000
-
-
-def ask_if_supported(nvml: Any, ask: Callable[[], Any]) -> Any:
-    """The driver's answer, or None where it does not support the question."""
-    try:
-        return ask()
-    except nvml.NVMLError:
-        return None
-
-
-def _read_gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    limit = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-    processes = (
-        ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
-    )
-    name = str(_text(nvml.nvmlDeviceGetName(handle)))
-    capability, nvlink = (0, 0), False
-    if hardware_of_device(name) is None:
-        ask = ask_if_supported
-        capability = ask(nvml, lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle)) or (0, 0)
-        nvlink = any(_link(nvml, handle, link) is not None for link in range(_NVLINKS))
-    return Gpu(
-        index=index,
-        uuid=str(_text(nvml.nvmlDeviceGetUUID(handle))),
-        name=name,
-        memory_total=int(memory.total),
-        memory_used=int(memory.used),
-        power_limit=thousandth(limit),
-        processes=tuple(
-            GpuProcess(int(process.pid), process.usedGpuMemory) for process in processes
-        ),
-        compute_capability=capability[0] * 10 + capability[1],
-        nvlink=nvlink,
-    )
 
 
 def _declaration(gpu: Gpu, count: int) -> str:
@@ -262,57 +168,3 @@ def _to_declare(inventory: Inventory) -> str:
 def _listed(inventory: Inventory) -> str:
     counts = Counter(gpu.name for gpu in inventory.gpus)
     return ", ".join(f"{count} x {name}" for name, count in counts.items())
-
-
-def _facts(nvml: Any, handle: Any) -> dict[str, Any]:
-    def ask(name: str, *arguments: Any) -> Any:
-        return ask_if_supported(nvml, lambda: getattr(nvml, name)(handle, *arguments))
-
-    ecc, mig = ask("nvmlDeviceGetEccMode"), ask("nvmlDeviceGetMigMode")
-    limit, standard = (
-        ask("nvmlDeviceGetEnforcedPowerLimit"),
-        ask("nvmlDeviceGetPowerManagementDefaultLimit"),
-    )
-    links = [
-        version for link in range(_NVLINKS) if (version := _link(nvml, handle, link)) is not None
-    ]
-    return {
-        "name": _text(ask("nvmlDeviceGetName")),
-        "vbios": _text(ask("nvmlDeviceGetVbiosVersion")),
-        "power_limit": thousandth(limit),
-        "power_limit_default": thousandth(standard),
-        "sm_clock": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        "sm_clock_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
-        "memory_clock": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-        "memory_clock_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM),
-        "temperature": ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        "ecc": _flag(ecc),
-        "mig": _flag(mig),
-        "persistence": _flag(ask("nvmlDeviceGetPersistenceMode")),
-        "compute_mode": ask("nvmlDeviceGetComputeMode"),
-        "pcie_generation": ask("nvmlDeviceGetCurrPcieLinkGeneration"),
-        "pcie_width": ask("nvmlDeviceGetCurrPcieLinkWidth"),
-        "nvlinks": len(links),
-        "nvlink_version": max(links, default=None),
-    }
-
-
-def _link(nvml: Any, handle: Any, link: int) -> int | None:
-    """Version of an active link."""
-    if not ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetNvLinkState(handle, link)):
-        return None
-    version: int | None = ask_if_supported(
-        nvml, lambda: nvml.nvmlDeviceGetNvLinkVersion(handle, link)
-    )
-    return version or 0
-
-
-def _flag(value: Any) -> bool | None:
-    """A switch; where the driver gives two, the first is the one that holds now."""
-    if isinstance(value, list | tuple):
-        value = value[0]
-    return None if value is None else bool(value)
-
-
-def _text(value: str | bytes | None) -> str | None:
-    return value.decode() if isinstance(value, bytes) else value

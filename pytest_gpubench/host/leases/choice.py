@@ -197,9 +197,13 @@ def server_env(
 ) -> dict[str, str]:
     """The environment that keeps a server on what it was granted.
 
-    GPUs go by UUID; by index in the order of the PCI bus where the engine is older than the first
-    version proven.
+    NVIDIA's GPUs go by UUID; by index in the order of the PCI bus where the engine is older than
+    the first version proven. AMD's go by HIP's index, as its documentation has it, in both
+    variables: engines for ROCm read either, and vLLM refuses two that differ.
     """
+    if grant.gpus and grant.gpus[0].platform == "rocm":
+        indices = ",".join(str(gpu.index) for gpu in grant.gpus)
+        return {"HIP_VISIBLE_DEVICES": indices, "CUDA_VISIBLE_DEVICES": indices}
     if grant.gpus:
         if _takes_uuids(dialect, engine_version):
             return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in grant.gpus)}
