@@ -28,6 +28,8 @@ def add_commands(commands: Subparsers) -> None:
         help="JSON (default), or batch scripts to look at",
     )
     matrix.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
+    matrix.add_argument("--canary", action="store_true", help="as --gpubench-canary")
+    _add_trim(matrix)
     _add_slurm(matrix)
     matrix.set_defaults(run=_matrix)
 
@@ -43,6 +45,7 @@ def add_commands(commands: Subparsers) -> None:
         help="the cluster's scheduler; there is one so far",
     )
     submit.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
+    _add_trim(submit)
     submit.add_argument(
         "--no-fetch", action="store_true", help="no job that fetches the weights first"
     )
@@ -96,6 +99,10 @@ def add_commands(commands: Subparsers) -> None:
     step.set_defaults(run=_step)
 
 
+def _add_trim(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trim", action="store_true", help="as --gpubench-trim")
+
+
 def _add_slurm(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Slurm")
     group.add_argument(
@@ -145,6 +152,7 @@ def _document(parsed: argparse.Namespace) -> dict[str, Any]:
     from pytest_gpubench.plugin.inner_pytest import selection_matrix
 
     more = [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
+    more += [f"--gpubench-{name}" for name in ("canary", "trim") if getattr(parsed, name, False)]
     return selection_matrix(
         parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per, more
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pytest_gpubench.model.frozen import FrozenMap
@@ -160,3 +161,16 @@ class RecipeBook:
             KeyError: for any other key.
         """
         return next((one for one in self.declared if one.key == key), None) or HARDWARE[key]
+
+
+def lowest_of_servers(cases: Iterable[Case]) -> frozenset[str]:
+    """Ids of the case of lowest concurrency of each server; of several the one of fewest tokens."""
+    lowest: dict[str, Case] = {}
+    for case in cases:
+        if case.server not in lowest or _size(case) < _size(lowest[case.server]):
+            lowest[case.server] = case
+    return frozenset(case.id for case in lowest.values())
+
+
+def _size(case: Case) -> tuple[int, int]:
+    return case.workload.conc, case.workload.isl + case.workload.osl

@@ -78,6 +78,10 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         config.pluginmanager.register(
             Changed(benchmark, settings.changed_since), name="gpubench-changed"
         )
+    if settings.trim:
+        from pytest_gpubench.plugin.trimming import Trim
+
+        config.pluginmanager.register(Trim(), name="gpubench-trim")
     write_report = reporting.take_part(config, benchmark)
     write_json = reporting.take_part_for_benchmark(config, settings.benchmark_json, folder.path)
     if worker is None:

@@ -156,6 +156,14 @@ OPTIONS = (
         repeat=Repeat.NEVER,
     ),
     Option(
+        "canary",
+        "with --gpubench-matrix: the lowest concurrency of every server is a job of its own, for "
+        "a stage before all others",
+        repeat=Repeat.NEVER,
+        needs={"matrix": "says how jobs are cut: give --gpubench-matrix as well"},
+    ),
+    Option("trim", "of every server that is selected only the case of lowest concurrency"),
+    Option(
         "server-per",
         "what shares a server: all points of a parallelism (default), of a shape "
         "(ISL/OSL), or one server per point",

@@ -14,6 +14,7 @@ from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin.engines_under_test import SECOND, Arms
+from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.recipes.server_groups import parse_launches
 from pytest_gpubench.report.matrix import matrix_document
 from pytest_gpubench.report.plan import plan_document
@@ -53,12 +54,13 @@ def _line(arms: Arms, launch: Launch) -> CommandLine:
     return dialect_of(spec.framework).render(spec, arms.command(spec), served_name=launch.server)
 
 
-def write_matrix(path: Path, book: RecipeBook, cases: Sequence[Case], launches: str) -> None:
+def write_matrix(path: Path, book: RecipeBook, cases: Sequence[Case], settings: Settings) -> None:
     """Write the jobs of the selected cases to the file that ``--gpubench-matrix`` names.
 
     Raises:
         GpubenchError: if the selection has too many kinds of jobs for one matrix, or the file
             cannot be written.
     """
-    certain, _ = parse_launches(launches)
-    write_record(path, matrix_document(book, cases, launches=certain))
+    certain, _ = parse_launches(settings.launches)
+    document = matrix_document(book, cases, launches=certain, canary=settings.canary)
+    write_record(path, document)

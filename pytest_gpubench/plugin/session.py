@@ -185,7 +185,7 @@ class BenchmarkSession:
                 write_plan(plan, self.book, cases, self.arms, self.launches)
             option = "matrix"
             if matrix is not None:
-                write_matrix(matrix, self.book, cases, self.settings.launches)
+                write_matrix(matrix, self.book, cases, self.settings)
         except GpubenchError as error:
             raise pytest.UsageError(f"--gpubench-{option}: {error}") from None
 

@@ -42,6 +42,8 @@ class Settings:
     runner: str | None = None
     plan: Path | None = None
     matrix: Path | None = None
+    canary: bool = False
+    trim: bool = False
     report: Path | None = None
     reuse: bool = False
     changed_since: str | None = None
@@ -92,6 +94,8 @@ def resolve_settings(config: pytest.Config) -> Settings:
         runner=config.getoption("gpubench_runner"),
         plan=given_path(config, "plan"),
         matrix=given_path(config, "matrix"),
+        canary=bool(config.getoption("gpubench_canary")),
+        trim=bool(config.getoption("gpubench_trim")),
         report=_target(config, "report"),
         reuse=bool(config.getoption("gpubench_reuse")),
         changed_since=config.getoption("gpubench_changed_since"),

@@ -7,13 +7,13 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.gate.ratios import RatioPoint, ratio_points
 from pytest_gpubench.host.files import open_regular
-from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.cases import Case, RecipeBook, lowest_of_servers
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import Hardware, platform_of
 from pytest_gpubench.model.metrics import METRICS
@@ -58,10 +58,17 @@ class Job:
     servers: tuple[str, ...]
     cases: tuple[str, ...]
     """Ids of the cases that must report."""
+    canary: bool = False
+    """Whether it belongs to the stage before all others."""
 
 
 def jobs_of(
-    book: RecipeBook, cases: Sequence[Case], *, launches: int = 1, most: int = MAX_JOBS
+    book: RecipeBook,
+    cases: Sequence[Case],
+    *,
+    launches: int = 1,
+    most: int = MAX_JOBS,
+    canary: bool = False,
 ) -> tuple[list[Job], list[Skipped]]:
     """One job per server, packed where there would be more than ``most``; and what no job runs.
 
@@ -71,7 +78,8 @@ def jobs_of(
         book: everything declared; a server of which all cases are selected is named as a whole.
         cases: the selected ones.
         launches: fresh starts of every server, for the time limit.
-        most: jobs at most.
+        most: jobs at most, of a stage.
+        canary: the lowest concurrency of every server is a job of its own, in a stage before.
 
     Raises:
         GpubenchError: if not even packing stays below the limit.
@@ -79,13 +87,33 @@ def jobs_of(
     skipped = [
         Skipped(case.id, f"not runnable: {case.why_not}") for case in cases if not case.runnable
     ]
+    runnable = [case for case in cases if case.runnable]
+    first = lowest_of_servers(runnable) if canary else frozenset[str]()
+    jobs: list[Job] = []
+    for before in (True, False) if canary else (False,):
+        stage = [case for case in runnable if (case.id in first) is before]
+        part, too_big = _jobs(book, stage, frozenset() if before else first, launches, most)
+        jobs += [
+            replace(job, name=f"{job.name}, canary", canary=True) if before else job for job in part
+        ]
+        skipped += too_big
+    return jobs, skipped
+
+
+def _jobs(
+    book: RecipeBook,
+    cases: Sequence[Case],
+    elsewhere: frozenset[str],
+    launches: int,
+    most: int,
+) -> tuple[list[Job], list[Skipped]]:
+    declared: dict[str, list[str]] = {}
+    for case in book.cases:
+        declared.setdefault(case.server, []).append(case.id)
     wanted: dict[str, list[Case]] = {}
     for case in cases:
-        if case.runnable:
-            wanted.setdefault(case.server, []).append(case)
-    declared: dict[str, int] = {}
-    for case in book.cases:
-        declared[case.server] = declared.get(case.server, 0) + 1
+        wanted.setdefault(case.server, []).append(case)
+    skipped: list[Skipped] = []
     specs = dict(book.servers)
     groups: dict[tuple[str, str, str, int], list[str]] = {}
     for server, own in wanted.items():
@@ -114,7 +142,8 @@ def jobs_of(
                     gpus=0 if platform_of(hardware) == "cpu" else gpus,
                     minutes=max(LEAST_MINUTES, math.ceil(minutes * MARGIN)),
                     selection=" or ".join(
-                        _selection(server, wanted[server], declared[server]) for server in part
+                        _selection(server, wanted[server], declared[server], elsewhere)
+                        for server in part
                     ),
                     servers=tuple(part),
                     cases=tuple(case.id for server in part for case in wanted[server]),
@@ -130,6 +159,7 @@ def matrix_document(
     launches: int = 1,
     labels: Mapping[str, str] | None = None,
     most: int = MAX_JOBS,
+    canary: bool = False,
 ) -> dict[str, Any]:
     """The matrix as JSON data.
 
@@ -140,7 +170,7 @@ def matrix_document(
         labels: runner label of a recipe to the label that GitHub knows (``cpu`` to
             ``ubuntu-latest``).
     """
-    jobs, skipped = jobs_of(book, cases, launches=launches, most=most)
+    jobs, skipped = jobs_of(book, cases, launches=launches, most=most, canary=canary)
     skipped += [
         Skipped(entry.recipe, f"not supported: {entry.reason} ({entry.position})")
         for entry in book.unsupported
@@ -160,6 +190,7 @@ def matrix_document(
 def _entry(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": job.name,
+        "runner": job.runner,
         "runs_on": labels.get(job.runner, job.runner),
         "hardware": job.hardware,
         "image": job.image,
@@ -168,6 +199,7 @@ def _entry(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
         "selection": job.selection,
         "servers": list(job.servers),
         "cases": list(job.cases),
+        "canary": job.canary,
     }
 
 
@@ -201,12 +233,21 @@ def _parts(servers: Sequence[str], size: int) -> Iterable[list[str]]:
     return [list(servers[start:end]) for start, end in itertools.pairwise(ends)]
 
 
-def _selection(server: str, cases: Sequence[Case], declared: int) -> str:
-    """The server as a whole, or its selected cases one by one. Ids are made of letters, digits,
-    dots, dashes and colons."""
-    if len(cases) == declared:
-        return f"gpubench(server='{server}')"
-    return " or ".join(f"gpubench(case='{case.id}')" for case in cases)
+def _selection(
+    server: str, cases: Sequence[Case], declared: Sequence[str], elsewhere: frozenset[str]
+) -> str:
+    """The server as a whole, or its selected cases one by one; as a whole without what a stage
+    before has, so that its start is judged as well. Ids are made of letters, digits, dots, dashes
+    and colons."""
+    own = [case.id for case in cases]
+    others = [case for case in declared if case not in own]
+    whole = f"gpubench(server='{server}')"
+    if not others:
+        return whole
+    if elsewhere.issuperset(others):
+        apart = " or ".join(f"gpubench(case='{case}')" for case in others)
+        return f"({whole} and not ({apart}))"
+    return " or ".join(f"gpubench(case='{case}')" for case in own)
 
 
 def _minutes(hardware: str, workloads: Sequence[Workload], launches: int) -> float:

@@ -160,3 +160,43 @@ def test_gpubench_matrix_prints_json_and_batch_scripts(tmp_path: Path) -> None:
     assert "#SBATCH --gres=gpu:h100:1" in done.stdout
     assert "%2\n" in done.stdout
     assert "--container-image=a b'\"'\"'c'" in done.stdout
+
+
+def test_a_canary_is_the_lowest_concurrency_of_every_server_and_nothing_is_lost() -> None:
+    book = load_recipes([RECIPES])
+    whole, left_out = jobs_of(book, book.cases, most=10_000)
+    jobs, left_out_too = jobs_of(book, book.cases, most=10_000, canary=True)
+    assert left_out_too == left_out
+    first = [job for job in jobs if job.canary]
+    assert jobs[: len(first)] == first
+    assert [len(job.cases) for job in first] == [1] * len(whole)
+    assert sorted(case for job in jobs for case in job.cases) == sorted(
+        case for job in whole for case in job.cases
+    )
+    assert len({job.name for job in jobs}) == len(jobs)
+    (canary,) = (job for job in first if job.servers == ("tiny-bf16-cpu-vllm-tp1",))
+    assert canary.selection == "gpubench(case='tiny-bf16-cpu-vllm-tp1:128x32-c1')"
+    (rest,) = (job for job in jobs if job.servers == canary.servers and job is not canary)
+    assert rest.selection == (
+        "(gpubench(server='tiny-bf16-cpu-vllm-tp1') and not "
+        "(gpubench(case='tiny-bf16-cpu-vllm-tp1:128x32-c1')))"
+    )
+
+
+def test_trim_leaves_the_lowest_concurrency_of_what_is_selected(project: Project) -> None:
+    for keyword, lowest in (("tiny and not mtp", "c1"), ("tiny and not mtp and not c1", "c2")):
+        result = project.inside("benchmarks", "-k", keyword, "--gpubench-trim", "--co", "-q")
+        told = [line for line in result.outlines if "test_throughput[" in line]
+        assert [line.rpartition("-")[2] for line in told] == [f"{lowest}]"]
+    found = _matrix(project, "-m", "tiny and not mtp", "--gpubench-trim", "--gpubench-canary")
+    assert [(entry["canary"], entry["cases"]) for entry in found["include"]] == [
+        (True, ["tiny-bf16-cpu-vllm-tp1:32x4-c1"])
+    ]
+
+
+def test_a_canary_without_a_matrix_is_a_sentence(project: Project) -> None:
+    result = project.inside("benchmarks", "--gpubench-canary")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: --gpubench-canary says how jobs are cut: give --gpubench-matrix as well"]
+    )
