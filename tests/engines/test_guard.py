@@ -6,8 +6,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -74,9 +76,16 @@ def test_stop_is_idempotent(tmp_path: Path) -> None:
     assert process.poll() == -signal.SIGTERM
 
 
-def owner_of(tmp_path: Path, fault: str, then: str) -> subprocess.Popen[bytes]:
-    """A process that starts a stub engine; ``then`` is what it does, with ``start()`` for the
-    start."""
+@contextmanager
+def owner_of(
+    tmp_path: Path, fault: str, then: str
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """A process that starts a stub engine, and its output; ``then`` is what it does, with
+    ``start()`` for the start.
+
+    It ends with the block: left running by a test that failed, it would fail the test during
+    which it is collected as garbage.
+    """
     program = f"""
 import sys, time
 from pathlib import Path
@@ -92,18 +101,21 @@ def start():
 
 {textwrap.dedent(then)}
 """
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ROOT)
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as owner:
+        assert owner.stdout is not None
+        try:
+            yield owner, owner.stdout
+        finally:
+            owner.kill()
 
 
 def test_nothing_outlives_a_run_that_was_killed(tmp_path: Path) -> None:
     """SIGKILL of the process that started the server: the guard notices and ends the whole tree,
     deaf processes included."""
-    owner = owner_of(
-        tmp_path, "ignore-sigterm", "start(); print('ready', flush=True); time.sleep(300)"
-    )
-    assert owner.stdout is not None
-    with owner.stdout:
-        assert owner.stdout.readline() == b"ready\n"
+    then = "start(); print('ready', flush=True); time.sleep(300)"
+    with owner_of(tmp_path, "ignore-sigterm", then) as (owner, said):
+        assert said.readline() == b"ready\n"
         assert len(stub_processes(str(tmp_path))) >= 3
         owner.kill()
         owner.wait()
@@ -117,12 +129,10 @@ def test_ctrl_c_during_a_start_stops_the_server(tmp_path: Path) -> None:
     except KeyboardInterrupt:
         print("interrupted", flush=True)
     """
-    owner = owner_of(tmp_path, "hang-at-load", then)
-    assert owner.stdout is not None
-    with owner.stdout:
+    with owner_of(tmp_path, "hang-at-load", then) as (owner, said):
         assert wait_for(lambda: len(stub_processes(str(tmp_path))) >= 4)
         owner.send_signal(signal.SIGINT)
-        assert owner.stdout.readline() == b"interrupted\n"
+        assert said.readline() == b"interrupted\n"
         assert owner.wait(120) == 0
     assert stub_processes(str(tmp_path)) == []
 
@@ -137,13 +147,11 @@ def test_a_second_ctrl_c_during_a_stop_hurries_it_and_is_not_lost(tmp_path: Path
     except KeyboardInterrupt:
         print("interrupted", time.monotonic() - begin < 300, flush=True)
     """
-    owner = owner_of(tmp_path, "ignore-sigterm", then)
-    assert owner.stdout is not None
-    with owner.stdout:
-        assert owner.stdout.readline() == b"stopping\n"
+    with owner_of(tmp_path, "ignore-sigterm", then) as (owner, said):
+        assert said.readline() == b"stopping\n"
         time.sleep(1)
         owner.send_signal(signal.SIGINT)
-        assert owner.stdout.readline() == b"interrupted True\n"
+        assert said.readline() == b"interrupted True\n"
         assert owner.wait(120) == 0
     assert wait_for(lambda: not stub_processes(str(tmp_path)))
 
@@ -165,7 +173,8 @@ from multiprocessing.shared_memory import SharedMemory
 memory = SharedMemory(create=True, size=4096)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork():
-    print("memory", memory.name, flush=True)
+    # In one piece: what is printed unbuffered arrives word by word.
+    os.write(1, f"memory {memory.name}\\n".encode())
 time.sleep(300)
 """
 
@@ -211,10 +220,8 @@ def test_shared_memory_goes_with_a_run_that_was_killed(tmp_path: Path) -> None:
     print(process.log.lines()[0].split()[1], process.guard_pid, flush=True)
     time.sleep(300)
     """
-    owner = owner_of(tmp_path, "", then)
-    assert owner.stdout is not None
-    with owner.stdout:
-        name, guard_pid = owner.stdout.readline().decode().split()
+    with owner_of(tmp_path, "", then) as (owner, said):
+        name, guard_pid = said.readline().decode().split()
         assert (Path("/dev/shm") / name).exists()
         owner.kill()
         owner.wait()
