@@ -66,6 +66,10 @@ def pytest_runtest_call(item):
 """A plugin of the inner runs: a busy test machine makes no measurement INVALID there, counts that
 do not add up still do."""
 
+CALMLY = ("-p", "no:cacheprovider", "-p", "calm_clocks")
+"""What every inner run is started with, one from a ``rerun.txt`` too: that file holds only
+options of ours."""
+
 
 def workers(number: int) -> tuple[str, ...]:
     """Options for xdist; older releases of pytest-benchmark warn under it, and a warning is an
@@ -95,16 +99,7 @@ class Project:
         return self.pytester.runpytest_inprocess(*words)
 
     def command(self, *arguments: str, stub: bool = True) -> list[str]:
-        words = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "calm_clocks",
-            "-ra",
-        ]
+        words = [sys.executable, "-m", "pytest", *CALMLY, "-ra"]
         words += [f"--gpubench-vllm-command={sys.executable} {STUB} serve"] if stub else []
         return [*words, f"--gpubench-cache-dir={self.pytester.path / 'hub'}", *arguments]
 
