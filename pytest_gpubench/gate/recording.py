@@ -57,21 +57,31 @@ def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = 
     if verdict.status is Status.INVALID:
         return Recording(False, f"not recorded: {verdict.reason}")
     objections = [one for one in verdict.metrics if _objection(one)]
-    barred = [
-        one
-        for one in objections
-        if one.code not in ("regressed", "drifted") or not accept_regression
-    ]
+    barred = [one for one in objections if not (accept_regression and _acceptable(one))]
     if barred:
-        hint = (
-            ""
-            if accept_regression or barred[0].code != "regressed"
-            else "; --gpubench-accept-regression accepts it"
-        )
-        return Recording(False, f"not recorded: {barred[0].reason}{hint}")
+        return Recording(False, f"not recorded: {_why_barred(barred)}")
     anchors = {one.metric: "improved" for one in verdict.metrics if one.improved}
     anchors |= {one.metric: f"accepted: {note}" if note else "accepted" for one in objections}
     return Recording(True, anchors=anchors)
+
+
+def _acceptable(one: MetricVerdict) -> bool:
+    """Whether ``accept_regression`` lifts this objection."""
+    return one.status is Status.FAIL and one.code in ("regressed", "drifted")
+
+
+def _why_barred(barred: Sequence[MetricVerdict]) -> str:
+    """All objections, each with what helps against it: the option helps only against some."""
+    worse = [one.reason for one in barred if _acceptable(one)]
+    others = [one for one in barred if not _acceptable(one)]
+    parts = [
+        f"{one.reason}, which no option accepts" + (f"; {one.remedy}" if one.remedy else "")
+        for one in others
+    ]
+    if worse:
+        pronoun = "it" if len(worse) == 1 else "them"
+        parts.append(f"{'; '.join(worse)}; --gpubench-accept-regression accepts {pronoun}")
+    return "; ".join(parts)
 
 
 def _objection(one: MetricVerdict) -> bool:

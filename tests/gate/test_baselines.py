@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -200,6 +201,7 @@ def verdict(
     metric: str = METRIC,
     improved: bool = False,
     changed: bool = True,
+    remedy: str = "",
 ) -> Verdict:
     change = (
         Change(0.05, 0.05, estimate, estimate - 0.02, estimate + 0.02, 0.01, 8, 1, 0.08)
@@ -207,7 +209,14 @@ def verdict(
         else None
     )
     one = MetricVerdict(
-        metric, status, code, f"{metric} {code}", change=change, tolerance=0.05, improved=improved
+        metric,
+        status,
+        code,
+        f"{metric} {code}",
+        remedy,
+        change=change,
+        tolerance=0.05,
+        improved=improved,
     )
     return Verdict(status, one.reason, metrics=(one,))
 
@@ -261,10 +270,43 @@ def test_what_may_be_recorded(
 
 
 def test_refusals_say_what_to_do() -> None:
-    assert "--gpubench-accept-regression" in recording(verdict(Status.FAIL, "regressed")).reason
+    for code in ("regressed", "drifted"):
+        refused = recording(verdict(Status.FAIL, code))
+        assert refused.reason.endswith(f"{METRIC} {code}; --gpubench-accept-regression accepts it")
     assert "uncommitted" in tree_refusal({"commit": "a", "dirty": True})
     assert "not a git working tree" in tree_refusal(None)
     assert tree_refusal({"commit": "a", "dirty": False}) == ""
+
+
+def several(*verdicts: Verdict) -> Verdict:
+    """One verdict on the metrics of all."""
+    return replace(verdicts[0], metrics=tuple(one for each in verdicts for one in each.metrics))
+
+
+def test_a_refusal_says_of_each_metric_which_option_helps() -> None:
+    worse = verdict(Status.FAIL, "regressed", estimate=0.2, metric="ttft_p50")
+    drifted = verdict(Status.FAIL, "drifted", estimate=0.2, metric="icl_p50")
+    noisy = verdict(Status.INCONCLUSIVE, "straddles", estimate=0.06, remedy="launch it again")
+    broken = verdict(Status.FAIL, "limit-broken", metric="ttft_p99", changed=False)
+    option = "--gpubench-accept-regression accepts"
+    undecided = f"{METRIC} straddles, which no option accepts; launch it again"
+    for order in itertools.permutations([worse, noisy]):
+        assert (
+            recording(several(*order)).reason
+            == f"not recorded: {undecided}; ttft_p50 regressed; {option} it"
+        )
+    assert (
+        recording(several(worse, noisy), accept_regression=True).reason
+        == f"not recorded: {undecided}"
+    )
+    assert (
+        recording(several(worse, drifted)).reason
+        == f"not recorded: ttft_p50 regressed; icl_p50 drifted; {option} them"
+    )
+    assert (
+        recording(several(worse, broken)).reason == "not recorded: ttft_p99 limit-broken, "
+        f"which no option accepts; ttft_p50 regressed; {option} it"
+    )
 
 
 def test_entries_leave_out_what_does_not_count() -> None:
