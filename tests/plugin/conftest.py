@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 # twice.
 import pytest_gpubench.plugin.runner  # noqa: F401
 from pytest_gpubench.report.record import CaseRecord, StartRecord, record_adapter
+from tests.plugin.fork_server import ForkServer
 
 STUB = Path(__file__).parents[1] / "stub_engine.py"
 
@@ -82,13 +84,19 @@ class Project:
     """A folder with recipes.yaml and benchmarks/, and pytest run in it as a user runs it."""
 
     pytester: pytest.Pytester
+    forks: ForkServer
+    hub: Path
+    """The cache of models: the embedded pair is unfolded into it once, not for every run."""
 
     def recipes(self, text: str) -> None:
         (self.pytester.path / "recipes.yaml").write_text(textwrap.dedent(text))
 
     def run(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
         """pytest in a process of its own, with the stub as the engine."""
-        return self.pytester.run(*self.command(*arguments, stub=stub), timeout=600)
+        words = self.command(*arguments, stub=stub)
+        if self.forks.suits(os.environ):
+            return self.forks.run(words[3:], self.pytester.path, timeout=600)
+        return self.pytester.run(*words, timeout=600)
 
     def inside(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
         """The same in this process: much faster, for runs that start no server."""
@@ -101,7 +109,7 @@ class Project:
     def command(self, *arguments: str, stub: bool = True) -> list[str]:
         words = [sys.executable, "-m", "pytest", *CALMLY, "-ra"]
         words += [f"--gpubench-vllm-command={sys.executable} {STUB} serve"] if stub else []
-        return [*words, f"--gpubench-cache-dir={self.pytester.path / 'hub'}", *arguments]
+        return [*words, f"--gpubench-cache-dir={self.hub}", *arguments]
 
     def records(self, name: str = "launch-1.json") -> list[dict[str, Any]]:
         """All records of the run, init records included; each has only fields that the model of
@@ -124,6 +132,32 @@ class Project:
         return [record for record in self.records() if record["kind"] == "engine-init"]
 
 
+PLANTED = """
+import dataclasses
+from pytest_gpubench.plugin import run_gate
+
+LEVELS, evidence_of = {levels!r}, run_gate.evidence_of
+
+def planted(label, measurement):
+    found = evidence_of(label, measurement)
+    factor = 1 + 0.002 * (-1) ** int(label[-1])
+    levels = next(levels for start, levels in LEVELS.items() if label.startswith(start))
+    values = {{name: level * factor for name, level in levels.items()}}
+    return dataclasses.replace(found, metrics={{**found.metrics, **values}})
+
+run_gate.evidence_of = planted
+"""
+
+
+def plant_levels(project: Project, levels: Mapping[str, Mapping[str, float]]) -> None:
+    """Let the gate judge these numbers, with a spread of 0.2%, in place of what was measured.
+
+    Args:
+        levels: start of a launch's label (``a``, ``launch``) to metric to level.
+    """
+    project.pytester.makeconftest(PLANTED.format(levels=levels))
+
+
 def with_gates(project: Project, gates: str) -> None:
     """Give the plain tiny recipe a ``gates`` section."""
     text = (project.pytester.path / "recipes.yaml").read_text()
@@ -132,8 +166,23 @@ def with_gates(project: Project, gates: str) -> None:
     project.recipes(text.replace(plain, f"tiny-bf16-cpu-vllm: {{extends: base, gates: {gates}}}"))
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """What starts the inner runs; one for all tests of this process."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hub")
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, forks: ForkServer, hub: Path
+) -> Project:
     for name in [
         name
         for name in os.environ
@@ -146,7 +195,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
         "GPUBENCH_LEASE_DIR", str(pytester.path / "leases")
     )  # the host's own leases are none of a test's business
     pytester.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
-    made = Project(pytester)
+    made = Project(pytester, forks, hub)
     made.recipes(RECIPES)
     (pytester.path / "calm_clocks.py").write_text(CALM)
     benchmarks = pytester.mkdir("benchmarks")

@@ -1,0 +1,172 @@
+"""Forks a process for each inner run of pytest: as ``python -m pytest`` starts it, without its
+second of imports.
+
+``ForkServer`` talks to this file run as a script, one line of JSON a run. That process has run
+pytest once, with nothing to collect, and has imported what a measurement needs; it never has
+threads of its own. What a run changes (modules, environment, folder) ends with its process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+PRELOADED = (
+    "pytest_gpubench.suite",
+    "pytest_gpubench.plugin.activate",
+    "pytest_gpubench.plugin.gpu_watch",
+    "pytest_gpubench.plugin.live",
+    "pytest_gpubench.plugin.model_files",
+    "pytest_gpubench.plugin.reporting",
+    "pytest_gpubench.plugin.reuse",
+    "pytest_gpubench.plugin.runner",
+    "pytest_gpubench.plugin.servers",
+    "pytest_gpubench.plugin.session_end",
+    "pytest_gpubench.recipes.loading",
+)
+"""Each draws in more. What is missing here only takes time."""
+
+
+def interpreter_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that an interpreter reads when it starts: a fork cannot obey others."""
+    return {name: value for name, value in environment.items() if name.startswith("PYTHON")}
+
+
+class ForkServer:
+    """The process that forks, started with the first run and ended with `close`."""
+
+    def __init__(self) -> None:
+        self._settings = interpreter_settings(os.environ)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def suits(self, environment: Mapping[str, str]) -> bool:
+        """Whether a run with this environment would be what it is without the server."""
+        return interpreter_settings(environment) == self._settings
+
+    def run(self, arguments: Sequence[str], folder: Path, timeout: float) -> pytest.RunResult:
+        """Run pytest with the environment of now, in a folder.
+
+        Raises:
+            subprocess.TimeoutExpired: after so many seconds; the run is killed.
+        """
+        out, err = folder / "stdout", folder / "stderr"
+        request = {
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": dict(os.environ),
+            "files": [os.devnull, str(out), str(err)],
+            "timeout": timeout,
+        }
+        begin = time.monotonic()
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        assert answer, "the fork server is gone"
+        lines = [path.read_text("utf-8", "replace").splitlines() for path in (out, err)]
+        for stream, written in zip((sys.stdout, sys.stderr), lines, strict=True):
+            print(*written, sep="\n", file=stream)  # what a test that fails shows
+        code = json.loads(answer)
+        if code is None:
+            raise subprocess.TimeoutExpired(list(arguments), timeout)
+        duration = time.monotonic() - begin
+        return pytest.RunResult(code, lines[0], lines[1], duration)
+
+    def close(self) -> None:
+        """End the process; it ends by itself when its input does."""
+        if self._process is not None:
+            with self._process:
+                assert self._process.stdin is not None
+                self._process.stdin.close()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        return self._process
+
+
+class _Preload:
+    def pytest_sessionstart(self) -> None:
+        for name in PRELOADED:
+            importlib.import_module(name)
+
+
+def _warm_up() -> None:
+    """Let pytest load its plugins and ours under its import hook, as it does in a run."""
+    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
+        before, sys.stdout = sys.stdout, nowhere
+        arguments = ["-p", "no:cacheprovider", f"--rootdir={folder}", "-c", os.devnull, folder]
+        code = pytest.main(arguments, plugins=[_Preload()])
+        sys.stdout = before
+    assert code == pytest.ExitCode.NO_TESTS_COLLECTED, f"the warm-up ended with {code}"
+
+
+def _wait(pid: int, timeout: float) -> int | None:
+    """The exit code of a child, negative for a signal; None if it had to be killed."""
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _become(request: Mapping[str, object]) -> None:
+    """In the child: what ``python -m pytest`` would have been started with."""
+    assert isinstance(request["files"], list)
+    for number, path in enumerate(request["files"]):
+        flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        opened = os.open(path, flags, 0o666)
+        os.dup2(opened, number)
+        os.close(opened)
+    os.environ.clear()
+    assert isinstance(request["environment"], dict)
+    os.environ.update(request["environment"])
+    folder = str(request["folder"])
+    os.chdir(folder)
+    assert isinstance(request["arguments"], list)
+    sys.path[0] = folder
+    sys.argv = [str(Path(pytest.__file__).with_name("__main__.py")), *request["arguments"]]
+
+
+def main() -> None:
+    """Serve until the input ends. A child leaves by the interpreter's own end, as any process."""
+    _warm_up()
+    while line := _line():
+        request = json.loads(line)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of threads: those of numpy's library bear a fork
+            pid = os.fork()
+        if pid == 0:
+            _become(request)
+            raise SystemExit(pytest.console_main())
+        os.write(1, json.dumps(_wait(pid, request["timeout"])).encode() + b"\n")
+
+
+def _line() -> bytes:
+    """A line of the input, read without reading on: a child has the same input."""
+    read = b""
+    while not read.endswith(b"\n") and (part := os.read(0, 65536)):
+        read += part
+    return read
+
+
+if __name__ == "__main__":
+    main()
