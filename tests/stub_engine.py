@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pytest_gpubench.load.loopback.http_server import Request, Response
 from pytest_gpubench.load.loopback.schedule import Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer, serve_forever
+from tests.busy import compute_on
 
 FAULTS = {
     "exit-at-import": "a library is missing: traceback, exit code 1",
@@ -268,12 +269,14 @@ def fault_while_loading(worker: subprocess.Popen[bytes]) -> None:
     while FAULT == "heartbeat-at-load":
         say("EngineCore", "No available shared memory broadcast block found in 60 seconds.")
         time.sleep(0.1)
-    while FAULT == "busy-at-load":
-        pass
+    if FAULT == "busy-at-load":
+        compute_on()
     if FAULT == "compile-at-load":
         compiler = Path(tempfile.mkdtemp(), "cicc")
         compiler.symlink_to(sys.executable)
-        subprocess.run([compiler, "-S", "-c", "while True: pass"], check=True)
+        here = Path(__file__).parent
+        words = f"import sys; sys.path.insert(0, {str(here)!r}); import busy; busy.compute_on()"
+        subprocess.run([compiler, "-S", "-c", words], check=True)
     if FAULT == "worker-killed":
         worker.kill()
         code = worker.wait()

@@ -294,12 +294,12 @@ def test_a_command_that_is_not_there(spec: ServerSpec, settings: Settings) -> No
 
 def test_a_flood_of_output_does_no_harm(spec: ServerSpec, settings: Settings) -> None:
     before = psutil.Process().memory_info().rss
-    with running(spec, settings("log-flood:64")) as engine:
+    with running(spec, settings("log-flood:32")) as engine:
         assert engine.facts.kv_cache_tokens == 116_480
-    with running(spec, settings("no-newline:64")) as engine:
+    with running(spec, settings("no-newline:16")) as engine:
         assert engine.facts.kv_cache_tokens == 116_480
         key = engine.api_key
-    assert psutil.Process().memory_info().rss - before < 100 * 2**20
+    assert psutil.Process().memory_info().rss - before < 28 * 2**20  # lines kept whole take 40
     assert engine.log_path is not None
     assert key.encode() not in engine.log_path.read_bytes()
 
