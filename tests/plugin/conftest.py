@@ -68,6 +68,47 @@ def pytest_runtest_call(item):
 """A plugin of the inner runs: a busy test machine makes no measurement INVALID there, counts that
 do not add up still do."""
 
+CANNED = """
+import hashlib, os, pickle, sys
+from pathlib import Path
+import pytest
+
+SHELF = Path({shelf!r})
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    result = yield
+    runner = sys.modules.get("pytest_gpubench.plugin.runner")
+    if runner and runner.CaseRunner._measured is not canned:
+        canned.measured, runner.CaseRunner._measured = runner.CaseRunner._measured, canned
+    return result
+
+def canned(self, launch, case, engine, attempt):
+    stub = sorted((name, value) for name, value in os.environ.items() if name.startswith("GPUBENCH_STUB"))
+    runner = sys.modules["pytest_gpubench.plugin.runner"]
+    if "GPUBENCH_STUB_FAULT" in os.environ or runner.run_load.__module__ != "pytest_gpubench.load.load_run":
+        return canned.measured(self, launch, case, engine, attempt)
+    told = repr((case.workload, case.id, self._servers.arms.spec(launch), launch.arm, stub))
+    path = SHELF / hashlib.sha256(told.encode()).hexdigest()
+    requests = self._folder.requests_file(launch, case)
+    if path.exists():
+        measurement, written = pickle.loads(path.read_bytes())
+        requests.parent.mkdir(parents=True, exist_ok=True)
+        requests.write_bytes(written)
+        return measurement, False
+    measurement, spoilt = canned.measured(self, launch, case, engine, attempt)
+    if not (spoilt or measurement.problems or measurement.invalid):
+        aside = path.with_suffix(f".{{os.getpid()}}")
+        aside.write_bytes(pickle.dumps((measurement, requests.read_bytes())))
+        aside.replace(path)
+    return measurement, spoilt
+
+canned.measured = None
+"""
+"""What the fixture `canned` adds to the inner runs: the first measurement of a case is taken, the
+next tests get its result again. A server is started all the same. An engine with a fault and a
+load that the test replaces are measured."""
+
 CALMLY = ("-p", "no:cacheprovider", "-p", "calm_clocks")
 """What every inner run is started with, one from a ``rerun.txt`` too: that file holds only
 options of ours."""
@@ -94,7 +135,7 @@ class Project:
     def run(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
         """pytest in a process of its own, with the stub as the engine."""
         words = self.command(*arguments, stub=stub)
-        if self.forks.suits(os.environ):
+        if self.forks.suits(words, os.environ):
             return self.forks.run(words[3:], self.pytester.path, timeout=600)
         return self.pytester.run(*words, timeout=600)
 
@@ -172,6 +213,17 @@ def forks() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("measurements")
+
+
+@pytest.fixture
+def canned(project: Project, shelf: Path) -> None:
+    """For tests of what becomes of a measurement: it is not taken anew for each (`CANNED`)."""
+    (project.pytester.path / "calm_clocks.py").write_text(CALM + CANNED.format(shelf=str(shelf)))
 
 
 @pytest.fixture(scope="session")

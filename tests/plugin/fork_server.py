@@ -49,9 +49,12 @@ class ForkServer:
         self._settings = interpreter_settings(os.environ)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def suits(self, environment: Mapping[str, str]) -> bool:
-        """Whether a run with this environment would be what it is without the server."""
-        return interpreter_settings(environment) == self._settings
+    def suits(self, arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+        """Whether the run would be what it is without the server.
+
+        xdist keeps for its workers the `sys.path` that it was imported with.
+        """
+        return "-n" not in arguments and interpreter_settings(environment) == self._settings
 
     def run(self, arguments: Sequence[str], folder: Path, timeout: float) -> pytest.RunResult:
         """Run pytest with the environment of now, in a folder.
@@ -156,7 +159,7 @@ def main() -> None:
             pid = os.fork()
         if pid == 0:
             _become(request)
-            raise SystemExit(pytest.console_main())
+            raise SystemExit(pytest.main())
         os.write(1, json.dumps(_wait(pid, request["timeout"])).encode() + b"\n")
 
 

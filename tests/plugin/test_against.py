@@ -10,6 +10,8 @@ import pytest
 
 from tests.plugin.conftest import STUB, Project, plant_levels
 
+pytestmark = pytest.mark.usefixtures("canned")
+
 ONE = ("benchmarks", "-m", "cpu and not mtp and c1")
 SERVER = "tiny-bf16-cpu-vllm-tp1"
 

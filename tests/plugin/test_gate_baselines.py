@@ -13,6 +13,8 @@ import pytest
 
 from tests.plugin.conftest import CALMLY, XUNIT1, Project, workers
 
+pytestmark = pytest.mark.usefixtures("canned")
+
 CASE = "tiny-bf16-cpu-vllm-tp1:32x4-c1"
 ONE = ("benchmarks", "-m", "cpu and not mtp and c1")
 UPDATE = "--gpubench-update-baselines"

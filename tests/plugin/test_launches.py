@@ -7,6 +7,8 @@ import pytest
 
 from tests.plugin.conftest import XUNIT1, Project, with_gates
 
+pytestmark = pytest.mark.usefixtures("canned")
+
 ONE = ("benchmarks", "-m", "cpu and not mtp and c1")
 SERVER = "tiny-bf16-cpu-vllm-tp1"
 

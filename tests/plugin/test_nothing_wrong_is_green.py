@@ -12,7 +12,7 @@ from pytest_gpubench.report.merge_runs import Merged, merge
 from pytest_gpubench.report.read_results import load_results
 from tests.plugin.conftest import Project, with_gates, workers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("canned")]
 PLAIN = "tiny and cpu and not mtp"
 SERVER = "tiny-bf16-cpu-vllm-tp1"
 CASE = f"{SERVER}:32x4-c1"

@@ -8,6 +8,8 @@ import pytest
 
 from tests.plugin.conftest import RECIPES, XUNIT1, Project, workers
 
+pytestmark = pytest.mark.usefixtures("canned")
+
 PLAIN, DRAFTED = "tiny-bf16-cpu-vllm", "tiny-bf16-cpu-vllm-mtp"
 NAME = "test_ratio[[]gain:tp1:32x4-c1]"
 
