@@ -38,8 +38,18 @@ PRELOADED = (
 
 
 def interpreter_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that an interpreter reads when it starts: a fork cannot obey others."""
-    return {name: value for name, value in environment.items() if name.startswith("PYTHON")}
+    """The variables that an interpreter reads when it starts: a fork cannot obey others, but for
+    PYTHONPATH."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("PYTHON") and name != "PYTHONPATH"
+    }
+
+
+def folders_of(path: str | None) -> list[str]:
+    """What a PYTHONPATH names."""
+    return [folder for folder in (path or "").split(os.pathsep) if folder]
 
 
 class ForkServer:
@@ -139,13 +149,15 @@ def _become(request: Mapping[str, object]) -> None:
         opened = os.open(path, flags, 0o666)
         os.dup2(opened, number)
         os.close(opened)
+    before = folders_of(os.environ.get("PYTHONPATH"))
     os.environ.clear()
     assert isinstance(request["environment"], dict)
     os.environ.update(request["environment"])
     folder = str(request["folder"])
     os.chdir(folder)
     assert isinstance(request["arguments"], list)
-    sys.path[0] = folder
+    rest = [each for each in sys.path[1:] if each not in before]
+    sys.path[:] = [folder, *folders_of(os.environ.get("PYTHONPATH")), *rest]
     sys.argv = [str(Path(pytest.__file__).with_name("__main__.py")), *request["arguments"]]
 
 

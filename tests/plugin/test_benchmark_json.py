@@ -10,6 +10,8 @@ import pytest
 
 from tests.plugin.conftest import Project, workers
 
+pytestmark = pytest.mark.usefixtures("canned")
+
 CASE = "tiny-bf16-cpu-vllm-tp1:32x4-c1"
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.plugin.conftest import Project, workers
 
+pytestmark = pytest.mark.usefixtures("canned")
+
 
 def test_a_run_leaves_its_page_and_the_summary_of_its_job(
     project: Project, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,8 @@ import pytest
 
 from tests.plugin.conftest import STUB, Project
 
+pytestmark = pytest.mark.usefixtures("canned")
+
 
 @pytest.fixture(autouse=True)
 def engine_of_a_known_version(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
