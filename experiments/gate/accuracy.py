@@ -90,14 +90,14 @@ def main() -> None:
                 for step in range(10, 400, 2)
                 if share_of(Status.FAIL, step / 1000, flips, asked) >= 0.95
             )
-            cells = (
+            seen = (
                 share_of(Status.FAIL, TOLERANCE, flips, asked),
                 share_of(Status.PASS, TOLERANCE, flips, asked),
                 share_of(Status.PASS, 0.0, flips, asked),
             )
             print(
                 f"| {asked} | {flips:.0%} | "
-                + " | ".join(f"{cell:.2%}" for cell in cells)
+                + " | ".join(f"{cell:.2%}" for cell in seen)
                 + f" | {loss:.1%} |"
             )
 
