@@ -38,6 +38,9 @@ FILES = {
     "port.yaml": f"{RECIPE}  serve:\n    extra-args: [--po, 9]\n".replace(
         "    extra", "         extra"
     ),
+    "circle.yaml": "include: [circle.yaml]\n",
+    "lost.yaml": "include: [nowhere.yaml]\n",
+    "included.yaml": "include: [port.yaml]\n",
     "image.yaml": f"{RECIPE}  image: me:pa55word@registry.example/vllm:v1\n",
     "huge.yaml": f"{RECIPE}  serve: {{seed: 0x{'f' * 5000}}}\n",
     "text.yaml": "this: [is, not\n",

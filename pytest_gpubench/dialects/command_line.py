@@ -35,6 +35,8 @@ class HostVariable:
 
     name: str
     default: str | None = None
+    optional: bool = False
+    """Where the host has no such value, the server gets none."""
 
     def __str__(self) -> str:
         return f"${{{self.name}}}" if self.default is None else f"${{{self.name}:-{self.default}}}"
@@ -77,12 +79,14 @@ class CommandLine:
                 resolved[name] = value
                 continue
             given = host_env.get(value.name, value.default)
+            if value.optional and not given:
+                continue  # as `[ -n "$NAME" ]`: set and empty often means "none of them"
             if given is None:
                 raise GpubenchError(
                     f"env.{name} reads {value.name} from the host, which is not set and has no "
                     "default: "
                     f"set {value.name} or give the recipe `{name}: {{from: {value.name}, default: "
-                    "...}`."
+                    "...}`, or `optional: true` where the server does without."
                 )
             resolved[name] = given
         return resolved
@@ -102,10 +106,9 @@ def environment(
     for name, value in spec.env.items():
         if isinstance(value, FrozenMap):
             default = value.get("default")
-            yield (
-                name,
-                HostVariable(str(value["from"]), None if default is None else scalar(default)),
-            )
+            default = None if default is None else scalar(default)
+            optional = value.get("optional") is True
+            yield name, HostVariable(str(value["from"]), default, optional)
         elif value is not None:
             yield name, scalar(value)
 

@@ -92,6 +92,12 @@ class Dialect(ABC):
     """Whether the doctor knows how the engine divides a GPU's memory."""
     takes_files: ClassVar[bool] = False
     """Whether the engine is given files of weights instead of a repository."""
+    attention_alone: ClassVar[bool] = False
+    """Whether attention may be data-parallel while the experts are cut (`dp-attn` with `ep: 1`)."""
+    drafted_by_another: ClassVar[tuple[str, ...]] = (
+        *("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash", "dspark"),
+    )
+    """Methods whose draft is a model of its own, which a recipe must name."""
 
     @property
     @abstractmethod
@@ -173,6 +179,15 @@ class Dialect(ABC):
     def topology_error(self, topology: Topology) -> str | None:
         """Why the engine cannot serve a topology, None if it can."""
         return None
+
+    def row_error(self, topology: Topology) -> str | None:
+        """Why a row of a search space cannot be served, None if it can."""
+        if topology.dp_attn and topology.ep != topology.tp and not self.attention_alone:
+            return (
+                "dp-attn: true spreads the experts over all ranks; "
+                f"write ep: {topology.tp} beside it"
+            )
+        return self.topology_error(topology)
 
     def default_draft_backend(
         self, method: str, hardware: str, serve: Mapping[str, object]

@@ -65,6 +65,9 @@ class FlagRules:
     """Flags of which a shared server gets the maximum; any other difference splits the group."""
     negation: str = "no-"
     """What turns a switch off, before its name; empty: switches are left out instead."""
+    instead: Mapping[str, tuple[str, str]] = field(default_factory=lambda: {})
+    """Short options that people write without their dash, to the flag that they mean: alone, and
+    before a dot."""
 
     def our_flag(self, name: str) -> tuple[str, str] | None:
         """The flag that a name without dashes means, and why it is not a recipe's to set; None for

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import posixpath
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.recipes.including import included_by
 
 _TIME_LIMIT_S = 60
 
 
 def files_at(paths: Sequence[Path], revision: str, folder: Path) -> tuple[Path, ...]:
-    """Write the files as of a revision into ``folder``; those that did not exist then are left out.
+    """Write the recipe files as of a revision, with what they included then, into ``folder``; those
+    that did not exist then are left out.
 
     Args:
         paths: files, each inside a git working tree.
@@ -27,6 +30,7 @@ def files_at(paths: Sequence[Path], revision: str, folder: Path) -> tuple[Path, 
     """
     written = []
     for index, path in enumerate(paths):
+        within = folder / str(index)
         place = path.absolute().parent
         if not place.is_dir():
             raise GpubenchError(f"{path} does not exist; give the path of a recipe file")
@@ -42,19 +46,49 @@ def files_at(paths: Sequence[Path], revision: str, folder: Path) -> tuple[Path, 
                 f"{revision} is no revision of the repository of {path}; in a shallow "
                 "clone fetch it first"
             )
-        name = f"./{path.name}"
-        if not (_git(place, "ls-tree", "--name-only", commit.strip(), "--", name) or "").strip():
+        prefix = (_git(place, "rev-parse", "--show-prefix") or "").strip()
+        target = _write(place, commit.strip(), f"{prefix}{path.name}", within)
+        if target is None:
             continue
-        text = _git(place, "show", f"{commit.strip()}:{name}")
-        if text is None:
-            raise GpubenchError(
-                f"git cannot show {path.name} at {revision}; try: git show {revision}:{name}"
-            )
-        target = folder / str(index) / path.name
-        target.parent.mkdir()
-        target.write_text(text, encoding="utf-8")
         written.append(target)
+        _write_included(place, commit.strip(), target, within)
     return tuple(written)
+
+
+def _write(place: Path, commit: str, name: str, within: Path) -> Path | None:
+    """One file of a commit below a folder, by its path in the repository; None where the commit has
+    none.
+
+    Raises:
+        GpubenchError: if git lists it and cannot show it.
+    """
+    listed = _git(place, "ls-tree", "--full-tree", "--name-only", commit, "--", name) or ""
+    if not listed.strip():
+        return None
+    text = _git(place, "show", f"{commit}:{name}")
+    if text is None:
+        raise GpubenchError(
+            f"git cannot show {name} at {commit[:12]}; try: git show {commit[:12]}:{name}"
+        )
+    target = within / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
+def _write_included(place: Path, commit: str, first: Path, within: Path) -> None:
+    """What a file included, and what that included, at the same places beside it; what lies outside
+    the repository is left out."""
+    open_files = [first]
+    while open_files:
+        file = open_files.pop()
+        for name in included_by(file):
+            inside = posixpath.normpath((file.parent / name).relative_to(within).as_posix())
+            if inside.startswith(("../", "/")) or (within / inside).exists():
+                continue
+            found = _write(place, commit, inside, within)
+            if found is not None:
+                open_files.append(found)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

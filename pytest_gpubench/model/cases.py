@@ -68,7 +68,7 @@ class Case:
     runner: str
     topology: Topology
     workload: Workload
-    max_model_len: int
+    max_model_len: int | None
     """Of this case (isl + osl + 256 unless the recipe says otherwise), before capacities are
     shared."""
     server: str

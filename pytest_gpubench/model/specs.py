@@ -53,15 +53,15 @@ class Topology:
     @property
     def expert_parallel(self) -> bool:
         """Whether experts are spread over the ranks instead of being cut."""
-        return self.dp_attn or self.ep > 1
+        return self.ep > 1 or (self.dp_attn and self.tp == 1)
 
     @property
     def label(self) -> str:
-        """Short name in ids: ``tp8``, ``tep8``, ``dep8``, ``tp4.pp2``; sizes at their default are
-        left out."""
+        """Short name in ids: ``tp8``, ``tep8``, ``dep8``, ``dpa8`` (attention alone is
+        data-parallel), ``tp4.pp2``; sizes at their default are left out."""
         kind = "tep" if self.ep > 1 and self.ep == self.tp else "tp"
         if self.dp_attn:
-            kind = "dep"
+            kind = "dep" if self.expert_parallel else "dpa"
         sizes = [("pp", self.pp), ("pcp", self.pcp), ("dcp", self.dcp)]
         if self.ep != self.tp:
             sizes.insert(0, ("ep", self.ep))

@@ -3,7 +3,7 @@ column."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from pytest_gpubench.recipes.expressions import Expression, ExpressionError, par
 from pytest_gpubench.recipes.gates import check_gate
 from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
-from pytest_gpubench.recipes.schema import ClientKeys, SloKeys
+from pytest_gpubench.recipes.schema import BRANCHES, ClientKeys, SloKeys
 from pytest_gpubench.recipes.server_keys import check_env, check_flag
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
@@ -43,9 +43,18 @@ _PARTS: dict[str, type[BaseModel]] = {
 _COMPUTED = ("serve", "speculative", "env", "client")
 
 
-def check_section(model: type[BaseModel], node: Node, name: str, log: ProblemLog) -> bool:
+def check_section(
+    model: type[BaseModel],
+    node: Node,
+    name: str,
+    log: ProblemLog,
+    names: Collection[str] = CASE_NAMES,
+) -> bool:
     """Validate a node against a model of the schema; for recipes also flags, environment, gates and
     expressions.
+
+    Args:
+        names: what expressions may read.
 
     Returns:
         Whether it is free of problems.
@@ -64,11 +73,17 @@ def check_section(model: type[BaseModel], node: Node, name: str, log: ProblemLog
         log.add(node.at, name, "nested too deeply")
     if model is schema.Recipe:
         rules = _rules(cleaned)
-        _check_layer(cleaned, name, rules, log)
+        _check_layer(cleaned, name, rules, log, names)
+        before_it = ""
         for index, part in enumerate(cleaned.items_of("when")):
             path = join_path(name, "when", index)
-            _check_layer(part, path, rules, log)
-            _check_condition(part, path, log)
+            _check_layer(part, path, rules, log, names)
+            key, condition = branch(part)
+            if key in ("elif", "else") and before_it not in ("if", "elif"):
+                words = f"`{key}` follows no `if` of this list; write `if`, or put one before it"
+                log.add(part.at, join_path(path, key), words)
+            _check_condition(condition, join_path(path, key), log, names)
+            before_it = key
     return len(log) == before
 
 
@@ -106,7 +121,17 @@ def _rules(node: Node) -> FlagRules:
     return known.get(str(framework.value) if framework else "") or common_rules()
 
 
-def _check_layer(node: Node, path: str, rules: FlagRules, log: ProblemLog) -> None:
+def branch(part: Node) -> tuple[str, Node | None]:
+    """Which of `if`, `elif`, `else` a part of `when` has, and its value."""
+    for key in BRANCHES:
+        if key in part.entries:
+            return key, part.get(key)
+    return "if", None
+
+
+def _check_layer(
+    node: Node, path: str, rules: FlagRules, log: ProblemLog, names: Collection[str]
+) -> None:
     checks: dict[str, Callable[[str, Any], str | None]] = {
         "serve": partial(_flag_error, rules),
         "env": partial(check_env, rules),
@@ -122,7 +147,7 @@ def _check_layer(node: Node, path: str, rules: FlagRules, log: ProblemLog) -> No
             continue
         for leaf, leaf_path in _leaves(computed, join_path(path, key)):
             if isinstance(leaf.value, str):
-                _check_text(leaf, leaf_path, log)
+                _check_text(leaf, leaf_path, log, names)
 
 
 def _flag_error(rules: FlagRules, flag: str, value: Any) -> str | None:
@@ -145,7 +170,7 @@ def _leaves(node: Node, path: str) -> Iterator[tuple[Node, str]]:
         yield from _leaves(item, join_path(path, index))
 
 
-def _check_text(node: Node, path: str, log: ProblemLog) -> None:
+def _check_text(node: Node, path: str, log: ProblemLog, names: Collection[str]) -> None:
     try:
         parts = split(str(node.value))
     except ExpressionError as error:
@@ -153,35 +178,36 @@ def _check_text(node: Node, path: str, log: ProblemLog) -> None:
         return
     for part in parts:
         if isinstance(part, Expression):
-            _check_names(part, node.at, path, log)
+            _check_names(part, node.at, path, log, names)
 
 
-def _check_names(expression: Expression, at: SourcePosition, path: str, log: ProblemLog) -> None:
-    for name in sorted(expression.names - set(CASE_NAMES)):
+def _check_names(
+    expression: Expression, at: SourcePosition, path: str, log: ProblemLog, names: Collection[str]
+) -> None:
+    for name in sorted(expression.names - set(names)):
         log.add(
             at,
             path,
-            f"unknown name '{name}'{did_you_mean(name, CASE_NAMES)} (known: "
-            f"{', '.join(CASE_NAMES)})",
+            f"unknown name '{name}'{did_you_mean(name, names)} (known: {', '.join(names)})",
         )
 
 
-def _check_condition(part: Node, path: str, log: ProblemLog) -> None:
-    condition = part.get("if")
+def _check_condition(
+    condition: Node | None, path: str, log: ProblemLog, names: Collection[str]
+) -> None:
     if condition is None or not isinstance(condition.value, str):
         return
-    path = join_path(path, "if")
     try:
         expression = parse(condition_text(condition.value))
     except ExpressionError as error:
         log.add(condition.at, path, str(error))
         return
-    _check_names(expression, condition.at, path, log)
+    _check_names(expression, condition.at, path, log, names)
     if "spec_tokens" in expression.names:
         log.add(
             condition.at,
             path,
-            "`if` may not read spec_tokens: `when` may still change the draft; write "
+            "a condition may not read spec_tokens: `when` may still change the draft; write "
             "the row's own values",
         )
 

@@ -109,7 +109,7 @@ def given_keys(keys: ClientKeys, node: Node) -> dict[str, Any]:
 
 
 def workload_of(
-    point: Point, given: Mapping[str, Any], node: Node, path: str, max_model_len: int
+    point: Point, given: Mapping[str, Any], node: Node, path: str, max_model_len: int | None
 ) -> Workload:
     """The workload of a point.
 
@@ -148,7 +148,7 @@ def workload_of(
     return workload
 
 
-def _fault(workload: Workload, point: Point, max_model_len: int) -> tuple[str, str] | None:
+def _fault(workload: Workload, point: Point, max_model_len: int | None) -> tuple[str, str] | None:
     if workload.chat_template == "none" and point.speculative:
         words = (
             "speculative decoding is measured through the chat template (acceptance on raw "
@@ -166,7 +166,7 @@ def _fault(workload: Workload, point: Point, max_model_len: int) -> tuple[str, s
             "key, or the profile",
         )
     needed = workload.turns * (point.isl + point.osl)
-    if workload.turns > 1 and needed > max_model_len:
+    if workload.turns > 1 and max_model_len is not None and needed > max_model_len:
         words = (
             f"{workload.turns} turns of isl {point.isl} and osl {point.osl} grow to "
             f"{needed} tokens, the server takes "
@@ -182,7 +182,8 @@ class Served:
 
     identity: Identity
     spec: ServerSpec
-    max_model_len: int
+    max_model_len: int | None
+    """None: the engine takes the model's own."""
     runnable: bool
     why_not: str
     gates: FrozenMap

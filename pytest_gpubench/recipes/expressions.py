@@ -35,13 +35,14 @@ def pow2ceil(value: float) -> int:
     return 1 << max(0, math.ceil(value) - 1).bit_length()
 
 
-_FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
+FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "min": (min, 2, 20),
     "max": (max, 2, 20),
     "ceil": (math.ceil, 1, 1),
     "floor": (math.floor, 1, 1),
     "pow2ceil": (pow2ceil, 1, 1),
 }
+"""What may be called, with the least and most arguments."""
 _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -128,13 +129,13 @@ def _check(node: ast.AST) -> None:
             f"{shown(node.value)} is not allowed in an expression; use numbers, true, false or text"
         )
     if isinstance(node, ast.Call):
-        if not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS:
+        if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
             name = node.func.id if isinstance(node.func, ast.Name) else "this"
             raise ExpressionError(
-                f"no function '{name}'{did_you_mean(name, _FUNCTIONS)} (known: "
-                f"{', '.join(_FUNCTIONS)})"
+                f"no function '{name}'{did_you_mean(name, FUNCTIONS)} (known: "
+                f"{', '.join(FUNCTIONS)})"
             )
-        _, least, most = _FUNCTIONS[node.func.id]
+        _, least, most = FUNCTIONS[node.func.id]
         if node.keywords or not least <= len(node.args) <= most:
             count = "one number" if most == 1 else f"{least} to {most} numbers"
             raise ExpressionError(f"{node.func.id}() takes {count}")
@@ -173,7 +174,7 @@ class _Evaluation:
                 return [self.value(item) for item in node.elts]
             case ast.Call(func=ast.Name(id=name)):
                 return self._bounded(
-                    _FUNCTIONS[name][0](*(self._number(argument) for argument in node.args))
+                    FUNCTIONS[name][0](*(self._number(argument) for argument in node.args))
                 )
         raise ExpressionError("not an expression")
 

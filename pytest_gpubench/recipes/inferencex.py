@@ -22,19 +22,10 @@ from pytest_gpubench.recipes.yaml_tree import Node
 SPEC_WORD = "mtp"
 """The id's word for speculative decoding, whatever the method, as InferenceX spells it."""
 
-_SITES: dict[str, tuple[str, ...]] = {
-    "h100": ("cr", "cw", "dgxc"),
-    "h200": ("cw", "dgxc", "nb"),
-    "b200": ("cw", "dgxc", "dsv4", "nb", "new", "nscale"),
-    "b300": ("cw", "nv", "p1"),
-    "gb200": ("nv",),
-    "gb300": ("cw", "nv"),
-    "mi300x": ("amds", "tw"),
-    "mi325x": ("amds", "tw"),
-    "mi355x": ("amds",),
-}
-ALIASES: dict[str, str] = {f"{key}-{site}": key for key, sites in _SITES.items() for site in sites}
-"""Runner labels of InferenceX's clusters that mean nothing but a kind of GPU."""
+_CLUSTER = "cluster:"
+"""Begins a label that names a whole site: `cluster:b200-dgxc`."""
+_OTHER_WORDS: dict[str, str] = {"rtx6000pro": "rtxpro6000"}
+"""Words of InferenceX for hardware that has another key here."""
 
 _PYTEST_WORDS = frozenset({
     "and", "or", "not", "none", "true", "false", "skip", "skipif", "xfail", "parametrize",
@@ -44,17 +35,18 @@ _PYTEST_WORDS = frozenset({
 
 
 def hardware_of(label: str, runners: Mapping[str, str]) -> str | None:
-    """The hardware key that a runner label means: declared, built-in, or None."""
+    """The hardware key that a runner label means, None if none: what a file declares, else the
+    label's own word: `b200`, `b200-dgxc` and `cluster:b200-dgxc` are machines with a B200."""
     if label in runners:
         return runners[label]
-    if label in HARDWARE:
-        return label
-    return ALIASES.get(label)
+    word = label.removeprefix(_CLUSTER).split("-", 1)[0]
+    word = _OTHER_WORDS.get(word, word)
+    return word if word in HARDWARE else None
 
 
 def runner_hint(label: str, runners: Mapping[str, str]) -> str:
     """What to do about a label that means nothing here."""
-    known = [*runners, *HARDWARE, *ALIASES]
+    known = [*runners, *HARDWARE, *_OTHER_WORDS]
     return did_you_mean(label, known) or (
         f"; declare it: `runners: {{{label}: {{hardware: ...}}}}` (hardware: "
         f"{', '.join(HARDWARE)}; for another NVIDIA GPU `gpubench gpus` prints the entry there)"
@@ -93,6 +85,8 @@ def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[s
     wanted = replace(fields, spec=SPEC_WORD if all_drafted else "").label
     for index, (key, meant) in enumerate(base):
         said = words[index : index + 1]
+        if key == "runner":
+            said = [_OTHER_WORDS.get(word, word) for word in said]
         if said != [meant]:
             says = f"says '{said[0]}'" if any(said) else "stops"
             return (
@@ -145,7 +139,7 @@ OUR_KEYS = frozenset(
         "facts",
     )
 )
-RESERVED = ("templates", "runners", "ratios")
+RESERVED = ("include", "host", "templates", "runners", "ratios")
 
 
 def is_foreign(root: Node) -> bool:

@@ -9,8 +9,9 @@ from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 MAX_GENERATIONS = 20
-KEEPS_NULL = "env"
-"""In this map null is a value: it unsets the variable in the server."""
+KEEPS_NULL = ("env", "serve")
+"""In these maps null is a value: it unsets the variable in the server, and leaves the flag to the
+engine, also one that we would set otherwise."""
 
 
 def overlay(parent: Node, child: Node, key: str = "") -> Node:
@@ -25,7 +26,7 @@ def overlay(parent: Node, child: Node, key: str = "") -> Node:
         return without_nulls(child, key)
     merged: dict[str, Entry] = dict(parent.value)
     for name, entry in child.value.items():
-        if entry.node.value is None and key != KEEPS_NULL:
+        if entry.node.value is None and key not in KEEPS_NULL:
             merged.pop(name, None)
         elif name in merged:
             merged[name] = Entry(entry.key_at, overlay(merged[name].node, entry.node, name))
@@ -37,12 +38,12 @@ def overlay(parent: Node, child: Node, key: str = "") -> Node:
 def without_nulls(node: Node, key: str = "") -> Node:
     """The node with its null keys removed (nothing stands below them that they could remove),
     inside maps only."""
-    if not isinstance(node.value, dict) or key == KEEPS_NULL:
+    if not isinstance(node.value, dict) or key == "env":
         return node
     kept = {
         name: Entry(entry.key_at, without_nulls(entry.node, name))
         for name, entry in node.value.items()
-        if entry.node.value is not None
+        if entry.node.value is not None or key in KEEPS_NULL
     }
     return Node(kept, node.at)
 

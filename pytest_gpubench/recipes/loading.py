@@ -3,9 +3,9 @@ raise."""
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pytest_gpubench.dialects.registry import dialect_of
@@ -15,8 +15,11 @@ from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.recipes import inferencex, schema
-from pytest_gpubench.recipes.checking import check_section, validated
+from pytest_gpubench.recipes.checking import CASE_NAMES, check_section, validated
+from pytest_gpubench.recipes.declared_facts import host_facts
 from pytest_gpubench.recipes.expansion import Point, Resolved, concurrencies, topology
+from pytest_gpubench.recipes.expressions import Value
+from pytest_gpubench.recipes.including import read_files
 from pytest_gpubench.recipes.inferencex import (
     SPEC_WORD,
     hardware_of,
@@ -28,7 +31,7 @@ from pytest_gpubench.recipes.inheritance import Lineage, without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
 from pytest_gpubench.recipes.resolving import Resolver
 from pytest_gpubench.recipes.server_groups import share
-from pytest_gpubench.recipes.yaml_tree import MAX_BYTES, Node, read_tree
+from pytest_gpubench.recipes.yaml_tree import Node
 
 MAX_CASES = 50_000
 _REQUIRED = ("model", "model-prefix", "precision", "framework", "runner", "scenarios")
@@ -49,8 +52,8 @@ def load_recipes(paths: Sequence[Path], *, policy: SharingPolicy | None = None) 
     """Read recipe files and expand everything they declare.
 
     Args:
-        paths: files, read in this order; they share names, so one may extend another's recipes and
-        templates.
+        paths: files, read in this order, each with those that it includes; they share names, so one
+            may extend another's recipes and templates.
         policy: how cases share servers; None takes each recipe's own ``server-per``, or
             ``parallelism``.
 
@@ -62,20 +65,13 @@ def load_recipes(paths: Sequence[Path], *, policy: SharingPolicy | None = None) 
     return _Loading(files, policy).load(paths)
 
 
-def _content(path: Path) -> bytes:
-    # What is no file would wait for a writer that never comes, or never end.
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("it is a pipe or a device, and a recipe file is read more than once")
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
-
-
 class _Loading:
     def __init__(self, files: list[str], policy: SharingPolicy | None) -> None:
         self._files = files
         self._policy = policy
         self._log = ProblemLog(files)
+        self._names: tuple[str, ...] = CASE_NAMES
+        self._facts: dict[str, Value] = {}
         self._sections: dict[str, _Section] = {}
         self._runners: dict[str, str] = {}
         self._declared: dict[str, Hardware] = {}
@@ -87,7 +83,9 @@ class _Loading:
         self._budget = MAX_CASES
 
     def load(self, paths: Sequence[Path]) -> RecipeBook:
-        roots = [root for path in paths if (root := self._read(path)) is not None]
+        roots = read_files(paths, self._log)
+        self._facts = host_facts(roots, self._log)
+        self._names = (*CASE_NAMES, *self._facts)
         for root in roots:
             self._reserved(root)
         for root in roots:
@@ -98,36 +96,12 @@ class _Loading:
             cases=tuple(self._cases),
             servers=tuple(self._servers.items()),
             problems=self._log.sorted(),
-            unsupported=tuple(sorted(self._unsupported, key=self._place)),
+            unsupported=tuple(sorted(self._unsupported, key=self._log.place)),
             policy=self._policy or (policies.pop() if len(policies) == 1 else "parallelism"),
             files=tuple(self._files),
             ratios=tuple(self._ratios),
             declared=tuple(self._declared.values()),
         )
-
-    def _place(self, item: Unsupported) -> tuple[int, int]:
-        return self._files.index(item.position.file), item.position.line
-
-    def _read(self, path: Path) -> Node | None:
-        start = SourcePosition(str(path), 1, 1)
-        try:
-            data = _content(path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            self._log.add(start, "", f"cannot read the file: {reason.lower()}; check the path")
-            return None
-        before = len(self._log)
-        root = read_tree(str(path), data, self._log)
-        if root is None or root.value is None:
-            if len(self._log) == before:
-                self._log.add(
-                    start, "", "the file is empty; a recipe file maps recipe names to recipes"
-                )
-            return None
-        if not isinstance(root.value, dict):
-            self._log.add(root.at, "", "a recipe file is a map from recipe names to recipes")
-            return None
-        return root
 
     def _reserved(self, root: Node) -> None:
         for label, entry in root.entries_of("runners").items():
@@ -199,7 +173,8 @@ class _Loading:
                 continue
             path = join_path("templates", name) if section.is_template else name
             known_runner = section.is_foreign or self._knows_runner(section.node, path)
-            if check_section(schema.Recipe, section.node, path, self._log) and known_runner:
+            check = partial(check_section, schema.Recipe, section.node, path, self._log)
+            if check(self._names) and known_runner:
                 sound[name] = section.node
             else:
                 broken.add(name)
@@ -294,7 +269,7 @@ class _Loading:
                 "the rows or remove it",
             )
             return
-        resolver = Resolver(section.name, merged, recipe, self._log)
+        resolver = Resolver(section.name, merged, recipe, self._log, self._facts)
         resolved: list[Resolved] = []
         loads: dict[tuple[object, ...], int] = {}
         identities = {
@@ -327,14 +302,15 @@ class _Loading:
 
     def _points(self, name: str, merged: Node, recipe: schema.Recipe) -> Iterator[Point]:
         seen: dict[tuple[object, ...], SourcePosition] = {}
-        for node, item in zip(
-            merged.items_of("scenarios", "fixed-seq-len"), recipe.lengths, strict=True
-        ):
-            for row_node, row in zip(node.items_of("search-space"), item.search_space, strict=True):
+        dialect = dialect_of(recipe.framework or "")
+        where = join_path(name, "scenarios.fixed-seq-len")
+        lengths = zip(merged.items_of("scenarios", "fixed-seq-len"), recipe.lengths, strict=True)
+        for i, (node, item) in enumerate(lengths):
+            rows = zip(node.items_of("search-space"), item.search_space, strict=True)
+            for j, (row_node, row) in enumerate(rows):
                 parallelism = topology(row)
-                if wrong := dialect_of(recipe.framework or "").topology_error(parallelism):
-                    where = join_path(name, "scenarios.fixed-seq-len")
-                    self._log.add(row_node.at, where, wrong)
+                if wrong := dialect.row_error(parallelism):
+                    self._log.add(row_node.at, join_path(f"{where}[{i}]", "search-space", j), wrong)
                     continue
                 for conc in concurrencies(row):
                     point = Point(
@@ -352,9 +328,7 @@ class _Loading:
                             f"duplicate case: {what} is already in the row on line "
                             f"{seen[key].line}; remove one"
                         )
-                        self._log.add(
-                            row_node.at, join_path(name, "scenarios.fixed-seq-len"), words
-                        )
+                        self._log.add(row_node.at, where, words)
                         continue
                     seen[key] = row_node.at
                     yield point

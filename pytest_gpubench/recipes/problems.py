@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from pytest_gpubench.model.cases import Problem, RecipeBook, SourcePosition
+from pytest_gpubench.model.cases import Problem, RecipeBook, SourcePosition, Unsupported
 from pytest_gpubench.model.printing import counted, for_terminal
 
 
@@ -21,27 +21,27 @@ class ProblemLog:
         shows up in every child)."""
         self._problems.setdefault((at, message), Problem(at, path, message))
 
+    def reads(self, file: str) -> None:
+        """Note a file: its problems come after those of the files before it."""
+        self._order.setdefault(file, len(self._order))
+
+    def place(self, item: Problem | Unsupported) -> tuple[int, int, int]:
+        """Where something stands, in the order of the files."""
+        position = item.position
+        return self._order.get(position.file, -1), position.line, position.column
+
     def __len__(self) -> int:
         return len(self._problems)
 
     def sorted(self) -> tuple[Problem, ...]:
         """The problems by file, line and column."""
-        return tuple(
-            sorted(
-                self._problems.values(),
-                key=lambda p: (
-                    self._order.get(p.position.file, -1),
-                    p.position.line,
-                    p.position.column,
-                    p.path,
-                ),
-            )
-        )
+        return tuple(sorted(self._problems.values(), key=lambda p: (*self.place(p), p.path)))
 
 
 def problem_text(book: RecipeBook) -> str:
     """All problems of a book, a line each, below the files that they are in."""
-    head = f"{counted(len(book.problems), 'problem')} in {', '.join(book.files)}:"
+    files = list(dict.fromkeys([*book.files, *(it.position.file for it in book.problems)]))
+    head = f"{counted(len(book.problems), 'problem')} in {', '.join(files)}:"
     return for_terminal("\n".join([head, *(f"  {problem}" for problem in book.problems)]))
 
 

@@ -20,7 +20,7 @@ from pytest_gpubench.model.frozen import FrozenMap, freeze, spelled
 from pytest_gpubench.model.hardware import platform_of
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes.checking import CASE_NAMES, condition_text
+from pytest_gpubench.recipes.checking import CASE_NAMES, branch, condition_text
 from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
 from pytest_gpubench.recipes.expansion import (
     MODEL_LEN_MARGIN,
@@ -45,7 +45,6 @@ from pytest_gpubench.recipes.server_keys import check_flag
 from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")
-_NEEDS_MODEL = ("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash", "dspark")
 _LAYERS = ("image", "serve", "speculative", "env", "client", "gates", "requires")
 
 
@@ -68,6 +67,8 @@ class Resolver:
     recipe: Recipe
     """The same, validated."""
     log: ProblemLog
+    facts: Mapping[str, Value]
+    """What the files say of the host."""
     _layers: dict[tuple[int, ...], Node] = field(default_factory=dict)
     _made: dict[tuple[object, ...], Any] = field(default_factory=dict)
     """Results by use, node (by identity: an alias makes one node serve twice) and values of the
@@ -107,6 +108,7 @@ class Resolver:
 
     def _setting(self, point: Point, identity: Identity) -> _Setting:
         row_names = point.names(identity.hardware, identity.precision, identity.framework)
+        row_names |= self.facts
         layer = self._layer(row_names)
         draft = layer.get("speculative") if point.speculative else None
         spec_tokens = self._spec_tokens(draft, row_names) if draft else 0
@@ -139,7 +141,12 @@ class Resolver:
         )
         return _Setting(
             Served(
-                identity, spec, max_model_len, not why_not, why_not, self._frozen(layer, "gates")
+                identity,
+                spec,
+                None if self._leaves_length(layer) else max_model_len,
+                not why_not,
+                why_not,
+                self._frozen(layer, "gates"),
             ),
             layer,
             names,
@@ -154,7 +161,7 @@ class Resolver:
     def _layer(self, names: Mapping[str, Value]) -> Node:
         """The recipe with every `when` part laid over it that holds."""
         parts = self.node.items_of("when")
-        held = tuple(index for index, part in enumerate(parts) if self._holds(part, index, names))
+        held = tuple(self._held(parts, names))
         if held not in self._layers:
             layer = Node(
                 {key: entry for key, entry in self.node.entries.items() if key in _LAYERS},
@@ -166,11 +173,20 @@ class Resolver:
             self._layers[held] = layer
         return self._layers[held]
 
-    def _holds(self, part: Node, index: int, names: Mapping[str, Value]) -> bool:
-        condition = part.get("if")
+    def _held(self, parts: list[Node], names: Mapping[str, Value]) -> Iterator[int]:
+        """Indexes of the parts that hold; of a chain of `if`, `elif`, `else` the first one."""
+        decided = False
+        for index, part in enumerate(parts):
+            key, condition = branch(part)
+            decided = decided and key != "if"
+            path = join_path(self.name, "when", index, key)
+            if not decided and self._holds(condition, path, names):
+                decided = True
+                yield index
+
+    def _holds(self, condition: Node | None, path: str, names: Mapping[str, Value]) -> bool:
         if condition is None or isinstance(condition.value, bool):
             return bool(condition and condition.value)
-        path = join_path(self.name, "when", index, "if")
         try:
             expression = parse(condition_text(str(condition.value)))
             if "max_model_len" in expression.names:
@@ -235,7 +251,7 @@ class Resolver:
     def _max_model_len(self, layer: Node, names: Mapping[str, Value]) -> int:
         rules = self._dialect.flags
         node = layer.get("serve", rules.length)
-        if node is None:
+        if node is None or node.value is None:
             return int(names["isl"]) + int(names["osl"]) + MODEL_LEN_MARGIN
         path = join_path(self.name, "serve", rules.length)
         value = self._render(node, path, names)
@@ -250,7 +266,7 @@ class Resolver:
         """How many sequences share the length that the server is given."""
         rules = self._dialect.flags
         node = layer.get("serve", rules.length_of) if rules.length_of else None
-        if node is None:
+        if node is None or node.value is None:
             return rules.slots
         value = self._render(node, join_path(self.name, "serve", rules.length_of), names)
         return value if isinstance(value, int) and value > 0 else 1
@@ -262,6 +278,8 @@ class Resolver:
         extra: tuple[str, ...] = ()
         path = join_path(self.name, "serve")
         for flag, entry in layer.entries_of("serve").items():
+            if entry.node.value is None:
+                continue
             if flag == "extra-args":
                 extra = tuple(
                     str(word) for word in self._render(entry.node, join_path(path, flag), names)
@@ -271,8 +289,15 @@ class Resolver:
             else:
                 made = partial(self._flag, flag, entry.node, path, names)
                 flags[flag] = self._once(flag, entry.node, names, made)
-        length = max_model_len * self._sharing(layer, names)
-        return FrozenMap({self._dialect.flags.length: length} | flags), extra
+        if not self._leaves_length(layer):
+            length = max_model_len * self._sharing(layer, names)
+            flags = {self._dialect.flags.length: length} | flags
+        return FrozenMap(flags), extra
+
+    def _leaves_length(self, layer: Node) -> bool:
+        """Whether the recipe leaves the longest sequence to the engine, by null."""
+        node = layer.get("serve", self._dialect.flags.length)
+        return node is not None and node.value is None
 
     def _flag(self, flag: str, node: Node, path: str, names: Mapping[str, Value]) -> Any:
         value = self._render(node, join_path(path, flag), names)
@@ -291,7 +316,7 @@ class Resolver:
             raise PointError(
                 draft.at, path, "missing key 'method'; add it (eagle3, mtp, ngram, ...)"
             )
-        if model is None and method in _NEEDS_MODEL:
+        if model is None and method in self._dialect.drafted_by_another:
             raise PointError(
                 draft.at,
                 path,
@@ -378,7 +403,8 @@ def _with_backend(
 def _env_value(value: Any) -> Any:
     if isinstance(value, dict):
         default = value.get("default")
-        return {"from": value["from"], "default": None if default is None else _env_value(default)}
+        read = {"from": value["from"], "default": None if default is None else _env_value(default)}
+        return read | ({"optional": True} if value.get("optional") else {})
     return None if value is None else spelled(value)
 
 
@@ -415,7 +441,7 @@ def server_reads(recipe: Node) -> frozenset[str]:
 
 
 def _condition_reads(part: Node) -> frozenset[str]:
-    condition = part.get("if")
+    _, condition = branch(part)
     if condition is None or not isinstance(condition.value, str):
         return frozenset()
     try:

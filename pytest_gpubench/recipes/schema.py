@@ -161,8 +161,8 @@ class Row(Section):
     ep: Ranks | None = None
     """1, or equal to tp; some engines take any divisor of tp."""
     dp_attn: bool = False
-    """Attention is data-parallel over the ranks and experts are spread over them (DEP); needs `ep`
-    equal to `tp`."""
+    """Attention is data-parallel over the ranks. With `ep` equal to `tp` experts are spread over
+    them (DEP); some engines also take it without (`ep: 1`)."""
     spec_decoding: Literal["mtp", "none"] = "none"
     """`mtp`: the row is served with `speculative` and its id says mtp; `none`: without a draft."""
     conc_start: Concurrency | None = None
@@ -190,10 +190,6 @@ class Row(Section):
             raise fail("conc-list names a concurrency twice; remove the duplicate")
         if self.ep is not None and self.tp % self.ep:
             raise fail(f"ep {self.ep} with tp {self.tp}: ep must divide tp; it is 1 or equal to tp")
-        if self.dp_attn and (self.ep or 1) != self.tp:
-            raise fail(
-                f"dp-attn: true spreads the experts over all ranks; write ep: {self.tp} beside it"
-            )
         if self.tp % self.dcp_size:
             raise fail(f"dcp-size {self.dcp_size} does not divide tp {self.tp}")
         return self
@@ -248,13 +244,32 @@ def _condition(value: Any) -> Any:
     return value
 
 
-class When(Laid):
-    """A part that is laid over the recipe for the cases where `if` holds."""
+Condition = Annotated[
+    Any, BeforeValidator(_condition), WithJsonSchema({"type": ["string", "boolean"]})
+]
+BRANCHES = ("if", "elif", "else")
+"""Keys of a part of `when` that say where it holds."""
 
-    if_: Annotated[
-        Any, BeforeValidator(_condition), WithJsonSchema({"type": ["string", "boolean"]})
-    ]
+
+class When(Laid):
+    """A part that is laid over the recipe for the cases where its condition holds: one of `if`,
+    `elif` and `else`."""
+
+    if_: Condition | None = None
     """Condition over the case's names, such as `dp_attn` or `conc >= 64`."""
+    elif_: Condition | None = None
+    """As `if`, where no part before it of the same chain holds."""
+    else_: Literal[True] | None = None
+    """Where none of the chain before it holds: `else: true`."""
+
+    @model_validator(mode="after")
+    def _one_branch(self) -> When:
+        said = [name for name in BRANCHES if getattr(self, f"{name}_") is not None]
+        if not said:
+            raise fail("missing key 'if'; add it (or `elif`, or `else: true`)")
+        if len(said) > 1:
+            raise fail(f"{' and '.join(said)} exclude each other; keep one")
+        return self
 
 
 class Facts(Section):
@@ -389,6 +404,10 @@ class RatioGate(Section):
 class File(Section):
     """The reserved keys of a recipe file; every other key is a recipe."""
 
+    include: Texts | None = None
+    """Further recipe files, by their path from this file's folder."""
+    host: dict[str, bool | int | float | str] | None = None
+    """Facts of the host that expressions may read; the first file that says one counts."""
     templates: dict[str, Recipe] | None = None
     """Parts to extend; they are no recipes themselves."""
     runners: dict[str, Runner] | None = None

@@ -22,14 +22,20 @@ _FLAG = re.compile(r"[A-Za-z][A-Za-z0-9-]*(\.[A-Za-z0-9_.-]+)?")
 def check_flag(rules: FlagRules, name: str, value: Any) -> str | None:
     """What is wrong with one server flag of ``serve``, None if nothing; ``value`` may hold
     expressions."""
+    if value is None:
+        return None  # the flag is left to the engine
     if ours := rules.our_flag(name):
         return f"this flag is not a recipe's to set: {ours[1]}"
     if name.startswith("-"):
         return f"flags are written without dashes; write '{name.lstrip('-')}'"
     if name.startswith("no-") and rules.negation:
         return f"write '{name[3:]}: false' for --{name}"
-    if "_" in name.split(".")[0]:
-        return f"flags are written with dashes; write '{name.replace('_', '-')}'"
+    head, dot, inner = name.partition(".")
+    if head in rules.instead:
+        written = f"{rules.instead[head][bool(dot)]}{dot}{inner}"
+        return f"the engine has no --{head}; write '{written}'"
+    if "_" in head:  # what follows the dot is the spelling of a key
+        return f"flags are written with dashes; write '{head.replace('_', '-')}{dot}{inner}'"
     if not _FLAG.fullmatch(name):
         return "this is not the name of a flag"
     if value is False and not rules.negation:
@@ -62,14 +68,21 @@ def check_env(rules: FlagRules, name: str, value: Any) -> str | None:
     if name in rules.env:
         return f"this variable is not a recipe's to set: {rules.env[name]}"
     if isinstance(value, dict):
-        unknown = set(value) - {"from", "default"}
+        unknown = set(value) - {"from", "default", "optional"}
         if (
             unknown
             or not isinstance(value.get("from"), str)
             or not _ENV_NAME.fullmatch(value["from"])
         ):
-            return "a map must be {from: NAME, default: TEXT}, NAME being a variable of the host"
-        value = value.get("default")
+            return (
+                "a map must be {from: NAME, default: TEXT} or {from: NAME, optional: true}, NAME "
+                "being a variable of the host"
+            )
+        optional, value = value.get("optional", False), value.get("default")
+        if not isinstance(optional, bool):
+            return f"optional must be true or false, not {shown(optional)}"
+        if optional and value is not None:
+            return "default and optional exclude each other; keep one"
         if value is None:
             return None
     if (

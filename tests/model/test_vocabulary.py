@@ -16,6 +16,8 @@ from pytest_gpubench.model.workload import Workload
         (Topology(tp=8), "tp8", 8, 1, 8, False),
         (Topology(tp=8, ep=8), "tep8", 8, 1, 8, True),
         (Topology(tp=8, ep=8, dp_attn=True), "dep8", 8, 8, 1, True),
+        (Topology(tp=8, dp_attn=True), "dpa8", 8, 8, 1, False),
+        (Topology(tp=8, ep=4, dp_attn=True), "dep8.ep4", 8, 8, 1, True),
         (Topology(tp=4, pp=2), "tp4.pp2", 8, 1, 4, False),
         (Topology(tp=4, pcp=2, dcp=4), "tp4.pcp2.dcp4", 8, 1, 4, False),
     ],

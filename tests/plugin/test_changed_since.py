@@ -145,3 +145,20 @@ def test_the_changelog_command(
     committed.recipes("x: [")
     assert main(["changelog", "v1"]) == 4
     assert "recipes.yaml:" in capsys.readouterr().err
+
+
+def test_what_a_file_includes_is_of_the_same_revision(committed: Project) -> None:
+    folder = committed.pytester.path
+    (folder / "families").mkdir()
+    (folder / "families" / "tiny.yaml").write_text(RECIPES)
+    committed.recipes("include: [families/tiny.yaml]\n")
+    _git(folder, "add", "recipes.yaml", "families")
+    _git(folder, "commit", "-q", "-m", "families")
+    words = ("benchmarks", "--collect-only", "-q")
+    result = committed.inside(*words, "--gpubench-changed-since=v1")
+    result.stdout.fnmatch_lines(["since v1: no selected case changed"])
+    (folder / "families" / "tiny.yaml").write_text(
+        RECIPES.replace(DRAFT, "num-speculative-tokens: 2")
+    )
+    result = committed.inside(*words, "--gpubench-changed-since=HEAD")
+    result.stdout.fnmatch_lines(["since HEAD: *-mtp: 1 case changed: *: 3 -> 2"])

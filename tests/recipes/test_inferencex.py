@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.recipes.inferencex import hardware_of
 
 MASTER = """
 demo-fp8-h200-vllm:
@@ -74,7 +77,7 @@ demo-fp8-b300-vllm:
   image: i
   model: org/demo
   model-prefix: demo
-  runner: cluster:b300-site
+  runner: cluster:b900-site
   precision: fp8
   framework: vllm
   multinode: false
@@ -111,7 +114,7 @@ def test_what_can_be_expanded_is_and_the_rest_is_listed(load: Callable[..., Reci
     assert "framework dynamo-vllm" in reasons["demo-fp4-gb200-dynamo-vllm"]
     assert "multi-node" in reasons["demo-fp4-gb200-dynamo-vllm"]
     assert reasons["demo-fp8-h200-vllm-agentic"] == "agentic-coding scenario"
-    assert "'cluster:b300-site' maps to no hardware" in reasons["demo-fp8-b300-vllm"]
+    assert "'cluster:b900-site' maps to no hardware" in reasons["demo-fp8-b300-vllm"]
     assert "its fixed-seq-len part is expanded" in reasons["demo-fp8-h200-vllm-mtp"]
     assert (
         "the name says 'demo' where `model-prefix` means 'other'" in reasons["demo-fp8-h100-vllm"]
@@ -138,12 +141,58 @@ def test_its_flags_live_in_a_shell_script(load: Callable[..., RecipeBook]) -> No
 
 
 def test_a_second_file_may_map_the_runner(load: Callable[..., RecipeBook]) -> None:
-    book = load(MASTER, "runners:\n  cluster:b300-site: {hardware: b300}\n")
+    book = load(MASTER, "runners:\n  cluster:b900-site: {hardware: b300}\n")
     assert [case.workload.conc for case in book.cases if case.recipe == "demo-fp8-b300-vllm"] == [
         1,
         2,
     ]
     assert "demo-fp8-b300-vllm" not in {item.recipe for item in book.unsupported}
+
+
+@pytest.mark.parametrize(
+    ("label", "hardware"),
+    [
+        ("h200", "h200"),
+        ("cluster:b300-nv", "b300"),
+        ("cluster:mi355x-amds", "mi355x"),
+        ("b200-dgxc", "b200"),
+        ("gb300-nv_0", "gb300"),
+        ("cluster:rtx6000pro-lat", "rtxpro6000"),
+        ("rtx6000pro", "rtxpro6000"),
+        ("cluster:", None),
+        ("cluster:b900-site", None),
+        ("site-h100", None),
+        ("h100x-site", None),
+    ],
+)
+def test_a_label_names_its_hardware_by_itself(label: str, hardware: str | None) -> None:
+    assert hardware_of(label, {}) == hardware
+    assert hardware_of(label, {label: "h20"}) == "h20"
+
+
+def test_the_name_may_say_the_hardware_in_their_words(load: Callable[..., RecipeBook]) -> None:
+    book = load(
+        MASTER.replace("demo-fp8-h200-vllm:", "demo-fp8-rtx6000pro-vllm:", 1).replace(
+            "runner: h200", "runner: rtx6000pro-lat", 1
+        )
+    )
+    assert [str(problem) for problem in book.problems] == []
+    assert "demo-fp8-rtxpro6000-vllm-tp4" in dict(book.servers)
+
+
+def test_attention_alone_may_be_data_parallel_where_the_engine_can(
+    load: Callable[..., RecipeBook],
+) -> None:
+    row = "[{tp: 8, conc-list: [1]}]}]}\ndemo-fp4"
+    text = MASTER.replace(row, row.replace("[1]}", "[1]}, {tp: 8, dp-attn: true, conc-list: [1]}"))
+    book = load(text)
+    assert [str(problem) for problem in book.problems] == []
+    labels = [case.topology.label for case in book.cases if case.identity.framework == "sglang"]
+    assert labels == ["tp8", "dpa8"]
+    words = MASTER.replace("ep: 8, dp-attn", "dp-attn")
+    assert [problem.message for problem in load(words).problems] == [
+        "dp-attn: true spreads the experts over all ranks; write ep: 8 beside it"
+    ]
 
 
 def test_a_foreign_file_is_still_checked(load: Callable[..., RecipeBook]) -> None:

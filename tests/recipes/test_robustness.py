@@ -57,13 +57,17 @@ def plausible(book: RecipeBook) -> None:
         it, load = case.topology, case.workload
         assert 1 <= it.tp <= 1024
         assert it.ep in (1, it.tp)
-        assert min(load.isl, load.osl, load.conc, load.num_prompts, case.max_model_len) >= 1
+        length = case.max_model_len
+        assert min(load.isl, load.osl, load.conc, load.num_prompts, length or 1) >= 1
         assert load.num_warmups >= 0
         assert 0 < load.range_ratio <= 1
         spec = servers[case.server]
         assert spec.topology == it
         assert 0 < float(str(spec.serve.get("gpu-memory-utilization", 0.9))) <= 1
-        assert int(str(spec.serve[dialect_of(spec.framework).flags.length])) >= case.max_model_len
+        flag = dialect_of(spec.framework).flags.length
+        assert (
+            int(str(spec.serve.get(flag, length))) >= length if length else flag not in spec.serve
+        )
         assert spec.speculative is None or (
             spec.speculative.num_speculative_tokens >= 1 and case.identity.spec == "mtp"
         )
@@ -188,7 +192,7 @@ def test_the_cost_of_loading_grows_with_the_cases_and_not_with_their_square(
 def test_json_schema_names_every_key() -> None:
     schema = json_schema()
     assert json.loads(json.dumps(schema)) == schema
-    assert {"templates", "runners", "ratios"} == set(schema["properties"])
+    assert {"include", "host", "templates", "runners", "ratios"} == set(schema["properties"])
     recipe = schema["$defs"]["Recipe"]
     assert schema["additionalProperties"] == {"$ref": "#/$defs/Recipe"}
     assert {

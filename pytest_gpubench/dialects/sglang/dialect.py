@@ -47,6 +47,8 @@ class SglangDialect(Dialect):
     doctor_rules = "pytest_gpubench.doctor.sglang_rules:RULES"
     example = "/opt/sglang-next/bin/python -m sglang.launch_server"
     continuous_usage = True
+    attention_alone = True
+    drafted_by_another = ("eagle3", "standalone")  # EAGLE is also what it calls a model's own heads
     ours_env: ClassVar[Mapping[str, str]] = {
         "PYTHONUNBUFFERED": "1",
         # Else every look at /health makes the server generate a token: load on what is measured,

@@ -81,6 +81,8 @@ FLAGS = FlagRules(
         "max-num-seqs",
         "max-cudagraph-capture-size",
     ),
+    # Of vLLM 0.32 -O is the level alone; what followed it with a dot once went to the other.
+    instead={"O": ("optimization-level", "compilation-config")},
 )
 
 COUNTERS = Counters(
