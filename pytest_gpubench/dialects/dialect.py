@@ -79,6 +79,9 @@ class Dialect(ABC):
     uuids_from: ClassVar[str] = ""
     """First version that was seen to serve with ``CUDA_VISIBLE_DEVICES`` given by UUID; empty:
     all."""
+    starts: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """How a command line of others starts it, each the words before its first option; one that
+    begins with ``-m`` follows a Python."""
     example: ClassVar[str] = ""
     """A command of another installation, for messages."""
     doctor_rules: ClassVar[str] = ""
@@ -125,6 +128,18 @@ class Dialect(ABC):
         Raises:
             GpubenchError: for a value that its command line cannot express.
         """
+
+    def draft_keys(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The draft of a command line of others as keys of ``speculative``: what `words` writes,
+        read back; empty: it has none.
+
+        Args:
+            settings: flags without dashes and their values, as `command_reading` has them.
+
+        Raises:
+            ValueError: if a recipe cannot say it; the text is a clause.
+        """
+        return {}
 
     @abstractmethod
     def key(self, api_key: str) -> KeyDelivery:

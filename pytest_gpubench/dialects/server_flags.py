@@ -29,6 +29,11 @@ GPU_VARIABLES = dict.fromkeys(
     ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
     "the plugin leases the GPUs",
 )
+METRICS = "the plugin sets it: token totals are checked against the engine's"
+
+LAUNCH = (KEY, NAME, PLACE, METRICS)
+"""Reasons of flags that every launch gets anew: a command line loses nothing of its server with
+them."""
 
 MAX_TOKENS = 10_000_000
 MAX_CONCURRENCY = 1_000_000
@@ -57,6 +62,9 @@ class FlagRules:
     """Its default."""
     short: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     """Flags of `ours` with one dash."""
+    synonyms: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    """Other names that the engine's parser has for a flag, to the one that is printed here, all
+    without dashes."""
     env: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     """Variables that are not a recipe's to set, likewise."""
     ranges: Mapping[str, Range] = field(default_factory=dict)
@@ -110,6 +118,12 @@ class FlagRules:
             if "\0" in word:
                 return "holds a NUL character, which no command line can hold; remove it"
         return None
+
+
+def follows_from_row(reason: str) -> bool:
+    """Whether a flag of `FlagRules.ours` is the row's, by its reason."""
+    before, _, after = ROW.partition("{}")
+    return reason.startswith(before) and reason.endswith(after)
 
 
 def joined(rules: Iterable[FlagRules]) -> FlagRules:

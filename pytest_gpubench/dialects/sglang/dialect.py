@@ -13,6 +13,7 @@ from pytest_gpubench.dialects.comparison import Check
 from pytest_gpubench.dialects.dialect import Answers, Dialect, KeyDelivery
 from pytest_gpubench.dialects.engine_facts import EngineFacts, whole_number
 from pytest_gpubench.dialects.engine_log import EngineLog
+from pytest_gpubench.dialects.server_flags import DRAFT
 from pytest_gpubench.dialects.sglang.flags import COUNTERS, FLAGS, RENAMED
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, thaw
 from pytest_gpubench.model.secrets import is_secret
@@ -45,6 +46,7 @@ class SglangDialect(Dialect):
     counters = COUNTERS
     recorded_env = ("SGLANG_", "SGL_")
     doctor_rules = "pytest_gpubench.doctor.sglang_rules:RULES"
+    starts = (("-m", "sglang.launch_server"), ("sglang", "serve"))
     example = "/opt/sglang-next/bin/python -m sglang.launch_server"
     continuous_usage = True
     attention_alone = True
@@ -63,8 +65,8 @@ class SglangDialect(Dialect):
     def default_command(self, installed: Callable[[str], bool]) -> tuple[str, ...]:
         """This interpreter's own engine, else ``sglang serve`` on PATH."""
         if installed("sglang"):
-            return (sys.executable, "-m", "sglang.launch_server")
-        return ("sglang", "serve")
+            return (sys.executable, *self.starts[0])
+        return self.starts[1]
 
     def words(self, spec: ServerSpec, command: Sequence[str], served_name: str) -> Iterator[str]:
         yield from command
@@ -79,6 +81,9 @@ class SglangDialect(Dialect):
         yield from ("--host", "127.0.0.1", "--port", PORT, "--served-model-name", served_name)
         yield from ("--enable-metrics", "--config", KEY_FILE)
         yield from spec.extra_args
+
+    def draft_keys(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return _draft_keys(settings)
 
     def key(self, api_key: str) -> KeyDelivery:
         # It reads a key from its command line or from a file; every user of a host can see the
@@ -166,6 +171,44 @@ def _draft(draft: Speculative) -> Iterator[str]:
     quantization = draft.options.get("quantization")
     if quantization is not None:
         yield from ("--speculative-draft-model-quantization", str(quantization))
+
+
+def _draft_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `_draft` would write so."""
+    given = {
+        name.removeprefix("speculative-"): value
+        for name, value in settings.items()
+        if name in FLAGS.ours and FLAGS.ours[name] == DRAFT
+    }
+    if not given:
+        return {}
+    algorithm = given.get("algorithm")
+    # Methods that are one algorithm: the first name is as good as the other.
+    method = next((name for name, word in ALGORITHMS.items() if word == algorithm), None)
+    if method == "eagle" and "draft-model-path" not in given:
+        method = "mtp"  # the head that the model itself brings; the engine has both words for it
+    if method is None:
+        raise ValueError(f"--speculative-algorithm is {algorithm}")
+    keys: dict[str, Any] = {"method": method}
+    for name, key in (
+        ("draft-model-path", "model"),
+        ("draft-model-revision", "revision"),
+        ("draft-attention-backend", "attention-backend"),
+    ):
+        if name in given:
+            keys[key] = given[name]
+    tokens = given.get("num-draft-tokens")
+    steps = given.get("num-steps")
+    if method == "ngram" and steps is None and isinstance(tokens, int):
+        steps = tokens - 1
+    if not isinstance(steps, int):
+        raise ValueError("--speculative-num-steps is not given, and a recipe always says it")
+    keys["num-speculative-tokens"] = steps
+    if given.get("eagle-topk", 1) != 1:
+        keys["topk"] = given["eagle-topk"]
+    if tokens is not None and tokens != steps + 1:
+        keys["draft-tokens"] = tokens
+    return keys
 
 
 def topk(draft: Speculative) -> int:

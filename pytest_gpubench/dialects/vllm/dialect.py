@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pytest_gpubench.dialects.command_line import PORT, flag, json_text, plain_map
 from pytest_gpubench.dialects.comparison import Check
@@ -35,6 +35,11 @@ class VllmDialect(Dialect):
     recorded_env = ("VLLM_",)
     thread_places = "VLLM_CPU_OMP_THREADS_BIND"
     uuids_from = "0.26.0"
+    starts = (
+        ("vllm", "serve"),
+        ("-m", "vllm.entrypoints.cli.main", "serve"),
+        ("-m", "vllm.entrypoints.openai.api_server"),
+    )
     example = "/opt/vllm-next/bin/python -m vllm.entrypoints.openai.api_server"
     doctor_rules = "pytest_gpubench.doctor.rules:RULES"
     continuous_usage = True
@@ -63,10 +68,10 @@ class VllmDialect(Dialect):
         started by its module.
         """
         if installed("vllm"):
-            return (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve")
+            return (sys.executable, *self.starts[1])
         if installed("vllm-cpu"):
-            return (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
-        return ("vllm", "serve")
+            return (sys.executable, *self.starts[2])
+        return self.starts[0]
 
     def words(self, spec: ServerSpec, command: Sequence[str], served_name: str) -> Iterator[str]:
         """Where the command's last word is ``serve`` the model is positional, else it follows
@@ -85,6 +90,12 @@ class VllmDialect(Dialect):
             yield from ("--speculative-config", json_text(draft))
         yield from ("--host", "127.0.0.1", "--port", PORT, "--served-model-name", served_name)
         yield from spec.extra_args
+
+    def draft_keys(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        config = settings.get("speculative-config", {})
+        if not isinstance(config, dict):
+            raise ValueError("--speculative-config is no JSON object")
+        return {name.replace("_", "-"): value for name, value in config.items()}
 
     def key(self, api_key: str) -> KeyDelivery:
         return KeyDelivery({self.key_variable: api_key})

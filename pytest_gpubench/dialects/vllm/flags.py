@@ -63,6 +63,7 @@ FLAGS = FlagRules(
         "-ep": "enable-expert-parallel",
         "-sc": "speculative-config",
     },
+    synonyms=SHORT_JSON,
     env={"VLLM_API_KEY": KEY, **GPU_VARIABLES},
     ranges={
         "gpu-memory-utilization": ("number", 0.01, 1),
