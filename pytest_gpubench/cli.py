@@ -17,6 +17,7 @@ from pytest_gpubench.commands import (
     calibrate_client,
     changelogs,
     clusters,
+    importing_recipes,
     print_json,
     reports,
 )
@@ -152,7 +153,14 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--record", action="store_true", help="of result records instead")
     schema.set_defaults(run=_schema)
 
-    for subject in (calibrate_client, baseline, changelogs, reports, clusters):
+    for subject in (
+        calibrate_client,
+        baseline,
+        changelogs,
+        reports,
+        clusters,
+        importing_recipes,
+    ):
         subject.add_commands(commands)
     return parser
 

@@ -32,6 +32,12 @@ tiny-bf16-cpu-vllm:
     - {isl: 32, osl: 4, search-space: [{tp: 1, conc-list: [1]}]}
 """
 SERVE = "  serve: {max-model-len: 256}\n"
+ENTRY = """\
+meta: {hardware: {trillium: verified}}
+model: {model_id: org/model, base_args: []}
+variants: {default: {precision: bf16, vram_minimum_gb: 600}}
+compatible_strategies: [single_node_tp]
+"""
 FILES = {
     "recipes.yaml": RECIPE + SERVE,
     "wrong.yaml": RECIPE + SERVE + RECIPE.replace("tiny", "other").replace("scenarios", "scenario"),
@@ -50,6 +56,11 @@ FILES = {
     "odd.json": '{"kind": "matrix", "include": [{"cases": 5}]}',
     "deep.json": "[" * 100_000,
     "matrix.json": '{"kind": "matrix", "include": [{"cases": ["a"]}]}',
+    "two.sh": "vllm serve a\nvllm serve b\n",
+    "open.sh": "vllm serve 'a\n",
+    "shell.sh": "vllm serve $MODEL\n",
+    "entry.yaml": ENTRY,
+    "omni.yaml": f"{ENTRY}omni: {{tasks: [{{id: t2a}}]}}\n",
     "pytest.ini": "[pytest]\naddopts = -p no:cacheprovider\n",
     "benchmarks/test_serving.py": "from pytest_gpubench.suite import test_engine_init, test_throughput\n",
 }

@@ -49,11 +49,13 @@ def sglang_facts(**changes: Any) -> EngineFacts:
 
 def test_no_other_room_knows_an_engines_words() -> None:
     """Their folders, the doctor's rules, the registry, the option of that name, the exports that
-    carry a name, the formats of the embedded models, and the stand-in that speaks vLLM's may."""
+    carry a name, the formats of the embedded models, the formats of their projects that are imported,
+    and the stand-in that speaks vLLM's may."""
     allowed = re.compile(
         r"dialects/(vllm|sglang|llamacpp)/|dialects/registry\.py|dialects/__init__\.py|doctor/"
         r"|report/exports_json\.py|commands/reports\.py|load/loopback/|demo/"
         r"|plugin/(options|settings)\.py|cli\.py"
+        r"|recipes/importing/(official_entries|perf_eval)\.py|commands/importing_recipes\.py"
     )
     words = re.compile(r"vllm|sglang|llama\.?cpp", re.IGNORECASE)
     examples = re.compile(r"for instance|before its pull request 16109|h100-vllm")

@@ -1,0 +1,444 @@
+"""Entries of vllm-project/recipes (recipes.vllm.ai): what their builder makes of model, variant,
+strategy, hardware and features, for one server on one node.
+
+Read from its CONTRIBUTING.md and src/lib/command-synthesis.js (8959cf6); experiments/importing
+compares with what that program itself prints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from pytest_gpubench.dialects.registry import dialect_of
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.recipes.importing.foreign_server import ForeignServer
+
+ENGINE = "vllm"
+STRATEGIES: dict[str, tuple[tuple[str, ...], str]] = {
+    "single_node_tp": ((), "--tensor-parallel-size"),
+    "single_node_tep": (("--enable-expert-parallel",), "--tensor-parallel-size"),
+    "single_node_dep": (("--enable-expert-parallel",), "--data-parallel-size"),
+}
+"""Strategies of one node: their flags, and the flag that takes the number of GPUs."""
+_ONE_GPU = "single_node_tp"
+"""The strategy that may use fewer GPUs than the node has."""
+_GENERATIONS = {80: "ampere", 86: "ampere", 89: "ada", 90: "hopper"}
+_BLACKWELL_ONLY = {"nvfp4", "fp4"}
+_BRANDS = {"cuda": "NVIDIA", "rocm": "AMD", "cpu": "Intel", "hpu": "Intel"}
+_SEVERAL = re.compile(r"_(\d+)x$")
+_DOCKER = re.compile(r"\s")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One node, as that project describes it."""
+
+    id: str
+    key: str
+    """In our hardware table; empty: it has none."""
+    brand: str
+    generation: str
+    gpus: int
+    gigabytes: float
+    """Of all its GPUs together; 0: not known."""
+    scalable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a user of the builder picks."""
+
+    variant: str
+    profile: Profile
+    strategy: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Picks:
+    """What a user wants of an entry; empty: all that it offers."""
+
+    variant: str = ""
+    strategy: str = ""
+    hardware: str = ""
+    """That project's name of a node, or a key of our table."""
+    features: tuple[str, ...] = field(default=())
+    """On beside those that are on unless somebody turns them off."""
+
+
+def is_entry(document: Any) -> bool:
+    """Whether a parsed YAML file is such an entry."""
+    return isinstance(document, dict) and {"model", "variants"} <= document.keys()
+
+
+def profiles_of(taxonomy: Any) -> dict[str, Profile]:
+    """The nodes of its taxonomy.yaml."""
+    return {
+        name: Profile(
+            name,
+            our_key(name),
+            str(one.get("brand", "")),
+            str(_first(one.get("generation", ""))),
+            int(_number(one.get("gpu_count")) or 1),
+            _number(one.get("vram_gb")),
+            one.get("scalable") is not False,
+        )
+        for name, one in _map(_map(taxonomy).get("hardware_profiles")).items()
+        if isinstance(one, dict)
+    }
+
+
+def own_profile(name: str) -> Profile:
+    """A node by its name alone, from our hardware table."""
+    key = our_key(name)
+    several = _SEVERAL.search(name)
+    if not key:
+        return Profile(name, "", "", "", 1, 0.0)
+    known = HARDWARE[key]
+    generation = _GENERATIONS.get(known.compute_capability, "blackwell")
+    if known.platform != "cuda":
+        generation = {"rocm": "amd"}.get(known.platform, known.platform)
+    gpus = known.gpus_per_node
+    if several:
+        gpus = int(several[1])
+    elif key in ("rtxpro6000", "rtx5090", "rtx4090") or name.startswith("dgx"):
+        gpus = 1
+    return Profile(name, key, _BRANDS[known.platform], generation, gpus, known.vram_gib * gpus)
+
+
+def our_key(name: str) -> str:
+    """The key of our hardware table for a node of that project; empty: it has none."""
+    if name.startswith("xeon"):
+        return "cpu"
+    plain = _SEVERAL.sub("", name)
+    for key in (plain.replace("_", ""), plain.rpartition("_")[2]):
+        if key in HARDWARE:
+            return key
+    return ""
+
+
+def choices(
+    entry: Mapping[str, Any], profiles: Mapping[str, Profile], picks: Picks
+) -> list[Choice]:
+    """What the entry offers for one node of the hardware that it is marked verified on.
+
+    Raises:
+        GpubenchError: if it has no server of one node, or not what was picked.
+    """
+    if _map(entry.get("omni")) or "omni" in _list(_map(entry.get("meta")).get("tasks")):
+        raise GpubenchError("the entry is one of vLLM-Omni, whose servers no case can measure")
+    nodes = _nodes(entry, profiles, picks.hardware)
+    variants = _map(entry.get("variants"))
+    if picks.variant and picks.variant not in variants:
+        raise GpubenchError(f"no variant '{picks.variant}'; the entry has {_names(variants)}")
+    offered = _offered(entry)
+    strategies = [name for name in STRATEGIES if name in offered]
+    if not strategies:
+        raise GpubenchError("the entry has no strategy for one node")
+    if picks.strategy and picks.strategy not in strategies:
+        raise GpubenchError(f"no strategy '{picks.strategy}'; the entry has {_names(strategies)}")
+    unknown = [name for name in picks.features if name not in _map(entry.get("features"))]
+    if unknown:
+        known = _names(_map(entry.get("features")))
+        raise GpubenchError(f"no feature '{unknown[0]}'; the entry has {known}")
+    found = [
+        Choice(variant, node, strategy, _features(entry, node, variant, picks.features))
+        for variant, node, strategy in product(variants, nodes, strategies)
+        if picks.variant in ("", variant)
+        and picks.strategy in ("", strategy)
+        and _runs(_map(variants[variant]), node)
+        and (strategy == _ONE_GPU or node.gpus > 1)
+        and _gate(entry, strategy, node)
+    ]
+    if not found:
+        raise GpubenchError(
+            f"nothing of the entry runs on one node of {_names(node.id for node in nodes)}: its "
+            "variants need other GPUs or more memory"
+        )
+    return found
+
+
+def model_of(entry: Mapping[str, Any], variant: str) -> str:
+    """The repository that a variant serves."""
+    chosen = _map(_map(entry.get("variants")).get(variant))
+    return str(chosen.get("model_id") or _map(entry.get("model")).get("model_id") or "")
+
+
+def precision_word(entry: Mapping[str, Any], variant: str) -> str:
+    """That project's word for a variant's precision."""
+    return str(_map(_map(entry.get("variants")).get(variant)).get("precision") or "").lower()
+
+
+def server_of(entry: Mapping[str, Any], choice: Choice) -> ForeignServer:
+    """The server that the builder prints for a choice."""
+    model, node = _map(entry.get("model")), choice.profile
+    variant = _map(_map(entry.get("variants")).get(choice.variant))
+    exact = _map(_map(variant.get("hardware_overrides")).get(node.id))
+    strategy = _map(_map(entry.get("strategy_overrides")).get(choice.strategy))
+    flags, parallel = STRATEGIES[choice.strategy]
+    words = [*_list(model.get("base_args")), *_list(variant.get("extra_args"))]
+    words += _list(exact.get("extra_args"))
+    words += [*flags, parallel, str(_gpus(variant, strategy, choice))]
+    words += [*_list(strategy.get("extra_args")), *_list(strategy.get("vllm_args"))]
+    layers = [_map(layer) for layer in _hardware_layers(entry, variant, strategy, node)]
+    for layer in layers:
+        words += _list(layer.get("extra_args"))
+    lost: list[str] = []
+    for name in choice.features:
+        feature = _map(_map(entry.get("features")).get(name))
+        allowed = _list(feature.get("strategies"))
+        if allowed and choice.strategy not in allowed:
+            continue
+        words += _feature_words(feature, name, variant, choice)
+        if feature.get("companion"):
+            lost.append(f"features.{name}: needs a process of its own beside the server")
+    env: dict[str, Any] = {}
+    sources = (model.get("base_env"), variant.get("extra_env"), exact.get("extra_env"))
+    for source in (*sources, strategy.get("env"), strategy.get("extra_env")):
+        env |= _map(source)
+    for layer in layers:
+        env |= _map(layer.get("extra_env"))
+    return ForeignServer(
+        dialect_of(ENGINE),
+        (model_of(entry, choice.variant), *_last_of_each([word for word in words if word])),
+        {name: _env_text(value) for name, value in env.items()},
+        (*lost, *_beside(entry)),
+    )
+
+
+def image_of(entry: Mapping[str, Any], choice: Choice) -> tuple[str, str]:
+    """The image that the entry pins (empty: none), and what is wrong with it (empty: nothing)."""
+    variant = _map(_map(entry.get("variants")).get(choice.variant))
+    brand = {"NVIDIA": "nvidia", "AMD": "amd", "Intel": "intel"}.get(choice.profile.brand, "")
+    exact = _map(_map(variant.get("hardware_overrides")).get(choice.profile.id))
+    image = exact.get("docker_image")
+    for source in (variant.get("docker_image"), _map(entry.get("model")).get("docker_image")):
+        if image:
+            break
+        if isinstance(source, str) and brand == "nvidia":
+            image = source
+        elif isinstance(source, dict):
+            image = source.get(brand) or (source if brand == "nvidia" else None)
+            if isinstance(image, dict):
+                image = image.get("cu130") or image.get("cu129")
+    text = str(image or "")
+    if _DOCKER.search(text):
+        return "", f"docker_image: '{text}' is no image"
+    return text, ""
+
+
+def required_version(entry: Mapping[str, Any], variant: str) -> str:
+    """The specifier of vLLM's version; empty: none."""
+    chosen = _map(_map(entry.get("variants")).get(variant))
+    said = chosen.get("min_vllm_version") or _map(entry.get("model")).get("min_vllm_version")
+    try:
+        return f">={Version(str(said))}"
+    except InvalidVersion:
+        return ""
+
+
+def _nodes(entry: Mapping[str, Any], profiles: Mapping[str, Profile], wanted: str) -> list[Profile]:
+    marked = {
+        name for name, word in _map(_map(entry.get("meta")).get("hardware")).items()
+        if word == "verified"
+    }  # fmt: skip
+    if not wanted:
+        known = [profiles.get(name) or own_profile(name) for name in sorted(marked)]
+        nodes = [node for node in known if node.key]
+        if not nodes:
+            raise GpubenchError(
+                "the entry is marked verified on no hardware of our table"
+                + (f" (but on {_names(sorted(marked))})" if marked else "")
+                + "; name one: --runner h200, for instance"
+            )
+        return nodes
+    exact = profiles.get(wanted) or own_profile(wanted)
+    if not exact.key:
+        raise GpubenchError(f"the hardware '{wanted}' is not in our table")
+    return [exact]
+
+
+def _offered(entry: Mapping[str, Any]) -> list[str]:
+    """Strategies that the entry lists, or grants on some hardware."""
+    listed = _list(entry.get("compatible_strategies"))
+    gates = _map(entry.get("strategy_hardware"))
+    granted = [name for name, gate in gates.items() if "supported" in _map(gate).values()]
+    return [*listed, *(name for name in granted if name not in listed)]
+
+
+def _gate(entry: Mapping[str, Any], strategy: str, node: Profile) -> bool:
+    gate = _keyed(_map(entry.get("strategy_hardware")).get(strategy), node)
+    if gate is not None:
+        return bool(gate != "unsupported")
+    if strategy not in _list(entry.get("compatible_strategies")):
+        return False
+    least = entry.get("strategy_min_gpus")
+    if isinstance(least, dict):
+        bars = [least.get(strategy), least.get(strategy.removeprefix("single_node_"))]
+        for_node = least.get(node.id)
+        bars += [for_node] if not isinstance(for_node, dict) else [for_node.get(strategy)]
+        return all(_number(bar) <= node.gpus for bar in bars)
+    return _number(least) <= node.gpus
+
+
+def _runs(variant: Mapping[str, Any], node: Profile) -> bool:
+    supported = _list(variant.get("supported_hardware"))
+    if supported and node.id not in supported:
+        return False
+    constraint = variant.get("precision_hardware")
+    if constraint is None and variant.get("precision") in _BLACKWELL_ONLY:
+        constraint = {"brand": "NVIDIA", "generation": "blackwell"}
+    wanted = _map(constraint)
+    fits = wanted.get("brand") in (None, node.brand)
+    fits = fits and wanted.get("generation") in (None, node.generation)
+    least = _number(variant.get("vram_minimum_gb"))
+    return fits and (not node.gigabytes or least <= node.gigabytes)
+
+
+def _features(
+    entry: Mapping[str, Any], node: Profile, variant: str, more: Iterable[str]
+) -> tuple[str, ...]:
+    off = {
+        *_list(entry.get("opt_in_features")),
+        *_list(_map(entry.get("hardware_opt_in_features")).get(node.id)),
+    }
+    forced = _map(_map(_map(entry.get("variants")).get(variant)).get("default_modes"))
+    wanted = {*more}
+    return tuple(
+        name
+        for name in _map(entry.get("features"))
+        if name in wanted or name in forced or name not in off
+    )
+
+
+def _gpus(variant: Mapping[str, Any], strategy: Mapping[str, Any], choice: Choice) -> int:
+    """GPUs of the server: all of the node, but for plain tensor parallelism what the entry says, or
+    one if that holds the weights."""
+    node = choice.profile
+    if choice.strategy != _ONE_GPU:
+        return node.gpus
+    for declared in (variant.get("tp"), strategy.get("tp")):
+        size = int(_number(_keyed(declared, node) if isinstance(declared, dict) else declared))
+        if size > 0:
+            return size if node.generation == "cpu" else min(size, node.gpus)
+    least = _number(variant.get("vram_minimum_gb"))
+    if not least or not node.gigabytes:
+        return node.gpus
+    return 1 if least <= node.gigabytes / node.gpus else node.gpus
+
+
+def _hardware_layers(
+    entry: Mapping[str, Any],
+    variant: Mapping[str, Any],
+    strategy: Mapping[str, Any],
+    node: Profile,
+) -> Iterator[Any]:
+    """Overrides for the hardware, in order: a strategy's take the place of the entry's and the
+    variant's."""
+
+    def of_generation(source: Mapping[str, Any]) -> Any:
+        overrides = _map(source.get("hardware_overrides"))
+        found = overrides.get(node.generation)
+        return overrides.get("nvidia") if found is None and node.brand == "NVIDIA" else found
+
+    layer = of_generation(strategy)
+    if layer is not None:
+        yield layer
+    else:
+        yield from (of_generation(entry), of_generation(variant))
+    yield _map(strategy.get("hardware_overrides")).get(node.id)
+
+
+def _feature_words(
+    feature: Mapping[str, Any], name: str, variant: Mapping[str, Any], choice: Choice
+) -> list[str]:
+    node, modes = choice.profile, _map(feature.get("modes"))
+    if not modes:
+        overrides = _map(feature.get("hardware_overrides"))
+        layer = overrides.get(node.generation)
+        if layer is None and node.brand == "NVIDIA":
+            layer = overrides.get("nvidia")
+        words = _map(layer).get("args")
+        return _list(feature.get("args") if words is None else words)
+    allowed = [key for key, mode in modes.items() if _mode_fits(_map(mode), choice)]
+    wishes = (_map(variant.get("default_modes")).get(name), feature.get("default_mode"))
+    key = next((wish for wish in (*wishes, *allowed) if wish in allowed), None)
+    if key is None:
+        return []
+    mode = _map(modes[key])
+    words = _map(_keyed(mode.get("hardware_overrides"), node)).get("args")
+    return _list(mode.get("args") if words is None else words)
+
+
+def _mode_fits(mode: Mapping[str, Any], choice: Choice) -> bool:
+    variants, hardware = _list(mode.get("variants")), _map(mode.get("hardware"))
+    node = choice.profile
+    barred = "unsupported" in (hardware.get(node.generation), hardware.get(node.id))
+    return not barred and (not variants or choice.variant in variants)
+
+
+def _beside(entry: Mapping[str, Any]) -> Iterator[str]:
+    """What the entry asks for beside the server."""
+    for step in entry.get("dependencies") or ():
+        note = " ".join(str(_map(step).get("note") or _map(step).get("command") or "").split())
+        yield f"dependencies: {note}"
+    for way, install in _map(_map(entry.get("model")).get("install")).items():
+        if _map(install).get("command"):
+            yield f"install.{way}: the environment is made by a command of its own"
+
+
+def _keyed(values: Any, node: Profile) -> Any:
+    """The value for a node: by its name, its generation, its maker, or the default."""
+    values = _map(values)
+    names = (node.id, node.generation, node.brand.lower(), "default")
+    return next((values[name] for name in names if values.get(name) is not None), None)
+
+
+def _last_of_each(words: list[str]) -> list[str]:
+    """Flags by their last occurrence, as the builder leaves them."""
+    units: list[tuple[str, ...]] = []
+    index = 0
+    while index < len(words):
+        pair = words[index].startswith("-") and not (words[index + 1 : index + 2] or ["-"])[
+            0
+        ].startswith("-")
+        units.append(tuple(words[index : index + 1 + pair]))
+        index += 1 + pair
+    last = {unit[0]: place for place, unit in enumerate(units)}
+    return [
+        word
+        for place, unit in enumerate(units)
+        if not unit[0].startswith("-") or last[unit[0]] == place
+        for word in unit
+    ]
+
+
+def _env_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _map(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[str]:
+    return [_env_text(item) for item in value] if isinstance(value, list) else []
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
