@@ -114,7 +114,7 @@ def recipes_of_file(path: Path, wishes: Wishes, picks: Picks, key: str = "") -> 
         document = _tree(path, data)
         if perf_eval.is_workload(document):
             gpus = path.parent.parent / "lib" / "gpu_profiles.yaml"
-            beside = _tree(gpus, _content(gpus)) if gpus.is_file() else None
+            beside = tree_of(gpus) if gpus.is_file() else None
             return [perf_eval.recipe_of_workload(document, beside, wishes)]
         if official_entries.is_entry(document):
             return makers.recipes_of_entry(document, profiles_beside(path), picks, wishes)
@@ -132,7 +132,7 @@ def profiles_beside(entry: Path) -> dict[str, Any]:
     from pytest_gpubench.recipes.importing.official_entries import profiles_of
 
     taxonomy = entry.absolute().parents[min(2, len(entry.absolute().parents) - 1)] / "taxonomy.yaml"
-    return profiles_of(_tree(taxonomy, _content(taxonomy))) if taxonomy.is_file() else {}
+    return profiles_of(tree_of(taxonomy)) if taxonomy.is_file() else {}
 
 
 def checked(recipes: list[Imported], source: str) -> list[Imported]:
@@ -144,6 +144,15 @@ def checked(recipes: list[Imported], source: str) -> list[Imported]:
         file = Path(folder) / "recipes.yaml"
         file.write_text(text_of(recipes, source), encoding="utf-8")
         return verified(recipes, load_recipes([file], policy="point"))
+
+
+def tree_of(path: Path) -> Any:
+    """The plain data of somebody's YAML file.
+
+    Raises:
+        GpubenchError: if it cannot be read, or is no YAML.
+    """
+    return _tree(path, _content(path))
 
 
 def _content(path: Path) -> bytes:

@@ -198,6 +198,8 @@ def _same(left: Any, right: Any) -> bool:
         return len(left) == len(right) and all(_same(one, other) for one, other in pairs)
     if isinstance(left, dict) and isinstance(right, dict):
         return not any(differences(left, right))
+    if isinstance(left, str) != isinstance(right, str):  # a text inside JSON that is a number
+        left, right = (meaning(one) if isinstance(one, str) else one for one in (left, right))
     return bool(left == right)
 
 

@@ -98,7 +98,7 @@ class Dialect(ABC):
     attention_alone: ClassVar[bool] = False
     """Whether attention may be data-parallel while the experts are cut (`dp-attn` with `ep: 1`)."""
     drafted_by_another: ClassVar[tuple[str, ...]] = (
-        *("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash", "dspark"),
+        *("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash"),
     )
     """Methods whose draft is a model of its own, which a recipe must name."""
 

@@ -348,3 +348,28 @@ def test_points_of_another_shape_are_refused(tmp_path: Path, changes: dict[str, 
     broken = point(1) | changes
     with pytest.raises(GpubenchError, match="holds no captured points"):
         imported(captured(tmp_path, broken))
+
+
+def test_strategies_of_one_parallelism_are_one_row(tmp_path: Path) -> None:
+    document = ENTRY | {"model": ENTRY["model"] | {"base_args": ["--enable-expert-parallel"]}}
+    recipes = imported(written(tmp_path, document), Picks("default", "", "h200"))
+    rows = [
+        row for one in recipes for row in one.body["scenarios"]["fixed-seq-len"][0]["search-space"]
+    ]
+    assert [(row["tp"], row["ep"], "dp-attn" in row) for row in rows] == [
+        (8, 8, False),
+        (8, 8, True),
+    ]
+
+
+def test_a_draft_inside_the_model_and_numbers_that_are_text(tmp_path: Path) -> None:
+    draft = '{"method": "dspark", "num_speculative_tokens": "2", "max_model_len": "4096"}'
+    document = ENTRY | {"features": {"spec_decoding": {"args": ["--speculative-config", draft]}}}
+    picks = Picks("default", "single_node_tp", "h200", ("spec_decoding",))
+    (recipe,) = imported(written(tmp_path, document), picks)
+    assert recipe.body["speculative"] == {
+        "method": "dspark",
+        "num-speculative-tokens": 2,
+        "max-model-len": 4096,
+    }
+    assert losses(recipe) == ["dependencies: needs a wheel"]

@@ -323,12 +323,27 @@ def _draft(settings: Mapping[str, Any], dialect: Dialect) -> tuple[dict[str, Any
         lost.append(f"the draft's {name}: a recipe's `speculative` has no such key")
         del keys[name]
     keys = {name: escaped(value) for name, value in keys.items() if value is not None}
+    keys = _as_numbers(keys)
     try:
         SpeculativeKeys.model_validate(keys)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         return {}, [f"the draft: {'.'.join(map(str, detail['loc']))} {detail['msg']}"]
     return keys, lost
+
+
+def _as_numbers(keys: dict[str, Any]) -> dict[str, Any]:
+    """The keys, texts that are numbers as numbers where a recipe wants those: the engine reads
+    both."""
+    try:
+        SpeculativeKeys.model_validate(keys)
+    except ValidationError as error:
+        wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False)}
+        return {
+            name: meaning(value) if name in wrong and isinstance(value, str) else value
+            for name, value in keys.items()
+        }
+    return keys
 
 
 def _env(server: ForeignServer) -> tuple[dict[str, Any], list[str]]:

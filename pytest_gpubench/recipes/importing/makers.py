@@ -140,7 +140,7 @@ def _of_alike(
         keys,
         names,
         server.dialect,
-        [one.topology for _, one, _ in members],
+        list(dict.fromkeys(one.topology for _, one, _ in members)),
         [measured(wishes, keys, server.dialect)],
         image=image,
         source=address,
