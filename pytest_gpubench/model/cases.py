@@ -142,9 +142,14 @@ class RecipeBook:
     declared: tuple[Hardware, ...] = ()
     """GPUs that the files describe because the hardware table lacks them."""
     _by_key: dict[str, ServerSpec] = field(init=False, repr=False, compare=False)
+    _cases_of: dict[str, tuple[Case, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        cases_of: dict[str, list[Case]] = {}
+        for case in self.cases:
+            cases_of.setdefault(case.server, []).append(case)
         object.__setattr__(self, "_by_key", dict(self.servers))
+        object.__setattr__(self, "_cases_of", {key: (*of,) for key, of in cases_of.items()})
 
     def server(self, key: str) -> ServerSpec:
         """The spec of a server by its KEY.
@@ -153,6 +158,15 @@ class RecipeBook:
             KeyError: if no case of the book uses that key.
         """
         return self._by_key[key]
+
+    def cases_of(self, key: str) -> tuple[Case, ...]:
+        """All cases of a server, in the order of the book."""
+        return self._cases_of.get(key, ())
+
+    def never_runs(self, key: str) -> str:
+        """Why no case of a server is run, empty where some are."""
+        cases = self.cases_of(key)
+        return "" if not cases or any(case.runnable for case in cases) else cases[0].why_not
 
     def hardware(self, key: str) -> Hardware:
         """What a hardware key of one of its servers means.

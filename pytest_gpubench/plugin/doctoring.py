@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Doctor:
                 free.
         """
         spec = self._book.server(key)
-        cases = [case for case in self._book.cases if case.server == key]
+        cases = self._book.cases_of(key)
         configs = self._configs(spec)
         found = examine(
             spec,
@@ -78,6 +79,11 @@ class Doctor:
             facts=self._facts(key),
             node=self._node(spec, leased) if here else self._asked(spec),
         )
+        if self._book.never_runs(key):  # an error is what ends a run
+            found = tuple(
+                replace(one, severity="warning") if one.severity == "error" else one
+                for one in found
+            )
         return without(found, self._settings.ignore_findings)
 
     def death(self, key: str) -> Failure | None:
@@ -138,7 +144,7 @@ class Doctor:
 
     def _facts(self, key: str) -> FrozenMap:
         """What the recipe of a server states; all its cases are of one recipe."""
-        return next((case.facts for case in self._book.cases if case.server == key), FrozenMap())
+        return next((case.facts for case in self._book.cases_of(key)), FrozenMap())
 
     def _configs(self, spec: ServerSpec) -> ModelConfigs:
         return read_model_configs(*map(self._folder, models_of(spec)))

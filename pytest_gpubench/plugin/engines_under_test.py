@@ -39,6 +39,10 @@ class Arms:
         """The server that a launch starts."""
         return self._books[self._arm(launch)].server(launch.server)
 
+    def never_runs(self, launch: Launch) -> str:
+        """Why no case of a launch's server is run, empty where some are."""
+        return self._books[""].never_runs(launch.server)
+
     def doctor(self, launch: Launch) -> Doctor:
         """Findings for the servers of a launch's engine."""
         return self._doctors[self._arm(launch)]

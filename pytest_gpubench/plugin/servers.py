@@ -64,6 +64,8 @@ class ServerPool:
         """
         spec = self.arms.spec(launch)
         self.require_hardware(launch, spec)
+        if why_not := self.arms.never_runs(launch):
+            pytest.skip(f"not runnable: {why_not}")
         doomed = None if self._settings.base_url else self.arms.doctor(launch).death(launch.server)
         if doomed is not None:
             self._give_up(launch, spec, None, doomed)

@@ -132,6 +132,7 @@ OUR_KEYS = frozenset(
         "client",
         "gates",
         "requires",
+        "plan-only",
         "source",
         "server-per",
         "command",

@@ -45,7 +45,10 @@ from pytest_gpubench.recipes.server_keys import check_flag
 from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")
-_LAYERS = ("image", "serve", "speculative", "env", "client", "gates", "requires")
+_LAYERS = (
+    *("image", "serve", "speculative", "env", "client", "gates", "requires"),
+    "plan-only",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ class Resolver:
             if wrong := dialect.draft_error(speculative):
                 raise PointError(draft.at, join_path(self.name, "speculative"), wrong)
         image = layer.get("image")
-        why_not = self._why_not(point, draft, identity.hardware)
+        why_not = self._why_not(point, draft, identity.hardware, layer)
         spec = ServerSpec(
             framework=identity.framework,
             model=self.recipe.model or "",
@@ -375,7 +378,10 @@ class Resolver:
             self._revalidate(ClientKeys, node, self._render(node, path, names), path), node
         )
 
-    def _why_not(self, point: Point, draft: Node | None, hardware: str) -> str:
+    def _why_not(self, point: Point, draft: Node | None, hardware: str, layer: Node) -> str:
+        said = layer.get("plan-only")
+        if said is not None:
+            return str(said.value)
         lacks = "its flags live in a shell script: the entry has no "
         if self.node.get("serve") is None:
             return lacks + "`serve`"

@@ -236,6 +236,8 @@ class Laid(Section):
     """Metric to tolerance (5%), to {tolerance, absolute, at-least, at-most}, or to false."""
     requires: dict[str, VersionSpecifier] | None = None
     """Versions of the engine, its distribution to a specifier; checked before the launch."""
+    plan_only: Text | None = None
+    """Why these cases are planned and never run, for rows of others that are known not to start."""
 
 
 def _condition(value: Any) -> Any:

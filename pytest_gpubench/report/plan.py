@@ -30,17 +30,20 @@ def plan_document(
     keyed by server, ``findings`` by case id. ``{port}`` stands for the port; revisions are as
     written. ``gates`` are those in force: the defaults with the recipe's.
     """
-    servers = list(dict.fromkeys(case.server for case in cases))
+    cases_of: dict[str, list[str]] = {}
+    for case in cases:
+        cases_of.setdefault(case.server, []).append(case.id)
+    launches_of: dict[str, list[dict[str, Any]]] = {key: [] for key in cases_of}
+    for launch in launches:
+        if launch.server in launches_of:
+            launches_of[launch.server].append(_launch(launch))
     return {
         "files": list(book.files),
         "cases": [_case(book, case, findings.get(case.id, ())) for case in cases],
         "servers": {
-            key: _server(book, key, cases, command_lines[key])
-            | {
-                "launches": [_launch(launch) for launch in launches if launch.server == key],
-                "against": (against or {}).get(key),
-            }
-            for key in servers
+            key: _server(book, key, ids, command_lines[key])
+            | {"launches": launches_of[key], "against": (against or {}).get(key)}
+            for key, ids in cases_of.items()
         },
         "ratios": [asdict(point) for point in ratio_points(book.ratios, cases)],
         "unsupported": [
@@ -88,14 +91,14 @@ def _case(book: RecipeBook, case: Case, findings: Sequence[Mapping[str, Any]]) -
     }
 
 
-def _server(book: RecipeBook, key: str, cases: Sequence[Case], line: CommandLine) -> dict[str, Any]:
+def _server(book: RecipeBook, key: str, cases: list[str], line: CommandLine) -> dict[str, Any]:
     spec = book.server(key)
     return {
         "argv": list(line.argv),
         "env": line.printable_env() | dict.fromkeys(line.unset),
         "gpus": spec.topology.gpus,
         "defaults": list(dialect_of(spec.framework).our_defaults(spec)),
-        "cases": [case.id for case in cases if case.server == key],
+        "cases": cases,
     }
 
 

@@ -58,6 +58,7 @@ class Sandbox:
         (work / ".gitignore").write_text("results/\n__pycache__/\n.pytest_cache/\n")
         if not empty:
             shutil.copy(ROOT / "recipes.yaml", work)
+            shutil.copytree(ROOT / "recipes.d", work / "recipes.d")
             shutil.copy(ROOT / "benchmarks" / "test_serving.py", work / "benchmarks")
         made = cls(work, tools)
         for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "start"]):

@@ -193,3 +193,20 @@ def test_dotted_flags_as_the_engine_reads_them(
     (spec,) = specs(load(whole.replace("block-size: 128", f"{written}: true")))
     argv = line(spec).argv
     assert argv[argv.index(f"--{written}") + 1] == ("true" if "." in written else "--host")
+
+
+def test_what_is_known_not_to_start_is_planned_and_says_why(
+    load: Callable[..., RecipeBook], whole: str
+) -> None:
+    text = whole + "  when:\n  - {if: conc > 4, serve: {seed: 1}, plan-only: it does not fit}\n"
+    book = load(text)
+    assert {case.workload.conc: case.why_not for case in book.cases} == {
+        4: "",
+        16: "it does not fit",
+    }
+    reasons = sorted(book.never_runs(key) for key, _ in book.servers)
+    assert reasons == ["", "it does not fit"]
+    shared = load(text.replace("serve: {seed: 1}, ", ""))
+    assert [shared.never_runs(key) for key, _ in shared.servers] == [""]
+    (found,) = messages(load(whole + "  plan-only: true\n"))
+    assert found.endswith("plan-only: must be text, not True; quote it")

@@ -46,8 +46,8 @@ def test_no_problems(by_point: RecipeBook) -> None:
 def test_counts(by_point: RecipeBook) -> None:
     counts = Counter(case.recipe for case in hopper(by_point, "") + hopper(by_point, "mtp"))
     assert counts == {
-        "minimaxm3-fp8-h100-vllm": 14,
-        "minimaxm3-fp8-h200-vllm": 31,
+        "minimaxm3-fp8-h100-vllm": 33,
+        "minimaxm3-fp8-h200-vllm": 71,
         "minimaxm3-fp8-h100-vllm-mtp": 18,
         "minimaxm3-fp8-h200-vllm-mtp": 36,
     }
@@ -102,8 +102,13 @@ def test_hopper_flags_are_those_of_the_table(by_point: RecipeBook) -> None:
         seen.append(
             [str(value) for value in (*row, *flags, draft.num_speculative_tokens if draft else 0)]
         )
-    assert sorted(seen) == sorted(table())
-    assert len(seen) == 99
+    # The table has the rows of the first pull requests; those without a draft became more.
+    wanted = {tuple(row) for row in table()}
+    assert len(wanted) == 99
+    assert wanted <= {tuple(row) for row in seen}
+    assert {tuple(row) for row in seen if row[0].endswith("mtp")} == {
+        row for row in wanted if row[0].endswith("mtp")
+    }
 
 
 def test_hopper_flags_that_never_change(by_point: RecipeBook) -> None:
@@ -168,26 +173,35 @@ def test_draft_lengths(by_point: RecipeBook, recipe: str) -> None:
     assert found == {key: known.get(key, "3") for key in found}
 
 
-def test_fp4_without_chunked_prefill_holds_its_context(by_point: RecipeBook) -> None:
+def test_fp4_without_chunked_prefill_holds_its_context_where_the_original_ran(
+    by_point: RecipeBook,
+) -> None:
     servers = dict(by_point.servers)
-    unchunked = [
-        spec
+    unchunked = {
+        case: spec
         for case in by_point.cases
         if (spec := servers[case.server]).serve.get("enable-chunked-prefill") is False
+    }
+    refused = [
+        case
+        for case, spec in unchunked.items()
+        if int(str(spec.serve["max-num-batched-tokens"])) < int(str(spec.serve["max-model-len"]))
     ]
-    assert len(unchunked) > 0
-    for spec in unchunked:
-        assert int(str(spec.serve["max-num-batched-tokens"])) >= int(
-            str(spec.serve["max-model-len"])
-        )
-        assert thaw(spec.serve["attention-config"]) == {
-            "indexer_kv_dtype": "fp8",
-            "minimax_m3_msa_decode_backend": "cutlass",
-        }
+    assert len(unchunked) > len(refused) == 19
+    assert not any(case.runnable for case in refused)
+    assert all(case.runnable for case in unchunked if case not in refused)
+    assert {str(thaw(spec.serve["attention-config"])) for spec in unchunked.values()} == {
+        "{'indexer_kv_dtype': 'fp8', 'minimax_m3_msa_decode_backend': 'cutlass'}"
+    }
+    assert {(case.workload.isl, case.identity.precision) for case in refused} == {(1024, "fp4")}
 
 
-def test_amd_is_plan_only_and_nothing_else_is(by_point: RecipeBook) -> None:
+def test_amd_is_plan_only_and_nothing_else_is_but_what_refuses_to_start(
+    by_point: RecipeBook,
+) -> None:
     for case in by_point.cases:
+        if case.why_not.startswith("vLLM refuses to start"):
+            continue
         assert case.runnable == (not case.identity.hardware.startswith("mi"))
         assert bool(case.why_not) != case.runnable
 
