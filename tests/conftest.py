@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.plugin.fork_server import ForkServer
 
 # A job that a shell started in the background ignores SIGINT, one under nohup SIGHUP, and all that
 # it starts inherits that: tests of Ctrl-C and of a hangup could not work.
@@ -51,3 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(here) if item.path.is_relative_to(here) else item.path
         if {str(path), str(path.parent)}.intersection(SURFACE):
             item.add_marker(pytest.mark.surface)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """What starts the inner runs; one for all tests of this process."""
+    server = ForkServer()
+    yield server
+    server.close()

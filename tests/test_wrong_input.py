@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pytest_gpubench.cli import main
+from tests.plugin.fork_server import ForkServer
 
 PAGE = Path(__file__).parents[1] / "docs" / "wrong-input.md"
 ROW = re.compile(r"^\| `([^`]+)` \| (\d+) \| (.+) \|$", re.MULTILINE)
@@ -87,14 +86,20 @@ def test_the_page_has_rows() -> None:
 
 @pytest.mark.parametrize(("command", "code", "says"), ROWS, ids=[row[0] for row in ROWS])
 def test_a_row(
-    command: str, code: int, says: str, folder: Path, capfd: pytest.CaptureFixture[str]
+    command: str,
+    code: int,
+    says: str,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    forks: ForkServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     before = _paths(folder)
     ended: object
     program, *words = shlex.split(command)
     if program == "pytest":
-        run = [sys.executable, "-m", "pytest", "-q", *words]
-        ended = subprocess.run(run, check=False, timeout=120).returncode
+        output = tmp_path_factory.mktemp("output")
+        ended = forks.run(["-q", *words], folder, timeout=120, output=output).ret
     else:
         ended = _run(words)
     captured = capfd.readouterr()

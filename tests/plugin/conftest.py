@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,14 +205,6 @@ def with_gates(project: Project, gates: str) -> None:
     plain = "tiny-bf16-cpu-vllm: {extends: base}"
     assert plain in text
     project.recipes(text.replace(plain, f"tiny-bf16-cpu-vllm: {{extends: base, gates: {gates}}}"))
-
-
-@pytest.fixture(scope="session")
-def forks() -> Iterator[ForkServer]:
-    """What starts the inner runs; one for all tests of this process."""
-    server = ForkServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -66,13 +66,21 @@ class ForkServer:
         """
         return "-n" not in arguments and interpreter_settings(environment) == self._settings
 
-    def run(self, arguments: Sequence[str], folder: Path, timeout: float) -> pytest.RunResult:
-        """Run pytest with the environment of now, in a folder.
+    def run(
+        self, arguments: Sequence[str], folder: Path, timeout: float, output: Path | None = None
+    ) -> pytest.RunResult:
+        """Run pytest with the environment of now, in a folder; its output is printed, too.
+
+        Args:
+            arguments: what follows ``python -m pytest``.
+            folder: where.
+            timeout: in seconds.
+            output: where the files ``stdout`` and ``stderr`` are written, if not in the folder.
 
         Raises:
             subprocess.TimeoutExpired: after so many seconds; the run is killed.
         """
-        out, err = folder / "stdout", folder / "stderr"
+        out, err = (output or folder) / "stdout", (output or folder) / "stderr"
         request = {
             "arguments": arguments,
             "folder": str(folder),

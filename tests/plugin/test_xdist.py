@@ -99,6 +99,7 @@ def test_two_servers_side_by_side_are_started_once_each(project: Project) -> Non
     assert _leases(project) == []
 
 
+@pytest.mark.usefixtures("canned")
 def test_alone_a_server_has_the_host(project: Project) -> None:
     project.run("benchmarks", "-k", "tiny and mtp")
     (record,) = project.cases()
@@ -170,7 +171,7 @@ def test_servers_get_gpus_of_their_own_by_uuid(
 def test_what_would_mislead_is_a_usage_error(
     project: Project, arguments: tuple[str, ...], words: str
 ) -> None:
-    result = project.run("benchmarks", "-k", "tiny", *arguments)
+    result = project.inside("benchmarks", "-k", "tiny", *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {words}"])
     assert project.records() == []
@@ -212,6 +213,7 @@ def test_an_undecided_case_on_a_worker_makes_the_run_end_with_10(project: Projec
     result.stdout.fnmatch_lines(["*1.5*INCONCLUSIVE", "*1 inconclusive*"])
 
 
+@pytest.mark.usefixtures("canned")
 def test_a_worker_that_dies_costs_its_test_and_the_server_is_started_again(
     project: Project,
 ) -> None:
@@ -232,6 +234,7 @@ def test_a_worker_that_dies_costs_its_test_and_the_server_is_started_again(
     assert _is_free(project)
 
 
+@pytest.mark.usefixtures("canned")
 def test_without_restarts_the_run_ends_after_a_crash(project: Project) -> None:
     project.pytester.makepyfile(
         test_own="import os\ndef test_dies(engine, case): os.kill(os.getpid(), 9)\n"
@@ -299,6 +302,7 @@ def test_a_second_run_that_waits_too_long_fails_with_the_name_of_the_first(
     assert _leases(project) == []
 
 
+@pytest.mark.usefixtures("canned")
 def test_the_next_run_clears_away_what_a_killed_one_left(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
