@@ -8,9 +8,11 @@ threads of its own. What a run changes (modules, environment, folder) ends with 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -89,13 +91,11 @@ class ForkServer:
             "timeout": timeout,
         }
         begin = time.monotonic()
-        process = self._started()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        assert answer, "the fork server is gone"
+        try:
+            answer = self._answer(json.dumps(request).encode() + b"\n")
+        except BaseException:  # a time limit of the test, Ctrl-C: the run is still under way
+            self._kill()
+            raise
         lines = [path.read_text("utf-8", "replace").splitlines() for path in (out, err)]
         for stream, written in zip((sys.stdout, sys.stderr), lines, strict=True):
             print(*written, sep="\n", file=stream)  # what a test that fails shows
@@ -112,12 +112,28 @@ class ForkServer:
                 assert self._process.stdin is not None
                 self._process.stdin.close()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _answer(self, request: bytes) -> bytes:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                process_group=0,
             )
-        return self._process
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(request)
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the fork server is gone"
+        return answer
+
+    def _kill(self) -> None:
+        """End the process and the run that it waits for; the next run starts another."""
+        if self._process is not None:
+            with self._process as process, contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            self._process = None
 
 
 class _Preload:
@@ -144,7 +160,7 @@ def _wait(pid: int, timeout: float) -> int | None:
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
-    os.kill(pid, 9)
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return None
 
