@@ -64,8 +64,12 @@ class ForkServer:
     def suits(self, arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
         """Whether the run would be what it is without the server.
 
-        xdist keeps for its workers the `sys.path` that it was imported with.
+        xdist keeps for its workers the `sys.path` that it was imported with; packages that a
+        PYTHONPATH adds with entry points are asked for when plugins and dialects are loaded.
         """
+        added = folders_of(environment.get("PYTHONPATH"))
+        if any(list(Path(folder).glob("*-info/entry_points.txt")) for folder in added):
+            return False
         return "-n" not in arguments and interpreter_settings(environment) == self._settings
 
     def run(
