@@ -299,7 +299,7 @@ def test_a_flood_of_output_does_no_harm(spec: ServerSpec, settings: Settings) ->
     with running(spec, settings("no-newline:16")) as engine:
         assert engine.facts.kv_cache_tokens == 116_480
         key = engine.api_key
-    assert psutil.Process().memory_info().rss - before < 28 * 2**20  # lines kept whole take 40
+    assert psutil.Process().memory_info().rss - before < 28 * 2**20  # lines kept whole took 47 MiB
     assert engine.log_path is not None
     assert key.encode() not in engine.log_path.read_bytes()
 
