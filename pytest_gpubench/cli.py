@@ -24,7 +24,7 @@ from pytest_gpubench.commands import (
 from pytest_gpubench.doctor import format_findings
 from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.model.failures import CommandError, GpubenchError
-from pytest_gpubench.model.printing import counted
+from pytest_gpubench.model.printing import counted, listed
 
 if TYPE_CHECKING:
     from pytest_gpubench.host.hub.fetch import Progress
@@ -37,6 +37,8 @@ EXIT_USAGE = 4
 
 EXIT_UNREAD = 141
 """As a shell says of a program that nobody reads from any more."""
+_SHOWN_ENTRIES = 4
+"""Names of a group of entries that are not supported, where it is told to a person."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,6 +191,9 @@ def _plan(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.plugin.inner_pytest import selection_plan
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+    for group, names in plan["unsupported_groups"].items():
+        shown = listed(names, _SHOWN_ENTRIES)
+        print(f"not supported: {len(names)} {group}: {shown}", file=sys.stderr)
     print_json(plan)
     return 0
 

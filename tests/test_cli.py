@@ -100,6 +100,26 @@ def test_plan_prints_json_alone(capfd: pytest.CaptureFixture[str]) -> None:
     assert {key for case in plan["cases"] for key in [case["server"]]} == set(plan["servers"])
 
 
+def test_plan_tells_a_person_what_it_leaves_out_in_groups(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entry = (
+        "{image: i, model: org/m, model-prefix: m, runner: h100, precision: fp8, framework: %s, "
+        "multinode: false, scenarios: {fixed-seq-len: [{isl: 1024, osl: 1024, "
+        "search-space: [{tp: 8, conc-list: [1]}]}]}}"
+    )
+    names = [f"m{number}-fp8-h100-trt" for number in range(6)]
+    (tmp_path / "m.yaml").write_text(
+        f"m-fp8-h100-vllm: {entry % 'vllm'}\n"
+        + "".join(f"{name}: {entry % 'trt'}\n" for name in names)
+    )
+    assert main(["plan", str(tmp_path / "m.yaml")]) == 0
+    printed = capfd.readouterr()
+    shown = ", ".join(names[:4])
+    assert f"not supported: 6 framework trt: {shown} and 2 more" in printed.err
+    assert json.loads(printed.out)["unsupported_groups"] == {"framework trt": names}
+
+
 def test_plan_of_nothing_is_exit_4_with_pytests_words(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "nowhere.yaml"]) == 4
     captured = capfd.readouterr()

@@ -142,6 +142,7 @@ class RecipeBook:
     declared: tuple[Hardware, ...] = ()
     """GPUs that the files describe because the hardware table lacks them."""
     _by_key: dict[str, ServerSpec] = field(init=False, repr=False, compare=False)
+    _by_id: dict[str, Case] = field(init=False, repr=False, compare=False)
     _cases_of: dict[str, tuple[Case, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +150,7 @@ class RecipeBook:
         for case in self.cases:
             cases_of.setdefault(case.server, []).append(case)
         object.__setattr__(self, "_by_key", dict(self.servers))
+        object.__setattr__(self, "_by_id", {case.id: case for case in self.cases})
         object.__setattr__(self, "_cases_of", {key: (*of,) for key, of in cases_of.items()})
 
     def server(self, key: str) -> ServerSpec:
@@ -158,6 +160,14 @@ class RecipeBook:
             KeyError: if no case of the book uses that key.
         """
         return self._by_key[key]
+
+    def case(self, identifier: str) -> Case:
+        """A case by its id.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        return self._by_id[identifier]
 
     def cases_of(self, key: str) -> tuple[Case, ...]:
         """All cases of a server, in the order of the book."""

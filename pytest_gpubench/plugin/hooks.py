@@ -89,8 +89,12 @@ class Hooks:
                 "engines take turns as A B B A"
             )
         if book.unsupported:
+            from pytest_gpubench.recipes.inferencex import unsupported_groups
+
+            groups = unsupported_groups(book.unsupported).items()
+            counts = ", ".join(f"{len(names)} {group}" for group, names in groups)
             lines.append(
-                f"gpubench: {len(book.unsupported)} entries are not supported (gpubench "
+                f"gpubench: {len(book.unsupported)} entries are not supported: {counts} (gpubench "
                 "plan lists them)"
             )
         return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -300,6 +301,11 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen
         f"selected {cases} case{'s' if cases != 1 else ''} on {servers} "
         f"server{'s' if servers != 1 else ''}"
     )
+    if config.option.keyword:
+        families = Counter(book.case(name).identity.model for name in selected.cases)
+        if len(families) > 1:
+            counts = ", ".join(f"{name} ({count})" for name, count in families.most_common())
+            reporter.write_line(f"-k {config.option.keyword!r} selects several families: {counts}")
     if not cases and book.cases and (config.option.keyword or config.option.markexpr):
         asked = (
             f"-k {config.option.keyword!r}"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_gpubench.dialects.registry import frameworks
-from pytest_gpubench.model.cases import Identity
+from pytest_gpubench.model.cases import Identity, Unsupported
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.recipes.fields import is_token
 from pytest_gpubench.recipes.problems import did_you_mean
@@ -157,7 +157,7 @@ def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
     if isinstance(framework, str) and framework not in frameworks():
         reasons.append(f"framework {framework} (supported: {', '.join(frameworks())})")
     if _leaf(entry, "multinode") is True:
-        reasons.append("multi-node (one server over several nodes is not supported)")
+        reasons.append(f"{_MULTINODE} (one server over several nodes is not supported)")
     fixed = entry.get("scenarios", "fixed-seq-len")
     if not fixed and has_agentic_part(entry):
         reasons.append("agentic-coding scenario")
@@ -175,6 +175,26 @@ def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
     if "draft_model" in {_leaf(row, "spec-decoding") for row in rows}:
         reasons.append("spec-decoding: draft_model (its draft is named in a shell script only)")
     return reasons
+
+
+_MULTINODE = "multi-node"
+_OTHERS = "a name that contradicts its fields"
+
+
+def unsupported_groups(entries: Iterable[Unsupported]) -> dict[str, list[str]]:
+    """Names of entries that are not run, by what keeps them from it; the largest group first.
+
+    An entry with several reasons is counted once: one that needs several nodes would need them
+    whatever else it needs.
+    """
+    groups: dict[str, list[str]] = {}
+    for entry in entries:
+        reasons = [reason.split(" (")[0] for reason in entry.reason.split("; ")]
+        group = _MULTINODE if _MULTINODE in reasons else reasons[0]
+        if group.startswith("the name "):
+            group = _OTHERS
+        groups.setdefault(group, []).append(entry.recipe)
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 
 def has_agentic_part(entry: Node) -> bool:

@@ -13,6 +13,7 @@ from pytest_gpubench.gate.policy import policies, policy_document
 from pytest_gpubench.gate.ratios import ratio_points
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.specs import Launch
+from pytest_gpubench.recipes.inferencex import unsupported_groups
 
 
 def plan_document(
@@ -50,6 +51,7 @@ def plan_document(
             {"recipe": it.recipe, "where": str(it.position), "reason": it.reason}
             for it in book.unsupported
         ],
+        "unsupported_groups": unsupported_groups(book.unsupported),
     }
 
 

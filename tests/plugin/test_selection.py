@@ -24,6 +24,13 @@ def test_the_exact_form_selects_exactly(project: Project) -> None:
     result.stdout.fnmatch_lines(["*:1k1k-c16?", "selected 1 case on 1 server"])
 
 
+def test_words_that_several_families_have_are_said_with_their_counts(project: Project) -> None:
+    result = project.inside("benchmarks", "--co", "-q", "-k", "vllm")
+    result.stdout.fnmatch_lines(["-k 'vllm' selects several families: tiny (3), big (2)"])
+    result = project.inside("benchmarks", "--co", "-q", "-k", "tiny and vllm")
+    assert "several families" not in result.stdout.str()
+
+
 def test_nothing_selected_is_exit_5_and_names_the_words(project: Project) -> None:
     result = project.inside("benchmarks", "-k", "nosuchmodel")
     assert result.ret == 5

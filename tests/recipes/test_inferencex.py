@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.recipes.inferencex import hardware_of
+from pytest_gpubench.recipes.inferencex import hardware_of, unsupported_groups
 
 MASTER = """
 demo-fp8-h200-vllm:
@@ -124,6 +124,22 @@ def test_what_can_be_expanded_is_and_the_rest_is_listed(load: Callable[..., Reci
         for item in book.unsupported
         if item.recipe == "demo-fp4-gb200-dynamo-vllm"
     } == {42}
+
+
+def test_what_is_not_run_is_listed_in_groups(load: Callable[..., RecipeBook]) -> None:
+    more = """
+demo-fp4-b200-trt: &trt
+  {image: i, model: org/demo, model-prefix: demo, runner: b200, precision: fp4, framework: trt, multinode: false, scenarios: {}}
+demo-fp8-b200-trt: *trt
+"""
+    groups = unsupported_groups(load(MASTER + more).unsupported)
+    assert groups == {
+        "agentic-coding scenario": ["demo-fp8-h200-vllm-mtp", "demo-fp8-h200-vllm-agentic"],
+        "framework trt": ["demo-fp4-b200-trt", "demo-fp8-b200-trt"],
+        "multi-node": ["demo-fp4-gb200-dynamo-vllm"],
+        "runner label 'cluster:b900-site' maps to no hardware": ["demo-fp8-b300-vllm"],
+        "a name that contradicts its fields": ["demo-fp8-h100-vllm"],
+    }
 
 
 def test_its_flags_live_in_a_shell_script(load: Callable[..., RecipeBook]) -> None:
