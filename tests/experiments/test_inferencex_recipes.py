@@ -40,7 +40,7 @@ def test_vllm(book: RecipeBook) -> None:
 def test_sglang(book: RecipeBook) -> None:
     result = report.compare(book, "sglang")
     assert (result.points, result.equal, result.missing) == (991, 978, {})
-    assert result.differing == {  # the engine takes it from `moe-a2a-backend`
+    assert result.differing == {  # their script leaves it out
         "dsv4-fp4-b200-sglang: --ep-size is None there and 8 here": 10,
         "dsv4-fp4-b300-sglang: --ep-size is None there and 8 here": 3,
     }
