@@ -18,6 +18,7 @@ from pytest_gpubench.commands import (
     changelogs,
     clusters,
     importing_recipes,
+    official_sources,
     print_json,
     reports,
 )
@@ -147,6 +148,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="config, tokenizer and the index of the weights only: what the doctor needs",
     )
+    fetch.add_argument(
+        "--sources",
+        action="store_true",
+        help="the official recipes that the selection follows, instead: what gpubench "
+        "compare-source reads",
+    )
+    fetch.add_argument(
+        "--sources-url",
+        metavar="URL",
+        help="root of their project (default: its main branch on GitHub)",
+    )
     fetch.set_defaults(run=_fetch)
 
     schema = commands.add_parser(
@@ -162,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         reports,
         clusters,
         importing_recipes,
+        official_sources,
     ):
         subject.add_commands(commands)
     return parser
@@ -256,6 +269,8 @@ def _fetch(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.plugin.model_files import fetch_weights
     from pytest_gpubench.recipes import load_recipes
 
+    if parsed.sources:
+        return official_sources.fetch_sources(parsed)
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
     book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
     if parsed.configs:

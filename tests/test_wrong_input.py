@@ -59,6 +59,7 @@ FILES = {
     "open.sh": "vllm serve 'a\n",
     "shell.sh": "vllm serve $MODEL\n",
     "entry.yaml": ENTRY,
+    "official.yaml": f"{RECIPE}  source: https://recipes.vllm.ai/org/model\n",
     "omni.yaml": f"{ENTRY}omni: {{tasks: [{{id: t2a}}]}}\n",
     "pytest.ini": "[pytest]\naddopts = -p no:cacheprovider\n",
     "benchmarks/test_serving.py": "from pytest_gpubench.suite import test_engine_init, test_throughput\n",
@@ -76,6 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     return tmp_path
 

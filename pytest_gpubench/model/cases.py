@@ -81,6 +81,10 @@ class Case:
     gates: FrozenMap = field(default_factory=FrozenMap)
     source: str = ""
     """Address of the official recipe that it follows."""
+    official: FrozenMap = field(default_factory=FrozenMap)
+    """The same as written: at, variant, strategy, hardware, features."""
+    differs: FrozenMap = field(default_factory=FrozenMap)
+    """Flag or variable to the reason why it is not as there."""
     policy: SharingPolicy = "parallelism"
     """Under which its server was chosen; baselines never mix policies."""
     facts: FrozenMap = field(default_factory=FrozenMap)

@@ -21,6 +21,7 @@ from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
 from pytest_gpubench.recipes.schema import BRANCHES, ClientKeys, SloKeys
 from pytest_gpubench.recipes.server_keys import check_env, check_flag
+from pytest_gpubench.recipes.source_keys import SourceKeys
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 CASE_NAMES = (
@@ -39,6 +40,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "slo": SloKeys,
     "when": schema.When,
     "facts": schema.Facts,
+    "source": SourceKeys,
 }
 _COMPUTED = ("serve", "speculative", "env", "client")
 

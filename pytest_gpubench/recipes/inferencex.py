@@ -134,6 +134,7 @@ OUR_KEYS = frozenset(
         "requires",
         "plan-only",
         "source",
+        "differs",
         "server-per",
         "command",
         "revision",

@@ -375,7 +375,11 @@ def _case(
         runnable=served.runnable,
         why_not=served.why_not,
         gates=served.gates,
-        source=recipe.source or "",
+        source=recipe.source.at if recipe.source else "",
+        official=FrozenMap(
+            recipe.source.model_dump(by_alias=True, exclude_none=True) if recipe.source else {}
+        ),
+        differs=FrozenMap(recipe.differs or {}),
         policy=policy,
         facts=FrozenMap(
             recipe.facts.model_dump(by_alias=True, exclude_none=True) if recipe.facts else {}

@@ -45,6 +45,7 @@ from pytest_gpubench.recipes.fields import (
 from pytest_gpubench.recipes.gates import Gates
 from pytest_gpubench.recipes.problems import did_you_mean, one_of, shown
 from pytest_gpubench.recipes.server_keys import Command
+from pytest_gpubench.recipes.source_keys import Source
 
 
 def _framework(value: Any) -> Any:
@@ -318,8 +319,11 @@ class Recipe(Laid):
     """What shares a server: `parallelism` (default), `shape` or `point`."""
     command: Command | None = None
     """How this recipe's engine is started, instead of the `--gpubench-command` option."""
-    source: Text | None = None
-    """Address of the official recipe that it follows; shown in reports."""
+    source: Source | None = None
+    """The official recipe that it follows: an address, or a map with what is meant of it."""
+    differs: dict[str, Text] | None = None
+    """Flag or variable to the reason why it is not as in the official recipe; `speculative` is the
+    draft, a dotted name one key of a value."""
     facts: Facts | None = None
     """What the doctor is to know of a model that is not at hand."""
 

@@ -14,7 +14,8 @@ import yaml
 from pytest_gpubench.commands.importing_recipes import checked, recipes_of_file
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.recipes.importing.imported import Imported, Wishes
-from pytest_gpubench.recipes.importing.official_entries import Picks, our_key, own_profile
+from pytest_gpubench.recipes.importing.official_entries import Picks
+from pytest_gpubench.recipes.importing.official_nodes import our_key, own_profile
 
 LENGTH = ("--max-model-len", "--context-length")
 

@@ -26,7 +26,6 @@ from pytest_gpubench.recipes.importing.official_entries import (
     ENGINE,
     Choice,
     Picks,
-    Profile,
     choices,
     image_of,
     model_of,
@@ -34,6 +33,7 @@ from pytest_gpubench.recipes.importing.official_entries import (
     required_version,
     server_of,
 )
+from pytest_gpubench.recipes.importing.official_nodes import Profile
 
 _KINDS = {"single_node_tp": "tp", "single_node_tep": "tep", "single_node_dep": "dep"}
 

@@ -17,8 +17,14 @@ from packaging.version import InvalidVersion, Version
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.recipes.importing.foreign_server import ForeignServer
+from pytest_gpubench.recipes.importing.official_nodes import (
+    Profile,
+    as_map,
+    as_number,
+    own_profile,
+)
 
 ENGINE = "vllm"
 STRATEGIES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -27,28 +33,16 @@ STRATEGIES: dict[str, tuple[tuple[str, ...], str]] = {
     "single_node_dep": (("--enable-expert-parallel",), "--data-parallel-size"),
 }
 """Strategies of one node: their flags, and the flag that takes the number of GPUs."""
+DRAFT_FEATURE = "spec_decoding"
+"""What they call every draft."""
 _ONE_GPU = "single_node_tp"
 """The strategy that may use fewer GPUs than the node has."""
-_GENERATIONS = {80: "ampere", 86: "ampere", 89: "ada", 90: "hopper"}
 _BLACKWELL_ONLY = {"nvfp4", "fp4"}
-_BRANDS = {"cuda": "NVIDIA", "rocm": "AMD", "cpu": "Intel", "hpu": "Intel"}
-_SEVERAL = re.compile(r"_(\d+)x$")
+_ADDRESS = re.compile(
+    r"https://recipes\.vllm\.ai/(\w[\w.-]*)/(\w[\w.-]*?)(?:\?[^#]*)?/?"
+    r"|https://github\.com/vllm-project/recipes/blob/[\w.-]+/models/(\w[\w.-]*)/(\w[\w.-]*)\.yaml"
+)
 _DOCKER = re.compile(r"\s")
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """One node, as that project describes it."""
-
-    id: str
-    key: str
-    """In our hardware table; empty: it has none."""
-    brand: str
-    generation: str
-    gpus: int
-    gigabytes: float
-    """Of all its GPUs together; 0: not known."""
-    scalable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,55 +67,18 @@ class Picks:
     """On beside those that are on unless somebody turns them off."""
 
 
+def entry_path(address: str) -> str:
+    """Where the entry of an address lies in that project; empty: it is the address of none."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        return ""
+    organisation, name = found[1] or found[3], found[2] or found[4]
+    return f"models/{organisation}/{name}.yaml"
+
+
 def is_entry(document: Any) -> bool:
     """Whether a parsed YAML file is such an entry."""
     return isinstance(document, dict) and {"model", "variants"} <= document.keys()
-
-
-def profiles_of(taxonomy: Any) -> dict[str, Profile]:
-    """The nodes of its taxonomy.yaml."""
-    return {
-        name: Profile(
-            name,
-            our_key(name),
-            str(one.get("brand", "")),
-            str(_first(one.get("generation", ""))),
-            int(_number(one.get("gpu_count")) or 1),
-            _number(one.get("vram_gb")),
-            one.get("scalable") is not False,
-        )
-        for name, one in _map(_map(taxonomy).get("hardware_profiles")).items()
-        if isinstance(one, dict)
-    }
-
-
-def own_profile(name: str) -> Profile:
-    """A node by its name alone, from our hardware table."""
-    key = our_key(name)
-    several = _SEVERAL.search(name)
-    if not key:
-        return Profile(name, "", "", "", 1, 0.0)
-    known = HARDWARE[key]
-    generation = _GENERATIONS.get(known.compute_capability, "blackwell")
-    if known.platform != "cuda":
-        generation = {"rocm": "amd"}.get(known.platform, known.platform)
-    gpus = known.gpus_per_node
-    if several:
-        gpus = int(several[1])
-    elif key in ("rtxpro6000", "rtx5090", "rtx4090") or name.startswith("dgx"):
-        gpus = 1
-    return Profile(name, key, _BRANDS[known.platform], generation, gpus, known.vram_gib * gpus)
-
-
-def our_key(name: str) -> str:
-    """The key of our hardware table for a node of that project; empty: it has none."""
-    if name.startswith("xeon"):
-        return "cpu"
-    plain = _SEVERAL.sub("", name)
-    for key in (plain.replace("_", ""), plain.rpartition("_")[2]):
-        if key in HARDWARE:
-            return key
-    return ""
 
 
 def choices(
@@ -132,10 +89,10 @@ def choices(
     Raises:
         GpubenchError: if it has no server of one node, or not what was picked.
     """
-    if _map(entry.get("omni")) or "omni" in _list(_map(entry.get("meta")).get("tasks")):
+    if as_map(entry.get("omni")) or "omni" in _list(as_map(entry.get("meta")).get("tasks")):
         raise GpubenchError("the entry is one of vLLM-Omni, whose servers no case can measure")
     nodes = _nodes(entry, profiles, picks.hardware)
-    variants = _map(entry.get("variants"))
+    variants = as_map(entry.get("variants"))
     if picks.variant and picks.variant not in variants:
         raise GpubenchError(f"no variant '{picks.variant}'; the entry has {_names(variants)}")
     offered = _offered(entry)
@@ -144,16 +101,16 @@ def choices(
         raise GpubenchError("the entry has no strategy for one node")
     if picks.strategy and picks.strategy not in strategies:
         raise GpubenchError(f"no strategy '{picks.strategy}'; the entry has {_names(strategies)}")
-    unknown = [name for name in picks.features if name not in _map(entry.get("features"))]
+    unknown = [name for name in picks.features if name not in as_map(entry.get("features"))]
     if unknown:
-        known = _names(_map(entry.get("features")))
+        known = _names(as_map(entry.get("features")))
         raise GpubenchError(f"no feature '{unknown[0]}'; the entry has {known}")
     found = [
         Choice(variant, node, strategy, _features(entry, node, variant, picks.features))
         for variant, node, strategy in product(variants, nodes, strategies)
         if picks.variant in ("", variant)
         and picks.strategy in ("", strategy)
-        and _runs(_map(variants[variant]), node)
+        and _runs(as_map(variants[variant]), node)
         and (strategy == _ONE_GPU or node.gpus > 1)
         and _gate(entry, strategy, node)
     ]
@@ -165,34 +122,84 @@ def choices(
     return found
 
 
+def choice_like(
+    entry: Mapping[str, Any],
+    profiles: Mapping[str, Profile],
+    picks: Picks,
+    model: str,
+    topology: Topology,
+    *,
+    drafted: bool,
+) -> Choice:
+    """What a user of the builder would pick for a server of ours.
+
+    Args:
+        picks: what is said beside it; ``hardware`` always.
+        model: the repository that is served.
+        drafted: whether a draft is used.
+
+    Raises:
+        GpubenchError: if the entry has nothing like it.
+    """
+    variants = as_map(entry.get("variants"))
+    same = [name for name in variants if model_of(entry, name) == model]
+    variant = picks.variant or next(iter(same), "")
+    if not variant:
+        served = _names(dict.fromkeys(model_of(entry, name) for name in variants))
+        raise GpubenchError(
+            f"no variant of the entry serves {model} (they serve {served}): say which is meant, "
+            "`source: {at: ..., variant: ...}`"
+        )
+    if variant not in variants:
+        raise GpubenchError(f"no variant '{variant}'; the entry has {_names(variants)}")
+    kind = "tep" if topology.ep > 1 else "tp"
+    if topology.dp_attn:
+        kind = "dep"
+    strategy = picks.strategy or f"single_node_{kind}"
+    if strategy not in STRATEGIES:
+        raise GpubenchError(
+            f"no strategy '{strategy}' for one node; there are {_names(STRATEGIES)}"
+        )
+    profile = profiles.get(picks.hardware) or own_profile(picks.hardware)
+    known = as_map(entry.get("features"))
+    unknown = [name for name in picks.features if name not in known]
+    if unknown:
+        raise GpubenchError(f"no feature '{unknown[0]}'; the entry has {_names(known)}")
+    more = [*picks.features, *([DRAFT_FEATURE] if drafted else [])]
+    features = _features(entry, profile, variant, more)
+    if not drafted:
+        features = tuple(name for name in features if name != DRAFT_FEATURE)
+    return Choice(variant, profile, strategy, features)
+
+
 def model_of(entry: Mapping[str, Any], variant: str) -> str:
     """The repository that a variant serves."""
-    chosen = _map(_map(entry.get("variants")).get(variant))
-    return str(chosen.get("model_id") or _map(entry.get("model")).get("model_id") or "")
+    chosen = as_map(as_map(entry.get("variants")).get(variant))
+    return str(chosen.get("model_id") or as_map(entry.get("model")).get("model_id") or "")
 
 
 def precision_word(entry: Mapping[str, Any], variant: str) -> str:
     """That project's word for a variant's precision."""
-    return str(_map(_map(entry.get("variants")).get(variant)).get("precision") or "").lower()
+    return str(as_map(as_map(entry.get("variants")).get(variant)).get("precision") or "").lower()
 
 
 def server_of(entry: Mapping[str, Any], choice: Choice) -> ForeignServer:
     """The server that the builder prints for a choice."""
-    model, node = _map(entry.get("model")), choice.profile
-    variant = _map(_map(entry.get("variants")).get(choice.variant))
-    exact = _map(_map(variant.get("hardware_overrides")).get(node.id))
-    strategy = _map(_map(entry.get("strategy_overrides")).get(choice.strategy))
+    model, node = as_map(entry.get("model")), choice.profile
+    variant = as_map(as_map(entry.get("variants")).get(choice.variant))
+    exact = as_map(as_map(variant.get("hardware_overrides")).get(node.id))
+    strategy = as_map(as_map(entry.get("strategy_overrides")).get(choice.strategy))
     flags, parallel = STRATEGIES[choice.strategy]
     words = [*_list(model.get("base_args")), *_list(variant.get("extra_args"))]
     words += _list(exact.get("extra_args"))
     words += [*flags, parallel, str(_gpus(variant, strategy, choice))]
     words += [*_list(strategy.get("extra_args")), *_list(strategy.get("vllm_args"))]
-    layers = [_map(layer) for layer in _hardware_layers(entry, variant, strategy, node)]
+    layers = [as_map(layer) for layer in _hardware_layers(entry, variant, strategy, node)]
     for layer in layers:
         words += _list(layer.get("extra_args"))
     lost: list[str] = []
     for name in choice.features:
-        feature = _map(_map(entry.get("features")).get(name))
+        feature = as_map(as_map(entry.get("features")).get(name))
         allowed = _list(feature.get("strategies"))
         if allowed and choice.strategy not in allowed:
             continue
@@ -202,9 +209,9 @@ def server_of(entry: Mapping[str, Any], choice: Choice) -> ForeignServer:
     env: dict[str, Any] = {}
     sources = (model.get("base_env"), variant.get("extra_env"), exact.get("extra_env"))
     for source in (*sources, strategy.get("env"), strategy.get("extra_env")):
-        env |= _map(source)
+        env |= as_map(source)
     for layer in layers:
-        env |= _map(layer.get("extra_env"))
+        env |= as_map(layer.get("extra_env"))
     return ForeignServer(
         dialect_of(ENGINE),
         (model_of(entry, choice.variant), *_last_of_each([word for word in words if word])),
@@ -215,11 +222,11 @@ def server_of(entry: Mapping[str, Any], choice: Choice) -> ForeignServer:
 
 def image_of(entry: Mapping[str, Any], choice: Choice) -> tuple[str, str]:
     """The image that the entry pins (empty: none), and what is wrong with it (empty: nothing)."""
-    variant = _map(_map(entry.get("variants")).get(choice.variant))
+    variant = as_map(as_map(entry.get("variants")).get(choice.variant))
     brand = {"NVIDIA": "nvidia", "AMD": "amd", "Intel": "intel"}.get(choice.profile.brand, "")
-    exact = _map(_map(variant.get("hardware_overrides")).get(choice.profile.id))
+    exact = as_map(as_map(variant.get("hardware_overrides")).get(choice.profile.id))
     image = exact.get("docker_image")
-    for source in (variant.get("docker_image"), _map(entry.get("model")).get("docker_image")):
+    for source in (variant.get("docker_image"), as_map(entry.get("model")).get("docker_image")):
         if image:
             break
         if isinstance(source, str) and brand == "nvidia":
@@ -236,8 +243,8 @@ def image_of(entry: Mapping[str, Any], choice: Choice) -> tuple[str, str]:
 
 def required_version(entry: Mapping[str, Any], variant: str) -> str:
     """The specifier of vLLM's version; empty: none."""
-    chosen = _map(_map(entry.get("variants")).get(variant))
-    said = chosen.get("min_vllm_version") or _map(entry.get("model")).get("min_vllm_version")
+    chosen = as_map(as_map(entry.get("variants")).get(variant))
+    said = chosen.get("min_vllm_version") or as_map(entry.get("model")).get("min_vllm_version")
     try:
         return f">={Version(str(said))}"
     except InvalidVersion:
@@ -246,7 +253,7 @@ def required_version(entry: Mapping[str, Any], variant: str) -> str:
 
 def _nodes(entry: Mapping[str, Any], profiles: Mapping[str, Profile], wanted: str) -> list[Profile]:
     marked = {
-        name for name, word in _map(_map(entry.get("meta")).get("hardware")).items()
+        name for name, word in as_map(as_map(entry.get("meta")).get("hardware")).items()
         if word == "verified"
     }  # fmt: skip
     if not wanted:
@@ -268,13 +275,13 @@ def _nodes(entry: Mapping[str, Any], profiles: Mapping[str, Profile], wanted: st
 def _offered(entry: Mapping[str, Any]) -> list[str]:
     """Strategies that the entry lists, or grants on some hardware."""
     listed = _list(entry.get("compatible_strategies"))
-    gates = _map(entry.get("strategy_hardware"))
-    granted = [name for name, gate in gates.items() if "supported" in _map(gate).values()]
+    gates = as_map(entry.get("strategy_hardware"))
+    granted = [name for name, gate in gates.items() if "supported" in as_map(gate).values()]
     return [*listed, *(name for name in granted if name not in listed)]
 
 
 def _gate(entry: Mapping[str, Any], strategy: str, node: Profile) -> bool:
-    gate = _keyed(_map(entry.get("strategy_hardware")).get(strategy), node)
+    gate = _keyed(as_map(entry.get("strategy_hardware")).get(strategy), node)
     if gate is not None:
         return bool(gate != "unsupported")
     if strategy not in _list(entry.get("compatible_strategies")):
@@ -284,8 +291,8 @@ def _gate(entry: Mapping[str, Any], strategy: str, node: Profile) -> bool:
         bars = [least.get(strategy), least.get(strategy.removeprefix("single_node_"))]
         for_node = least.get(node.id)
         bars += [for_node] if not isinstance(for_node, dict) else [for_node.get(strategy)]
-        return all(_number(bar) <= node.gpus for bar in bars)
-    return _number(least) <= node.gpus
+        return all(as_number(bar) <= node.gpus for bar in bars)
+    return as_number(least) <= node.gpus
 
 
 def _runs(variant: Mapping[str, Any], node: Profile) -> bool:
@@ -295,10 +302,10 @@ def _runs(variant: Mapping[str, Any], node: Profile) -> bool:
     constraint = variant.get("precision_hardware")
     if constraint is None and variant.get("precision") in _BLACKWELL_ONLY:
         constraint = {"brand": "NVIDIA", "generation": "blackwell"}
-    wanted = _map(constraint)
+    wanted = as_map(constraint)
     fits = wanted.get("brand") in (None, node.brand)
     fits = fits and wanted.get("generation") in (None, node.generation)
-    least = _number(variant.get("vram_minimum_gb"))
+    least = as_number(variant.get("vram_minimum_gb"))
     return fits and (not node.gigabytes or least <= node.gigabytes)
 
 
@@ -307,13 +314,13 @@ def _features(
 ) -> tuple[str, ...]:
     off = {
         *_list(entry.get("opt_in_features")),
-        *_list(_map(entry.get("hardware_opt_in_features")).get(node.id)),
+        *_list(as_map(entry.get("hardware_opt_in_features")).get(node.id)),
     }
-    forced = _map(_map(_map(entry.get("variants")).get(variant)).get("default_modes"))
+    forced = as_map(as_map(as_map(entry.get("variants")).get(variant)).get("default_modes"))
     wanted = {*more}
     return tuple(
         name
-        for name in _map(entry.get("features"))
+        for name in as_map(entry.get("features"))
         if name in wanted or name in forced or name not in off
     )
 
@@ -325,10 +332,10 @@ def _gpus(variant: Mapping[str, Any], strategy: Mapping[str, Any], choice: Choic
     if choice.strategy != _ONE_GPU:
         return node.gpus
     for declared in (variant.get("tp"), strategy.get("tp")):
-        size = int(_number(_keyed(declared, node) if isinstance(declared, dict) else declared))
+        size = int(as_number(_keyed(declared, node) if isinstance(declared, dict) else declared))
         if size > 0:
             return size if node.generation == "cpu" else min(size, node.gpus)
-    least = _number(variant.get("vram_minimum_gb"))
+    least = as_number(variant.get("vram_minimum_gb"))
     if not least or not node.gigabytes:
         return node.gpus
     return 1 if least <= node.gigabytes / node.gpus else node.gpus
@@ -344,7 +351,7 @@ def _hardware_layers(
     variant's."""
 
     def of_generation(source: Mapping[str, Any]) -> Any:
-        overrides = _map(source.get("hardware_overrides"))
+        overrides = as_map(source.get("hardware_overrides"))
         found = overrides.get(node.generation)
         return overrides.get("nvidia") if found is None and node.brand == "NVIDIA" else found
 
@@ -353,32 +360,32 @@ def _hardware_layers(
         yield layer
     else:
         yield from (of_generation(entry), of_generation(variant))
-    yield _map(strategy.get("hardware_overrides")).get(node.id)
+    yield as_map(strategy.get("hardware_overrides")).get(node.id)
 
 
 def _feature_words(
     feature: Mapping[str, Any], name: str, variant: Mapping[str, Any], choice: Choice
 ) -> list[str]:
-    node, modes = choice.profile, _map(feature.get("modes"))
+    node, modes = choice.profile, as_map(feature.get("modes"))
     if not modes:
-        overrides = _map(feature.get("hardware_overrides"))
+        overrides = as_map(feature.get("hardware_overrides"))
         layer = overrides.get(node.generation)
         if layer is None and node.brand == "NVIDIA":
             layer = overrides.get("nvidia")
-        words = _map(layer).get("args")
+        words = as_map(layer).get("args")
         return _list(feature.get("args") if words is None else words)
-    allowed = [key for key, mode in modes.items() if _mode_fits(_map(mode), choice)]
-    wishes = (_map(variant.get("default_modes")).get(name), feature.get("default_mode"))
+    allowed = [key for key, mode in modes.items() if _mode_fits(as_map(mode), choice)]
+    wishes = (as_map(variant.get("default_modes")).get(name), feature.get("default_mode"))
     key = next((wish for wish in (*wishes, *allowed) if wish in allowed), None)
     if key is None:
         return []
-    mode = _map(modes[key])
-    words = _map(_keyed(mode.get("hardware_overrides"), node)).get("args")
+    mode = as_map(modes[key])
+    words = as_map(_keyed(mode.get("hardware_overrides"), node)).get("args")
     return _list(mode.get("args") if words is None else words)
 
 
 def _mode_fits(mode: Mapping[str, Any], choice: Choice) -> bool:
-    variants, hardware = _list(mode.get("variants")), _map(mode.get("hardware"))
+    variants, hardware = _list(mode.get("variants")), as_map(mode.get("hardware"))
     node = choice.profile
     barred = "unsupported" in (hardware.get(node.generation), hardware.get(node.id))
     return not barred and (not variants or choice.variant in variants)
@@ -387,16 +394,16 @@ def _mode_fits(mode: Mapping[str, Any], choice: Choice) -> bool:
 def _beside(entry: Mapping[str, Any]) -> Iterator[str]:
     """What the entry asks for beside the server."""
     for step in entry.get("dependencies") or ():
-        note = " ".join(str(_map(step).get("note") or _map(step).get("command") or "").split())
+        note = " ".join(str(as_map(step).get("note") or as_map(step).get("command") or "").split())
         yield f"dependencies: {note}"
-    for way, install in _map(_map(entry.get("model")).get("install")).items():
-        if _map(install).get("command"):
+    for way, install in as_map(as_map(entry.get("model")).get("install")).items():
+        if as_map(install).get("command"):
             yield f"install.{way}: the environment is made by a command of its own"
 
 
 def _keyed(values: Any, node: Profile) -> Any:
     """The value for a node: by its name, its generation, its maker, or the default."""
-    values = _map(values)
+    values = as_map(values)
     names = (node.id, node.generation, node.brand.lower(), "default")
     return next((values[name] for name in names if values.get(name) is not None), None)
 
@@ -424,20 +431,8 @@ def _env_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _map(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _list(value: Any) -> list[str]:
     return [_env_text(item) for item in value] if isinstance(value, list) else []
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and value else value
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
 def _names(names: Iterable[str]) -> str:
