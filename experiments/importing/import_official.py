@@ -75,6 +75,14 @@ def imported(entry: dict[str, Any], profiles: Any) -> list[Imported]:
     return made
 
 
+def kind_of(sentence: str) -> str:
+    """What a sentence says is lost, in few words."""
+    name, _, rest = sentence.partition(": ")
+    if rest.startswith("no row"):
+        return "a strategy whose parallelism no row says"
+    return "the draft" if "draft" in name or "speculative" in name else name
+
+
 def compared(checkout: Path, profiles: Any) -> tuple[int, list[str]]:
     """How many servers were compared with what the builder prints, and those that differ."""
     node = shutil.which("node")
@@ -155,9 +163,7 @@ def main() -> None:
             continue
         recipes += len(made)
         clean += sum(not one.lost for one in made)
-        lost = {
-            sentence.partition(":")[0].partition(" ")[0] for one in made for sentence in one.lost
-        }
+        lost = {kind_of(sentence) for one in made for sentence in one.lost}
         losses.update(lost)
         (lossy if lost else whole).append(name)
         only_length += lost == {LENGTH}

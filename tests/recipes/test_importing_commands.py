@@ -20,19 +20,12 @@ from pytest_gpubench.recipes.importing.imported import Imported, Wishes, model_p
 from pytest_gpubench.recipes.importing.makers import recipe_of_server
 from pytest_gpubench.recipes.importing.shell_text import server_in_text, server_in_words
 
-LENGTH = ("--max-model-len", "--context-length")
-"""Flags that a recipe always prints, so far, where the source may leave them out."""
-
 
 def imported(line: str, **wishes: Any) -> Imported:
     """The recipe of a command line, checked against its own plan."""
     server = server_in_words(shlex.split(line))
     (recipe,) = checked([recipe_of_server(server, Wishes(**{"runner": "h100", **wishes}))], "x")
     return recipe
-
-
-def losses(recipe: Imported) -> list[str]:
-    return [lost for lost in recipe.lost if not lost.startswith(LENGTH)]
 
 
 def test_a_command_line_becomes_a_recipe() -> None:
@@ -175,14 +168,20 @@ def test_a_flag_that_is_given_twice() -> None:
         "max-model-len": None,
         "extra-args": ["--a", "x", "--a", "y"],
     }
-    assert losses(recipe) == []
+    assert recipe.lost == ()
 
 
 def test_the_draft_backend_that_would_be_ours_is_left_to_the_engine() -> None:
     draft = '--speculative-config \'{"method":"eagle3","model":"o/d","num_speculative_tokens":3}\''
     recipe = imported(f"vllm serve o/m --block-size 128 {draft}")
     assert recipe.body["speculative"]["attention-backend"] == "auto"
-    assert losses(recipe) == []
+    assert recipe.lost == ()
+
+
+def test_a_length_that_the_source_leaves_to_the_engine_is_left_to_it() -> None:
+    recipe = imported("vllm serve o/m")
+    assert recipe.lost == ()
+    assert recipe.body["serve"] == {"max-model-len": None}
 
 
 def test_lengths_fit_into_the_servers_context() -> None:
@@ -201,6 +200,7 @@ def test_lengths_fit_into_the_servers_context() -> None:
         Topology(8, dcp=4),
         Topology(2, pcp=2),
         Topology(4, pp=2, ep=4, dp_attn=True),
+        Topology(8, dp_attn=True),
     ],
 )
 def test_the_parallelism_is_read_back(topology: Topology) -> None:
@@ -209,7 +209,7 @@ def test_the_parallelism_is_read_back(topology: Topology) -> None:
     from pytest_gpubench.model.specs import ServerSpec
 
     for dialect in (dialect_of("vllm"), dialect_of("sglang")):
-        if dialect.topology_error(topology) is None:
+        if dialect.row_error(topology) is None:
             spec = ServerSpec(dialect.name, "m", "h100", topology, FrozenMap())
             assert topology_of(dialect, tuple(dialect.words(spec, ("x",), "n"))[1:]) == topology
 
@@ -356,7 +356,7 @@ def test_the_plan_of_the_recipe_is_the_command_line(
         assert "no row of a search space" in words_told
         return
     (told,) = checked([recipe], "x")
-    assert losses(told) == losses(recipe)  # nothing differs but what was named
+    assert told.lost == recipe.lost  # nothing differs but what was named
 
 
 def test_keys_of_a_server_without_a_model() -> None:

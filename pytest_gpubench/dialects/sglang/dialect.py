@@ -185,8 +185,6 @@ def _draft_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
     algorithm = given.get("algorithm")
     # Methods that are one algorithm: the first name is as good as the other.
     method = next((name for name, word in ALGORITHMS.items() if word == algorithm), None)
-    if method == "eagle" and "draft-model-path" not in given:
-        method = "mtp"  # the head that the model itself brings; the engine has both words for it
     if method is None:
         raise ValueError(f"--speculative-algorithm is {algorithm}")
     keys: dict[str, Any] = {"method": method}

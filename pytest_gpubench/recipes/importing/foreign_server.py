@@ -140,7 +140,7 @@ def topology_of(dialect: Dialect, options: Sequence[str]) -> Topology:
     wanted = _row_settings(dialect, options)
     sizes = sorted({1, *(size for size in wanted.values() if type(size) is int)})
     for topology in _topologies(sizes):
-        if dialect.topology_error(topology) is None and _is_a_row(topology):
+        if dialect.row_error(topology) is None and _is_a_row(topology):
             spec = ServerSpec(dialect.name, "model", "", topology, FrozenMap())
             if _row_settings(dialect, tuple(dialect.words(spec, ("",), ""))[1:]) == wanted:
                 return topology
@@ -149,7 +149,7 @@ def topology_of(dialect: Dialect, options: Sequence[str]) -> Topology:
     said = " ".join(f"--{name} {size}" for name, size in wanted.items())
     raise GpubenchError(
         f"no row of a search space says this parallelism: {said} (rows know tp, pp, ep and "
-        "dp-attn, which spreads the experts over all ranks)"
+        "dp-attn, data-parallel over all ranks)"
     )
 
 
@@ -157,7 +157,7 @@ def _topologies(sizes: Sequence[int]) -> Iterator[Topology]:
     for pcp, dcp, pp, attention, tp, ep in itertools.product(
         sizes, sizes, sizes, (False, True), sizes, sizes
     ):
-        if ep <= tp and (not attention or ep == tp > 1):
+        if ep <= tp and (not attention or tp > 1):
             yield Topology(tp=tp, pp=pp, pcp=pcp, dcp=dcp, ep=ep, dp_attn=attention)
 
 
