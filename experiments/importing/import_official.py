@@ -80,6 +80,8 @@ def kind_of(sentence: str) -> str:
     name, _, rest = sentence.partition(": ")
     if rest.startswith("no row"):
         return "a strategy whose parallelism no row says"
+    if name.startswith("hardware "):
+        return "hardware that our table has not"
     return "the draft" if "draft" in name or "speculative" in name else name
 
 

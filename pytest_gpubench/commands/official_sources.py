@@ -50,8 +50,8 @@ def selected(parsed: argparse.Namespace) -> tuple[RecipeBook, list[Case]]:
 
 def fetch_sources(parsed: argparse.Namespace) -> int:
     """Fetch the official recipes of a selection into the cache."""
-    from pytest_gpubench.host.source_files import ORIGIN, fetch_source
-    from pytest_gpubench.recipes.importing.official_entries import entry_path
+    from pytest_gpubench.host.source_files import fetch_source
+    from pytest_gpubench.recipes.importing.official_entries import ORIGIN, entry_path
 
     _, cases = selected(parsed)
     wanted = list(dict.fromkeys(filter(None, (entry_path(case.source) for case in cases))))

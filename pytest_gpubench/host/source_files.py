@@ -12,8 +12,6 @@ from pytest_gpubench.host.files import writing
 from pytest_gpubench.host.hub.local import user_cache_dir
 from pytest_gpubench.model.failures import GpubenchError
 
-ORIGIN = "https://raw.githubusercontent.com/vllm-project/recipes/main"
-"""Where they are published."""
 LARGEST = 4 << 20
 """Bytes of one file; the largest has some 40 kB."""
 _TIMEOUT_S = 30.0
@@ -25,7 +23,7 @@ def source_folder() -> Path:
     return user_cache_dir() / "gpubench" / "sources" / "official-recipes"
 
 
-def fetch_source(relative: str, origin: str = ORIGIN, folder: Path | None = None) -> Path:
+def fetch_source(relative: str, origin: str, folder: Path | None = None) -> Path:
     """Fetch one file into the cache, in place of an older one.
 
     Args:

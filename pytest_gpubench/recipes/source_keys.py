@@ -14,7 +14,7 @@ class SourceKeys(Section):
     """What is meant of an official recipe."""
 
     at: Text
-    """Its address, shown in reports; `gpubench compare-source` reads those of recipes.vllm.ai."""
+    """Its address, shown in reports and read by `gpubench compare-source`."""
     variant: Text | None = None
     """The official variant (default: the one that serves the same model)."""
     strategy: Text | None = None

@@ -32,6 +32,7 @@ from pytest_gpubench.recipes.importing.official_entries import (
     precision_word,
     required_version,
     server_of,
+    unknown_nodes,
 )
 from pytest_gpubench.recipes.importing.official_nodes import Profile
 
@@ -105,6 +106,9 @@ def recipes_of_entry(
         ]
     if not made:
         raise GpubenchError(f"no recipe can say what the entry offers: {refused[0]}")
+    if not picks.hardware:
+        unknown = unknown_nodes(entry)
+        refused += [f"hardware {name}: it is not in our table" for name in unknown]
     made[0] = replace(made[0], lost=(*made[0].lost, *refused))
     return _named_apart(made)
 

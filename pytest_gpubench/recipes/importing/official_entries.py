@@ -27,6 +27,8 @@ from pytest_gpubench.recipes.importing.official_nodes import (
 )
 
 ENGINE = "vllm"
+ORIGIN = "https://raw.githubusercontent.com/vllm-project/recipes/main"
+"""Where the files of that project are published."""
 STRATEGIES: dict[str, tuple[tuple[str, ...], str]] = {
     "single_node_tp": ((), "--tensor-parallel-size"),
     "single_node_tep": (("--enable-expert-parallel",), "--tensor-parallel-size"),
@@ -251,18 +253,25 @@ def required_version(entry: Mapping[str, Any], variant: str) -> str:
         return ""
 
 
+def unknown_nodes(entry: Mapping[str, Any]) -> list[str]:
+    """Hardware that the entry is marked verified on and that our table has not."""
+    return [name for name in _marked(entry) if not own_profile(name).key]
+
+
+def _marked(entry: Mapping[str, Any]) -> list[str]:
+    words = as_map(as_map(entry.get("meta")).get("hardware"))
+    return sorted(name for name, word in words.items() if word == "verified")
+
+
 def _nodes(entry: Mapping[str, Any], profiles: Mapping[str, Profile], wanted: str) -> list[Profile]:
-    marked = {
-        name for name, word in as_map(as_map(entry.get("meta")).get("hardware")).items()
-        if word == "verified"
-    }  # fmt: skip
+    marked = _marked(entry)
     if not wanted:
-        known = [profiles.get(name) or own_profile(name) for name in sorted(marked)]
+        known = [profiles.get(name) or own_profile(name) for name in marked]
         nodes = [node for node in known if node.key]
         if not nodes:
             raise GpubenchError(
                 "the entry is marked verified on no hardware of our table"
-                + (f" (but on {_names(sorted(marked))})" if marked else "")
+                + (f" (but on {_names(marked)})" if marked else "")
                 + "; name one: --runner h200, for instance"
             )
         return nodes
