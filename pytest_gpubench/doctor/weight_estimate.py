@@ -39,6 +39,9 @@ _WIDTHS: dict[str, float] = {
 }
 _LAYER = re.compile(r"layers\.(\d+)\.")
 _IGNORE_KEYS = ("ignored_layers", "ignore", "exclude", "exclude_modules", "modules_to_not_convert")
+DENSE_MLP = ("mlp.down_proj", "*.mlp*", "|down)_proj")
+SHARED_EXPERT = ("shared_expert", "share_expert")
+"""Parts of modules' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,29 +179,31 @@ def _widths(shape: ModelShape) -> _Widths | None:
     width = _quantized_width(shape)
     if width is None:
         return None
-    ignored = [
-        entry
-        for key in _IGNORE_KEYS
-        for entry in entries(shape.quant_config.get(key))
-        if isinstance(entry, str)
-    ]
-
     experts_only = shape.quantization in ("mxfp4", "gpt_oss_mxfp4", "experts_int8")
 
     def of(*modules: str) -> float:
-        share = _share_of_layers(
-            [entry for entry in ignored if any(module in entry for module in modules)], shape.layers
-        )
+        share = unquantized_share(shape, *modules)
         return plain * share + width * (1 - share)
 
     return _Widths(
         plain=plain,
         attention=plain if experts_only else of("self_attn", "attention"),
-        dense=plain if experts_only else of("mlp.down_proj", "*.mlp*", "|down)_proj"),
-        shared=of("shared_expert"),
+        dense=plain if experts_only else of(*DENSE_MLP),
+        shared=of(*SHARED_EXPERT),
         experts=width,
         mamba=of("mixer.in_proj", "mamba"),
     )
+
+
+def unquantized_share(shape: ModelShape, *modules: str) -> float:
+    """The share of layers whose modules the checkpoint leaves unquantized, by their names."""
+    ignored = [
+        entry
+        for key in _IGNORE_KEYS
+        for entry in entries(shape.quant_config.get(key))
+        if isinstance(entry, str) and any(module in entry for module in modules)
+    ]
+    return _share_of_layers(ignored, shape.layers)
 
 
 def _share_of_layers(ignored: Sequence[str], layers: int | None) -> float:

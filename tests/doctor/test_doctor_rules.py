@@ -771,6 +771,25 @@ def test_batch_rules_hold_per_data_parallel_rank() -> None:
     assert by_rule["capture-below-batch"].cases == (cases[1].id,)
 
 
+@pytest.mark.parametrize(("left_out", "ill"), [([], True), (["share_expert"], False)])
+def test_an_expert_that_is_left_unquantized_has_no_groups(left_out: list[str], ill: bool) -> None:
+    target = {
+        **MOE,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "moe_intermediate_size": 1280,
+        "n_shared_experts": 1,
+        "quantization_config": {
+            "quant_method": "fp8",
+            "weight_block_size": [128, 128],
+            "modules_to_not_convert": left_out,
+        },
+    }
+    spec = server(tp=8, ep=True)
+    found = examine(spec, hardware=HARDWARE[spec.hardware], target=target)
+    assert ("quantization-groups" in {one.rule for one in found}) is ill
+
+
 def test_another_engine_is_examined_by_what_holds_for_every_engine() -> None:
     spec = ServerSpec("sglang", "org/model", "h100", Topology(tp=3), server().serve)
     found = examine(spec, hardware=HARDWARE["h100"], target=GQA)

@@ -8,6 +8,11 @@ from packaging.version import Version
 
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
 from pytest_gpubench.doctor.findings import Severity
+from pytest_gpubench.doctor.weight_estimate import (
+    DENSE_MLP,
+    SHARED_EXPERT,
+    unquantized_share,
+)
 
 _MIN_CAPABILITY: dict[str, int] = {
     "awq": 75,
@@ -149,8 +154,10 @@ def weight_groups(context: ServerContext) -> Iterator[Symptom]:
         return
     if not isinstance(group, int) or isinstance(group, bool) or group < 2:
         return
-    widths = {"MLP": (target.dense_intermediate if target.dense_layers else None, says)}
-    if target.is_moe:
+    widths: dict[str, tuple[int | None, str]] = {}
+    if target.dense_layers and unquantized_share(target, *DENSE_MLP) < 1:
+        widths["MLP"] = (target.dense_intermediate, says)
+    if target.is_moe and unquantized_share(target, *SHARED_EXPERT) < 1:
         widths["shared expert"] = (target.shared_intermediate or None, says)
     if target.is_moe and not awq and not context.settings.expert_parallel:
         widths["expert"] = (target.expert_intermediate, _NO_EXPERT_BLOCKS)
