@@ -26,7 +26,7 @@ MODEL = "write it as the recipe's `model`"
 REVISION = "write it as the recipe's `revision`"
 DRAFT = "write `speculative` instead"
 GPU_VARIABLES = dict.fromkeys(
-    ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+    ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
     "the plugin leases the GPUs",
 )
 METRICS = "the plugin sets it: token totals are checked against the engine's"

@@ -356,7 +356,10 @@ def test_the_plan_of_the_recipe_is_the_command_line(
         assert "no row of a search space" in words_told
         return
     (told,) = checked([recipe], "x")
-    assert told.lost == recipe.lost  # nothing differs but what was named
+    # Nothing differs but what was named; a size without a number, which no engine takes, is found by
+    # the plan.
+    found = [words for words in told.lost if words not in recipe.lost]
+    assert all(words.endswith("the source says True, the recipe nothing") for words in found)
 
 
 def test_keys_of_a_server_without_a_model() -> None:
