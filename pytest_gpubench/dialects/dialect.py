@@ -100,8 +100,8 @@ class Dialect(ABC):
     drafted_by_another: ClassVar[tuple[str, ...]] = (
         *("eagle", "eagle3", "draft_model", "medusa", "mlp_speculator", "dflash"),
     )
-    """Methods whose draft is a model of its own, which a recipe must name. Not mtp and dspark: their
-    heads may be a part of the model."""
+    """Methods whose draft is a model of its own, which a recipe must name; not mtp and dspark,
+    whose heads may be a part of the model."""
 
     @property
     @abstractmethod
