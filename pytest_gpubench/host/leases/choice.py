@@ -199,7 +199,7 @@ def server_env(
 
     NVIDIA's GPUs go by UUID; by index in the order of the PCI bus where the engine is older than
     the first version proven. AMD's go by HIP's index, as its documentation has it, in both
-    variables: engines for ROCm read either, and vLLM refuses two that differ.
+    variables: engines for ROCm read either, and some refuse two that differ.
     """
     if grant.gpus and grant.gpus[0].platform == "rocm":
         indices = ",".join(str(gpu.index) for gpu in grant.gpus)
