@@ -26,6 +26,7 @@ class Point:
     key: str
     place: tuple[int, int, int, int, int, bool, int, bool]
     """isl, osl, tp, pp, ep, dp-attn, concurrency, whether with a draft."""
+    image: str
     argv: tuple[str, ...]
     env: dict[str, str]
     files: dict[str, Any]
@@ -38,7 +39,8 @@ def read(engine: str) -> Iterator[Point]:
     for key, rows in data["points"].items():
         for *place, launch in rows:
             it = data["launches"][launch]
-            yield Point(key, tuple(place), tuple(it["argv"]), it["env"], it.get("files", {}))
+            argv = tuple(it["argv"])
+            yield Point(key, tuple(place), it["image"], argv, it["env"], it.get("files", {}))
 
 
 def pack(cases: list[dict[str, Any]]) -> bytes:
@@ -48,7 +50,7 @@ def pack(cases: list[dict[str, Any]]) -> bytes:
     for case in cases:
         it = case["config"]
         env = {k: v for k, v in case["env"].items() if k not in _NOT_THE_ENGINES}
-        launch = {"argv": case["argv"], "env": env}
+        launch = {"image": it["image"], "argv": case["argv"], "env": env}
         if case.get("files"):
             launch["files"] = case["files"]
         number = launches.setdefault(json.dumps(launch, sort_keys=True), len(launches))

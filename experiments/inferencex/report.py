@@ -134,6 +134,8 @@ def compare(book: RecipeBook, engine: str) -> Comparison:
         command = {"vllm": ["vllm", "serve"], "sglang": ["sglang", "serve"]}[engine]
         line = dialect.render(spec, command, served_name=case.server, offline=False)
         differences = [*_flag_differences(engine, point, line), *_env_differences(point, line)]
+        if spec.image != point.image:
+            differences.append(f"image is {point.image!r} there and {spec.image!r} here")
         result.equal += not differences
         for text in differences:
             result.differing[f"{point.key}: {text}"] += 1

@@ -11,6 +11,7 @@ from pytest_gpubench.recipes.problems import ProblemLog, join_path
 from pytest_gpubench.recipes.yaml_tree import MAX_BYTES, Node, read_tree
 
 MAX_FILES = 500
+MAX_DEPTH = 40
 _KEY = "include"
 
 
@@ -81,6 +82,9 @@ class _Reading:
             return
         if len(self._known) >= MAX_FILES:
             self._log.add(at, key, f"more than {MAX_FILES} recipe files; join some of them")
+            return
+        if len(self._stack) >= MAX_DEPTH:
+            self._log.add(at, key, f"more than {MAX_DEPTH} files inside each other; join some")
             return
         self._known.add(real)
         self._log.reads(str(path))

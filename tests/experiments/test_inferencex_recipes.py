@@ -53,6 +53,7 @@ def test_a_difference_is_seen(tmp_path: Path) -> None:
         (tmp_path / name).write_text((folder / name).read_text())
     text = (tmp_path / "gpt-oss.yaml").read_text()
     changed = text.replace("max-num-batched-tokens: 8192", "max-num-batched-tokens: 8193")
+    changed = changed.replace("image: vllm/", "image: other/", 1)
     assert changed != text
     (tmp_path / "gpt-oss.yaml").write_text(changed.replace("VLLM_MXFP4_USE_MARLIN: 1", "A: 1"))
     result = report.compare(load_recipes([tmp_path / "gpt-oss.yaml"], policy="point"), "vllm")
@@ -62,6 +63,7 @@ def test_a_difference_is_seen(tmp_path: Path) -> None:
         "gptoss-fp4-h100-vllm: VLLM_MXFP4_USE_MARLIN is '1' there and None here",
         "gptoss-fp4-h100-vllm: A is None there and '1' here",
     } <= seen
+    assert any("image is 'vllm/" in one and "and 'other/" in one for one in seen)
     assert result.missing["dsv4-fp4-b200-vllm"] == 27
 
 
@@ -88,7 +90,8 @@ def test_command_lines_are_compared_as_they_are_understood(
 
 
 def test_captures_are_packed_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = dict.fromkeys(("isl", "osl", "tp", "pp", "ep", "conc"), 1) | {"dp-attn": False}
+    config: dict[str, object] = dict.fromkeys(("isl", "osl", "tp", "pp", "ep", "conc"), 1)
+    config |= {"dp-attn": False, "image": "i"}
     cases = [
         {"key": key, "config": config | {"spec-decoding": spec}, "argv": ["a"], "env": {"X": "1"}}
         for key, spec in (("k", "none"), ("k", "mtp"), ("l", "none"))
@@ -97,4 +100,4 @@ def test_captures_are_packed_and_read(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(captured, "HERE", tmp_path)
     points = list(captured.read("vllm"))
     assert [(one.key, one.place[-1]) for one in points] == [("k", False), ("k", True), ("l", False)]
-    assert {(one.argv, one.env["X"]) for one in points} == {(("a",), "1")}
+    assert {(one.image, one.argv, one.env["X"]) for one in points} == {("i", ("a",), "1")}

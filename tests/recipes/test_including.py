@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.recipes import load_recipes
-from pytest_gpubench.recipes.including import MAX_FILES, included_by
+from pytest_gpubench.recipes.including import MAX_DEPTH, MAX_FILES, included_by
 
 
 def write(folder: Path, **texts: str) -> Path:
@@ -104,6 +104,18 @@ def test_so_many_files(tmp_path: Path) -> None:
     first = write(tmp_path, a=f"include: [{listed}]", **dict.fromkeys(names, "templates: {}"))
     found = said(load_recipes([first]), tmp_path)
     assert found[0].endswith(f"more than {MAX_FILES} recipe files; join some of them")
+
+
+def test_so_deep(tmp_path: Path) -> None:
+    first = write(
+        tmp_path,
+        **{f"f{index}": f"include: f{index + 1}.yaml" for index in range(MAX_DEPTH)},
+        **{f"f{MAX_DEPTH}": "templates: {}"},
+    )
+    (found,) = said(load_recipes([first]), tmp_path)
+    place = f"f{MAX_DEPTH - 1}.yaml:1:10: include[0]: "
+    assert found == f"{place}more than {MAX_DEPTH} files inside each other; join some"
+    assert load_recipes([tmp_path / "f1.yaml"]).problems == ()
 
 
 @given(st.text(max_size=40) | st.lists(st.text(max_size=10), max_size=3))
