@@ -34,7 +34,8 @@ from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.recipes import load_recipes
 from pytest_gpubench.recipes.importing.imported import Imported, Wishes, text_of
 from pytest_gpubench.recipes.importing.makers import recipes_of_entry
-from pytest_gpubench.recipes.importing.official_entries import Picks, choices, server_of
+from pytest_gpubench.recipes.importing.official_entries import Picks, address_of, choices, server_of
+from pytest_gpubench.recipes.source_comparison import compare
 
 HERE = Path(__file__).parent
 MODELS = HERE.parent / "doctor" / "models.json.gz"
@@ -117,6 +118,17 @@ def compared(checkout: Path, profiles: Any) -> tuple[int, list[str]]:
     return len(asked), unlike
 
 
+def unlike_source(made: list[Imported], entry: dict[str, Any], profiles: Any) -> int:
+    """How many of an entry's recipes `compare-source` finds other than the entry."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "recipes.yaml")
+        file.write_text(text_of(made, "x"))
+        book = load_recipes([file], policy="point")
+    members = [[case for case in book.cases if case.recipe == one.name] for one in made]
+    servers = dict(book.servers)
+    return sum(bool(compare(cases, servers, entry, profiles).differences) for cases in members)
+
+
 def doctors_words(
     recipes: list[Imported], configs: dict[str, Any]
 ) -> Iterator[tuple[str, Finding]]:
@@ -155,7 +167,7 @@ def main() -> None:
     losses: Counter[str] = Counter()
     said: Counter[str] = Counter()
     errors: list[str] = []
-    recipes = clean = only_length = 0
+    recipes = clean = only_length = unlike_own = 0
     begin = time.perf_counter()
     for name, entry in entries(options.checkout):
         try:
@@ -170,9 +182,10 @@ def main() -> None:
         (lossy if lost else whole).append(name)
         only_length += lost == {LENGTH}
         for picks in offers(entry, profiles):
-            for server, one in doctors_words(
-                checked(recipes_of_entry(entry, profiles, picks, Wishes()), "x"), configs
-            ):
+            address = address_of(*name.split("/"))
+            chosen = recipes_of_entry(entry, profiles, picks, Wishes(), address)
+            unlike_own += unlike_source(chosen, entry, profiles)
+            for server, one in doctors_words(chosen, configs):
                 said[f"{one.severity}: {one.rule}"] += 1
                 if one.severity == "error":
                     errors.append(f"{name} {server}: {one}")
@@ -180,6 +193,7 @@ def main() -> None:
     total = len(whole) + len(lossy) + sum(refused.values())
     print(f"{total} entries: {len(whole)} without loss, {len(lossy)} with named losses ({only_length} of them: {LENGTH} alone), "
           f"{sum(refused.values())} not; {recipes} recipes, {clean} without loss; {seconds:.0f} s\n")  # fmt: skip
+    print(f"compare-source finds {unlike_own} of these recipes other than their entry\n")
     print("| not imported, because | entries |\n|---|---|")
     print("\n".join(f"| {why} | {count} |" for why, count in refused.most_common()))
     print("\n| lost | entries |\n|---|---|")

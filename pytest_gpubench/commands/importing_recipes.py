@@ -117,7 +117,9 @@ def recipes_of_file(path: Path, wishes: Wishes, picks: Picks, key: str = "") -> 
             beside = tree_of(gpus) if gpus.is_file() else None
             return [perf_eval.recipe_of_workload(document, beside, wishes)]
         if official_entries.is_entry(document):
-            return makers.recipes_of_entry(document, profiles_beside(path), picks, wishes)
+            address = official_entries.address_of(path.absolute().parent.name, path.stem)
+            nodes = profiles_beside(path)
+            return makers.recipes_of_entry(document, nodes, picks, wishes, address)
     except GpubenchError as error:
         raise GpubenchError(f"{path}: {error}") from None
     raise GpubenchError(

@@ -13,9 +13,11 @@ import yaml
 
 from pytest_gpubench.commands.importing_recipes import checked, recipes_of_file
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.recipes.importing.imported import Imported, Wishes
+from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.importing.imported import Imported, Wishes, text_of
 from pytest_gpubench.recipes.importing.official_entries import Picks
 from pytest_gpubench.recipes.importing.official_nodes import our_key, own_profile
+from pytest_gpubench.recipes.source_comparison import compare
 
 ENTRY: dict[str, Any] = yaml.safe_load("""
 meta: {hardware: {h200: verified, b200: verified, mi300x: verified, h100: unsupported, trillium: verified}}
@@ -370,3 +372,37 @@ def test_a_draft_inside_the_model_and_numbers_that_are_text(tmp_path: Path) -> N
         "max-model-len": 4096,
     }
     assert [*recipe.lost] == ["dependencies: needs a wheel"]
+
+
+def test_an_imported_entry_is_as_its_source(tmp_path: Path) -> None:
+    path = written(tmp_path, ENTRY)
+    every = Picks(features=("text_only", "vision", "spec_decoding"))
+    for picks in (Picks(), every, Picks("fp8", "", "rtx_pro_6000_2x")):
+        recipes = recipes_of_file(path, Wishes(), picks)
+        file = tmp_path / "recipes.yaml"
+        file.write_text(text_of(recipes, "x"))
+        book = load_recipes([file], policy="point")
+        assert not book.problems
+        for recipe in recipes:
+            cases = [case for case in book.cases if case.recipe == recipe.name]
+            assert cases[0].source == "https://recipes.vllm.ai/org/Model-9B"
+            assert compare(cases, dict(book.servers), ENTRY, {}).differences == ()
+
+
+def test_the_source_says_what_would_not_be_meant_without_a_word(tmp_path: Path) -> None:
+    twin = {"precision": "bf16", "vram_minimum_gb": 30, "extra_args": ["--twin"]}
+    document = ENTRY | {"variants": {"default": ENTRY["variants"]["default"], "twin": twin}}
+    path = written(tmp_path, document)
+    (recipe,) = imported(path, Picks("twin", "single_node_tp", "rtx_5090_2x", ("text_only",)))
+    assert recipe.body["source"] == {
+        "at": "https://recipes.vllm.ai/org/Model-9B",
+        "variant": "twin",
+        "hardware": "rtx_5090_2x",
+        "features": ["text_only"],
+    }
+    (recipe,) = imported(path, Picks("default", "single_node_tp", "h200"))
+    assert recipe.body["source"] == "https://recipes.vllm.ai/org/Model-9B"
+    (recipe,) = imported(
+        written(tmp_path, document, "odd folder/x.yaml"), Picks("twin", "single_node_tp", "h200")
+    )
+    assert "source" not in recipe.body

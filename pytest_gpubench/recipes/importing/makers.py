@@ -23,6 +23,7 @@ from pytest_gpubench.recipes.importing.imported import (
     variant_words,
 )
 from pytest_gpubench.recipes.importing.official_entries import (
+    DRAFT_FEATURE,
     ENGINE,
     Choice,
     Picks,
@@ -34,7 +35,7 @@ from pytest_gpubench.recipes.importing.official_entries import (
     server_of,
     unknown_nodes,
 )
-from pytest_gpubench.recipes.importing.official_nodes import Profile
+from pytest_gpubench.recipes.importing.official_nodes import Profile, as_map
 
 _KINDS = {"single_node_tp": "tp", "single_node_tep": "tep", "single_node_dep": "dep"}
 
@@ -101,7 +102,7 @@ def recipes_of_entry(
             else:
                 same.append(member)
         made += [
-            _of_alike(entry, members, wishes, address, apart=members is not alike[0])
+            _of_alike(entry, members, wishes, address, picks, apart=members is not alike[0])
             for members in alike
         ]
     if not made:
@@ -122,6 +123,7 @@ def _of_alike(
     members: list[tuple[Choice, ServerKeys, ForeignServer]],
     wishes: Wishes,
     address: str,
+    picks: Picks,
     *,
     apart: bool,
 ) -> Imported:
@@ -147,7 +149,7 @@ def _of_alike(
         list(dict.fromkeys(one.topology for _, one, _ in members)),
         [measured(wishes, keys, server.dialect)],
         image=image,
-        source=address,
+        source=_source(entry, choice, picks, address),
         requires={ENGINE: version} if version else None,
     )
     return Imported(
@@ -157,6 +159,23 @@ def _of_alike(
         (*keys.lost, *([odd] if odd else [])),
         names.notes,
     )
+
+
+def _source(entry: Mapping[str, Any], choice: Choice, picks: Picks, address: str) -> Any:
+    """The entry as a recipe's `source`: what would be meant without a word is not said."""
+    if not address:
+        return None
+    said: dict[str, Any] = {"at": address}
+    model = model_of(entry, choice.variant)
+    alike = [name for name in as_map(entry.get("variants")) if model_of(entry, name) == model]
+    if alike[0] != choice.variant:
+        said["variant"] = choice.variant
+    if choice.profile.id != choice.profile.key:
+        said["hardware"] = choice.profile.id
+    features = [name for name in picks.features if name != DRAFT_FEATURE]
+    if features:
+        said["features"] = features
+    return said if len(said) > 1 else address
 
 
 def _named_apart(recipes: list[Imported]) -> list[Imported]:

@@ -78,6 +78,12 @@ def entry_path(address: str) -> str:
     return f"models/{organisation}/{name}.yaml"
 
 
+def address_of(organisation: str, name: str) -> str:
+    """Of the entry in ``models/ORGANISATION/NAME.yaml``; empty: such names have no address."""
+    address = f"https://recipes.vllm.ai/{organisation}/{name}"
+    return address if entry_path(address) else ""
+
+
 def is_entry(document: Any) -> bool:
     """Whether a parsed YAML file is such an entry."""
     return isinstance(document, dict) and {"model", "variants"} <= document.keys()
