@@ -26,8 +26,6 @@ from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.recipes import load_recipes
 
 SHIPPED = HERE.parents[1] / "recipes.yaml"
-VARIANTS = ("-v1",)
-"""Ends of our names where one entry of theirs is two recipes: its rows name two checkpoints."""
 _OURS = {
     *("host", "port", "served-model-name", "revision", "enable-metrics"),
     "config",  # SGLang's key file; theirs are read into flags
@@ -145,11 +143,8 @@ def compare(book: RecipeBook, engine: str) -> Comparison:
 
 def _place(case: Case) -> tuple[str, tuple[Any, ...]]:
     it, load = case.topology, case.workload
-    key = case.recipe
-    for end in VARIANTS:
-        key = key.removesuffix(end)
     place = (load.isl, load.osl, it.tp, it.pp, it.ep, it.dp_attn, load.conc)
-    return key, (*place, bool(case.identity.spec))
+    return case.recipe, (*place, bool(case.identity.spec))
 
 
 def _flag_differences(engine: str, point: captured.Point, line: CommandLine) -> Iterator[str]:

@@ -46,7 +46,7 @@ from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")
 _LAYERS = (
-    *("image", "serve", "speculative", "env", "client", "gates", "requires"),
+    *("image", "model", "serve", "speculative", "env", "client", "gates", "requires"),
     "plan-only",
 )
 
@@ -130,7 +130,7 @@ class Resolver:
         why_not = self._why_not(point, draft, identity.hardware, layer)
         spec = ServerSpec(
             framework=identity.framework,
-            model=self.recipe.model or "",
+            model=str(layer.entries["model"].node.value),
             hardware=identity.hardware,
             topology=point.topology,
             serve=serve,

@@ -223,6 +223,8 @@ class Laid(Section):
     image: Image | None = None
     """The environment that the run must already be in; matrix and Slurm jobs use it as the
     container."""
+    model: Text | None = None
+    """Repository on the Hub, or a folder."""
     serve: dict[str, Any] | None = None
     """Flags of the server without dashes. true: --flag, false: --no-flag, map: one JSON value,
     list: --flag a b."""
@@ -292,8 +294,6 @@ class Recipe(Laid):
     extends: Texts | None = None
     """A recipe, a template, or a list of them: maps merge, lists replace, null removes, `when`
     concatenates."""
-    model: Text | None = None
-    """Repository on the Hub, or a folder."""
     revision: Text | None = None
     """Branch, tag or commit of the model's repository."""
     model_prefix: Token | None = None

@@ -17,7 +17,8 @@ from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.expansion import Resolved
 
 SAME_IN_A_GROUP = frozenset({"framework", "model", "hardware", "topology", "revision", "command"})
-"""Fields of a server spec that no `when` changes, or that the group's name says."""
+"""Fields of a server spec that the group's name says, or that no `when` changes; a model is told
+apart where a `when` does change it."""
 
 
 def share(
@@ -45,8 +46,11 @@ def share(
         members.append(point)
     servers = []
     for name, parts in groups.items():
+        same = SAME_IN_A_GROUP
+        if len({reduced.model for reduced in parts}) > 1:
+            same -= {"model"}
         for reduced, members in parts.items():
-            key = name if len(parts) == 1 else f"{name}-{_digest(reduced)}"
+            key = name if len(parts) == 1 else f"{name}-{_digest(reduced, same)}"
             servers.append((key, _with_maxima(members), members))
     return servers
 
@@ -92,15 +96,11 @@ def _with_maxima(members: list[Resolved]) -> ServerSpec:
     return replace(first, serve=FrozenMap(dict(first.serve) | maxima))
 
 
-def _digest(spec: ServerSpec) -> str:
+def _digest(spec: ServerSpec, same: frozenset[str] = SAME_IN_A_GROUP) -> str:
     """Six hex digits of what tells the parts of a split group apart: every field that points of one
     group can differ in."""
     draft = spec.speculative
-    values = {
-        item.name: getattr(spec, item.name)
-        for item in fields(spec)
-        if item.name not in SAME_IN_A_GROUP
-    }
+    values = {item.name: getattr(spec, item.name) for item in fields(spec) if item.name not in same}
     values["speculative"] = draft and {**draft.config(), "options": draft.options}
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:6]
 

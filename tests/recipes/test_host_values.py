@@ -210,3 +210,16 @@ def test_what_is_known_not_to_start_is_planned_and_says_why(
     assert [shared.never_runs(key) for key, _ in shared.servers] == [""]
     (found,) = messages(load(whole + "  plan-only: true\n"))
     assert found.endswith("plan-only: must be text, not True; quote it")
+
+
+def test_another_checkpoint_where_a_condition_says_so(
+    load: Callable[..., RecipeBook], whole: str
+) -> None:
+    book = load(whole + "  when:\n  - {if: conc > 4, model: org/m-v2}\n")
+    models = {spec.model: key for key, spec in book.servers}
+    assert messages(book) == []
+    assert set(models) == {"org/m", "org/m-v2"}
+    assert len(set(models.values())) == 2
+    assert {case.workload.conc: case.model for case in book.cases} == {4: "org/m", 16: "org/m-v2"}
+    (found,) = messages(load(whole + "  when:\n  - {if: conc > 4, model: 3}\n"))
+    assert "when[0].model: must be text, not 3" in found
