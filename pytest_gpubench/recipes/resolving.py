@@ -263,7 +263,11 @@ class Resolver:
             wrong = wrong or "must be an integer"
         if wrong:
             raise PointError(node.at, path, wrong)
-        return int(value) // self._sharing(layer, names)
+        sharing = self._sharing(layer, names)
+        if int(value) < sharing:
+            words = f"{value} leaves none of {sharing} sequences a token; raise it"
+            raise PointError(node.at, path, words)
+        return int(value) // sharing
 
     def _sharing(self, layer: Node, names: Mapping[str, Value]) -> int:
         """How many sequences share the length that the server is given."""

@@ -125,3 +125,20 @@ def test_a_recipe_is_refused_with_its_place(
     assert problems
     assert words in problems[0]
     assert re.search(r"r0\.yaml:\d+:\d+: ", problems[0])
+
+
+def test_a_length_that_leaves_its_sequences_nothing(load: Callable[..., RecipeBook]) -> None:
+    (problem,) = load(
+        """
+        tiny-f32-cpu-llamacpp:
+          model: pytest-gpubench/tiny-llama-gguf
+          model-prefix: tiny
+          precision: f32
+          framework: llamacpp
+          runner: cpu
+          scenarios:
+            fixed-seq-len: [{isl: 1, osl: 1, search-space: [{tp: 1, conc-list: [1]}]}]
+          serve: {ctx-size: 6, parallel: 8}
+        """
+    ).problems
+    assert problem.message == "6 leaves none of 8 sequences a token; raise it"
