@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.measure.measurement import Measurement
     from pytest_gpubench.model.verdicts import Verdict
 
-__all__ = ["test_engine_init", "test_ratio", "test_throughput"]
+__all__ = ["test_accuracy", "test_engine_init", "test_ratio", "test_throughput"]
 
 
 def test_engine_init(
@@ -33,6 +33,12 @@ def test_throughput(
     """No failed request, every output as long as asked, the draft really drafted, prefix cache
     unused; then the gates."""
     _gpubench_gate(_gpubench_measure())
+
+
+def test_accuracy(_gpubench_accuracy: Callable[[], Verdict]) -> None:
+    """The questions of the recipes' ``evals``, asked of the same server after its loads, and the
+    gate on how many are answered right."""
+    _gpubench_accuracy()
 
 
 def test_ratio(_gpubench_ratio_gate: Callable[[], Verdict]) -> None:

@@ -18,6 +18,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -82,6 +83,12 @@ FAULTS = {
 }
 FAULT, _, _NUMBER = os.environ.get("GPUBENCH_STUB_FAULT", "").partition(":")
 NUMBER = int(_NUMBER or 0)
+ANSWERS, _, _EVERY = os.environ.get("GPUBENCH_STUB_ANSWERS", "").partition(":")
+EVERY = int(_EVERY or 1)
+"""What becomes of every N-th sum that it is asked for (right otherwise): wrong, refused, cut,
+empty; draft-wrong: wrong, where it has a draft; late-death: the engine dies. A question may say it
+itself, as in "What is 3 + 21? cut-20"."""
+SUM = re.compile(rb'What is (\d+) \+ (\d+)\?(?: ([a-z]+)-(\d+))?(\\nAnswer:)?"}\s*]')
 DEVICE = os.environ.get("GPUBENCH_STUB_DEVICE", "cpu")
 VERSION = "0.0.0+stub"
 
@@ -501,7 +508,37 @@ class ApiServer:
                 )
             return Response(body, content_type=page.content_type)
 
+        def sum_of(request: Request) -> Response | None:
+            asked = SUM.search(request.body)
+            if asked is None:
+                return None
+            one, two = int(asked[1]), int(asked[2])
+            kind, every = (asked[3].decode(), int(asked[4])) if asked[3] else (ANSWERS, EVERY)
+            text, finish = f"It is {one + two}.", "stop"
+            if asked[5]:  # as GSM8K asks
+                text += f"\n#### {one + two}"
+            if one % every == 0:
+                if kind == "refused":
+                    return Response(b'{"error":{"message":"the context is full"}}', 400)
+                if kind == "late-death":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if kind == "wrong" or (kind == "draft-wrong" and options.speculative_config):
+                    text = "It is -1."
+                if kind == "cut":
+                    text, finish = "Let me think, " * 4, "length"
+                if kind == "empty":
+                    text = ""
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "finish_reason": finish}
+            usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+            return Response.of_json(
+                {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
+                | {"choices": [choice], "usage": usage}
+            )
+
         def with_fault(request: Request) -> Response | None:
+            if (evaluated := sum_of(request)) is not None:
+                return evaluated
             self.completions += 1
             if FAULT == "hostile-error":
                 return Response(

@@ -226,7 +226,7 @@ class Project:
         (self.folder / "pytest.ini").write_text(
             "[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n"
         )
-        suite = "from pytest_gpubench.suite import test_engine_init, test_ratio, test_throughput\n"
+        suite = "from pytest_gpubench.suite import test_accuracy, test_engine_init, test_ratio, test_throughput\n"
         (self.folder / "benchmarks" / "test_serving.py").write_text(suite)
 
     def start(

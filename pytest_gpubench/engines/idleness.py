@@ -16,6 +16,10 @@ STALE_S = 5.0
 """Seconds without any count after which the gauges of several API server processes are not
 believed."""
 SILENT = "silent-engine"
+IDLE_TIMEOUT_S = 60.0
+"""For an engine to be idle before and after it is measured."""
+SILENCE_TIMEOUT_S = 240.0
+"""Without an ended request and without a token, while requests are in flight."""
 
 
 def wait_idle(

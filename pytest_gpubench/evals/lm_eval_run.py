@@ -1,24 +1,30 @@
 """One task of lm-eval against a running server, in a process of its own.
 
-    python -m pytest_gpubench.evals.lm_eval_run PLAN.json
+    python -P lm_eval_run.py PLAN.jsonl
 
-PLAN.json is an `EvalPlan`; the key comes in ``OPENAI_API_KEY``. Every answer is a line of
-``answers.jsonl`` the moment it arrives; ``judged.json`` is written at the end: what lm-eval made of
-each. lm-eval draws the questions, writes the prompts and judges; requests are made here, by the
+The plan is an `EvalPlan`; the key comes in ``OPENAI_API_KEY``. Every answer is a line of
+``answers.jsonl`` the moment it arrives; ``judged.jsonl`` is written at the end: what lm-eval made
+of each. lm-eval draws the questions, writes the prompts and judges; requests are made here, by the
 OpenAI client, so that a refusal, a cut answer and an empty one are told apart from a wrong one.
+
+It is started by its path and imports nothing of the package, whose place its interpreter need not
+know.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import re
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
-ANSWERS, JUDGED = "answers.jsonl", "judged.json"
+PLAN, ANSWERS, JUDGED = "plan.jsonl", "answers.jsonl", "judged.jsonl"
 REQUEST_TIMEOUT = 600.0
 """Seconds for one answer."""
 
@@ -32,11 +38,9 @@ class EvalPlan:
     model: str
     """Served name."""
     task: str
-    """A name that lm-eval knows, or one of `include_path`."""
+    """A name that lm-eval knows, or the path of a task's YAML file."""
     folder: str
     """Where the answers go."""
-    include_path: str | None = None
-    """Folder with tasks beside lm-eval's own."""
     shots: int | None = None
     """Examples before each question; None: as the task has it."""
     limit: int | None = None
@@ -44,6 +48,10 @@ class EvalPlan:
     concurrency: int = 1
     max_tokens: int | None = None
     """Of an answer; None: as the task has it."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Passed to the chat template by the server, as with the load."""
+    only_fetch: bool = False
+    """Bring the data set and ask nothing."""
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> EvalPlan:
@@ -63,6 +71,9 @@ class Answer:
     finish_reason: str | None
     error: str = ""
     """Status and first words of a refusal; empty where there is an answer."""
+    prompt_tokens: int = 0
+    """As the server counts."""
+    output_tokens: int = 0
 
 
 def served_model(plan: EvalPlan, answers: IO[str]) -> Any:
@@ -92,6 +103,8 @@ def served_model(plan: EvalPlan, answers: IO[str]) -> Any:
     return ServedModel()
 
 
+_MOST_STOPS = 4
+"""That the OpenAI API takes."""
 _NOT_GENERATED = (
     "this task asks for likelihoods of given texts, which chat completions do not tell: choose one "
     "that generates its answers (output_type: generate_until)"
@@ -103,7 +116,12 @@ async def _ask_all(
 ) -> list[str]:
     import openai
 
-    http = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=False)
+    http = openai.DefaultAsyncHttpxClient(
+        follow_redirects=False,
+        trust_env=False,
+        # knows SSL_CERT_FILE, which trust_env=False would take away
+        verify=ssl.create_default_context(),
+    )
     async with openai.AsyncOpenAI(
         base_url=plan.base_url, max_retries=0, timeout=REQUEST_TIMEOUT, http_client=http
     ) as client:
@@ -112,7 +130,12 @@ async def _ask_all(
         async def one(index: int, prompt: str, wanted: Mapping[str, Any]) -> str:
             async with free:
                 answer = await _ask(client, plan, prompt, wanted)
-            line = {"index": index, "prompt": json.loads(prompt), **asdict(answer)}
+            line = {
+                "question": hashlib.sha256(prompt.encode()).hexdigest(),
+                "index": index,
+                "prompt": json.loads(prompt),
+                **asdict(answer),
+            }
             answers.write(json.dumps(line) + "\n")
             answers.flush()
             return answer.text
@@ -124,6 +147,9 @@ async def _ask(client: Any, plan: EvalPlan, prompt: str, wanted: Mapping[str, An
     import openai
 
     stop = wanted.get("until") or []
+    more = (
+        {"chat_template_kwargs": plan.chat_template_kwargs} if plan.chat_template_kwargs else None
+    )
     try:
         said = await client.chat.completions.create(
             model=plan.model,
@@ -131,59 +157,86 @@ async def _ask(client: Any, plan: EvalPlan, prompt: str, wanted: Mapping[str, An
             temperature=0,
             seed=0,
             max_tokens=plan.max_tokens or int(wanted.get("max_gen_toks", 256)),
-            stop=([stop] if isinstance(stop, str) else list(stop))[:4] or openai.omit,
+            stop=([stop] if isinstance(stop, str) else list(stop))[:_MOST_STOPS] or openai.omit,
+            extra_body=more,
         )
-        choice = said.choices[0]
-        return Answer(choice.message.content or "", choice.finish_reason)
+        choice, usage = said.choices[0], said.usage
+        counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        return Answer(choice.message.content or "", choice.finish_reason, "", *counts)
     except openai.APIStatusError as error:
         return Answer("", None, f"HTTP {error.status_code}: {error.message[:300]}")
     except (openai.APIError, IndexError, AttributeError) as error:
         return Answer("", None, f"{type(error).__name__}: {str(error)[:300]}")
 
 
-def run(plan: EvalPlan) -> dict[str, Any]:
-    """Evaluate, and return what ``judged.json`` holds."""
+def run(plan: EvalPlan) -> list[dict[str, Any]]:
+    """Evaluate, and return what ``judged.jsonl`` holds: of the task, then of each question and
+    filter."""
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
+    name, tasks = _task(plan)
     folder = Path(plan.folder)
     with (folder / ANSWERS).open("w", encoding="utf-8") as answers:
         found = lm_eval.simple_evaluate(
             model=served_model(plan, answers),
-            tasks=[plan.task],
+            tasks=[name],
             num_fewshot=plan.shots,
             limit=plan.limit,
             apply_chat_template=True,
             fewshot_as_multiturn=bool(plan.shots),
             bootstrap_iters=0,
-            task_manager=TaskManager(include_path=plan.include_path),
+            task_manager=tasks,
         )
+    if len(found["samples"]) != 1:
+        raise SystemExit(f"{name} is a group of {len(found['samples'])} tasks: name one of them")
     (task,) = found["samples"]
-    return {
+    head = {
         "task": task,
         "lm_eval": lm_eval.__version__,
         "version": found["versions"].get(task),
         "shots": found["n-shot"].get(task),
         "scores": {key: value for key, value in found["results"][task].items() if "," in key},
-        "samples": [
+    }
+    return [
+        head,
+        *(
             {
                 "id": sample["doc_id"],
                 "question": sample["prompt_hash"],
                 "filter": sample["filter"],
                 "target": str(sample["target"]),
-                "said": sample["resps"][0][0],
                 "read": sample["filtered_resps"][0],
                 "metrics": {name: sample[name] for name in sample["metrics"]},
             }
             for sample in found["samples"][task]
-        ],
-    }
+        ),
+    ]
+
+
+def _task(plan: EvalPlan) -> tuple[str, Any]:
+    """The task's name, and what finds it: a file is looked for in its own folder alone, as reading
+    the list of lm-eval's own tasks takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    if not plan.task.endswith((".yaml", ".yml")):
+        return plan.task, TaskManager()
+    path = Path(plan.task)
+    named = re.search(
+        r"^task:\s*[\"']?([^\s\"'#]+)", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    if named is None:
+        raise SystemExit(f"{path} names no task: add a line `task: NAME`")
+    return named[1], TaskManager(include_path=str(path.parent), include_defaults=False)
 
 
 def main() -> None:
     """Command line."""
     plan = EvalPlan.from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    judged = json.dumps(run(plan), default=str)
+    if plan.only_fetch:
+        name, tasks = _task(plan)
+        tasks.load_task_or_group([name])
+        return
+    judged = "".join(json.dumps(line, default=str) + "\n" for line in run(plan))
     (Path(plan.folder) / JUDGED).write_text(judged, encoding="utf-8")
 
 

@@ -13,9 +13,9 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 from scipy.stats import binom, binomtest
 
+from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.verdicts import Against, MetricVerdict, Status
 
-ACCURACY = "accuracy"
 CHANCE = 0.01
 """Of a verdict on the wrong side of its bound by the choice of questions alone: each end of an
 interval is passed so often, so that it holds the truth in 98 of 100 runs."""

@@ -37,6 +37,7 @@ class _Entry(BaseModel):
     requests: int
     axis: dict[str, Any]
     anchors: dict[str, str]
+    answers: str = ""
     digest: str
 
 
@@ -119,11 +120,14 @@ def _entry_json(baseline: Baseline, entry: LaunchEntry) -> dict[str, Any]:
         "axis": thaw(entry.axis),
         "anchors": thaw(entry.anchors),
     }
+    if entry.answers:  # of an evaluation; files of earlier releases have none
+        plain["answers"] = entry.answers
     return plain | {"digest": _digest(baseline.case, plain)}
 
 
 def _digest(case: str, entry: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json({"case": case, **entry}).encode()).hexdigest()[:16]
+    said = {name: value for name, value in entry.items() if name != "answers" or value}
+    return hashlib.sha256(canonical_json({"case": case, **said}).encode()).hexdigest()[:16]
 
 
 def _parse(path: Path, text: str, case: str) -> Baseline:
@@ -156,7 +160,7 @@ def _parse(path: Path, text: str, case: str) -> Baseline:
 def _entry(one: _Entry) -> LaunchEntry:
     maps = FrozenMap(one.metrics), FrozenMap(one.axis), FrozenMap(one.anchors)
     return LaunchEntry(
-        one.run, one.launch, one.date, one.key, maps[0], one.requests, maps[1], maps[2]
+        one.run, one.launch, one.date, one.key, maps[0], one.requests, *maps[1:], one.answers
     )
 
 

@@ -65,6 +65,8 @@ def comparison_key(
     else:
         key["precision"] = case.identity.precision
         key |= {f"workload.{name}": value for name, value in comparable(case.workload).items()}
+        if case.evaluation is not None:
+            key |= {f"evaluation.{name}": it for name, it in case.evaluation.asked().items()}
     return FrozenMap(key)
 
 

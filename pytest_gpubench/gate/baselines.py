@@ -35,6 +35,8 @@ class LaunchEntry:
     anchors: FrozenMap = field(default_factory=FrozenMap)
     """Metrics whose anchor begins anew here, with the reason: ``improved``, or ``accepted`` and a
     note."""
+    answers: str = ""
+    """Of an evaluation: which questions were answered right (``accuracy_verdicts``)."""
 
     @property
     def id(self) -> str:

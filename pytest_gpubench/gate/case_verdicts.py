@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from pytest_gpubench.gate.accuracy_verdicts import (
+    AccuracyEvidence,
+    judge_accuracy,
+    judge_accuracy_pair,
+)
 from pytest_gpubench.gate.baselines import Baseline
 from pytest_gpubench.gate.decide import judge, judge_pair
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
@@ -31,6 +36,8 @@ class _Subject:
 
     launches: dict[tuple[str, int], Evidence] = field(default_factory=dict)
     """By arm and index; a launch that is measured again replaces what it said."""
+    answered: dict[str, AccuracyEvidence] = field(default_factory=dict)
+    """Of an evaluation, by arm."""
     verdict: Verdict | None = None
 
     def of_arm(self, arm: str) -> list[LaunchEvidence]:
@@ -78,6 +85,29 @@ class Judging:
                 evidence.key,
                 plan,
                 axis=evidence.axis,
+                require_baseline=self._require_baseline,
+            )
+        return state.verdict
+
+    def judge_answers(
+        self, subject: str, launch: Launch, evidence: AccuracyEvidence, key: FrozenMap
+    ) -> Verdict:
+        """The verdict on an evaluation with this launch taken in.
+
+        Raises:
+            GpubenchError: if its baseline file cannot be used.
+        """
+        state = self._subjects.setdefault(subject, _Subject())
+        state.answered[launch.arm] = evidence
+        if launch.arm:
+            first, second = (state.answered.get(arm) for arm in ("a", "b"))
+            difference = self._difference_of(launch.server)
+            state.verdict = judge_accuracy_pair(first, second, difference)
+        else:
+            state.verdict = judge_accuracy(
+                evidence,
+                self._baseline_of(subject),
+                key,
                 require_baseline=self._require_baseline,
             )
         return state.verdict

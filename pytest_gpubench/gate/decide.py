@@ -43,7 +43,7 @@ def judge(
     valid = [launch for launch in launches if not launch.invalid]
     notes = _invalid(launches)
     if not valid:
-        return _verdict([], launches, 0, plan, notes)
+        return verdict_of([], launches, 0, plan, notes)
     declared = limit_results(policies, valid) + golden_results(policies, valid)
     mismatch = baseline.mismatch(key) if baseline and key else ()
     compared: list[MetricVerdict] = []
@@ -57,7 +57,7 @@ def judge(
             continue
         history = baseline.history(key, policy.metric) if baseline and key else History()
         if not history.window:
-            missing.append((policy, _no_baseline(policy.metric, mismatch, require_baseline)))
+            missing.append((policy, no_baseline(policy.metric, mismatch, require_baseline)))
             continue
         result = metric_tests.with_baseline(
             policy, [launch.metrics[policy.metric] for launch in valid], history, plan
@@ -73,7 +73,7 @@ def judge(
         f"{one.metric}: {one.reason}" for policy, one in missing if silent and not policy.declared
     ]
     compared += [one for policy, one in missing if not silent or policy.declared]
-    return _verdict(declared + compared, launches, len(valid), plan, list(dict.fromkeys(notes)))
+    return verdict_of(declared + compared, launches, len(valid), plan, list(dict.fromkeys(notes)))
 
 
 def judge_pair(
@@ -120,7 +120,7 @@ def judge_pair(
                 )
             )
     launches = [launch for pair in whole for launch in pair]
-    return _verdict(
+    return verdict_of(
         results if pairs or not whole else [],
         launches,
         len(pairs),
@@ -131,7 +131,7 @@ def judge_pair(
     )
 
 
-def _verdict(
+def verdict_of(
     results: list[MetricVerdict],
     launches: Sequence[LaunchEvidence],
     valid: int,
@@ -140,6 +140,17 @@ def _verdict(
     done: int | None = None,
     unit: str = "launch",
 ) -> Verdict:
+    """The verdict from those on single metrics: the worst of them.
+
+    Args:
+        results: on metrics; none of them where no launch is valid.
+        launches: all of them.
+        valid: how many of them, or of their pairs, count.
+        plan: of launches, or pairs.
+        notes: without effect on the status.
+        done: how many of the plan are over; as many as there are launches if not given.
+        unit: of the plan.
+    """
     done = len(launches) if done is None else done
     left = max(plan.total - done, 0)
     if not results and launches and not valid:
@@ -202,7 +213,9 @@ def _invalid(launches: Sequence[LaunchEvidence]) -> list[str]:
     ]
 
 
-def _no_baseline(metric: str, mismatch: tuple[str, ...], required: bool) -> MetricVerdict:
+def no_baseline(metric: str, mismatch: tuple[str, ...], required: bool) -> MetricVerdict:
+    """The verdict on a metric that nothing can be compared with; ``mismatch``: why a baseline that
+    is there cannot be."""
     status = Status.FAIL if required else Status.UNGATED
     if mismatch:
         reason, remedy = (

@@ -39,6 +39,8 @@ class LaunchEvidence:
     """Metrics that are shown but must not be judged."""
     invalid: tuple[str, ...] = ()
     """Reasons why the launch does not count, one sentence each."""
+    answers: str = ""
+    """Of an evaluation: which questions were answered right."""
 
 
 def evidence_of(label: str, measurement: Measurement) -> LaunchEvidence:

@@ -53,6 +53,7 @@ def ratio_points(ratios: Iterable[FrozenMap], cases: Sequence[Case]) -> tuple[Ra
     (``1k1k-c1``), or a map of names to values (``{conc: 1}``).
     """
     points: list[RatioPoint] = []
+    cases = [case for case in cases if case.evaluation is None]
     for ratio in ratios:
         over = [case for case in _named(str(ratio["over"]), cases) if _at(ratio.get("at"), case)]
         for case in _named(str(ratio["of"]), cases):

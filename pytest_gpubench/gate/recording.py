@@ -16,7 +16,12 @@ from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 
-_NO_OBJECTION = frozenset({"short-baseline", "few-requests", "not-measured", "not-gateable"})
+_NO_OBJECTION = frozenset(
+    {
+        *("short-baseline", "few-requests", "not-measured", "not-gateable"),
+        *("too-few-questions", "other-questions"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = 
 
 def _acceptable(one: MetricVerdict) -> bool:
     """Whether ``accept_regression`` lifts this objection."""
-    return one.status is Status.FAIL and one.code in ("regressed", "drifted")
+    return one.status is Status.FAIL and one.code in ("regressed", "drifted", "less-accurate")
 
 
 def _why_barred(barred: Sequence[MetricVerdict]) -> str:
@@ -116,6 +121,8 @@ def launch_of(record: Mapping[str, Any]) -> tuple[LaunchEvidence, str]:
         )
     if is_case:
         evidence = evidence_of(label, Measurement.from_json(said))
+        answers = (record.get("evaluation") or {}).get("answers") or ""
+        evidence = replace(evidence, answers=str(answers))
     else:
         evidence = init_evidence(label, float(said))
     wrong = (record.get("gate") or {}).get("invalid") or ()
@@ -156,6 +163,7 @@ def entries_of(
             ),
             requests=evidence.requests,
             axis=axis,
+            answers=evidence.answers,
         )
         for evidence, date in launches
         if not evidence.invalid

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pytest_gpubench.model.evaluation import Evaluation
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.policies import SharingPolicy
@@ -61,7 +62,8 @@ class Case:
     """One point: recipe, topology and workload, with the server that will answer it."""
 
     id: str
-    """``SERVER:WORKLOAD``, for instance ``minimaxm3-fp8-h100-vllm-mtp-tp8:1k1k-c64``."""
+    """``SERVER:WORKLOAD``, for instance ``minimaxm3-fp8-h100-vllm-mtp-tp8:1k1k-c64``; or
+    ``SERVER:TASK`` of an evaluation."""
     recipe: str
     identity: Identity
     model: str
@@ -90,6 +92,9 @@ class Case:
     facts: FrozenMap = field(default_factory=FrozenMap)
     """What its recipe states of the model's files, as written: config, draft-config,
     weight-bytes."""
+    evaluation: Evaluation | None = None
+    """Questions that are asked instead of a load; of the workload only lengths and concurrency
+    count then."""
 
     def __hash__(self) -> int:
         # Ids are unique within a book; pytest hashes parameters many times.
@@ -103,6 +108,11 @@ class Case:
     @property
     def gpus(self) -> int:
         return self.topology.gpus
+
+    @property
+    def label(self) -> str:
+        """What is done on the server, as ids and folders have it: ``1k1k-c64``, ``gsm8k``."""
+        return self.evaluation.label if self.evaluation else self.workload.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +187,16 @@ class RecipeBook:
         """All cases of a server, in the order of the book."""
         return self._cases_of.get(key, ())
 
+    @property
+    def loads(self) -> tuple[Case, ...]:
+        """The cases that measure speed."""
+        return tuple(case for case in self.cases if case.evaluation is None)
+
+    @property
+    def evaluations(self) -> tuple[Case, ...]:
+        """The cases that measure accuracy."""
+        return tuple(case for case in self.cases if case.evaluation is not None)
+
     def never_runs(self, key: str) -> str:
         """Why no case of a server is run, empty where some are."""
         cases = self.cases_of(key)
@@ -195,6 +215,8 @@ def lowest_of_servers(cases: Iterable[Case]) -> frozenset[str]:
     """Ids of the case of lowest concurrency of each server; of several the one of fewest tokens."""
     lowest: dict[str, Case] = {}
     for case in cases:
+        if case.evaluation is not None:
+            continue
         if case.server not in lowest or _size(case) < _size(lowest[case.server]):
             lowest[case.server] = case
     return frozenset(case.id for case in lowest.values())

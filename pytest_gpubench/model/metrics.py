@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from pytest_gpubench.model.evaluation import ACCURACY
+
 Direction: TypeAlias = Literal["higher", "lower", "neutral"]
 ACCEPTANCE = "acceptance_length"
 """The one metric that others publish for a draft: it does not depend on the machine."""
@@ -131,6 +133,9 @@ _TABLE: tuple[Metric, ...] = (
         "J/tok",
         "lower",
         "energy of the server's GPUs / output tokens, over the measured window",
+    ),
+    Metric(
+        ACCURACY, "share", "higher", "questions answered right / questions asked", tolerance=0.01
     ),
     Metric("gpu_power", "W", "neutral", "energy of the server's GPUs / duration"),
     Metric("duration", "s", "neutral", "last token - first start"),

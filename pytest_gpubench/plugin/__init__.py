@@ -10,9 +10,11 @@ from __future__ import annotations
 import pytest
 
 from pytest_gpubench.plugin.fixtures import (
+    _gpubench_accuracy,
     _gpubench_case,
     _gpubench_engine,
     _gpubench_engine_check,
+    _gpubench_evaluation,
     _gpubench_gate,
     _gpubench_init_gate,
     _gpubench_launch,
@@ -31,9 +33,11 @@ from pytest_gpubench.plugin.items import ASKING, MARK_FIELDS
 from pytest_gpubench.plugin.options import add_options, recipe_files
 
 __all__ = [
+    "_gpubench_accuracy",
     "_gpubench_case",
     "_gpubench_engine",
     "_gpubench_engine_check",
+    "_gpubench_evaluation",
     "_gpubench_gate",
     "_gpubench_init_gate",
     "_gpubench_launch",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.plugin.items import CASE, LAUNCH, RATIO, USES_US
+from pytest_gpubench.plugin.items import CASE, EVALUATION, LAUNCH, RATIO, USES_US
 from pytest_gpubench.plugin.session import find_session, session_of
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ def _gpubench_launch(request: pytest.FixtureRequest) -> Launch:
 @pytest.fixture(scope="session")
 def _gpubench_case(request: pytest.FixtureRequest) -> Case:
     case: Case = _parameter(request, "case")
+    return case
+
+
+@pytest.fixture(scope="session")
+def _gpubench_evaluation(request: pytest.FixtureRequest) -> Case:
+    case: Case = _parameter(request, "evaluation")
     return case
 
 
@@ -91,6 +97,22 @@ def _gpubench_gate(
     return lambda measurement: runner.judge(
         request.node, _gpubench_launch, _gpubench_case, measurement
     )
+
+
+@pytest.fixture
+def _gpubench_accuracy(
+    request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_evaluation: Case
+) -> Callable[[], Verdict]:
+    runner = session_of(request.config).runner
+    node, launch, case = request.node, _gpubench_launch, _gpubench_evaluation
+
+    def evaluate() -> Verdict:
+        measured = runner.measure(
+            node, launch, case, lambda: request.getfixturevalue("_gpubench_engine")
+        )
+        return runner.judge(node, launch, case, measured)
+
+    return evaluate
 
 
 @pytest.fixture
@@ -195,7 +217,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Give a test its launches and cases: both, launches only, or cases only; or the ratios between
     cases."""
     metafunc.config.stash[USES_US] = True
-    names = tuple(name for name in (LAUNCH, CASE) if name in metafunc.fixturenames) or (RATIO,)
+    asked = (LAUNCH, CASE, EVALUATION)
+    names = tuple(name for name in asked if name in metafunc.fixturenames) or (RATIO,)
     session = find_session(metafunc.config)
     if session is None:
         metafunc.config.pluginmanager.unregister(name="gpubench-no-recipes")

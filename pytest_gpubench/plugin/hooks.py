@@ -33,6 +33,7 @@ class Hooks:
         self._benchmark = benchmark
         self._told_selection = False
         self._scheduling = False
+        self._unasked = ""
         self._cases_of: dict[Launch, list[Case]] = {}
         self._phases_run: set[tuple[str, str]] = set()
         """Node id and phase of our items."""
@@ -114,6 +115,7 @@ class Hooks:
         if refusal:
             raise pytest.UsageError(refusal)
         ratios = ratio_items.take_out(items)
+        self._unasked = outcomes.unasked(config, items, self._benchmark.book)
         yield
         repeated = refuse_repeats(config, items)
         if repeated:
@@ -132,7 +134,7 @@ class Hooks:
                 self._cases_of.setdefault(launch, []).append(case)
         if USES_US in session.config.stash:
             outcomes.announce_selection(
-                session.config, self._benchmark.book, self._benchmark.selected
+                session.config, self._benchmark.book, self._benchmark.selected, self._unasked
             )
         # pytest calls this hook also where the collection was refused or has errors.
         if self._benchmark.accepted and not session.testsfailed:

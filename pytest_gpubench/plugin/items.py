@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 LAUNCH = "_gpubench_launch"
 CASE = "_gpubench_case"
+EVALUATION = "_gpubench_evaluation"
+"""Fixture of a test of accuracy: its case is an evaluation."""
 RATIO = "_gpubench_ratio"
 INIT_GATE = "_gpubench_init_gate"
 """Fixture of a test that judges the start of a server."""
 USES_US = pytest.StashKey[bool]()
 """In ``config.stash``: whether a collected test asked for one of our fixtures."""
-PARAMETERS = frozenset({LAUNCH, CASE})
+PARAMETERS = frozenset({LAUNCH, CASE, EVALUATION})
 ASKING = PARAMETERS | {RATIO}
 """Fixtures of ours that a test is parametrized by."""
 MARK_FIELDS: dict[str, type] = {
@@ -71,8 +73,8 @@ class Parameters:
         self._sets: dict[tuple[str, ...], list[Any]] = {}
 
     def of(self, names: tuple[str, ...]) -> list[Any]:
-        """Parameter sets for ``(launch, case)``, ``(launch,)``, ``(case,)`` or ``(ratio,)``, in the
-        order of the plan."""
+        """Parameter sets for ``(launch, case)``, ``(launch, evaluation)``, ``(launch,)``,
+        ``(case,)`` or ``(ratio,)``, in the order of the plan."""
         if names not in self._sets:
             self._sets[names] = list(self._build(names))
         return self._sets[names]
@@ -98,7 +100,7 @@ class Parameters:
         if names == (CASE,):
             return [
                 pytest.param(case, id=case.id, marks=case_marks(case, marks[case.server]))
-                for case in self._book.cases
+                for case in self._book.loads
             ]
         count: dict[str, int] = {}
         for launch in self._launches:
@@ -108,6 +110,8 @@ class Parameters:
             suffix = f":launch{launch.index}" if count[launch.server] > 1 else ""
             suffix = f":{launch.arm}{launch.index}" if launch.arm else suffix
             served = cases_of[launch.server]
+            if EVALUATION in names and launch.index > 1:
+                continue  # greedy answers of one engine are the same each time, or nearly so
             if names == (LAUNCH,):
                 sets.append(
                     pytest.param(launch, id=f"{launch.server}{suffix}", marks=server_marks(served))
@@ -119,6 +123,7 @@ class Parameters:
                         launch, case, id=f"{case.id}{suffix}", marks=case_marks(case, mark)
                     )
                     for case in served
+                    if (case.evaluation is not None) == (EVALUATION in names)
                 ]
         return sets
 
@@ -180,7 +185,8 @@ def parameters_of(item: pytest.Item) -> tuple[Launch | None, Case | None] | None
         return None
     # Without any case, pytest fills in a value of its own and skips the test. Both our types name
     # their server.
-    launch, case = callspec.params.get(LAUNCH), callspec.params.get(CASE)
+    launch = callspec.params.get(LAUNCH)
+    case = callspec.params.get(CASE) or callspec.params.get(EVALUATION)
     return (
         launch if hasattr(launch, "server") else None,
         case if hasattr(case, "server") else None,
@@ -190,23 +196,24 @@ def parameters_of(item: pytest.Item) -> tuple[Launch | None, Case | None] | None
 def run_order(
     items: Sequence[pytest.Item], specs: dict[str, ServerSpec], positions: dict[pytest.Item, int]
 ) -> list[pytest.Item]:
-    """Other tests first, then servers by GPU count, largest first, each server's items together;
-    tests without a server last."""
+    """Other tests first, then servers by GPU count, largest first, each server's items together and
+    its evaluations after its loads; tests without a server last."""
     found_of = {item: parameters_of(item) for item in items}
     first_seen: dict[str, int] = {}
     for item, found in found_of.items():
         if found and found[0]:
             first_seen.setdefault(found[0].server, positions[item])
 
-    def rank(item: pytest.Item) -> tuple[int, int, int, int, int]:
+    def rank(item: pytest.Item) -> tuple[int, int, int, int, bool, int]:
         found = found_of[item]
         if found is None:
-            return 0, 0, 0, 0, positions[item]
-        launch = found[0]
+            return 0, 0, 0, 0, False, positions[item]
+        launch, case = found
         if launch is None:
-            return 2, 0, 0, 0, positions[item]
+            return 2, 0, 0, 0, False, positions[item]
         gpus = specs[launch.server].topology.gpus
-        return 1, -gpus, first_seen[launch.server], launch.turn, positions[item]
+        evaluates = case is not None and case.evaluation is not None
+        return 1, -gpus, first_seen[launch.server], launch.turn, evaluates, positions[item]
 
     return sorted(items, key=rank)
 

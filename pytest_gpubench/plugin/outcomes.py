@@ -18,6 +18,7 @@ from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.plugin.items import (
+    EVALUATION,
     INIT_GATE,
     RATIO,
     USES_US,
@@ -289,7 +290,22 @@ def swallowed(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen) -> None:
+def unasked(config: pytest.Config, items: Sequence[pytest.Item], book: RecipeBook) -> str:
+    """A sentence where the recipes have questions, and no test of the files that were collected
+    asks them; empty where single tests were named."""
+    asks = any(EVALUATION in getattr(item, "fixturenames", ()) for item in items)
+    named = any("::" in argument for argument in config.args)
+    if asks or named or not book.evaluations:
+        return ""
+    return (
+        "the recipes have evals, and no test asks their questions: import test_accuracy from "
+        "pytest_gpubench.suite where test_throughput is imported"
+    )
+
+
+def announce_selection(
+    config: pytest.Config, book: RecipeBook, selected: Chosen, unasked: str = ""
+) -> None:
     """Say how many cases and servers were selected; where none was, which words would select
     some."""
     cases, servers = len(selected.cases), len(selected.servers)
@@ -306,6 +322,8 @@ def announce_selection(config: pytest.Config, book: RecipeBook, selected: Chosen
         if len(families) > 1:
             counts = ", ".join(f"{name} ({count})" for name, count in families.most_common())
             reporter.write_line(f"-k {config.option.keyword!r} selects several families: {counts}")
+    if unasked:
+        reporter.write_line(unasked)
     if not cases and book.cases and (config.option.keyword or config.option.markexpr):
         asked = (
             f"-k {config.option.keyword!r}"

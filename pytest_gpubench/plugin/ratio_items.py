@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 def is_idle(function: object, book: RecipeBook) -> bool:
-    """Whether this is our test of ratios and the recipes have none: then it is no item, and no
-    count is off by one."""
-    if book.ratios or getattr(function, "__name__", "") != "test_ratio":
+    """Whether this is our test of ratios, or of accuracy, and the recipes have none: then it is no
+    item, and no count is off by one."""
+    if getattr(function, "__module__", "") != "pytest_gpubench.suite":
         return False
-    return getattr(function, "__module__", "") == "pytest_gpubench.suite"
+    has = {"test_ratio": book.ratios, "test_accuracy": book.evaluations}
+    return not has.get(getattr(function, "__name__", ""), True)
 
 
 def take_out(items: list[pytest.Item]) -> list[pytest.Item]:

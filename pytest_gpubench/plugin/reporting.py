@@ -93,7 +93,7 @@ def _estimate(benchmark: BenchmarkSession, session: pytest.Session) -> Estimate 
             continue
         mine = labels.setdefault((launch.server, launch.label), {})
         if case is not None and case.runnable:
-            mine[case.workload.label] = None
+            mine[case.label] = None
     wanted = [Wanted(server, tuple(mine)) for (server, _), mine in labels.items()]
     return estimate(wanted, benchmark.settings.results) if wanted else None
 

@@ -55,7 +55,11 @@ class Reuse:
         kept = self._folder.requests_file(launch, case)
         with contextlib.suppress(OSError):  # what a result can be judged without
             kept.parent.mkdir(parents=True, exist_ok=True)
-            _link(result.requests_path, kept)
+            if case.evaluation is not None:
+                kept = self._folder.answers_file(launch, case)
+                _link(result.answers_path, kept)
+            else:
+                _link(result.requests_path, kept)
         return {
             **read_whole(result.path),
             "launch": launch,

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.gate import wording
+from pytest_gpubench.gate.accuracy_verdicts import AccuracyEvidence, Undrafted
 from pytest_gpubench.gate.baseline_key import comparison_key, measurement_axis
 from pytest_gpubench.gate.case_verdicts import Evidence, Judging
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
@@ -85,6 +86,36 @@ class Gate:
         evidence = replace(evidence, invalid=(*evidence.invalid, *record["gate"]["invalid"]))
         found = policies(case.gates, case.workload, spec.speculative)
         return self.judging.judge(case.id, launch, _evidence(evidence, record), found)
+
+    def accuracy_verdict(
+        self,
+        launch: Launch,
+        case: Case,
+        measurement: Measurement,
+        record: Mapping[str, Any],
+        undrafted: Undrafted | None,
+    ) -> Verdict:
+        """The verdict on an evaluation with this launch taken in.
+
+        Args:
+            launch: on which the questions were asked.
+            case: the evaluation.
+            measurement: of its answers.
+            record: of this evaluation, with its ``gate`` part.
+            undrafted: the same server without its draft, where the run has asked it.
+
+        Raises:
+            GpubenchError: if the baseline file cannot be used.
+        """
+        answers = str(record["evaluation"]["answers"])
+        evidence = replace(evidence_of(launch.label, measurement), answers=answers)
+        at_least = case.evaluation.at_least if case.evaluation else None
+        return self.judging.judge_answers(
+            case.id,
+            launch,
+            AccuracyEvidence(evidence, at_least, undrafted),
+            FrozenMap(record["gate"]["key"]),
+        )
 
     def init_verdict(self, launch: Launch, engine: Engine, record: Mapping[str, Any]) -> Verdict:
         """The verdict on the start of a server.

@@ -13,7 +13,14 @@ import pytest
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.idleness import SILENT, HangWatch, wait_idle
+from pytest_gpubench.engines.idleness import (
+    IDLE_TIMEOUT_S,
+    SILENCE_TIMEOUT_S,
+    SILENT,
+    HangWatch,
+    wait_idle,
+)
+from pytest_gpubench.evals.evaluating import lm_eval_missing
 from pytest_gpubench.load.client_calibration import stored
 from pytest_gpubench.load.load_run import check_workload, run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress
@@ -27,6 +34,7 @@ from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.plugin.doctoring import as_failure
+from pytest_gpubench.plugin.evaluator import ANSWERED, Evaluator
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
 from pytest_gpubench.plugin.live import Shows, nothing
 from pytest_gpubench.plugin.outcomes import RESULT
@@ -43,12 +51,9 @@ from pytest_gpubench.report.records import (
     write_requests,
 )
 
-IDLE_TIMEOUT_S = 60.0
 ATTEMPTS = 3
 """Measurements of a case on one launch, where the engine compiled kernels during the ones before:
 these count as its warm-up. What was measured has no part in that decision."""
-SILENCE_TIMEOUT_S = 240.0
-"""Without an ended request and without a token, while requests are in flight."""
 
 
 class CaseRunner:
@@ -71,6 +76,7 @@ class CaseRunner:
         self._shows = shows
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
+        self._evaluator = Evaluator(book, folder, servers, shows)
         self.reuse = Reuse(settings, servers, folder, self._device) if settings.reuse else None
 
     def measure(
@@ -105,7 +111,8 @@ class CaseRunner:
             ):
                 self._servers.mark_failed(launch, outcome)
             self._fail(item, launch, case, record, outcome)
-        measurement = outcome
+        measurement, part = outcome
+        record |= part
         record |= {
             "metrics": measurement.metrics,
             "measurement": measurement.to_json(),
@@ -157,22 +164,29 @@ class CaseRunner:
             self._note(item, measurement, self.gate.report_fields(case.id, known))
             self.gate.enforce(case.id, known)
             return known
-        record["gate"]["invalid"] = list(
-            accounting(measurement.totals, prefix_caching=self._prefix_caching(launch))
-        )
         try:
-            verdict = self.gate.case_verdict(
-                launch, case, self._servers.arms.spec(launch), measurement, record
-            )
+            verdict = self._verdict(launch, case, measurement, record)
         except GpubenchError as error:
             pytest.fail(f"{case.id}: {error}", pytrace=False)
         record["verdict"] = verdict
         self._write(launch, case, record)
         said = [f"reused from run {record['reused_from']}"] if record.get("reused_from") else []
-        said += [flag.message for flag in measurement.flags if flag.code == VANISHED]
+        said += [flag.message for flag in measurement.flags if flag.code in (VANISHED, ANSWERED)]
         self._note(item, measurement, self.gate.report_fields(case.id, verdict, "; ".join(said)))
         self.gate.enforce(case.id, verdict)
         return verdict
+
+    def _verdict(
+        self, launch: Launch, case: Case, measurement: Measurement, record: dict[str, Any]
+    ) -> Verdict:
+        if case.evaluation is not None:
+            undrafted = self._evaluator.undrafted(launch, case, record)
+            return self.gate.accuracy_verdict(launch, case, measurement, record, undrafted)
+        record["gate"]["invalid"] = list(
+            accounting(measurement.totals, prefix_caching=self._prefix_caching(launch))
+        )
+        spec = self._servers.arms.spec(launch)
+        return self.gate.case_verdict(launch, case, spec, measurement, record)
 
     def _take_over(
         self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any]
@@ -206,6 +220,8 @@ class CaseRunner:
 
     def _refuse_doomed(self, item: pytest.Item, launch: Launch, case: Case) -> None:
         failure = check_workload(case.workload)
+        if case.evaluation is not None:
+            failure = failure or lm_eval_missing()
         if failure is None and not self._settings.base_url:
             found = self._servers.arms.doctor(launch).findings(case.server)
             failure = as_failure([finding for finding in found if case.id in finding.cases])
@@ -214,9 +230,12 @@ class CaseRunner:
 
     def _attempt(
         self, launch: Launch, case: Case, engine: Engine, record: dict[str, Any]
-    ) -> Measurement | Failure:
+    ) -> tuple[Measurement, dict[str, Any]] | Failure:
+        """The measurement, and what else of it goes into the record."""
         try:
-            return self._run(launch, case, engine)
+            if case.evaluation is not None:
+                return self._evaluator.evaluate(launch, case, engine)
+            return self._run(launch, case, engine), {}
         except GpubenchError as error:
             return failure_of(error)
         except pytest.fail.Exception as error:  # a time limit of the test, for instance

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gpubench.model.specs import init_subject
-from pytest_gpubench.plugin.items import CASE, LAUNCH, RATIO, Chosen, Parameters
+from pytest_gpubench.plugin.items import CASE, EVALUATION, LAUNCH, RATIO, Chosen, Parameters
 
 if TYPE_CHECKING:
     from pytest_gpubench.model.cases import Case, RecipeBook
@@ -63,10 +63,13 @@ class Selection:
         self._gpus = {key: spec.topology.gpus for key, spec in book.servers}
         self._ratios = {made.id for made in parameters.of((RATIO,))}
         self._known: dict[str, tuple[Launch | None, Case | None]] = {}
-        for names in ((CASE,), (LAUNCH,), (LAUNCH, CASE)):
+        for names in ((CASE,), (LAUNCH,), (LAUNCH, CASE), (LAUNCH, EVALUATION)):
             for made in parameters.of(names):
                 values = dict(zip(names, made.values, strict=True))
-                self._known[made.id] = values.get(LAUNCH), values.get(CASE)
+                self._known[made.id] = (
+                    values.get(LAUNCH),
+                    values.get(CASE) or values.get(EVALUATION),
+                )
 
     def parameters_of(self, nodeid: str) -> tuple[Launch | None, Case | None] | None:
         """Launch and case of an item; None for one that is not ours.

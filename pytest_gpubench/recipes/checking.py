@@ -15,6 +15,7 @@ from pytest_gpubench.dialects.server_flags import FlagRules
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
 from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
+from pytest_gpubench.recipes.evaluations import EvaluationKeys
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse, split
 from pytest_gpubench.recipes.gates import check_gate
 from pytest_gpubench.recipes.inheritance import without_nulls
@@ -41,6 +42,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "when": schema.When,
     "facts": schema.Facts,
     "source": SourceKeys,
+    "evals": EvaluationKeys,
 }
 _COMPUTED = ("serve", "speculative", "env", "client")
 

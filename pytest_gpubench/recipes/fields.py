@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pytest_gpubench.dialects.server_flags import MAX_CONCURRENCY, MAX_TOKENS
+from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.recipes.expressions import is_computed
 from pytest_gpubench.recipes.problems import did_you_mean, shown
@@ -166,8 +167,13 @@ Token: TypeAlias = Annotated[
 ]
 
 
+NOT_A_LOADS = "accuracy is judged where its questions are: write `at-least` in `evals`"
+
+
 def metric_name(value: Any) -> str:
     """A metric of the metric table."""
+    if value == ACCURACY:
+        raise fail(NOT_A_LOADS)
     if _text(value) not in METRICS:
         raise fail(f"no metric is named {shown(value)}{did_you_mean(str(value), METRICS)}")
     return str(value)
@@ -182,7 +188,9 @@ def _specifier(value: Any) -> str:
 
 
 MetricName: TypeAlias = Annotated[
-    str, BeforeValidator(metric_name), WithJsonSchema({"type": "string", "enum": sorted(METRICS)})
+    str,
+    BeforeValidator(metric_name),
+    WithJsonSchema({"type": "string", "enum": sorted({*METRICS} - {ACCURACY})}),
 ]
 
 

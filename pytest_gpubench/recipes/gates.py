@@ -18,9 +18,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.frozen import Frozen, thaw
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
-from pytest_gpubench.recipes.fields import MetricName, Section, fail
+from pytest_gpubench.recipes.fields import NOT_A_LOADS, MetricName, Section, fail
 from pytest_gpubench.recipes.problems import did_you_mean, shown
 
 _PERCENTAGE = re.compile(r"\d{1,3}(\.\d{1,6})?%")
@@ -102,6 +103,8 @@ def _model_of(metric: str) -> type[GateKeys]:
 
 def check_gate(metric: str, value: Any) -> str | None:
     """What is wrong with one gate, None if nothing."""
+    if metric == ACCURACY:
+        return NOT_A_LOADS
     if metric not in METRICS:
         return f"no metric is named {shown(metric)}{did_you_mean(metric, METRICS)}"
     try:

@@ -17,6 +17,7 @@ from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.recipes import inferencex, schema
 from pytest_gpubench.recipes.checking import CASE_NAMES, check_section, validated
 from pytest_gpubench.recipes.declared_facts import host_facts
+from pytest_gpubench.recipes.evaluations import evaluation_cases
 from pytest_gpubench.recipes.expansion import Point, Resolved, concurrencies, topology
 from pytest_gpubench.recipes.expressions import Value
 from pytest_gpubench.recipes.including import read_files
@@ -28,7 +29,7 @@ from pytest_gpubench.recipes.inferencex import (
     token_error,
 )
 from pytest_gpubench.recipes.inheritance import Lineage, without_nulls
-from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
+from pytest_gpubench.recipes.problems import PointError, ProblemLog, did_you_mean, join_path
 from pytest_gpubench.recipes.resolving import Resolver
 from pytest_gpubench.recipes.server_groups import share
 from pytest_gpubench.recipes.yaml_tree import Node
@@ -280,7 +281,7 @@ class _Loading:
             member = resolver.resolve(point, identities[point.speculative])
             if member is not None and not self._same_load(section.name, member, loads):
                 resolved.append(member)
-        self._publish(section, recipe, resolved)
+        self._publish(section, merged, recipe, resolved)
 
     def _same_load(
         self, name: str, resolved: Resolved, loads: dict[tuple[object, ...], int]
@@ -333,7 +334,9 @@ class _Loading:
                     seen[key] = row_node.at
                     yield point
 
-    def _publish(self, section: _Section, recipe: schema.Recipe, resolved: list[Resolved]) -> None:
+    def _publish(
+        self, section: _Section, merged: Node, recipe: schema.Recipe, resolved: list[Resolved]
+    ) -> None:
         policy = self._policy or recipe.server_per or "parallelism"
         keys: dict[int, str] = {}
         for key, spec, members in share(resolved, policy):
@@ -346,9 +349,16 @@ class _Loading:
                 return
             self._servers[key] = spec
             keys.update((id(member), key) for member in members)
-        self._cases.extend(
+        cases = [
             _case(section.name, recipe, member, keys[id(member)], policy) for member in resolved
-        )
+        ]
+        self._cases.extend(cases)
+        nodes = merged.items_of("evals")
+        path = join_path(section.name, "evals")
+        try:
+            self._cases.extend(evaluation_cases(recipe.evals or (), nodes, cases, path))
+        except PointError as fault:
+            self._log.add(*fault.problem)
 
 
 def _case(

@@ -16,6 +16,7 @@ from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import HARDWARE, Hardware, name_words
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
+from pytest_gpubench.recipes.evaluations import EvaluationKeys
 from pytest_gpubench.recipes.fields import (
     ByteCount,
     Concurrency,
@@ -324,6 +325,8 @@ class Recipe(Laid):
     differs: dict[str, Text] | None = None
     """Flag or variable to the reason why it is not as in the official recipe; `speculative` is the
     draft, a dotted name one key of a value."""
+    evals: Annotated[list[EvaluationKeys], Field(max_length=50)] | None = None
+    """Questions with known answers, asked of every server after its loads."""
     facts: Facts | None = None
     """What the doctor is to know of a model that is not at hand."""
 

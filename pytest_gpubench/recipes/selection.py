@@ -83,7 +83,7 @@ def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
     extra: list[Case] = []
     missing: list[Case] = []
     for case in cases:
-        own, text = set(case.tags), case.id.lower()
+        own, text = set(case.tags), _text_of(case)
         exact = tuple(word.lower() in own for word in known)
         loose = tuple(word.lower() in text for word in known)
         if exact == loose:
@@ -97,13 +97,19 @@ def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
             missing.append(case)
     if not extra and not missing:
         return None
-    texts = [(set(case.tags), case.id.lower()) for case in (*extra, *missing)]
+    texts = [(set(case.tags), _text_of(case)) for case in (*extra, *missing)]
     parts = tuple(
         word
         for word in known
         if any(word.lower() in text and word.lower() not in own for own, text in texts)
     )
     return Ambiguity(expression, tuple(extra), tuple(missing), parts, _suggest(tree, tags))
+
+
+def _text_of(case: Case) -> str:
+    """What pytest looks for words in: ids, and marks, of which an evaluation has more than its id
+    says."""
+    return " ".join((case.id.lower(), *case.tags))
 
 
 def _worlds(free: Sequence[str]) -> list[dict[str, bool]]:

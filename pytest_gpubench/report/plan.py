@@ -12,6 +12,8 @@ from pytest_gpubench.doctor import Finding
 from pytest_gpubench.gate.policy import policies, policy_document
 from pytest_gpubench.gate.ratios import ratio_points
 from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.recipes.inferencex import unsupported_groups
 
@@ -86,11 +88,18 @@ def _case(book: RecipeBook, case: Case, findings: Sequence[Mapping[str, Any]]) -
         "server": case.server,
         "runnable": case.runnable,
         "why_not": case.why_not,
-        "gates": policy_document(
-            policies(case.gates, case.workload, book.server(case.server).speculative)
-        ),
+        "gates": _gates(book, case),
         "findings": list(findings),
-    }
+    } | ({"evaluation": asdict(case.evaluation)} if case.evaluation else {})
+
+
+def _gates(book: RecipeBook, case: Case) -> dict[str, dict[str, object]]:
+    if case.evaluation is None:
+        speculative = book.server(case.server).speculative
+        return policy_document(policies(case.gates, case.workload, speculative))
+    at_least = case.evaluation.at_least
+    limit = {} if at_least is None else {"at-least": at_least}
+    return {ACCURACY: {"unit": METRICS[ACCURACY].unit, **limit}}
 
 
 def _server(book: RecipeBook, key: str, cases: list[str], line: CommandLine) -> dict[str, Any]:

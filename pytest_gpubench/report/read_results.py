@@ -279,6 +279,7 @@ def _case(path: Path, run: str, record: CaseRecord) -> CaseResult:
         versions=_versions(record),
         source=record.source,
         image=record.image,
+        evaluation=record.evaluation,
         reused_from=record.reused_from,
     )
 

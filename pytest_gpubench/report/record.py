@@ -172,6 +172,15 @@ class CaseRecord(Record):
         "client, "
         "the sample of answers that was tokenized again, time series",
     )
+    evaluation: Facts = Field(
+        default_factory=dict,
+        description=(
+            "of an evaluation: task, version, how it was asked, `asked` and `right` questions, the "
+            "98% `interval` of their share, `failures` by kind, `answers` (digest of the "
+            "questions, their number, a bit each), what differs from the same server without a "
+            "draft"
+        ),
+    )
     reused_from: Text = Field(
         "", description="run in which it was measured, where this run only judged it again"
     )

@@ -52,10 +52,17 @@ class RunFolder:
         return self.server(launch) / "init" / f"{launch.label}.log"
 
     def case_record(self, launch: Launch, case: Case) -> Path:
-        return self.server(launch) / case.workload.label / f"{launch.label}.json"
+        return self.server(launch) / case.label / f"{launch.label}.json"
 
     def requests_file(self, launch: Launch, case: Case) -> Path:
-        return self.server(launch) / case.workload.label / f"{launch.label}.requests.jsonl.gz"
+        return self.server(launch) / case.label / f"{launch.label}.requests.jsonl.gz"
+
+    def answers_file(self, launch: Launch, case: Case) -> Path:
+        return self.server(launch) / case.label / f"{launch.label}.answers.jsonl.gz"
+
+    def evaluation(self, launch: Launch, case: Case) -> Path:
+        """Folder of an evaluation while it runs; it stays where the evaluation failed."""
+        return self.server(launch) / case.label / f"{launch.label}.evaluation"
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -185,4 +192,6 @@ def fingerprint(
         "commits": dict(commits),
         "measurement": MEASUREMENT_VERSION,
     }
+    if case.evaluation is not None:
+        parts["evaluation"] = case.evaluation.asked()
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]

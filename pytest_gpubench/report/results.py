@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,9 @@ class CaseResult:
     versions: Versions
     source: str = ""
     image: str = ""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """Of an evaluation: its task, how many questions were asked and answered right, the interval;
+    empty where a load was measured."""
     reused_from: str = ""
     """Run in which it was measured, where this run only judged it again; empty: measured here."""
 
@@ -97,6 +100,11 @@ class CaseResult:
     def requests_path(self) -> Path:
         """Where the per-request records are, if they were kept."""
         return self.path.with_name(f"{self.launch.label}.requests.jsonl.gz")
+
+    @property
+    def answers_path(self) -> Path:
+        """Where the answers of an evaluation are, if they were kept."""
+        return self.path.with_name(f"{self.launch.label}.answers.jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from tests.plugin.conftest import CALM
 
 ROOT = Path(__file__).parents[2]
 STUB = ROOT / "tests" / "stub_engine.py"
+LM_EVAL = ROOT / "tests" / "fake_lm_eval"
 SECONDS = 120
 """No command of the documentation may take longer here."""
 _OWN_MODULES = {"pytest": "pytest", "gpubench": "pytest_gpubench.cli"}
@@ -115,7 +116,9 @@ class Sandbox:
                 "GPUBENCH_LEASE_DIR": str(self.path.parent / "leases"),
                 "HF_HUB_OFFLINE": "1",
                 "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio -p calm_clocks",
-                "PYTHONPATH": str(self.bin),
+                "PYTHONPATH": os.pathsep.join(
+                    [str(self.bin), str(LM_EVAL), *filter(None, [kept.get("PYTHONPATH")])]
+                ),
                 "COLUMNS": "160",
             }
         )

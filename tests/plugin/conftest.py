@@ -244,6 +244,6 @@ def project(
     (pytester.path / "calm_clocks.py").write_text(CALM)
     benchmarks = pytester.mkdir("benchmarks")
     (benchmarks / "test_serving.py").write_text(
-        "from pytest_gpubench.suite import test_engine_init, test_ratio, test_throughput\n"
+        "from pytest_gpubench.suite import test_accuracy, test_engine_init, test_ratio, test_throughput\n"
     )
     return made

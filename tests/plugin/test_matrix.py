@@ -14,7 +14,7 @@ from _pytest.mark import MarkMatcher
 from _pytest.mark.expression import Expression
 
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.plugin.items import CASE, LAUNCH
+from pytest_gpubench.plugin.items import CASE, EVALUATION, LAUNCH
 from pytest_gpubench.recipes import load_recipes
 from pytest_gpubench.report.matrix import MAX_JOBS, jobs_of, matrix_document
 from tests.plugin.conftest import Project
@@ -62,7 +62,7 @@ def test_every_entry_of_the_shipped_recipes_selects_exactly_its_servers_cases() 
     for entry in document["include"]:
         expression = Expression.compile(entry["selection"])
         picked = [params for params, matcher in matchers if expression.evaluate(matcher)]
-        cases = {params[CASE].id for params in picked if CASE in params}
+        cases = {params[key].id for params in picked for key in (CASE, EVALUATION) if key in params}
         assert cases == set(entry["cases"]), entry["name"]
         assert {params[LAUNCH].server for params in picked} == set(entry["servers"])
         chosen += cases

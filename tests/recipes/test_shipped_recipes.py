@@ -209,7 +209,7 @@ def test_amd_is_plan_only_and_nothing_else_is_but_what_refuses_to_start(
 def test_tiny_pair_fits_a_minute(by_point: RecipeBook) -> None:
     tiny = [
         case
-        for case in by_point.cases
+        for case in by_point.loads
         if case.identity.model == "tiny"
         and case.identity.hardware == "cpu"
         and not case.identity.variant

@@ -1,3 +1,3 @@
-from pytest_gpubench.suite import test_engine_init, test_ratio, test_throughput
+from pytest_gpubench.suite import test_accuracy, test_engine_init, test_ratio, test_throughput
 
-__all__ = ["test_engine_init", "test_ratio", "test_throughput"]
+__all__ = ["test_accuracy", "test_engine_init", "test_ratio", "test_throughput"]

@@ -1,0 +1,159 @@
+"""The verdict on an evaluation: its limit, the baseline, the other engine of the run, the same
+server without a draft. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from pytest_gpubench.gate.accuracy import limit_verdict, paired_verdict
+from pytest_gpubench.gate.baselines import Baseline
+from pytest_gpubench.gate.decide import no_baseline, verdict_of
+from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
+from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.verdicts import Against, MetricVerdict, Status, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Undrafted:
+    """The same questions, asked of the same server without its draft, in the same run."""
+
+    case: str
+    common: int
+    differing: int
+    lost: int
+    won: int
+
+    @property
+    def note(self) -> str:
+        """Greedy answers do not depend on a draft, but for near ties that batches decide."""
+        share = self.differing / self.common
+        return (
+            f"{self.differing} of {self.common} greedy answers ({share:.1%}) differ from those of "
+            f"{self.case}: {self.lost} right only there, {self.won} only here"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyEvidence:
+    """What one launch says."""
+
+    launch: LaunchEvidence
+    """With the code of the answers (`decode_answers`)."""
+    at_least: float | None = None
+    undrafted: Undrafted | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def judge_accuracy(
+    own: AccuracyEvidence,
+    baseline: Baseline | None = None,
+    key: FrozenMap | None = None,
+    *,
+    require_baseline: bool = False,
+) -> Verdict:
+    """The verdict on one engine's answers."""
+    launch = own.launch
+    if launch.invalid:
+        return _verdict([], own)
+    results = _own_results(own)
+    notes: tuple[str, ...] = ()
+    before = _newest(baseline, key)
+    if before:
+        results.append(_paired(before, launch.answers, "baseline"))
+    else:
+        mismatch = baseline.mismatch(key) if baseline and key else ()
+        missing = no_baseline(ACCURACY, mismatch, require_baseline)
+        if results and not require_baseline:
+            notes = (f"{ACCURACY}: {missing.reason}",)
+        else:
+            results.append(missing)
+    return _verdict(results, own, notes)
+
+
+def judge_accuracy_pair(
+    first: AccuracyEvidence | None, second: AccuracyEvidence | None, difference: str = ""
+) -> Verdict:
+    """The verdict on the second engine of a run (arm b) against the first (arm a)."""
+    if first is None or second is None:
+        words = f"{ACCURACY}: the other engine has not been asked yet"
+        return Verdict(Status.INCONCLUSIVE, words, wants_launch=True)
+    notes = (difference,) if difference else ()
+    if first.launch.invalid or second.launch.invalid:
+        bad = second if second.launch.invalid else first
+        words = f"{bad.launch.label}: {'; '.join(bad.launch.invalid)}"
+        return _verdict([], replace(second, launch=replace(second.launch, invalid=(words,))), notes)
+    compared = _paired(first.launch.answers, second.launch.answers, "engine")
+    return _verdict([*_own_results(second), compared], second, notes)
+
+
+def _own_results(own: AccuracyEvidence) -> list[MetricVerdict]:
+    """What needs no other run: the limit, and the draft where it loses beyond doubt."""
+    right = decode_answers(own.launch.answers)[1]
+    results = []
+    if own.at_least is not None:
+        results.append(limit_verdict(sum(right), len(right), own.at_least))
+    if own.undrafted is not None:
+        beside = own.undrafted
+        found = paired_verdict(beside.lost, beside.won, beside.common, against="engine")
+        if found.status is Status.FAIL:
+            words = f"with the draft, against {beside.case}: {found.reason}"
+            remedy = "a draft must not change what the model answers: report it to the engine"
+            results.append(
+                replace(found, code="draft-changes-answers", reason=words, remedy=remedy)
+            )
+    return results
+
+
+def _newest(baseline: Baseline | None, key: FrozenMap | None) -> str:
+    """The answers of the newest launch that may be compared, empty where there is none."""
+    entries = baseline.comparable(key) if baseline and key else ()
+    return next((entry.answers for entry in reversed(entries) if entry.answers), "")
+
+
+def _paired(before: str, now: str, against: Against) -> MetricVerdict:
+    """Question by question."""
+    digest, old = decode_answers(before)
+    own, new = decode_answers(now)
+    if digest != own or len(old) != len(new) or not new:
+        words = f"{ACCURACY}: the questions are not those that were asked before"
+        remedy = "they come from another data set, or another release of lm-eval"
+        if against == "baseline":
+            remedy += ": record a new one with --gpubench-update-baselines"
+        return MetricVerdict(
+            ACCURACY, Status.INCONCLUSIVE, "other-questions", words, remedy, against
+        )
+    pairs = list(zip(old, new, strict=True))
+    lost, won = (sum(pair == way for pair in pairs) for way in ((True, False), (False, True)))
+    found = paired_verdict(lost, won, len(pairs), against=against)
+    if lost or found.status is not Status.INCONCLUSIVE:
+        return found
+    # A few hundred equal answers do not bound what other questions would tell; but nothing that
+    # was asked speaks against this engine, and more of the same must not be demanded of it.
+    words = f"of {len(pairs)} questions none that was right before is wrong now"
+    return replace(found, status=Status.PASS, code="none-lost", reason=words, remedy="")
+
+
+def decode_answers(code: str) -> tuple[str, tuple[bool, ...]]:
+    """Digest of the questions and whether each was answered right, from `encode_answers` of the
+    evaluation; without questions where the text is none of ours."""
+    try:
+        digest, count, text = code.split(":")
+        raw, number = base64.b64decode(text, validate=True), int(count)
+        if len(raw) != (number + 7) // 8:
+            return "", ()
+        return digest, tuple(bool(raw[index // 8] >> index % 8 & 1) for index in range(number))
+    except (ValueError, binascii.Error):
+        return "", ()
+
+
+def _verdict(
+    results: Sequence[MetricVerdict], own: AccuracyEvidence, notes: Sequence[str] = ()
+) -> Verdict:
+    told = [own.undrafted.note] if own.undrafted else []
+    valid = 0 if own.launch.invalid else 1
+    said = [*notes, *own.notes, *told]
+    return verdict_of(list(results), [own.launch], valid, LaunchPlan(), said)

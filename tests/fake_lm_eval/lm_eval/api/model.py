@@ -1,0 +1,5 @@
+"""The model that a server is for lm-eval."""
+
+
+class LM:
+    pass
