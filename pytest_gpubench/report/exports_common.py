@@ -165,7 +165,7 @@ def export(
     Raises:
         GpubenchError: if the disk refuses a file.
     """
-    results = list(results)
+    results = [one for one in results if not one.evaluation]  # they have no load to tell of
     wanted = results if every_launch else representatives(results)
     names: set[str] = set()
     written, left_out = [], []

@@ -18,7 +18,7 @@ from pytest_gpubench._version import __version__
 from pytest_gpubench.host.files import write_text
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.html_cases import case_table
+from pytest_gpubench.report.html_cases import case_table, server_table
 from pytest_gpubench.report.html_diff import difference
 from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, tag
 from pytest_gpubench.report.html_performance import performance
@@ -68,6 +68,7 @@ def render(
         else None,
         acceptance(views),
         startup(inits),
+        server_table(views),
         case_table(views, [row for row in merged.rows if row.kind == "start"], link_of),
         servers(views, inits, read_whole, link_of, DETAILS_BUDGET),
         _left_out(loaded, against),

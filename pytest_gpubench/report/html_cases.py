@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
 from pytest_gpubench.report.html_markup import (
     ABSENT,
@@ -20,7 +21,7 @@ from pytest_gpubench.report.html_markup import (
 )
 from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import finite, seconds, shown
-from pytest_gpubench.report.views import CaseView, mapping, sequence
+from pytest_gpubench.report.views import CaseView, mapping, sequence, server_views
 
 _COLUMNS = (
     ("output_tput_per_gpu", "tok/s/GPU", 1.0, 1),
@@ -30,6 +31,7 @@ _COLUMNS = (
     ("ttft_p99", "TTFT p99 ms", 1e3, 1),
     ("tpot_p50", "TPOT p50 ms", 1e3, 2),
     ("acceptance_length", "accept len", 1.0, 2),
+    (ACCURACY, "right %", 100.0, 1),
     ("energy_per_output_token", "J/tok", 1.0, 2),
 )
 _MOST_POINTS = 120
@@ -62,6 +64,29 @@ def case_table(
         "All cases",
         tag("p", note, class_="lead") if note else None,
         table(head, rows, class_="numbers sortable", caption="All cases"),
+    )
+
+
+def server_table(views: Sequence[CaseView]) -> Markup | None:
+    """Speed beside accuracy, a line per server that was asked questions."""
+    found = server_views(views)
+    if not found:
+        return None
+    rows = [
+        table_row((one.name, badge(one.status), ", ".join(one.speed), "; ".join(one.accuracy)))
+        for one in found
+    ]
+    lead = "Questions with known answers, asked of the same servers after their loads."
+    return section(
+        "accuracy",
+        "Speed and accuracy",
+        tag("p", lead, class_="lead"),
+        table(
+            ("Server", "Verdict", "Speed", "Accuracy"),
+            rows,
+            class_="reasons",
+            caption="Speed and accuracy of servers",
+        ),
     )
 
 

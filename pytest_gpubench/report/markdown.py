@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.printing import counted, printable
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_markup import GLYPHS, clip
@@ -18,6 +19,7 @@ from pytest_gpubench.report.views import (
     failed_first,
     open_rows,
     other_counts,
+    server_views,
     status_counts,
 )
 
@@ -31,6 +33,7 @@ _COLUMNS = (
     ("ttft_p50", "TTFT p50 ms", 1e3, 1),
     ("tpot_p50", "TPOT p50 ms", 1e3, 2),
     ("acceptance_length", "accept len", 1.0, 2),
+    (ACCURACY, "right %", 100.0, 1),
 )
 
 
@@ -56,6 +59,7 @@ def markdown(
     head[-1] = ", ".join([head[-1], *other_counts(merged.rows)])
     starts = [row for row in merged.rows if row.kind == "start"]
     parts = ["\n".join(head), *_attention(views, open_rows(merged.rows)), *_best(views)]
+    parts += _servers(views)
     notes = [f"- versions disagree: {plain(sentence)}" for sentence in merged.disagreements[:10]]
     notes += [f"- {plain(sentence)}" for sentence in merged.jobs[:10]]
     parts += ["\n".join(notes)] if notes else []
@@ -112,6 +116,16 @@ def _best(views: Sequence[CaseView]) -> list[str]:
             for view in ([best[0], best[-1]] if len(best) > 1 else best)
         )
         lines.append(f"- {plain(f'{model} {shape}')}: {ends}")
+    return ["\n".join(lines)] if lines else []
+
+
+def _servers(views: Sequence[CaseView]) -> list[str]:
+    """Speed, acceptance and accuracy of each server that was asked questions, in one line."""
+    lines = [
+        f"- {plain(view.name)}: {GLYPHS[view.status]} "
+        f"{plain(', '.join((*view.speed, *view.accuracy)))}"
+        for view in server_views(views)[:_MOST_ATTENTION]
+    ]
     return ["\n".join(lines)] if lines else []
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.pareto import frontier_lines
 
 
@@ -38,6 +41,7 @@ _COLUMNS = (
     _Column("TTFT p99 ms", "ttft_p99", 1e3, 1),
     _Column("TPOT p50 ms", "tpot_p50", 1e3, 2),
     _Column("accept len", "acceptance_length", 1, 2),
+    _Column("right %", ACCURACY, 100, 1),
 )
 
 
@@ -78,6 +82,7 @@ def summary_lines(
         lines += ["", recipe]
         lines += ["  " + _aligned(line, widths) for line in [header, *body]]
         lines += [for_terminal(f"  {row.point}: {row.note}") for row in own if row.note]
+        lines += _server_lines(own)
         lines += _frontiers(own) if frontier else []
     if any(
         row.tentative.intersection(column.metric for column in _COLUMNS).intersection(row.metrics)
@@ -85,6 +90,46 @@ def summary_lines(
     ):
         lines += ["", "(in brackets: too few requests for this percentile)"]
     return lines
+
+
+def _server_lines(rows: Sequence[Row]) -> list[str]:
+    """Per server that was asked questions: speed, acceptance and accuracy, in one line."""
+    servers: dict[str, list[Row]] = {}
+    for row in rows:
+        servers.setdefault(row.point.partition(":")[0], []).append(row)
+    lines = []
+    for server, own in servers.items():
+        asked = [row for row in own if ACCURACY in row.metrics]
+        if not asked:
+            continue
+        points = [(row.point.partition(":")[2], row.metrics) for row in own]
+        parts = speed_words([(name, metrics) for name, metrics in points if name])
+        parts += [
+            f"{row.point.partition(':')[2]} {row.metrics[ACCURACY]:.1%} right" for row in asked
+        ]
+        worst = worst_status([row.verdict for row in own])
+        lines.append(for_terminal(f"  {server}: {', '.join(parts)}: {worst}"))
+    return lines
+
+
+def speed_words(points: Sequence[tuple[str, Mapping[str, float]]]) -> list[str]:
+    """The highest output throughput of a server and where, and how much of its draft is
+    accepted there."""
+    measured = [(name, metrics) for name, metrics in points if "output_tput" in metrics]
+    if not measured:
+        return []
+    name, metrics = max(measured, key=lambda point: point[1]["output_tput"])
+    words = [f"{metrics['output_tput']:,.1f} tok/s at {name}"]
+    if ACCEPTANCE in metrics:
+        words.append(f"acceptance {metrics[ACCEPTANCE]:.2f}")
+    return words
+
+
+def worst_status(statuses: Sequence[str]) -> str:
+    """The one that counts for a server as a whole."""
+    order = [status.value for status in Status]
+    known = [status for status in statuses if status in order]
+    return min(known, key=order.index) if known else "-"
 
 
 def _frontiers(rows: Sequence[Row]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.failures import failure_words
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
@@ -15,6 +16,7 @@ from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.report.merge_runs import INTERRUPTED, Row, attempts_that_count, gave_answer
 from pytest_gpubench.report.numbers import finite
 from pytest_gpubench.report.results import CaseResult
+from pytest_gpubench.report.terminal import speed_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +203,48 @@ def _view(attempts: Sequence[CaseResult]) -> CaseView:
         osl=osl,
         conc=conc,
         shape=workload.shape,
-        load=workload.label.removeprefix(f"{workload.shape}-"),
+        load=str(last.evaluation.get("name") or "")
+        or workload.label.removeprefix(f"{workload.shape}-"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """One server (and arm) that was asked questions: its speed beside its accuracy."""
+
+    name: str
+    speed: tuple[str, ...]
+    """Highest throughput and where, acceptance: a phrase each."""
+    accuracy: tuple[str, ...]
+    """A phrase for each evaluation."""
+    status: Status
+    """The worst of its cases."""
+
+
+def server_views(views: Sequence[CaseView]) -> list[ServerView]:
+    """The servers of which some case is an evaluation, in the order of the views."""
+    groups: dict[tuple[str, str], list[CaseView]] = {}
+    for view in views:
+        groups.setdefault((view.last.server, view.last.launch.arm), []).append(view)
+    found = []
+    for (server, arm), own in groups.items():
+        asked = [view for view in own if view.last.evaluation]
+        if asked:
+            points = [(view.last.case.partition(":")[2], view.metrics) for view in own]
+            name = f"{server} [{arm}]" if arm else server
+            status = min((view.status for view in own), key=list(Status).index)
+            words = tuple(filter(None, map(_accuracy_words, asked)))
+            found.append(ServerView(name, tuple(speed_words(points)), words, status))
+    return found
+
+
+def _accuracy_words(view: CaseView) -> str:
+    part, share = view.last.evaluation, view.metrics.get(ACCURACY)
+    if share is None:
+        return ""
+    ends = [end for value in sequence(part.get("interval")) if (end := finite(value)) is not None]
+    between = f" (98% interval {ends[0]:.1%} to {ends[1]:.1%})" if len(ends) > 1 else ""
+    return f"{view.load} {share:.1%} right{between}"
 
 
 def _mean(values: Sequence[float]) -> float:
