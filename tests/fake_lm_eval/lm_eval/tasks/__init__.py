@@ -1,4 +1,4 @@
-"""The manager of tasks: it knows any name."""
+"""The manager of tasks: it knows any name but ``unknown``."""
 
 
 class TaskManager:
@@ -6,4 +6,6 @@ class TaskManager:
         self.folders = include_path, include_defaults
 
     def load_task_or_group(self, names: list[str]) -> None:
+        if "unknown" in names:
+            raise KeyError("unknown")
         print("fetched", *names)
