@@ -47,6 +47,8 @@ FILES = {
     "lost.yaml": "include: [nowhere.yaml]\n",
     "included.yaml": "include: [port.yaml]\n",
     "image.yaml": f"{RECIPE}  image: me:pa55word@registry.example/vllm:v1\n",
+    "evals.yaml": f"{RECIPE}{SERVE}  evals:\n  - {{task: gsm8k, at-least: 90}}\n",
+    "lost-task.yaml": f"{RECIPE}{SERVE}  evals:\n  - {{task: nowhere.yaml}}\n",
     "huge.yaml": f"{RECIPE}  serve: {{seed: 0x{'f' * 5000}}}\n",
     "text.yaml": "this: [is, not\n",
     "empty.yaml": "",
