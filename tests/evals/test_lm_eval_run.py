@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,13 +16,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pytest_gpubench.demo.recall_task import write_task
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.evals.evaluating import run_lm_eval
-from pytest_gpubench.evals.lm_eval_run import ANSWERS, JUDGED, EvalPlan
+from pytest_gpubench.evals.lm_eval_run import ANSWERS, JUDGED, PLAN, EvalPlan
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 FAKE = str(Path(__file__).parents[1] / "fake_lm_eval")
@@ -121,6 +125,37 @@ def test_a_server_that_is_not_well_ends_it(
         run_lm_eval(plan, log, api_key="", check=lambda _answers: gone)
     with pytest.raises(BenchmarkError, match="was not answered within 0 s"):
         run_lm_eval(plan, log, api_key="", limit=0)
+
+
+ASKING = """
+import sys
+from pathlib import Path
+from pytest_gpubench.dialects.registry import dialect_of
+from pytest_gpubench.engines.log_sink import LogSink
+from pytest_gpubench.evals.evaluating import run_lm_eval
+from pytest_gpubench.evals.lm_eval_run import EvalPlan
+
+folder = Path(sys.argv[1])
+log = LogSink(folder / "log", dialect_of("vllm").log, [])
+run_lm_eval(EvalPlan("http://127.0.0.1:9/v1", "m", "sleep", str(folder)), log, api_key="")
+"""
+
+
+def test_nothing_outlives_a_run_that_is_killed(fake: None, tmp_path: Path) -> None:
+    def asking() -> list[psutil.Process]:
+        found = psutil.process_iter(["cmdline"])
+        return [one for one in found if str(tmp_path / PLAN) in (one.info["cmdline"] or ())]
+
+    def until(wanted: bool) -> None:
+        limit = time.monotonic() + 60
+        while bool(asking()) != wanted:
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+
+    with subprocess.Popen([sys.executable, "-c", ASKING, str(tmp_path)]) as run:
+        until(True)
+        run.kill()
+    until(False)
 
 
 @pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed here")

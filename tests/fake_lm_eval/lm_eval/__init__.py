@@ -5,6 +5,7 @@ one where that is installed."""
 import hashlib
 import os
 import re
+import time
 from typing import Any
 
 __version__ = "0.4.13"
@@ -23,6 +24,8 @@ def simple_evaluate(
 ) -> dict[str, Any]:
     if os.environ.get("FAKE_LM_EVAL") == "fail":
         raise KeyError("the data set is not there, and this is offline")
+    if tasks == ["sleep"]:
+        time.sleep(600)
     assert os.environ["HF_DATASETS_OFFLINE"] == os.environ["HF_HUB_OFFLINE"] == "1"
     (task,) = tasks
     numbers = range(min(limit or QUESTIONS, QUESTIONS))
