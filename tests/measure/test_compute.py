@@ -136,6 +136,7 @@ def test_all_names_are_in_the_metric_table() -> None:
     )
     assert found.invalid == ()
     elsewhere = {
+        "accuracy",
         "engine_init",
         "gpu_power",
         "energy_per_output_token",
