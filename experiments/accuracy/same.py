@@ -23,18 +23,18 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
-from pytest_gpubench.demo.recall_task import write_task  # noqa: E402
-from pytest_gpubench.dialects.registry import dialect_of  # noqa: E402
-from pytest_gpubench.engines.interpreter import default_command  # noqa: E402
-from pytest_gpubench.engines.log_sink import LogSink  # noqa: E402
-from pytest_gpubench.evals.answered import read_answered  # noqa: E402
-from pytest_gpubench.evals.evaluating import run_lm_eval  # noqa: E402
-from pytest_gpubench.evals.lm_eval_run import EvalPlan  # noqa: E402
-from pytest_gpubench.model.evaluation import Evaluation  # noqa: E402
-from pytest_gpubench.plugin.model_files import fetch_weights, weights_files  # noqa: E402
-from pytest_gpubench.recipes import load_recipes  # noqa: E402
-from tests.engines import conformance  # noqa: E402
-from tests.engines.conformance import Subject  # noqa: E402
+from pytest_gpubench.demo.recall_task import write_task
+from pytest_gpubench.dialects.registry import dialect_of
+from pytest_gpubench.engines.interpreter import default_command
+from pytest_gpubench.engines.log_sink import LogSink
+from pytest_gpubench.evals.answered import read_answered
+from pytest_gpubench.evals.evaluating import run_lm_eval
+from pytest_gpubench.evals.lm_eval_run import EvalPlan
+from pytest_gpubench.model.evaluation import Evaluation
+from pytest_gpubench.plugin.model_files import fetch_weights, weights_files
+from pytest_gpubench.recipes import load_recipes
+from tests.engines import conformance
+from tests.engines.conformance import Subject
 
 QUESTIONS = 200
 GSM8K = """\

@@ -12,8 +12,8 @@ import pytest
 from pytest_gpubench.host.source_files import LARGEST, fetch_source, source_folder
 from pytest_gpubench.model.failures import GpubenchError
 
-FILES = {"/root/models/o/m.yaml": b"model: {}\n", "/root/large.yaml": b"x" * (LARGEST + 1)}
-MOVED = {"/root/here.yaml": "/root/models/o/m.yaml", "/root/away.yaml": "http://example.invalid/x"}
+FILES = {"/tree/models/o/m.yaml": b"model: {}\n", "/tree/large.yaml": b"x" * (LARGEST + 1)}
+MOVED = {"/tree/here.yaml": "/tree/models/o/m.yaml", "/tree/away.yaml": "http://example.invalid/x"}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -41,7 +41,7 @@ def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/root/"
+    yield f"http://127.0.0.1:{server.server_port}/tree/"
     server.shutdown()
     thread.join()
     server.server_close()
