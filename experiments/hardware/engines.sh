@@ -1,7 +1,11 @@
 #!/bin/bash
-# vLLM and SGLang on the embedded pair, one after the other on one H100, and SGLang's promises.
-# Both bundles are unpacked: vLLM in /tmp/site, SGLang in /tmp/sgl. Usage: engines.sh OUT
+# vLLM and SGLang on the embedded pair, one after the other on one GPU, and SGLang's promises.
+# Both bundles are unpacked: vLLM in /tmp/site, SGLang in /tmp/sgl.
+# Usage: engines.sh OUT [SELECTION [RECIPES]], such as
+#     engines.sh /tmp/out "tiny and h200 and mtp" experiments/hardware/tiny_h200.yaml
 out=$1
+selection=${2:-tiny and h100}
+recipes=${3:-recipes.yaml}
 mkdir -p /tmp/sglbin "$out"
 printf '#!/bin/sh\nPYTHONPATH=/tmp/sgl exec %s "$@"\n' "$(command -v python3)" > /tmp/sglbin/python3
 chmod +x /tmp/sglbin/python3
@@ -9,7 +13,7 @@ export PYTHONPATH=/tmp/site:$PWD HF_HUB_DISABLE_TELEMETRY=1
 sglang="/tmp/sglbin/python3 -m sglang.launch_server"
 vllm="python3 -m vllm.entrypoints.cli.main serve"
 python3 -m pytest benchmarks -p pytest_gpubench.plugin -p no:benchmark -p no:cacheprovider \
-  -k "tiny and h100" --gpubench-command "sglang=$sglang" --gpubench-command "vllm=$vllm" \
+  -k "$selection" --gpubench-recipes "$recipes" --gpubench-command "sglang=$sglang" --gpubench-command "vllm=$vllm" \
   --gpubench-results "$out/results" --gpubench-report "$out/report.html" \
   --gpubench-inconclusive=warn --gpubench-start-timeout=600 -v > "$out/pytest.log" 2>&1
 echo "rc=$?" >> "$out/pytest.log"
