@@ -23,6 +23,7 @@ from pytest_gpubench.model.frozen import FrozenMap, canonical_json, thaw
 
 SCHEMA_VERSION = 1
 _LOCK_TIMEOUT_S = 60.0
+_AS_ALWAYS: dict[str, Any] = {"answers": "", "rounds": 1, "noise": {}}
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -38,6 +39,8 @@ class _Entry(BaseModel):
     axis: dict[str, Any]
     anchors: dict[str, str]
     answers: str = ""
+    rounds: Annotated[int, Field(ge=1)] = 1
+    noise: dict[str, Annotated[_Finite, Field(ge=0)]] = Field(default_factory=dict)
     digest: str
 
 
@@ -122,11 +125,14 @@ def _entry_json(baseline: Baseline, entry: LaunchEntry) -> dict[str, Any]:
     }
     if entry.answers:  # of an evaluation; files of earlier releases have none
         plain["answers"] = entry.answers
+    if entry.rounds > 1:
+        plain |= {"rounds": entry.rounds, "noise": thaw(entry.noise)}
     return plain | {"digest": _digest(baseline.case, plain)}
 
 
 def _digest(case: str, entry: Mapping[str, Any]) -> str:
-    said = {name: value for name, value in entry.items() if name != "answers" or value}
+    # What is as always is not written: earlier releases did not know it.
+    said = {name: it for name, it in entry.items() if it != _AS_ALWAYS.get(name, ...)}
     return hashlib.sha256(canonical_json({"case": case, **said}).encode()).hexdigest()[:16]
 
 
@@ -160,7 +166,16 @@ def _parse(path: Path, text: str, case: str) -> Baseline:
 def _entry(one: _Entry) -> LaunchEntry:
     maps = FrozenMap(one.metrics), FrozenMap(one.axis), FrozenMap(one.anchors)
     return LaunchEntry(
-        one.run, one.launch, one.date, one.key, maps[0], one.requests, *maps[1:], one.answers
+        one.run,
+        one.launch,
+        one.date,
+        one.key,
+        maps[0],
+        one.requests,
+        *maps[1:],
+        one.answers,
+        one.rounds,
+        FrozenMap(one.noise),
     )
 
 

@@ -37,6 +37,10 @@ class LaunchEntry:
     note."""
     answers: str = ""
     """Of an evaluation: which questions were answered right (``accuracy_verdicts``)."""
+    rounds: int = 1
+    """Of which the metrics are means."""
+    noise: FrozenMap = field(default_factory=FrozenMap)
+    """Metric to the standard deviation of its logarithm between the rounds."""
 
     @property
     def id(self) -> str:
@@ -56,6 +60,11 @@ class History:
     """Of the window."""
     axis: FrozenMap = field(default_factory=FrozenMap)
     """Of the newest launch."""
+    rounds: tuple[tuple[int, float | None], ...] = ()
+    """Of the window: how many rounds a launch's value is the mean of, and the standard deviation of
+    the logarithm between them."""
+    anchor_rounds: tuple[tuple[int, float | None], ...] = ()
+    """The same of the anchor."""
 
     @property
     def enough(self) -> bool:
@@ -114,7 +123,17 @@ class Baseline:
             else (),
             dates=tuple(entry.date for entry in window),
             axis=window[-1].axis if window else FrozenMap(),
+            rounds=_rounds(window, metric),
+            anchor_rounds=_rounds(era[:ANCHOR], metric) if len(era) > ANCHOR else (),
         )
+
+
+def _rounds(entries: Iterable[LaunchEntry], metric: str) -> tuple[tuple[int, float | None], ...]:
+    noises = [(entry.rounds, entry.noise.get(metric)) for entry in entries]
+    return tuple(
+        (rounds, float(noise) if isinstance(noise, int | float) else None)
+        for rounds, noise in noises
+    )
 
 
 def append(baseline: Baseline, key: FrozenMap, entries: Iterable[LaunchEntry]) -> Baseline:

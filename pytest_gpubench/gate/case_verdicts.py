@@ -12,9 +12,11 @@ from pytest_gpubench.gate.accuracy_verdicts import (
 )
 from pytest_gpubench.gate.baselines import Baseline
 from pytest_gpubench.gate.decide import judge, judge_pair
+from pytest_gpubench.gate.effort import RoundPlan, known_of, rounds_for
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.model.verdicts import Verdict
 
@@ -111,6 +113,27 @@ class Judging:
                 require_baseline=self._require_baseline,
             )
         return state.verdict
+
+    def round_plan(
+        self,
+        subject: str,
+        launch: Launch,
+        key: FrozenMap,
+        policies: Sequence[MetricPolicy],
+        allowed: Rounds,
+        *,
+        recording: bool,
+    ) -> RoundPlan:
+        """How often a case is measured on a launch.
+
+        Raises:
+            GpubenchError: if its baseline file cannot be used.
+        """
+        if launch.arm:
+            return RoundPlan(allowed, tuple(policies), 1, recording=False)
+        known = known_of(policies, self._baseline_of(subject), key)
+        planned, _ = rounds_for(known, self._plans[launch.server].total, allowed.most)
+        return RoundPlan(allowed, tuple(policies), planned if known else 1, recording=recording)
 
     def verdict(self, subject: str) -> Verdict | None:
         """The last verdict on a subject, None before the first."""

@@ -60,7 +60,11 @@ def judge(
             missing.append((policy, no_baseline(policy.metric, mismatch, require_baseline)))
             continue
         result = metric_tests.with_baseline(
-            policy, [launch.metrics[policy.metric] for launch in valid], history, plan
+            policy,
+            [launch.metrics[policy.metric] for launch in valid],
+            history,
+            plan,
+            [(max(1, len(launch.rounds)), launch.noise(policy.metric)) for launch in valid],
         )
         compared.append(result)
         notes += _baseline_notes(policy.metric, history)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,6 +43,16 @@ class LaunchEvidence:
     """Reasons why the launch does not count, one sentence each."""
     answers: str = ""
     """Of an evaluation: which questions were answered right."""
+    rounds: tuple[Mapping[str, float], ...] = ()
+    """The metrics of each round, where there is more than one; ``metrics`` are their means."""
+
+    def noise(self, metric: str) -> float | None:
+        """Standard deviation of the logarithm of a metric between the rounds; None where one of
+        them lacks it, and for a single round."""
+        values = [one.get(metric, 0.0) for one in self.rounds]
+        if len(values) < 2 or not all(math.isfinite(value) and value > 0 for value in values):
+            return None
+        return statistics.stdev(map(math.log, values))
 
 
 def evidence_of(label: str, measurement: Measurement) -> LaunchEvidence:
@@ -55,6 +67,7 @@ def evidence_of(label: str, measurement: Measurement) -> LaunchEvidence:
         measurement.totals.requests,
         measurement.not_gated,
         tuple(dict.fromkeys(measurement.invalid)),
+        rounds=tuple(measurement.rounds),
     )
 
 

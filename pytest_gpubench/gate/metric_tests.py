@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,9 +14,12 @@ from pytest_gpubench.gate import statistics, wording
 from pytest_gpubench.gate.baselines import ANCHOR, MIN_LAUNCHES, History
 from pytest_gpubench.gate.evidence import LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
-from pytest_gpubench.gate.statistics import MAX_LAUNCHES, Array, Estimate
+from pytest_gpubench.gate.statistics import MAX_LAUNCHES, Array, Estimate, Rounds
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import Against, Change, MetricVerdict, Status
+
+RoundsOfLaunches: TypeAlias = Sequence[tuple[int, float | None]]
+"""Of each launch the number of rounds, and the standard deviation of the logarithm between them."""
 
 _VERSUS: dict[Against, str] = {
     "baseline": "the baseline",
@@ -33,10 +38,17 @@ class _Comparison:
 
 
 def with_baseline(
-    policy: MetricPolicy, values: Sequence[float], history: History, plan: LaunchPlan
+    policy: MetricPolicy,
+    values: Sequence[float],
+    history: History,
+    plan: LaunchPlan,
+    rounds: RoundsOfLaunches = (),
 ) -> MetricVerdict:
     """The verdict on a metric's launches against a baseline: its window decides, its anchor can
-    only fail it (drift)."""
+    only fail it (drift).
+
+    ``rounds``: of each launch of the run.
+    """
     if not history.enough:
         have = len(history.window)
         more = MIN_LAUNCHES - have
@@ -55,7 +67,13 @@ def with_baseline(
         )
     window = _Comparison(
         "baseline",
-        _estimate(policy.metric, history.window, values, history.earlier),
+        _estimate(
+            policy.metric,
+            history.window,
+            values,
+            history.earlier,
+            rounds_between(history.rounds, rounds),
+        ),
         history.window,
         values,
         plan,
@@ -66,7 +84,16 @@ def with_baseline(
     old = _judged(
         policy,
         _Comparison(
-            "anchor", _estimate(policy.metric, history.anchor, values), history.anchor, values, plan
+            "anchor",
+            _estimate(
+                policy.metric,
+                history.anchor,
+                values,
+                rounds=rounds_between(history.anchor_rounds, rounds),
+            ),
+            history.anchor,
+            values,
+            plan,
         ),
     )
     return old if old.status is Status.FAIL else recent
@@ -77,7 +104,7 @@ def with_engine(
 ) -> MetricVerdict:
     """The verdict on the second engine by two or more pairs (first, second) of launches."""
     first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    estimate = statistics.paired(_logs(policy.metric, first), _logs(policy.metric, second))
+    estimate = statistics.paired(logs(policy.metric, first), logs(policy.metric, second))
     return _judged(policy, _Comparison("engine", estimate, first, second, plan))
 
 
@@ -96,11 +123,29 @@ def drift_of_window(metric: str, history: History) -> str:
     )
 
 
+def rounds_between(before: RoundsOfLaunches, now: RoundsOfLaunches) -> Rounds | None:
+    """The spread of rounds, of both sides together; None where no launch had two."""
+    known = [(count, noise) for count, noise in (*before, *now) if count > 1 and noise is not None]
+    df = sum(count - 1 for count, _ in known)
+    if not df or not before:
+        return None
+    variance = sum((count - 1) * noise**2 for count, noise in known) / df
+    old = fmean(1 / count for count, _ in before)
+    new = fmean(1 / count for count, _ in now) if now else old
+    return Rounds(np.asarray(variance), df, old, new)
+
+
 def _estimate(
-    metric: str, before: Sequence[float], values: Sequence[float], earlier: Sequence[float] = ()
+    metric: str,
+    before: Sequence[float],
+    values: Sequence[float],
+    earlier: Sequence[float] = (),
+    rounds: Rounds | None = None,
 ) -> Estimate:
-    past = _logs(metric, earlier) if len(earlier) >= MIN_LAUNCHES else None
-    return statistics.against_baseline(_logs(metric, before), _logs(metric, values), earlier=past)
+    past = logs(metric, earlier) if len(earlier) >= MIN_LAUNCHES else None
+    return statistics.against_baseline(
+        logs(metric, before), logs(metric, values), earlier=past, rounds=rounds
+    )
 
 
 def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
@@ -109,8 +154,8 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
     tolerance = abs(_share(policy.metric, limit)) if math.isfinite(limit) else 1.0
     moved = wording.moved(policy.metric, change, _VERSUS[against])
     improved = False
-    if statistics.inside(estimate, limit):
-        improved = bool(statistics.inside(estimate, -limit))
+    if statistics.inside(estimate, limit, plan.total):
+        improved = bool(statistics.inside(estimate, -limit, plan.total))
         status, code, words = Status.PASS, "held", f"{moved}, {wording.size(tolerance)} allowed"
         remedy = ""
         if improved:
@@ -211,7 +256,8 @@ def _settle(estimate: Estimate, limit: float, against: Against) -> str:
     )
 
 
-def _logs(metric: str, values: Sequence[float]) -> Array:
+def logs(metric: str, values: Sequence[float]) -> Array:
+    """Logarithms, signed so that more is worse."""
     return _sign(metric) * np.log(np.asarray(values, dtype=np.float64))
 
 

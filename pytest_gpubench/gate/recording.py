@@ -164,6 +164,14 @@ def entries_of(
             requests=evidence.requests,
             axis=axis,
             answers=evidence.answers,
+            rounds=max(1, len(evidence.rounds)),
+            noise=FrozenMap(
+                {
+                    name: noise
+                    for name in sorted(evidence.metrics)
+                    if usable(evidence, name) and (noise := evidence.noise(name)) is not None
+                }
+            ),
         )
         for evidence, date in launches
         if not evidence.invalid

@@ -4,6 +4,9 @@ vectorised over leading axes.
 The unit is the launch: the last axis of an array holds one value per launch, the logarithm of a
 metric, signed so that more is worse. Leading axes are independent comparisons, which is how the
 calibration runs the very functions that judge.
+
+A launch's value is the mean of its rounds (measurements of one case on one server). Two variances
+stand behind it: launches differ, and rounds on one launch do; the second shrinks with more rounds.
 """
 
 from __future__ import annotations
@@ -76,43 +79,81 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Rounds:
+    """How far apart the rounds of one launch are, on both sides of a comparison together, and over
+    how many of them each side's launches are means."""
+
+    variance: Array
+    """Of one round about its launch's mean."""
+    df: float
+    """Degrees of freedom of ``variance``; more than 0."""
+    before: float
+    """Mean over the old launches of 1 / their rounds."""
+    now: float
+    """The same of the new launches."""
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A change on the log scale, positive is worse, with its standard error."""
 
     change: Array
     error: Array
     df: float
+    """Degrees of freedom of ``shown``."""
     spread: Array
-    """Standard deviation of one launch, floored."""
+    """Standard deviation of one launch of the new side, floored."""
     launches: int
     """Of the new side."""
-    before: float | None = None
-    """Variance of the old side's mean in units of the launch variance; None for pairs, where both
-    sides grow together."""
+    before: Array | None = None
+    """Variance of the old side's mean; None for pairs, where both sides grow together."""
     session: float = 0.0
+    rounds: Rounds | None = None
+    """Where the new launches have other numbers of rounds than those that showed their spread."""
 
     def half_width(self) -> Array:
         """Half of the interval's length."""
-        return quantile(0.5 + CONFIDENCE / 2, self.df) * self.error
+        return self._width(0.5 + CONFIDENCE / 2)
 
     def sure_width(self, looks: int = 1) -> Array:
         """Half of the length of an interval that the true change leaves on one given side in CHANCE
         of the runs, in all looks."""
         chance = CHANCE_OF_PAIRS if self.before is None else CHANCE
-        return quantile(1 - chance / looks, self.df) * self.error
+        return self._width(1 - chance / looks)
 
     def with_launches(self, launches: int) -> Estimate:
         """The same change and spread as if so many launches had shown them."""
-        share = 1 / launches + (1 / launches if self.before is None else self.before)
-        error = np.sqrt(self.spread**2 * share + self.session**2)
+        new = self.spread**2 / launches
+        error = np.sqrt(new + (new if self.before is None else self.before) + self.session**2)
         return replace(self, error=error, df=self.df + launches - self.launches, launches=launches)
 
-    def detectable(self, limit: float) -> Array:
-        """Worsening (log scale) that would be found beyond the limit with probability POWER, at
+    def detectable(self, limit: float, power: float = POWER) -> Array:
+        """Worsening (log scale) that would be found beyond the limit with this probability, at
         this spread."""
-        return (
-            np.maximum(limit + self.half_width(), self.sure_width())
-            + quantile(POWER, self.df) * self.error
+        return np.maximum(limit + self.half_width(), self.sure_width()) + self._width(power)
+
+    def _width(self, probability: float) -> Array:
+        """A quantile of the error.
+
+        What launches show has few degrees of freedom, what rounds show has many: each variance is
+        taken with the quantile of its own, and the sum is the square of the width (as in the method
+        of variance estimates recovery: Zou and Donner, Statistics in Medicine 27, 2008). One
+        effective number of degrees of freedom would be raised where the launches' spread is small
+        by chance, and just there runs without a change would fail.
+        """
+        by_launches = quantile(probability, self.df)
+        if self.rounds is None or self.before is None:
+            return by_launches * self.error
+        by_rounds = quantile(probability, self.rounds.df)
+        more = _of_rounds(self.rounds) / self.launches
+        known = self.before + self.session**2
+        shown = self.spread**2 - _of_rounds(self.rounds)
+        least = np.maximum(self.rounds.variance * self.rounds.now, SPREAD_FLOOR**2)
+        return np.sqrt(
+            np.maximum(
+                by_launches**2 * (shown / self.launches + known) + by_rounds**2 * more,
+                by_rounds**2 * (least / self.launches + known),
+            )
         )
 
 
@@ -166,6 +207,7 @@ def against_baseline(
     candidate: Array,
     *,
     earlier: Array | None = None,
+    rounds: Rounds | None = None,
     floor: float = SPREAD_FLOOR,
     session: float = SESSION,
 ) -> Estimate:
@@ -176,6 +218,8 @@ def against_baseline(
         candidate: one or more launches.
         earlier: launches before the baseline's last accepted change, 5 to 20: for the spread, not
             the level.
+        rounds: how far rounds on one launch are apart; None: not known, so the launches of both
+            sides are taken as equally uncertain.
 
     Raises:
         ValueError: for a number of launches other than these.
@@ -185,15 +229,62 @@ def against_baseline(
         if earlier is None or baseline.shape[-1] in _PULLED
         else plain_summary(baseline)
     )
-    sides = [old, plain_summary(candidate)]
+    new = plain_summary(candidate)
+    shown = new
+    if rounds is not None:  # as it would be with the rounds of the old side
+        shown = replace(new, variance=new.variance - _of_rounds(rounds))
+    sides = [old, shown]
     if earlier is not None:
         sides.append(pulled_summary(earlier))
     spread, df = _pooled(sides, floor)
-    new = sides[1]
-    error = np.sqrt(spread**2 * (old.variance_of_mean + new.variance_of_mean) + session**2)
-    return Estimate(
-        new.mean - old.mean, error, df, spread, candidate.shape[-1], old.variance_of_mean, session
-    )
+    return _predicted(new.mean - old.mean, spread, df, old, candidate.shape[-1], rounds, session)
+
+
+def foreseen(
+    baseline: Array,
+    launches: int,
+    *,
+    rounds: Rounds | None = None,
+    floor: float = SPREAD_FLOOR,
+    session: float = SESSION,
+) -> Estimate:
+    """What a run of so many launches, of ``rounds.now`` rounds each, would be compared by, before
+    it has run: an estimate without change.
+
+    Raises:
+        ValueError: for a baseline of other than 5 to 20 launches.
+    """
+    old = pulled_summary(baseline)
+    spread, df = _pooled([old], floor)
+    return _predicted(np.zeros_like(old.mean), spread, df, old, launches, rounds, session)
+
+
+def _predicted(
+    change: Array,
+    spread: Array,
+    df: float,
+    old: Summary,
+    launches: int,
+    rounds: Rounds | None,
+    session: float,
+) -> Estimate:
+    """The estimate for ``launches`` new launches, which may have more or fewer rounds than those
+    that showed ``spread``: their variance is that of launches plus that of rounds by their
+    number."""
+    shown = spread**2
+    now = shown
+    if rounds is not None:
+        shown = np.maximum(shown, rounds.variance * rounds.before)
+        least = np.maximum(rounds.variance * rounds.now, SPREAD_FLOOR**2)
+        now = np.maximum(shown + _of_rounds(rounds), least)
+    before = shown * old.variance_of_mean
+    error = np.sqrt(before + now / launches + session**2)
+    return Estimate(change, error, df, np.sqrt(now), launches, before, session, rounds)
+
+
+def _of_rounds(rounds: Rounds) -> Array:
+    """Variance by which a new launch is less certain than an old one, for it has fewer rounds."""
+    return rounds.variance * (rounds.now - rounds.before)
 
 
 def paired(first: Array, second: Array, *, floor: float = SPREAD_FLOOR) -> Estimate:
@@ -217,7 +308,7 @@ def paired(first: Array, second: Array, *, floor: float = SPREAD_FLOOR) -> Estim
 def _pooled(sides: list[Summary], floor: float) -> tuple[Array, float]:
     df = sum(side.df for side in sides)
     variance = sum((side.variance * side.df for side in sides), np.zeros(())) / df
-    return np.maximum(np.sqrt(variance), floor), df
+    return np.sqrt(np.maximum(variance, floor**2)), df
 
 
 def worse(estimate: Estimate, limit: Any, looks: int = 1) -> NDArray[np.bool_]:
@@ -230,10 +321,13 @@ def worse(estimate: Estimate, limit: Any, looks: int = 1) -> NDArray[np.bool_]:
     return np.asarray(beyond(estimate, limit) & ~chance)
 
 
-def inside(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
+def inside(estimate: Estimate, limit: Any, looks: int = 1) -> NDArray[np.bool_]:
     """Whether the whole interval lies inside the limit, and twice the limit (no change, if it is an
-    improvement) is ruled out."""
-    surely = estimate.change + estimate.sure_width() < np.maximum(2 * np.asarray(limit), 0.0)
+    improvement) is ruled out.
+
+    ``looks``: how often the run may be judged so.
+    """
+    surely = estimate.change + estimate.sure_width(looks) < np.maximum(2 * np.asarray(limit), 0.0)
     return np.asarray(within(estimate, limit) & surely)
 
 

@@ -101,6 +101,9 @@ class Measurement:
     """A sample of answers that were tokenized again: the fields of ``measure.validity.Recount``."""
     stopped_by: str = "count"
     """What ended the run: ``count``, ``duration`` or ``interval``."""
+    rounds: tuple[Mapping[str, float], ...] = ()
+    """The metrics of each round, where there was more than one: then ``metrics`` are their means,
+    ``totals`` and ``drafting`` their sums, and what describes one run is that of the last."""
 
     @property
     def not_gated(self) -> frozenset[str]:
@@ -129,6 +132,7 @@ class Measurement:
                 "series": tuple(plain.get("series", ())),
                 "gpus": tuple(plain.get("gpus", ())),
                 "gpu_series": tuple(plain.get("gpu_series", ())),
+                "rounds": tuple(plain.get("rounds", ())),
                 "quantiles": {
                     name: tuple(values) for name, values in plain.get("quantiles", {}).items()
                 },

@@ -10,6 +10,7 @@ from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.rounds import AS_USUAL, Rounds
 from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.model.workload import Workload
 
@@ -92,6 +93,8 @@ class Case:
     facts: FrozenMap = field(default_factory=FrozenMap)
     """What its recipe states of the model's files, as written: config, draft-config,
     weight-bytes."""
+    rounds: Rounds = AS_USUAL
+    """How often it is measured on a launch."""
     evaluation: Evaluation | None = None
     """Questions that are asked instead of a load; of the workload only lengths and concurrency
     count then."""

@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import termios
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -109,11 +110,31 @@ def _planned(settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:
     try:
         return plan_launches(
             (key for key, _ in book.servers),
-            settings.launches,
+            settings.launches or _launches_by_baselines(settings, book),
             against=settings.against is not None,
         )
     except GpubenchError as error:
         raise pytest.UsageError(f"--gpubench-launches: {error}") from None
+
+
+COMPARED = "1..3"
+"""Launches of a server that has baselines, where ``--gpubench-launches`` does not say: a FAIL takes
+a second one."""
+
+
+def _launches_by_baselines(settings: Settings, book: RecipeBook) -> Callable[[str], str]:
+    if settings.against is not None or not settings.baselines.is_dir():
+        return lambda _server: "1"
+    from pytest_gpubench.plugin.budgeting import LAUNCHES
+
+    specs = dict(book.servers)
+    several = COMPARED if settings.budget_s is None else LAUNCHES
+
+    def launches_of(server: str) -> str:
+        folder = settings.baselines / specs[server].hardware / server
+        return several if any(folder.glob("*.json")) else "1"
+
+    return launches_of
 
 
 def _register_marks(config: pytest.Config, book: RecipeBook) -> None:

@@ -71,6 +71,7 @@ class Hooks:
             self._benchmark.selected = selection.chosen(ids)
             self._benchmark.read_baselines(selection.subjects(ids))
             outcomes.announce_selection(config, self._benchmark.book, self._benchmark.selected)
+            self._benchmark.plan_budget(map(self._benchmark.book.case, selection.chosen(ids).cases))
             if self._scheduling:
                 points = ratio_items.points_among(self._benchmark, ids)
                 self._benchmark.ratios_left = [nodeid for nodeid, _ in points]
@@ -145,10 +146,13 @@ class Hooks:
             session.config, "workerinput"
         ):  # a worker says it with the test that needs the file
             self._benchmark.read_baselines(subjects_of(session.items))
+        self._benchmark.plan_budget(cases.values())
         if any(launch.reserve for launch in servers):
             benchmark = self._benchmark
             benchmark.settling = Settling(
-                session.items, lambda subject: benchmark.gate.judging.verdict(subject)
+                session.items,
+                lambda subject: benchmark.gate.judging.verdict(subject),
+                benchmark.budget.refusal if benchmark.budget else None,
             )
 
     @pytest.hookimpl(tryfirst=True)

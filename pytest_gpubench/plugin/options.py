@@ -173,10 +173,31 @@ OPTIONS = (
     Option(
         "launches",
         "fresh starts of every server: N, or N certain ones and up to M for what is "
-        "undecided (default: 1)",
+        "undecided (default: 1..3 where it has baselines, else 1)",
         value="N|N..M",
         ini="fresh starts of every server: N or N..M",
         repeat=Repeat.RERUN,
+    ),
+    Option(
+        "rounds",
+        "measurements of a case on one launch, for every recipe: N, or N and up to M where a "
+        "baseline is compared or recorded (default: as in the recipes, 1..8)",
+        value="N|N..M",
+        ini="measurements of a case on one launch: N or N..M",
+        repeat=Repeat.RERUN,
+    ),
+    Option(
+        "budget",
+        "time that the run may take: launches and rounds are planned within it from the baselines, "
+        "and what they will be able to tell is said before anything starts",
+        value="15m|900s|1.5h",
+        repeat=Repeat.RERUN,
+        excludes={
+            "against": "the launches of a comparison are counted in blocks; give "
+            "--gpubench-launches",
+            "update-baselines": "a baseline is measured until its launches tell their level; limit "
+            "it with --gpubench-rounds",
+        },
     ),
     Option(
         "baselines",

@@ -61,6 +61,6 @@ def write_matrix(path: Path, book: RecipeBook, cases: Sequence[Case], settings: 
         GpubenchError: if the selection has too many kinds of jobs for one matrix, or the file
             cannot be written.
     """
-    certain, _ = parse_launches(settings.launches)
+    certain, _ = parse_launches(settings.launches or "1")
     document = matrix_document(book, cases, launches=certain, canary=settings.canary)
     write_record(path, document)

@@ -17,9 +17,14 @@ class Settling:
     verdict asks for another one."""
 
     def __init__(
-        self, items: Sequence[pytest.Item], verdict_of: Callable[[str], Verdict | None]
+        self,
+        items: Sequence[pytest.Item],
+        verdict_of: Callable[[str], Verdict | None],
+        refusal_of: Callable[[Launch], str] | None = None,
     ) -> None:
         self._verdict_of = verdict_of
+        self._refusal_of = refusal_of
+        self._begun: set[Launch] = set()
         self._selected: dict[Launch, dict[str, None]] = {}
         self._attempted: dict[str, tuple[str, int]] = {}
         for item in items:
@@ -40,6 +45,11 @@ class Settling:
         )
         if launch.reserve and not any(self._needs(launch, one) for one in asking):
             return self._words(asking)
+        if self._refusal_of is not None and launch not in self._begun:
+            refused = self._refusal_of(launch)
+            if refused:
+                return f"settled: {refused}"
+            self._begun.add(launch)
         if subject:
             self._attempted[subject] = _block(launch)
         return None

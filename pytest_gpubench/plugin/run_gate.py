@@ -4,7 +4,7 @@ pytest."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from pytest_gpubench.gate import wording
 from pytest_gpubench.gate.accuracy_verdicts import AccuracyEvidence, Undrafted
 from pytest_gpubench.gate.baseline_key import comparison_key, measurement_axis
 from pytest_gpubench.gate.case_verdicts import Evidence, Judging
+from pytest_gpubench.gate.effort import RoundPlan
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
 from pytest_gpubench.gate.policy import policies
 from pytest_gpubench.gate.recording import recording
@@ -35,9 +36,16 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 class Gate:
     """Judges what the launches of this process measured."""
 
-    def __init__(self, settings: Settings, book: RecipeBook, judging: Judging) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        book: RecipeBook,
+        judging: Judging,
+        rounds_of: Callable[[Case], int | None] | None = None,
+    ) -> None:
         self._settings = settings
         self._book = book
+        self._rounds_of = rounds_of
         self.judging = judging
 
     def part(
@@ -61,6 +69,28 @@ class Gate:
         axis = measurement_axis(spec, found)
         hidden: dict[str, Any] = hide_in(plain({"key": key, "axis": axis}), os.environ)
         return hidden | {"invalid": []}
+
+    def round_plan(
+        self, launch: Launch, case: Case, spec: ServerSpec, record: Mapping[str, Any]
+    ) -> RoundPlan:
+        """How often the case is measured on this launch.
+
+        Args:
+            record: with its ``gate`` part, before anything was measured.
+
+        Raises:
+            GpubenchError: if the baseline file cannot be used.
+        """
+        plan = self.judging.round_plan(
+            case.id,
+            launch,
+            FrozenMap(record["gate"]["key"]),
+            policies(case.gates, case.workload, spec.speculative),
+            self._settings.rounds or case.rounds,
+            recording=self._settings.update_baselines,
+        )
+        budgeted = self._rounds_of(case) if self._rounds_of else None
+        return plan if budgeted is None else replace(plan, planned=budgeted)
 
     def case_verdict(
         self,

@@ -21,12 +21,14 @@ from pytest_gpubench.engines.idleness import (
     wait_idle,
 )
 from pytest_gpubench.evals.evaluating import lm_eval_missing
+from pytest_gpubench.gate.effort import RoundPlan
 from pytest_gpubench.load.client_calibration import stored
 from pytest_gpubench.load.load_run import check_workload, run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress
 from pytest_gpubench.measure.checks import VANISHED
 from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.measure.rounds import combined
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError, failure_words
@@ -235,7 +237,8 @@ class CaseRunner:
         try:
             if case.evaluation is not None:
                 return self._evaluator.evaluate(launch, case, engine)
-            return self._run(launch, case, engine), {}
+            plan = self.gate.round_plan(launch, case, self._servers.arms.spec(launch), record)
+            return self._run(launch, case, engine, plan), {}
         except GpubenchError as error:
             return failure_of(error)
         except pytest.fail.Exception as error:  # a time limit of the test, for instance
@@ -245,22 +248,31 @@ class CaseRunner:
             self._try_to_write(launch, case, record)  # whatever the disk says, the error goes on
             raise
 
-    def _run(self, launch: Launch, case: Case, engine: Engine) -> Measurement:
+    def _run(self, launch: Launch, case: Case, engine: Engine, plan: RoundPlan) -> Measurement:
+        rounds = [self._round(launch, case, engine, 1)]
+        while plan.wants_another(rounds):
+            rounds.append(self._round(launch, case, engine, len(rounds) + 1))
+        return combined(rounds)
+
+    def _round(self, launch: Launch, case: Case, engine: Engine, number: int) -> Measurement:
         attempt = 1
         while True:
-            measurement, spoilt = self._measured(launch, case, engine, attempt)
+            measurement, spoilt = self._measured(launch, case, engine, number, attempt)
             if not spoilt or attempt == ATTEMPTS:
                 return measurement
             attempt += 1
 
     def _measured(
-        self, launch: Launch, case: Case, engine: Engine, attempt: int
+        self, launch: Launch, case: Case, engine: Engine, number: int, attempt: int
     ) -> tuple[Measurement, bool]:
-        """One measurement, and whether the engine compiled kernels meanwhile."""
+        """One measurement, the ``attempt``-th of a round, and whether the engine compiled kernels
+        meanwhile."""
         spec = self._servers.arms.spec(launch)
         # Both launches of a pair get the same prompts, so that what prompts do to the numbers
         # cancels.
-        prompts = replace(launch, arm="").label + (f"-again-{attempt}" if attempt > 1 else "")
+        prompts = replace(launch, arm="").label
+        prompts += f"-round-{number}" if number > 1 else ""
+        prompts += f"-again-{attempt}" if attempt > 1 else ""
         dialect = dialect_of(spec.framework)
         plan = LoadPlan(
             engine.url,
@@ -291,7 +303,7 @@ class CaseRunner:
             )
         try:
             write_requests(
-                self._folder.requests_file(launch, case),
+                self._folder.requests_file(launch, case, number),
                 (record.to_json() for record in result.records),
             )
         except GpubenchError as error:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.model.cases import Case, RecipeBook
     from pytest_gpubench.model.specs import Launch
     from pytest_gpubench.plugin.baselining import Baselines
+    from pytest_gpubench.plugin.budgeting import Budget
     from pytest_gpubench.plugin.engines_under_test import Arms
     from pytest_gpubench.plugin.items import Parameters
     from pytest_gpubench.plugin.outcomes import Outcome
@@ -98,7 +99,27 @@ class BenchmarkSession:
             require_baseline=self.settings.require_baseline,
             difference_of=lambda server: self.arms.words(server),
         )
-        return Gate(self.settings, self.book, judging)
+        planned = self.budget.rounds if self.budget else None
+        return Gate(self.settings, self.book, judging, planned)
+
+    @cached_property
+    def budget(self) -> Budget | None:
+        """The run's time, where it was given one; its clock starts with the first look."""
+        if self.settings.budget_s is None:
+            return None
+        from pytest_gpubench.plugin.budgeting import Budget
+
+        return Budget(self.settings.budget_s)
+
+    def plan_budget(self, cases: Iterable[Case]) -> None:
+        """Plan within the budget, after the baselines were read, and say what it will tell."""
+        if self.budget is None or self.config.option.collectonly:
+            return
+        self.budget.plan(self.book, cases, self.launches, self.baselines, self.settings.rounds)
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            for line in self.budget.lines:
+                reporter.write_line(f"gpubench: {line}")
 
     @cached_property
     def baselines(self) -> Baselines:

@@ -13,6 +13,7 @@ import pytest
 from pytest_gpubench.dialects.registry import dialect_of, frameworks
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.policies import SHARING_POLICIES, SharingPolicy
+from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.options import (
     DEFAULT_BASELINES,
@@ -59,8 +60,11 @@ class Settings:
     ignore_findings: tuple[str, ...] = ()
     against: Against | None = None
     benchmark_json: Path | None = None
-    launches: str = "1"
-    """``N`` or ``N..M``, as written."""
+    launches: str = ""
+    """``N`` or ``N..M``, as written; empty: as the baselines ask."""
+    budget_s: float | None = None
+    rounds: Rounds | None = None
+    """Of every case, whatever its recipe says."""
     baselines: Path = Path(DEFAULT_BASELINES)
     update_baselines: bool = False
     accept_regression: bool = False
@@ -109,13 +113,35 @@ def resolve_settings(config: pytest.Config) -> Settings:
         ignore_findings=tuple(config.getoption("gpubench_ignore_findings") or ()),
         against=_against(config),
         benchmark_json=_target(config, "benchmark_json"),
-        launches=_text(config, "launches") or "1",
+        launches=_text(config, "launches"),
+        budget_s=_budget(config),
+        rounds=_rounds(config),
         baselines=_path(config, root, "baselines") or root / DEFAULT_BASELINES,
         update_baselines=config.getoption("gpubench_update_baselines"),
         accept_regression=config.getoption("gpubench_accept_regression"),
         require_baseline=config.getoption("gpubench_require_baseline"),
         inconclusive=_inconclusive(config),
     )
+
+
+def _budget(config: pytest.Config) -> float | None:
+    text = config.getoption("gpubench_budget")
+    if not text:
+        return None
+    from pytest_gpubench.plugin.budgeting import parse_budget
+
+    try:
+        return parse_budget(text)
+    except ValueError as error:
+        raise pytest.UsageError(f"--gpubench-budget: {error}") from None
+
+
+def _rounds(config: pytest.Config) -> Rounds | None:
+    text = _text(config, "rounds")
+    try:
+        return Rounds.parse(text) if text else None
+    except ValueError as error:
+        raise pytest.UsageError(f"--gpubench-rounds: {error}") from None
 
 
 def _commands(config: pytest.Config) -> dict[str, tuple[str, ...]]:

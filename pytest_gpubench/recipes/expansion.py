@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_gpubench.model.cases import Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap, freeze
+from pytest_gpubench.model.rounds import AS_USUAL, Rounds
 from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.model.workload import Workload, contradictions
 from pytest_gpubench.recipes.expressions import Value
@@ -98,6 +99,8 @@ def given_keys(keys: ClientKeys, node: Node) -> dict[str, Any]:
     for name in _FLOATS:
         if name in given:
             given[name] = float(given[name])
+    if "rounds" in given:
+        given["rounds"] = Rounds.parse(str(given["rounds"]))
     if "slo" in given:
         given["slo"] = {
             name: float(value) for name, value in given["slo"].items() if value is not None
@@ -122,7 +125,7 @@ def workload_of(
         PointError: if keys contradict each other, the point's draft, or the server's context
             length.
     """
-    fields = dict(given)
+    fields = {name: value for name, value in given.items() if name != "rounds"}
     if fields.get("profile") == "inferencex":  # the original applies a template for a draft only
         fields = {
             "api": "completions",
@@ -196,3 +199,4 @@ class Resolved:
     point: Point
     workload: Workload
     served: Served
+    rounds: Rounds = AS_USUAL

@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    PlainValidator,
     WithJsonSchema,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -25,6 +26,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from pytest_gpubench.dialects.server_flags import MAX_CONCURRENCY, MAX_TOKENS
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.rounds import MAX_ROUNDS, Rounds
 from pytest_gpubench.recipes.expressions import is_computed
 from pytest_gpubench.recipes.problems import did_you_mean, shown
 
@@ -108,6 +110,32 @@ HalfWidth: TypeAlias = Annotated[Any, Number("number", 0.0001, 0.9999)]
 TokenCount: TypeAlias = Annotated[Any, Number("integer", 0, MAX_TOKENS)]
 Workers: TypeAlias = Annotated[Any, Number("integer", 1, 256)]
 Ratio: TypeAlias = Annotated[Any, Number("number", 0.01, 1)]
+
+
+def _rounds(value: Any) -> Any:
+    if is_computed(value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise fail(f"must be a number of rounds or a range such as 1..8, not {shown(value)}")
+    try:
+        Rounds.parse(str(value))
+    except ValueError as error:
+        raise fail(str(error)) from None
+    return value
+
+
+RoundsRange: TypeAlias = Annotated[
+    Any,
+    PlainValidator(_rounds),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MAX_ROUNDS},
+                {"type": "string", "pattern": r"\.\.|\$\{"},
+            ]
+        }
+    ),
+]
 _SCIENTIFIC = re.compile(r"\d+(\.\d*)?[eE]\d{1,2}")
 
 

@@ -374,6 +374,7 @@ def _case(
         runner=recipe.runner or "",
         topology=served.spec.topology,
         workload=resolved.workload,
+        rounds=resolved.rounds,
         max_model_len=served.max_model_len,
         server=server,
         tags=tuple(

@@ -18,6 +18,7 @@ from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.frozen import FrozenMap, freeze, spelled
 from pytest_gpubench.model.hardware import platform_of
+from pytest_gpubench.model.rounds import AS_USUAL, Rounds
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import CASE_NAMES, branch, condition_text
@@ -107,7 +108,8 @@ class Resolver:
         if setting is None:
             setting = self._settings[key] = self._setting(point, identity)
         names = {**setting.names, "conc": point.conc}
-        return Resolved(point, self._workload(setting, names, point), setting.served)
+        workload, rounds = self._workload(setting, names, point)
+        return Resolved(point, workload, setting.served, rounds)
 
     def _setting(self, point: Point, identity: Identity) -> _Setting:
         row_names = point.names(identity.hardware, identity.precision, identity.framework)
@@ -370,12 +372,16 @@ class Resolver:
             lambda: FrozenMap({name: _env_value(value) for name, value in rendered().items()}),
         )
 
-    def _workload(self, setting: _Setting, names: Mapping[str, Value], point: Point) -> Workload:
+    def _workload(
+        self, setting: _Setting, names: Mapping[str, Value], point: Point
+    ) -> tuple[Workload, Rounds]:
         node, path = setting.layer.get("client"), join_path(self.name, "client")
-        given = {}
+        given: dict[str, Any] = {}
         if node:
             given = self._once("client", node, names, partial(self._client, node, path, names))
-        return workload_of(point, given, node or self.node, path, setting.served.max_model_len)
+        longest = setting.served.max_model_len
+        workload = workload_of(point, given, node or self.node, path, longest)
+        return workload, given.get("rounds", AS_USUAL)
 
     def _client(self, node: Node, path: str, names: Mapping[str, Value]) -> dict[str, Any]:
         return given_keys(

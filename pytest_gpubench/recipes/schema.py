@@ -30,6 +30,7 @@ from pytest_gpubench.recipes.fields import (
     Ranks,
     Rate,
     Ratio,
+    RoundsRange,
     Seconds,
     Section,
     Seed,
@@ -104,6 +105,8 @@ class ClientKeys(Section):
     """Measured requests per unit of concurrency (10)."""
     warmups_per_conc: Count | None = None
     """Warm-up requests per unit of concurrency (2)."""
+    rounds: RoundsRange | None = None
+    """Measurements of a case on one launch: `3`, or `1..8`: as many as its gate needs (1..8)."""
     dataset: Literal["random", "text", "sharegpt", "jsonl", "trace"] | None = None
     """Where prompts come from: `random` words (default), sentences of a `text`, or a file of
     conversations, requests, a trace."""

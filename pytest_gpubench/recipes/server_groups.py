@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 
 from pytest_gpubench.dialects.registry import dialect_of
@@ -129,21 +129,30 @@ def parse_launches(text: str) -> tuple[int, int]:
 
 
 def plan_launches(
-    servers: Iterable[str], launches: str = "1", *, against: bool = False
+    servers: Iterable[str],
+    launches: str | Callable[[str], str] = "1",
+    *,
+    against: bool = False,
 ) -> tuple[Launch, ...]:
     """Every launch of every server, server by server, in the order in which they run.
 
     Args:
         servers: KEYs.
-        launches: ``3``: three; ``1..3``: one certain and two in reserve.
+        launches: ``3``: three; ``1..3``: one certain and two in reserve; or what says so of a
+            server.
         against: two engines are compared; each launch becomes a block of the arms A B B A.
 
     Raises:
         GpubenchError: if ``launches`` is not understood.
     """
-    certain, reserve = parse_launches(launches)
+
+    def said(server: str) -> str:
+        return launches if isinstance(launches, str) else launches(server)
+
     return tuple(
-        launch for server in servers for launch in _of_server(server, certain, reserve, against)
+        launch
+        for server in servers
+        for launch in _of_server(server, *parse_launches(said(server)), against)
     )
 
 

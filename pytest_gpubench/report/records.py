@@ -54,8 +54,10 @@ class RunFolder:
     def case_record(self, launch: Launch, case: Case) -> Path:
         return self.server(launch) / case.label / f"{launch.label}.json"
 
-    def requests_file(self, launch: Launch, case: Case) -> Path:
-        return self.server(launch) / case.label / f"{launch.label}.requests.jsonl.gz"
+    def requests_file(self, launch: Launch, case: Case, number: int = 1) -> Path:
+        """Of one round."""
+        part = f".round-{number}" if number > 1 else ""
+        return self.server(launch) / case.label / f"{launch.label}{part}.requests.jsonl.gz"
 
     def answers_file(self, launch: Launch, case: Case) -> Path:
         return self.server(launch) / case.label / f"{launch.label}.answers.jsonl.gz"

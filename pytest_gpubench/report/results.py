@@ -98,7 +98,7 @@ class CaseResult:
 
     @property
     def requests_path(self) -> Path:
-        """Where the per-request records are, if they were kept."""
+        """Where the per-request records of the first round are, if they were kept."""
         return self.path.with_name(f"{self.launch.label}.requests.jsonl.gz")
 
     @property

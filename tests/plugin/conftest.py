@@ -83,20 +83,20 @@ def pytest_runtest_setup(item):
         canned.measured, runner.CaseRunner._measured = runner.CaseRunner._measured, canned
     return result
 
-def canned(self, launch, case, engine, attempt):
+def canned(self, launch, case, engine, number, attempt):
     stub = sorted((name, value) for name, value in os.environ.items() if name.startswith("GPUBENCH_STUB"))
     runner = sys.modules["pytest_gpubench.plugin.runner"]
     if "GPUBENCH_STUB_FAULT" in os.environ or runner.run_load.__module__ != "pytest_gpubench.load.load_run":
-        return canned.measured(self, launch, case, engine, attempt)
+        return canned.measured(self, launch, case, engine, number, attempt)
     told = repr((case.workload, case.id, self._servers.arms.spec(launch), launch.arm, stub))
     path = SHELF / hashlib.sha256(told.encode()).hexdigest()
-    requests = self._folder.requests_file(launch, case)
+    requests = self._folder.requests_file(launch, case, number)
     if path.exists():
         measurement, written = pickle.loads(path.read_bytes())
         requests.parent.mkdir(parents=True, exist_ok=True)
         requests.write_bytes(written)
         return measurement, False
-    measurement, spoilt = canned.measured(self, launch, case, engine, attempt)
+    measurement, spoilt = canned.measured(self, launch, case, engine, number, attempt)
     if not (spoilt or measurement.problems or measurement.invalid):
         aside = path.with_suffix(f".{{os.getpid()}}")
         aside.write_bytes(pickle.dumps((measurement, requests.read_bytes())))
@@ -238,7 +238,9 @@ def project(
     monkeypatch.setenv(
         "GPUBENCH_LEASE_DIR", str(pytester.path / "leases")
     )  # the host's own leases are none of a test's business
-    pytester.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
+    pytester.makeini(
+        "[pytest]\naddopts = --strict-markers\nfilterwarnings = error\ngpubench_rounds = 1\ngpubench_launches = 1\n"
+    )
     made = Project(pytester, forks, hub)
     made.recipes(RECIPES)
     (pytester.path / "calm_clocks.py").write_text(CALM)

@@ -52,7 +52,13 @@ SLOW = {"output_tput_per_gpu": 1e-9, "tpot_p50": 1e9, "ttft_p50": 1e9}
 """Levels of a baseline that no machine comes near: what is measured is far worse, or far better."""
 
 
-def seed(project: Project, levels: Mapping[str, float], launches: int = 6) -> None:
+def seed(
+    project: Project,
+    levels: Mapping[str, float],
+    launches: int = 6,
+    rounds: int = 1,
+    noise: float = 0.0,
+) -> None:
     """A baseline with the key of the record that a first run left, and these levels with a spread
     of 0.2%: what a machine measured has no part in it."""
     from pytest_gpubench.gate.baseline_files import update_baseline
@@ -71,6 +77,8 @@ def seed(project: Project, levels: Mapping[str, float], launches: int = 6) -> No
             ),
             4,
             FrozenMap({"engine": "0.0.0+older"}),
+            rounds=rounds,
+            noise=FrozenMap(dict.fromkeys(levels, noise) if rounds > 1 else {}),
         )
         for index in range(launches)
     ]

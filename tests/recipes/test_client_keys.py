@@ -73,7 +73,11 @@ def test_key_reaches_the_workload(
 
 
 def test_every_key_of_the_schema_is_a_field_of_the_workload() -> None:
-    known = {item.name for item in fields(Workload)} | {"prompts_per_conc", "warmups_per_conc"}
+    known = {item.name for item in fields(Workload)} | {
+        "prompts_per_conc",
+        "warmups_per_conc",
+        "rounds",
+    }
     assert set(ClientKeys.model_fields) <= known
 
 

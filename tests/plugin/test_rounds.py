@@ -1,0 +1,128 @@
+"""Rounds of a case on a launch, and what a budget leaves of them."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from tests.plugin.conftest import Project, workers
+from tests.plugin.test_gate_baselines import (
+    FAST,
+    ONE,
+    UPDATE,
+    baseline_file,
+    repository,
+    seed,
+)
+
+__all__ = ["repository"]
+
+pytestmark = pytest.mark.usefixtures("canned")
+
+AS_THE_BASELINES_ASK = ("-o", "gpubench_launches=")
+MANY = "--gpubench-rounds=1..8"
+
+
+def requests(project: Project) -> list[str]:
+    return sorted(path.name for path in project.pytester.path.rglob("*.requests.jsonl.gz"))
+
+
+def test_a_run_without_a_baseline_measures_once(project: Project) -> None:
+    assert project.run(*ONE, MANY).ret == 0
+    assert project.cases()[-1]["measurement"]["rounds"] == []
+    assert requests(project) == ["launch-1.requests.jsonl.gz"]
+
+
+def test_a_launch_that_is_recorded_is_measured_until_it_tells_its_level(
+    repository: Project,
+) -> None:
+    result = repository.run(*ONE, UPDATE, MANY)  # canned: every round is the same
+    assert result.ret == 0, result.stdout.str()
+    record = repository.cases()[-1]
+    assert len(record["measurement"]["rounds"]) == 3
+    totals, one = record["measurement"]["totals"], record["measurement"]["rounds"][0]
+    assert totals["requests"] % 3 == 0
+    assert record["metrics"]["output_tput"] == pytest.approx(one["output_tput"])
+    assert requests(repository) == [
+        "launch-1.requests.jsonl.gz",
+        "launch-1.round-2.requests.jsonl.gz",
+        "launch-1.round-3.requests.jsonl.gz",
+    ]
+    assert '"rounds": 3' in baseline_file(repository).read_text()
+
+
+def test_rounds_that_are_asked_for_are_taken_with_prompts_of_their_own(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBENCH_STUB_FAULT", "")  # nothing is canned then
+    assert project.run(*ONE, "--gpubench-rounds=2").ret == 0
+    record = project.cases()[-1]
+    assert len(record["measurement"]["rounds"]) == 2
+    files = project.pytester.path.rglob("*.requests.jsonl.gz")
+    first, second = (gzip.decompress(path.read_bytes()) for path in files)
+    assert first != second
+    counted = record["measurement"]["totals"]
+    assert counted["output_tokens_with_warmup"] == counted["engine_output_tokens"]
+
+
+def test_a_baseline_says_how_many_rounds_its_comparison_takes(repository: Project) -> None:
+    assert repository.run(*ONE).ret == 0
+    seed(repository, FAST, rounds=4, noise=0.05)
+    repository.run(*ONE, "--gpubench-launches=1", MANY)
+    assert len(repository.cases()[-1]["measurement"]["rounds"]) == 8
+
+
+def test_a_server_with_a_baseline_gets_up_to_three_launches(repository: Project) -> None:
+    assert repository.run(*ONE).ret == 0
+    seed(repository, FAST)
+    result = repository.run(*ONE, *AS_THE_BASELINES_ASK)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*FAIL on 2 launches*"])
+    assert list(repository.pytester.path.rglob("launch-2.json"))
+
+
+def test_a_budget_says_beforehand_what_it_will_tell(repository: Project) -> None:
+    assert repository.run(*ONE).ret == 0
+    seed(repository, FAST, rounds=4, noise=0.05)
+    result = repository.run(*ONE, "--gpubench-budget=10s", MANY, *AS_THE_BASELINES_ASK)
+    result.stdout.fnmatch_lines(
+        [
+            "gpubench: budget 10 s: *are planned",
+            "gpubench: tiny-bf16-cpu-vllm-tp1: * launch*, * round* on each; found in 95% of runs: *",
+        ]
+    )
+
+
+def test_a_budget_that_is_spent_starts_no_launch_in_reserve(repository: Project) -> None:
+    assert repository.run(*ONE).ret == 0
+    seed(repository, FAST)
+    result = repository.run(*ONE, "--gpubench-budget=0.001s", "-rs", *AS_THE_BASELINES_ASK)
+    result.stdout.fnmatch_lines(
+        ["*that is the least that this selection takes*", "*settled: *budget*"]
+    )
+    assert result.ret == 1  # what one launch shows stands
+    assert not list(repository.pytester.path.rglob("launch-2.json"))
+
+
+def test_a_budget_under_xdist(repository: Project) -> None:
+    assert repository.run(*ONE).ret == 0
+    seed(repository, FAST)
+    result = repository.run(*ONE, "--gpubench-budget=10m", *workers(1))
+    result.stdout.fnmatch_lines(["gpubench: budget 10 min 0 s: *are planned"])
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--gpubench-budget=soon", "*--gpubench-budget: 'soon' is no time; write 15m*"),
+        ("--gpubench-budget=0", "*--gpubench-budget: '0' is no time*"),
+        ("--gpubench-rounds=0", "*--gpubench-rounds: rounds '0': write a number such as 3*"),
+    ],
+)
+def test_what_cannot_be_understood_is_a_usage_error(
+    project: Project, option: str, words: str
+) -> None:
+    result = project.run(*ONE, option)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([words])
