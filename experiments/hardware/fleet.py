@@ -110,7 +110,7 @@ def stop(outcomes: Iterable[Outcome]) -> None:
 def _start(job: Job, folder: Path, cache: Path) -> Outcome:
     log = folder / f"{job.name}.log"
     settings = EngineSettings(
-        command=default_command(VLLM),
+        command=job.spec.command or default_command(VLLM),
         log_path=log,
         label=job.name,
         cache_dir=str(cache),

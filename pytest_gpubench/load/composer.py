@@ -36,6 +36,7 @@ from pytest_gpubench.load.protocol import LoadPlan, Phase
 from pytest_gpubench.load.tokenization import REFUSED
 from pytest_gpubench.load.traces import TraceRow, parse_trace
 from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.workload import Workload
 
 _PARALLEL = 8
 _BLOCK_TOKENS = 512
@@ -110,7 +111,7 @@ class Composer:
         finally:
             for task in tasks:
                 task.cancel()
-        warmups = [prompt for prompt in made if prompt.phase == "warmup"]
+        warmups = [staggered(prompt, workload) for prompt in made if prompt.phase == "warmup"]
         return warmups, [prompt for prompt in made if prompt.phase == "measured"]
 
     async def _maker(
@@ -308,3 +309,18 @@ def _draw(material: _Material, rng: random.Random, tokens: int) -> list[str]:
     while len(words) < wanted:
         words += rng.choice(material.sentences).split()
     return words[:wanted]
+
+
+def staggered(prompt: Prompt, workload: Workload) -> Prompt:
+    """A request of the warm-up, shorter where it is of the first wave and its slot is handed over.
+
+    The k-th of C slots becomes free after k / C of an answer. Otherwise they stay together:
+    requests that begin at once end at once, and TTFT tells by chance how many prompts are read
+    together (two measurements of two answers per slot on an H200: 55 ms and 85 ms).
+    """
+    slots = workload.conc
+    if workload.handover != "continue" or workload.open_loop or workload.turns > 1:
+        return prompt
+    if prompt.index >= slots or workload.num_warmups < slots:
+        return prompt
+    return replace(prompt, osl=max(1, -(-prompt.osl * (prompt.index + 1) // slots)))

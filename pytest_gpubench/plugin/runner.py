@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -26,9 +26,9 @@ from pytest_gpubench.load.client_calibration import stored
 from pytest_gpubench.load.load_run import check_workload, run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress
 from pytest_gpubench.measure.checks import VANISHED
+from pytest_gpubench.measure.combined_rounds import combined
 from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.measurement import Measurement
-from pytest_gpubench.measure.rounds import combined
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError, failure_words
@@ -44,6 +44,7 @@ from pytest_gpubench.plugin.reuse import Reuse
 from pytest_gpubench.plugin.run_gate import Gate
 from pytest_gpubench.plugin.servers import ServerPool, ended_by, failure_of
 from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.warming import Warming
 from pytest_gpubench.report.records import (
     SCHEMA_VERSION,
     RunFolder,
@@ -69,6 +70,7 @@ class CaseRunner:
         servers: ServerPool,
         gate: Gate,
         shows: Shows = nothing,
+        cases_of: Callable[[Launch], Iterable[Case]] = lambda _launch: (),
     ) -> None:
         self.gate = gate
         self._settings = settings
@@ -76,6 +78,8 @@ class CaseRunner:
         self._folder = folder
         self._servers = servers
         self._shows = shows
+        self._cases_of = cases_of
+        self._warming = Warming(folder)
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
         self._evaluator = Evaluator(book, folder, servers, shows)
@@ -237,7 +241,9 @@ class CaseRunner:
         try:
             if case.evaluation is not None:
                 return self._evaluator.evaluate(launch, case, engine)
-            plan = self.gate.round_plan(launch, case, self._servers.arms.spec(launch), record)
+            spec = self._servers.arms.spec(launch)
+            self._warming.warm(launch, spec, engine, self._cases_of(launch))
+            plan = self.gate.round_plan(launch, case, spec, record)
             return self._run(launch, case, engine, plan), {}
         except GpubenchError as error:
             return failure_of(error)

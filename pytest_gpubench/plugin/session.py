@@ -84,8 +84,19 @@ class BenchmarkSession:
         from pytest_gpubench.plugin.runner import CaseRunner
 
         return CaseRunner(
-            self.settings, self.book, self.folder, self.servers, self.gate, shows_of(self.config)
+            self.settings,
+            self.book,
+            self.folder,
+            self.servers,
+            self.gate,
+            shows_of(self.config),
+            self._cases_of,
         )
+
+    def _cases_of(self, launch: Launch) -> list[Case]:
+        """The selected cases that are measured on a launch."""
+        chosen = map(self.book.case, self.selected.cases)
+        return [case for case in chosen if case.server == launch.server and case.runnable]
 
     @cached_property
     def gate(self) -> Gate:

@@ -113,8 +113,8 @@ def given_keys(keys: ClientKeys, node: Node) -> dict[str, Any]:
 
 def workload_of(
     point: Point, given: Mapping[str, Any], node: Node, path: str, max_model_len: int | None
-) -> Workload:
-    """The workload of a point.
+) -> tuple[Workload, Rounds]:
+    """The workload of a point, and how often it is measured.
 
     Args:
         given: of ``given_keys``.
@@ -125,13 +125,16 @@ def workload_of(
         PointError: if keys contradict each other, the point's draft, or the server's context
             length.
     """
-    fields = {name: value for name, value in given.items() if name != "rounds"}
+    fields = dict(given)
+    rounds: Rounds = fields.pop("rounds", AS_USUAL)
     if fields.get("profile") == "inferencex":  # the original applies a template for a draft only
         fields = {
             "api": "completions",
             "chat_template": "server" if point.speculative else "none",
             **fields,
         }
+    if fields.get("profile") != "inferencex" and fields.get("dataset") != "trace":
+        fields = {"handover": "continue", **fields}
     prompts, warmups = (
         fields.pop("prompts_per_conc", PROMPTS_PER_CONC),
         fields.pop("warmups_per_conc", WARMUPS_PER_CONC),
@@ -148,7 +151,7 @@ def workload_of(
     if fault is not None:
         key, words = fault
         raise PointError((node.get(key) or node).at, join_path(path, key), words)
-    return workload
+    return workload, rounds
 
 
 def _fault(workload: Workload, point: Point, max_model_len: int | None) -> tuple[str, str] | None:
@@ -198,5 +201,5 @@ class Resolved:
 
     point: Point
     workload: Workload
+    rounds: Rounds
     served: Served
-    rounds: Rounds = AS_USUAL

@@ -18,7 +18,7 @@ from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.frozen import FrozenMap, freeze, spelled
 from pytest_gpubench.model.hardware import platform_of
-from pytest_gpubench.model.rounds import AS_USUAL, Rounds
+from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import CASE_NAMES, branch, condition_text
@@ -108,8 +108,7 @@ class Resolver:
         if setting is None:
             setting = self._settings[key] = self._setting(point, identity)
         names = {**setting.names, "conc": point.conc}
-        workload, rounds = self._workload(setting, names, point)
-        return Resolved(point, workload, setting.served, rounds)
+        return Resolved(point, *self._workload(setting, names, point), setting.served)
 
     def _setting(self, point: Point, identity: Identity) -> _Setting:
         row_names = point.names(identity.hardware, identity.precision, identity.framework)
@@ -379,9 +378,7 @@ class Resolver:
         given: dict[str, Any] = {}
         if node:
             given = self._once("client", node, names, partial(self._client, node, path, names))
-        longest = setting.served.max_model_len
-        workload = workload_of(point, given, node or self.node, path, longest)
-        return workload, given.get("rounds", AS_USUAL)
+        return workload_of(point, given, node or self.node, path, setting.served.max_model_len)
 
     def _client(self, node: Node, path: str, names: Mapping[str, Value]) -> dict[str, Any]:
         return given_keys(

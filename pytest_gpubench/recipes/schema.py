@@ -126,8 +126,8 @@ class ClientKeys(Section):
     ramp: NonNegative | None = None
     """Seconds over which concurrency or rate grows, at the start of the warm-up (0)."""
     handover: Literal["drain", "continue"] | None = None
-    """From warm-up to measurement: wait until the server is empty (default), or go on without a
-    pause."""
+    """From warm-up to measurement: hand every slot over as it becomes free (`continue`, the
+    default), or wait until the server is empty (`drain`)."""
     duration: Seconds | None = None
     """Seconds after which no measured request is sent; prompts-per-conc is then the most."""
     interval: HalfWidth | None = None

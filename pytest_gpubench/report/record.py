@@ -92,6 +92,13 @@ class Record(BaseModel):
             "graph capture, ready"
         ),
     )
+    warmup: Facts = Field(
+        default_factory=dict,
+        description=(
+            "what was sent before anything counted: requests, seconds, data-parallel ranks, "
+            "kernels that were compiled meanwhile"
+        ),
+    )
     checks: Facts = Field(
         default_factory=dict,
         description=(

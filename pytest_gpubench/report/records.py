@@ -24,8 +24,9 @@ SCHEMA_VERSION = 2
 """Of records; ``record`` has what they hold. Readers take every earlier one."""
 RUN_FILE = "run.json"
 """In a run's folder: how the run ended (``results.RunEnd``)."""
-MEASUREMENT_VERSION = 1
-"""Rises whenever the way of measuring changes: numbers of different versions are not comparable."""
+MEASUREMENT_VERSION = 2
+"""Rises whenever the way of measuring changes: numbers of different versions are not comparable.
+2: slots are handed over from the warm-up to the measurement."""
 _REMEDY = "free space or choose another folder with --gpubench-results"
 
 

@@ -97,11 +97,14 @@ def test_a_budget_says_beforehand_what_it_will_tell(repository: Project) -> None
 def test_a_budget_that_is_spent_starts_no_launch_in_reserve(repository: Project) -> None:
     assert repository.run(*ONE).ret == 0
     seed(repository, FAST)
-    result = repository.run(*ONE, "--gpubench-budget=0.001s", "-rs", *AS_THE_BASELINES_ASK)
+    spent = ("--gpubench-budget=0.001s", "--junitxml=junit.xml", *AS_THE_BASELINES_ASK)
+    result = repository.run(*ONE, *spent)
     result.stdout.fnmatch_lines(
-        ["*that is the least that this selection takes*", "*settled: *budget*"]
+        ["*that is the least that this selection takes*", "*not yet confirmed by another launch*"]
     )
-    assert result.ret == 1  # what one launch shows stands
+    assert result.ret == 10  # what one launch shows is not enough to fail
+    told = (repository.pytester.path / "junit.xml").read_text()
+    assert "settled: the budget has room for 1 launch of this server" in told
     assert not list(repository.pytester.path.rglob("launch-2.json"))
 
 
