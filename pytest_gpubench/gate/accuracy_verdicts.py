@@ -12,6 +12,7 @@ from pytest_gpubench.gate.accuracy import limit_verdict, paired_verdict
 from pytest_gpubench.gate.baselines import Baseline
 from pytest_gpubench.gate.decide import no_baseline, verdict_of
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
+from pytest_gpubench.gate.waivers import Waive, nothing_waived
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.verdicts import Against, MetricVerdict, Status, Verdict
@@ -54,6 +55,7 @@ def judge_accuracy(
     key: FrozenMap | None = None,
     *,
     require_baseline: bool = False,
+    waive: Waive = nothing_waived,
 ) -> Verdict:
     """The verdict on one engine's answers."""
     launch = own.launch
@@ -71,11 +73,15 @@ def judge_accuracy(
             notes = (f"{ACCURACY}: {missing.reason}",)
         else:
             results.append(missing)
-    return _verdict(results, own, notes)
+    return _verdict(waive(results, True), own, notes)
 
 
 def judge_accuracy_pair(
-    first: AccuracyEvidence | None, second: AccuracyEvidence | None, difference: str = ""
+    first: AccuracyEvidence | None,
+    second: AccuracyEvidence | None,
+    difference: str = "",
+    *,
+    waive: Waive = nothing_waived,
 ) -> Verdict:
     """The verdict on the second engine of a run (arm b) against the first (arm a)."""
     if first is None or second is None:
@@ -87,7 +93,7 @@ def judge_accuracy_pair(
         words = f"{bad.launch.label}: {'; '.join(bad.launch.invalid)}"
         return _verdict([], replace(second, launch=replace(second.launch, invalid=(words,))), notes)
     compared = _paired(first.launch.answers, second.launch.answers, "engine")
-    return _verdict([*_own_results(second), compared], second, notes)
+    return _verdict(waive([*_own_results(second), compared], True), second, notes)
 
 
 def _own_results(own: AccuracyEvidence) -> list[MetricVerdict]:

@@ -15,6 +15,7 @@ from pytest_gpubench.gate.decide import judge, judge_pair
 from pytest_gpubench.gate.effort import RoundPlan, known_of, rounds_for
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
+from pytest_gpubench.gate.waivers import NO_WAIVERS, Waivers
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import Launch
@@ -40,10 +41,17 @@ class _Subject:
     """By arm and index; a launch that is measured again replaces what it said."""
     answered: dict[str, AccuracyEvidence] = field(default_factory=dict)
     """Of an evaluation, by arm."""
+    answered_by: FrozenMap = field(default_factory=FrozenMap)
+    """Axis of the engine that is judged; empty while it has not answered."""
     verdict: Verdict | None = None
 
     def of_arm(self, arm: str) -> list[LaunchEvidence]:
         return [self.launches[place].launch for place in sorted(self.launches) if place[0] == arm]
+
+    def axis(self, arm: str) -> FrozenMap:
+        """Of the newest launch of an arm; empty before there is one."""
+        places = [place for place in self.launches if place[0] == arm]
+        return self.launches[max(places)].axis if places else FrozenMap()
 
 
 class Judging:
@@ -56,11 +64,13 @@ class Judging:
         *,
         require_baseline: bool = False,
         difference_of: Callable[[str], str] = lambda _server: "",
+        waivers_of: Callable[[], Waivers] = lambda: NO_WAIVERS,
     ) -> None:
         self._plans = launch_plans(launches)
         self._baseline_of = baseline_of
         self._require_baseline = require_baseline
         self._difference_of = difference_of
+        self._waivers_of = waivers_of
         self._subjects: dict[str, _Subject] = {}
 
     def judge(
@@ -69,15 +79,21 @@ class Judging:
         """The verdict on a subject with this launch taken in.
 
         Raises:
-            GpubenchError: if its baseline file cannot be used.
+            GpubenchError: if its baseline file, or that of the waivers, cannot be used.
         """
         state = self._subjects.setdefault(subject, _Subject())
         state.launches[launch.arm, launch.index] = evidence
         plan = self._plans[launch.server]
+        waive = self._waivers_of().on(subject, state.axis(launch.arm and "b"))
         if launch.arm:
             difference = self._difference_of(launch.server)
             state.verdict = judge_pair(
-                policies, state.of_arm("a"), state.of_arm("b"), plan, difference=difference
+                policies,
+                state.of_arm("a"),
+                state.of_arm("b"),
+                plan,
+                difference=difference,
+                waive=waive,
             )
         else:
             state.verdict = judge(
@@ -88,29 +104,39 @@ class Judging:
                 plan,
                 axis=evidence.axis,
                 require_baseline=self._require_baseline,
+                waive=waive,
             )
         return state.verdict
 
     def judge_answers(
-        self, subject: str, launch: Launch, evidence: AccuracyEvidence, key: FrozenMap
+        self,
+        subject: str,
+        launch: Launch,
+        evidence: AccuracyEvidence,
+        key: FrozenMap,
+        axis: FrozenMap,
     ) -> Verdict:
         """The verdict on an evaluation with this launch taken in.
 
         Raises:
-            GpubenchError: if its baseline file cannot be used.
+            GpubenchError: if its baseline file, or that of the waivers, cannot be used.
         """
         state = self._subjects.setdefault(subject, _Subject())
         state.answered[launch.arm] = evidence
+        if launch.arm != "a":
+            state.answered_by = axis
+        waive = self._waivers_of().on(subject, state.answered_by)
         if launch.arm:
             first, second = (state.answered.get(arm) for arm in ("a", "b"))
             difference = self._difference_of(launch.server)
-            state.verdict = judge_accuracy_pair(first, second, difference)
+            state.verdict = judge_accuracy_pair(first, second, difference, waive=waive)
         else:
             state.verdict = judge_accuracy(
                 evidence,
                 self._baseline_of(subject),
                 key,
                 require_baseline=self._require_baseline,
+                waive=waive,
             )
         return state.verdict
 

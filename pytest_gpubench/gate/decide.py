@@ -11,6 +11,7 @@ from pytest_gpubench.gate.baselines import Baseline, History
 from pytest_gpubench.gate.bounds import golden_results, limit_results, refusal
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
 from pytest_gpubench.gate.policy import MetricPolicy
+from pytest_gpubench.gate.waivers import Waive, nothing_waived
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 
@@ -27,6 +28,7 @@ def judge(
     *,
     axis: FrozenMap | None = None,
     require_baseline: bool = False,
+    waive: Waive = nothing_waived,
 ) -> Verdict:
     """The verdict of a case on all its launches so far.
 
@@ -38,6 +40,7 @@ def judge(
         plan: the launches of this case; one certain launch if not given.
         axis: of this run, to name what changed since the baseline.
         require_baseline: whether the lack of a comparable baseline fails.
+        waive: what known bugs make of the verdicts on metrics.
     """
     plan = plan or LaunchPlan()
     valid = [launch for launch in launches if not launch.invalid]
@@ -77,7 +80,8 @@ def judge(
         f"{one.metric}: {one.reason}" for policy, one in missing if silent and not policy.declared
     ]
     compared += [one for policy, one in missing if not silent or policy.declared]
-    return verdict_of(declared + compared, launches, len(valid), plan, list(dict.fromkeys(notes)))
+    results = waive(declared + compared, len(launches) >= plan.certain)
+    return verdict_of(results, launches, len(valid), plan, list(dict.fromkeys(notes)))
 
 
 def judge_pair(
@@ -87,6 +91,7 @@ def judge_pair(
     plan: LaunchPlan,
     *,
     difference: str = "",
+    waive: Waive = nothing_waived,
 ) -> Verdict:
     """The verdict on the second engine (arm b) against the first (arm a), by pairs of launches with
     the same index.
@@ -97,6 +102,7 @@ def judge_pair(
         are.
         plan: in pairs; two pairs make one ABBA block.
         difference: what the second engine is, in a line; becomes a note.
+        waive: what known bugs make of the verdicts on metrics.
     """
     whole = list(zip(first, second, strict=False))
     pairs = [(a, b) for a, b in whole if not a.invalid and not b.invalid]
@@ -125,7 +131,7 @@ def judge_pair(
             )
     launches = [launch for pair in whole for launch in pair]
     return verdict_of(
-        results if pairs or not whole else [],
+        waive(results, len(whole) >= plan.certain) if pairs or not whole else [],
         launches,
         len(pairs),
         plan,

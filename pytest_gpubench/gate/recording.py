@@ -9,6 +9,7 @@ from typing import Any
 from pytest_gpubench.gate.baselines import LaunchEntry, mark
 from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
+from pytest_gpubench.gate.waivers import WAIVER_UNNEEDED
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
@@ -22,6 +23,8 @@ _NO_OBJECTION = frozenset(
         *("too-few-questions", "other-questions"),
     }
 )
+_FAILED = (Status.FAIL, Status.WAIVED)
+"""A known bug is no new level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = 
 
 def _acceptable(one: MetricVerdict) -> bool:
     """Whether ``accept_regression`` lifts this objection."""
-    return one.status is Status.FAIL and one.code in ("regressed", "drifted", "less-accurate")
+    return one.status in _FAILED and one.code in ("regressed", "drifted", "less-accurate")
 
 
 def _why_barred(barred: Sequence[MetricVerdict]) -> str:
@@ -90,8 +93,8 @@ def _why_barred(barred: Sequence[MetricVerdict]) -> str:
 
 
 def _objection(one: MetricVerdict) -> bool:
-    if one.status is Status.FAIL:
-        return one.code not in ("no-baseline", "not-comparable")
+    if one.status in _FAILED:
+        return one.code not in ("no-baseline", "not-comparable", WAIVER_UNNEEDED)
     if one.status is not Status.INCONCLUSIVE or one.code in _NO_OBJECTION:
         return False
     if one.change is None or one.tolerance is None:

@@ -11,6 +11,8 @@ Against: TypeAlias = Literal["baseline", "anchor", "engine", "limit", "ratio"]
 """What a value was compared with: the baseline's recent launches, its fixed anchor, the other
 engine of an ABBA run, a declared bound, or another case of the run."""
 
+WaiverState: TypeAlias = Literal["holds", "expired", "unneeded"]
+
 
 class Status(str, Enum):
     """The outcome of a gate, worst first."""
@@ -24,6 +26,8 @@ class Status(str, Enum):
     INCONCLUSIVE = "INCONCLUSIVE"
     """The launches cannot tell, and the reason says what would settle it; shown as skipped, exit
     code 10."""
+    WAIVED = "WAIVED"
+    """It would be FAIL, and a waiver of the baselines folder names the bug; shown as xfailed."""
     PASS = "PASS"
     """Not worse than the tolerance, beyond reasonable doubt, and every limit held; the test
     passes."""
@@ -34,6 +38,11 @@ class Status(str, Enum):
     def undecided(self) -> bool:
         """Whether it leaves the question open."""
         return self in (Status.INVALID, Status.INCONCLUSIVE)
+
+    @property
+    def needs_nobody(self) -> bool:
+        """Whether nothing is to be done about it now."""
+        return self in (Status.WAIVED, Status.PASS, Status.UNGATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,21 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class WaiverUse:
+    """What a waiver of the baselines folder had to say on a metric."""
+
+    place: str
+    """``FILE:LINE`` of the waiver."""
+    bug: str
+    """Address of the bug."""
+    until: str
+    """Until when it holds, in words."""
+    state: WaiverState
+    """``holds``: the metric would fail, and is waived. ``expired``: it fails all the same.
+    ``unneeded``: nothing that the waiver covers in this case fails any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class MetricVerdict:
     """The verdict on one metric."""
 
@@ -75,6 +99,8 @@ class MetricVerdict:
     """Share that the metric may worsen; None for declared bounds."""
     improved: bool = False
     """Better by more than the tolerance, beyond doubt."""
+    waiver: WaiverUse | None = None
+    """Of the waiver that covers the metric; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +146,10 @@ class Verdict:
 
 def _metric(data: Mapping[str, Any]) -> MetricVerdict:
     change = data["change"]
-    own = {"status": Status(data["status"]), "change": change and Change(**change)}
+    waiver = data.get("waiver")
+    own = {
+        "status": Status(data["status"]),
+        "change": change and Change(**change),
+        "waiver": waiver and WaiverUse(**waiver),
+    }
     return MetricVerdict(**{**data, **own})

@@ -5,33 +5,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.specs import init_subject
 from pytest_gpubench.model.verdicts import Verdict
 
 if TYPE_CHECKING:
     from pytest_gpubench.gate.baselines import Baseline
+    from pytest_gpubench.gate.waivers import Waivers
 
 
 class Baselines:
-    """The baseline files of the cases of a recipe book."""
+    """The baseline files of the cases of a recipe book, and the waivers beside them."""
 
-    def __init__(self, folder: Path, book: RecipeBook) -> None:
+    def __init__(self, folder: Path, book: RecipeBook, *, waive: bool = True) -> None:
         self._folder = folder
+        self._waive = waive
+        self._subjects = [case.id for case in book.cases]
+        self._subjects += [init_subject(key) for key, _ in book.servers]
         self._hardware = {key: spec.hardware for key, spec in book.servers}
         self._known: dict[str, Baseline | None] = {}
 
     def read(self, subjects: Iterable[str]) -> None:
-        """Read the files of these cases and server starts now.
+        """Read the files of these cases and server starts now, and the waivers.
 
         Raises:
             GpubenchError: for the first that cannot be used, as
                 ``gate.baseline_files.read_baseline``.
         """
+        _ = self.waivers
         for subject in subjects:
             self.of(subject)
 
@@ -45,6 +52,30 @@ class Baselines:
         if subject not in self._known:
             self._known[subject] = self._read(subject)
         return self._known[subject]
+
+    @cached_property
+    def waivers(self) -> Waivers:
+        """The known bugs, on the day of this run; none where ``--runxfail`` wants none.
+
+        Raises:
+            GpubenchError: if the file cannot be used.
+        """
+        from pytest_gpubench.gate.waivers import NO_WAIVERS
+
+        if not self._waive or not self._folder.is_dir():
+            return NO_WAIVERS
+        from pytest_gpubench.gate.waiver_file import read_waivers
+
+        return read_waivers(self._folder)
+
+    def idle_waivers(self) -> list[str]:
+        """A sentence for each waiver that covers nothing of the recipes, or whose date has
+        passed."""
+        if not self._folder.is_dir():
+            return []
+        from pytest_gpubench.gate.waivers import idle_words
+
+        return idle_words(self.waivers, self._subjects)
 
     def path(self, subject: str) -> Path:
         """Where the baseline of a case or of the start of a server lies."""

@@ -185,6 +185,9 @@ def junit_properties(verdict: Verdict) -> list[tuple[str, str]]:
         found.append((name, one.status.value))
         if one.change is not None:
             found.append((f"{name}_change", interval(one.change)))
+        if one.waiver is not None:
+            words = f"{one.waiver.state}: {one.waiver.bug} until {one.waiver.until}"
+            found.append((f"{name}_waiver", secrets.hide(as_utf8(words))))
     return found
 
 
@@ -223,6 +226,8 @@ def _hide_secrets(report: pytest.TestReport) -> None:
         if isinstance(report.longrepr, str) or secrets.hide(shown) != shown:
             report.longrepr = secrets.hide(shown)
     report.sections = [(name, secrets.hide(text)) for name, text in report.sections]
+    if hasattr(report, "wasxfail"):
+        report.wasxfail = secrets.hide(report.wasxfail)
 
 
 def collect(report: pytest.TestReport, into: list[Outcome]) -> None:
@@ -271,7 +276,9 @@ def exit_status(
     ):
         return EXIT_UNDECIDED if inconclusive == "exit" else int(pytest.ExitCode.TESTS_FAILED)
     undecided = any(outcome.undecided for outcome in outcomes)
-    skipped = sum(outcome.outcome == "skipped" for outcome in outcomes)
+    skipped = sum(
+        outcome.outcome == "skipped" and outcome.status is not Status.WAIVED for outcome in outcomes
+    )
     only_ours = session.testscollected == len(outcomes) and not undecided
     return (
         int(pytest.ExitCode.NO_TESTS_COLLECTED)
@@ -288,6 +295,16 @@ def swallowed(outcomes: Sequence[Outcome]) -> list[str]:
         for one in outcomes
         if one.status is Status.FAIL and not one.accepted and one.outcome != "failed"
     ]
+
+
+def waiver_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """What waivers of known bugs did in this run, a line each."""
+    verdicts = [(key, one.verdict) for key, one in last_verdicts(outcomes).items() if one.verdict]
+    if not any(metric.waiver for _, verdict in verdicts for metric in verdict.metrics):
+        return []
+    from pytest_gpubench.gate.waivers import told_of
+
+    return [for_terminal(one.words) for one in told_of(verdicts)]
 
 
 def unasked(config: pytest.Config, items: Sequence[pytest.Item], book: RecipeBook) -> str:

@@ -145,6 +145,7 @@ class Gate:
             launch,
             AccuracyEvidence(evidence, at_least, undrafted),
             FrozenMap(record["gate"]["key"]),
+            FrozenMap(record["gate"]["axis"]),
         )
 
     def init_verdict(self, launch: Launch, engine: Engine, record: Mapping[str, Any]) -> Verdict:
@@ -167,7 +168,7 @@ class Gate:
 
     def enforce(self, subject: str, verdict: Verdict) -> None:
         """Turn a verdict into pytest's outcome, without a traceback: FAIL fails, INVALID and
-        INCONCLUSIVE are skips with a reason.
+        INCONCLUSIVE are skips with a reason, WAIVED is an expected failure.
 
         A verdict that another planned launch may still change passes; so does a regression that is
         being accepted.
@@ -185,9 +186,12 @@ class Gate:
             pytest.fail(text + section, pytrace=False)
         if verdict.status.undecided:
             pytest.skip(text)
+        if verdict.status is Status.WAIVED:
+            pytest.xfail(text)
 
     def _accepts(self, verdict: Verdict) -> bool:
-        if verdict.status is not Status.FAIL or not self._settings.accept_regression:
+        bad = verdict.status in (Status.FAIL, Status.WAIVED)
+        if not bad or not self._settings.accept_regression:
             return False
         return recording(verdict, accept_regression=True).allowed
 

@@ -109,6 +109,7 @@ class BenchmarkSession:
             self.baselines.of,
             require_baseline=self.settings.require_baseline,
             difference_of=lambda server: self.arms.words(server),
+            waivers_of=lambda: self.baselines.waivers,
         )
         planned = self.budget.rounds if self.budget else None
         return Gate(self.settings, self.book, judging, planned)
@@ -137,7 +138,8 @@ class BenchmarkSession:
         """The baseline files of this run's cases."""
         from pytest_gpubench.plugin.baselining import Baselines
 
-        return Baselines(self.settings.baselines, self.book)
+        waive = not self.config.getoption("runxfail", False)
+        return Baselines(self.settings.baselines, self.book, waive=waive)
 
     def unmatched_ratios(self) -> str | None:
         """The ratios of the recipes that would judge nothing, as one text; None where there is
@@ -177,6 +179,7 @@ class BenchmarkSession:
             session, self.outcomes, self.settings.inconclusive
         )
         self.said = outcomes.swallowed(self.outcomes)
+        self.said += outcomes.waiver_lines(self.outcomes)
         if not any(outcome.verdict for outcome in self.outcomes):
             return
         from pytest_gpubench.plugin.finishing import finish
@@ -189,7 +192,7 @@ class BenchmarkSession:
         lines, failed = finish(
             self.config, self.settings, self.baselines, path, self.outcomes, interrupted=interrupted
         )
-        self.said += lines
+        self.said += [*lines, *self.baselines.idle_waivers()]
         if failed and session.exitstatus in (pytest.ExitCode.OK, outcomes.EXIT_UNDECIDED):
             session.exitstatus = int(pytest.ExitCode.TESTS_FAILED)
 

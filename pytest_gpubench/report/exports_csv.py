@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import printable
+from pytest_gpubench.model.verdicts import WaiverState
 from pytest_gpubench.report.results import CaseResult
 
 _FIELDS = [
@@ -38,6 +39,7 @@ _FIELDS = [
     "finished",
     "status",
     "reason",
+    "waivers",
     "failure_cause",
     "failure_class",
     "engine_version",
@@ -51,6 +53,11 @@ _FIELDS = [
     "doubts",
 ]
 _LONGEST = 500
+_STATES: dict[WaiverState, str] = {
+    "holds": "waived until",
+    "expired": "fails, waived until",
+    "unneeded": "holds, waived until",
+}
 
 
 def csv_text(results: Iterable[CaseResult]) -> str:
@@ -94,6 +101,7 @@ def _row(result: CaseResult) -> dict[str, object]:
         "finished": result.finished.isoformat(),
         "status": result.status.value,
         "reason": failure.summary if failure else reason,
+        "waivers": _waivers(result),
         "failure_cause": failure.cause if failure else "",
         "failure_class": failure.failure_class if failure else "",
         "engine_version": result.versions.engine,
@@ -117,6 +125,16 @@ def _row(result: CaseResult) -> dict[str, object]:
         | sizes
         | load
         | {"dp_attn": str(topology.dp_attn).lower()}
+    )
+
+
+def _waivers(result: CaseResult) -> str:
+    """``tpot_p50 waived until 2027-01-31: https://...``."""
+    metrics = result.verdict.metrics if result.verdict else ()
+    return "; ".join(
+        f"{one.metric} {_STATES[one.waiver.state]} {one.waiver.until}: {one.waiver.bug}"
+        for one in metrics
+        if one.waiver is not None
     )
 
 

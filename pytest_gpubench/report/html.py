@@ -23,7 +23,13 @@ from pytest_gpubench.report.html_diff import difference
 from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, tag
 from pytest_gpubench.report.html_performance import performance
 from pytest_gpubench.report.html_servers import acceptance, servers, startup
-from pytest_gpubench.report.html_verdicts import attention, intervals, ratios, verdict_counts
+from pytest_gpubench.report.html_verdicts import (
+    attention,
+    intervals,
+    ratios,
+    verdict_counts,
+    waivers,
+)
 from pytest_gpubench.report.merge_runs import Merged, merge
 from pytest_gpubench.report.numbers import finite, shown
 from pytest_gpubench.report.read_results import read_whole
@@ -59,6 +65,7 @@ def render(
     other = case_views(_in_order(against.cases())) if against else []
     sections: list[Child] = [
         attention(views, merged.rows, link_of),
+        waivers(merged.waivers),
         _merge_notes(merged),
         performance(views),
         intervals(views),

@@ -83,6 +83,7 @@ GLYPHS = {
     Status.FAIL: "✕",
     Status.INVALID: "⊘",
     Status.INCONCLUSIVE: "?",
+    Status.WAIVED: "⚑",
     Status.PASS: "✓",
     Status.UNGATED: "\u2013",
 }

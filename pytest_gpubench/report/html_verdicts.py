@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_gpubench.gate.waivers import Told
 from pytest_gpubench.gate.wording import count, percent, size
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
@@ -14,6 +15,7 @@ from pytest_gpubench.report.html_markup import (
     badge,
     clip,
     join,
+    link,
     section,
     table,
     table_row,
@@ -34,6 +36,7 @@ _WORDS = {
     Status.FAIL: "broken limits, regressions, failures",
     Status.INVALID: "measurements that do not count",
     Status.INCONCLUSIVE: "more evidence needed",
+    Status.WAIVED: "known bugs, waived",
     Status.PASS: "within every limit",
     Status.UNGATED: "nothing to compare with",
 }
@@ -127,6 +130,24 @@ def _words(reason: str, remedy: str, evidence: Sequence[str]) -> Markup:
 def _name(view: CaseView, link_of: dict[int, str]) -> Child:
     anchor = link_of.get(id(view))
     return tag("a", view.id, href=f"#{anchor}") if anchor else view.id
+
+
+def waivers(told: Sequence[Told]) -> Markup | None:
+    """What is waived for a known bug, what has expired, what is needed no longer."""
+    if not told:
+        return None
+    items = [
+        tag("li", clip(one.words, 800), " (", link(one.bug, "bug"), ")")
+        for one in told[:_MOST_ROWS]
+    ]
+    lead = "Failures that waivers.yaml of the baselines folder expects, and what became of them."
+    return section(
+        "waivers",
+        "Known bugs",
+        tag("p", lead, class_="lead"),
+        tag("ul", items, class_="left-out", tabindex=0),
+        _rest(len(told)),
+    )
 
 
 def ratios(rows: Sequence[Row]) -> Markup | None:

@@ -27,6 +27,8 @@ LONGEST_COMMENT = 60_000
 """GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves
 both."""
 _MOST_ATTENTION = 50
+_LONGEST_WAIVER = 800
+"""With the address of the bug, which comes after what failed."""
 _COLUMNS = (
     ("output_tput_per_gpu", "tok/s/GPU", 1.0, 1),
     ("interactivity", "tok/s/user", 1.0, 1),
@@ -59,6 +61,7 @@ def markdown(
     head[-1] = ", ".join([head[-1], *other_counts(merged.rows)])
     starts = [row for row in merged.rows if row.kind == "start"]
     parts = ["\n".join(head), *_attention(views, open_rows(merged.rows)), *_best(views)]
+    parts += _waivers(merged)
     parts += _servers(views)
     notes = [f"- versions disagree: {plain(sentence)}" for sentence in merged.disagreements[:10]]
     notes += [f"- {plain(sentence)}" for sentence in merged.jobs[:10]]
@@ -94,6 +97,15 @@ def _attention(views: Sequence[CaseView], others: Sequence[Row]) -> list[str]:
 def _attention_row(name: str, status: Status, reason: str, remedy: str) -> str:
     why = plain(reason) + (f"<br>{plain(remedy)}" if remedy else "")
     return f"| {plain(name)} | {GLYPHS[status]} {status.value} | {why} |"
+
+
+def _waivers(merged: Merged) -> list[str]:
+    """What is waived for a known bug, what has expired, what is needed no longer."""
+    told = merged.waivers
+    lines = [f"- {plain(one.words, _LONGEST_WAIVER)}" for one in told[:_MOST_ATTENTION]]
+    more = len(told) - _MOST_ATTENTION
+    lines += [f"- … and {more} more"] if more > 0 else []
+    return ["\n".join(lines)] if lines else []
 
 
 def _best(views: Sequence[CaseView]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from pytest_gpubench.gate.evidence import evidence_of
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio
+from pytest_gpubench.gate.waivers import Told, told_of
 from pytest_gpubench.model.failures import Failure, failure_words
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status, Verdict
@@ -26,7 +27,7 @@ _WHOLE = (0, EXIT_FAILED, EXIT_NOTHING, EXIT_UNDECIDED)
 Attempt = TypeVar("Attempt", CaseResult, InitResult)
 RowKind: TypeAlias = Literal["case", "start", "ratio", "test"]
 """What a row is about; ``test``: a test that is none of ours, or a run as a whole."""
-_WORST_FIRST = (Status.FAIL, Status.INVALID, Status.INCONCLUSIVE, Status.PASS, Status.UNGATED)
+_WORST_FIRST = tuple(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,13 @@ class Merged:
         failed = [row for row in self.rows if row.status is Status.FAIL]
         return bool(failed) and all(row.infrastructure for row in failed)
 
+    @property
+    def waivers(self) -> tuple[Told, ...]:
+        """What waivers of known bugs did to the verdicts on cases and starts."""
+        found = [(row.name, (row.results or row.starts)[-1:]) for row in self.rows]
+        verdicts = [(name, one.verdict) for name, last in found for one in last]
+        return told_of([(name, verdict) for name, verdict in verdicts if verdict is not None])
+
     def lines(self) -> list[str]:
         """For a terminal: what is not in order, then the counts."""
         lines = [
@@ -92,6 +100,7 @@ class Merged:
             for row in self.rows
             if row.status not in (Status.PASS, Status.UNGATED)
         ]
+        lines += [told.words for told in self.waivers if told.state != "holds"]
         lines += [f"{row.name}: {note}" for row in self.rows for note in row.notes]
         lines += [f"versions disagree: {sentence}" for sentence in self.disagreements]
         lines += [f"in no job: {sentence}" for sentence in self.left_out]

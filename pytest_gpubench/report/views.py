@@ -144,8 +144,7 @@ def failed_first(views: Sequence[CaseView]) -> list[CaseView]:
 def open_rows(rows: Iterable[Row]) -> list[Row]:
     """Rows of a merge that need a person and that no case's record stands for: starts of servers,
     cases that did not run, ratios, tests that are none of ours."""
-    open_ones = [row for row in rows if row.status not in (Status.PASS, Status.UNGATED)]
-    return [row for row in open_ones if not row.results]
+    return [row for row in rows if not row.status.needs_nobody and not row.results]
 
 
 def other_counts(rows: Iterable[Row]) -> list[str]:
