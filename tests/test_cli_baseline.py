@@ -84,3 +84,29 @@ def test_a_run_without_the_case_cannot_be_accepted(
     (folder / "run").mkdir()
     assert main(["baseline", "accept", CASE, str(folder / "run"), "--baselines", str(folder)]) != 0
     assert "has no record of this case" in capsys.readouterr().err
+
+
+def test_waivers_are_listed_with_what_they_cover(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["baseline", "waivers", "--baselines", "."]) == 0
+    assert capsys.readouterr().out == "no waivers: waivers.yaml has none\n"
+    Path("waivers.yaml").write_text(
+        "- {case: 'm-*', bug: 'http://x/1', until: 2026-01-31, reason: \"in \\e[31mred\"}\n"
+    )
+    assert main(["baseline", "waivers", "--baselines", "."]) == 0
+    assert capsys.readouterr().out == (
+        "waivers.yaml:1: all gated metrics of m-*\n"
+        "  http://x/1, in \\x1b[31mred\n"
+        f"  until 2026-01-31 (EXPIRED); covers {CASE}\n"
+    )
+    recipe = "tiny-bf16-cpu-vllm:\n  model: a/b\n  model-prefix: tiny\n  precision: bf16\n"
+    recipe += (
+        "  framework: vllm\n  multinode: false\n  runner: cpu\n  scenarios:\n    fixed-seq-len:\n"
+    )
+    recipe += "    - {isl: 32, osl: 4, search-space: [{tp: 1, conc-list: [1]}]}\n"
+    Path("recipes.yaml").write_text(recipe)
+    Path("waivers.yaml").write_text("- {case: '*:init', bug: 'http://x/1', until: 2999-01-31}\n")
+    assert main(["baseline", "waivers", "--baselines", "."]) == 0
+    assert "covers tiny-bf16-cpu-vllm-tp1:init\n" in capsys.readouterr().out

@@ -63,6 +63,8 @@ FILES = {
     "entry.yaml": ENTRY,
     "official.yaml": f"{RECIPE}  source: https://recipes.vllm.ai/org/model\n",
     "omni.yaml": f"{ENTRY}omni: {{tasks: [{{id: t2a}}]}}\n",
+    "known/waivers.yaml": "- {bug: http://x/1, case: m, until: 2027-02-30}\n",
+    "right/waivers.yaml": "- {bug: http://x/1, case: m, until: 2027-02-28}\n",
     "pytest.ini": "[pytest]\naddopts = -p no:cacheprovider\n",
     "benchmarks/test_serving.py": "from pytest_gpubench.suite import test_engine_init, test_throughput\n",
 }

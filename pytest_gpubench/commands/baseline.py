@@ -1,4 +1,4 @@
-"""``gpubench baseline show, history, accept, prune``."""
+"""``gpubench baseline show, history, waivers, accept, prune``."""
 
 from __future__ import annotations
 
@@ -40,6 +40,17 @@ def add_commands(commands: Subparsers) -> None:
     history.add_argument("metric", metavar="METRIC", help="for instance tpot_p50")
     history.set_defaults(run=_history)
 
+    waivers = actions.add_parser(
+        "waivers", help="known bugs: what is waived, what it covers, and when it ends"
+    )
+    waivers.add_argument(
+        "recipes",
+        nargs="*",
+        type=Path,
+        help="recipe files whose cases are covered (default: recipes.yaml, where it exists)",
+    )
+    waivers.set_defaults(run=_waivers)
+
     accept = actions.add_parser(
         "accept", help="take a case's launches of a run as the new level, a worse one included"
     )
@@ -67,7 +78,7 @@ def add_commands(commands: Subparsers) -> None:
     )
     prune.set_defaults(run=_prune)
 
-    for action in (show, history, accept, prune):
+    for action in (show, history, waivers, accept, prune):
         action.add_argument(
             "--baselines",
             type=Path,
@@ -93,6 +104,35 @@ def _history(parsed: argparse.Namespace) -> int:
     for line in history_lines(_read(path, case), parsed.metric):
         print(for_terminal(line))
     return 0
+
+
+def _waivers(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.gate.waiver_file import FILE, read_waivers
+    from pytest_gpubench.gate.waivers import waiver_lines
+
+    waivers = read_waivers(parsed.baselines)
+    if not waivers.entries:
+        print(f"no waivers: {parsed.baselines / FILE} has none")
+        return 0
+    for line in waiver_lines(waivers, _subjects(parsed.recipes, parsed.baselines)):
+        print(for_terminal(line))
+    return 0
+
+
+def _subjects(recipes: list[Path], folder: Path) -> list[str]:
+    """Every case and start of a server: of the recipes, or where there are none, those that have
+    a baseline."""
+    from pytest_gpubench.model.specs import init_subject
+    from pytest_gpubench.recipes import load_recipes
+    from pytest_gpubench.recipes.problems import problem_text
+
+    paths = recipes or [path for path in (Path("recipes.yaml"),) if path.exists()]
+    if not paths:
+        return [case for _, case in _files(folder)]
+    book = load_recipes(paths)
+    if book.problems:
+        raise GpubenchError(problem_text(book))
+    return [case.id for case in book.cases] + [init_subject(key) for key, _ in book.servers]
 
 
 def _accept(parsed: argparse.Namespace) -> int:
