@@ -1,0 +1,179 @@
+"""The recorded launches of one metric run by run, and where its level moved. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_gpubench.gate import wording
+from pytest_gpubench.gate.baseline_key import differences
+from pytest_gpubench.gate.baselines import Baseline, LaunchEntry
+from pytest_gpubench.gate.change_points import MIN_RUNS, change_points
+from pytest_gpubench.gate.policy import DEFAULTS
+from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.printing import listed
+
+GATED = tuple(policy.metric for policy in DEFAULTS)
+"""What is looked at where no metric is named: every further one is another chance of a false
+alarm."""
+_CHANGES_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class RunPoint:
+    """One run: its launches share hour and host, so together they are one value."""
+
+    run: str
+    date: str
+    """Of its first launch, ISO 8601."""
+    values: tuple[float, ...]
+    """Of its launches, in the metric's unit."""
+    axis: FrozenMap
+    accepted: str = ""
+    """Why the anchor of the metric begins here; empty where it does not."""
+
+    @property
+    def level(self) -> float:
+        """Geometric mean of the launches."""
+        return math.exp(sum(map(math.log, self.values)) / len(self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A change of the level."""
+
+    index: int
+    """Of the first run at the new level."""
+    before: float
+    """Level in the metric's unit, geometric mean."""
+    after: float
+    runs_before: int
+    """At the old level."""
+    runs_after: int
+    changed: tuple[str, ...]
+    """What differs in the axis between the last run before and the first one after."""
+
+    @property
+    def size(self) -> float:
+        """As a share of the old level."""
+        return self.after / self.before - 1
+
+
+@dataclass(frozen=True, slots=True)
+class MetricHistory:
+    """One metric of one case with one key, oldest run first."""
+
+    case: str
+    metric: str
+    key: str
+    """Digest."""
+    device: str
+    runs: tuple[RunPoint, ...]
+    moves: tuple[Moved, ...]
+
+    def word(self, move: Moved) -> str:
+        """``worse`` or ``better``; ``more`` or ``less`` of what is neither."""
+        words = {
+            "higher": ("better", "worse"),
+            "lower": ("worse", "better"),
+            "neutral": ("more", "less"),
+        }
+        return words[METRICS[self.metric].direction][move.size < 0]
+
+    def line(self, move: Moved) -> str:
+        """A change in a sentence."""
+        first = self.runs[move.index]
+        sides = (
+            f"{wording.quantity(self.metric, move.before)} in "
+            f"{wording.count(move.runs_before, 'run')} before, "
+            f"{wording.quantity(self.metric, move.after)} in "
+            f"{wording.count(move.runs_after, 'run')} since"
+        )
+        why = listed(move.changed, _CHANGES_SHOWN) or "nothing that is recorded changed there"
+        return (
+            f"{wording.percent(move.size)} ({self.word(move)}) from {first.date[:16]}, run "
+            f"{first.run}: {sides}; {why}"
+        )
+
+
+def metric_histories(baseline: Baseline, metrics: Sequence[str] = ()) -> list[MetricHistory]:
+    """The histories of a case, the key with the newest launch last.
+
+    Args:
+        baseline: of the case.
+        metrics: only these; those that are gated by default if empty.
+    """
+    newest = {entry.key: entry.date for entry in baseline.launches}  # ordered by date
+    found = []
+    for digest in sorted(newest, key=lambda name: newest[name]):
+        key = baseline.keys[digest]
+        if not isinstance(key, FrozenMap):
+            continue
+        entries = baseline.comparable(key)
+        for metric in metrics or GATED:
+            runs = _runs([entry for entry in entries if metric in entry.metrics], metric)
+            if runs:
+                device = str(key.get("device") or "")
+                moves = _moves(runs)
+                found.append(MetricHistory(baseline.case, metric, digest, device, runs, moves))
+    return found
+
+
+def change_lines(history: MetricHistory) -> Iterator[str]:
+    """Every change of the level in a sentence; one where there is none, or too few runs to tell."""
+    head = f"{history.metric}, key {history.key}"
+    if len(history.runs) < MIN_RUNS:
+        runs = wording.count(len(history.runs), "run")
+        yield f"{head}: {runs}; change points take {MIN_RUNS}"
+    elif not history.moves:
+        yield f"{head}: no change point in {len(history.runs)} runs"
+    for move in history.moves:
+        yield f"{head}: change point: {history.line(move)}"
+
+
+def _runs(entries: Sequence[LaunchEntry], metric: str) -> tuple[RunPoint, ...]:
+    by_run: dict[str, list[LaunchEntry]] = {}
+    for entry in entries:
+        by_run.setdefault(entry.run, []).append(entry)
+    return tuple(
+        RunPoint(
+            run,
+            own[0].date,
+            tuple(
+                float(value)
+                for entry in own
+                if isinstance(value := entry.metrics[metric], int | float)
+            ),
+            own[0].axis,
+            next((str(entry.anchors[metric]) for entry in own if metric in entry.anchors), ""),
+        )
+        for run, own in by_run.items()
+    )
+
+
+def _moves(runs: Sequence[RunPoint]) -> tuple[Moved, ...]:
+    logs = np.log([run.level for run in runs])
+    found = change_points(logs)
+    ends = [*(one.index for one in found), len(runs)]
+    begins = [0, *ends]
+    return tuple(
+        Moved(
+            one.index,
+            math.exp(one.before),
+            math.exp(one.after),
+            one.index - begins[number],
+            ends[number + 1] - one.index,
+            _changed(runs[one.index - 1].axis, runs[one.index].axis),
+        )
+        for number, one in enumerate(found)
+    )
+
+
+def _changed(before: FrozenMap, after: FrozenMap) -> tuple[str, ...]:
+    """What differs, the commit of the repository last: it nearly always does."""
+    found = differences(before, after)
+    return tuple(sorted(found, key=lambda words: words.startswith("commit:")))
