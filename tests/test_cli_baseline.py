@@ -3,14 +3,17 @@ do."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pytest_gpubench.cli import main
 from pytest_gpubench.gate.baseline_files import baseline_path, read_baseline, update_baseline
-from pytest_gpubench.gate.baselines import LaunchEntry, append
+from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
 from pytest_gpubench.model.frozen import FrozenMap
+from tests.gate.test_histories import recorded
 
 CASE = "m-fp8-h100-vllm-tp8:1k1k-c64"
 KEY = FrozenMap({"hardware": "h100", "device": "NVIDIA H100"})
@@ -50,7 +53,9 @@ def test_show_tells_level_spread_and_what_would_be_found(
 
 def test_history_has_a_line_per_launch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["baseline", "history", CASE, "tpot_p50", "--baselines", str(folder)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 40
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 41
+    assert lines[-1].endswith(": no change point in 40 runs")
 
 
 def test_prune_keeps_window_and_anchor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,6 +72,9 @@ def test_prune_keeps_window_and_anchor(folder: Path, capsys: pytest.CaptureFixtu
         (["show", "--baselines", "nowhere"], "no baselines in nowhere"),
         (["show", "other:1k1k-c1"], "no baseline of other:1k1k-c1"),
         (["history", CASE, "ttft_p99"], "has no metric ttft_p99"),
+        (["history", "other:*"], "no baseline of other:*"),
+        (["history", CASE, "--html", "/"], "the page / could not be written"),
+        (["history", CASE, "--otava-csv", "/"], "the CSV / could not be written"),
         (["accept", CASE, "nowhere"], "nowhere is no folder"),
     ],
 )
@@ -110,3 +118,49 @@ def test_waivers_are_listed_with_what_they_cover(
     Path("waivers.yaml").write_text("- {case: '*:init', bug: 'http://x/1', until: 2999-01-31}\n")
     assert main(["baseline", "waivers", "--baselines", "."]) == 0
     assert "covers tiny-bf16-cpu-vllm-tp1:init\n" in capsys.readouterr().out
+
+
+def _instead(made: Baseline, _before: Baseline) -> Baseline:
+    return made
+
+
+def test_history_of_several_cases_names_changes_and_writes_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for workload in ("1k1k-c64", "1k1k-c4"):
+        case = f"m-fp8-h100-vllm-tp8:{workload}"
+        made = replace(recorded(), case=case)
+        path = baseline_path(tmp_path, "h100", case)
+        update_baseline(path, case, partial(_instead, made))
+    page, table = tmp_path / "page.html", tmp_path / "table.csv"
+    folder = ["--baselines", str(tmp_path)]
+    assert main(["baseline", "history", "m-*", *folder]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "m-fp8-h100-vllm-tp8:1k1k-c4:"
+    assert sum("change point: " in line for line in lines) == 4
+    assert main(["baseline", "history", "m-*", "tpot_p50", *folder, "--html", str(page)]) == 0
+    captured = capsys.readouterr()
+    assert sum("change point: " in line for line in captured.out.splitlines()) == 2
+    assert captured.err == f"page: {page}\n"
+    assert page.read_text().count("<svg") == 2
+    otava = ["--otava-csv", str(table), *folder]
+    assert main(["baseline", "history", "m-*", *otava]) != 0
+    assert "--otava-csv takes one case, and 2 match" in capsys.readouterr().err
+    assert main(["baseline", "history", CASE, *otava]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f'tests:\n  "{CASE}":\n    type: csv\n')
+    assert "left out, since some run lacks it: acceptance_length" in captured.err
+    assert table.read_text().startswith("time,run,commit,engine,host,output_tput_per_gpu,tpot_p50")
+
+
+def test_a_baseline_without_launches_is_no_series(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = baseline_path(tmp_path, "h100", CASE)
+    update_baseline(path, CASE, partial(_instead, Baseline(CASE)))
+    folder = ["--baselines", str(tmp_path)]
+    assert main(["baseline", "history", CASE, *folder]) == 0
+    table = tmp_path / "table.csv"
+    assert main(["baseline", "history", CASE, *folder, "--otava-csv", str(table)]) != 0
+    assert "has no launches: there is no series" in capsys.readouterr().err
+    assert not table.exists()

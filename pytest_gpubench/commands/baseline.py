@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.printing import for_terminal
+from pytest_gpubench.model.printing import for_terminal, listed
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
+    from pytest_gpubench.gate.baselines import Baseline
+    from pytest_gpubench.gate.histories import MetricHistory
 
 DEFAULT_FOLDER = Path("benchmarks/baselines")
 _RECENT = 20
@@ -35,9 +39,26 @@ def add_commands(commands: Subparsers) -> None:
     )
     show.set_defaults(run=_show)
 
-    history = actions.add_parser("history", help="one line per recorded launch of a case")
-    history.add_argument("case", metavar="CASE", help="case id, as show prints it")
-    history.add_argument("metric", metavar="METRIC", help="for instance tpot_p50")
+    history = actions.add_parser(
+        "history", help="every recorded launch of a case, and where its level moved"
+    )
+    history.add_argument("case", metavar="CASE", help="case id, as show prints it, or a glob")
+    history.add_argument(
+        "metric",
+        nargs="?",
+        metavar="METRIC",
+        help="for instance tpot_p50 (default: where the level of those gated by default moved)",
+    )
+    history.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with a chart for each metric"
+    )
+    history.add_argument(
+        "--otava-csv",
+        type=Path,
+        metavar="FILE",
+        help="write the case's newest series as the CSV that Apache Otava reads; stdout is an "
+        "otava.yaml for it",
+    )
     history.set_defaults(run=_history)
 
     waivers = actions.add_parser(
@@ -99,11 +120,77 @@ def _show(parsed: argparse.Namespace) -> int:
 
 def _history(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.gate.baseline_view import history_lines
+    from pytest_gpubench.gate.histories import change_lines, metric_histories
 
-    ((path, case),) = _chosen(parsed.baselines, [parsed.case])
-    for line in history_lines(_read(path, case), parsed.metric):
-        print(for_terminal(line))
+    found = {case: _read(path, case) for path, case in _matching(parsed.baselines, parsed.case)}
+    metric = parsed.metric
+    having = {case: one for case, one in found.items() if _has(one, metric)}
+    found = having or found  # what none has is an error, what some lack is not
+    launches = {case: list(history_lines(one, metric)) for case, one in found.items() if metric}
+    histories = {
+        case: metric_histories(one, [metric] if metric else []) for case, one in found.items()
+    }
+    if parsed.html:
+        _write_page(parsed.html, [one for own in histories.values() for one in own])
+    if parsed.otava_csv:  # its configuration is all that is printed
+        _write_otava(parsed.otava_csv, list(found.values()), metric)
+        return 0
+    for case, own in histories.items():
+        if len(found) > 1:
+            print(for_terminal(f"{case}:"))
+        lines = [] if parsed.html else launches.get(case, [])
+        for line in (*lines, *(line for one in own for line in change_lines(one))):
+            print(for_terminal(line))
     return 0
+
+
+def _matching(folder: Path, pattern: str) -> list[tuple[Path, str]]:
+    """Files and cases of a case id or a glob.
+
+    Raises:
+        GpubenchError: for a folder without baselines, or where none matches.
+    """
+    found = _chosen(folder, [])
+    matching = [(path, case) for path, case in found if fnmatchcase(case, pattern)]
+    return matching or _chosen(folder, [pattern])
+
+
+def _has(baseline: Baseline, metric: str | None) -> bool:
+    return metric is None or any(metric in entry.metrics for entry in baseline.launches)
+
+
+def _write_page(target: Path, histories: list[MetricHistory]) -> None:
+    from pytest_gpubench.host.files import write_text
+    from pytest_gpubench.report.html_history import history_page
+
+    write_text(target, history_page(histories), what="the page", remedy="choose another file")
+    print(for_terminal(f"page: {target}"), file=sys.stderr)
+
+
+def _write_otava(target: Path, baselines: list[Baseline], metric: str | None) -> None:
+    from pytest_gpubench.gate.histories import metric_histories
+    from pytest_gpubench.host.files import write_text
+    from pytest_gpubench.model.metrics import METRICS
+    from pytest_gpubench.report.otava_csv import otava_config, otava_csv
+
+    if len(baselines) > 1:
+        raise GpubenchError(
+            f"--otava-csv takes one case, and {len(baselines)} match: "
+            f"{listed([one.case for one in baselines], 3)}; name one of them"
+        )
+    (baseline,) = baselines
+    found = metric_histories(baseline, [metric] if metric else list(METRICS))
+    if not found:
+        raise GpubenchError(f"the baseline of {baseline.case} has no launches: there is no series")
+    newest = [one for one in found if one.key == found[-1].key]
+    text, metrics, left_out = otava_csv(newest)
+    write_text(target, text, what="the CSV", remedy="choose another file")
+    print(for_terminal(f"CSV: {target}; stdout is an otava.yaml for it"), file=sys.stderr)
+    for line in otava_config(baseline.case, str(target), metrics):
+        print(for_terminal(line))
+    if left_out:
+        words = f"left out, since some run lacks it: {', '.join(left_out)}"
+        print(for_terminal(words), file=sys.stderr)
 
 
 def _waivers(parsed: argparse.Namespace) -> int:

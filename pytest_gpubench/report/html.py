@@ -100,7 +100,7 @@ def render(
         tag("main", sections, id="results"),
         tag("footer", _footer(loaded)),
     )
-    return _document(title, body)
+    return document(title, body)
 
 
 def write(path: Path, page: str) -> None:
@@ -131,7 +131,8 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _document(title: str, body: Markup) -> str:
+def document(title: str, body: Markup) -> str:
+    """A page with the shipped style sheet and script, and the policy that allows nothing else."""
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
