@@ -63,6 +63,8 @@ FILES = {
     "entry.yaml": ENTRY,
     "official.yaml": f"{RECIPE}  source: https://recipes.vllm.ai/org/model\n",
     "omni.yaml": f"{ENTRY}omni: {{tasks: [{{id: t2a}}]}}\n",
+    "old/h100/m/x.json": '{"case": "m:x", "keys": {}, "launches": [], "schema": 1}',
+    "old/h100/m/y.json": '{"case": "m:y", "keys": {}, "launches": [], "schema": 1}',
     "known/waivers.yaml": "- {bug: http://x/1, case: m, until: 2027-02-30}\n",
     "right/waivers.yaml": "- {bug: http://x/1, case: m, until: 2027-02-28}\n",
     "pytest.ini": "[pytest]\naddopts = -p no:cacheprovider\n",
@@ -74,7 +76,7 @@ FILES = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (tmp_path / "bytes.yaml").write_bytes(b"\xe9: 1\n")
     (tmp_path / "folder").mkdir()

@@ -20,8 +20,6 @@ pytestmark = pytest.mark.usefixtures("canned")
 
 BUG = "https://example.org/issues/7"
 BROKEN = "{output_tput_per_gpu: {at-least: 1000000000}}"
-BOTH_BROKEN = "{output_tput_per_gpu: {at-least: 1000000000}, ttft_p50: {at-most: 0.000000001}}"
-HELD = "{output_tput_per_gpu: {at-least: 0.001}}"
 SOON = (datetime.now(UTC) + timedelta(days=400)).date().isoformat()
 PLACE = "benchmarks/baselines/waivers.yaml"
 
@@ -76,59 +74,60 @@ def test_a_known_failure_is_green_and_shown_everywhere(project: Project) -> None
     assert f"output_tput_per_gpu waived until {SOON}: {BUG}" in table
 
 
-def test_what_is_not_waived_fails_all_the_same(project: Project) -> None:
-    with_gates(project, BOTH_BROKEN)
-    waive(project, known(more=", metric: output_tput_per_gpu"))
+def test_what_is_not_waived_or_no_longer_fails_loudly(project: Project) -> None:
+    with_gates(
+        project,
+        "{output_tput_per_gpu: {at-least: 1000000000}, output_tput: {at-least: 1000000000}, "
+        "ttft_p50: {at-most: 0.000000001}, e2e_p50: {at-most: 0.000000001}}",
+    )
+    waive(
+        project,
+        known(more=", metric: output_tput_per_gpu")
+        + known(until="2026-01-31", more=", metric: output_tput")
+        + known(more=", metric: ttft_p50, until-version: {vllm: '0.0.0'}"),
+    )
     result = project.run(*ONE)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["FAIL: ttft_p50 is *", f"waived: {CASE}: output_tput_per_gpu *"])
     (record,) = project.cases()
-    statuses = {one["metric"]: one["status"] for one in record["verdict"]["metrics"]}
-    assert statuses["output_tput_per_gpu"] == "WAIVED"
-    assert statuses["ttft_p50"] == "FAIL"
+    found = {one["metric"]: one for one in record["verdict"]["metrics"]}
+    assert {name: one["status"] for name, one in found.items()} == {
+        "output_tput_per_gpu": "WAIVED",
+        "output_tput": "FAIL",
+        "ttft_p50": "FAIL",
+        "e2e_p50": "FAIL",
+    }
+    expired = f"; the waiver {PLACE}:2 ({BUG}) has expired: it held until 2026-01-31"
+    assert found["output_tput"]["reason"].endswith(expired)
+    mended = f"; the waiver {PLACE}:3 ({BUG}) has expired: it held until vllm 0.0.0, and this is "
+    assert mended in found["ttft_p50"]["reason"]
+    assert found["e2e_p50"]["waiver"] is None
+    result.stdout.fnmatch_lines(["FAIL: *has expired: it held until 2026-01-31*"])
+    for line in (1, 2, 3):
+        said = f"waived: {CASE}: *{BUG} ({PLACE}:1)"
+        if line > 1:
+            said = f"the waiver {PLACE}:{line} ({BUG}) HAS EXPIRED and is still needed by {CASE}: *"
+        result.stdout.fnmatch_lines([said])
 
 
-def test_an_expired_waiver_fails_loudly(project: Project) -> None:
-    with_gates(project, BROKEN)
-    waive(project, "\n" + known(until="2026-01-31"))
+def test_what_passes_again_is_said_and_fails_where_it_is_strict(project: Project) -> None:
+    with_gates(project, "{output_tput_per_gpu: {at-least: 0.001}, ttft_p50: {at-most: 1000}}")
+    waive(
+        project,
+        known(more=", metric: ttft_p50")
+        + known(more=", strict: true, metric: output_tput_per_gpu"),
+    )
     result = project.run(*ONE)
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
-            f"FAIL: *; the waiver {PLACE}:2 ({BUG}) has expired: it held until 2026-01-31*",
-            f"the waiver {PLACE}:2 ({BUG}) HAS EXPIRED and is still needed by {CASE}: *",
+            f"FAIL: output_tput_per_gpu does not fail, as the strict waiver {PLACE}:2 ({BUG}) "
+            "says it would; remove the waiver*",
         ]
     )
-
-
-def test_the_version_that_mends_it_ends_it(project: Project) -> None:
-    with_gates(project, BROKEN)
-    waive(project, known(more=", until-version: {vllm: '0.0.0'}"))
-    result = project.run(*ONE)
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(
-        ["FAIL: *has expired: it held until vllm 0.0.0, and this is 0.0.0+stub*"]
-    )
-
-
-def test_what_passes_again_is_said_and_fails_where_it_is_strict(project: Project) -> None:
-    with_gates(project, HELD)
-    waive(project, known())
-    result = project.run(*ONE)
-    assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
             f"the waiver {PLACE}:1 ({BUG}) is NO LONGER NEEDED: nothing that it covers fails in "
             f"{CASE}; remove it"
-        ]
-    )
-    waive(project, known(more=", strict: true, metric: output_tput_per_gpu"))
-    strict = project.run(*ONE)
-    assert strict.ret == 1
-    strict.stdout.fnmatch_lines(
-        [
-            f"FAIL: output_tput_per_gpu does not fail, as the strict waiver {PLACE}:1 ({BUG}) "
-            "says it would; remove the waiver*"
         ]
     )
 
