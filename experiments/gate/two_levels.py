@@ -3,6 +3,7 @@ by given amounts, beside today's one round per launch, a threshold on one number
 inference-doctor.
 
     python experiments/gate/two_levels.py [--trials N] [--inference-doctor PYTHON]
+        [--write experiments/gate/README.md]
 
 Every run is given the same seconds: a start of 100 s, and rounds. The baseline has 8 launches,
 recorded with as many rounds as ``gpubench`` takes for one.
@@ -25,6 +26,7 @@ from pytest_gpubench.gate.policy import MetricPolicy
 from pytest_gpubench.gate.statistics import Array, Rounds
 
 SEED = 20261128
+BEGIN, END = "<!-- two levels: begin -->", "<!-- two levels: end -->"
 START_S = 100.0
 MINUTES = 10
 MOST_ROUNDS = 16
@@ -50,6 +52,14 @@ WORLDS = (
     World("8B on an H100, c=16, TTFT", "ttft_p50", 0.001, 0.11, 9, 0.15),
     World("8B on an H100, c=64, throughput", "output_tput_per_gpu", 0.001, 0.048, 22),
     World("8B on an H100, c=64, TPOT", "tpot_p50", 0.001, 0.06, 22),
+    World(
+        "8B on an H200, short rounds, c=16, throughput", "output_tput_per_gpu", 0.0286, 0.0422, 5
+    ),
+    World("8B on an H200, short rounds, c=16, TPOT", "tpot_p50", 0.001, 0.0402, 5),
+    World(
+        "8B on an H200, short rounds, c=64, throughput", "output_tput_per_gpu", 0.0076, 0.0208, 8
+    ),
+    World("8B on an H200, short rounds, c=64, TPOT", "tpot_p50", 0.001, 0.0509, 8),
     World("tiny pair on an H100, throughput", "output_tput_per_gpu", 0.0596, 0.0689, 4),
     World("tiny pair on an H100, TPOT", "tpot_p50", 0.0561, 0.0862, 4),
     World("launches 1%, rounds 1%", "output_tput_per_gpu", 0.01, 0.01, 20),
@@ -229,7 +239,15 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100_000)
     parser.add_argument("--slow-trials", type=int, default=2_000)
     parser.add_argument("--inference-doctor", type=Path)
+    parser.add_argument("--write", type=Path, help="Markdown file with the two marks")
     options = parser.parse_args()
+    if options.write is not None:
+        text = "\n".join(lines(options.trials, options.slow_trials, options.inference_doctor))
+        page = options.write.read_text(encoding="utf-8")
+        head, _, rest = page.partition(BEGIN)
+        _, _, tail = rest.partition(END)
+        options.write.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
+        return
     for line in lines(options.trials, options.slow_trials, options.inference_doctor):
         print(line, flush=True)
 

@@ -123,7 +123,8 @@ a second one."""
 
 
 def _launches_by_baselines(settings: Settings, book: RecipeBook) -> Callable[[str], str]:
-    if settings.against is not None or not settings.baselines.is_dir():
+    one = settings.against is not None or settings.base_url is not None
+    if one or not settings.baselines.is_dir():
         return lambda _server: "1"
     from pytest_gpubench.plugin.budgeting import LAUNCHES
 
