@@ -161,14 +161,26 @@ class RecipeBook:
     _by_key: dict[str, ServerSpec] = field(init=False, repr=False, compare=False)
     _by_id: dict[str, Case] = field(init=False, repr=False, compare=False)
     _cases_of: dict[str, tuple[Case, ...]] = field(init=False, repr=False, compare=False)
+    _hardware: dict[str, Hardware] = field(init=False, repr=False, compare=False)
+    loads: tuple[Case, ...] = field(init=False, repr=False, compare=False)
+    """The cases that measure speed."""
+    evaluations: tuple[Case, ...] = field(init=False, repr=False, compare=False)
+    """The cases that measure accuracy."""
 
     def __post_init__(self) -> None:
         cases_of: dict[str, list[Case]] = {}
         for case in self.cases:
             cases_of.setdefault(case.server, []).append(case)
-        object.__setattr__(self, "_by_key", dict(self.servers))
-        object.__setattr__(self, "_by_id", {case.id: case for case in self.cases})
-        object.__setattr__(self, "_cases_of", {key: (*of,) for key, of in cases_of.items()})
+        made = {
+            "_by_key": dict(self.servers),
+            "_by_id": {case.id: case for case in self.cases},
+            "_cases_of": {key: (*of,) for key, of in cases_of.items()},
+            "_hardware": {**HARDWARE, **{one.key: one for one in self.declared}},
+            "loads": tuple(case for case in self.cases if case.evaluation is None),
+            "evaluations": tuple(case for case in self.cases if case.evaluation is not None),
+        }
+        for name, value in made.items():  # once: whoever looks up must not search thousands
+            object.__setattr__(self, name, value)
 
     def server(self, key: str) -> ServerSpec:
         """The spec of a server by its KEY.
@@ -190,16 +202,6 @@ class RecipeBook:
         """All cases of a server, in the order of the book."""
         return self._cases_of.get(key, ())
 
-    @property
-    def loads(self) -> tuple[Case, ...]:
-        """The cases that measure speed."""
-        return tuple(case for case in self.cases if case.evaluation is None)
-
-    @property
-    def evaluations(self) -> tuple[Case, ...]:
-        """The cases that measure accuracy."""
-        return tuple(case for case in self.cases if case.evaluation is not None)
-
     def never_runs(self, key: str) -> str:
         """Why no case of a server is run, empty where some are."""
         cases = self.cases_of(key)
@@ -211,7 +213,7 @@ class RecipeBook:
         Raises:
             KeyError: for any other key.
         """
-        return next((one for one in self.declared if one.key == key), None) or HARDWARE[key]
+        return self._hardware[key]
 
 
 def lowest_of_servers(cases: Iterable[Case]) -> frozenset[str]:

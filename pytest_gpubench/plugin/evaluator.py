@@ -50,8 +50,11 @@ class Evaluator:
     def __init__(
         self, book: RecipeBook, folder: RunFolder, servers: ServerPool, shows: Shows
     ) -> None:
-        self._book = book
         self._folder = folder
+        self._undrafted: dict[tuple[object, ...], list[Case]] = {}
+        for case in book.evaluations:
+            if not case.identity.spec:
+                self._undrafted.setdefault(_all_but_draft(case), []).append(case)
         self._servers = servers
         self._shows = shows
 
@@ -136,10 +139,8 @@ class Evaluator:
             return None
         found = [
             one
-            for one in self._book.evaluations
-            if not one.identity.spec
-            and _same_but_draft(one, case)
-            and one.identity.variant in (case.identity.variant, "")
+            for one in self._undrafted.get(_all_but_draft(case), ())
+            if one.identity.variant in (case.identity.variant, "")
         ]
         return max(
             found, key=lambda one: one.identity.variant == case.identity.variant, default=None
@@ -180,14 +181,11 @@ def _of(case: Case) -> Evaluation:
     return case.evaluation
 
 
-def _same_but_draft(one: Case, other: Case) -> bool:
-    def of(case: Case) -> tuple[object, ...]:
-        identity = case.identity
-        who = (identity.model, identity.precision, identity.hardware, identity.framework)
-        asked = _of(case).asked()
-        return (*who, case.topology, case.runner, _of(case).label, *asked.items())
-
-    return of(one) == of(other)
+def _all_but_draft(case: Case) -> tuple[object, ...]:
+    """Equal for the same questions on the same model, engine and topology."""
+    identity = case.identity
+    who = (identity.model, identity.precision, identity.hardware, identity.framework)
+    return (*who, case.topology, case.runner, _of(case).label, *_of(case).asked().items())
 
 
 def _part(evaluation: Evaluation, answered: Answered) -> dict[str, Any]:

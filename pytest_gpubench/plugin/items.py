@@ -93,10 +93,9 @@ class Parameters:
                 )
                 for one in points
             ]
-        cases_of: dict[str, list[Case]] = {}
-        for case in self._book.cases:
-            cases_of.setdefault(case.server, []).append(case)
-        marks = {server: server_mark(cases[0]) for server, cases in cases_of.items()}
+        marks = {
+            server: server_mark(self._book.cases_of(server)[0]) for server, _ in self._book.servers
+        }
         if names == (CASE,):
             return [
                 pytest.param(case, id=case.id, marks=case_marks(case, marks[case.server]))
@@ -109,7 +108,7 @@ class Parameters:
         for launch in self._launches:
             suffix = f":launch{launch.index}" if count[launch.server] > 1 else ""
             suffix = f":{launch.arm}{launch.index}" if launch.arm else suffix
-            served = cases_of[launch.server]
+            served = self._book.cases_of(launch.server)
             if EVALUATION in names and launch.index > 1:
                 continue  # greedy answers of one engine are the same each time, or nearly so
             if names == (LAUNCH,):

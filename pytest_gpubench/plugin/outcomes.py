@@ -193,7 +193,7 @@ def junit_properties(verdict: Verdict) -> list[tuple[str, str]]:
 
 def _start_of(book: RecipeBook, launch: Launch) -> dict[str, Any]:
     """What a report says of the start of a server, as of a case."""
-    served = next(case for case in book.cases if case.server == launch.server)
+    served = book.cases_of(launch.server)[0]
     start = init_subject(launch.server)
     return {
         "start": start,

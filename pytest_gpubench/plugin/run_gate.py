@@ -157,7 +157,7 @@ class Gate:
         ready = engine.phases.get("ready")
         if ready is None:  # we attached: nobody saw it start
             return Verdict(Status.UNGATED, "the server ran already")
-        gates = next(case.gates for case in self._book.cases if case.server == launch.server)
+        gates = self._book.cases_of(launch.server)[0].gates
         evidence = _evidence(init_evidence(launch.label, ready), record)
         return self.judging.judge(init_subject(launch.server), launch, evidence, policies(gates))
 
