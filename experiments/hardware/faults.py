@@ -144,7 +144,8 @@ def _kill_pytest(context: Context) -> dict[str, Any]:
 
     def measuring() -> bool:
         return process.poll() is not None or any(
-            "gpubench.load.worker" in " ".join(_cmdline(each)) for each in _tree(root)
+            "gpubench.load.worker" in " ".join(_cmdline(each)) and _connected(each)
+            for each in _tree(root)
         )
 
     seconds = until(measuring, 300.0)
@@ -180,6 +181,13 @@ def _cmdline(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def _connected(process: psutil.Process) -> bool:
+    try:
+        return bool(process.net_connections("tcp"))
+    except psutil.Error:
+        return False
 
 
 def _lives(pid: int) -> bool:

@@ -26,11 +26,11 @@ from pytest_gpubench.load.prompts import (
     Counter,
     Message,
     Prompt,
+    Vocabularies,
     Vocabulary,
     draw_lengths,
     draw_words,
     fit,
-    measure_vocabulary,
 )
 from pytest_gpubench.load.protocol import LoadPlan, Phase
 from pytest_gpubench.load.tokenization import REFUSED
@@ -58,8 +58,11 @@ class _Material:
 class Composer:
     """Makes the prompts of a plan; ``count`` asks the server."""
 
-    def __init__(self, plan: LoadPlan, count: Counter) -> None:
+    def __init__(
+        self, plan: LoadPlan, count: Counter, vocabularies: Vocabularies | None = None
+    ) -> None:
         self._plan = plan
+        self._vocabularies = vocabularies or Vocabularies()
         self._workload = plan.workload
         self._count = count
         self.notes: tuple[Note, ...] = ()
@@ -125,7 +128,7 @@ class Composer:
             )
             first_of = {"warmup": 0, "measured": -(-workload.num_warmups // workload.turns)}
             return lambda phase, number: self._recorded(phase, chosen[first_of[phase] + number])
-        vocabulary = await measure_vocabulary(self._count)
+        vocabulary = await self._vocabularies.of(self._plan, self._count)
         material = _Material(vocabulary)
         if workload.dataset == "text":
             lines = sentences(read_text(workload.dataset_file or CORPUS))

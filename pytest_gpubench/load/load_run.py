@@ -6,6 +6,7 @@ server, end them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.load.datasets import dataset_problem
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress, RequestRecord
-from pytest_gpubench.load.workers import Worker, merge, release, start_workers, total_progress
+from pytest_gpubench.load.workers import Worker, WorkerPool, merge, release, total_progress
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload, contradictions
 
@@ -35,13 +36,14 @@ def run_load(
     fetch_metrics: Callable[[], str] | None = None,
     metrics_interval: float = 1.0,
     grace: float = 6.0,
+    pool: WorkerPool | None = None,
 ) -> LoadResult:
     """Drive the server as planned and return every request's record. A failed request never raises,
     it is recorded with a reason.
 
     Args:
         plan: what to do.
-        api_key: sent as bearer token; it reaches the workers through their environment only.
+        api_key: sent as bearer token; it reaches the workers through a pipe only.
         on_progress: called in this thread, a few times per second at most.
         check_server: called every 0.1 s; a failure means that the server is dead and ends the run
         at once.
@@ -49,25 +51,29 @@ def run_load(
             in a thread of this process while requests are sent.
         grace: seconds that ``check_server`` gets to notice a death after requests have failed as
             they do on a dead server (an API server may outlive its engine by some seconds).
+        pool: whose workers do it; without one they are started for this run, and end with it.
 
     Raises:
         BenchmarkError: the plan cannot be run, the server died (with ``check_server``'s failure),
             the deadline passed, prompts could not be made, or a worker itself died.
-        KeyboardInterrupt: as it came, after the workers have been killed.
+        KeyboardInterrupt: as it came, after the workers that were at work have been killed.
     """
     _check(plan)
     watched = dialect_of(plan.framework).counters.watched
     sampler = MetricsSampler(fetch_metrics or str, metrics_interval, watched)
-    with tempfile.TemporaryDirectory(prefix="gpubench-load-") as folder:
-        workers: list[Worker] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="gpubench-load-") as folder,
+        contextlib.ExitStack() as at_end,
+    ):
+        if pool is None:
+            pool = WorkerPool()
+            at_end.callback(pool.close)
         try:
-            workers += start_workers(plan, api_key, Path(folder))
-            failure = _supervise(
-                workers, plan, check_server or (lambda: None), on_progress, sampler
-            )
+            with pool.team(plan, api_key, Path(folder)) as workers:
+                failure = _supervise(
+                    workers, plan, check_server or (lambda: None), on_progress, sampler
+                )
         finally:
-            for worker in workers:
-                worker.kill()
             pages = sampler.stop()
         failure = failure or _listen(workers, on_progress, sampler)
         failure = failure or next(filter(None, (worker.crash() for worker in workers)), None)
@@ -119,10 +125,7 @@ def _supervise(
     while True:
         ended = all(worker.ended for worker in workers)
         failure = check_server() or _listen(workers, on_progress, sampler)
-        failure = failure or next(
-            (worker.crash() for worker in workers if worker.ended and worker.process.returncode),
-            None,
-        )
+        failure = failure or next(filter(None, (worker.crash() for worker in workers)), None)
         failure = failure or next(filter(None, [worker.stopped() for worker in workers]), None)
         if failure is not None or ended:
             return failure

@@ -17,6 +17,7 @@ from pytest_gpubench.load.composer import Composer
 from pytest_gpubench.load.driver import Driver, Job, StopRule, due_offsets, ramped
 from pytest_gpubench.load.openai_wire import WireRequest, build_requests
 from pytest_gpubench.load.parser import answer_of, record_of
+from pytest_gpubench.load.prompts import Vocabularies
 from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
 from pytest_gpubench.load.response_buffer import ResponseBuffer
 from pytest_gpubench.load.timing import LagProbe, foremost
@@ -53,6 +54,7 @@ class Measuring:
     buffer: ResponseBuffer = field(default_factory=ResponseBuffer)
     alive: Callable[[], None] = lambda: None
     """Called between the stages that report progress, often: a sign of life."""
+    vocabularies: Vocabularies = field(default_factory=Vocabularies)
     _requests: Sequence[WireRequest] = ()
     _exchanges: Sequence[Exchange] = ()
     _recounted: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -68,7 +70,7 @@ class Measuring:
         plan, workload = self.plan, self.plan.workload
         counter = TokenCounter(plan, self.api_key)
         try:
-            composer = Composer(plan, counter)
+            composer = Composer(plan, counter, self.vocabularies)
             prompts = await composer.compose(
                 lambda done, total: self.report(Progress("prompts", done, total))
             )
@@ -95,7 +97,6 @@ class Measuring:
         )
         rule = _stop_rule(workload, share, [*warmups, *measured])
         gc.collect()
-        gc.freeze()
         gc.disable()  # a collection in the window would stamp its own pause onto tokens
         probe = LagProbe()
         have_descriptors(share)
@@ -118,7 +119,6 @@ class Measuring:
         finally:
             probe.stop()
             gc.enable()
-            gc.unfreeze()
             driver.close()
         facts = replace(self._facts(probe, clock, len(measured), rule), priority=priority)
         return replace(facts, recount=await self._recount(), notes=composer.notes)

@@ -13,6 +13,7 @@ from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.load.prompts import Message, Prompt
 from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.model.frozen import thaw
+from pytest_gpubench.model.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,12 @@ class _Recorder(httpx2.AsyncBaseTransport):
             content=b"data: [DONE]\n\n",
             request=request,
         )
+
+
+async def import_ahead() -> None:
+    """Let the client import what it imports with the first request."""
+    plan = LoadPlan("http://127.0.0.1", "none", Workload(1, 1, 1, 1, 0))
+    await build_requests(plan, "", [Prompt(0, "measured", "", 1, 1)])
 
 
 async def build_requests(

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from pytest_gpubench.load.protocol import Phase
+from pytest_gpubench.load.protocol import LoadPlan, Phase
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 
@@ -105,6 +105,25 @@ async def measure_vocabulary(count: Counter) -> Vocabulary:
     return Vocabulary(
         tuple(word for word, _ in usable), tuple(tokens for _, tokens in usable), empty - first
     )
+
+
+class Vocabularies:
+    """What was measured of the server that was asked last: its next run need not ask again, since
+    a running server keeps its tokenizer and its template."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[object, ...] = ()
+        self._found: Vocabulary | None = None
+
+    async def of(self, plan: LoadPlan, count: Counter) -> Vocabulary:
+        """The vocabulary of a plan's server, under the template of its workload; raises as
+        ``measure_vocabulary``."""
+        workload = plan.workload
+        template = (workload.chat_template, workload.chat_template_kwargs)
+        asked = (plan.root, plan.model, plan.framework, *template)
+        if self._found is None or asked != self._asked:
+            self._found, self._asked = await measure_vocabulary(count), asked
+        return self._found
 
 
 def draw_words(rng: random.Random, vocabulary: Vocabulary, tokens: int) -> list[str]:

@@ -10,6 +10,7 @@ claim has the benefit of every such doubt; ``measure.validity`` has the toleranc
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import random
@@ -74,8 +75,14 @@ def _client(plan: LoadPlan, api_key: str, timeout: float) -> httpx2.AsyncClient:
         timeout=limits,
         trust_env=False,
         follow_redirects=False,
-        verify=ssl.create_default_context(),  # knows SSL_CERT_FILE
+        verify=_certificates(),
     )
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust; read once, since it takes as long as thirty prompts. Knows SSL_CERT_FILE."""
+    return ssl.create_default_context()
 
 
 async def _posted(http: httpx2.AsyncClient, asks: TokenizeRequest) -> tuple[int, str, bytes]:

@@ -1,16 +1,22 @@
-"""Entry of the measuring process. Started by ``run_load``; nothing else runs in it.
+"""Entry of the measuring process. Started by ``WorkerPool``; nothing else runs in it.
 
-It reads one line of JSON (plan and result file) from stdin and ends when stdin does: it never
-outlives its parent. Further lines open the barrier where several workers start together. Progress
-and failures go to stdout as JSON lines, records to the result file. The API key comes in the
-environment.
+It reads lines of JSON from stdin and ends when stdin does: it never outlives its parent. A line is
+a task (plan, result file, API key), done one after another, or the word that opens the barrier
+where several workers start together. Progress and failures go to stdout as JSON lines, records to
+the result file.
+
+What a load run needs fresh (event loop, connections, buffers) is made for each; what is imported
+stays.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import json
 import os
+import queue
 import resource
 import sys
 import threading
@@ -18,12 +24,15 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import uvloop
+
 from pytest_gpubench.load.measuring import Measuring
+from pytest_gpubench.load.openai_wire import import_ahead
+from pytest_gpubench.load.prompts import Vocabularies
 from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Progress
 from pytest_gpubench.load.response_buffer import ResponseBuffer
 from pytest_gpubench.model.failures import BenchmarkError
 
-API_KEY_VARIABLE = "OPENAI_API_KEY"
 EXIT_ORPHANED = 3
 _PROGRESS_INTERVAL = 0.5
 
@@ -76,9 +85,8 @@ class _Barrier:
         emit({"event": "waiting", "stage": stage})
         return await self._word
 
-    def heard(self, line: bytes) -> None:
+    def heard(self, word: int) -> None:
         """Called in the thread that reads stdin."""
-        word = json.loads(line)["go"]
         if self._loop is not None and self._word is not None:
             self._loop.call_soon_threadsafe(self._word.set_result, word)
 
@@ -88,50 +96,81 @@ def emit(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _listen(barrier: _Barrier) -> None:
-    rest = b""
-    while data := os.read(
-        0, 4096
-    ):  # unbuffered: a lock on sys.stdin would be in the way of a normal exit
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            barrier.heard(line)
-    os._exit(EXIT_ORPHANED)
+class _LifeLine:
+    """What comes through stdin, read by a thread of its own; the end of stdin is the worker's."""
+
+    def __init__(self) -> None:
+        self.tasks: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.barrier = _Barrier(needed=False)
+        """Of the task that is being done."""
+        threading.Thread(target=self._listen, name="life-line", daemon=True).start()
+
+    def _listen(self) -> None:
+        rest = b""
+        while data := os.read(
+            0, 4096
+        ):  # unbuffered: a lock on sys.stdin would be in the way of a normal exit
+            *lines, rest = (rest + data).split(b"\n")
+            for message in map(json.loads, lines):
+                if "plan" in message:
+                    self.tasks.put(message)
+                else:
+                    self.barrier.heard(message["go"])
+        os._exit(EXIT_ORPHANED)
 
 
-def main() -> int:
-    """The exit code is 0 when the result file is whole, 1 after a failure that was reported on
-    stdout."""
-    import uvloop
-
-    task = json.loads(sys.stdin.buffer.readline())
-    plan = LoadPlan.from_json(task["plan"])
-    barrier = _Barrier(plan.workload.workers > 1)
-    threading.Thread(target=_listen, args=(barrier,), name="life-line", daemon=True).start()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:  # one descriptor per stream; the usual soft limit is 1024
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    result = Path(task["result"])
-    buffer = ResponseBuffer(str(result.parent))
-    reporter = _Reporter()
-    key = os.environ.get(API_KEY_VARIABLE, "")
-    measuring = Measuring(plan, key, reporter, barrier.wait, buffer, reporter.alive)
+def _do(task: dict[str, Any], life_line: _LifeLine, vocabularies: Vocabularies) -> None:
+    """One load run: the result file is whole when ``done`` is said, a failure is said instead."""
+    plan, result = LoadPlan.from_json(task["plan"]), Path(task["result"])
+    life_line.barrier = barrier = _Barrier(plan.workload.workers > 1)
+    buffer, reporter = ResponseBuffer(str(result.parent)), _Reporter()
+    measuring = Measuring(
+        plan, task["key"], reporter, barrier.wait, buffer, reporter.alive, vocabularies
+    )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             facts = runner.run(measuring.work())
+        with result.open("w", encoding="utf-8") as file:
+            facts_json = {name: getattr(facts, name) for name in ClientFacts.__dataclass_fields__}
+            file.write(json.dumps(facts_json, allow_nan=False) + "\n")
+            for record in measuring.records():
+                line = json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False)
+                file.write(line + "\n")
     except BenchmarkError as error:
         failure = error.failure
         names = ("cause", "failure_class", "summary", "evidence", "remedy")
         emit({"event": "failed", "failure": {name: getattr(failure, name) for name in names}})
-        return 1
-    with result.open("w", encoding="utf-8") as file:
-        facts_json = {name: getattr(facts, name) for name in ClientFacts.__dataclass_fields__}
-        file.write(json.dumps(facts_json, allow_nan=False) + "\n")
-        for record in measuring.records():
-            file.write(json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False) + "\n")
-    buffer.close()
-    return 0
+    else:
+        emit({"event": "done"})
+    finally:
+        buffer.close()
+
+
+def _give_memory_back() -> None:
+    """What a run held: a worker that waits for the next one is as small as a new one."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def main() -> None:
+    """Do what comes through stdin, until it ends."""
+    life_line = _LifeLine()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # one descriptor per stream; the usual soft limit is 1024
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(import_ahead())
+    vocabularies = Vocabularies()
+    # What is imported stays: collections need not go through it before each run.
+    gc.collect()
+    gc.freeze()
+    emit({"event": "ready"})
+    while True:
+        _do(life_line.tasks.get(), life_line, vocabularies)
+        _give_memory_back()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,9 +1,10 @@
-"""The worker processes of one load run: started, fed, released together, ended; seen from the
-parent."""
+"""Worker processes, seen from the parent: started, given one load run after another, released
+together, ended."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -11,9 +12,12 @@ import signal
 import site
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +38,28 @@ PREPARING_S = 600.0
 """The same while it prepares: reading a large dataset has no progress, and the server may take two
 minutes to tokenize."""
 _LONGEST_LOOK = 1.0
+_MOST_STDERR = 64 * 2**10
+_NOT_FOR_WORKERS = ("OPENAI_API_KEY", "PYTEST_CURRENT_TEST")
+"""The key comes with the plan; the other differs in every test."""
 _DOING = {"prompts": "made prompts", "warmup": "sent the warm-up", "measured": "measured"}
 
 
-class Worker:
-    """One measuring process."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a process takes over from the one that starts it."""
 
-    def __init__(self, plan: LoadPlan, api_key: str, folder: Path) -> None:
-        self.plan = plan
-        self._result, self._log = (
-            folder / f"result-{plan.share}.jsonl",
-            folder / f"stderr-{plan.share}.txt",
-        )
-        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.waiting = ""
-        """The stage before which it waits."""
-        self.progress: Progress | None = None
-        self._silent = self._halted = 0.0
-        self._looked = time.monotonic()
+    environment: Mapping[str, str]
+    folder: str
+    cpus: frozenset[int]
+    niceness: int
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        """Those of a worker that would be started now."""
+        environment = {
+            name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS
+        }
         package_root = str(Path(__file__).parents[2])
-        environment = {**os.environ, "OPENAI_API_KEY": api_key}
         if package_root not in (
             *site.getsitepackages(),
             site.getusersitepackages(),
@@ -61,25 +67,62 @@ class Worker:
             environment["PYTHONPATH"] = os.pathsep.join(
                 filter(None, (os.environ.get("PYTHONPATH"), package_root))
             )
-        with self._log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pytest_gpubench.load.worker"],
-                stdin=subprocess.PIPE,  # stays open: its end is the end of the worker
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-                # Ctrl-C in the terminal reaches the parent, which ends the worker in order
-                start_new_session=True,
-            )
+        folder = ""
+        with contextlib.suppress(OSError):  # somebody removed it
+            folder = str(Path.cwd())
+        return cls(
+            environment,
+            folder,
+            frozenset(os.sched_getaffinity(0)),
+            os.getpriority(os.PRIO_PROCESS, 0),
+        )
+
+
+class Worker:
+    """One measuring process. It waits for a plan, and for the next one when it is done."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.surroundings = surroundings
+        self.waiting = ""
+        """The stage before which it waits."""
+        self.progress: Progress | None = None
+        self.done = False
+        """Whether the result of its plan is whole."""
+        self._result = Path()
+        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._silent = self._halted = self._looked = 0.0
+        self._said = ""
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the process
+        descriptor = self._stderr.fileno()
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "pytest_gpubench.load.worker"],
+            stdin=subprocess.PIPE,  # stays open: its end is the end of the worker
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=surroundings.environment,
+            # Ctrl-C in the terminal reaches the parent, which ends the worker in order
+            start_new_session=True,
+        )
         self._reader = threading.Thread(
             target=self._read_messages, name="load-progress", daemon=True
         )
         self._reader.start()
-        self.tell({"plan": plan.to_json(), "result": str(self._result)})
+
+    def begin(self, plan: LoadPlan, api_key: str, folder: Path) -> None:
+        """Give it a plan; the result lies in the folder once it is done."""
+        self._result = folder / f"result-{plan.share}.jsonl"
+        self.waiting, self.progress, self.done = "", None, False
+        self._silent = self._halted = 0.0
+        self._looked = time.monotonic()
+        os.ftruncate(self._stderr.fileno(), 0)
+        # The key goes through the pipe: no other user sees it there, as in argv or in a file.
+        self.tell({"plan": plan.to_json(), "result": str(self._result), "key": api_key})
 
     @property
     def ended(self) -> bool:
-        return self.process.poll() is not None
+        """Whether it works no more on its plan."""
+        return self.done or self.process.poll() is not None
 
     def tell(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None  # noqa: S101  # it was asked for
@@ -95,7 +138,7 @@ class Worker:
         while not self._messages.empty():
             message = self._messages.get()
             self._silent = 0.0
-            if message["event"] == "alive":
+            if message["event"] in ("alive", "done", "ready"):
                 continue
             if message["event"] == "failed":
                 plain = message["failure"]
@@ -155,20 +198,28 @@ class Worker:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+        self._said = self._complaints()
+        self._stderr.close()
 
     def crash(self) -> Failure | None:
         """Why it died, if it did."""
-        code = self.process.returncode
-        if code == 0:
+        code = self.process.poll()
+        if self.done or code is None:
             return None
-        lines = tuple(
-            line for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()
-        )[-15:]
+        lines = tuple(line for line in self._complaints().splitlines() if line.strip())[-15:]
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return Failure("load-worker-died", "client", f"the load generator's process {how}", lines)
 
+    def _complaints(self) -> str:
+        """The end of what it has written to its stderr during this plan."""
+        if self._stderr.closed:
+            return self._said
+        size = os.fstat(self._stderr.fileno()).st_size
+        said = os.pread(self._stderr.fileno(), _MOST_STDERR, max(0, size - _MOST_STDERR))
+        return said.decode("utf-8", "replace")
+
     def read(self) -> tuple[ClientFacts, list[RequestRecord]]:
-        """Its result, once it has ended well."""
+        """Its result, once it is done."""
         with self._result.open(encoding="utf-8") as file:
             facts = ClientFacts(**json.loads(file.readline()))
             return facts, [RequestRecord.from_json(json.loads(line)) for line in file]
@@ -177,15 +228,62 @@ class Worker:
         assert self.process.stdout is not None  # noqa: S101  # it was asked for
         for line in self.process.stdout:
             if line.startswith(b"{"):
-                self._messages.put(json.loads(line))
+                message = json.loads(line)
+                self._messages.put(message)
+                # Last, since whoever sees it takes all that was said for said.
+                self.done = self.done or message["event"] == "done"
 
 
-def start_workers(plan: LoadPlan, api_key: str, folder: Path) -> list[Worker]:
-    """One worker per share of the load."""
-    return [
-        Worker(replace(plan, share=share), api_key, folder)
-        for share in range(plan.workload.workers)
-    ]
+class WorkerPool:
+    """Workers that live as long as their owner and take one load run after another: what a process
+    imports costs ten times the CPU of a short case.
+
+    A worker that failed, died or was stopped is ended, and another one started when one is needed;
+    so is one that was started in other surroundings than there are now.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []
+        self._owner = os.getpid()
+
+    def prepare(self, count: int) -> None:
+        """Have so many workers; they start up while the caller goes on, and then sleep."""
+        self._sort_out()
+        while len(self._idle) < count:
+            self._idle.append(Worker(Surroundings.now()))
+
+    @contextmanager
+    def team(self, plan: LoadPlan, api_key: str, folder: Path) -> Iterator[list[Worker]]:
+        """One worker per share of the load, at work. Those that are not done in the end are
+        killed."""
+        self._sort_out()
+        team: list[Worker] = []
+        try:
+            for share in range(plan.workload.workers):
+                team.append(self._idle.pop() if self._idle else Worker(Surroundings.now()))
+                team[-1].begin(replace(plan, share=share), api_key, folder)
+            yield team
+        finally:
+            for worker in team:
+                if worker.done:
+                    self._idle.append(worker)
+                else:
+                    worker.kill()
+
+    def close(self) -> None:
+        """End all of them."""
+        if os.getpid() == self._owner:
+            while self._idle:
+                self._idle.pop().kill()
+
+    def _sort_out(self) -> None:
+        if os.getpid() != self._owner:  # after a fork: they are the parent's
+            self._idle, self._owner = [], os.getpid()
+        now = Surroundings.now()
+        for worker in list(self._idle):
+            if worker.process.poll() is not None or worker.surroundings != now:
+                self._idle.remove(worker)
+                worker.kill()
 
 
 def release(workers: list[Worker]) -> None:

@@ -25,6 +25,7 @@ from pytest_gpubench.gate.effort import RoundPlan
 from pytest_gpubench.load.client_calibration import stored
 from pytest_gpubench.load.load_run import check_workload, run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress
+from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.checks import VANISHED
 from pytest_gpubench.measure.combined_rounds import combined
 from pytest_gpubench.measure.compute import compute, window_of
@@ -69,6 +70,7 @@ class CaseRunner:
         folder: RunFolder,
         servers: ServerPool,
         gate: Gate,
+        load_workers: WorkerPool,
         shows: Shows = nothing,
         cases_of: Callable[[Launch], Iterable[Case]] = lambda _launch: (),
     ) -> None:
@@ -77,6 +79,7 @@ class CaseRunner:
         self._book = book
         self._folder = folder
         self._servers = servers
+        self._load_workers = load_workers
         self._shows = shows
         self._cases_of = cases_of
         self._warming = Warming(folder)
@@ -306,6 +309,7 @@ class CaseRunner:
                 check_server=lambda: engine.alive() or watch.check(),
                 on_progress=on_progress,
                 fetch_metrics=lambda: showing.page(engine.scrape()),
+                pool=self._load_workers,
             )
         try:
             write_requests(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -40,9 +40,16 @@ class ServerPool:
     why."""
 
     def __init__(
-        self, settings: Settings, book: RecipeBook, folder: RunFolder, leasing: Leasing
+        self,
+        settings: Settings,
+        book: RecipeBook,
+        folder: RunFolder,
+        leasing: Leasing,
+        before_start: Callable[[Launch], None],
     ) -> None:
+        """``before_start`` is called when a server of ours is about to start, its lease taken."""
         self._settings = settings
+        self._before_start = before_start
         self._leasing = leasing
         self._folder = folder
         self.arms = Arms(settings, book, self.inventory)
@@ -282,6 +289,7 @@ class ServerPool:
             in_use = self.arms.doctor(launch).memory_in_use(launch.server, lease.grant.gpus)
             if in_use is not None:
                 raise BenchmarkError(in_use)
+            self._before_start(launch)
             with lease.naming():
                 return start_engine(spec, settings)
         except BaseException:

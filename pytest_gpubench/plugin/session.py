@@ -12,6 +12,7 @@ import pytest
 from pytest_gpubench.plugin.items import Chosen
 
 if TYPE_CHECKING:
+    from pytest_gpubench.load.workers import WorkerPool
     from pytest_gpubench.model.cases import Case, RecipeBook
     from pytest_gpubench.model.specs import Launch
     from pytest_gpubench.plugin.baselining import Baselines
@@ -70,7 +71,21 @@ class BenchmarkSession:
             self.folder.path.name,
             worker["workercount"] if worker else 1,
         )
-        return ServerPool(self.settings, self.book, self.folder, leasing)
+        return ServerPool(self.settings, self.book, self.folder, leasing, self._expect_load)
+
+    @cached_property
+    def load_workers(self) -> WorkerPool:
+        """The processes that measure: they take one case after another."""
+        from pytest_gpubench.load.workers import WorkerPool
+
+        return WorkerPool()
+
+    def _expect_load(self, launch: Launch) -> None:
+        """Let the processes that will measure a launch's cases start while its server does."""
+        chosen = set(self.selected.cases)
+        cases = [case for case in self.book.cases_of(launch.server) if case.id in chosen]
+        needed = [case.workload.workers for case in cases if case.evaluation is None]
+        self.load_workers.prepare(max(needed, default=0))
 
     @property
     def arms(self) -> Arms:
@@ -89,6 +104,7 @@ class BenchmarkSession:
             self.folder,
             self.servers,
             self.gate,
+            self.load_workers,
             shows_of(self.config),
             self._cases_of,
         )
@@ -198,8 +214,12 @@ class BenchmarkSession:
 
     def close(self) -> None:
         """Stop whatever still runs."""
-        if "servers" in vars(self):
-            self.servers.close()
+        try:
+            if "servers" in vars(self):
+                self.servers.close()
+        finally:
+            if "load_workers" in vars(self):
+                self.load_workers.close()
 
     def write_documents(self, cases: list[Case]) -> None:
         """Write the files that ``--gpubench-plan`` and ``--gpubench-matrix`` name.

@@ -100,6 +100,8 @@ def test_an_ended_run_leaves_no_process_and_exits_2(
         if moment == "measurement":
             _await(lambda: bool(list(project.pytester.path.rglob("init/launch-1.json"))))
             _await(lambda: _measures(run.pid))
+        workers = _load_workers(run.pid)
+        assert workers
         run.send_signal(number)
         output, _ = run.communicate(timeout=120)
     finally:
@@ -107,6 +109,7 @@ def test_an_ended_run_leaves_no_process_and_exits_2(
     assert run.returncode == 2, output
     assert "KeyboardInterrupt" in output
     assert _gone(project)
+    assert not any(worker.is_running() for worker in workers)
     if moment == "measurement":
         (record,) = project.cases()
         assert record["failure"]["cause"] == "interrupted"
@@ -152,18 +155,32 @@ def test_a_killed_pytest_leaves_no_server(
     )
     try:
         _await(lambda: bool(_ours(project)))
+        workers = _load_workers(run.pid)
+        assert workers
     finally:
         run.kill()
         run.wait()
     assert _gone(project, within=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+
+
+def _load_workers(pid: int) -> list[psutil.Process]:
+    """The load workers of this pytest."""
+    try:
+        children = psutil.Process(pid).children()
+        return [one for one in children if "pytest_gpubench.load.worker" in one.cmdline()]
+    except psutil.Error:
+        return []
 
 
 def _measures(pid: int) -> bool:
-    """Whether the load worker of this pytest has begun."""
+    """Whether a load worker of this pytest has begun: it waits there from the server's start on."""
     try:
         return any(
-            "pytest_gpubench.load.worker" in child.cmdline()
-            for child in psutil.Process(pid).children()
+            connection.status == psutil.CONN_ESTABLISHED
+            for worker in _load_workers(pid)
+            for connection in worker.net_connections("tcp")
         )
     except psutil.Error:
         return False
