@@ -143,8 +143,8 @@ def _supervise(
 
 def _pause(workers: list[Worker]) -> None:
     limit = time.monotonic() + _POLL
-    while time.monotonic() < limit and not all(worker.ended for worker in workers):
-        time.sleep(_POLL / 10)
+    for worker in workers:  # asleep until it has something to say that ends the run
+        worker.over.wait(max(0.0, limit - time.monotonic()))
 
 
 def _listen(

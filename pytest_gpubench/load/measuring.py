@@ -80,7 +80,7 @@ class Measuring:
                     await with_token_ids(prompts[1], counter),
                 )
         finally:
-            await counter.close()
+            counter.close()
         warmups, measured = [
             await build_requests(plan, self.api_key, phase, on_built=self.alive)
             for phase in prompts

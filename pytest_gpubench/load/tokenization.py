@@ -10,25 +10,23 @@ claim has the benefit of every such doubt; ``measure.validity`` has the toleranc
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import json
 import random
 import re
-import ssl
 from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import httpx2
-
 from pytest_gpubench.dialects.dialect import Dialect, TokenizeRequest
 from pytest_gpubench.dialects.registry import dialect_of
+from pytest_gpubench.load.asking import Asker, NotAnsweredError
 from pytest_gpubench.load.openai_wire import openai_messages
 from pytest_gpubench.load.parser import Answer
 from pytest_gpubench.load.prompts import Message, Prompt
 from pytest_gpubench.load.protocol import LoadPlan
+from pytest_gpubench.load.transport import NO_CONNECTION
 from pytest_gpubench.model.failures import BenchmarkError, Failure, FailureClass
 from pytest_gpubench.model.frozen import thaw
 
@@ -60,48 +58,22 @@ class NotCountedError(Exception):
     """Nothing counts tokens here; the text says why."""
 
 
-class _TooLargeError(Exception):
-    """An answer has more bytes than any count of tokens."""
+def _asker(plan: LoadPlan, api_key: str) -> Asker:
+    keeps = dialect_of(plan.framework).keeps_connections
+    return Asker(plan.root, api_key, plan.connect_timeout, keeps_connections=keeps)
 
 
-def _client(plan: LoadPlan, api_key: str, timeout: float) -> httpx2.AsyncClient:
-    """Talks to the server as the load does: with its key, through no proxy, following no
-    redirect."""
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    limits = httpx2.Timeout(timeout, connect=plan.connect_timeout)
-    return httpx2.AsyncClient(
-        base_url=plan.root,
-        headers=headers,
-        timeout=limits,
-        trust_env=False,
-        follow_redirects=False,
-        verify=_certificates(),
-    )
-
-
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    """Whom to trust; read once, since it takes as long as thirty prompts. Knows SSL_CERT_FILE."""
-    return ssl.create_default_context()
-
-
-async def _posted(http: httpx2.AsyncClient, asks: TokenizeRequest) -> tuple[int, str, bytes]:
+async def _posted(asker: Asker, asks: TokenizeRequest) -> tuple[int, str, bytes]:
     """Status, where a redirect points, and body of the answer to the last of the questions, or to
     the first that is not answered with 200."""
     while True:
         asked = json.dumps(asks.body).encode()
         limit = _LARGEST_ANSWER + _PER_BYTE * len(asked)
-        headers = {"content-type": "application/json"}
-        async with http.stream("POST", asks.path, content=asked, headers=headers) as response:
-            data = bytearray()
-            async for part in response.aiter_bytes():
-                data += part
-                if len(data) > limit:
-                    raise _TooLargeError(f"more than {limit} bytes for {len(asked)}")
-            location = response.headers.get("location", "")
-        if response.status_code != 200 or asks.then is None:
-            return response.status_code, location, bytes(data)
-        asks = asks.then(json.loads(data))
+        answer = await asker.post(asks.path, asked, limit)
+        body = b"".join(piece for _, piece in answer.pieces)
+        if answer.status != 200 or asks.then is None:
+            return answer.status, answer.headers.get("location", ""), body
+        asks = asks.then(json.loads(body))
 
 
 def _counted(dialect: Dialect, data: bytes) -> tuple[int, Any]:
@@ -122,10 +94,10 @@ class TokenCounter:
     def __init__(self, plan: LoadPlan, api_key: str) -> None:
         self._plan = plan
         self._dialect = dialect_of(plan.framework)
-        self._http = _client(plan, api_key, _TOKENIZE_TIMEOUT)
+        self._asker = _asker(plan, api_key)
 
-    async def close(self) -> None:
-        await self._http.aclose()
+    def close(self) -> None:
+        self._asker.close()
 
     async def __call__(self, text: str, history: tuple[Message, ...] = ()) -> int:
         """Tokens of a request with this text as its last message.
@@ -154,16 +126,15 @@ class TokenCounter:
             asks = self._dialect.tokenize_chat(self._plan.model, messages, template)
         try:
             async with asyncio.timeout(_TOKENIZE_TIMEOUT):
-                status, location, data = await _posted(self._http, asks)
+                status, location, data = await _posted(self._asker, asks)
         except _NO_ANSWER as error:  # of a question before the last one
             raise self._failed("did not answer as its engine does", str(error)) from error
         except TimeoutError:
             raise self._failed(f"gave no whole answer within {_TOKENIZE_TIMEOUT:g} s") from None
-        except (httpx2.HTTPError, _TooLargeError) as error:
-            nobody = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+        except NotAnsweredError as error:
+            nobody = str(error).startswith(NO_CONNECTION)
             raise self._failed(
-                f"did not answer: {type(error).__name__}: {error}",
-                failure_class="client" if nobody else "engine",
+                f"did not answer: {error}", failure_class="client" if nobody else "engine"
             ) from error
         text = data[:500].decode("utf-8", "replace")
         if status in (400, 422):
@@ -240,18 +211,21 @@ async def recount(
     """
     counts: dict[int, int] = {}
     why_not = ""
+    asker = _asker(plan, api_key)
+
+    async def ask(text: str) -> int:
+        return await _ask(asker, plan, text)
+
     try:
-        async with asyncio.timeout(LIMIT_S), _client(plan, api_key, LIMIT_S) as http:
-
-            async def ask(text: str) -> int:
-                return await _ask(http, plan, text)
-
+        async with asyncio.timeout(LIMIT_S):
             for number, answer in answers.items():
                 counts[number] = await tokens_of(answer, ask)
     except NotCountedError as error:
         why_not = str(error)
     except TimeoutError:
         why_not = f"/tokenize was not done after {LIMIT_S:g} s"
+    finally:
+        asker.close()
     return counts, "" if counts else why_not
 
 
@@ -283,15 +257,15 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
     return counted
 
 
-async def _ask(http: httpx2.AsyncClient, plan: LoadPlan, text: str) -> int:
+async def _ask(asker: Asker, plan: LoadPlan, text: str) -> int:
     dialect = dialect_of(plan.framework)
     try:
         asks = dialect.tokenize_text(plan.model, text, special=False)
-        status, _, data = await _posted(http, asks)
+        status, _, data = await _posted(asker, asks)
         if status != 200:
             raise NotCountedError(f"/tokenize answered {status}")
         return _counted(dialect, data)[0]
-    except (httpx2.HTTPError, _TooLargeError) as error:
-        raise NotCountedError(f"/tokenize did not answer ({type(error).__name__})") from error
+    except NotAnsweredError as error:
+        raise NotCountedError(f"/tokenize did not answer ({error})") from error
     except _NO_ANSWER as error:
         raise NotCountedError("/tokenize answered without a count") from error

@@ -7,6 +7,7 @@ Connections are made before the clock starts, lent to one exchange at a time, wa
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import resource
 import ssl
@@ -21,6 +22,8 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 MAX_ANSWER = 256 * 2**20
 """Bytes of one answer, where the request does not say how long it may be."""
+NO_CONNECTION = "no connection"
+"""Begins what is said where nobody takes one."""
 _CONNECT_BURST = 64
 _SHORT = 4
 """Bytes of a read in which an end may be in parts."""
@@ -193,6 +196,12 @@ class Slot(asyncio.Protocol):
             self._on_end(self, exchange, now)
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust, read once: for each connection it would take 20 ms. Knows SSL_CERT_FILE."""
+    return ssl.create_default_context()
+
+
 async def open_connection(root: str, slot: Slot, timeout: float) -> None:
     """Connect a slot to the server at ``root``.
 
@@ -203,7 +212,7 @@ async def open_connection(root: str, slot: Slot, timeout: float) -> None:
     host = parts.hostname or ""
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
-    context = ssl.create_default_context() if secure else None
+    context = _certificates() if secure else None
     async with asyncio.timeout(timeout):
         await asyncio.get_running_loop().create_connection(lambda: slot, host, port, ssl=context)
 
@@ -303,7 +312,7 @@ class Pool:
             await open_connection(self.root, slot, self.connect_timeout)
         except OSError as error:
             exchange.end_ns = time.monotonic_ns()
-            exchange.error = f"no connection: {error or type(error).__name__}"
+            exchange.error = f"{NO_CONNECTION}: {error or type(error).__name__}"
             self.on_end(exchange, exchange.end_ns)
         else:
             self._busy.add(slot)

@@ -88,6 +88,8 @@ class Worker:
         self.progress: Progress | None = None
         self.done = False
         """Whether the result of its plan is whole."""
+        self.over = threading.Event()
+        """Set when it works no more on its plan, whether or not it lives."""
         self._result = Path()
         self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._silent = self._halted = self._looked = 0.0
@@ -113,6 +115,7 @@ class Worker:
         """Give it a plan; the result lies in the folder once it is done."""
         self._result = folder / f"result-{plan.share}.jsonl"
         self.waiting, self.progress, self.done = "", None, False
+        self.over.clear()
         self._silent = self._halted = 0.0
         self._looked = time.monotonic()
         os.ftruncate(self._stderr.fileno(), 0)
@@ -230,8 +233,11 @@ class Worker:
             if line.startswith(b"{"):
                 message = json.loads(line)
                 self._messages.put(message)
-                # Last, since whoever sees it takes all that was said for said.
+                if message["event"] in ("done", "failed"):
+                    self.over.set()
+                # Last: whoever sees it takes all that was said for said, and may begin anew.
                 self.done = self.done or message["event"] == "done"
+        self.over.set()
 
 
 class WorkerPool:
