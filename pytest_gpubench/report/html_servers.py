@@ -28,35 +28,25 @@ from pytest_gpubench.report.html_markup import (
 )
 from pytest_gpubench.report.numbers import finite, seconds, short
 from pytest_gpubench.report.results import InitResult
+from pytest_gpubench.report.start_phases import NAMES, PHASES, parts_of, total
 from pytest_gpubench.report.views import CaseView, mapping, sequence
 
-_PHASES = (
-    "process_start",
-    "imports",
-    "config",
-    "weights",
-    "compile",
-    "kv_cache",
-    "graph_capture",
-    "other",
-)
-_NAMES = {"process_start": "process", "kv_cache": "KV cache", "graph_capture": "graph capture"}
 _MOST_STARTS = 60
 
 
 def startup(inits: Sequence[InitResult]) -> Markup | None:
     """Start-up phases of every launch, slowest first."""
-    started = sorted((init for init in inits if _total(init) > 0), key=_total, reverse=True)
+    started = sorted((init for init in inits if total(init) > 0), key=total, reverse=True)
     if not started:
         return None
-    most = _total(started[0])
+    most = total(started[0])
     rows = [
-        table_row((_start_name(init), _phase_bar(init, most), seconds(_total(init))))
+        table_row((_start_name(init), _phase_bar(init, most), seconds(total(init))))
         for init in started[:_MOST_STARTS]
     ]
-    used = [phase for phase in _PHASES if any(_parts(init).get(phase, 0) > 0 for init in started)]
+    used = [phase for phase in PHASES if any(parts_of(init).get(phase, 0) > 0 for init in started)]
     legend = [
-        tag("li", tag("span", class_=f"block p{_PHASES.index(phase)}"), _NAMES.get(phase, phase))
+        tag("li", tag("span", class_=f"block p{PHASES.index(phase)}"), NAMES.get(phase, phase))
         for phase in used
     ]
     more = len(started) - _MOST_STARTS
@@ -78,21 +68,12 @@ def _start_name(init: InitResult) -> str:
     return init.server if init.launch.label == "launch-1" else f"{init.server} {init.launch.label}"
 
 
-def _total(init: InitResult) -> float:
-    return max(init.phases.get("ready", 0.0), sum(init.phases.get(phase, 0.0) for phase in _PHASES))
-
-
-def _parts(init: InitResult) -> dict[str, float]:
-    parts = {phase: max(0.0, init.phases.get(phase, 0.0)) for phase in _PHASES[:-1]}
-    return parts | {"other": max(0.0, _total(init) - sum(parts.values()))}
-
-
 def _phase_bar(init: InitResult, most: float) -> Markup:
     at, boxes, words = 0.0, [], []
-    for index, (phase, length) in enumerate(_parts(init).items()):
+    for index, (phase, length) in enumerate(parts_of(init).items()):
         wide = length / most * 400
         if length > 0:
-            words.append(f"{_NAMES.get(phase, phase)} {seconds(length)}")
+            words.append(f"{NAMES.get(phase, phase)} {seconds(length)}")
         if wide >= 0.3:
             title = tag("title", words[-1])
             boxes.append(
