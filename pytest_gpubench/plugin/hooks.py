@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -126,6 +127,7 @@ class Hooks:
         self._benchmark.accepted = True
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._benchmark.collected = time.monotonic()
         found = [parameters for item in session.items if (parameters := parameters_of(item))]
         cases: dict[str, Case] = {case.id: case for _, case in found if case}
         servers: dict[Launch, None] = dict.fromkeys(launch for launch, _ in found if launch)
@@ -211,6 +213,13 @@ class Hooks:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         return outcomes.status_of(report)
 
+    def _tell_wall_time(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The records of all workers of xdist lie in one folder."""
+        from pytest_gpubench.report.wall_time import wall_lines
+
+        for line in wall_lines(self._benchmark.results()):
+            terminalreporter.write_line(line)
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         # Workers of xdist report in the order in which they end.
         places: dict[str, tuple[int, float]] = {}
@@ -223,6 +232,8 @@ class Hooks:
             verbosity = terminalreporter.config.get_verbosity()
             for line in summary_lines(rows, frontier=verbosity >= 0, verbose=verbosity > 0)[1:]:
                 terminalreporter.write_line(line)
+            if verbosity > 0:
+                self._tell_wall_time(terminalreporter)
         for line in outcomes.against_lines(
             self._benchmark.settings.against, self._benchmark.outcomes
         ):

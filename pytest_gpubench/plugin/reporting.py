@@ -62,11 +62,8 @@ class _Hooks:
         if not (self._target or self._step_summary):
             return
         from pytest_gpubench.model.failures import GpubenchError
-        from pytest_gpubench.report.read_results import load_results
-        from pytest_gpubench.report.results import Loaded
 
-        run = self._benchmark.folder.path
-        loaded = load_results([run]) if run.is_dir() else Loaded((), ())
+        loaded = self._benchmark.results()
         if self._target is not None:
             try:
                 self._said.append(_write_report(self._target, loaded))

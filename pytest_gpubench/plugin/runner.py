@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -24,7 +25,7 @@ from pytest_gpubench.evals.evaluating import lm_eval_missing
 from pytest_gpubench.gate.effort import RoundPlan
 from pytest_gpubench.load.client_calibration import stored
 from pytest_gpubench.load.load_run import check_workload, run_load
-from pytest_gpubench.load.protocol import LoadPlan, Progress
+from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.checks import VANISHED
 from pytest_gpubench.measure.combined_rounds import combined
@@ -45,6 +46,7 @@ from pytest_gpubench.plugin.reuse import Reuse
 from pytest_gpubench.plugin.run_gate import Gate
 from pytest_gpubench.plugin.servers import ServerPool, ended_by, failure_of
 from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.spans import Spans, stages
 from pytest_gpubench.plugin.warming import Warming
 from pytest_gpubench.report.records import (
     SCHEMA_VERSION,
@@ -82,7 +84,9 @@ class CaseRunner:
         self._load_workers = load_workers
         self._shows = shows
         self._cases_of = cases_of
-        self._warming = Warming(folder)
+        self._warming = Warming(folder, load_workers)
+        self._spans = Spans()
+        """Of the case that is measured."""
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
         self._evaluator = Evaluator(book, folder, servers, shows)
@@ -112,7 +116,9 @@ class CaseRunner:
             return self._take_over(item, launch, case, self.reuse.take_over(launch, case, reused))
         engine = get_engine()
         record = self._new_record(launch, case, engine)
+        self._spans = Spans()
         outcome = self._attempt(launch, case, engine, record)
+        record["times"] = self._spans.seconds
         if isinstance(outcome, Failure):
             # What hangs or does not answer costs every other case as long.
             if outcome.cause in (SILENT, "no-metrics") or (
@@ -243,9 +249,11 @@ class CaseRunner:
         """The measurement, and what else of it goes into the record."""
         try:
             if case.evaluation is not None:
-                return self._evaluator.evaluate(launch, case, engine)
+                with self._spans.of("questions"):
+                    return self._evaluator.evaluate(launch, case, engine)
             spec = self._servers.arms.spec(launch)
-            self._warming.warm(launch, spec, engine, self._cases_of(launch))
+            with self._spans.of("launch"):
+                self._warming.warm(launch, spec, engine, self._cases_of(launch))
             plan = self.gate.round_plan(launch, case, spec, record)
             return self._run(launch, case, engine, plan), {}
         except GpubenchError as error:
@@ -292,7 +300,8 @@ class CaseRunner:
             salt=case.id,
         )
         calibrations = stored(self._settings.results, case.workload.workers)
-        before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
+        with self._spans.of("idle"):
+            before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         silence = SILENCE_TIMEOUT_S + case.workload.think_time
         watch = HangWatch(
             engine.scrape, silence, dialect.counters, open_loop=case.workload.open_loop
@@ -303,22 +312,24 @@ class CaseRunner:
                 watch.note(None if progress.stage == "prompts" else progress.done)
                 showing.note(progress)
 
-            result = run_load(
-                plan,
-                api_key=engine.api_key,
-                check_server=lambda: engine.alive() or watch.check(),
-                on_progress=on_progress,
-                fetch_metrics=lambda: showing.page(engine.scrape()),
-                pool=self._load_workers,
-            )
-        try:
-            write_requests(
-                self._folder.requests_file(launch, case, number),
-                (record.to_json() for record in result.records),
-            )
-        except GpubenchError as error:
-            raise BenchmarkError(_unwritten(str(error))) from error
-        after = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
+            begun = time.monotonic()
+            try:
+                result = run_load(
+                    plan,
+                    api_key=engine.api_key,
+                    check_server=lambda: engine.alive() or watch.check(),
+                    on_progress=on_progress,
+                    fetch_metrics=lambda: showing.page(engine.scrape()),
+                    pool=self._load_workers,
+                )
+            except BaseException:
+                self._spans.split(begun, {"load": time.monotonic()})
+                raise
+            self._spans.split(begun, stages(result.records))
+        with self._spans.of("results"):
+            self._keep_requests(launch, case, number, result.records)
+        with self._spans.of("idle"):
+            after = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         compiled = engine.compiled_between(*window_of(result.records))
         try:
             measurement = compute(
@@ -344,6 +355,17 @@ class CaseRunner:
         return gpus.complete(measurement, result.records), bool(
             compiled
         ) and not measurement.problems
+
+    def _keep_requests(
+        self, launch: Launch, case: Case, number: int, records: Sequence[RequestRecord]
+    ) -> None:
+        try:
+            write_requests(
+                self._folder.requests_file(launch, case, number),
+                (record.to_json() for record in records),
+            )
+        except GpubenchError as error:
+            raise BenchmarkError(_unwritten(str(error))) from error
 
     def _new_record(self, launch: Launch, case: Case, engine: Engine | None) -> dict[str, Any]:
         spec = self._servers.arms.spec(launch)
@@ -379,6 +401,7 @@ class CaseRunner:
             "metrics": None,
             "verdict": None,
             "failure": None,
+            "times": {},
         }
         record["gate"] = self.gate.part(case, spec, record)
         self._records[launch, case.id] = record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ from pytest_gpubench.plugin.engines_under_test import Arms
 from pytest_gpubench.plugin.leasing import Leasing
 from pytest_gpubench.plugin.model_files import fetch_weights, weights_files
 from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.plugin.spans import Spans
 from pytest_gpubench.report.provenance import client_versions, git_state
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, try_to_write
 
@@ -59,6 +62,7 @@ class ServerPool:
         self._next_word = 0.0
         self._commits: dict[Launch, dict[str, str | None]] = {}
         self._checks: dict[Launch, EngineCheck] = {}
+        self._times: dict[Launch, Spans] = {}
         self._inventory: Inventory | None = None
         self._provenance: dict[str, Any] | None = None
 
@@ -241,7 +245,8 @@ class ServerPool:
             raise BenchmarkError(
                 Failure("engine-version", "recipe", "; ".join(unmet), remedy=remedy)
             )
-        self._commits[launch] = self._fetched(spec)
+        with self._spans(launch).of("fetch"):
+            self._commits[launch] = self._fetched(spec)
         # Their config.json files may say more than was known before.
         doomed = self.arms.doctor(launch).death(launch.server)
         if doomed is not None:
@@ -273,7 +278,8 @@ class ServerPool:
 
     def _launched(self, launch: Launch, spec: ServerSpec) -> Engine:
         engine = self._distribution(spec)
-        lease = self._leasing.take(launch.server, spec, self.arms.hardware(spec))
+        with self._spans(launch).of("lease"):
+            lease = self._leasing.take(launch.server, spec, self.arms.hardware(spec))
         cache = server_cache_dir(self._settings.cache_dir)
         settings = EngineSettings(
             command=self.arms.command(spec),
@@ -290,7 +296,7 @@ class ServerPool:
             if in_use is not None:
                 raise BenchmarkError(in_use)
             self._before_start(launch)
-            with lease.naming():
+            with lease.naming(), self._spans(launch).of("start"):
                 return start_engine(spec, settings)
         except BaseException:
             self._leasing.end()
@@ -324,7 +330,8 @@ class ServerPool:
     def _stop(self, launch: Launch, engine: Engine) -> None:
         self._running = None
         try:
-            stopped = engine.stop()
+            with self._spans(launch).of("stop"):
+                stopped = engine.stop()
         except KeyboardInterrupt:
             # Not as such: at the session's end pytest has nobody left to catch it.
             pytest.exit(
@@ -335,6 +342,17 @@ class ServerPool:
             self._leasing.end()
         if stopped is not None and stopped.remaining:
             self._leasing.say(f"{launch.server}: {', '.join(stopped.remaining)} outlived SIGKILL")
+        self._keep_times(launch)
+
+    def _keep_times(self, launch: Launch) -> None:
+        """Into the record of the start, which was written before the server was stopped."""
+        path = self._folder.init_record(launch)
+        with contextlib.suppress(OSError, ValueError):  # somebody took it away: no times, then
+            record = json.loads(path.read_text(encoding="utf-8"))
+            try_to_write(path, record | {"times": self._spans(launch).seconds})
+
+    def _spans(self, launch: Launch) -> Spans:
+        return self._times.setdefault(launch, Spans())
 
     def _distribution(self, spec: ServerSpec) -> EngineDistribution | None:
         return self.arms.distribution(spec)
@@ -356,6 +374,7 @@ class ServerPool:
             "finished": datetime.now(UTC).isoformat(),
             "spec": spec,
             "failure": failure,
+            "times": self._spans(launch).seconds,
             **self.provenance(),
             **self.engine_part(launch, engine),
         }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.plugin.servers import ServerPool
     from pytest_gpubench.plugin.settings import Settings
     from pytest_gpubench.report.records import RunFolder
+    from pytest_gpubench.report.results import Loaded, Spent
 
 
 @dataclass
@@ -51,6 +53,9 @@ class BenchmarkSession:
     """Node ids of ratios that no worker of xdist runs."""
     accepted: bool = False
     """Whether the collected tests may run: neither recipes nor selection were refused."""
+    begun: float = field(default_factory=time.monotonic)
+    collected: float | None = None
+    """When the collection was over, as ``time.monotonic``."""
     said: list[str] = field(default_factory=list)
     """Lines for the end of the run, below the table."""
 
@@ -156,6 +161,26 @@ class BenchmarkSession:
 
         waive = not self.config.getoption("runxfail", False)
         return Baselines(self.settings.baselines, self.book, waive=waive)
+
+    @property
+    def spent(self) -> Spent:
+        """How long the run has taken so far."""
+        from pytest_gpubench.plugin.xdist import processes
+        from pytest_gpubench.report.results import Spent
+
+        collecting = 0.0 if self.collected is None else self.collected - self.begun
+        seconds = time.monotonic() - self.begun
+        return Spent(round(seconds, 3), processes(self.config), round(collecting, 3))
+
+    def results(self) -> Loaded:
+        """What lies in the run's folder so far."""
+        from pytest_gpubench.report.read_results import load_results
+        from pytest_gpubench.report.results import Loaded
+
+        path = self.folder.path
+        loaded = load_results([path]) if path.is_dir() else Loaded((), ())
+        runs = tuple(replace(run, spent=self.spent) for run in loaded.runs)
+        return replace(loaded, runs=runs)
 
     def unmatched_ratios(self) -> str | None:
         """The ratios of the recipes that would judge nothing, as one text; None where there is

@@ -142,6 +142,7 @@ class SessionEnd:
             "kind": "run",
             "exit": int(session.exitstatus),
             "finished": datetime.now(UTC).isoformat(),
+            "spent": self._benchmark.spent,
             "selection": _selection(config),
             "failed": len(self._failed),
             "retryable": self._retryable(int(session.exitstatus), loaded),

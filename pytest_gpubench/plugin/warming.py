@@ -12,6 +12,7 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.load.warmup_waves import waves_of
+from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.report.records import RunFolder, try_to_write
@@ -25,8 +26,9 @@ _LIMIT_S = 900.0
 class Warming:
     """Warms each launch up once."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, load_workers: WorkerPool) -> None:
         self._folder = folder
+        self._load_workers = load_workers
         self._warm: set[Launch] = set()
 
     def warm(self, launch: Launch, spec: ServerSpec, engine: Engine, cases: Iterable[Case]) -> None:
@@ -58,7 +60,12 @@ class Warming:
                     salt=launch.server,
                     deadline=_LIMIT_S,
                 )
-                result = run_load(plan, api_key=engine.api_key, check_server=engine.alive)
+                result = run_load(
+                    plan,
+                    api_key=engine.api_key,
+                    check_server=engine.alive,
+                    pool=self._load_workers,
+                )
                 requests += len(result.records)
                 failed += sum(not record.ok for record in result.records)
                 found = engine.compiled_between(since, time.monotonic_ns())

@@ -159,6 +159,15 @@ def refuse_what_would_mislead(
     return None
 
 
+def processes(config: pytest.Config) -> int:
+    """How many processes run the tests of this run side by side."""
+    if not getattr(config.option, "tx", None) or config.getoption("dist", "no") == "no":
+        return 1
+    from xdist.workermanage import parse_tx_spec_config
+
+    return max(1, len(parse_tx_spec_config(config)))
+
+
 class ServerScheduling:
     """xdist's scheduler protocol. A worker gets the items of its unit two at a time, so that ``-x``
     does not run all the rest.

@@ -35,6 +35,7 @@ from pytest_gpubench.report.numbers import finite, shown
 from pytest_gpubench.report.read_results import read_whole
 from pytest_gpubench.report.results import CaseResult, InitResult, Loaded
 from pytest_gpubench.report.views import CaseView, case_views
+from pytest_gpubench.report.wall_time import wall_section
 
 DETAILS_BUDGET = 4_200_000
 """Characters for the details of servers and cases: with 200 cases the whole file stays below 6
@@ -75,6 +76,7 @@ def render(
         else None,
         acceptance(views),
         startup(inits),
+        wall_section(loaded),
         server_table(views),
         case_table(views, [row for row in merged.rows if row.kind == "start"], link_of),
         servers(views, inits, read_whole, link_of, DETAILS_BUDGET),

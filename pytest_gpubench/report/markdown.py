@@ -22,6 +22,7 @@ from pytest_gpubench.report.views import (
     server_views,
     status_counts,
 )
+from pytest_gpubench.report.wall_time import wall_rows
 
 LONGEST_COMMENT = 60_000
 """GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves
@@ -66,7 +67,7 @@ def markdown(
     notes = [f"- versions disagree: {plain(sentence)}" for sentence in merged.disagreements[:10]]
     notes += [f"- {plain(sentence)}" for sentence in merged.jobs[:10]]
     parts += ["\n".join(notes)] if notes else []
-    parts += _folded(views, starts) + _left_out(loaded)
+    parts += _folded(views, starts) + _wall_time(loaded) + _left_out(loaded)
     return _within(parts, longest)
 
 
@@ -167,6 +168,16 @@ def _cell(view: CaseView, metric: str, scale: float, digits: int) -> str:
         return "-"
     text = f"{value * scale:,.{digits}f}"
     return f"({text})" if metric in view.hidden else text
+
+
+def _wall_time(loaded: Loaded) -> list[str]:
+    """Where the time went, folded."""
+    rows = [f"| {plain(name)} | {took} | {share} |" for name, took, share in wall_rows(loaded)]
+    if not rows:
+        return []
+    lines = ["| | time | share |", "|---|---:|---:|", *rows]
+    head = "<details><summary>Where the time went</summary>"
+    return [f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"]
 
 
 def _left_out(loaded: Loaded) -> list[str]:

@@ -106,6 +106,7 @@ def _run(path: Path, cases: list[CaseResult], inits: list[InitResult], end: RunE
         tuple(sorted(cases, key=lambda one: (one.finished, one.case))),
         tuple(sorted(inits, key=lambda one: (one.finished, one.server))),
         end,
+        end.spent if end else None,
     )
 
 
@@ -281,6 +282,7 @@ def _case(path: Path, run: str, record: CaseRecord) -> CaseResult:
         image=record.image,
         evaluation=record.evaluation,
         reused_from=record.reused_from,
+        times=record.times,
     )
 
 
@@ -308,6 +310,7 @@ def _init(path: Path, run: str, record: StartRecord) -> InitResult:
         versions=_versions(record),
         hostname=str(record.host.get("hostname") or ""),
         verdict=record.verdict,
+        times=record.times,
     )
 
 

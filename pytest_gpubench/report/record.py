@@ -99,6 +99,16 @@ class Record(BaseModel):
             "kernels that were compiled meanwhile"
         ),
     )
+    times: Numbers = Field(
+        default_factory=dict,
+        description=(
+            "where the wall time went, in seconds: of a start `lease` (waiting for free hardware), "
+            "`fetch` (weights), `start`, `stop`; of a case `launch` (the warm-up of its launch), "
+            "`idle` (waiting for an idle engine), "
+            "`prompts`, `warmup`, `measured`, `results` (answers read, counted again, kept), "
+            "`questions` (of an evaluation), `load` (one that failed)"
+        ),
+    )
     checks: Facts = Field(
         default_factory=dict,
         description=(

@@ -79,6 +79,8 @@ class CaseResult:
     empty where a load was measured."""
     reused_from: str = ""
     """Run in which it was measured, where this run only judged it again; empty: measured here."""
+    times: Mapping[str, float] = field(default_factory=dict)
+    """Where the wall time of the case went, in seconds by name; empty in old records."""
 
     @property
     def status(self) -> Status:
@@ -125,6 +127,8 @@ class InitResult:
     hostname: str = ""
     verdict: Verdict | None = None
     """Of the gate on the start; None where nothing judged it."""
+    times: Mapping[str, float] = field(default_factory=dict)
+    """Where the wall time of start and stop went, in seconds by name; empty in old records."""
 
     @property
     def subject(self) -> str:
@@ -154,6 +158,17 @@ class TestFailure:
     """One line."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """How long a run took."""
+
+    seconds: float
+    processes: int = 1
+    """That ran tests side by side."""
+    collecting: float = 0.0
+    """Seconds until the first test, in a run of one process."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
     """How pytest ended: the file ``run.json`` of a run's folder."""
@@ -169,6 +184,8 @@ class RunEnd:
     """Gates across cases that failed, under the names by which they are judged."""
     not_run: tuple[str, ...] = ()
     """Selected cases that were neither measured nor skipped with a reason."""
+    spent: Spent | None = None
+    """None in old runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +198,8 @@ class Run:
     inits: tuple[InitResult, ...]
     end: RunEnd | None = None
     """None where the run was killed, or still goes on."""
+    spent: Spent | None = None
+    """None where nobody says it yet, or any more."""
 
 
 @dataclass(frozen=True, slots=True)
