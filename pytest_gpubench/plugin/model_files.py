@@ -11,7 +11,7 @@ from pytest_gpubench.dialects.command_line import DRAFT_WEIGHTS, WEIGHTS
 from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.host.hub.fetch import Progress, ensure_snapshot, fetch_configs
-from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
+from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot, weight_paths
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import ServerSpec
 
@@ -77,6 +77,21 @@ def weights_files(spec: ServerSpec, cache_dir: Path | None) -> dict[str, str]:
         place: _weights_file(dialect, spec, one, cache)
         for place, one in zip(places, models_of(spec), strict=False)
     }
+
+
+def files_of_weights(spec: ServerSpec, cache_dir: Path | None) -> tuple[Path, ...]:
+    """All files of weights that a server will read, target first; they have been fetched."""
+    named = weights_files(spec, cache_dir)
+    if named:
+        return tuple(Path(path) for path in named.values())
+    cache = cache_dir or default_cache_dir()
+    found = [
+        find_snapshot(one.repository, one.revision, cache, tokenizer=one.tokenizer)
+        for one in models_of(spec)
+        if one.weights
+    ]
+    folders = [one.path for one in found if isinstance(one, Snapshot)]
+    return tuple(path for folder in folders for path in weight_paths(folder))
 
 
 def _weights_file(dialect: Dialect, spec: ServerSpec, one: Wanted, cache: Path) -> str:

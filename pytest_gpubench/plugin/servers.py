@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -23,13 +24,14 @@ from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, missing_hardware
 from pytest_gpubench.host.host_facts import host_facts
 from pytest_gpubench.host.hub.fetch import Progress
 from pytest_gpubench.host.hub.local import server_cache_dir
+from pytest_gpubench.host.read_ahead import reading_ahead
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.engines_under_test import Arms
 from pytest_gpubench.plugin.leasing import Leasing
-from pytest_gpubench.plugin.model_files import fetch_weights, weights_files
+from pytest_gpubench.plugin.model_files import fetch_weights, files_of_weights, weights_files
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans
 from pytest_gpubench.report.provenance import client_versions, git_state
@@ -296,11 +298,22 @@ class ServerPool:
             if in_use is not None:
                 raise BenchmarkError(in_use)
             self._before_start(launch)
-            with lease.naming(), self._spans(launch).of("start"):
+            with (
+                lease.naming(),
+                self._spans(launch).of("start"),
+                reading_ahead(self._soon_read(spec)),
+            ):
                 return start_engine(spec, settings)
         except BaseException:
             self._leasing.end()
             raise
+
+    def _soon_read(self, spec: ServerSpec) -> tuple[Path, ...]:
+        """What may be read ahead: on a host of our own nothing is measured while a server starts;
+        on a shared one somebody may be measuring now."""
+        if not self._settings.exclusive:
+            return ()
+        return files_of_weights(spec, self._settings.cache_dir)
 
     def _deviation(self, launch: Launch, spec: ServerSpec, engine: Engine) -> Failure | None:
         check = check_engine(spec, engine.facts, served_name=engine.served_name)

@@ -10,7 +10,12 @@ from pytest_gpubench.dialects.command_line import DRAFT_WEIGHTS, WEIGHTS
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
-from pytest_gpubench.plugin.model_files import fetch_weights, models_of, weights_files
+from pytest_gpubench.plugin.model_files import (
+    fetch_weights,
+    files_of_weights,
+    models_of,
+    weights_files,
+)
 
 
 def spec(model: str, serve: dict[str, object] | None = None, draft: str = "") -> ServerSpec:
@@ -48,3 +53,23 @@ def test_several_files_need_a_word(tmp_path: Path) -> None:
 
 def test_other_engines_are_given_repositories() -> None:
     assert weights_files(ServerSpec("vllm", "m", "cpu", Topology(), FrozenMap()), None) == {}
+
+
+def test_what_a_server_will_read(tmp_path: Path) -> None:
+    pair = ServerSpec(
+        "vllm",
+        "pytest-gpubench/tiny-llama",
+        "cpu",
+        Topology(),
+        FrozenMap(),
+        speculative=Speculative("eagle3", 3, "pytest-gpubench/tiny-llama-eagle3"),
+    )
+    assert files_of_weights(pair, tmp_path) == ()
+    fetch_weights(pair, tmp_path)
+    target, draft = files_of_weights(pair, tmp_path)
+    assert target.name == draft.name == "model.safetensors"
+    assert "eagle3" in str(draft)
+    dummy = ServerSpec("vllm", pair.model, "cpu", Topology(), FrozenMap({"load-format": "dummy"}))
+    assert files_of_weights(dummy, tmp_path) == ()
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
+    assert files_of_weights(spec(str(tmp_path)), None) == (tmp_path / "m.gguf",)

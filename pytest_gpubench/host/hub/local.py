@@ -260,6 +260,16 @@ def weight_size(folder: Path) -> int | None:
         return None
 
 
+def weight_paths(folder: Path) -> tuple[Path, ...]:
+    """The weight files of a model's folder that are there; none where nobody can tell."""
+    try:
+        present = dict(_files(folder))
+        names = _weight_files(folder, present)
+    except (_UnreadableError, OSError):
+        return ()
+    return tuple(folder / name for name in names if present.get(name))
+
+
 def _indexed_size(index: Path) -> int | None:
     """What an index says that its weights hold."""
     metadata = _json(index).get("metadata") if index.is_file() else None
