@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gpubench.dialects import metrics_page
 from pytest_gpubench.dialects.metrics_page import parse_metrics
 from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.idleness import wait_idle
@@ -239,3 +240,68 @@ def test_no_page_is_too_strange(text: str) -> None:
     ):
         with suppress(ValueError):
             parse_metrics(page)
+
+
+_VALUES = (
+    "0",
+    "1.0",
+    "-3",
+    "1e9",
+    "NaN",
+    "+Inf",
+    "-Inf",
+    "7 1700000000",
+    "x",
+    "",
+    "1_0",
+    "0x1",
+    "9" * 30,
+)
+_ODD_LINES = (
+    'vllm:x{a="b} 1"} 5',
+    'vllm:x{a="b 2',
+    "vllm:x 1 # {} 2",
+    "vllm:x{} 1",
+    "vllm:x\t4",
+    "  vllm:y 3  ",
+    "# TYPE vllm:x counter",
+    "# TYPE",
+    "#",
+    "",
+    "vllm:x 5\r",
+    "vllm:x} 5",
+)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(PAGE.splitlines()), st.sampled_from(_VALUES)).map(
+                lambda found: (
+                    found[0]
+                    if found[0].startswith("#")
+                    else f"{found[0].rpartition(' ')[0]} {found[1]}"
+                )
+            ),
+            st.sampled_from(_ODD_LINES),
+            st.text(max_size=12),
+        ),
+        max_size=12,
+    ).map("\n".join)
+)
+def test_a_page_of_known_lines_is_read_as_any_other(page: str) -> None:
+    def outcome(read: Callable[[str], object]) -> str:
+        try:
+            return repr(read(page))  # NaN is not equal to itself
+        except ValueError as error:
+            return type(error).__name__
+
+    assert outcome(parse_metrics) == outcome(metrics_page._parsed)
+    assert outcome(parse_metrics) == outcome(metrics_page._parsed), "by what is kept"
+
+
+def test_values_are_those_of_the_page_and_not_of_the_one_before() -> None:
+    names = ("vllm:generation_tokens_total", "vllm:num_requests_running")
+    for number in (1, 2):
+        page = re.sub(r" [0-9.e+]+$", f" {number}.0", PAGE, flags=re.MULTILINE)
+        assert [parse_metrics(page).total(name) for name in names] == [2.0 * number] * 2
