@@ -50,6 +50,11 @@ class Against:
     """Replaces the recipe's draft."""
     without_draft: bool = False
     """Whether the recipe's draft is taken away (``--no-speculative-config``)."""
+    checkout: Path | None = None
+    """Where the second engine's processes are started, if its recipes are of another checkout: the
+    counterpart of the folder in which pytest was started."""
+    recipes: tuple[Path, ...] = ()
+    """Files of that checkout, counterparts of those of the run."""
 
     def applied(self, spec: ServerSpec) -> ServerSpec:
         """The second engine's server for a server of the recipe."""
@@ -78,7 +83,14 @@ def _differences(first: ServerSpec, second: ServerSpec, command: tuple[str, ...]
     before = first.command or command
     if second.command and second.command != before:
         yield f"command {shlex.join(second.command)} instead of {shlex.join(before)}"
+    for name in ("model", "revision", "image"):
+        old, new = (getattr(spec, name) or "none" for spec in (first, second))
+        if old != new:
+            yield f"{name} {new} instead of {old}"
     yield from _changed("--", first.serve, second.serve)
+    if first.extra_args != second.extra_args:
+        old, new = (without_shapes(shlex.join(one.extra_args)) for one in (first, second))
+        yield f"extra-args {new or 'none'} instead of {old or 'none'}"
     yield from _changed("", first.env, second.env)
     old_draft, draft = _draft_text(first), _draft_text(second)
     if old_draft != draft:
@@ -101,6 +113,10 @@ def _changed(dashes: str, before: Mapping[str, Frozen], now: Mapping[str, Frozen
             yield f"{dashes}{name} {shown} instead of not given"
         elif canonical_json(before[name]) != canonical_json(value):
             yield f"{dashes}{name} {shown} instead of {shown_value(name, _shown(before[name]))}"
+    for name in before:
+        if name not in now:
+            shown = shown_value(name, _shown(before[name]))
+            yield f"{dashes}{name} not given instead of {shown}"
 
 
 def _shown(value: Frozen) -> str:

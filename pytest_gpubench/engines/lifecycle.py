@@ -72,6 +72,8 @@ class EngineSettings:
     """Seconds without a new log line and without CPU time."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """Files of weights by their place on the command line, for an engine that takes files."""
+    folder: Path | None = None
+    """Where the server is started; None: where we were."""
     port: int | None = None
     """A fixed port; by default a free one is chosen, and another one if it is taken in between."""
 
@@ -209,7 +211,9 @@ def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Eng
     url = f"http://127.0.0.1:{port}"
     with _key_file(key.file) as key_path:
         argv = command.filled({PORT: str(port), KEY_FILE: key_path, **settings.weights})
-        process = ServerProcess.start(argv, env, log, inherit_fds=settings.inherit_fds)
+        process = ServerProcess.start(
+            argv, env, log, inherit_fds=settings.inherit_fds, cwd=settings.folder
+        )
         try:
             _await_ready(process, url, api_key, served_name, settings)
             ready = time.monotonic() - process.started

@@ -4,6 +4,7 @@ by a recipe's ``gates``."""
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from pytest_gpubench.model.frozen import Frozen, FrozenMap
@@ -130,6 +131,23 @@ def policies(
         for policy in found
         if policy and (policy.metric == "engine_init") == (workload is None)
     )
+
+
+def narrowed(
+    found: tuple[MetricPolicy, ...], only: Collection[str], *, start: bool = False
+) -> tuple[MetricPolicy, ...]:
+    """The policies of some metrics; one that the recipe does not gate gets its usual tolerance.
+
+    Args:
+        only: names of metrics; empty: all that are gated.
+        start: whether the subject is the start of a server.
+    """
+    if not only:
+        return found
+    kept = tuple(policy for policy in found if policy.metric in only)
+    known = {policy.metric for policy in kept}
+    missing = (name for name in only if name not in known and (name == "engine_init") == start)
+    return (*kept, *(replace(_usual(name), declared=True) for name in dict.fromkeys(missing)))
 
 
 def _policy(

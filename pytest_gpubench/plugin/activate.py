@@ -65,8 +65,9 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     unmatched = benchmark.unmatched_ratios() if processes else None
     if unmatched:  # without workers it is said when one of our tests is collected
         raise pytest.UsageError(unmatched)
-    if settings.ignore_findings:
-        _ = benchmark.servers  # refuses an unknown rule now, not at the first test
+    if settings.ignore_findings or (settings.against and settings.against.recipes):
+        # Refuses an unknown rule, and wrong recipes of engine B, now and not at the first test.
+        _ = benchmark.servers
     config.stash[SESSION] = benchmark
     _register_marks(config, book)
     _refuse_ambiguous_selection(config, book)

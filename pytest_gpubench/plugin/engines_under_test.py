@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.engines.against import differences
+from pytest_gpubench.engines.against import Against, differences
 from pytest_gpubench.engines.interpreter import EngineDistribution, probe_command
+from pytest_gpubench.gate.counterparts import Counterparts, counterparts
 from pytest_gpubench.host.gpus.inventory import Inventory
-from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.problems import problem_text
 
 SECOND = "b"
+NO_COUNTERPART = "no-counterpart"
+"""Cause of a failure: the second engine's recipes have nothing to compare with."""
 
 
 class Arms:
@@ -27,10 +36,15 @@ class Arms:
     ) -> None:
         self._settings = settings
         self._words: dict[str, str] = {}
-        self._books = {"": book}
-        if settings.against is not None:
-            servers = tuple((key, settings.against.applied(spec)) for key, spec in book.servers)
+        self._recipes = book
+        self._books = {"": _with(settings.first_engine, book)}
+        self._there: Counterparts | None = None
+        if settings.against is not None and settings.against.recipes:
+            self._there = _counterparts(settings, book)
+            servers = tuple((key, self._there.servers.get(key, spec)) for key, spec in book.servers)
             self._books[SECOND] = replace(book, servers=servers)
+        elif settings.against is not None:
+            self._books[SECOND] = _with(settings.against, book)
         self._doctors = {
             arm: Doctor(settings, arms_book, inventory) for arm, arms_book in self._books.items()
         }
@@ -42,6 +56,31 @@ class Arms:
     def never_runs(self, launch: Launch) -> str:
         """Why no case of a launch's server is run, empty where some are."""
         return self._books[""].never_runs(launch.server)
+
+    def no_counterpart(self, server: str, case: Case | None = None) -> Failure | None:
+        """Why a server, or a case of it, has no counterpart in the second engine's recipes; None
+        where it has one."""
+        if self._there is None:
+            return None
+        if case is None:
+            reason = self._there.never(server, self._books[""].cases_of(server))
+        else:
+            reason = self._there.unlike.get(case.id, "")
+        if not reason:
+            return None
+        option = self._settings.against
+        where = option.text if option else ""
+        return Failure(
+            NO_COUNTERPART,
+            "recipe",
+            f"{case.id if case else server} cannot be compared with {where}: {reason}",
+            remedy="Compare states of the recipes in which the case asks for the same work.",
+        )
+
+    def folder(self, launch: Launch) -> Path | None:
+        """Where the engine of a launch is started; None: where pytest was."""
+        option = self._settings.against
+        return option.checkout if option and launch.arm == SECOND else None
 
     def doctor(self, launch: Launch) -> Doctor:
         """Findings for the servers of a launch's engine."""
@@ -80,19 +119,44 @@ class Arms:
         if option is None:
             return ""
         if server not in self._words:
+            first = self._settings.first_engine
             self._words[server] = (
-                f"engine B is {option.text} "
+                (f"engine A is {first.text}, " if first else "") + f"engine B is {option.text} "
                 f"({'; '.join(self.differences(server)) or 'the same as engine A'})"
             )
         return self._words[server]
 
     def against(self, launch: Launch) -> dict[str, object] | None:
-        """For the records of the second engine: the option as written, and what differs; None for
-        the first engine."""
-        option = self._settings.against
+        """For the records of the second engine: the option as written, and what differs from the
+        first; of the first, where it is not that of the recipes, what differs from theirs."""
+        option, first = self._settings.against, self._settings.first_engine
+        if first is not None and launch.arm != SECOND:
+            recipe = self._recipes.server(launch.server)
+            own = differences(recipe, self.spec(launch), self.command(recipe))
+            return {"option": first.text, "differences": own}
         if option is None or launch.arm != SECOND:
             return None
         return {"option": option.text, "differences": self.differences(launch.server)}
 
     def _arm(self, launch: Launch) -> str:
         return SECOND if SECOND in self._books and launch.arm == SECOND else ""
+
+
+def _with(engine: Against | None, book: RecipeBook) -> RecipeBook:
+    """The recipes with the engine that an option says."""
+    if engine is None:
+        return book
+    return replace(book, servers=tuple((key, engine.applied(spec)) for key, spec in book.servers))
+
+
+def _counterparts(settings: Settings, book: RecipeBook) -> Counterparts:
+    """What the recipes of another checkout have for those of this run.
+
+    Raises:
+        pytest.UsageError: if they are wrong.
+    """
+    files = settings.against.recipes if settings.against else ()
+    other = load_recipes(files, policy=settings.server_per)
+    if other.problems:
+        raise pytest.UsageError(f"--gpubench-against-checkout: {problem_text(other)}")
+    return counterparts(book, other)

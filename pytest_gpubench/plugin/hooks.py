@@ -235,7 +235,9 @@ class Hooks:
             if verbosity > 0:
                 self._tell_wall_time(terminalreporter)
         for line in outcomes.against_lines(
-            self._benchmark.settings.against, self._benchmark.outcomes
+            self._benchmark.settings.against,
+            self._benchmark.outcomes,
+            self._benchmark.settings.first_engine,
         ):
             terminalreporter.write_line(line)
         for line in outcomes.ratio_lines(self._benchmark.outcomes):

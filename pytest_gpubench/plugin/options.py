@@ -298,6 +298,35 @@ OPTIONS = (
         },
     ),
     Option(
+        "against-checkout",
+        "the same, engine B being that of the same recipes in another checkout of this "
+        "repository: the folder there in which pytest would be started",
+        value="DIR",
+        repeat=Repeat.RERUN,
+        excludes={
+            "against": "each says what engine B is",
+            "base-url": "a comparison starts both engines itself, one after the other",
+            "update-baselines": (
+                "the launches of a comparison alternate between two engines, a baseline is of one"
+            ),
+        },
+    ),
+    Option(
+        "first-engine",
+        "with --gpubench-against: engine A, in the same words, where it is not that of the recipes",
+        value="ENGINE|ARGS",
+        repeat=Repeat.RERUN,
+        needs={"against": "says what engine A is: give engine B with --gpubench-against"},
+    ),
+    Option(
+        "gate-only",
+        "gate no other metric than this in this run, repeatable; the limits of the recipe on "
+        "other metrics are not looked at",
+        value="METRIC",
+        many=True,
+        repeat=Repeat.RERUN,
+    ),
+    Option(
         "benchmark-json",
         "write the durations of this run as a JSON file of pytest-benchmark's schema, "
         "for its tools and those that read it",

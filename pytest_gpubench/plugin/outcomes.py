@@ -387,15 +387,20 @@ def _row(launches: Sequence[Outcome]) -> Row:
     return Row(last.recipe, point, metrics, status, last.line, tentative)
 
 
-def against_lines(against: Against | None, outcomes: Sequence[Outcome]) -> list[str]:
+def against_lines(
+    against: Against | None, outcomes: Sequence[Outcome], first: Against | None = None
+) -> list[str]:
     """What the two engines of a comparison are; nothing where there is one engine or nothing was
     measured."""
     if against is None or not any(outcome.arm == "b" and outcome.metrics for outcome in outcomes):
         return []
-    return [
-        "",
-        f"(a) is the engine of the recipes, (b) the one of --gpubench-against: {against.text}",
-    ]
+    option = "--gpubench-against-checkout" if against.recipes else "--gpubench-against"
+    which = (
+        f"the one of --gpubench-first-engine: {first.text}"
+        if first
+        else "the engine of the recipes"
+    )
+    return ["", f"(a) is {which}, (b) the one of {option}: {against.text}"]
 
 
 def ratio_lines(outcomes: Sequence[Outcome]) -> list[str]:

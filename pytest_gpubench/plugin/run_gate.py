@@ -18,7 +18,7 @@ from pytest_gpubench.gate.baseline_key import comparison_key, measurement_axis
 from pytest_gpubench.gate.case_verdicts import Evidence, Judging
 from pytest_gpubench.gate.effort import RoundPlan
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
-from pytest_gpubench.gate.policy import policies
+from pytest_gpubench.gate.policy import narrowed, policies
 from pytest_gpubench.gate.recording import recording
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case, RecipeBook
@@ -115,6 +115,7 @@ class Gate:
         evidence = evidence_of(launch.label, measurement)
         evidence = replace(evidence, invalid=(*evidence.invalid, *record["gate"]["invalid"]))
         found = policies(case.gates, case.workload, spec.speculative)
+        found = narrowed(found, self._settings.gate_only)
         return self.judging.judge(case.id, launch, _evidence(evidence, record), found)
 
     def accuracy_verdict(
@@ -159,7 +160,8 @@ class Gate:
             return Verdict(Status.UNGATED, "the server ran already")
         gates = self._book.cases_of(launch.server)[0].gates
         evidence = _evidence(init_evidence(launch.label, ready), record)
-        return self.judging.judge(init_subject(launch.server), launch, evidence, policies(gates))
+        found = narrowed(policies(gates), self._settings.gate_only, start=True)
+        return self.judging.judge(init_subject(launch.server), launch, evidence, found)
 
     def report_fields(self, subject: str, verdict: Verdict, note: str = "") -> dict[str, Any]:
         """What a verdict leaves on its item (``outcomes.Outcome``)."""

@@ -234,7 +234,8 @@ class CaseRunner:
         return dialect_of(spec.framework).prefix_caching(spec)
 
     def _refuse_doomed(self, item: pytest.Item, launch: Launch, case: Case) -> None:
-        failure = check_workload(case.workload)
+        failure = self._servers.arms.no_counterpart(case.server, case)
+        failure = failure or check_workload(case.workload)
         if case.evaluation is not None:
             failure = failure or lm_eval_missing()
         if failure is None and not self._settings.base_url:

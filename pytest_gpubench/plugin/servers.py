@@ -79,7 +79,9 @@ class ServerPool:
         self.require_hardware(launch, spec)
         if why_not := self.arms.never_runs(launch):
             pytest.skip(f"not runnable: {why_not}")
-        doomed = None if self._settings.base_url else self.arms.doctor(launch).death(launch.server)
+        doomed = self.arms.no_counterpart(launch.server)
+        if doomed is None and not self._settings.base_url:
+            doomed = self.arms.doctor(launch).death(launch.server)
         if doomed is not None:
             self._give_up(launch, spec, None, doomed)
         engine = self._started(launch, spec)
@@ -292,6 +294,7 @@ class ServerPool:
             extra_env=self._leasing.env(spec, engine.version if engine else None),
             inherit_fds=lease.fds,
             weights=weights_files(spec, self._settings.cache_dir),
+            folder=self.arms.folder(launch),
         )
         try:
             in_use = self.arms.doctor(launch).memory_in_use(launch.server, lease.grant.gpus)

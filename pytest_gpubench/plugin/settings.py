@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,10 @@ class Settings:
     exclusive: bool = True
     ignore_findings: tuple[str, ...] = ()
     against: Against | None = None
+    first_engine: Against | None = None
+    """Engine A of a comparison, where it is not that of the recipes."""
+    gate_only: tuple[str, ...] = ()
+    """Metrics that are gated in this run; empty: those of the recipes."""
     benchmark_json: Path | None = None
     launches: str = ""
     """``N`` or ``N..M``, as written; empty: as the baselines ask."""
@@ -111,7 +116,9 @@ def resolve_settings(config: pytest.Config) -> Settings:
         start_timeout_s=_seconds(config),
         exclusive=config.getoption("gpubench_exclusive") != "no",
         ignore_findings=tuple(config.getoption("gpubench_ignore_findings") or ()),
-        against=_against(config),
+        against=_against(config, files),
+        first_engine=_said(config, "first_engine"),
+        gate_only=_gate_only(config),
         benchmark_json=_target(config, "benchmark_json"),
         launches=_text(config, "launches"),
         budget_s=_budget(config),
@@ -227,8 +234,16 @@ def _inconclusive(config: pytest.Config) -> str:
     return text
 
 
-def _against(config: pytest.Config) -> Against | None:
-    text = config.getoption("gpubench_against")
+def _against(config: pytest.Config, files: tuple[Path, ...]) -> Against | None:
+    checkout = given_path(config, "against_checkout")
+    if checkout is not None:
+        return _against_checkout(config, files, checkout)
+    return _said(config, "against")
+
+
+def _said(config: pytest.Config, name: str) -> Against | None:
+    """The engine that an option describes."""
+    text = config.getoption(f"gpubench_{name}")
     if text is None:
         return None
     try:
@@ -236,7 +251,44 @@ def _against(config: pytest.Config) -> Against | None:
 
         return parse_against(text)
     except GpubenchError as error:
-        raise pytest.UsageError(str(error)) from None
+        other = "--gpubench-first-engine, read as --gpubench-against: "
+        raise pytest.UsageError(f"{other if name == 'first_engine' else ''}{error}") from None
+
+
+def _gate_only(config: pytest.Config) -> tuple[str, ...]:
+    from pytest_gpubench.model.evaluation import ACCURACY
+    from pytest_gpubench.model.metrics import METRICS
+    from pytest_gpubench.recipes.problems import did_you_mean
+
+    names = tuple(config.getoption("gpubench_gate_only") or ())
+    for name in names:
+        if name not in METRICS or METRICS[name].direction == "neutral" or name == ACCURACY:
+            raise pytest.UsageError(
+                f"--gpubench-gate-only: {name!r} is no metric that can be gated"
+                f"{did_you_mean(name, METRICS)}; the page on metrics lists them"
+            )
+    return names
+
+
+def _against_checkout(config: pytest.Config, files: tuple[Path, ...], checkout: Path) -> Against:
+    from pytest_gpubench.engines.against import Against
+
+    option = "--gpubench-against-checkout"
+    if not checkout.is_dir():
+        raise pytest.UsageError(
+            f"{option}: {checkout} is no folder; give the folder of another checkout in which "
+            "pytest would be started"
+        )
+    here = config.invocation_params.dir.resolve()
+    places = [os.path.relpath(file.parent.resolve() / file.name, here) for file in files]
+    there = tuple(Path(os.path.normpath(checkout.resolve() / place)) for place in places)
+    for file in there:
+        if not file.is_file():
+            raise pytest.UsageError(
+                f"{option}: {file} does not exist, and the recipes of engine B would be in it; "
+                "give a checkout that has the same recipe files"
+            )
+    return Against(f"the recipes in {checkout}", checkout=checkout.resolve(), recipes=there)
 
 
 def _base_url(config: pytest.Config) -> str | None:

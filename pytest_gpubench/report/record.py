@@ -83,7 +83,11 @@ class Record(BaseModel):
     served_name: Text = Field("", description="the name under which it serves the model")
     attached: bool = Field(False, description="whether somebody else had started it")
     against: Facts = Field(
-        default_factory=dict, description="of engine B: the option, and what differs from engine A"
+        default_factory=dict,
+        description=(
+            "of engine B: the option, and what differs from engine A; of an engine A that the "
+            "command line says: what differs from that of the recipes"
+        ),
     )
     phases: Numbers = Field(
         default_factory=dict,

@@ -101,6 +101,28 @@ def test_the_draft_can_be_taken_away_or_replaced() -> None:
     )
 
 
+def test_two_recipes_may_differ_in_everything_but_the_work() -> None:
+    second = ServerSpec(
+        "vllm",
+        "some/other",
+        "h100",
+        Topology(tp=2),
+        FrozenMap({"block-size": 128, "enable-prefix-caching": False}),
+        revision="v2",
+        speculative=DRAFT,
+        extra_args=("--new", "1"),
+        image="vllm:v2",
+    )
+    assert differences(SPEC, second) == (
+        "model some/other instead of some/model",
+        "revision v2 instead of none",
+        "image vllm:v2 instead of none",
+        "--dtype not given instead of bfloat16",
+        "extra-args --new 1 instead of none",
+        "A not given instead of 1",
+    )
+
+
 def test_the_same_engine_differs_in_nothing() -> None:
     assert differences(SPEC, _parsed("--block-size 128").applied(SPEC)) == ()
     assert differences(SPEC, _parsed("vllm serve").applied(SPEC), ("vllm", "serve")) == ()

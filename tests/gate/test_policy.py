@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.gate.policy import DEFAULTS, MetricPolicy, policies, policy_document
+from pytest_gpubench.gate.policy import (
+    DEFAULTS,
+    MetricPolicy,
+    narrowed,
+    policies,
+    policy_document,
+)
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.workload import Workload
@@ -76,3 +82,14 @@ def test_the_engines_own_times_have_guards_of_their_own() -> None:
     policy = one("engine_ttft_p50", "5%")
     assert policy is not None
     assert (policy.tolerance, policy.absolute) == (0.05, 0.010)
+
+
+def test_a_run_may_gate_some_metrics_only() -> None:
+    found = policies(FrozenMap({"tpot_p50": "2%"}), WORKLOAD)
+    assert narrowed(found, ()) == found
+    tpot, e2e = narrowed(found, ("e2e_p50", "tpot_p50", "engine_init", "e2e_p50"))
+    assert (tpot.metric, tpot.tolerance) == ("tpot_p50", 0.02)
+    assert (e2e.metric, e2e.tolerance, e2e.declared) == ("e2e_p50", 0.05, True)
+    start = policies(FrozenMap())
+    assert narrowed(start, ("e2e_p50",), start=True) == ()
+    assert [one.metric for one in narrowed(start, ("engine_init",), start=True)] == ["engine_init"]
