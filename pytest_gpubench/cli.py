@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pytest_gpubench._version import __version__
 from pytest_gpubench.commands import (
+    EXIT_USAGE,
+    CommandParser,
     add_selection,
     baseline,
+    bisecting,
     calibrate_client,
     changelogs,
     clusters,
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
 
 EXIT_FINDINGS = 1
 """The doctor found errors."""
-EXIT_USAGE = 4
-"""As pytest's: the command line or a file that it names cannot be used."""
-
 EXIT_UNREAD = 141
 """As a shell says of a program that nobody reads from any more."""
 _SHOWN_ENTRIES = 4
@@ -81,16 +81,8 @@ def _replace_what_the_terminal_lacks() -> None:
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Ends a wrong command line with the exit code that pytest has for one."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="gpubench", description="LLM serving benchmarks as pytest tests.")
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="gpubench", description="LLM serving benchmarks as pytest tests.")
     parser.add_argument("--version", action="version", version=f"pytest-gpubench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -171,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     for subject in (
         calibrate_client,
         baseline,
+        bisecting,
         changelogs,
         reports,
         clusters,

@@ -6,10 +6,43 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
-    Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+    Subparsers: TypeAlias = argparse._SubParsersAction["CommandParser"]
+
+EXIT_USAGE = 4
+"""As pytest's: the command line or a file that it names cannot be used."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Ends a wrong command line with the exit code that pytest has for one."""
+
+    rest = ""
+    """Name of what stands behind ``--``; empty: nothing is set apart."""
+    code_of_error: Callable[[Sequence[str]], int | None] | None = None
+    """From the words of a wrong command line, another exit code for it."""
+    _words: Sequence[str] = ()
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, with what stands behind the first ``--`` set apart where it is to be."""
+        if not self.rest or args is None:
+            return super().parse_known_args(args, namespace)
+        words = self._words = list(args)
+        place = words.index("--") if "--" in words else len(words)
+        known, unknown = super().parse_known_args(words[:place], namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        setattr(known, self.rest, words[place + 1 :])
+        return known, []
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        code = self.code_of_error(self._words) if self.code_of_error else None
+        self.exit(EXIT_USAGE if code is None else code, f"{self.prog}: error: {message}\n")
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:

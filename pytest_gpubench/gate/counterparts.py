@@ -13,6 +13,8 @@ from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Topology
 
+NO_COUNTERPART = "no-counterpart"
+"""Cause of a failure: the other state of the recipes has nothing to compare with."""
 _Place: TypeAlias = tuple[str, Topology, str]
 """Recipe, parallelism and what is asked of a server: not its KEY, which an edit may change."""
 

@@ -1,4 +1,4 @@
-"""Files as they were at a git revision."""
+"""Files as they were at a git revision, and the git command."""
 
 from __future__ import annotations
 
@@ -92,19 +92,30 @@ def _write_included(place: Path, commit: str, first: Path, within: Path) -> None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    done = run_git(folder, *arguments)
+    return done.stdout if done.returncode == 0 else None
+
+
+def run_git(
+    folder: Path, *arguments: str, limit_s: float = _TIME_LIMIT_S
+) -> subprocess.CompletedProcess[str]:
+    """Run git in a folder, whatever it answers.
+
+    Raises:
+        GpubenchError: if there is no git, or it takes longer than the limit.
+    """
     try:
-        done = subprocess.run(
+        return subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             encoding="utf-8",
             errors="replace",
             stdin=subprocess.DEVNULL,
-            timeout=_TIME_LIMIT_S,
+            timeout=limit_s,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise GpubenchError(
             f"git did not run: {error}; a revision needs the git command"
         ) from error
-    return done.stdout if done.returncode == 0 else None

@@ -32,7 +32,7 @@ from pytest_gpubench.report.results import (
 MAX_FILE_BYTES = 64 * 2**20
 MAX_TEXT = 20_000
 """Characters of one text; the rest of it is left out."""
-_OWN_KINDS = ("matrix", "submission", "task")
+_OWN_KINDS = ("matrix", "submission", "task", "walk")
 """Our own files beside records: not results, and nothing to complain of."""
 _IDENTITY_WORDS = 4
 _HUGE = re.compile(rb"\d[eE]\+?\d{3}|\d{300}")

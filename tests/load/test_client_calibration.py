@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench import cli
+from pytest_gpubench import cli, commands
 from pytest_gpubench.load import client_calibration
 from pytest_gpubench.load.client_calibration import file_of, store, stored
 from pytest_gpubench.load.client_error import Calibration, best_of, table_of
@@ -137,7 +137,7 @@ def test_unwritable_folder_is_a_sentence(tmp_path: Path) -> None:
 def test_wrong_command_is_a_sentence(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    assert cli.main(["calibrate", *arguments]) == cli.EXIT_USAGE
+    assert cli.main(["calibrate", *arguments]) == commands.EXIT_USAGE
     said = capsys.readouterr().err
     assert said.startswith("gpubench: ")
     assert words in said

@@ -1,0 +1,323 @@
+"""``gpubench bisect``: which change made it slower."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_gpubench.model.failures import CommandError, GpubenchError
+
+if TYPE_CHECKING:
+    from pytest_gpubench.commands import Subparsers
+    from pytest_gpubench.commands.bisect_steps import Stepper
+
+DEFAULT_FOLDER = Path("results/bisect")
+DEFAULT_LAUNCHES = "2..6"
+GIT = "git-bisect"
+EXIT_SKIP = 125
+EXIT_ABORT = 128
+"""From here on ``git bisect run`` ends; a smaller code of a mistake would be taken for bad."""
+_OURS = (
+    "against",
+    "against-checkout",
+    "first-engine",
+    "launches",
+    "results",
+    "plan",
+    "matrix",
+    "base-url",
+    "update-baselines",
+)
+_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def add_commands(commands: Subparsers) -> None:
+    """Add the parser."""
+    bisect = commands.add_parser(
+        "bisect",
+        help="find the change that made a benchmark worse, each step judged by the gate",
+        usage="gpubench bisect GOOD BAD [OPTIONS] -- ARGUMENTS OF PYTEST",
+    )
+    bisect.rest = "arguments"
+    bisect.code_of_error = lambda words: EXIT_ABORT if _speaks_to_git(words) else None
+    bisect.add_argument(
+        "revisions",
+        nargs="*",
+        metavar="REVISION",
+        help="of git: GOOD and BAD; only GOOD with --exit-code git-bisect; none with --engine",
+    )
+    bisect.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        metavar="ENGINE|ARGS",
+        help="instead of revisions: an engine, in the words of --gpubench-against; repeatable, the "
+        "good one first, the bad one last",
+    )
+    bisect.add_argument(
+        "--engines", type=Path, metavar="FILE", help="the same from a file, an engine a line"
+    )
+    bisect.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="only commits that touch it, repeatable",
+    )
+    bisect.add_argument(
+        "--launches",
+        default=DEFAULT_LAUNCHES,
+        metavar="N|N..M",
+        help="blocks A B B A of a step: N, and up to M while it is undecided "
+        f"(default: {DEFAULT_LAUNCHES})",
+    )
+    bisect.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="METRIC",
+        help="that decides, repeatable (default: every metric that the recipes gate)",
+    )
+    bisect.add_argument(
+        "--failure-is-bad",
+        action="store_true",
+        help="a candidate whose engine does not start, or fails, is bad instead of skipped",
+    )
+    bisect.add_argument(
+        "--results",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        metavar="DIR",
+        help=f"folder of the walk and its runs (default: {DEFAULT_FOLDER})",
+    )
+    bisect.add_argument("--resume", action="store_true", help="go on with the walk of that folder")
+    bisect.add_argument(
+        "--exit-code",
+        choices=(GIT,),
+        help="for git bisect run: one step, the working tree against GOOD; 0 good, 1 bad, 125 skip",
+    )
+    bisect.set_defaults(run=_bisect)
+
+
+def _speaks_to_git(words: Sequence[str]) -> bool:
+    return any(GIT in word for word in words)
+
+
+def _bisect(parsed: argparse.Namespace) -> int:
+    if parsed.exit_code != GIT:
+        return _walk(parsed)
+    try:
+        return _one_step(parsed)
+    except GpubenchError as error:
+        raise CommandError(str(error), EXIT_ABORT) from None
+
+
+def _walk(parsed: argparse.Namespace) -> int:
+    _check(parsed)
+    engines = _engines(parsed)
+    if engines:
+        return _over_engines(parsed, engines)
+    if len(parsed.revisions) != 2:
+        raise GpubenchError(
+            f"bisect: {len(parsed.revisions)} revisions given; name two, GOOD and BAD, before the "
+            "--, or engines with --engine"
+        )
+    return _over_revisions(parsed)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    """What can be known to be wrong before anything is started."""
+    from pytest_gpubench.commands.bisect_walk import names_of
+    from pytest_gpubench.model.metrics import METRICS
+    from pytest_gpubench.recipes.problems import did_you_mean
+    from pytest_gpubench.recipes.server_groups import parse_launches
+
+    for name in names_of(parsed.arguments):
+        if name in [f"--gpubench-{one}" for one in _OURS]:
+            raise GpubenchError(
+                f"bisect: {name} is set by bisect itself; leave it out (--launches and --results "
+                "are options of bisect)"
+            )
+    try:
+        parse_launches(parsed.launches)
+    except GpubenchError as error:
+        raise GpubenchError(f"bisect: --launches: {error}") from None
+    for name in parsed.metric:
+        if name not in METRICS:
+            raise GpubenchError(
+                f"bisect: --metric {name!r} is no metric{did_you_mean(name, METRICS)}; the page on "
+                "metrics lists them"
+            )
+
+
+def _stepper(parsed: argparse.Namespace) -> Stepper:
+    from pytest_gpubench.commands.bisect_steps import Stepper
+
+    return Stepper(
+        tuple(parsed.arguments), parsed.launches, tuple(parsed.metric), parsed.failure_is_bad
+    )
+
+
+def _over_revisions(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands.bisect_walk import Asked, begin, step_folder, walk_on
+    from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
+    from pytest_gpubench.report.walk import Candidate, Walk
+
+    repository = Repository.around(Path.cwd())
+    good_end, bad_end = parsed.revisions
+    line = repository.line(good_end, bad_end, parsed.path)
+    if line.forked:
+        print(
+            f"{good_end} is no ancestor of {bad_end}: the walk begins at "
+            f"{line.commits[0].hash[:SHOWN]}, where they parted"
+        )
+    if repository.is_dirty():
+        print("what is not committed does not count: every step is a checkout of its own")
+    planned = Walk(
+        Candidate(line.good.hash, line.good.subject),
+        tuple(Candidate(one.hash, one.subject) for one in line.commits),
+        parsed.launches,
+        tuple(parsed.metric),
+        parsed.failure_is_bad,
+        tuple(parsed.arguments),
+    )
+    folder = parsed.results.absolute()
+    walk = begin(planned, folder, resume=parsed.resume)
+    stepper = _stepper(parsed)
+    done = len(walk.steps)
+    with checkouts(repository) as made:
+        good = made.make(line.good.hash) if walk.state.next is not None else None
+
+        def ask(place: int) -> Asked:
+            nonlocal done
+            commit = line.commits[place].hash
+            target = step_folder(folder, done + 1, commit[:SHOWN])
+            there = made.make(commit)
+            try:
+                option = f"--gpubench-against-checkout={there}"
+                asked = stepper.ask([option], good or there, target)
+            finally:
+                made.remove(there)
+            done += 1
+            return asked
+
+        return walk_on(walk, ask, folder)
+
+
+def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
+    from pytest_gpubench.commands.bisect_walk import Asked, begin, step_folder, walk_on
+    from pytest_gpubench.report.walk import Candidate, Walk
+
+    first, *others = engines
+    planned = Walk(
+        Candidate(first),
+        tuple(Candidate(one) for one in others),
+        parsed.launches,
+        tuple(parsed.metric),
+        parsed.failure_is_bad,
+        tuple(parsed.arguments),
+    )
+    folder = parsed.results.absolute()
+    walk = begin(planned, folder, resume=parsed.resume)
+    stepper = _stepper(parsed)
+    done = len(walk.steps)
+
+    def ask(place: int) -> Asked:
+        nonlocal done
+        target = step_folder(folder, done + 1, f"engine-{place + 2}")
+        options = [f"--gpubench-first-engine={first}", f"--gpubench-against={others[place]}"]
+        asked = stepper.ask(options, Path.cwd(), target)
+        done += 1
+        return asked
+
+    return walk_on(walk, ask, folder)
+
+
+def _engines(parsed: argparse.Namespace) -> list[str]:
+    """The engines, each of which can be read.
+
+    Raises:
+        GpubenchError: if one of them cannot, there are fewer than two, or revisions are given too.
+    """
+    from pytest_gpubench.engines.against import parse_against
+
+    found = list(parsed.engine)
+    if parsed.engines is not None:
+        if found:
+            raise GpubenchError("bisect: --engine and --engines say the same; leave one out")
+        found = _lines(parsed.engines)
+    if not found and parsed.engines is None:
+        return []
+    if parsed.revisions:
+        raise GpubenchError(
+            "bisect: revisions and engines cannot both change; leave one of them out"
+        )
+    if parsed.path:
+        raise GpubenchError("bisect: --path chooses commits, and engines are given; leave it out")
+    if len(found) < 2:
+        raise GpubenchError(
+            f"bisect: {len(found)} engines given; name at least two, the good one first, the bad "
+            "one last"
+        )
+    for number, text in enumerate(found, start=1):
+        try:
+            parse_against(text)
+        except GpubenchError as error:
+            raise GpubenchError(
+                f"bisect: engine {number}, read as --gpubench-against: {error}"
+            ) from None
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    from pytest_gpubench.host.files import open_regular, unread_because
+
+    try:
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GpubenchError(
+            f"bisect: --engines {path} cannot be read: {unread_because(error) or error}"
+        ) from None
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _one_step(parsed: argparse.Namespace) -> int:
+    """What ``git bisect run`` asks of a revision that it has checked out."""
+    from pytest_gpubench.commands.bisect_walk import step_folder
+    from pytest_gpubench.gate.bisection import Answer
+    from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
+    from pytest_gpubench.model.printing import for_terminal
+
+    _check(parsed)
+    if (
+        parsed.engine
+        or parsed.engines
+        or parsed.resume
+        or parsed.path
+        or len(parsed.revisions) != 1
+    ):
+        raise GpubenchError(
+            f"bisect: with --exit-code {GIT} git walks: name GOOD alone, and neither engines, "
+            "--path nor --resume"
+        )
+    here = Path.cwd()
+    repository = Repository.around(here)
+    commit = repository.commit("HEAD")
+    good = repository.commit(parsed.revisions[0])
+    folder = step_folder(parsed.results.absolute(), 1, _SLUG.sub("-", commit.hash[:SHOWN]))
+    with checkouts(repository) as made:
+        option = f"--gpubench-against-checkout={here}"
+        asked = _stepper(parsed).ask([option], made.make(good.hash), folder)
+    found = asked.verdict
+    print(
+        for_terminal(
+            f"{commit.hash[:SHOWN]} {commit.subject}: {found.answer.value} ({found.verdict}, "
+            f"{found.change or found.reason}); {folder}"
+        )
+    )
+    return {Answer.GOOD: 0, Answer.BAD: 1, Answer.SKIPPED: EXIT_SKIP}[found.answer]

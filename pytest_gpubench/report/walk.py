@@ -1,0 +1,219 @@
+"""The walk of ``gpubench bisect`` as it lies on disk, and as a person reads it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pytest_gpubench.gate.bisection import Answer, Bisection
+from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.printing import counted, for_terminal
+from pytest_gpubench.report import numbers
+from pytest_gpubench.report.markdown import plain
+
+WALK_FILE = "walk.json"
+PAGE_FILE = "walk.md"
+KIND = "walk"
+_COLUMNS = ("step", "candidate", "answer", "verdict", "change", "pairs", "time", "run")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of the row: a commit, or an engine."""
+
+    name: str
+    """Hash of the commit, or the engine's words."""
+    title: str = ""
+    """The commit's subject."""
+
+    @property
+    def shown(self) -> str:
+        """As a person reads it."""
+        name = self.name[:12] if len(self.name) == 40 and self.title else self.name
+        return f"{name} {self.title}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One candidate that was asked."""
+
+    place: int
+    """In the row."""
+    answer: Answer
+    verdict: str
+    reason: str
+    change: str
+    pairs: int
+    seconds: float
+    """Wall time."""
+    run: str
+    """Folder of its run, relative to that of the walk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What is asked, and the steps so far."""
+
+    good: Candidate
+    candidates: tuple[Candidate, ...]
+    """Oldest first; the last one is the bad end."""
+    launches: str
+    """As ``--gpubench-launches``: blocks of a step."""
+    metrics: tuple[str, ...] = ()
+    """Those that decide; empty: every metric that the recipes gate."""
+    failure_is_bad: bool = False
+    arguments: tuple[str, ...] = ()
+    """Of pytest."""
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def state(self) -> Bisection:
+        """What the steps say together."""
+        return Bisection(len(self.candidates), {step.place: step.answer for step in self.steps})
+
+    @property
+    def found(self) -> Candidate | None:
+        """The first bad candidate, where it is known."""
+        place = self.state.found
+        return None if place is None else self.candidates[place]
+
+    def conclusion(self) -> str:
+        """What the walk has found, in a sentence or a few lines."""
+        state = self.state
+        bad_end = self.candidates[-1].shown
+        if state.end is None:
+            return "nothing is known yet"
+        last = next(step for step in self.steps if step.place == len(self.candidates) - 1)
+        if state.end is Answer.GOOD:
+            return (
+                f"there is nothing to find: {bad_end} is not worse than {self.good.shown} "
+                f"({last.change or last.reason})"
+            )
+        if state.end is Answer.SKIPPED:
+            return (
+                f"the walk cannot begin: {bad_end} could not be told from {self.good.shown}: "
+                f"{last.verdict}, {last.reason}; give it more evidence with --launches, or one "
+                "metric with --metric"
+            )
+        if self.found is not None:
+            step = next(step for step in self.steps if step.place == state.found)
+            return f"the first bad one is {self.found.shown} ({step.change or step.reason})"
+        if state.next is not None:
+            return f"{counted(len(state.suspects), 'candidate')} left"
+        names = [f"  {self.candidates[place].shown}" for place in state.suspects]
+        return "\n".join(
+            [
+                f"the first bad one is one of {len(names)}; what is before the last could not be "
+                "told:",
+                *names,
+            ]
+        )
+
+    def told(self, step: Step) -> Walk:
+        """The walk with one more step."""
+        return replace(self, steps=(*self.steps, step))
+
+
+def document(walk: Walk) -> dict[str, Any]:
+    """The walk as JSON data."""
+    found: dict[str, Any] = TypeAdapter(Walk).dump_python(walk, mode="json")
+    return {"kind": KIND, "schema": 1, **found, "conclusion": walk.conclusion()}
+
+
+def read_walk(path: Path) -> Walk:
+    """The walk of a file.
+
+    Raises:
+        GpubenchError: if it is none.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or data.get("kind") != KIND:
+            raise GpubenchError(f"{path} is no walk of gpubench bisect; begin another folder")
+        names = Walk.__dataclass_fields__
+        walk = TypeAdapter(Walk).validate_python(
+            {name: data[name] for name in names if name in data}
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise GpubenchError(f"{path} cannot be read ({why}); begin another folder") from None
+    if any(not 0 <= step.place < len(walk.candidates) for step in walk.steps):
+        raise GpubenchError(f"{path} has a step of no candidate; begin another folder")
+    return walk
+
+
+def step_line(walk: Walk, step: Step) -> str:
+    """A step as a line for the terminal, now."""
+    name = walk.candidates[step.place].shown
+    what = step.change or step.reason
+    if step.answer is Answer.SKIPPED:
+        what = step.reason
+    return for_terminal(
+        f"{name}: {step.answer.value} ({step.verdict}, {what}; "
+        f"{counted(step.pairs, 'pair')}, {numbers.seconds(step.seconds)})"
+    )
+
+
+def table(walk: Walk) -> list[str]:
+    """The steps in the order of the candidates, for the terminal."""
+    rows = [_COLUMNS, *_rows(walk)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return [for_terminal(line.rstrip()) for line in lines]
+
+
+def page(walk: Walk) -> str:
+    """The walk as Markdown."""
+    lines = [
+        "# Which change was it",
+        "",
+        *(f"{plain(line)}  " for line in walk.conclusion().splitlines()),
+        "",
+        f"Each candidate against {plain(walk.good.shown)}, in pairs A B B A; "
+        f"`--gpubench-launches={walk.launches}`; "
+        + (f"gated: {', '.join(walk.metrics)}" if walk.metrics else "gated: as the recipes say")
+        + f"; pytest {plain(shlex.join(walk.arguments)) or '(no arguments)'}",
+        "",
+        _row(_COLUMNS),
+        _row(["---"] * len(_COLUMNS)),
+        *(_row([plain(cell) for cell in row]) for row in _rows(walk)),
+        "",
+    ]
+    skipped = [step for step in walk.steps if step.answer is Answer.SKIPPED]
+    if skipped:
+        lines += ["Skipped:", ""]
+        lines += [
+            f"- {plain(walk.candidates[step.place].shown)}: {plain(step.reason)}"
+            for step in skipped
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _rows(walk: Walk) -> list[tuple[str, ...]]:
+    order = {step.place: number for number, step in enumerate(walk.steps, start=1)}
+    by_place = {step.place: step for step in walk.steps}
+    found = walk.state.found
+    rows: list[tuple[str, ...]] = [("", f"{walk.good.shown}", "the good end", *[""] * 5)]
+    for place, candidate in enumerate(walk.candidates):
+        step = by_place.get(place)
+        if step is None:
+            rows.append(("", candidate.shown, "not asked", *[""] * 5))
+            continue
+        answer = f"{step.answer.value}, the first" if place == found else step.answer.value
+        facts = (step.change, str(step.pairs), numbers.seconds(step.seconds), step.run)
+        rows.append((str(order[place]), candidate.shown, answer, step.verdict, *facts))
+    return rows
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
