@@ -60,6 +60,9 @@ class Steps:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.bases: list[int] = []
+        self.alone: tuple[str, float] | None = None
+        """What a step gives of which the other side is not the first commit."""
         self.commands: list[list[str]] = []
         self.of: Step = lambda checkout: BAD
         self.write: Callable[[Path], None] | None = None
@@ -71,7 +74,10 @@ class Steps:
         assert cwd.is_dir()
         self.asked.append(int((checkout / "level").read_text()))
         log.write_text("ERROR: the reason\n")
+        self.bases.append(int((cwd / "level").read_text()))
         found = self.of(checkout)
+        if self.alone and self.bases[-1]:
+            found = self.alone
         if isinstance(found, int):
             if self.write:
                 self.write(log.parent)
@@ -192,6 +198,40 @@ def test_what_cannot_be_told_is_skipped_and_never_guessed(
     page = (repository / "results/bisect/walk.md").read_text()
     assert "Level 7: INCONCLUSIVE because" in page
     assert _is_clean(repository)
+
+
+@pytest.mark.parametrize(
+    ("alone", "options", "code", "says"),
+    [
+        (BAD, (), 0, "Level 5 (tpot_p50 +10.0%, 95% interval +9.0% to +11.0%); against "),
+        (GOOD, (), 10, "undecided: "),
+        (UNSURE, (), 10, "Level 4, right before it (tpot_p50 +5.0%, "),
+        (GOOD, ("--no-confirm",), 0, "Level 5 (tpot_p50 +10.0%"),
+    ],
+)
+def test_the_first_bad_one_is_compared_with_the_one_before_it(
+    repository: Path,
+    steps: Steps,
+    capsys: pytest.CaptureFixture[str],
+    alone: tuple[str, float],
+    options: tuple[str, ...],
+    code: int,
+    says: str,
+) -> None:
+    """Small losses may add up, and a verdict may be wrong."""
+    steps.of, steps.alone = lambda checkout: BAD if _level(checkout) >= 5 else GOOD, alone
+    assert main(["bisect", *options, "v0", "v16", "--", "benchmarks"]) == code
+    told = capsys.readouterr().out
+    assert says in told
+    assert steps.bases[:-1] == [0] * (len(steps.bases) - 1)
+    last = (steps.bases[-1], steps.asked[-1])
+    assert (last == (4, 5)) == (not options)
+    page = (repository / "results/bisect/walk.md").read_text()
+    assert ("Level 5, against " in page) == (not options)
+    assert _is_clean(repository)
+    asked = len(steps.asked)
+    assert main(["bisect", "--resume", *options, "v0", "v16", "--", "benchmarks"]) == code
+    assert len(steps.asked) == asked
 
 
 @pytest.mark.parametrize(

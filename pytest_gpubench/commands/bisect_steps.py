@@ -21,8 +21,8 @@ from pytest_gpubench.report.walk_steps import step_verdict
 
 LOG = "pytest.log"
 _NOTHING_SELECTED = 5
-_CHECKOUT_OPTION = "--gpubench-against-checkout"
-"""Begins pytest's sentence about a candidate's recipes that are wrong or not there."""
+CHECKOUT_OPTION = "--gpubench-against-checkout"
+"""Also begins pytest's sentence about a candidate's recipes that are wrong or not there."""
 _TAIL_BYTES = 20_000
 _WORDS_SHOWN = 400
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -54,7 +54,7 @@ class Stepper:
         log = folder / LOG
         code = run_step(self.command(options, folder), cwd, log)
         said = last_words(log)
-        candidates = said.startswith(_CHECKOUT_OPTION)
+        candidates = said.startswith(CHECKOUT_OPTION)
         if code == _NOTHING_SELECTED or (code == EXIT_USAGE and not candidates):
             raise CommandError(f"bisect: pytest says: {said} ({log})", code)
         found = step_verdict(_run_in(folder), code, said, failure_is_bad=self.failure_is_bad)

@@ -13,6 +13,7 @@ from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.printing import counted, for_terminal
 from pytest_gpubench.report.records import write_record
 from pytest_gpubench.report.walk import (
+    GOOD_END,
     PAGE_FILE,
     WALK_FILE,
     Step,
@@ -35,6 +36,7 @@ _SAME = {
     "launches": "--launches",
     "metrics": "--metric",
     "failure_is_bad": "--failure-is-bad",
+    "confirm": "--no-confirm",
     "arguments": "the arguments of pytest",
 }
 
@@ -74,24 +76,28 @@ def begin(planned: Walk, folder: Path, *, resume: bool) -> Walk:
     return replace(planned, steps=earlier.steps)
 
 
-def walk_on(walk: Walk, ask: Callable[[int], Asked], folder: Path) -> int:
+def walk_on(walk: Walk, ask: Callable[[int, int], Asked], folder: Path) -> int:
     """Ask until the walk is over, and say what it has found; the exit code.
 
     What is known is on disk after every step.
 
     Args:
         walk: with the steps so far.
-        ask: runs the step of a place.
+        ask: compares the candidates of two places, the first of which may be the good end.
         folder: of the walk.
     """
     _say(_opening(walk))
     _write(walk, folder)
-    while (place := walk.state.next) is not None:
-        about = walk.state.steps_left
+    while (places := walk.next) is not None:
+        base, place = places
         number = len(walk.steps) + 1
-        _say(f"step {number} of about {number + about - 1}: {walk.candidates[place].shown}")
+        about = number + max(walk.state.steps_left + walk.confirm - 1, 0)
+        what = walk.candidates[place].shown
+        if base != GOOD_END:
+            what += f", against the one before it, {walk.candidates[base].shown}"
+        _say(f"step {number} of about {about}: {what}")
         began = time.monotonic()
-        asked = ask(place)
+        asked = ask(base, place)
         found = asked.verdict
         step = Step(
             place,
@@ -102,12 +108,13 @@ def walk_on(walk: Walk, ask: Callable[[int], Asked], folder: Path) -> int:
             found.pairs,
             round(time.monotonic() - began, 1),
             os.path.relpath(asked.folder, folder),
+            base,
         )
         walk = walk.told(step)
         _write(walk, folder)
         _say(step_line(walk, step))
     _say("", *table(walk), "", walk.conclusion(), f"the walk: {folder / PAGE_FILE}")
-    return EXIT_FOUND if walk.found is not None else EXIT_UNDECIDED
+    return EXIT_FOUND if walk.is_decided else EXIT_UNDECIDED
 
 
 def step_folder(folder: Path, number: int, name: str) -> Path:

@@ -87,6 +87,11 @@ def add_commands(commands: Subparsers) -> None:
         help="a candidate whose engine does not start, or fails, is bad instead of skipped",
     )
     bisect.add_argument(
+        "--no-confirm",
+        action="store_true",
+        help="do not compare the first bad candidate with the one right before it",
+    )
+    bisect.add_argument(
         "--results",
         type=Path,
         default=DEFAULT_FOLDER,
@@ -162,9 +167,10 @@ def _stepper(parsed: argparse.Namespace) -> Stepper:
 
 
 def _over_revisions(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
     from pytest_gpubench.commands.bisect_walk import Asked, begin, step_folder, walk_on
     from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
-    from pytest_gpubench.report.walk import Candidate, Walk
+    from pytest_gpubench.report.walk import GOOD_END, Candidate, Walk
 
     repository = Repository.around(Path.cwd())
     good_end, bad_end = parsed.revisions
@@ -182,6 +188,7 @@ def _over_revisions(parsed: argparse.Namespace) -> int:
         parsed.launches,
         tuple(parsed.metric),
         parsed.failure_is_bad,
+        not parsed.no_confirm,
         tuple(parsed.arguments),
     )
     folder = parsed.results.absolute()
@@ -189,18 +196,19 @@ def _over_revisions(parsed: argparse.Namespace) -> int:
     stepper = _stepper(parsed)
     done = len(walk.steps)
     with checkouts(repository) as made:
-        good = made.make(line.good.hash) if walk.state.next is not None else None
+        first = {GOOD_END: made.make(line.good.hash)} if walk.next else {}
 
-        def ask(place: int) -> Asked:
+        def ask(base: int, place: int) -> Asked:
             nonlocal done
+            if base not in first:
+                first[base] = made.make(line.commits[base].hash)
             commit = line.commits[place].hash
             target = step_folder(folder, done + 1, commit[:SHOWN])
-            there = made.make(commit)
+            second = made.make(commit)
             try:
-                option = f"--gpubench-against-checkout={there}"
-                asked = stepper.ask([option], good or there, target)
+                asked = stepper.ask([f"{CHECKOUT_OPTION}={second}"], first[base], target)
             finally:
-                made.remove(there)
+                made.remove(second)
             done += 1
             return asked
 
@@ -209,7 +217,7 @@ def _over_revisions(parsed: argparse.Namespace) -> int:
 
 def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
     from pytest_gpubench.commands.bisect_walk import Asked, begin, step_folder, walk_on
-    from pytest_gpubench.report.walk import Candidate, Walk
+    from pytest_gpubench.report.walk import GOOD_END, Candidate, Walk
 
     first, *others = engines
     planned = Walk(
@@ -218,6 +226,7 @@ def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
         parsed.launches,
         tuple(parsed.metric),
         parsed.failure_is_bad,
+        not parsed.no_confirm,
         tuple(parsed.arguments),
     )
     folder = parsed.results.absolute()
@@ -225,10 +234,11 @@ def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
     stepper = _stepper(parsed)
     done = len(walk.steps)
 
-    def ask(place: int) -> Asked:
+    def ask(base: int, place: int) -> Asked:
         nonlocal done
+        before = first if base == GOOD_END else others[base]
         target = step_folder(folder, done + 1, f"engine-{place + 2}")
-        options = [f"--gpubench-first-engine={first}", f"--gpubench-against={others[place]}"]
+        options = [f"--gpubench-first-engine={before}", f"--gpubench-against={others[place]}"]
         asked = stepper.ask(options, Path.cwd(), target)
         done += 1
         return asked
@@ -288,6 +298,7 @@ def _lines(path: Path) -> list[str]:
 
 def _one_step(parsed: argparse.Namespace) -> int:
     """What ``git bisect run`` asks of a revision that it has checked out."""
+    from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
     from pytest_gpubench.commands.bisect_walk import step_folder
     from pytest_gpubench.gate.bisection import Answer
     from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
@@ -311,8 +322,7 @@ def _one_step(parsed: argparse.Namespace) -> int:
     good = repository.commit(parsed.revisions[0])
     folder = step_folder(parsed.results.absolute(), 1, _SLUG.sub("-", commit.hash[:SHOWN]))
     with checkouts(repository) as made:
-        option = f"--gpubench-against-checkout={here}"
-        asked = _stepper(parsed).ask([option], made.make(good.hash), folder)
+        asked = _stepper(parsed).ask([f"{CHECKOUT_OPTION}={here}"], made.make(good.hash), folder)
     found = asked.verdict
     print(
         for_terminal(

@@ -7,7 +7,7 @@ before the first one is good; the last one is to be shown bad before anything el
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from pytest_gpubench.model.verdicts import Status
@@ -37,10 +37,12 @@ class Bisection:
     """Candidates; at least one."""
     answers: Mapping[int, Answer] = field(default_factory=dict)
     """By place, of those that were asked."""
+    alone: Answer | None = None
+    """What the first bad candidate is beside the one right before it; None: not asked yet."""
 
     def told(self, place: int, answer: Answer) -> Bisection:
         """The state with one more answer."""
-        return Bisection(self.length, {**self.answers, place: answer})
+        return replace(self, answers={**self.answers, place: answer})
 
     @property
     def end(self) -> Answer | None:
@@ -88,6 +90,21 @@ class Bisection:
         skipped ones are left beside it."""
         suspects = self.suspects
         return suspects[0] if self.end is Answer.BAD and len(suspects) == 1 else None
+
+    @property
+    def unconfirmed(self) -> int | None:
+        """Place of the first bad candidate that nobody has compared with the one before it; None
+        where none is found, or the good end is the one before it.
+
+        A row of verdicts has more chances to be wrong than one, and a loss may be the sum of small
+        ones: found is where the sum passed the tolerance.
+        """
+        return self.found if self.found and self.alone is None else None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the first bad candidate is known, and is worse than the one before it."""
+        return self.found == 0 or (self.found is not None and self.alone is Answer.BAD)
 
     @property
     def steps_left(self) -> int:

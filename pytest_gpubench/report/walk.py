@@ -20,6 +20,8 @@ from pytest_gpubench.report.markdown import plain
 WALK_FILE = "walk.json"
 PAGE_FILE = "walk.md"
 KIND = "walk"
+GOOD_END = -1
+"""Place of the good end."""
 _COLUMNS = ("step", "candidate", "answer", "verdict", "change", "pairs", "time", "run")
 
 
@@ -54,6 +56,8 @@ class Step:
     """Wall time."""
     run: str
     """Folder of its run, relative to that of the walk."""
+    base: int = GOOD_END
+    """Place of what it was compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Walk:
     metrics: tuple[str, ...] = ()
     """Those that decide; empty: every metric that the recipes gate."""
     failure_is_bad: bool = False
+    confirm: bool = True
+    """Whether the first bad candidate is compared with the one before it."""
     arguments: tuple[str, ...] = ()
     """Of pytest."""
     steps: tuple[Step, ...] = ()
@@ -75,7 +81,32 @@ class Walk:
     @property
     def state(self) -> Bisection:
         """What the steps say together."""
-        return Bisection(len(self.candidates), {step.place: step.answer for step in self.steps})
+        answers = {step.place: step.answer for step in self.steps if step.base == GOOD_END}
+        state = Bisection(len(self.candidates), answers)
+        alone = self.alone
+        return replace(state, alone=alone.answer) if alone else state
+
+    @property
+    def alone(self) -> Step | None:
+        """The step that compared the first bad candidate with the one before it."""
+        return next((step for step in self.steps if step.base != GOOD_END), None)
+
+    @property
+    def next(self) -> tuple[int, int] | None:
+        """Places to be compared now, what is before and the candidate; None where the walk is
+        over."""
+        state = self.state
+        if state.next is not None:
+            return GOOD_END, state.next
+        if self.confirm and state.unconfirmed is not None:
+            return state.unconfirmed - 1, state.unconfirmed
+        return None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the first bad candidate is known, for certain where that is asked for."""
+        state = self.state
+        return state.found is not None and (state.confirmed or not self.confirm)
 
     @property
     def found(self) -> Candidate | None:
@@ -101,9 +132,8 @@ class Walk:
                 f"{last.verdict}, {last.reason}; give it more evidence with --launches, or one "
                 "metric with --metric"
             )
-        if self.found is not None:
-            step = next(step for step in self.steps if step.place == state.found)
-            return f"the first bad one is {self.found.shown} ({step.change or step.reason})"
+        if state.found is not None:
+            return self._found(state.found)
         if state.next is not None:
             return f"{counted(len(state.suspects), 'candidate')} left"
         names = [f"  {self.candidates[place].shown}" for place in state.suspects]
@@ -113,6 +143,23 @@ class Walk:
                 "told:",
                 *names,
             ]
+        )
+
+    def _found(self, place: int) -> str:
+        found, alone = self.candidates[place], self.alone
+        step = next(step for step in self.steps if (step.base, step.place) == (GOOD_END, place))
+        first = f"the first bad one is {found.shown} ({step.change or step.reason})"
+        if alone is None:
+            return first
+        before = self.candidates[place - 1].shown
+        if alone.answer is Answer.BAD:
+            return f"{first}; against {before}, right before it: {alone.change or alone.reason}"
+        what = "is not worse than" if alone.answer is Answer.GOOD else "could not be told from"
+        return (
+            f"undecided: {found.shown} is the first that is worse than {self.good.shown} "
+            f"({step.change or step.reason}), and it {what} {before}, right before it "
+            f"({alone.change or alone.reason}): the loss may be the sum of smaller ones; compare "
+            "the changes of the table"
         )
 
     def told(self, step: Step) -> Walk:
@@ -143,7 +190,7 @@ def read_walk(path: Path) -> Walk:
     except (OSError, ValueError, RecursionError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise GpubenchError(f"{path} cannot be read ({why}); begin another folder") from None
-    if any(not 0 <= step.place < len(walk.candidates) for step in walk.steps):
+    if any(not GOOD_END <= step.base < step.place < len(walk.candidates) for step in walk.steps):
         raise GpubenchError(f"{path} has a step of no candidate; begin another folder")
     return walk
 
@@ -200,8 +247,12 @@ def page(walk: Walk) -> str:
 
 
 def _rows(walk: Walk) -> list[tuple[str, ...]]:
-    order = {step.place: number for number, step in enumerate(walk.steps, start=1)}
-    by_place = {step.place: step for step in walk.steps}
+    order = {
+        step.place: number
+        for number, step in enumerate(walk.steps, start=1)
+        if step.base == GOOD_END
+    }
+    by_place = {step.place: step for step in walk.steps if step.base == GOOD_END}
     found = walk.state.found
     rows: list[tuple[str, ...]] = [("", f"{walk.good.shown}", "the good end", *[""] * 5)]
     for place, candidate in enumerate(walk.candidates):
@@ -210,9 +261,18 @@ def _rows(walk: Walk) -> list[tuple[str, ...]]:
             rows.append(("", candidate.shown, "not asked", *[""] * 5))
             continue
         answer = f"{step.answer.value}, the first" if place == found else step.answer.value
-        facts = (step.change, str(step.pairs), numbers.seconds(step.seconds), step.run)
-        rows.append((str(order[place]), candidate.shown, answer, step.verdict, *facts))
+        rows.append((str(order[place]), candidate.shown, answer, *_facts(step)))
+    if walk.alone is not None:
+        place = walk.alone.place
+        against = f"{walk.candidates[place].shown}, against {walk.candidates[place - 1].shown}"
+        answer = walk.alone.answer.value
+        rows.append((str(len(walk.steps)), against, answer, *_facts(walk.alone)))
     return rows
+
+
+def _facts(step: Step) -> tuple[str, ...]:
+    time = numbers.seconds(step.seconds)
+    return step.verdict, step.change, str(step.pairs), time, step.run
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,19 @@ def test_nothing_is_asked_where_the_bad_end_is_not_bad(length: int, answer: Answ
     assert state.next == length - 1
     state = state.told(length - 1, answer)
     assert (state.next, state.found, state.end) == (None, None, answer)
+
+
+def test_the_first_bad_one_is_asked_alone_unless_the_good_end_is_before_it() -> None:
+    assert Bisection(4).unconfirmed is None
+    first = _walk(4, 0)
+    assert (first.unconfirmed, first.confirmed) == (None, True)
+    third = _walk(4, 2)
+    assert (third.unconfirmed, third.confirmed) == (2, False)
+    alone = {answer: replace(third, alone=answer) for answer in Answer}
+    assert {one.unconfirmed for one in alone.values()} == {None}
+    assert [answer for answer, one in alone.items() if one.confirmed] == [Answer.BAD]
+    skipped = _walk(4, 2, frozenset({1}))
+    assert (skipped.unconfirmed, skipped.confirmed) == (None, False)
 
 
 def test_only_a_pass_and_a_fail_say_something() -> None:
