@@ -534,13 +534,14 @@ import sys
 from pathlib import Path
 from pytest_gpubench.commands.bisect_steps import run_step
 child = '''
-import signal, sys, time
+import signal, time
 from pathlib import Path
-try:
-    Path("started").touch()
-    time.sleep(600)
-except KeyboardInterrupt:
+def stop(*_):
     Path("stopped").touch()
+    raise SystemExit
+signal.signal(signal.SIGTERM, stop)
+Path("started").touch()
+time.sleep(600)
 '''
 try:
     run_step([sys.executable, "-c", child], Path(), Path("log"))

@@ -74,13 +74,13 @@ class Stepper:
 def run_step(command: Sequence[str], cwd: Path, log: Path) -> int:
     """Run pytest with its output in a file; the exit code, negative: the signal that ended it.
 
-    pytest has a process group of its own, so that Ctrl-C reaches it once, from here: it stops its
-    engines, then this raises.
+    pytest has a process group of its own, so that Ctrl-C reaches it once, from here and as SIGTERM
+    (a job in the background ignores SIGINT): it stops its engines, then this raises.
 
     Raises:
         KeyboardInterrupt: when pytest has ended after one.
     """
-    interrupted = 0
+    interrupted = False
     with log.open("wb") as output, _signals_interrupt():
         process = subprocess.Popen(
             command,
@@ -95,9 +95,9 @@ def run_step(command: Sequence[str], cwd: Path, log: Path) -> int:
                 code = process.wait()
                 break
             except KeyboardInterrupt:
-                interrupted += 1
+                interrupted = True
                 with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGINT if interrupted == 1 else signal.SIGTERM)
+                    process.terminate()
     if interrupted:
         raise KeyboardInterrupt
     return code

@@ -14,12 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from pytest_gpubench.gate.bisection import Answer, Bisection
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.printing import counted, for_terminal
+from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report import numbers
 from pytest_gpubench.report.markdown import plain
 
 WALK_FILE = "walk.json"
 PAGE_FILE = "walk.md"
 KIND = "walk"
+_MORE_EVIDENCE_HELPS = (Status.INCONCLUSIVE.value, Status.INVALID.value)
 GOOD_END = -1
 """Place of the good end."""
 _COLUMNS = ("step", "candidate", "answer", "verdict", "change", "pairs", "time", "run")
@@ -127,11 +129,13 @@ class Walk:
                 f"({last.change or last.reason})"
             )
         if state.end is Answer.SKIPPED:
-            return (
+            words = (
                 f"the walk cannot begin: {bad_end} could not be told from {self.good.shown}: "
-                f"{last.verdict}, {last.reason}; give it more evidence with --launches, or one "
-                "metric with --metric"
+                f"{last.verdict}, {last.reason}"
             )
+            if last.verdict not in _MORE_EVIDENCE_HELPS:
+                return words
+            return f"{words}; give it more evidence with --launches, or one metric with --metric"
         if state.found is not None:
             return self._found(state.found)
         if state.next is not None:

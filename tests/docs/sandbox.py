@@ -144,10 +144,12 @@ class Sandbox:
             return _tox_environment(rest)
         if program == "python":
             return _script(rest)
+        if program == "git" and rest[:2] == ["bisect", "run"]:
+            return _parsed_by_gpubench(rest[3:])
         if program == "git":
             return (
                 None
-                if rest[0] in ("add", "commit")
+                if rest[0] in ("add", "bisect", "commit")
                 else f"git {rest[0]} is not for the documentation"
             )
         return f"nobody knows how to check {program!r} without running it"
