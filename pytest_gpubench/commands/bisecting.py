@@ -25,6 +25,7 @@ _OURS = (
     "against-checkout",
     "first-engine",
     "launches",
+    "budget",
     "results",
     "plan",
     "matrix",

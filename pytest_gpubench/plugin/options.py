@@ -305,6 +305,8 @@ OPTIONS = (
         repeat=Repeat.RERUN,
         excludes={
             "against": "each says what engine B is",
+            "budget": "the launches of a comparison are counted in blocks; give "
+            "--gpubench-launches",
             "base-url": "a comparison starts both engines itself, one after the other",
             "update-baselines": (
                 "the launches of a comparison alternate between two engines, a baseline is of one"
