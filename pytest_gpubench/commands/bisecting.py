@@ -137,8 +137,7 @@ def _walk(parsed: argparse.Namespace) -> int:
 def _check(parsed: argparse.Namespace) -> None:
     """What can be known to be wrong before anything is started."""
     from pytest_gpubench.commands.bisect_walk import names_of
-    from pytest_gpubench.model.metrics import METRICS
-    from pytest_gpubench.recipes.problems import did_you_mean
+    from pytest_gpubench.recipes.gates import name_error
     from pytest_gpubench.recipes.server_groups import parse_launches
 
     for name in names_of(parsed.arguments):
@@ -151,12 +150,8 @@ def _check(parsed: argparse.Namespace) -> None:
         parse_launches(parsed.launches)
     except GpubenchError as error:
         raise GpubenchError(f"bisect: --launches: {error}") from None
-    for name in parsed.metric:
-        if name not in METRICS:
-            raise GpubenchError(
-                f"bisect: --metric {name!r} is no metric{did_you_mean(name, METRICS)}; the page on "
-                "metrics lists them"
-            )
+    if wrong := next(filter(None, map(name_error, parsed.metric)), None):
+        raise GpubenchError(f"bisect: --metric: {wrong}; the page on metrics lists them")
 
 
 def _stepper(parsed: argparse.Namespace) -> Stepper:

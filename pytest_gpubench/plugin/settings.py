@@ -256,17 +256,13 @@ def _said(config: pytest.Config, name: str) -> Against | None:
 
 
 def _gate_only(config: pytest.Config) -> tuple[str, ...]:
-    from pytest_gpubench.model.evaluation import ACCURACY
-    from pytest_gpubench.model.metrics import METRICS
-    from pytest_gpubench.recipes.problems import did_you_mean
-
     names = tuple(config.getoption("gpubench_gate_only") or ())
-    for name in names:
-        if name not in METRICS or METRICS[name].direction == "neutral" or name == ACCURACY:
-            raise pytest.UsageError(
-                f"--gpubench-gate-only: {name!r} is no metric that can be gated"
-                f"{did_you_mean(name, METRICS)}; the page on metrics lists them"
-            )
+    if not names:
+        return ()
+    from pytest_gpubench.recipes.gates import name_error
+
+    if wrong := next(filter(None, map(name_error, names)), None):
+        raise pytest.UsageError(f"--gpubench-gate-only: {wrong}; the page on metrics lists them")
     return names
 
 

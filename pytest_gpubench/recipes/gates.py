@@ -101,6 +101,13 @@ def _model_of(metric: str) -> type[GateKeys]:
     return AcceptanceGateKeys if metric == ACCEPTANCE else GateKeys
 
 
+def name_error(metric: str) -> str | None:
+    """Why no gate of a load or a start can be on a metric of this name, None if one can."""
+    if metric in METRICS and METRICS[metric].direction != "neutral" and metric != ACCURACY:
+        return None
+    return f"{metric!r} is no metric that can be gated{did_you_mean(metric, METRICS)}"
+
+
 def check_gate(metric: str, value: Any) -> str | None:
     """What is wrong with one gate, None if nothing."""
     if metric == ACCURACY:
