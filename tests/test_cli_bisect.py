@@ -458,6 +458,18 @@ def test_a_mistake_ends_git_bisect_run(
     assert steps.asked == []
 
 
+@pytest.mark.parametrize("error", [OSError("no space left"), ZeroDivisionError()])
+def test_a_fault_is_no_bad_revision(
+    repository: Path, steps: Steps, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(checkout: Path) -> int:
+        raise error
+
+    steps.of = fails
+    assert main(["bisect", "v0", "--exit-code", "git-bisect", "--", "x"]) == 128
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

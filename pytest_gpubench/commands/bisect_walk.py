@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,9 +142,3 @@ def _write(walk: Walk, folder: Path) -> None:
 def _say(*lines: str) -> None:
     for line in lines:
         print(for_terminal(line), flush=True)
-
-
-def names_of(arguments: Sequence[str]) -> list[str]:
-    """The options among arguments of pytest, without their values."""
-    before = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
-    return [word.partition("=")[0] for word in before if word.startswith("--")]

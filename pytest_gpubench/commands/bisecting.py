@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import re
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,6 @@ _OURS = (
     "base-url",
     "update-baselines",
 )
-_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -117,8 +116,11 @@ def _bisect(parsed: argparse.Namespace) -> int:
         return _walk(parsed)
     try:
         return _one_step(parsed)
-    except GpubenchError as error:
+    except (GpubenchError, OSError) as error:
         raise CommandError(str(error), EXIT_ABORT) from None
+    except Exception:  # noqa: BLE001  # a fault of ours, which would end in 1, is no bad revision
+        traceback.print_exc()
+        return EXIT_ABORT
 
 
 def _walk(parsed: argparse.Namespace) -> int:
@@ -136,11 +138,10 @@ def _walk(parsed: argparse.Namespace) -> int:
 
 def _check(parsed: argparse.Namespace) -> None:
     """What can be known to be wrong before anything is started."""
-    from pytest_gpubench.commands.bisect_walk import names_of
     from pytest_gpubench.recipes.gates import name_error
     from pytest_gpubench.recipes.server_groups import parse_launches
 
-    for name in names_of(parsed.arguments):
+    for name in _names_of(parsed.arguments):
         if name in [f"--gpubench-{one}" for one in _OURS]:
             raise GpubenchError(
                 f"bisect: {name} is set by bisect itself; leave it out (--launches and --results "
@@ -152,6 +153,13 @@ def _check(parsed: argparse.Namespace) -> None:
         raise GpubenchError(f"bisect: --launches: {error}") from None
     if wrong := next(filter(None, map(name_error, parsed.metric)), None):
         raise GpubenchError(f"bisect: --metric: {wrong}; the page on metrics lists them")
+
+
+def _names_of(arguments: Sequence[str]) -> list[str]:
+    """The long options among arguments of pytest, without their values."""
+    words = list(arguments)
+    before = words[: words.index("--")] if "--" in words else words
+    return [word.partition("=")[0] for word in before if word.startswith("--")]
 
 
 def _stepper(parsed: argparse.Namespace) -> Stepper:
@@ -316,7 +324,7 @@ def _one_step(parsed: argparse.Namespace) -> int:
     repository = Repository.around(here)
     commit = repository.commit("HEAD")
     good = repository.commit(parsed.revisions[0])
-    folder = step_folder(parsed.results.absolute(), 1, _SLUG.sub("-", commit.hash[:SHOWN]))
+    folder = step_folder(parsed.results.absolute(), 1, commit.hash[:SHOWN])
     with checkouts(repository) as made:
         asked = _stepper(parsed).ask([f"{CHECKOUT_OPTION}={here}"], made.make(good.hash), folder)
     found = asked.verdict
