@@ -81,7 +81,7 @@ def run_step(command: Sequence[str], cwd: Path, log: Path) -> int:
         KeyboardInterrupt: when pytest has ended after one.
     """
     interrupted = False
-    with log.open("wb") as output, _signals_interrupt():
+    with log.open("wb") as output, signals_interrupt():
         process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -104,8 +104,8 @@ def run_step(command: Sequence[str], cwd: Path, log: Path) -> int:
 
 
 @contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """A scheduler's SIGTERM and a lost terminal end a step as Ctrl-C does."""
+def signals_interrupt() -> Iterator[None]:
+    """Within the block a scheduler's SIGTERM and a lost terminal are as Ctrl-C."""
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)

@@ -112,10 +112,14 @@ def _speaks_to_git(words: Sequence[str]) -> bool:
 
 
 def _bisect(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands.bisect_steps import signals_interrupt
+
     if parsed.exit_code != GIT:
-        return _walk(parsed)
+        with signals_interrupt():
+            return _walk(parsed)
     try:
-        return _one_step(parsed)
+        with signals_interrupt():
+            return _one_step(parsed)
     except (GpubenchError, OSError) as error:
         raise CommandError(str(error), EXIT_ABORT) from None
     except Exception:  # noqa: BLE001  # a fault of ours, which would end in 1, is no bad revision

@@ -187,16 +187,19 @@ def checkouts(repository: Repository) -> Iterator[Checkouts]:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C does not leave half of it behind."""
+    """A second signal does not leave half of it behind; what is started meanwhile ignores them,
+    too."""
+    before = {}
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread
-        yield
-        return
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which alone is told of signals
+        pass
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _reason(text: str) -> str:
