@@ -153,6 +153,12 @@ def _is_clean(repository: Path) -> bool:
     return len(trees) == 1 and (repository / "level").read_text() == "16\n"
 
 
+def test_a_known_bug_has_a_change_that_made_it(repository: Path, steps: Steps) -> None:
+    steps.of = lambda checkout: ("WAIVED", 0.1) if _level(checkout) >= 3 else GOOD
+    assert main(["bisect", "v0", "v4", "--", "benchmarks"]) == 0
+    assert {step["verdict"] for step in _walk(repository)["steps"]} == {"WAIVED", "PASS"}
+
+
 @pytest.mark.parametrize("first_bad", [1, 7, 16])
 def test_the_change_is_named(
     repository: Path, steps: Steps, capsys: pytest.CaptureFixture[str], first_bad: int

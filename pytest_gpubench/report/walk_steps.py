@@ -42,8 +42,8 @@ def step_verdict(
 ) -> StepVerdict:
     """Read a step.
 
-    A FAIL is bad whatever else happened; nothing is good that is not whole: every case measured,
-    every verdict PASS, every test passed.
+    A FAIL is bad whatever else happened, a waived one too; nothing is good that is not whole:
+    every case measured, every verdict PASS, every test passed.
 
     Args:
         run: its records; None where it left none.
@@ -56,10 +56,10 @@ def step_verdict(
     worst = max(results, key=_how_bad, default=None)
     change = _change(worst)
     pairs = _pairs(run) if run else 0
-    failing = [verdict for verdict in verdicts.values() if verdict.status is Status.FAIL]
-    if failing:
-        reason = failing[0].reason
-        return StepVerdict(Answer.BAD, Status.FAIL.value, reason, change, pairs)
+    for verdict in verdicts.values():
+        if Answer.of(verdict.status) is Answer.BAD:
+            status = verdict.status.value
+            return StepVerdict(Answer.BAD, status, verdict.reason, change, pairs)
     for arm, failure in _failures(run) if run else ():
         own = arm == _CANDIDATES and failure.cause != NO_COUNTERPART
         bad = failure_is_bad and own and failure.failure_class not in _NOT_ITS_FAULT
