@@ -1,13 +1,14 @@
 """Verdicts on launches without a change and with planted losses, on one GPU: how long they take and
 whether they are right.
 
-    python experiments/hardware/verdicts.py OUT RECIPES RECIPE HARDWARE [--servers 5] [--seconds 700]
+    python experiments/hardware/verdicts.py OUT RECIPES RECIPE CACHE [--servers 5] [--seconds 700]
 
 Two fleets of servers start one after another, the servers of each side by side, and are measured
 one at a time, with the product's own functions: warm-up of a launch, rounds as its gate plans them,
 verdicts. The first fleet is the baseline, each launch of the second a run without a change (and the
-other way round). Then the gaps of the second fleet's answers are stretched by a proxy, which was
-there before (`held_back.py`). Results are written after every measurement.
+other way round). Then the steps of the second fleet's engines are made longer by a plugin of
+theirs, which was there before (`../gate/slower_steps.py`). Results are written after every
+measurement.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fleet import Job, Outcome, fleet, measure, say
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "gate"))
+from slower_steps import write_plugin
 
 from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.engine import Engine
@@ -48,48 +49,29 @@ from pytest_gpubench.recipes import load_recipes
 
 KEY = FrozenMap({"experiment": "verdicts"})
 LOSSES = ((0.10, 2), (0.075, 2), (0.05, 1))
-"""Share by which gaps are longer, and on how many launches."""
+"""Share by which steps are longer, and on how many launches."""
 PLAN = LaunchPlan(1, 1)
-PROXY = Path(__file__).with_name("held_back.py")
 
 
 @dataclass
 class Launch:
-    """One server of a fleet, behind its proxy."""
+    """One server of a fleet."""
 
     name: str
     engine: Engine
     spec: Any
-    stretch: Path
     start_s: float
     rounds: dict[str, list[Measurement]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """That were measured, by case."""
 
 
-@contextmanager
-def behind_proxy(outcome: Outcome, folder: Path) -> Iterator[Launch]:
-    """The launch as it is reached through a proxy of its own."""
+def launch_of(outcome: Outcome, share: float = 0.0) -> Launch:
+    """A server that started, with steps that are longer by this share from now on."""
     assert outcome.engine is not None
-    told = folder / f"{outcome.job.name}.stretch"
-    told.write_text("0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    upstream = outcome.engine.url.rpartition(":")[2]
-    command = [sys.executable, str(PROXY), str(port), upstream, str(told)]
-    process = subprocess.Popen(command)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.1)
-        through = replace(outcome.engine, url=f"http://127.0.0.1:{port}")
-        yield Launch(outcome.job.name, through, outcome.job.spec, told, outcome.seconds)
-    finally:
-        process.kill()
-        process.wait()
+    slower = Path(outcome.job.env["SLOWER_STEPS"])
+    slower.write_text(str(share))
+    return Launch(outcome.job.name, outcome.engine, outcome.job.spec, outcome.seconds)
 
 
 class Run:
@@ -225,30 +207,35 @@ def main() -> None:
     allowed = Rounds(1, options.most)
     gpus = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
     gpus = {} if spec.hardware == "cpu" else gpus
+    write_plugin(options.out / "plugin")
+    path = [str(options.out / "plugin"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    plugin = {"PYTHONPATH": os.pathsep.join(path)}
     sides: list[dict[str, list[LaunchEvidence]]] = []
     cost: dict[str, dict[str, float]] = {case.id: {} for case in cases}
     for side in ("before", "now"):
-        jobs = [Job(f"{side}-{n}", spec, gpus) for n in range(1, options.servers + 1)]
+        jobs = [
+            Job(name, spec, {**gpus, **plugin, "SLOWER_STEPS": str(options.out / f"{name}.share")})
+            for name in (f"{side}-{number}" for number in range(1, options.servers + 1))
+        ]
         found: dict[str, list[LaunchEvidence]] = {case.id: [] for case in cases}
         with fleet(jobs, options.out / "logs", options.cache) as crowd:
             ready = [future.result() for future in crowd.values()]
             for outcome in ready:
                 if outcome.engine is None or time.monotonic() > run.until:
                     continue
-                with behind_proxy(outcome, options.out) as launch:
-                    run.warm(launch)
-                    for case in cases:
-                        rules = run.policies(case)
-                        if side == "before":
-                            plan = effort.RoundPlan(allowed, rules, 1, recording=True)
-                        else:
-                            plan = planned(rules, sides[0][case.id], allowed)
-                        evidence = run.measured(launch, case, plan, "same")
-                        if evidence is not None:
-                            found[case.id].append(evidence)
-                            cost[case.id][evidence.label] = (
-                                launch.start_s + launch.seconds[f"{case.id} same"]
-                            )
+                launch = launch_of(outcome)
+                run.warm(launch)
+                for case in cases:
+                    rules = run.policies(case)
+                    if side == "before":
+                        plan = effort.RoundPlan(allowed, rules, 1, recording=True)
+                    else:
+                        plan = planned(rules, sides[0][case.id], allowed)
+                    evidence = run.measured(launch, case, plan, "same")
+                    if evidence is not None:
+                        found[case.id].append(evidence)
+                        spent = launch.seconds[f"{case.id} same"]
+                        cost[case.id][evidence.label] = launch.start_s + spent
             sides.append(found)
             if side == "now":
                 for case in cases:
@@ -290,25 +277,23 @@ def losses(
         cost: dict[str, dict[str, float]] = {case.id: {} for case in run.cases}
         found: dict[str, list[LaunchEvidence]] = {case.id: [] for case in run.cases}
         for outcome in two:
-            with behind_proxy(outcome, run.out) as launch:
-                launch.stretch.write_text(str(share))
-                for case in run.cases:
-                    plan = planned(run.policies(case), before[case.id], allowed)
-                    evidence = run.measured(launch, case, plan, f"loss {share:g}")
-                    if evidence is not None:
-                        found[case.id].append(evidence)
-                        cost[case.id][evidence.label] = (
-                            launch.start_s + launch.seconds[f"{case.id} loss {share:g}"]
-                        )
+            launch = launch_of(outcome, share)
+            for case in run.cases:
+                plan = planned(run.policies(case), before[case.id], allowed)
+                evidence = run.measured(launch, case, plan, f"loss {share:g}")
+                if evidence is not None:
+                    found[case.id].append(evidence)
+                    spent = launch.seconds[f"{case.id} loss {share:g}"]
+                    cost[case.id][evidence.label] = launch.start_s + spent
         for case in run.cases:
             if found[case.id]:
-                name = f"gaps {share:.1%} longer"
+                name = f"steps {share:.1%} longer"
                 run.verdicts(name, case, before[case.id], [found[case.id]], cost[case.id])
-    with behind_proxy(usable[0], run.out) as launch:
-        for case in run.cases:
-            drained = replace(case, workload=replace(case.workload, handover="drain"))
-            plan = effort.RoundPlan(Rounds(3, 3), (), 1, recording=False)
-            run.measured(launch, drained, plan, "drained")
+    launch = launch_of(usable[0])
+    for case in run.cases:
+        drained = replace(case, workload=replace(case.workload, handover="drain"))
+        plan = effort.RoundPlan(Rounds(3, 3), (), 1, recording=False)
+        run.measured(launch, drained, plan, "drained")
 
 
 if __name__ == "__main__":
