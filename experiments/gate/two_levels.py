@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import rules
+from numpy.typing import NDArray
 from worlds import BASELINE_LAUNCHES
 
 from pytest_gpubench.gate import effort, statistics
@@ -112,13 +113,7 @@ def gate_rates(
         ).detectable(limit, effort.GOAL_POWER)
         for launches, rounds in options
     ]
-    seconds = np.array([n * (START_S + m * world.round_s) for n, m in options])
-    found = np.stack(told, axis=-1)
-    meets = found <= effort.GOAL * limit
-    by_cost = np.where(meets, seconds, np.inf)
-    chosen = np.where(
-        meets.any(axis=-1), by_cost.argmin(axis=-1), (found + seconds * 1e-9).argmin(axis=-1)
-    )
+    chosen = _chosen(options, np.stack(told, axis=-1) / limit, world.round_s)
     verdicts = np.zeros(trials, dtype=np.int8)
     spent = np.zeros(trials)
     loss = MetricPolicy(world.metric, worsening).log_limit(1.0) if worsening else 0.0
@@ -150,6 +145,29 @@ def gate_rates(
         verdicts[these] = verdict
         spent[these] = used * (START_S + rounds * world.round_s)
     return float((verdicts == 1).mean()), float((verdicts == -1).mean()), float(spent.mean() / 60)
+
+
+def _chosen(options: list[tuple[int, int]], missed: Array, round_s: float) -> NDArray[np.intp]:
+    """By trial the option that ``effort.cheapest`` takes: of each number of launches the fewest
+    rounds that meet the goal or come near to the best; of those the cheapest that meets it, or the
+    one that misses it least."""
+    kept = np.zeros_like(missed, dtype=bool)
+    for launches in LAUNCHES:
+        columns = np.array([at for at, (n, _) in enumerate(options) if n == launches])
+        if not columns.size:
+            continue
+        those = missed[:, columns]
+        enough = those <= np.where(
+            (those <= effort.GOAL).any(axis=-1, keepdims=True),
+            effort.GOAL,
+            effort.NEAR * those[:, -1:],
+        )
+        kept[np.arange(len(missed)), columns[enough.argmax(axis=-1)]] = True
+    seconds = np.array([n * (START_S + m * round_s) for n, m in options])
+    meets = kept & (missed <= effort.GOAL)
+    cheapest = np.where(meets, seconds, np.inf).argmin(axis=-1)
+    least = np.where(kept, missed, np.inf).argmin(axis=-1)
+    return np.asarray(np.where(meets.any(axis=-1), cheapest, least))
 
 
 def today_rates(

@@ -25,6 +25,8 @@ GOAL = 1.5
 """A change of so many times the tolerance is to be found ..."""
 GOAL_POWER = 0.8
 """... in this share of runs; twice the tolerance is then found in some 97%."""
+NEAR = 1.01
+"""Where the goal cannot be met, rounds that would lower what is found by less are not taken."""
 ENOUGH = 0.1
 """A baseline's launch is measured until the standard error of its mean is this part of the
 tolerance: rounds then add 4% to what launches 0.3 tolerances apart already vary by."""
@@ -145,14 +147,18 @@ _FEWEST = 3
 
 def rounds_for(known: Iterable[Known], launches: int, most: int) -> tuple[int, bool]:
     """The fewest rounds on each of so many launches with which every metric meets the goal, and
-    whether they do; ``most`` where more would be needed, one where more of them do not help."""
+    whether they do; where they do not, the fewest that come as near to it as ``most`` would, to
+    NEAR: where launches differ, rounds do not help."""
     metrics = [one for one in known if math.isfinite(one.limit)]
+
+    def missed(rounds: int) -> float:
+        return max((float(one.found(launches, rounds)) / one.limit for one in metrics), default=0.0)
+
     for rounds in range(1, most + 1):
-        if all(one.found(launches, rounds) <= GOAL * one.limit for one in metrics):
+        if missed(rounds) <= GOAL:
             return rounds, True
-    if not any(one.rounds is not None for one in metrics):
-        return 1, False
-    return most, False
+    near = NEAR * missed(most)
+    return next(rounds for rounds in range(1, most + 1) if missed(rounds) <= near), False
 
 
 def cheapest(server: Compared, launches: Sequence[int], budget: float = math.inf) -> Effort:

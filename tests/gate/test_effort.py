@@ -101,9 +101,11 @@ def test_noisy_rounds_are_answered_with_more_of_them() -> None:
     assert calm == 1
     assert 2 <= noisy <= 16
     assert met
-    assert effort.rounds_for([known(0.2, 0.002)], 2, 16) == (16, False)
-    # Where launches differ, rounds do not help, but nothing else is left to try on a launch.
-    assert effort.rounds_for([known(0.01, 0.05)], 2, 16)[1] is False
+    most, reached = effort.rounds_for([known(0.2, 0.002)], 2, 16)
+    assert most > 4
+    assert not reached
+    # Where launches differ, rounds do not help.
+    assert effort.rounds_for([known(0.005, 0.05)], 2, 16) == (1, False)
 
 
 def test_where_rounds_were_never_seen_one_is_taken() -> None:
