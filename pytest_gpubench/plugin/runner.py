@@ -254,7 +254,8 @@ class CaseRunner:
                     return self._evaluator.evaluate(launch, case, engine)
             spec = self._servers.arms.spec(launch)
             with self._spans.of("launch"):
-                self._warming.warm(launch, spec, engine, self._cases_of(launch))
+                cases = self._cases_of(launch)
+                self._warming.warm(launch, spec, engine, cases, self._servers.gpus)
             plan = self.gate.round_plan(launch, case, spec, record)
             return self._run(launch, case, engine, plan), {}
         except GpubenchError as error:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.host.gpus.inventory import Gpu
+from pytest_gpubench.host.gpus.sampling import GpuSampler
 from pytest_gpubench.load.load_run import run_load
-from pytest_gpubench.load.protocol import LoadPlan
+from pytest_gpubench.load.protocol import LoadPlan, RequestRecord
 from pytest_gpubench.load.warmup_waves import waves_of
 from pytest_gpubench.load.workers import WorkerPool
+from pytest_gpubench.measure.settling import Warmth, has_settled, warmth_of
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.specs import Launch, ServerSpec
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.report.records import RunFolder, try_to_write
 
 _MOST_TURNS = 3
 """Of each wave, while the engine still compiles kernels in it."""
+_SETTLING_S = 30.0
+"""Most that is waited for temperature and clock of the GPUs."""
 _LIMIT_S = 900.0
 """Of one wave: kernels that are compiled for the first time on a host take minutes."""
 
@@ -31,8 +37,16 @@ class Warming:
         self._load_workers = load_workers
         self._warm: set[Launch] = set()
 
-    def warm(self, launch: Launch, spec: ServerSpec, engine: Engine, cases: Iterable[Case]) -> None:
-        """Send what warms the launch up, unless that was done.
+    def warm(
+        self,
+        launch: Launch,
+        spec: ServerSpec,
+        engine: Engine,
+        cases: Iterable[Case],
+        gpus: Sequence[Gpu] = (),
+    ) -> None:
+        """Send what warms the launch up, unless that was done, and go on until its GPUs have
+        settled.
 
         What fails here is not judged: the case that needs it will fail, and say why.
 
@@ -45,43 +59,68 @@ class Warming:
         loads = [case.workload for case in cases if case.evaluation is None]
         if not loads:
             return
-        began, requests, failed = time.monotonic(), 0, 0
+        began = time.monotonic()
+        sent: list[RequestRecord] = []
         compiled: dict[str, None] = {}
-        ranks = spec.topology.dp
-        for number, wave in enumerate(waves_of(loads, ranks)):
+        waves = waves_of(loads, spec.topology.dp)
+        for number, wave in enumerate(waves):
             for turn in range(_MOST_TURNS):
                 since = time.monotonic_ns()
-                plan = LoadPlan(
-                    engine.url,
-                    engine.served_name,
-                    replace(wave, seed=wave.seed + 1),
-                    spec.framework,
-                    launch=f"{replace(launch, arm='').label}-warmup-{number}-{turn}",
-                    salt=launch.server,
-                    deadline=_LIMIT_S,
-                )
-                result = run_load(
-                    plan,
-                    api_key=engine.api_key,
-                    check_server=engine.alive,
-                    pool=self._load_workers,
-                )
-                requests += len(result.records)
-                failed += sum(not record.ok for record in result.records)
+                sent += self._send(launch, spec, engine, wave, f"{number}-{turn}")
                 found = engine.compiled_between(since, time.monotonic_ns())
                 compiled |= dict.fromkeys(found)
                 if not found:
                     break
-        self._tell(
-            launch,
-            {
-                "seconds": round(time.monotonic() - began, 3),
-                "requests": requests,
-                "failed": failed,
-                "ranks": ranks,
-                "compiled": list(compiled),
-            },
+        settling = self._settle(launch, spec, engine, waves[-1], gpus) if gpus else {}
+        said = {
+            "seconds": round(time.monotonic() - began, 3),
+            "requests": len(sent),
+            "failed": sum(not record.ok for record in sent),
+            "ranks": spec.topology.dp,
+            "compiled": list(compiled),
+        }
+        self._tell(launch, said | settling)
+
+    def _settle(
+        self,
+        launch: Launch,
+        spec: ServerSpec,
+        engine: Engine,
+        wave: Workload,
+        gpus: Sequence[Gpu],
+    ) -> dict[str, Any]:
+        """Load the GPUs until temperature and clock stay, or the time for that is over."""
+        began = time.monotonic()
+        before: dict[str, Warmth] | None = None
+        turns, settled = 0, False
+        temperatures: list[int | None] = []
+        with GpuSampler(gpus) as sampler:
+            while not settled and time.monotonic() - began < _SETTLING_S:
+                turns += 1
+                seen = len(sampler.samples)
+                self._send(launch, spec, engine, wave, f"settling-{turns}")
+                now = warmth_of(sampler.samples[seen:])
+                temperatures.append(max((it.temperature or 0 for it in now.values()), default=None))
+                settled = before is not None and has_settled(before, now)
+                before = now
+        return {"settled": settled, "settling_turns": turns, "temperatures": temperatures}
+
+    def _send(
+        self, launch: Launch, spec: ServerSpec, engine: Engine, wave: Workload, number: str
+    ) -> tuple[RequestRecord, ...]:
+        plan = LoadPlan(
+            engine.url,
+            engine.served_name,
+            replace(wave, seed=wave.seed + 1),
+            spec.framework,
+            launch=f"{replace(launch, arm='').label}-warmup-{number}",
+            salt=launch.server,
+            deadline=_LIMIT_S,
         )
+        result = run_load(
+            plan, api_key=engine.api_key, check_server=engine.alive, pool=self._load_workers
+        )
+        return result.records
 
     def _tell(self, launch: Launch, said: dict[str, Any]) -> None:
         path = self._folder.init_record(launch)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_gpubench.model.workload import Workload
 from tests.plugin.conftest import Project
 
 ONE = ("benchmarks", "-m", "cpu and not mtp and (c1 or c2)")
@@ -26,3 +30,58 @@ def test_a_launch_is_warmed_up_once_and_its_record_says_so(
     for record in project.cases():
         totals = record["measurement"]["totals"]
         assert totals["output_tokens_with_warmup"] == totals["engine_output_tokens"]
+
+
+def settled_after(temperatures: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """What a launch's record says of a GPU that has these temperatures, load after load."""
+    from types import SimpleNamespace
+
+    from pytest_gpubench.host.gpus.samples import GpuSample
+    from pytest_gpubench.load.workers import WorkerPool
+    from pytest_gpubench.model.specs import Launch
+    from pytest_gpubench.plugin import warming
+    from pytest_gpubench.report.records import RunFolder
+
+    seen: list[GpuSample] = []
+    left = iter(temperatures)
+    sampler = SimpleNamespace(samples=seen)
+    sent = SimpleNamespace(records=(SimpleNamespace(ok=True),))
+    clock = iter(range(10_000))
+
+    def load(plan: Any, **_: Any) -> Any:
+        if "settling" in plan.launch:
+            seen.append(GpuSample("a", 0, temperature=next(left), sm_clock=1980, utilization=9))
+        return sent
+
+    monkeypatch.setattr(warming, "run_load", load)
+    monkeypatch.setattr(warming, "GpuSampler", lambda _: contextlib.nullcontext(sampler))
+    monkeypatch.setattr("pytest_gpubench.plugin.warming.time.monotonic", lambda: next(clock))
+    folder, launch = RunFolder(tmp_path), Launch("server")
+    path = folder.init_record(launch)
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    engine = SimpleNamespace(
+        url="http://x", served_name="x", api_key="", alive=None, compiled_between=lambda *_: ()
+    )
+    workload = Workload(isl=8, osl=8, conc=2, num_prompts=4, num_warmups=2)
+    case = SimpleNamespace(workload=workload, evaluation=None)
+    spec = SimpleNamespace(topology=SimpleNamespace(dp=1), framework="vllm")
+    warming.Warming(folder, WorkerPool()).warm(launch, spec, engine, [case], [object()])  # type: ignore[arg-type, list-item]
+    return json.loads(path.read_text())["warmup"]
+
+
+def test_gpus_are_kept_busy_until_they_are_warm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = settled_after([35, 40, 43, 44, 50], monkeypatch, tmp_path)
+    assert said["temperatures"] == [35, 40, 43, 44]
+    assert said["settled"]
+    assert said["settling_turns"] == 4
+
+
+def test_gpus_that_never_settle_hold_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = settled_after(list(range(30, 2000, 5)), monkeypatch, tmp_path)
+    assert not said["settled"]
+    assert said["settling_turns"] < 40
