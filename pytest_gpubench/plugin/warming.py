@@ -8,15 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.engines.idleness import SILENCE_TIMEOUT_S, HangWatch
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.gpus.sampling import GpuSampler
 from pytest_gpubench.load.load_run import run_load
-from pytest_gpubench.load.protocol import LoadPlan, RequestRecord
+from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.warmup_waves import waves_of
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.settling import Warmth, has_settled, warmth_of
 from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.report.records import RunFolder, try_to_write
@@ -25,8 +28,9 @@ _MOST_TURNS = 3
 """Of each wave, while the engine still compiles kernels in it."""
 _SETTLING_S = 30.0
 """Most that is waited for temperature and clock of the GPUs."""
-_LIMIT_S = 900.0
-"""Of one wave: kernels that are compiled for the first time on a host take minutes."""
+_COMPILING_S = 900.0
+"""Of one wave, while a compiler runs among the engine's processes: kernels that are compiled for
+the first time on a host take minutes, in which nothing else tells a hung engine from a busy one."""
 
 
 class Warming:
@@ -51,7 +55,7 @@ class Warming:
         What fails here is not judged: the case that needs it will fail, and say why.
 
         Raises:
-            BenchmarkError: if the engine died.
+            BenchmarkError: if the engine died or hangs.
         """
         if launch in self._warm:
             return
@@ -115,10 +119,32 @@ class Warming:
             spec.framework,
             launch=f"{replace(launch, arm='').label}-warmup-{number}",
             salt=launch.server,
-            deadline=_LIMIT_S,
         )
+        counters = dialect_of(spec.framework).counters
+        watch = HangWatch(engine.scrape, SILENCE_TIMEOUT_S, counters)
+
+        def on_progress(progress: Progress) -> None:
+            watch.note(None if progress.stage == "prompts" else progress.done)
+
+        began = time.monotonic()
+
+        def check() -> Failure | None:
+            dead = engine.alive()
+            silent = None if dead else watch.check()
+            compiling = (
+                silent is not None
+                and engine.process is not None
+                and time.monotonic() - began < _COMPILING_S
+                and bool(engine.process.compilers())
+            )
+            return None if compiling else dead or silent
+
         result = run_load(
-            plan, api_key=engine.api_key, check_server=engine.alive, pool=self._load_workers
+            plan,
+            api_key=engine.api_key,
+            check_server=check,
+            on_progress=on_progress,
+            pool=self._load_workers,
         )
         return result.records
 

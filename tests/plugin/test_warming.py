@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pytest_gpubench.engines.idleness import HangWatch
+from pytest_gpubench.host.gpus.samples import GpuSample
+from pytest_gpubench.load.protocol import Progress
+from pytest_gpubench.load.workers import WorkerPool
+from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.plugin import warming
+from pytest_gpubench.report.records import RunFolder
 from tests.plugin.conftest import Project
 
 ONE = ("benchmarks", "-m", "cpu and not mtp and (c1 or c2)")
@@ -32,16 +41,47 @@ def test_a_launch_is_warmed_up_once_and_its_record_says_so(
         assert totals["output_tokens_with_warmup"] == totals["engine_output_tokens"]
 
 
+@pytest.mark.parametrize(
+    ("compilers", "seconds", "caught"),
+    [((), 400, True), (("ptxas",), 800, False), (("ptxas",), 2000, True)],
+)
+def test_a_warm_up_tells_an_engine_that_hangs_from_one_that_compiles(
+    compilers: tuple[str, ...],
+    seconds: int,
+    caught: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    now = [0.0]
+    seen: list[Any] = []
+
+    def load(plan: Any, *, check_server: Any, on_progress: Any, **_: Any) -> Any:
+        on_progress(Progress("measured", 0, 2))
+        while now[0] < seconds and not any(seen):
+            now[0] += 10
+            seen.append(check_server())
+        return SimpleNamespace(records=())
+
+    monkeypatch.setattr(warming, "run_load", load)
+    monkeypatch.setattr("pytest_gpubench.plugin.warming.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(warming, "HangWatch", partial(HangWatch, clock=lambda: now[0]))
+    engine = SimpleNamespace(
+        url="http://x",
+        served_name="x",
+        api_key="",
+        alive=lambda: None,
+        scrape=lambda: "",
+        process=SimpleNamespace(compilers=lambda: compilers),
+    )
+    workload = Workload(isl=8, osl=8, conc=2, num_prompts=4, num_warmups=2)
+    spec, launch = SimpleNamespace(framework="vllm"), Launch("server")
+    warmer = warming.Warming(RunFolder(tmp_path), WorkerPool())
+    warmer._send(launch, spec, engine, workload, "0-0")  # type: ignore[arg-type]
+    assert [failure.cause for failure in seen if failure] == ["silent-engine"] * caught
+
+
 def settled_after(temperatures: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """What a launch's record says of a GPU that has these temperatures, load after load."""
-    from types import SimpleNamespace
-
-    from pytest_gpubench.host.gpus.samples import GpuSample
-    from pytest_gpubench.load.workers import WorkerPool
-    from pytest_gpubench.model.specs import Launch
-    from pytest_gpubench.plugin import warming
-    from pytest_gpubench.report.records import RunFolder
-
     seen: list[GpuSample] = []
     left = iter(temperatures)
     sampler = SimpleNamespace(samples=seen)
@@ -61,7 +101,12 @@ def settled_after(temperatures: list[int], monkeypatch: pytest.MonkeyPatch, tmp_
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     engine = SimpleNamespace(
-        url="http://x", served_name="x", api_key="", alive=None, compiled_between=lambda *_: ()
+        url="http://x",
+        served_name="x",
+        api_key="",
+        alive=lambda: None,
+        scrape=lambda: "",
+        compiled_between=lambda *_: (),
     )
     workload = Workload(isl=8, osl=8, conc=2, num_prompts=4, num_warmups=2)
     case = SimpleNamespace(workload=workload, evaluation=None)
