@@ -72,7 +72,8 @@ class Compared:
 
     cases: Mapping[str, Sequence[Known]]
     cost: Cost
-    most_rounds: Mapping[str, int]
+    allowed: Mapping[str, allowed_rounds.Rounds]
+    """Of each case: what its recipe or the command line says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +170,18 @@ def cheapest(server: Compared, launches: Sequence[int], budget: float = math.inf
         launches: allowed numbers.
         budget: seconds for this server; the smallest effort is taken even where it costs more.
     """
-    cases, cost = server.cases, server.cost
+    cases, cost, allowed = server.cases, server.cost, server.allowed
     efforts = []
     for count in launches:
         planned = {
-            name: rounds_for(known, count, server.most_rounds[name])
-            for name, known in cases.items()
+            name: rounds_for(known, count, allowed[name].most) for name, known in cases.items()
         }
-        rounds = {name: number for name, (number, _) in planned.items()}
+        rounds = {name: max(number, allowed[name].least) for name, (number, _) in planned.items()}
         reached = all(met for _, met in planned.values())
-        while _seconds(count, rounds, cost) > budget and max(rounds.values(), default=1) > 1:
-            several = [name for name, number in rounds.items() if number > 1]
+        while _seconds(count, rounds, cost) > budget:
+            several = [name for name, number in rounds.items() if number > allowed[name].least]
+            if not several:
+                break
             rounds[max(several, key=lambda name: rounds[name] * cost.rounds[name])] -= 1
             reached = False
         efforts.append(Effort(count, rounds, _seconds(count, rounds, cost), reached))

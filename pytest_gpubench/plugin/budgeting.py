@@ -78,10 +78,15 @@ class Budget:
             for server, its in chosen.items()
         }
         compared = {server: one for server, one in found.items() if one is not None}
-        numbers = sorted({one.index for one in launches if one.server in compared}) or [1]
+        planned = [one for one in launches if one.server in compared]
+        certain = max((one.index for one in planned if not one.reserve), default=1)
+        numbers = sorted({one.index for one in planned if one.index >= certain}) or [1]
         self._efforts = effort.within(compared, numbers, self.total_s)
-        left = [server for server, one in found.items() if one is None]
-        self.lines = tuple(self._told(compared, left))
+        known = {name for one in compared.values() for name in one.cases}
+        unknown = {
+            server: sum(case.id not in known for case in its) for server, its in chosen.items()
+        }
+        self.lines = tuple(self._told(compared, unknown))
 
     def rounds(self, case: Case) -> int | None:
         """Rounds of a case on each launch; None where nothing was planned for it."""
@@ -100,7 +105,7 @@ class Budget:
             return f"{seconds(spent)} of the budget of {seconds(self.total_s)} are spent"
         return ""
 
-    def _told(self, compared: dict[str, Compared], left: Sequence[str]) -> Iterator[str]:
+    def _told(self, compared: dict[str, Compared], unknown: dict[str, int]) -> Iterator[str]:
         needed = math.fsum(one.seconds for one in self._efforts.values())
         if compared:
             yield f"budget {seconds(self.total_s)}: {seconds(needed)} are planned"
@@ -123,8 +128,9 @@ class Budget:
                     f"{case.partition(':')[2]}"
                 )
             yield words
+        left = [f"{count(cases, 'case')} of {server}" for server, cases in unknown.items() if cases]
         if left:
-            yield f"no baseline to compare with, measured once: {', '.join(left)}"
+            yield f"no baseline to plan by, so what these take is not in it: {', '.join(left)}"
 
 
 def _range(numbers: Iterable[int]) -> str:
@@ -160,8 +166,8 @@ def _compared(
     start = baselines.of(init_subject(server))
     key = _newest_key(start)
     start_s = _middle(start, key, "engine_init") if start and key else None
-    most = {case.id: (allowed or case.rounds).most for case in cases if case.id in known}
-    return Compared(known, Cost(start_s or 0.0, rounds), most)
+    each = {case.id: allowed or case.rounds for case in cases if case.id in known}
+    return Compared(known, Cost(start_s or 0.0, rounds), each)
 
 
 def _newest_key(baseline: Baseline | None) -> FrozenMap | None:

@@ -112,9 +112,11 @@ def test_where_rounds_were_never_seen_one_is_taken() -> None:
     assert effort.rounds_for([known(0.0, 0.05, rounds=1)], 2, 16) == (1, False)
 
 
-def compared(noise: float, launch: float, round_s: float = 10.0) -> Compared:
+def compared(noise: float, launch: float, round_s: float = 10.0, least: int = 1) -> Compared:
     metrics = {"a": [known(noise, launch)], "b": [known(0.001, 0.001)]}
-    return Compared(metrics, Cost(100.0, {"a": round_s, "b": round_s}), {"a": 16, "b": 16})
+    allowed = Rounds(least, 16)
+    cost = Cost(100.0, {"a": round_s, "b": round_s})
+    return Compared(metrics, cost, {"a": allowed, "b": allowed})
 
 
 def test_the_cheapest_effort_that_meets_the_goal() -> None:
@@ -133,6 +135,12 @@ def test_a_budget_takes_rounds_away_and_then_launches() -> None:
     least = effort.cheapest(compared(0.05, 0.001), (2, 3), 1.0)
     assert least.launches == 2
     assert set(least.rounds.values()) == {1}
+
+
+def test_no_fewer_rounds_are_planned_than_are_asked_for() -> None:
+    asked = compared(0.001, 0.001, least=3)
+    for budget in (math.inf, 1.0):
+        assert dict(effort.cheapest(asked, (1, 2), budget).rounds) == {"a": 3, "b": 3}
 
 
 def test_servers_share_a_budget_by_what_they_need() -> None:

@@ -94,6 +94,20 @@ def test_a_budget_says_beforehand_what_it_will_tell(repository: Project) -> None
     )
 
 
+def test_a_budget_plans_no_less_than_what_will_run(repository: Project) -> None:
+    assert repository.run(*ONE).ret == 0
+    seed(repository, FAST)
+    asked = ("--gpubench-launches=2..3", "--gpubench-rounds=3..8", "--gpubench-budget=0.1s")
+    result = repository.inside("benchmarks", "-m", "cpu and not mtp", *asked, "--setup-only")
+    result.stdout.fnmatch_lines(
+        [
+            "*that is the least that this selection takes*",
+            "gpubench: tiny-bf16-cpu-vllm-tp1: 2 launches, 3 rounds on each; *",
+            "*no baseline to plan by, so what these take is not in it: 1 case of tiny-bf16-cpu-vllm-tp1",
+        ]
+    )
+
+
 def test_a_budget_that_is_spent_starts_no_launch_in_reserve(repository: Project) -> None:
     assert repository.run(*ONE).ret == 0
     seed(repository, FAST)
