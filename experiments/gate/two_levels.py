@@ -138,7 +138,7 @@ def gate_rates(
                 rounds=Rounds(pooled, df + own_df, 1 / before, 1 / rounds),
             )
             open_ = verdict == 0
-            verdict[open_ & statistics.inside(estimate, limit, plan.total)] = -1
+            verdict[open_ & statistics.inside(estimate, limit, plan.pass_looks(launches))] = -1
             if statistics.confirmed(launches, plan.certain, plan.total):
                 verdict[open_ & statistics.worse(estimate, limit, plan.looks)] = 1
             used[open_ & (verdict != 0)] = launches
@@ -185,7 +185,7 @@ def today_rates(
     for launches in range(1, most + 1):
         estimate = statistics.against_baseline(baseline, now[:, :launches])
         open_ = verdict == 0
-        verdict[open_ & statistics.inside(estimate, limit)] = -1
+        verdict[open_ & statistics.inside(estimate, limit, plan.pass_looks(launches))] = -1
         if statistics.confirmed(launches, plan.certain, plan.total):
             verdict[open_ & statistics.worse(estimate, limit, plan.looks)] = 1
         used[open_ & (verdict != 0)] = launches

@@ -108,7 +108,7 @@ def gate_verdicts(
         estimate = statistics.against_baseline(baseline, now[:, :launches])
         undecided = verdicts == 0
         used[undecided] = launches
-        verdicts[undecided & statistics.inside(estimate, limit)] = -1
+        verdicts[undecided & statistics.inside(estimate, limit, plan.pass_looks(launches))] = -1
         if statistics.confirmed(launches, plan.certain, plan.total):
             verdicts[undecided & statistics.worse(estimate, limit, plan.looks)] = 1
     return verdicts, used

@@ -27,6 +27,17 @@ class LaunchPlan:
         planned."""
         return self.total - max(self.certain, min(2, self.total)) + 1
 
+    def pass_looks(self, launches: int) -> int:
+        """By how much the chance of a wrong PASS is divided at the look after so many launches.
+
+        The first look has half of it, for nearly every run without a change ends there; the others
+        share the rest.
+        """
+        others = self.total - self.certain
+        if not others:
+            return 1
+        return 2 if launches <= self.certain else 2 * others
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchEvidence:

@@ -154,8 +154,9 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
     tolerance = abs(_share(policy.metric, limit)) if math.isfinite(limit) else 1.0
     moved = wording.moved(policy.metric, change, _VERSUS[against])
     improved = False
-    if statistics.inside(estimate, limit, plan.total):
-        improved = bool(statistics.inside(estimate, -limit, plan.total))
+    looks = plan.pass_looks(estimate.launches)
+    if statistics.inside(estimate, limit, looks):
+        improved = bool(statistics.inside(estimate, -limit, looks))
         status, code, words = Status.PASS, "held", f"{moved}, {wording.size(tolerance)} allowed"
         remedy = ""
         if improved:

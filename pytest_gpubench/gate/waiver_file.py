@@ -92,7 +92,7 @@ class WaiverKeys(Section):
     reason: Text | None = None
     """Why it is waived, in a sentence."""
     until_version: Annotated[Any, BeforeValidator(_versions)] = None
-    """Engine to the version from which on it does not hold, quoted: `{vllm: '0.33'}`."""
+    """Engine to the version from which on it does not hold, quoted: `{ENGINE: '0.33'}`."""
     strict: bool = False
     """Whether a case fails in which nothing that is waived fails any more."""
 

@@ -21,8 +21,7 @@ WAIVER_UNNEEDED = "waiver-unneeded"
 _NOT_WAIVED = ("no-baseline", "not-comparable")
 """What `--gpubench-require-baseline` demands: nothing was compared, so no bug is known."""
 _BUILD = re.compile(r"b?(\d+(?:\.\d+)*)")
-"""Versions that Python does not know begin with a number all the same: ``b6868-1a2b`` of
-llama.cpp."""
+"""Versions that Python does not know begin with a number all the same: ``b6868-1a2b``."""
 _NAMED = 4
 
 Waive: TypeAlias = Callable[[Sequence[MetricVerdict], bool], list[MetricVerdict]]
@@ -76,7 +75,7 @@ class Waiver:
 
     @property
     def until_words(self) -> str:
-        """``2027-01-31``, ``2027-01-31 or vllm 0.33``."""
+        """``2027-01-31``, ``2027-01-31 or ENGINE 0.33``."""
         bounds = [f"{name} {version}" for name, version in self.until_version.items()]
         return " or ".join([self.until.isoformat(), *bounds])
 

@@ -152,7 +152,8 @@ class Screen:
         self._drawn, self._shown = 0, False
 
     def _write(self, text: str) -> None:
-        with self._opened() as file:
+        # Of a terminal that is gone SIGHUP tells; until then a case is measured as before.
+        with contextlib.suppress(OSError), self._opened() as file:
             file.write(text)
             file.flush()
 

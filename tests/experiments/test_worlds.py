@@ -48,7 +48,7 @@ def test_without_a_change_nothing_fails_and_nearly_everything_passes() -> None:
     rates = gate_rates(BASE, 0.0, TRIALS, _rng(1), plan=ESCALATING)
     assert rates.fail == 0
     assert rates.passed > 0.99
-    assert rates.launches < 1.3
+    assert rates.launches < 1.5
 
 
 def test_a_session_of_forty_gates_cries_wolf_at_most_once_in_a_hundred() -> None:

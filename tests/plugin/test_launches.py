@@ -43,20 +43,18 @@ def test_reserve_launches_that_nobody_needs_are_settled_and_start_no_server(
 
 
 def test_an_undecided_case_is_measured_again_and_the_last_verdict_counts(project: Project) -> None:
-    with_gates(
-        project, "{steady_output_tput: {at-least: 1}}"
-    )  # four tokens a request: no steady state
+    with_gates(project, "{queue_p50: {at-most: 100}}")  # the engine does not say it
     project.pytester.makeconftest(WANTING.format(code="not-measured"))
     result = project.run(*ONE, "--gpubench-launches=1..2", "--junitxml=junit.xml", *XUNIT1, "-rs")
     assert result.ret == 10, result.stdout.str()
     result.stdout.fnmatch_lines(
         [
-            "*steady_output_tput could not be measured on launch-1, launch-2*",
+            "*queue_p50 could not be measured on launch-1, launch-2*",
             "*1 measured, 1 inconclusive*",
         ]
     )
     junit = (project.pytester.path / "junit.xml").read_text()
-    assert junit.count('name="gpubench_steady_output_tput" value="INCONCLUSIVE"') == 2
+    assert junit.count('name="gpubench_queue_p50" value="INCONCLUSIVE"') == 2
     assert [record["launch"]["index"] for record in project.cases("launch-*.json")] == [1, 2]
 
 
@@ -67,7 +65,7 @@ judging._MORE_LAUNCHES_HELP |= {{"{code}"}}
 
 
 def test_a_case_that_ends_as_measured_is_inconclusive(project: Project) -> None:
-    with_gates(project, "{steady_output_tput: {at-least: 1}}")
+    with_gates(project, "{queue_p50: {at-most: 100}}")
     project.pytester.makeconftest(WANTING.format(code="not-measured"))
     case = f"benchmarks/test_serving.py::test_throughput[{SERVER}:32x4-c1:launch1]"
     result = project.run(case, "--gpubench-launches=1..2")

@@ -197,6 +197,8 @@ def test_a_terminal_that_is_gone_is_no_reason_to_leave_anything(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_TOKEN_TIME", "5")
+    temporary = project.pytester.mkdir("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
     terminal, inside = os.openpty()
     run = subprocess.Popen(
         project.command(*ONE),
@@ -208,7 +210,7 @@ def test_a_terminal_that_is_gone_is_no_reason_to_leave_anything(
     )
     os.close(inside)
     try:
-        _await(lambda: bool(list(project.pytester.path.rglob("init/launch-1.json"))))
+        _await(lambda: bool(list(temporary.glob("gpubench-load-*"))))
         os.close(terminal)
         time.sleep(0.5)
         run.send_signal(signal.SIGHUP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pytest_gpubench.host.leases.lease_file import LeaseFile, lease_files
 from pytest_gpubench.host.leases.owners import lock_holders, with_descendants
 from pytest_gpubench.model.failures import GpubenchError
 
+_TRIES, _BETWEEN_TRIES_S = 6, 0.05
 _NAMING_SECONDS = 2.0
 
 
@@ -126,7 +128,11 @@ def _give_back(file: LeaseFile) -> None:
     with contextlib.suppress(OSError):
         again = LeaseFile(file.path)
         try:
-            if again.try_lock():
-                again.path.unlink()
+            # A child of ours that has not become its program yet shares the lock for a moment.
+            for _ in range(_TRIES):
+                if again.try_lock():
+                    again.path.unlink()
+                    break
+                time.sleep(_BETWEEN_TRIES_S)
         finally:
             again.close()
