@@ -52,14 +52,16 @@ class Reuse:
 
     def take_over(self, launch: Launch, case: Case, result: CaseResult) -> dict[str, Any]:
         """The earlier record as one of this run, not judged yet; its requests are beside it."""
-        kept = self._folder.requests_file(launch, case)
-        with contextlib.suppress(OSError):  # what a result can be judged without
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            if case.evaluation is not None:
-                kept = self._folder.answers_file(launch, case)
-                _link(result.answers_path, kept)
-            else:
-                _link(result.requests_path, kept)
+        kept = {self._folder.answers_file(launch, case): result.answers_path}
+        if case.evaluation is None:
+            kept = {
+                self._folder.requests_file(launch, case, number): result.requests_path(number)
+                for number in range(1, result.rounds + 1)
+            }
+        for there, here in kept.items():
+            with contextlib.suppress(OSError):  # what a result can be judged without
+                there.parent.mkdir(parents=True, exist_ok=True)
+                _link(here, there)
         return {
             **read_whole(result.path),
             "launch": launch,
@@ -83,7 +85,10 @@ class Reuse:
             self._say_once(f"nothing is reused for {launch.server}: {lacking}")
             return None
         wanted = fingerprint(spec, case, version, self._device(spec.hardware), commits)
-        return next((result for result in candidates if result.fingerprint == wanted), None)
+        least = 1 if case.evaluation else (self._settings.rounds or case.rounds).least
+        return next(
+            (one for one in candidates if one.fingerprint == wanted and one.rounds >= least), None
+        )
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._said:

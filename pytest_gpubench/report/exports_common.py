@@ -43,13 +43,13 @@ class NotExportedError(Exception):
     """A case that cannot be exported; the text says why."""
 
 
-def measured_requests(result: CaseResult) -> list[RequestRecord]:
-    """The measured requests of a case that answered.
+def measured_requests(result: CaseResult, number: int = 1) -> list[RequestRecord]:
+    """The measured requests of one round of a case that answered.
 
     Raises:
         NotExportedError: if they were not kept or cannot be read.
     """
-    path = result.requests_path
+    path = result.requests_path(number)
     try:
         with open_regular(path) as packed, gzip.open(packed, "rb") as lines:
             records = [

@@ -54,7 +54,12 @@ def export_agg(
 
     def document_of(result: CaseResult) -> dict[str, Any]:
         _check(result)
-        return agg_document(result, read_whole(result.path), measured_requests(result))
+        requests = [
+            request
+            for number in range(1, result.rounds + 1)
+            for request in measured_requests(result, number)
+        ]
+        return agg_document(result, read_whole(result.path), requests)
 
     return export(results, folder, document_of, prefix="agg_", every_launch=every_launch)
 
@@ -155,17 +160,18 @@ def export_vllm(
     results: Iterable[CaseResult], folder: Path, *, every_launch: bool = False
 ) -> Exported:
     """Write ``CASE.json`` per measured case (per launch and attempt with ``every_launch``); what
-    has no requests is left out.
+    has no requests is left out. Of several rounds the first one is written: its file is of one run.
 
     Raises:
         GpubenchError: if the disk refuses a file.
     """
-    return export(
-        results,
-        folder,
-        lambda result: vllm_document(result, read_whole(result.path), measured_requests(result)),
-        every_launch=every_launch,
-    )
+
+    def document_of(result: CaseResult) -> dict[str, Any]:
+        if result.measurement is None:  # requests are there where a later round was broken off
+            raise NotExportedError("it was not measured whole")
+        return vllm_document(result, read_whole(result.path), measured_requests(result))
+
+    return export(results, folder, document_of, every_launch=every_launch)
 
 
 def vllm_document(

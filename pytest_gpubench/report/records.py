@@ -19,6 +19,7 @@ from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import canonical_json
 from pytest_gpubench.model.secrets import hide_in
 from pytest_gpubench.model.specs import Launch, ServerSpec
+from pytest_gpubench.report.results import requests_name
 
 SCHEMA_VERSION = 2
 """Of records; ``record`` has what they hold. Readers take every earlier one."""
@@ -57,8 +58,7 @@ class RunFolder:
 
     def requests_file(self, launch: Launch, case: Case, number: int = 1) -> Path:
         """Of one round."""
-        part = f".round-{number}" if number > 1 else ""
-        return self.server(launch) / case.label / f"{launch.label}{part}.requests.jsonl.gz"
+        return self.server(launch) / case.label / requests_name(launch, number)
 
     def answers_file(self, launch: Launch, case: Case) -> Path:
         return self.server(launch) / case.label / f"{launch.label}.answers.jsonl.gz"

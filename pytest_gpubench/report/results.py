@@ -98,15 +98,25 @@ class CaseResult:
         """Topology and workload: the id without the identity."""
         return self.case.removeprefix(self.identity.label + "-")
 
+    def requests_path(self, number: int = 1) -> Path:
+        """Where the per-request records of a round are, if they were kept."""
+        return self.path.with_name(requests_name(self.launch, number))
+
     @property
-    def requests_path(self) -> Path:
-        """Where the per-request records of the first round are, if they were kept."""
-        return self.path.with_name(f"{self.launch.label}.requests.jsonl.gz")
+    def rounds(self) -> int:
+        """Measurements of which the metrics are means."""
+        return max(1, len(self.measurement.rounds)) if self.measurement else 1
 
     @property
     def answers_path(self) -> Path:
         """Where the answers of an evaluation are, if they were kept."""
         return self.path.with_name(f"{self.launch.label}.answers.jsonl.gz")
+
+
+def requests_name(launch: Launch, number: int = 1) -> str:
+    """Name of the file of a round's per-request records, beside the record of the case."""
+    part = f".round-{number}" if number > 1 else ""
+    return f"{launch.label}{part}.requests.jsonl.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,17 @@ def test_only_what_is_missing_is_measured(project: Project) -> None:
     assert not found["tiny-bf16-cpu-vllm-tp1:32x4-c2"]
 
 
+def test_a_result_of_fewer_rounds_than_are_asked_for_is_measured_again(project: Project) -> None:
+    selection = ("benchmarks", "-m", "gpubench(case='tiny-bf16-cpu-vllm-tp1:32x4-c1')")
+    asked = (*selection, "--gpubench-reuse", "--gpubench-rounds=2..3")
+    assert project.run(*selection).ret == 0
+    assert "reused from run" not in project.run(*asked).stdout.str()
+    project.run(*asked).stdout.fnmatch_lines(["*reused from run *"])
+    names = [sorted(one.name for one in run.rglob("*.requests.jsonl.gz")) for run in _runs(project)]
+    assert names[0] == ["launch-1.requests.jsonl.gz"]
+    assert names[1] == names[2] == [*names[0], "launch-1.round-2.requests.jsonl.gz"]
+
+
 def test_an_engine_of_unknown_version_is_measured_again_and_the_run_says_why(
     project: Project,
 ) -> None:

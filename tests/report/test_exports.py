@@ -164,6 +164,30 @@ def test_what_has_no_requests_is_left_out_with_the_reason(tmp_path: Path) -> Non
     assert any(reason.startswith("its requests are not there") for reason in reasons)
 
 
+def test_what_was_broken_off_in_a_later_round_is_left_out(tmp_path: Path) -> None:
+    path = _results(tmp_path / "r", _requests())
+    record = json.loads(path.read_text()) | {"measurement": None, "metrics": None}
+    failure = {"cause": "interrupted", "failure_class": "client", "summary": "stopped"}
+    path.write_text(json.dumps(record | {"failure": failure}))
+    broken = [one for one in load_results([tmp_path / "r"]).cases() if one.path == path]
+    done = export_vllm(broken, tmp_path / "out")
+    assert not done.written
+    assert [one.reason for one in done.left_out] == ["it was not measured whole"]
+
+
+def test_agg_has_the_times_of_all_rounds(tmp_path: Path) -> None:
+    path = _results(tmp_path / "r", _requests(), workload={"profile": "inferencex"})
+    measurement = json.loads(path.read_text())["measurement"]
+    record = json.loads(path.read_text())
+    record["measurement"] = measurement | {"rounds": [measurement["metrics"]] * 2}
+    path.write_text(json.dumps(record))
+    packed = path.with_name("launch-1.round-2.requests.jsonl.gz")
+    with gzip.open(packed, "wt") as lines:
+        lines.writelines(json.dumps(one.to_json()) + "\n" for one in _requests(gap_ns=30_000_000))
+    (written,) = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out").written
+    assert json.loads(written.read_text())["mean_tpot"] == pytest.approx(0.020)
+
+
 def test_agg_is_only_for_the_inferencex_profile(tmp_path: Path) -> None:
     _results(tmp_path / "r", _requests())
     done = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out")
