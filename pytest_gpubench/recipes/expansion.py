@@ -99,8 +99,6 @@ def given_keys(keys: ClientKeys, node: Node) -> dict[str, Any]:
     for name in _FLOATS:
         if name in given:
             given[name] = float(given[name])
-    if "rounds" in given:
-        given["rounds"] = Rounds.parse(str(given["rounds"]))
     if "slo" in given:
         given["slo"] = {
             name: float(value) for name, value in given["slo"].items() if value is not None
@@ -126,7 +124,8 @@ def workload_of(
             length.
     """
     fields = dict(given)
-    rounds: Rounds = fields.pop("rounds", AS_USUAL)
+    written = fields.pop("rounds", None)
+    rounds = AS_USUAL if written is None else Rounds.parse(str(written))
     if fields.get("profile") == "inferencex":  # the original applies a template for a draft only
         fields = {
             "api": "completions",

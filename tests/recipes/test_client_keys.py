@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.workload import Workload, contradictions
 from pytest_gpubench.recipes.schema import ClientKeys
 
@@ -70,6 +71,35 @@ def test_key_reaches_the_workload(
     assert {name: type(value) for name, value in found.items()} == {
         name: type(value) for name, value in wanted.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        ("3", Rounds(3, 3)),
+        ("2..5", Rounds(2, 5)),
+        ("'${conc / 2}'", Rounds(2, 2)),
+        ("'1..${conc}'", Rounds(1, 4)),
+    ],
+)
+def test_rounds_are_those_of_the_case_and_no_part_of_its_load(
+    load: Callable[..., RecipeBook], whole: str, written: str, wanted: Rounds
+) -> None:
+    plain = whole.replace("conc-list: [4, 16]", "conc-list: [4]")
+    book = load(with_client(plain, f"{{rounds: {written}}}"))
+    assert book.problems == ()
+    assert [case.rounds for case in book.cases] == [wanted]
+    assert [case.workload for case in book.cases] == workloads(load, plain)
+
+
+@pytest.mark.parametrize("written", ["0", "8..2", "'${conc * 1000}'", "1.5", "often"])
+def test_rounds_that_are_none_are_refused_at_their_key(
+    load: Callable[..., RecipeBook], whole: str, written: str
+) -> None:
+    problems = load(with_client(whole, f"{{rounds: {written}}}")).problems
+    assert problems
+    assert all(one.path.endswith("client.rounds") for one in problems)
+    assert all("such as 1..8" in one.message for one in problems)
 
 
 def test_every_key_of_the_schema_is_a_field_of_the_workload() -> None:
