@@ -100,12 +100,11 @@ def refusal(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricV
 
 
 def usable(launch: LaunchEvidence, metric: str) -> bool:
-    """Whether a launch has a value of the metric that may be compared: measured, positive, on
-    enough requests."""
-    value = launch.metrics.get(metric)
-    return (
-        value is not None and math.isfinite(value) and value > 0 and metric not in launch.not_gated
-    )
+    """Whether a launch has a value of the metric that may be compared: measured, positive in every
+    round, on enough requests."""
+    values = [one.get(metric) for one in (launch.metrics, *launch.rounds)]
+    positive = all(value is not None and math.isfinite(value) and value > 0 for value in values)
+    return positive and metric not in launch.not_gated
 
 
 def _refused_twice(policy: MetricPolicy) -> bool:

@@ -7,12 +7,12 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from pytest_gpubench.gate import effort
 from pytest_gpubench.gate.baselines import Baseline
 from pytest_gpubench.gate.effort import Compared, Cost, Effort, Known
-from pytest_gpubench.gate.policy import policies
+from pytest_gpubench.gate.policy import narrowed, policies
 from pytest_gpubench.gate.statistics import POWER
 from pytest_gpubench.gate.wording import count, size
 from pytest_gpubench.model.cases import Case, RecipeBook
@@ -59,12 +59,14 @@ class Budget:
         launches: Iterable[Launch],
         baselines: Baselines,
         allowed: Rounds | None,
+        gate_only: Collection[str] = (),
     ) -> None:
         """Share the time out among the servers of the selected cases.
 
         Args:
             launches: that were planned at most.
             allowed: rounds of every case; None: what its recipe says.
+            gate_only: metrics that are judged; empty: all that are gated.
 
         Raises:
             GpubenchError: if a baseline file cannot be used.
@@ -74,7 +76,7 @@ class Budget:
             if case.evaluation is None and case.runnable:
                 chosen.setdefault(case.server, []).append(case)
         found = {
-            server: _compared(book, server, its, baselines, allowed)
+            server: _compared(book, server, its, baselines, allowed, gate_only)
             for server, its in chosen.items()
         }
         compared = {server: one for server, one in found.items() if one is not None}
@@ -144,6 +146,7 @@ def _compared(
     cases: Sequence[Case],
     baselines: Baselines,
     allowed: Rounds | None,
+    gate_only: Collection[str],
 ) -> Compared | None:
     """What the baselines know of a server; None where none of its cases has one."""
     spec = dict(book.servers)[server]
@@ -154,7 +157,7 @@ def _compared(
         key = _newest_key(baseline)
         if baseline is None or key is None:
             continue
-        found = policies(case.gates, case.workload, spec.speculative)
+        found = narrowed(policies(case.gates, case.workload, spec.speculative), gate_only)
         metrics = effort.known_of(found, baseline, key)
         if metrics:
             known[case.id] = metrics

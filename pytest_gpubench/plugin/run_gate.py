@@ -81,13 +81,16 @@ class Gate:
         Raises:
             GpubenchError: if the baseline file cannot be used.
         """
+        recording = self._settings.update_baselines
+        found = policies(case.gates, case.workload, spec.speculative)
         plan = self.judging.round_plan(
             case.id,
             launch,
             FrozenMap(record["gate"]["key"]),
-            policies(case.gates, case.workload, spec.speculative),
+            # What is recorded is for later runs, which may judge other metrics.
+            found if recording else narrowed(found, self._settings.gate_only),
             self._settings.rounds or case.rounds,
-            recording=self._settings.update_baselines,
+            recording=recording,
         )
         budgeted = self._rounds_of(case) if self._rounds_of else None
         return plan if budgeted is None else replace(plan, planned=budgeted)

@@ -148,7 +148,14 @@ class BenchmarkSession:
         """Plan within the budget, after the baselines were read, and say what it will tell."""
         if self.budget is None or self.config.option.collectonly:
             return
-        self.budget.plan(self.book, cases, self.launches, self.baselines, self.settings.rounds)
+        self.budget.plan(
+            self.book,
+            cases,
+            self.launches,
+            self.baselines,
+            self.settings.rounds,
+            self.settings.gate_only,
+        )
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             for line in self.budget.lines:
