@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.idleness import SILENCE_TIMEOUT_S, HangWatch
+from pytest_gpubench.engines.idleness import SILENCE_TIMEOUT_S, SILENT, HangWatch
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.gpus.sampling import GpuSampler
 from pytest_gpubench.load.load_run import run_load
@@ -19,7 +19,7 @@ from pytest_gpubench.load.warmup_waves import waves_of
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.settling import Warmth, has_settled, warmth_of
 from pytest_gpubench.model.cases import Case
-from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.report.records import RunFolder, try_to_write
@@ -66,22 +66,31 @@ class Warming:
         began = time.monotonic()
         sent: list[RequestRecord] = []
         compiled: dict[str, None] = {}
-        waves = waves_of(loads, spec.topology.dp)
-        for number, wave in enumerate(waves):
+        refused: dict[str, None] = {}
+        last: Workload | None = None
+        for number, wave in enumerate(waves_of(loads, spec.topology.dp)):
             for turn in range(_MOST_TURNS):
                 since = time.monotonic_ns()
-                sent += self._send(launch, spec, engine, wave, f"{number}-{turn}")
+                try:
+                    sent += self._send(launch, spec, engine, wave, f"{number}-{turn}")
+                except BenchmarkError as error:
+                    if error.failure.cause == SILENT or engine.alive() is not None:
+                        raise
+                    refused[error.failure.summary] = None
+                    break
+                last = wave
                 found = engine.compiled_between(since, time.monotonic_ns())
                 compiled |= dict.fromkeys(found)
                 if not found:
                     break
-        settling = self._settle(launch, spec, engine, waves[-1], gpus) if gpus else {}
+        settling = self._settle(launch, spec, engine, last, gpus) if gpus and last else {}
         said = {
             "seconds": round(time.monotonic() - began, 3),
             "requests": len(sent),
             "failed": sum(not record.ok for record in sent),
             "ranks": spec.topology.dp,
             "compiled": list(compiled),
+            "refused": list(refused),
         }
         self._tell(launch, said | settling)
 

@@ -100,7 +100,7 @@ class Record(BaseModel):
         default_factory=dict,
         description=(
             "what was sent before anything counted: requests, seconds, data-parallel ranks, "
-            "kernels that were compiled meanwhile"
+            "kernels that were compiled meanwhile, why a part of it could not be sent"
         ),
     )
     times: Numbers = Field(

@@ -15,6 +15,7 @@ from pytest_gpubench.engines.idleness import HangWatch
 from pytest_gpubench.host.gpus.samples import GpuSample
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.load.workers import WorkerPool
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.plugin import warming
@@ -78,6 +79,46 @@ def test_a_warm_up_tells_an_engine_that_hangs_from_one_that_compiles(
     warmer = warming.Warming(RunFolder(tmp_path), WorkerPool())
     warmer._send(launch, spec, engine, workload, "0-0")  # type: ignore[arg-type]
     assert [failure.cause for failure in seen if failure] == ["silent-engine"] * caught
+
+
+@pytest.mark.parametrize(
+    ("dead", "cause"), [(False, "tokenize-failed"), (True, "engine-died"), (False, "silent-engine")]
+)
+def test_only_an_engine_that_is_lost_ends_the_case_that_warms_it_up(
+    dead: bool, cause: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    failure = Failure(cause, "engine", "no chat template")
+
+    def load(plan: Any, **_: Any) -> Any:
+        if plan.workload.isl == 8:
+            raise BenchmarkError(failure)
+        return SimpleNamespace(records=(SimpleNamespace(ok=True),))
+
+    monkeypatch.setattr(warming, "run_load", load)
+    folder, launch = RunFolder(tmp_path), Launch("server")
+    folder.init_record(launch).parent.mkdir(parents=True)
+    folder.init_record(launch).write_text("{}")
+    engine = SimpleNamespace(
+        url="http://x",
+        served_name="x",
+        api_key="",
+        alive=lambda: failure if dead else None,
+        scrape=lambda: "",
+        compiled_between=lambda *_: (),
+    )
+    cases = [
+        SimpleNamespace(workload=Workload(isl, 8, 2, 4, 2), evaluation=None) for isl in (8, 16)
+    ]
+    spec = SimpleNamespace(topology=SimpleNamespace(dp=1), framework="vllm")
+    warmer = warming.Warming(folder, WorkerPool())
+    if cause != "tokenize-failed":
+        with pytest.raises(BenchmarkError):
+            warmer.warm(launch, spec, engine, cases)  # type: ignore[arg-type]
+        return
+    warmer.warm(launch, spec, engine, cases)  # type: ignore[arg-type]
+    said = json.loads(folder.init_record(launch).read_text())["warmup"]
+    assert said["refused"] == ["no chat template"]
+    assert said["requests"] == 2
 
 
 def settled_after(temperatures: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
