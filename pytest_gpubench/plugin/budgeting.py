@@ -21,6 +21,7 @@ from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.report.numbers import seconds
+from pytest_gpubench.report.records import MEASUREMENT_VERSION
 
 LAUNCHES = "1..4"
 """Of a run with a budget, where ``--gpubench-launches`` does not say."""
@@ -174,12 +175,15 @@ def _compared(
 
 
 def _newest_key(baseline: Baseline | None) -> FrozenMap | None:
-    """The key of the newest launch: this run's own is not known before it has started."""
+    """The key of the newest launch: this run's own is not known before it has started. None where
+    it was measured in another way, which is known."""
     if baseline is None or not baseline.launches:
         return None
     newest = max(baseline.launches, key=lambda entry: (entry.date, entry.id))
     key = baseline.keys[newest.key]
-    return key if isinstance(key, FrozenMap) else None
+    if not isinstance(key, FrozenMap) or key.get("measurement_version") != MEASUREMENT_VERSION:
+        return None
+    return key
 
 
 def _middle(baseline: Baseline, key: FrozenMap, metric: str) -> float | None:

@@ -6,8 +6,12 @@ import gzip
 
 import pytest
 
+from pytest_gpubench.gate.baseline_files import update_baseline
+from pytest_gpubench.gate.baselines import LaunchEntry, append
+from pytest_gpubench.model.frozen import FrozenMap
 from tests.plugin.conftest import Project, workers
 from tests.plugin.test_gate_baselines import (
+    CASE,
     FAST,
     ONE,
     UPDATE,
@@ -108,6 +112,22 @@ def test_a_budget_plans_no_less_than_what_will_run(repository: Project) -> None:
             "*no baseline to plan by, so what these take is not in it: 1 case of tiny-bf16-cpu-vllm-tp1",
         ]
     )
+
+
+def test_a_budget_promises_nothing_by_what_cannot_be_compared(repository: Project) -> None:
+    assert repository.run(*ONE).ret == 0
+    record = repository.cases()[-1]
+    older = record["gate"]["key"] | {"measurement_version": 1}
+    entries = [
+        LaunchEntry(f"run{day}", "launch-1", f"2026-01-0{day}T00:00:00+00:00", "", FrozenMap(FAST))
+        for day in range(1, 7)
+    ]
+    update_baseline(
+        baseline_file(repository), CASE, lambda before: append(before, FrozenMap(older), entries)
+    )
+    result = repository.inside(*ONE, "--gpubench-budget=1m", "--setup-only")
+    result.stdout.fnmatch_lines(["*no baseline to plan by, *: 1 case of tiny-bf16-cpu-vllm-tp1"])
+    assert "found in 95%" not in result.stdout.str()
 
 
 def test_a_budget_that_is_spent_starts_no_launch_in_reserve(repository: Project) -> None:
