@@ -21,7 +21,8 @@ from pytest_gpubench.host import files
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap, canonical_json, thaw
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of what is written: 2 knows rounds. 1 is read as well."""
 _LOCK_TIMEOUT_S = 60.0
 _AS_ALWAYS: dict[str, Any] = {"answers": "", "rounds": 1, "noise": {}}
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -180,7 +181,7 @@ def _entry(one: _Entry) -> LaunchEntry:
 
 
 def _check(path: Path, file: _File, case: str) -> None:
-    if file.schema_ != SCHEMA_VERSION:
+    if not 1 <= file.schema_ <= SCHEMA_VERSION:
         raise _unusable(path, f"has the unknown schema {file.schema_}")
     if file.case != case:
         raise _unusable(path, f"is of the case {file.case}, not of {case}")

@@ -101,7 +101,7 @@ DAMAGES: dict[str, tuple[Callable[[str], str], str]] = {
         lambda text: text.replace("91.0", "NaN").replace('"output_tput": 91', '"output_tput": NaN'),
         "is damaged at",
     ),
-    "future": (_edit(lambda plain: plain.update(schema=2)), "written by a newer pytest-gpubench"),
+    "future": (_edit(lambda plain: plain.update(schema=3)), "written by a newer pytest-gpubench"),
     "old": (_edit(lambda plain: plain.update(schema=0)), "unknown schema 0"),
     "schema as text": (_edit(lambda plain: plain.update(schema="1")), "is damaged at schema"),
     "unknown key": (_edit(lambda plain: plain.update(note="hello")), "is damaged at note"),
