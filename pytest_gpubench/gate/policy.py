@@ -4,9 +4,11 @@ by a recipe's ``gates``."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 
+from pytest_gpubench.model.acceptance_curves import published_length, thinks
 from pytest_gpubench.model.frozen import Frozen, FrozenMap
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.model.specs import Speculative
@@ -109,20 +111,24 @@ reciprocal."""
 
 
 def policies(
-    gates: FrozenMap, workload: Workload | None = None, speculative: Speculative | None = None
+    gates: FrozenMap,
+    workload: Workload | None = None,
+    speculative: Speculative | None = None,
+    model: str = "",
 ) -> tuple[MetricPolicy, ...]:
     """The policy of a case: the defaults with its recipe's ``gates`` laid over them.
 
     A percentage replaces the tolerance and keeps the guard; a map replaces what it names;
     ``at-least`` and ``at-most`` stand beside the comparison; ``false`` takes a metric out;
-    ``golden: true`` looks the draft's acceptance length up. ``workload`` None means the start of a
-    server, of which only ``engine_init`` is gated.
+    ``golden: true`` looks the acceptance length of the draft (and the ``model``, where that drafts
+    itself) up. ``workload`` None means the start of a server, of which only ``engine_init`` is
+    gated.
     """
     names = [policy.metric for policy in DEFAULTS] + [
         name for name in gates if name not in {one.metric for one in DEFAULTS}
     ]
     found = (
-        _policy(name, gates.get(name), workload, speculative)
+        _policy(name, gates.get(name), workload, partial(_published, speculative, model))
         for name in names
         if gates.get(name) is not False
     )
@@ -151,7 +157,10 @@ def narrowed(
 
 
 def _policy(
-    name: str, written: Frozen, workload: Workload | None, speculative: Speculative | None
+    name: str,
+    written: Frozen,
+    workload: Workload | None,
+    published: Callable[[Workload], float | None],
 ) -> MetricPolicy | None:
     default = next((policy for policy in DEFAULTS if policy.metric == name), None)
     if written is None:
@@ -170,7 +179,7 @@ def _policy(
     if bounds.declared:
         policy = replace(policy, limit=bounds)
     if golden:
-        policy = _with_golden(policy, golden, gate.tolerance, workload, speculative)
+        policy = _with_golden(policy, golden, gate.tolerance, workload, published)
     return _acceptance_checked(policy, workload)
 
 
@@ -179,10 +188,10 @@ def _with_golden(
     golden: float | None,
     tolerance: float | None,
     workload: Workload | None,
-    speculative: Speculative | None,
+    published: Callable[[Workload], float | None],
 ) -> MetricPolicy:
     if golden is True:  # as published
-        golden = golden_length(speculative, workload) if workload is not None else None
+        golden = published(workload) if workload is not None else None
     if golden is None:
         words = "no golden acceptance length is known for this draft"
         return replace(
@@ -231,31 +240,7 @@ def _document(policy: MetricPolicy) -> dict[str, object]:
     }
 
 
-_THINKING: dict[str, tuple[float, ...]] = {
-    "Inferact/MiniMax-M3-EAGLE3": (1.78, 2.38, 2.83, 3.11, 3.35, 3.45, 3.53, 3.74),
-}
-_PLAIN: dict[str, tuple[float, ...]] = {
-    "Inferact/MiniMax-M3-EAGLE3": (1.84, 2.52, 2.93, 3.41, 3.59, 3.57, 3.85, 4.06),
-}
-_SINGLE: dict[tuple[str, int, bool], float] = {("Inferact/MiniMax-M3-EAGLE3-GQA", 3, True): 2.78}
-
-
-def golden_length(speculative: Speculative | None, workload: Workload) -> float | None:
-    """The acceptance length that InferenceX publishes for a draft (1 to 8 tokens, thinking on or
-    off), None where it has none."""
-    if speculative is None or speculative.model is None:
+def _published(draft: Speculative | None, model: str, workload: Workload) -> float | None:
+    if draft is None:
         return None
-    tokens, thinks = speculative.num_speculative_tokens, thinking(workload)
-    lengths = (_THINKING if thinks else _PLAIN).get(speculative.model, ())
-    if 1 <= tokens <= len(lengths):
-        return lengths[tokens - 1]
-    return _SINGLE.get((speculative.model, tokens, thinks))
-
-
-def thinking(workload: Workload) -> bool:
-    """Whether the chat template lets the model think: yes, unless one of its thinking switches is
-    off."""
-    switches = (
-        value for name, value in workload.chat_template_kwargs.items() if "thinking" in name.lower()
-    )
-    return all(value not in (False, None, "off", "disabled", "none") for value in switches)
+    return published_length(draft, model, thinking=thinks(workload.chat_template_kwargs))

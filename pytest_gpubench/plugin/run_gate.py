@@ -82,7 +82,7 @@ class Gate:
             GpubenchError: if the baseline file cannot be used.
         """
         recording = self._settings.update_baselines
-        found = policies(case.gates, case.workload, spec.speculative)
+        found = policies(case.gates, case.workload, spec.speculative, spec.model)
         plan = self.judging.round_plan(
             case.id,
             launch,
@@ -117,7 +117,7 @@ class Gate:
         """
         evidence = evidence_of(launch.label, measurement)
         evidence = replace(evidence, invalid=(*evidence.invalid, *record["gate"]["invalid"]))
-        found = policies(case.gates, case.workload, spec.speculative)
+        found = policies(case.gates, case.workload, spec.speculative, spec.model)
         found = narrowed(found, self._settings.gate_only)
         return self.judging.judge(case.id, launch, _evidence(evidence, record), found)
 

@@ -95,8 +95,8 @@ def _case(book: RecipeBook, case: Case, findings: Sequence[Mapping[str, Any]]) -
 
 def _gates(book: RecipeBook, case: Case) -> dict[str, dict[str, object]]:
     if case.evaluation is None:
-        speculative = book.server(case.server).speculative
-        return policy_document(policies(case.gates, case.workload, speculative))
+        spec = book.server(case.server)
+        return policy_document(policies(case.gates, case.workload, spec.speculative, spec.model))
     at_least = case.evaluation.at_least
     limit = {} if at_least is None else {"at-least": at_least}
     return {ACCURACY: {"unit": METRICS[ACCURACY].unit, **limit}}

@@ -276,7 +276,7 @@ def test_acceptance_is_gated_on_text_only() -> None:
         ("Inferact/MiniMax-M3-EAGLE3", 3, False, 2.93),
         ("Inferact/MiniMax-M3-EAGLE3", 6, False, 3.57),
         ("Inferact/MiniMax-M3-EAGLE3-GQA", 3, True, 2.78),
-        ("Inferact/MiniMax-M3-EAGLE3-GQA", 4, True, None),
+        ("Inferact/MiniMax-M3-EAGLE3-GQA", 9, True, None),
         ("someone/else", 3, True, None),
     ],
 )
