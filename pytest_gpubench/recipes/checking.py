@@ -21,6 +21,7 @@ from pytest_gpubench.recipes.gates import check_gate
 from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
 from pytest_gpubench.recipes.schema import BRANCHES, ClientKeys, SloKeys
+from pytest_gpubench.recipes.search_space import FixedSeqLen, Row, Scenarios
 from pytest_gpubench.recipes.server_keys import check_env, check_flag
 from pytest_gpubench.recipes.source_keys import SourceKeys
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
@@ -33,9 +34,9 @@ CASE_NAMES = (
 """Every name that an expression may read."""
 
 _PARTS: dict[str, type[BaseModel]] = {
-    "scenarios": schema.Scenarios,
-    "fixed-seq-len": schema.FixedSeqLen,
-    "search-space": schema.Row,
+    "scenarios": Scenarios,
+    "fixed-seq-len": FixedSeqLen,
+    "search-space": Row,
     "speculative": SpeculativeKeys,
     "client": ClientKeys,
     "slo": SloKeys,

@@ -14,7 +14,8 @@ from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.model.workload import Workload, contradictions
 from pytest_gpubench.recipes.expressions import Value
 from pytest_gpubench.recipes.problems import PointError, join_path
-from pytest_gpubench.recipes.schema import ClientKeys, Row
+from pytest_gpubench.recipes.schema import ClientKeys
+from pytest_gpubench.recipes.search_space import Row
 from pytest_gpubench.recipes.yaml_tree import Node
 
 MODEL_LEN_MARGIN = 256

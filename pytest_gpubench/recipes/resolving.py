@@ -21,7 +21,7 @@ from pytest_gpubench.model.hardware import platform_of
 from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes.checking import CASE_NAMES, branch, condition_text
+from pytest_gpubench.recipes.checking import branch, condition_text
 from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
 from pytest_gpubench.recipes.expansion import (
     MODEL_LEN_MARGIN,
@@ -35,11 +35,11 @@ from pytest_gpubench.recipes.expressions import (
     ExpressionError,
     Value,
     is_computed,
-    names_in,
     parse,
     render,
 )
 from pytest_gpubench.recipes.inheritance import overlay
+from pytest_gpubench.recipes.name_reads import names_read, server_reads
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
 from pytest_gpubench.recipes.schema import ClientKeys, Recipe
 from pytest_gpubench.recipes.server_keys import check_flag
@@ -425,46 +425,3 @@ def _command(command: Any) -> tuple[str, ...] | None:
     if isinstance(command, str):
         command = shlex.split(command)
     return None if command is None else tuple(command)
-
-
-_EVERYTHING = frozenset(CASE_NAMES)
-
-
-def names_read(node: Node) -> frozenset[str]:
-    """Names that the expressions inside a value read; all of them where one is not valid (its
-    evaluation will say so)."""
-    try:
-        return frozenset(
-            name for text in _texts(node) if is_computed(text) for name in names_in(text)
-        )
-    except ExpressionError:
-        return _EVERYTHING
-
-
-def server_reads(recipe: Node) -> frozenset[str]:
-    """Names that decide a recipe's server: those of its conditions, flags, draft and
-    environment."""
-    parts = recipe.items_of("when")
-    conditions = (_condition_reads(part) for part in parts)
-    layers = [
-        layer.get(key) for layer in (recipe, *parts) for key in ("serve", "speculative", "env")
-    ]
-    values = (names_read(layer) for layer in layers if layer)
-    return frozenset().union(*conditions, *values)
-
-
-def _condition_reads(part: Node) -> frozenset[str]:
-    _, condition = branch(part)
-    if condition is None or not isinstance(condition.value, str):
-        return frozenset()
-    try:
-        return parse(condition_text(condition.value)).names
-    except ExpressionError:
-        return _EVERYTHING
-
-
-def _texts(node: Node) -> Iterator[str]:
-    if isinstance(node.value, str):
-        yield node.value
-    for child in [entry.node for entry in node.entries.values()] or node.items:
-        yield from _texts(child)

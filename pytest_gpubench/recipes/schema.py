@@ -19,7 +19,6 @@ from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
 from pytest_gpubench.recipes.evaluations import EvaluationKeys
 from pytest_gpubench.recipes.fields import (
     ByteCount,
-    Concurrency,
     Count,
     Factor,
     HalfWidth,
@@ -39,13 +38,13 @@ from pytest_gpubench.recipes.fields import (
     Texts,
     Token,
     TokenCount,
-    Tokens,
     VersionSpecifier,
     Workers,
     fail,
 )
 from pytest_gpubench.recipes.gates import Gates
 from pytest_gpubench.recipes.problems import did_you_mean, one_of, shown
+from pytest_gpubench.recipes.search_space import FixedSeqLen, Row, Scenarios
 from pytest_gpubench.recipes.server_keys import Command
 from pytest_gpubench.recipes.source_keys import Source
 
@@ -149,76 +148,6 @@ class ClientKeys(Section):
     """Processes that share the load (1)."""
     slo: SloKeys | None = None
     """Limits of goodput in seconds: any of ttft, tpot, e2e."""
-
-
-class Row(Section):
-    """One row of a search space: a topology and the concurrencies at which it is measured."""
-
-    tp: Ranks
-    """GPUs of the attention and expert group: tensor parallelism, or data parallelism with
-    `dp-attn`."""
-    pp: Ranks = 1
-    """Pipeline-parallel stages, each with GPUs of its own."""
-    pcp_size: Ranks = 1
-    """Prefill-context-parallel ranks, each with GPUs of its own."""
-    dcp_size: Ranks = 1
-    """Decode-context-parallel ranks; they reuse the GPUs of `tp`, so it divides `tp`."""
-    ep: Ranks | None = None
-    """1, or equal to tp; some engines take any divisor of tp."""
-    dp_attn: bool = False
-    """Attention is data-parallel over the ranks. With `ep` equal to `tp` experts are spread over
-    them (DEP); some engines also take it without (`ep: 1`)."""
-    spec_decoding: Literal["mtp", "none"] = "none"
-    """`mtp`: the row is served with `speculative` and its id says mtp; `none`: without a draft."""
-    conc_start: Concurrency | None = None
-    """Lowest concurrency; it doubles up to `conc-end`."""
-    conc_end: Concurrency | None = None
-    """Highest concurrency; always measured, also where doubling steps over it."""
-    conc_list: Annotated[list[Concurrency], Field(min_length=1, max_length=1000)] | None = None
-    """Concurrencies one by one, instead of `conc-start` and `conc-end`."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Row:
-        if self.conc_list is not None and (
-            self.conc_start is not None or self.conc_end is not None
-        ):
-            raise fail("conc-list and conc-start/conc-end exclude each other; keep one")
-        if self.conc_list is None and (self.conc_start is None or self.conc_end is None):
-            raise fail("needs conc-list, or both conc-start and conc-end")
-        if (
-            self.conc_start is not None
-            and self.conc_end is not None
-            and self.conc_start > self.conc_end
-        ):
-            raise fail(f"conc-start {self.conc_start} is above conc-end {self.conc_end}")
-        if self.conc_list is not None and len(set(self.conc_list)) != len(self.conc_list):
-            raise fail("conc-list names a concurrency twice; remove the duplicate")
-        if self.ep is not None and self.tp % self.ep:
-            raise fail(f"ep {self.ep} with tp {self.tp}: ep must divide tp; it is 1 or equal to tp")
-        if self.tp % self.dcp_size:
-            raise fail(f"dcp-size {self.dcp_size} does not divide tp {self.tp}")
-        return self
-
-
-class FixedSeqLen(Section):
-    """Lengths in tokens, and the search space for them."""
-
-    isl: Tokens
-    """Input length in tokens, chat template included."""
-    osl: Tokens
-    """Output length in tokens."""
-    search_space: Annotated[list[Row], Field(min_length=1, max_length=1000)]
-    """Rows: topologies and the concurrencies at which they are measured."""
-
-
-class Scenarios(Section):
-    """What is measured."""
-
-    fixed_seq_len: Annotated[list[FixedSeqLen], Field(min_length=1, max_length=1000)] | None = None
-    """Lengths and their search spaces."""
-    agentic_coding: Annotated[
-        Any, WithJsonSchema({"description": "InferenceX only; listed as not supported"})
-    ] = None
 
 
 class Laid(Section):
