@@ -1,7 +1,7 @@
 """The small arithmetic of recipes: ``${...}`` and ``if``.
 
 Numbers, booleans, strings (to compare with), names, ``+ - * / // %``, comparisons, ``and or not
-in``, ``a if c else b`` and five functions. Parsed by Python's own parser, walked over a whitelist;
+in``, ``a if c else b`` and six functions. Parsed by Python's own parser, walked over a whitelist;
 nothing is executed. Text, tree and every value are bounded.
 """
 
@@ -35,12 +35,26 @@ def pow2ceil(value: float) -> int:
     return 1 << max(0, math.ceil(value) - 1).bit_length()
 
 
+MAX_ITEMS = 10_000
+
+
+def multiples(step: float, count: float, *more: float) -> list[int]:
+    """``step``, 2 ``step``, ... ``count`` ``step`` and what else is named, sorted, each once."""
+    if not 0 <= count <= MAX_ITEMS:
+        raise ExpressionError(f"multiples() makes 0 to {MAX_ITEMS} numbers, not {count}")
+    numbers = [*(step * index for index in range(1, int(count) + 1)), *more]
+    if any(number != int(number) for number in (count, *numbers)):
+        raise ExpressionError("multiples() takes whole numbers")
+    return sorted({int(number) for number in numbers})
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "min": (min, 2, 20),
     "max": (max, 2, 20),
     "ceil": (math.ceil, 1, 1),
     "floor": (math.floor, 1, 1),
     "pow2ceil": (pow2ceil, 1, 1),
+    "multiples": (multiples, 2, 20),
 }
 """What may be called, with the least and most arguments."""
 _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
@@ -73,6 +87,25 @@ class Expression:
     names: frozenset[str]
     tree: ast.expr
 
+    @property
+    def makes_list(self) -> bool:
+        """Whether the value is a list of numbers, good as a whole value only."""
+        it = self.tree
+        return (
+            isinstance(it, ast.Call)
+            and isinstance(it.func, ast.Name)
+            and (it.func.id == multiples.__name__)
+        )
+
+    def numbers(self, names: Mapping[str, Value]) -> list[int]:
+        """The value of one that makes a list.
+
+        Raises:
+            ExpressionError: see `evaluate`.
+        """
+        result: list[int] = _Evaluation(names).value(self.tree)
+        return result
+
     def evaluate(self, names: Mapping[str, Value]) -> Value:
         """The value for these names; integral floats come back as integers.
 
@@ -82,7 +115,7 @@ class Expression:
         """
         result = _Evaluation(names).value(self.tree)
         if isinstance(result, list):
-            raise ExpressionError("a list is only good for `in`")
+            raise ExpressionError("a list is only good for `in`, or as the whole value of a key")
         return int(result) if isinstance(result, float) and result.is_integer() else result
 
 
@@ -232,6 +265,8 @@ class _Evaluation:
 
     @staticmethod
     def _bounded(value: Any) -> Any:
+        for item in value if isinstance(value, list) else ():
+            _Evaluation._bounded(item)
         if isinstance(value, int | float) and not (
             isinstance(value, bool) or -MAX_VALUE <= value <= MAX_VALUE
         ):
@@ -297,15 +332,17 @@ def is_computed(value: object) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def render(text: str, names: Mapping[str, Value]) -> Value:
+def render(text: str, names: Mapping[str, Value]) -> Value | list[int]:
     """The string with its expressions evaluated; a string that is one expression becomes that value
-    (number or boolean).
+    (number, boolean, or the list of `multiples`).
 
     Raises:
         ExpressionError: see `Expression.evaluate`; also for an expression whose value is text.
     """
     parts = split(text)
     if len(parts) == 1 and isinstance(parts[0], Expression):
+        if parts[0].makes_list:
+            return parts[0].numbers(names)
         return _computed(parts[0], names)
     return "".join(
         part if isinstance(part, str) else spelled(_computed(part, names)) for part in parts

@@ -152,11 +152,27 @@ def test_render(text: str, value: Value) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("${conc", "not closed"), ("${hardware}", "only for comparing"), ("x${}", "empty")],
+    [
+        ("${conc", "not closed"),
+        ("${hardware}", "only for comparing"),
+        ("x${}", "empty"),
+        ("x${multiples(1, 2)}", "as the whole value of a key"),
+        ("${1 + multiples(1, 2)}", "is not a number"),
+        ("${multiples(1, 20000)}", "0 to 10000 numbers, not 20000"),
+        ("${multiples(1, 1.5)}", "whole numbers"),
+        ("${multiples(1e14, 100)}", "beyond"),
+        ("${multiples(1)}", "takes 2 to 20"),
+    ],
 )
 def test_render_error(text: str, words: str) -> None:
     with pytest.raises(ExpressionError, match=words):
         render(text, NAMES)
+
+
+def test_multiples_are_a_list() -> None:
+    assert render("${multiples(1 + spec_tokens, 3, 6, 8)}", NAMES) == [4, 6, 8, 12]
+    assert render("${multiples(4, 0)}", NAMES) == []
+    assert parse("8 in multiples(4, 2)").evaluate(NAMES) is True
 
 
 _WORDS = st.sampled_from(
@@ -187,9 +203,9 @@ _FORMED = st.recursive(
         st.tuples(st.sampled_from(["-", "not ", "ceil", "floor", "pow2ceil"]), below).map(
             lambda t: f"{t[0]}({t[1]})"
         ),
-        st.tuples(st.sampled_from(["min", "max"]), st.lists(below, max_size=3).map(", ".join)).map(
-            lambda t: f"{t[0]}({t[1]})"
-        ),
+        st.tuples(
+            st.sampled_from(["min", "max", "multiples"]), st.lists(below, max_size=3).map(", ".join)
+        ).map(lambda t: f"{t[0]}({t[1]})"),
         st.tuples(below, below, below).map(lambda t: f"({t[0]} if {t[1]} else {t[2]})"),
         st.tuples(below, st.lists(below, max_size=2).map(", ".join)).map(
             lambda t: f"({t[0]} in [{t[1]}])"
