@@ -27,6 +27,10 @@ HUB_FILE = re.compile(
 """A file of a data set on the Hugging Face hub, as huggingface_hub writes its address."""
 
 
+AGENTIC = "agentic"
+"""The data set of traces of coding sessions: they have no lengths, and are planned only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """One load point: lengths in tokens, concurrency in requests in flight, and how prompts are
@@ -124,7 +128,9 @@ class Workload:
 
     @property
     def shape(self) -> str:
-        """The lengths without the concurrency: ``1k1k`` or ``128x32``."""
+        """The lengths without the concurrency: ``1k1k`` or ``128x32``; ``agentic`` of traces."""
+        if self.dataset == AGENTIC:
+            return AGENTIC
         if self.isl % 1024 == 0 and self.osl % 1024 == 0:
             return f"{self.isl // 1024}k{self.osl // 1024}k"
         return f"{self.isl}x{self.osl}"

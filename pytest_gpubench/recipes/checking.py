@@ -21,7 +21,14 @@ from pytest_gpubench.recipes.gates import check_gate
 from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
 from pytest_gpubench.recipes.schema import BRANCHES, ClientKeys, SloKeys
-from pytest_gpubench.recipes.search_space import FixedSeqLen, Row, Scenarios
+from pytest_gpubench.recipes.search_space import (
+    AgenticCoding,
+    AgenticRow,
+    Component,
+    FixedSeqLen,
+    Row,
+    Scenarios,
+)
 from pytest_gpubench.recipes.server_keys import check_env, check_flag
 from pytest_gpubench.recipes.source_keys import SourceKeys
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
@@ -30,6 +37,7 @@ CASE_NAMES = (
     "isl", "osl", "conc", "tp", "ep", "pp", "pcp", "dcp", "dp_attn", "gpus", "dp",
     "tensor_parallel_size", "expert_parallel",
     "max_model_len", "spec_tokens", "hardware", "precision", "framework",
+    "kv_offloading", "kv_offload_backend", "dram_gb",
 )  # fmt: skip
 """Every name that an expression may read."""
 
@@ -37,6 +45,9 @@ _PARTS: dict[str, type[BaseModel]] = {
     "scenarios": Scenarios,
     "fixed-seq-len": FixedSeqLen,
     "search-space": Row,
+    "agentic-coding": AgenticCoding,
+    "kv-offload-backend": Component,
+    "router": Component,
     "speculative": SpeculativeKeys,
     "client": ClientKeys,
     "slo": SloKeys,
@@ -251,7 +262,9 @@ def _report(
 
 def _model_at(model: type[BaseModel], location: list[str | int]) -> type[BaseModel]:
     for part in location:
-        if isinstance(part, str):
+        if part == "search-space" and model is AgenticCoding:
+            model = AgenticRow
+        elif isinstance(part, str):
             model = _PARTS.get(part, model)
     return model
 

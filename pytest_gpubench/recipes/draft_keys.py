@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator, WithJsonSchema
 
 from pytest_gpubench.recipes.fields import (
     Count,
     NonNegative,
+    Number,
     PositiveCount,
     PositiveTokens,
     Section,
     Text,
 )
+
+GOLDEN = "golden"
+"""In place of a synthetic acceptance length: the one that is published for the draft."""
+_LENGTH = Number("number", 0, 1_000_000)
+
+
+def _length(value: Any) -> Any:
+    return value if value == GOLDEN else _LENGTH.check(value)
+
+
+AcceptanceLength: TypeAlias = Annotated[
+    Any,
+    BeforeValidator(_length),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": _LENGTH.least},
+                {"type": "string", "pattern": rf"\$\{{|^{GOLDEN}$"},
+            ]
+        }
+    ),
+]
 
 
 class SpeculativeKeys(Section):
@@ -69,8 +94,9 @@ class SpeculativeKeys(Section):
     """Suffix decoding: longest match and draft together, in tokens."""
     suffix_decoding_min_token_prob: NonNegative | None = None
     """Suffix decoding: least probability of a drafted token."""
-    synthetic_acceptance_length: NonNegative | None = None
-    """Synthetic acceptance: mean tokens per step, whatever the draft says."""
+    synthetic_acceptance_length: AcceptanceLength | None = None
+    """Synthetic acceptance: mean tokens per step, whatever the draft says; `golden`: the length
+    that InferenceX publishes for it."""
     synthetic_acceptance_rates: list[NonNegative] | None = None
     """Synthetic acceptance: per position, the share of steps in which it and all before it are
     accepted."""

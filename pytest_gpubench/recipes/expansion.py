@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from pytest_gpubench.model.cases import Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap, freeze
 from pytest_gpubench.model.rounds import AS_USUAL, Rounds
 from pytest_gpubench.model.specs import ServerSpec, Topology
-from pytest_gpubench.model.workload import Workload, contradictions
+from pytest_gpubench.model.workload import AGENTIC, Workload, contradictions
 from pytest_gpubench.recipes.expressions import Value
 from pytest_gpubench.recipes.problems import PointError, join_path
 from pytest_gpubench.recipes.schema import ClientKeys
 from pytest_gpubench.recipes.search_space import Row
 from pytest_gpubench.recipes.yaml_tree import Node
 
+DRAM_LIMIT_MIB = 2_861_022
+"""InferenceX lets no host use more than these 3 TB."""
+AGENTIC_SECONDS = 3600.0
+"""How long InferenceX replays a trace."""
 MODEL_LEN_MARGIN = 256
 """InferenceX gives every server this many tokens beyond isl + osl."""
 
@@ -53,21 +58,50 @@ def topology(row: Row) -> Topology:
 
 
 @dataclass(frozen=True, slots=True)
+class Offload:
+    """Where the KV blocks of an agentic row go that the GPU has no room for."""
+
+    to: str = "none"
+    """``none`` or ``dram``."""
+    backend: str = ""
+    dram_gb: int | None = 0
+    """Memory of the host for it, in units of 10**9 bytes; None: the host's size is not known."""
+
+
+def dram_budget_gb(host_mib: int, utilization: float, gpus: int, gpus_per_node: int) -> int:
+    """Memory of a host that a server of so many GPUs may offload to, in whole units of 10**9 bytes
+    (InferenceX's rule)."""
+    usable = Decimal(min(host_mib, DRAM_LIMIT_MIB)) * 2**20 * Decimal(str(utilization))
+    return int(usable * gpus / gpus_per_node / 10**9)
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """A row at one concurrency, before anything is resolved."""
 
     topology: Topology
     isl: int
+    """Of an agentic row 0, as `osl`: its traces have lengths of their own."""
     osl: int
     conc: int
     speculative: bool
     at: SourcePosition
+    offload: Offload | None = None
+    """Of an agentic row, and only of one."""
+
+    @property
+    def agentic(self) -> bool:
+        """Whether sessions of a trace are meant, not lengths."""
+        return self.offload is not None
 
     def names(self, hardware: str, precision: str, framework: str) -> dict[str, Value]:
         """The names of expressions that the row decides."""
-        it = self.topology
+        it, offload = self.topology, self.offload or Offload()
+        lengths = {} if self.agentic else {"isl": self.isl, "osl": self.osl}
+        dram = {} if offload.dram_gb is None else {"dram_gb": offload.dram_gb}
         return {
-            "isl": self.isl, "osl": self.osl, "conc": self.conc,
+            **lengths, **dram, "conc": self.conc,
+            "kv_offloading": offload.to, "kv_offload_backend": offload.backend,
             "tp": it.tp, "ep": it.ep, "pp": it.pp, "pcp": it.pcp, "dcp": it.dcp,
             "dp_attn": it.dp_attn, "gpus": it.gpus, "dp": it.dp,
             "tensor_parallel_size": it.tensor_parallel_size, "expert_parallel": it.expert_parallel,
@@ -124,6 +158,8 @@ def workload_of(
         PointError: if keys contradict each other, the point's draft, or the server's context
             length.
     """
+    if point.agentic:
+        return _agentic(point, given), AS_USUAL
     fields = dict(given)
     written = fields.pop("rounds", None)
     rounds = AS_USUAL if written is None else Rounds.parse(str(written))
@@ -152,6 +188,19 @@ def workload_of(
         key, words = fault
         raise PointError((node.get(key) or node).at, join_path(path, key), words)
     return workload, rounds
+
+
+def _agentic(point: Point, given: Mapping[str, Any]) -> Workload:
+    """Of `client` only the duration counts: the trace has the rest."""
+    return Workload(
+        isl=0,
+        osl=0,
+        conc=point.conc,
+        num_prompts=point.conc,
+        num_warmups=0,
+        dataset=AGENTIC,
+        duration=given.get("duration", AGENTIC_SECONDS),
+    )
 
 
 def _fault(workload: Workload, point: Point, max_model_len: int | None) -> tuple[str, str] | None:

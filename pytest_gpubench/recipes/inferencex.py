@@ -15,6 +15,7 @@ from typing import Any
 from pytest_gpubench.dialects.registry import frameworks
 from pytest_gpubench.model.cases import Identity, Unsupported
 from pytest_gpubench.model.hardware import HARDWARE
+from pytest_gpubench.model.workload import AGENTIC
 from pytest_gpubench.recipes.fields import is_token
 from pytest_gpubench.recipes.problems import did_you_mean
 from pytest_gpubench.recipes.yaml_tree import Node
@@ -62,13 +63,17 @@ def token_error(word: str) -> str | None:
     return None
 
 
-def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[str, str]:
+def name_error(
+    name: str, fields: Identity, labelled: Iterable[bool], *, agentic: bool = False
+) -> tuple[str, str]:
     """Compare a recipe's name with its fields.
 
     Args:
         name: the key in the file.
         fields: identity from the fields, without spec and variant.
         labelled: per row, whether it has ``spec-decoding: mtp``.
+        agentic: whether its rows are of traces; after that word the original orders the others
+            freely, and not every drafted entry says so.
 
     Returns:
         What is wrong (empty if nothing), and the variant that the rest of the name spells.
@@ -95,6 +100,9 @@ def name_error(name: str, fields: Identity, labelled: Iterable[bool]) -> tuple[s
                 "",
             )
     rest = words[len(base) :]
+    if agentic and rest[:1] == [AGENTIC]:
+        others = [word for word in rest[1:] if word != SPEC_WORD]
+        rest = [SPEC_WORD, *others] if all_drafted or SPEC_WORD in rest else others
     named = rest[:1] == [SPEC_WORD]
     if named and not all(rows):
         count = sum(not row for row in rows)
@@ -152,16 +160,13 @@ def is_foreign(root: Node) -> bool:
 
 
 def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
-    """Why an InferenceX entry cannot be run here at all; empty if its fixed-seq-len part can."""
+    """Why an InferenceX entry cannot be planned here at all; empty if it can."""
     reasons = []
     framework = _leaf(entry, "framework")
     if isinstance(framework, str) and framework not in frameworks():
         reasons.append(f"framework {framework} (supported: {', '.join(frameworks())})")
     if _leaf(entry, "multinode") is True:
         reasons.append(f"{_MULTINODE} (one server over several nodes is not supported)")
-    fixed = entry.get("scenarios", "fixed-seq-len")
-    if not fixed and has_agentic_part(entry):
-        reasons.append("agentic-coding scenario")
     runner = _leaf(entry, "runner")
     if isinstance(runner, str) and hardware_of(runner, runners) is None:
         reasons.append(
@@ -170,8 +175,9 @@ def unsupported_reasons(entry: Node, runners: Mapping[str, str]) -> list[str]:
         )
     rows = [
         row
-        for lengths in entry.items_of("scenarios", "fixed-seq-len")
-        for row in lengths.items_of("search-space")
+        for scenario in ("fixed-seq-len", "agentic-coding")
+        for space in entry.items_of("scenarios", scenario)
+        for row in space.items_of("search-space")
     ]
     if "draft_model" in {_leaf(row, "spec-decoding") for row in rows}:
         reasons.append("spec-decoding: draft_model (its draft is named in a shell script only)")
@@ -196,11 +202,6 @@ def unsupported_groups(entries: Iterable[Unsupported]) -> dict[str, list[str]]:
             group = _OTHERS
         groups.setdefault(group, []).append(entry.recipe)
     return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
-
-
-def has_agentic_part(entry: Node) -> bool:
-    """Whether an entry measures agentic traces beside fixed lengths."""
-    return entry.get("scenarios", "agentic-coding") is not None
 
 
 def _leaf(entry: Node, key: str) -> Any:

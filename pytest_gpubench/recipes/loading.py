@@ -14,11 +14,19 @@ from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.model.workload import AGENTIC
 from pytest_gpubench.recipes import inferencex, schema
 from pytest_gpubench.recipes.checking import CASE_NAMES, check_section, validated
 from pytest_gpubench.recipes.declared_facts import host_facts
 from pytest_gpubench.recipes.evaluations import evaluation_cases
-from pytest_gpubench.recipes.expansion import Point, Resolved, concurrencies, topology
+from pytest_gpubench.recipes.expansion import (
+    Offload,
+    Point,
+    Resolved,
+    concurrencies,
+    dram_budget_gb,
+    topology,
+)
 from pytest_gpubench.recipes.expressions import Value
 from pytest_gpubench.recipes.including import read_files
 from pytest_gpubench.recipes.inferencex import (
@@ -31,6 +39,7 @@ from pytest_gpubench.recipes.inferencex import (
 from pytest_gpubench.recipes.inheritance import Lineage, without_nulls
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, did_you_mean, join_path
 from pytest_gpubench.recipes.resolving import Resolver
+from pytest_gpubench.recipes.search_space import AgenticCoding, AgenticRow, FixedSeqLen, Row
 from pytest_gpubench.recipes.server_groups import share
 from pytest_gpubench.recipes.yaml_tree import Node
 
@@ -76,6 +85,8 @@ class _Loading:
         self._sections: dict[str, _Section] = {}
         self._runners: dict[str, str] = {}
         self._declared: dict[str, Hardware] = {}
+        self._dram: dict[str, int] = {}
+        """Memory of a label's hosts in MiB, where a file says it."""
         self._ratios: list[FrozenMap] = []
         self._unsupported: list[Unsupported] = []
         self._cases: list[Case] = []
@@ -110,7 +121,10 @@ class _Loading:
             if not check_section(schema.Runner, entry.node, path, self._log):
                 continue
             given = without_nulls(entry.node).plain()
-            declared = schema.Runner.model_validate(given).declared(label)
+            runner = schema.Runner.model_validate(given)
+            declared = runner.declared(label)
+            if runner.dram_mib is not None:
+                self._dram.setdefault(label, runner.dram_mib)
             node = entry.node.get("hardware") or entry.node
             hardware = label if declared else str(node.value)
             if declared:
@@ -221,20 +235,10 @@ class _Loading:
         if recipe is None:
             return
         scenarios = merged.get("scenarios") or merged
-        if not recipe.lengths:
-            self._log.add(
-                scenarios.at, join_path(name, "scenarios"), "missing key 'fixed-seq-len'; add it"
-            )
+        if not recipe.rows:
+            words = "missing key 'fixed-seq-len' or 'agentic-coding'; add one"
+            self._log.add(scenarios.at, join_path(name, "scenarios"), words)
             return
-        if inferencex.has_agentic_part(merged) and section.is_foreign:
-            words = "agentic-coding scenario (its fixed-seq-len part is expanded)"
-            self._unsupported.append(Unsupported(section.at, name, words))
-        elif inferencex.has_agentic_part(merged):
-            self._log.add(
-                scenarios.at,
-                join_path(name, "scenarios.agentic-coding"),
-                "not supported; remove it",
-            )
         self._expand_recipe(section, merged, recipe)
 
     def _expand_recipe(self, section: _Section, merged: Node, recipe: schema.Recipe) -> None:
@@ -245,7 +249,8 @@ class _Loading:
             recipe.model_prefix or "", recipe.precision or "", hardware, recipe.framework or ""
         )
         labelled = [row.spec_decoding == "mtp" for row in recipe.rows]
-        wrong, variant = name_error(section.name, base, labelled)
+        only_agentic = not recipe.lengths
+        wrong, variant = name_error(section.name, base, labelled, agentic=only_agentic)
         if wrong and section.is_foreign:
             self._unsupported.append(Unsupported(section.at, section.name, wrong))
             return
@@ -273,12 +278,9 @@ class _Loading:
         resolver = Resolver(section.name, merged, recipe, self._log, self._facts)
         resolved: list[Resolved] = []
         loads: dict[tuple[object, ...], int] = {}
-        identities = {
-            drafted: replace(base, spec=SPEC_WORD if drafted else "", variant=variant)
-            for drafted in (False, True)
-        }
-        for point in self._points(section.name, merged, recipe):
-            member = resolver.resolve(point, identities[point.speculative])
+        base = replace(base, variant=variant)
+        for point in self._points(section, merged, recipe, hardware):
+            member = resolver.resolve(point, _identity(base, point))
             if member is not None and not self._same_load(section.name, member, loads):
                 resolved.append(member)
         self._publish(section, merged, recipe, resolved)
@@ -301,38 +303,56 @@ class _Loading:
         self._log.add(point.at, join_path(name, "client.request-rate"), words)
         return True
 
-    def _points(self, name: str, merged: Node, recipe: schema.Recipe) -> Iterator[Point]:
+    def _points(
+        self, section: _Section, merged: Node, recipe: schema.Recipe, hardware: str
+    ) -> Iterator[Point]:
         seen: dict[tuple[object, ...], SourcePosition] = {}
         dialect = dialect_of(recipe.framework or "")
-        where = join_path(name, "scenarios.fixed-seq-len")
-        lengths = zip(merged.items_of("scenarios", "fixed-seq-len"), recipe.lengths, strict=True)
-        for i, (node, item) in enumerate(lengths):
-            rows = zip(node.items_of("search-space"), item.search_space, strict=True)
-            for j, (row_node, row) in enumerate(rows):
-                parallelism = topology(row)
-                if wrong := dialect.row_error(parallelism):
-                    self._log.add(row_node.at, join_path(f"{where}[{i}]", "search-space", j), wrong)
-                    continue
-                for conc in concurrencies(row):
-                    point = Point(
-                        parallelism,
-                        item.isl,
-                        item.osl,
-                        conc,
-                        row.spec_decoding == "mtp",
-                        row_node.at,
+        for where, node, row, space in _rows(section.name, merged, recipe):
+            parallelism = topology(row)
+            wrong = dialect.row_error(parallelism)
+            offload = None
+            isl, osl, lengths = 0, 0, "agentic"
+            if isinstance(space, FixedSeqLen):
+                isl, osl, lengths = space.isl, space.osl, f"isl {space.isl} osl {space.osl}"
+            elif isinstance(row, AgenticRow):
+                offload = self._offload(row, space, recipe.runner or "", hardware)
+                if offload.dram_gb is None and not section.is_foreign:
+                    wrong = wrong or _NO_DRAM.format(recipe.runner)
+            if wrong and offload is not None and section.is_foreign:
+                words = f"agentic-coding row {parallelism.label} ({wrong})"
+                self._unsupported.append(Unsupported(node.at, section.name, words))
+                continue
+            if wrong:
+                self._log.add(node.at, where, wrong)
+                continue
+            for conc in concurrencies(row):
+                drafted = row.spec_decoding == "mtp"
+                point = Point(parallelism, isl, osl, conc, drafted, node.at, offload)
+                key = (parallelism, isl, osl, conc, drafted, offload and offload.to)
+                if key in seen:
+                    words = (
+                        f"duplicate case: {parallelism.label} {lengths} conc {conc} is already in "
+                        f"the row on line {seen[key].line}; remove one"
                     )
-                    key = (point.topology, point.isl, point.osl, conc, point.speculative)
-                    if key in seen:
-                        what = f"{point.topology.label} isl {item.isl} osl {item.osl} conc {conc}"
-                        words = (
-                            f"duplicate case: {what} is already in the row on line "
-                            f"{seen[key].line}; remove one"
-                        )
-                        self._log.add(row_node.at, where, words)
-                        continue
-                    seen[key] = row_node.at
-                    yield point
+                    self._log.add(node.at, where.rsplit("[", 2)[0], words)
+                    continue
+                seen[key] = node.at
+                yield point
+
+    def _offload(
+        self, row: AgenticRow, space: AgenticCoding, runner: str, hardware: str
+    ) -> Offload:
+        if row.kv_offload_backend is None or space.dram_utilization is None:
+            return Offload()
+        budget = None
+        if runner in self._dram:
+            known = self._declared.get(hardware) or HARDWARE[hardware]
+            gpus = topology(row).gpus
+            budget = dram_budget_gb(
+                self._dram[runner], space.dram_utilization, gpus, known.gpus_per_node
+            )
+        return Offload(row.kv_offloading, row.kv_offload_backend.name, budget)
 
     def _publish(
         self, section: _Section, merged: Node, recipe: schema.Recipe, resolved: list[Resolved]
@@ -359,6 +379,41 @@ class _Loading:
             self._cases.extend(evaluation_cases(recipe.evals or (), nodes, cases, path))
         except PointError as fault:
             self._log.add(*fault.problem)
+
+
+_NO_DRAM = (
+    "kv-offloading dram is sized by the host's memory, which runner '{0}' does not say; write "
+    "`runners: {{{0}: {{hardware: ..., dram-mib: ...}}}}`"
+)
+
+
+def _rows(
+    name: str, merged: Node, recipe: schema.Recipe
+) -> Iterator[tuple[str, Node, Row, FixedSeqLen | AgenticCoding]]:
+    """Path, node and keys of every row, and the space that it is in."""
+    scenarios: dict[str, Sequence[FixedSeqLen | AgenticCoding]] = {
+        "fixed-seq-len": recipe.lengths,
+        "agentic-coding": recipe.agentic,
+    }
+    for key, spaces in scenarios.items():
+        where = join_path(name, "scenarios", key)
+        nodes = merged.items_of("scenarios", key)
+        for i, (node, space) in enumerate(zip(nodes, spaces, strict=True)):
+            rows = zip(node.items_of("search-space"), space.search_space, strict=True)
+            for j, (row_node, row) in enumerate(rows):
+                yield join_path(where, i, "search-space", j), row_node, row, space
+
+
+def _identity(base: Identity, point: Point) -> Identity:
+    """Who a point is: a draft, traces and offloading are words of its id."""
+    words = [base.variant]
+    if point.offload is not None:
+        words = [AGENTIC, base.variant, *([point.offload.to] if point.offload.backend else [])]
+    return replace(
+        base,
+        spec=SPEC_WORD if point.speculative else "",
+        variant="-".join(word for word in words if word),
+    )
 
 
 def _case(

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.dialects.registry import dialect_of
+from pytest_gpubench.model.acceptance_curves import published_length, thinks
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.frozen import FrozenMap, freeze, spelled
 from pytest_gpubench.model.hardware import platform_of
@@ -22,7 +23,7 @@ from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.checking import branch, condition_text
-from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
+from pytest_gpubench.recipes.draft_keys import GOLDEN, SpeculativeKeys
 from pytest_gpubench.recipes.expansion import (
     MODEL_LEN_MARGIN,
     Point,
@@ -50,6 +51,9 @@ _LAYERS = (
     *("image", "model", "serve", "speculative", "env", "client", "gates", "requires"),
     "plan-only",
 )
+
+
+NO_REPLAY = "agentic-coding rows are planned, not run: nothing here replays traces of sessions yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ class Resolver:
             point.isl,
             point.osl,
             point.conc if self._server_reads_conc else None,
+            point.offload,
         )
         setting = self._settings.get(key)
         if setting is None:
@@ -118,13 +123,16 @@ class Resolver:
         spec_tokens = self._spec_tokens(draft, row_names) if draft else 0
         names: dict[str, Value] = {**row_names, "spec_tokens": spec_tokens}
         dialect = self._dialect
-        max_model_len = names["max_model_len"] = self._max_model_len(layer, names)
+        max_model_len = self._max_model_len(layer, names)
+        if max_model_len is not None:
+            names["max_model_len"] = max_model_len
         serve, extra_args = self._serve(layer, names, max_model_len)
         speculative = None
         if draft:
             make = partial(self._speculative, draft, names)
             speculative = self._once("speculative", draft, names, make)
             speculative = _with_backend(speculative, dialect, identity.hardware, serve)
+            speculative = self._with_golden(speculative, draft, layer)
             if wrong := dialect.draft_error(speculative):
                 raise PointError(draft.at, join_path(self.name, "speculative"), wrong)
         image = layer.get("image")
@@ -194,7 +202,8 @@ class Resolver:
         try:
             expression = parse(condition_text(str(condition.value)))
             if "max_model_len" in expression.names:
-                names = {**names, "max_model_len": self._max_model_len(self.node, names)}
+                length = self._max_model_len(self.node, names)
+                names = names if length is None else {**names, "max_model_len": length}
             value = expression.evaluate(names)
         except ExpressionError as error:
             raise PointError(condition.at, path, str(error)) from None
@@ -221,10 +230,11 @@ class Resolver:
         try:
             return render(str(node.value), names)
         except ExpressionError as error:
+            lengths = f"isl {names['isl']}" if "isl" in names else "an agentic row, without lengths"
             raise PointError(
                 node.at,
                 path,
-                f"{error} (at isl {names['isl']}, conc {names['conc']}, tp {names['tp']})",
+                f"{error} (at {lengths}, conc {names['conc']}, tp {names['tp']})",
             ) from None
 
     def _once(self, use: str, node: Node, names: Mapping[str, Value], make: Callable[[], _T]) -> _T:
@@ -252,10 +262,13 @@ class Resolver:
             raise PointError(node.at, path, f"must be an integer from 1 to 1000, not {value!r}")
         return value
 
-    def _max_model_len(self, layer: Node, names: Mapping[str, Value]) -> int:
+    def _max_model_len(self, layer: Node, names: Mapping[str, Value]) -> int | None:
+        """Tokens of a sequence; None: an agentic row that leaves them to the engine."""
         rules = self._dialect.flags
         node = layer.get("serve", rules.length)
         if node is None or node.value is None:
+            if "isl" not in names:
+                return None
             return int(names["isl"]) + int(names["osl"]) + MODEL_LEN_MARGIN
         path = join_path(self.name, "serve", rules.length)
         value = self._render(node, path, names)
@@ -280,7 +293,7 @@ class Resolver:
         return value if isinstance(value, int) and value > 0 else 1
 
     def _serve(
-        self, layer: Node, names: Mapping[str, Value], max_model_len: int
+        self, layer: Node, names: Mapping[str, Value], max_model_len: int | None
     ) -> tuple[FrozenMap, tuple[str, ...]]:
         flags: dict[str, Any] = {}
         extra: tuple[str, ...] = ()
@@ -297,7 +310,7 @@ class Resolver:
             else:
                 made = partial(self._flag, flag, entry.node, path, names)
                 flags[flag] = self._once(flag, entry.node, names, made)
-        if not self._leaves_length(layer):
+        if max_model_len is not None and not self._leaves_length(layer):
             length = max_model_len * self._sharing(layer, names)
             flags = {self._dialect.flags.length: length} | flags
         return FrozenMap(flags), extra
@@ -340,6 +353,23 @@ class Resolver:
             attention_backend=backend,
             options=FrozenMap({key.replace("-", "_"): value for key, value in plain.items()}),
         )
+
+    def _with_golden(self, speculative: Speculative, draft: Node, layer: Node) -> Speculative:
+        """A synthetic length that is asked for by name, from the published curves."""
+        key = "synthetic_acceptance_length"
+        if speculative.options.get(key) != GOLDEN:
+            return speculative
+        given = [layer.get("client", "chat-template-kwargs")]
+        given.append(layer.get("serve", "default-chat-template-kwargs"))
+        switches: dict[str, Any] = next((node.plain() for node in given if node), {})
+        model = str(layer.entries["model"].node.value)
+        length = published_length(speculative, model, thinking=thinks(switches))
+        if length is None:
+            node = draft.get("synthetic-acceptance-length") or draft
+            words = "no acceptance length is published for this draft; write it as a number"
+            path = join_path(self.name, "speculative", "synthetic-acceptance-length")
+            raise PointError(node.at, path, words)
+        return replace(speculative, options=FrozenMap({**speculative.options, key: length}))
 
     def _revalidate(
         self,
@@ -386,6 +416,8 @@ class Resolver:
         )
 
     def _why_not(self, point: Point, draft: Node | None, hardware: str, layer: Node) -> str:
+        if point.agentic:
+            return NO_REPLAY
         said = layer.get("plan-only")
         if said is not None:
             return str(said.value)

@@ -44,7 +44,7 @@ from pytest_gpubench.recipes.fields import (
 )
 from pytest_gpubench.recipes.gates import Gates
 from pytest_gpubench.recipes.problems import did_you_mean, one_of, shown
-from pytest_gpubench.recipes.search_space import FixedSeqLen, Row, Scenarios
+from pytest_gpubench.recipes.search_space import AgenticCoding, FixedSeqLen, Row, Scenarios
 from pytest_gpubench.recipes.server_keys import Command
 from pytest_gpubench.recipes.source_keys import Source
 
@@ -268,9 +268,15 @@ class Recipe(Laid):
         return (self.scenarios and self.scenarios.fixed_seq_len) or []
 
     @property
+    def agentic(self) -> list[AgenticCoding]:
+        """Agentic search spaces; empty where a recipe has none."""
+        return (self.scenarios and self.scenarios.agentic_coding) or []
+
+    @property
     def rows(self) -> list[Row]:
         """All rows of all search spaces."""
-        return [row for lengths in self.lengths for row in lengths.search_space]
+        spaces: list[FixedSeqLen | AgenticCoding] = [*self.lengths, *self.agentic]
+        return [row for space in spaces for row in space.search_space]
 
 
 class Runner(Section):
@@ -292,6 +298,8 @@ class Runner(Section):
     """GPUs of one host."""
     nvlink: bool = False
     """Whether they are joined by NVLink."""
+    dram_mib: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Memory of one host that `kv-offloading: dram` is sized by, in MiB."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Runner:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import Field, model_validator
 
-from pytest_gpubench.recipes.fields import Concurrency, Ranks, Section, Tokens, fail
+from pytest_gpubench.recipes.fields import Concurrency, Ranks, Section, Text, Tokens, fail
 
 
 class Row(Section):
@@ -69,11 +69,54 @@ class FixedSeqLen(Section):
     """Rows: topologies and the concurrencies at which they are measured."""
 
 
+class Component(Section):
+    """A program beside the engine."""
+
+    name: Text
+    """Its name: `vllm-simple`, `mooncake`, `hicache`, ..."""
+    version: Text | None = None
+    """Its version."""
+
+
+class AgenticRow(Row):
+    """One row of an agentic search space; concurrencies are sessions."""
+
+    kv_offloading: Literal["none", "dram"]
+    """Where KV blocks go that the GPU has no room for: nowhere, or into the host's memory."""
+    kv_offload_backend: Component | None = None
+    """What moves them, with `dram`."""
+    router: Component | None = None
+    """What spreads sessions over data-parallel ranks."""
+
+    @model_validator(mode="after")
+    def _backend_with_offloading(self) -> AgenticRow:
+        if (self.kv_offloading == "none") != (self.kv_offload_backend is None):
+            raise fail("kv-offload-backend goes with kv-offloading dram; write both or neither")
+        return self
+
+
+class AgenticCoding(Section):
+    """Traces of coding sessions, and the search space for them. Planned, not run."""
+
+    dram_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the host's memory that `kv-offloading: dram` may use, over all GPUs of a node."""
+    search_space: Annotated[list[AgenticRow], Field(min_length=1, max_length=1000)]
+    """Rows: topologies, offloading and the numbers of sessions."""
+
+    @model_validator(mode="after")
+    def _sized(self) -> AgenticCoding:
+        dram = any(row.kv_offloading == "dram" for row in self.search_space)
+        if dram and self.dram_utilization is None:
+            raise fail("kv-offloading dram needs dram-utilization; add it, 0.8 for instance")
+        return self
+
+
 class Scenarios(Section):
     """What is measured."""
 
     fixed_seq_len: Annotated[list[FixedSeqLen], Field(min_length=1, max_length=1000)] | None = None
     """Lengths and their search spaces."""
-    agentic_coding: Annotated[
-        Any, WithJsonSchema({"description": "InferenceX only; listed as not supported"})
-    ] = None
+    agentic_coding: Annotated[list[AgenticCoding], Field(min_length=1, max_length=1000)] | None = (
+        None
+    )
+    """Traces of coding sessions; planned, not run."""

@@ -40,7 +40,7 @@ demo-fp8-h200-vllm-mtp:
       search-space:
       - { tp: 8, conc-start: 1, conc-end: 4, spec-decoding: mtp }
     agentic-coding:
-    - duration: 1
+    - {search-space: [{tp: 8, kv-offloading: none, conc-list: [1, 3], spec-decoding: mtp}]}
 demo-fp8-h200-sglang:
   image: i
   model: org/demo
@@ -64,7 +64,7 @@ demo-fp4-gb200-dynamo-vllm:
   scenarios:
     fixed-seq-len:
     - {isl: 1, osl: 1, search-space: [{conc-list: [1], prefill: {num-worker: 1, tp: 4}, decode: {num-worker: 1, tp: 4}}]}
-demo-fp8-h200-vllm-agentic:
+demo-fp8-h200-vllm-agentic-site-mtp:
   image: i
   model: org/demo
   model-prefix: demo
@@ -72,7 +72,7 @@ demo-fp8-h200-vllm-agentic:
   precision: fp8
   framework: vllm
   multinode: false
-  scenarios: {agentic-coding: [{search-space: []}]}
+  scenarios: {agentic-coding: [{dram-utilization: 0.5, search-space: [{tp: 4, spec-decoding: mtp, kv-offloading: none, conc-list: [2]}, {tp: 4, ep: 4, dp-attn: true, spec-decoding: mtp, kv-offloading: dram, kv-offload-backend: {name: mooncake, version: "1"}, router: {name: vllm-router}, conc-list: [2, 8]}]}]}
 demo-fp8-b300-vllm:
   image: i
   model: org/demo
@@ -100,22 +100,27 @@ def test_what_can_be_expanded_is_and_the_rest_is_listed(load: Callable[..., Reci
     assert [(case.recipe, case.topology.label, case.workload.conc) for case in book.cases] == [
         *[("demo-fp8-h200-vllm", "tp4", conc) for conc in (4, 8, 16, 32, 64, 100)],
         *[("demo-fp8-h200-vllm", "dep8", conc) for conc in (256, 512)],
-        *[("demo-fp8-h200-vllm-mtp", "tp8", conc) for conc in (1, 2, 4)],
+        *[("demo-fp8-h200-vllm-mtp", "tp8", conc) for conc in (1, 2, 4, 1, 3)],
         ("demo-fp8-h200-sglang", "tp8", 1),
+        ("demo-fp8-h200-vllm-agentic-site-mtp", "tp4", 2),
+        *[("demo-fp8-h200-vllm-agentic-site-mtp", "dep4", conc) for conc in (2, 8)],
+    ]
+    assert [case.id for case in book.cases if case.workload.shape == "agentic"] == [
+        "demo-fp8-h200-vllm-mtp-agentic-tp8:agentic-c1",
+        "demo-fp8-h200-vllm-mtp-agentic-tp8:agentic-c3",
+        "demo-fp8-h200-vllm-mtp-agentic-site-tp4:agentic-c2",
+        "demo-fp8-h200-vllm-mtp-agentic-site-dram-dep4:agentic-c2",
+        "demo-fp8-h200-vllm-mtp-agentic-site-dram-dep4:agentic-c8",
     ]
     reasons = {item.recipe: item.reason for item in book.unsupported}
     assert list(reasons) == [
-        "demo-fp8-h200-vllm-mtp",
         "demo-fp4-gb200-dynamo-vllm",
-        "demo-fp8-h200-vllm-agentic",
         "demo-fp8-b300-vllm",
         "demo-fp8-h100-vllm",
     ]
     assert "framework dynamo-vllm" in reasons["demo-fp4-gb200-dynamo-vllm"]
     assert "multi-node" in reasons["demo-fp4-gb200-dynamo-vllm"]
-    assert reasons["demo-fp8-h200-vllm-agentic"] == "agentic-coding scenario"
     assert "'cluster:b900-site' maps to no hardware" in reasons["demo-fp8-b300-vllm"]
-    assert "its fixed-seq-len part is expanded" in reasons["demo-fp8-h200-vllm-mtp"]
     assert (
         "the name says 'demo' where `model-prefix` means 'other'" in reasons["demo-fp8-h100-vllm"]
     )
@@ -134,7 +139,6 @@ demo-fp8-b200-trt: *trt
 """
     groups = unsupported_groups(load(MASTER + more).unsupported)
     assert groups == {
-        "agentic-coding scenario": ["demo-fp8-h200-vllm-mtp", "demo-fp8-h200-vllm-agentic"],
         "framework trt": ["demo-fp4-b200-trt", "demo-fp8-b200-trt"],
         "multi-node": ["demo-fp4-gb200-dynamo-vllm"],
         "runner label 'cluster:b900-site' maps to no hardware": ["demo-fp8-b300-vllm"],
@@ -145,15 +149,25 @@ demo-fp8-b200-trt: *trt
 def test_its_flags_live_in_a_shell_script(load: Callable[..., RecipeBook]) -> None:
     book = load(MASTER)
     assert {case.runnable for case in book.cases} == {False}
-    assert all("its flags live in a shell script" in case.why_not for case in book.cases)
+    reasons = {case.why_not: case.workload.shape == "agentic" for case in book.cases}
+    assert {
+        ("nothing here replays traces" in words, traces) for words, traces in reasons.items()
+    } == {
+        (False, False),
+        (True, True),
+    }
+    assert all("its flags live in a shell script" in words or reasons[words] for words in reasons)
     specs = [spec for _, spec in book.servers]
     assert [dict(spec.serve) for spec in specs] == [
         {"max-model-len": 2304},
         {"max-model-len": 2304},
         {"max-model-len": 9472},
+        {},
         {"context-length": 258},
+        {},
+        {},
     ]
-    assert [spec.image for spec in specs] == [*["some/image:1"] * 3, "i"]
+    assert [spec.image for spec in specs] == [*["some/image:1"] * 4, *["i"] * 3]
 
 
 def test_a_second_file_may_map_the_runner(load: Callable[..., RecipeBook]) -> None:
@@ -221,6 +235,7 @@ def test_a_foreign_file_is_still_checked(load: Callable[..., RecipeBook]) -> Non
     assert {case.recipe for case in book.cases} == {
         "demo-fp8-h200-vllm-mtp",
         "demo-fp8-h200-sglang",
+        "demo-fp8-h200-vllm-agentic-site-mtp",
     }
 
 

@@ -264,7 +264,7 @@ def test_row(load: Callable[..., RecipeBook], whole: str, row: str, place: str, 
             "no recipe or template is named 'nobody'",
         ),
         ("model: org/m", "revision: main", "1:1", "missing key 'model'"),
-        ("  scenarios:", "  scenarios: {agentic-coding: []}\n  x:", "8:3", "unknown key 'x'"),
+        ("  scenarios:", "  scenarios: {agentic-coding: null}\n  x:", "8:3", "unknown key 'x'"),
     ],
 )
 def test_recipe(
