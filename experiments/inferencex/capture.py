@@ -1,8 +1,9 @@
-"""What InferenceX's own scripts pass to their engines: ``python capture.py TREE OUT.json.gz ENGINE [KEY...]``.
+"""What InferenceX's own scripts pass to their engines: ``python capture.py TREE OUT.json.gz ENGINE
+[SCENARIO] [KEY...]``; SCENARIO is ``fixed-seq-len`` or ``agentic-coding``.
 
 TREE is an exported checkout of SemiAnalysisAI/InferenceX. Its own generator expands its master
-files, key by key; each single-node script with fixed lengths then runs unmodified, once for each
-point, in a sandbox: own mount, PID, IPC and network namespace, a chroot with a read-only /usr, and
+files, key by key; each single-node script of the scenario then runs unmodified, once for each point,
+in a sandbox: own mount, PID, IPC and network namespace, a chroot with a read-only /usr, and
 stub programs in the place of engines, client, pip, the hub's downloader and the GPUs' tools. The
 stubs write down how they were called. Needs root (unshare, chroot); nothing of the host is written.
 """
@@ -57,28 +58,54 @@ _FROM_POINT = {
     "CONC": "conc",
     "SPEC_DECODING": "spec-decoding",
 }
+FIXED, AGENTIC = "fixed-seq-len", "agentic-coding"
+_AGENTIC_GIVEN = {
+    "SCENARIO_TYPE": AGENTIC,
+    "SCENARIO_SUBDIR": "agentic/",
+    "IS_AGENTIC": "1",
+    "ISL": "",
+    "OSL": "",
+    "MAX_MODEL_LEN": "0",
+}
+_IN_A_FOLDER = ("minimaxm3_fp8_h200_mtp.sh", "minimaxm3_fp4_b200_mtp.sh")
+"""Scripts that look into the folder of weights before they start: they get an empty one, which
+their launchers would give them, and fill it with ``hf download``."""
+_RAIL = "sys/class/infiniband/mlx5_0/ports/1"
+"""One script starts only where a network card of this name is up."""
 _NOT_THE_SCRIPTS = {"PWD", "OLDPWD", "SHLVL", "_", "PATH", "HOME", "GPU_METRICS_CSV"}
 _STUB = r"""#!/bin/bash
 n=$(/usr/bin/mktemp /rec/XXXXXXXX)
 kind=step
 case "${0##*/} $*" in
   "vllm serve "*|"sglang serve "*|*"-m sglang.launch_server"*|*"-m vllm.entrypoints"*) kind=server;;
-  *benchmark_serving.py*) kind=client;;
+  *benchmark_serving.py*|"aiperf profile "*) kind=client;;
 esac
 printf '%s\0' "${0##*/}" "$@" > "$n.argv"
 /usr/bin/env -0 > "$n.env"
-echo "$kind" > "$n.kind"
 /usr/bin/date +%s%N > "$n.when"
+echo "$kind" > "$n.kind" # last: a monitor may be killed while it writes
 if [ $kind = server ]; then
   for word; do case $word in *.yaml|*.yml) [ -f "$word" ] && /usr/bin/cp "$word" "$n.file"; printf %s "$word" > "$n.name";; esac; done
   exec /usr/bin/sleep 100
 fi
+place=
+for word; do
+  case $before in --local-dir|--output-artifact-dir) place=$word; /usr/bin/mkdir -p "$word";; esac
+  before=$word
+done
+case "${0##*/} $1" in
+  "mooncake_master "*|"vllm-router "*) exec /usr/bin/sleep 100;;
+  "hf download") [ "$place" ] && echo '{}' > "$place/config.json";;
+  "uv venv") /usr/bin/mkdir -p "$before/bin"; for n in aiperf hf python; do /usr/bin/cp "$0" "$before/bin/$n"; done;;
+  "aiperf profile") for n in json csv; do echo '"vllm:' > "$place/server_metrics_export.$n"; done;;
+esac
 case "${0##*/}" in python*) [ "$1" = - ] && /usr/bin/cat > /dev/null;; esac
 exit 0
 """
 _STUBS = (
     *("vllm", "sglang", "python", "python3", "hf", "huggingface-cli", "pip", "pip3", "curl"),
     *("nvidia-smi", "rocm-smi", "amd-smi", "apt-get", "git", "wget", "uv", "nvcc"),
+    *("mooncake_master", "vllm-router"),
 )
 _ENTER = """set -e
 mount --make-rprivate /
@@ -92,30 +119,31 @@ ln -s /proc/self/fd {root}/dev/fd; ln -s /proc/self/fd/1 {root}/dev/stdout; ln -
 mount --bind {rec} {root}/rec
 cp -r {tree}/benchmarks {root}/workspace/; mkdir -p {root}/workspace/utils
 mount --bind {stubs} {root}/stub; mount -o remount,ro,bind {root}/stub
-mkdir -p {root}/workspace/results
+mkdir -p {root}/workspace/results {root}/{rail}; echo '4: ACTIVE' > {root}/{rail}/state
 {copy}
 cd {root}
 exec chroot {root} /usr/bin/env -i {env} /usr/bin/timeout 60 /bin/bash -c 'cd /workspace; bash {script}'
 """
 
 
-def points(tree: Path, engine: str) -> list[dict[str, Any]]:
-    """Every single-node fixed-length point of an engine, as their own generator gives it."""
+def points(tree: Path, engine: str, scenario: str = FIXED) -> list[dict[str, Any]]:
+    """Every single-node point of an engine and a scenario, as their own generator gives it."""
     sys.path.insert(0, str(tree / "utils/matrix_logic"))
     import generate_sweep_configs as theirs  # type: ignore[import-not-found]
     from validation import validate_master_config  # type: ignore[import-not-found]
 
+    machines = yaml.safe_load((tree / "configs/runners.yaml").read_text())
     cases, seen = [], set()
     files = sorted((tree / "configs").glob("*-master.yaml"))
     files += sorted((tree / "configs/deprecated").glob("*-master.yaml"))
     for file in files:
         for key, entry in yaml.safe_load(file.read_text()).items():
-            fixed = (entry.get("scenarios") or {}).get("fixed-seq-len")
-            if entry.get("framework") != engine or entry.get("multinode") or not fixed:
+            rows = (entry.get("scenarios") or {}).get(scenario)
+            if entry.get("framework") != engine or entry.get("multinode") or not rows:
                 continue
             validate_master_config({key: entry})
-            args = SimpleNamespace(config_keys=[key], scenario_type=["fixed-seq-len"])
-            for point in theirs.generate_test_config_sweep(args, {key: entry}):
+            args = SimpleNamespace(config_keys=[key], scenario_type=[scenario])
+            for point in theirs.generate_test_config_sweep(args, {key: entry}, machines):
                 name = (key, str(file), json.dumps(point, sort_keys=True))
                 if name not in seen:
                     seen.add(name)
@@ -132,13 +160,26 @@ def script_of(tree: Path, case: dict[str, Any]) -> Path:
     hardware = case["key"].split("-")[2]
     base = f"{point['exp-name'].split('_')[0]}_{point['precision']}_{hardware}"
     spec = "_mtp" if point["spec-decoding"] == "mtp" else ""
-    folder = tree / "benchmarks/single_node/fixed_seq_len"
+    agentic = point.get("kv-offloading") is not None
+    folder = tree / "benchmarks/single_node" / ("agentic" if agentic else "fixed_seq_len")
     for place in (folder, folder / "deprecated"):
         for word in (f"_{point['framework']}", ""):
             script = place / f"{base}{word}{spec}.sh"
             if script.exists():
                 return script
     raise SystemExit(f"no script for {case['key']}: {base}{spec}")
+
+
+def _agentic(point: dict[str, Any], script: str) -> dict[str, str]:
+    """What an agentic script is given beside what all are given."""
+    given = _AGENTIC_GIVEN | {
+        "KV_OFFLOADING": point["kv-offloading"],
+        "KV_OFFLOAD_BACKEND": (point.get("kv-offload-backend") or {}).get("name", ""),
+        "TOTAL_CPU_DRAM_GB": str(point["total-cpu-dram-gb"]),
+        "DURATION": str(point["duration"]),
+    }
+    folder = {"MODEL_PATH": f"/models/{point['model']}"}
+    return given | (folder if script in _IN_A_FOLDER else {})
 
 
 def capture(tree: Path, case: dict[str, Any], stubs: Path) -> dict[str, Any]:
@@ -149,6 +190,8 @@ def capture(tree: Path, case: dict[str, Any], stubs: Path) -> dict[str, Any]:
     for name, key in _FROM_POINT.items():
         value = case["config"].get(key)
         given[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    if case["config"].get("kv-offloading") is not None:
+        given |= _agentic(case["config"], script.name)
     result = dict(case) | {"script": str(place)}
     run, copy = str(place), ""
     text = script.read_text()
@@ -163,7 +206,7 @@ def capture(tree: Path, case: dict[str, Any], stubs: Path) -> dict[str, Any]:
         variables = {"PATH": "/stub:/usr/local/bin:/usr/bin:/bin", "HOME": "/root", **given}
         env = " ".join(f"'{name}={value}'" for name, value in variables.items())
         body = _ENTER.format(
-            root=root, rec=rec, tree=tree, stubs=stubs, env=env, script=run,
+            root=root, rec=rec, tree=tree, stubs=stubs, env=env, script=run, rail=_RAIL,
             copy=copy.format(root=root),
         )  # fmt: skip
         done = subprocess.run(
@@ -208,6 +251,7 @@ def capture(tree: Path, case: dict[str, Any], stubs: Path) -> dict[str, Any]:
 
 def main() -> int:
     tree, out, engine, *keys = sys.argv[1:]
+    scenario = keys.pop(0) if keys[:1] in ([FIXED], [AGENTIC]) else FIXED
     root = Path(tree).absolute()
     stubs = Path(tempfile.mkdtemp())
     (stubs / "sleep").write_text("#!/bin/sh\nexec /usr/bin/sleep 0.02\n")
@@ -215,7 +259,7 @@ def main() -> int:
     for name in _STUBS:
         (stubs / name).write_text(_STUB)
         (stubs / name).chmod(0o755)
-    cases = [case for case in points(root, engine) if not keys or case["key"] in keys]
+    cases = [case for case in points(root, engine, scenario) if not keys or case["key"] in keys]
     done = []
     for number, case in enumerate(cases, 1):
         done.append(capture(root, case, stubs))

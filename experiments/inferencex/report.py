@@ -23,6 +23,7 @@ import captured
 from pytest_gpubench.dialects.command_line import CommandLine
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import Case, RecipeBook
+from pytest_gpubench.model.workload import AGENTIC
 from pytest_gpubench.recipes import load_recipes
 
 SHIPPED = HERE.parents[1] / "recipes.yaml"
@@ -101,9 +102,9 @@ def _value(value: Any) -> Any:
 
 @dataclass(slots=True)
 class Comparison:
-    """One engine's points against ours."""
+    """Captured points against ours."""
 
-    engine: str
+    captures: str
     points: int = 0
     equal: int = 0
     missing: Counter[str] = field(default_factory=Counter)
@@ -114,13 +115,18 @@ class Comparison:
     """Our cases of those keys that are no point of theirs."""
 
 
-def compare(book: RecipeBook, engine: str) -> Comparison:
-    """Compare a book that was loaded with one server per point."""
+def compare(book: RecipeBook, captures: str) -> Comparison:
+    """Compare a book that was loaded with one server per point.
+
+    Args:
+        captures: `vllm`, `sglang` or `vllm-agentic`.
+    """
     servers = dict(book.servers)
+    engine = captures.split("-")[0]
     ours = {_place(case): case for case in book.cases if case.identity.framework == engine}
-    result = Comparison(engine)
+    result = Comparison(captures)
     keys = set()
-    for point in captured.read(engine):
+    for point in captured.read(captures):
         keys.add(point.key)
         result.points += 1
         case = ours.pop((point.key, point.place), None)
@@ -144,7 +150,10 @@ def compare(book: RecipeBook, engine: str) -> Comparison:
 def _place(case: Case) -> tuple[str, tuple[Any, ...]]:
     it, load = case.topology, case.workload
     place = (load.isl, load.osl, it.tp, it.pp, it.ep, it.dp_attn, load.conc)
-    return case.recipe, (*place, bool(case.identity.spec))
+    offloading: tuple[str, ...] = ()
+    if load.dataset == AGENTIC:
+        offloading = ("dram" if "dram" in case.identity.tokens else "none",)
+    return case.recipe, (*place, bool(case.identity.spec), *offloading)
 
 
 def _flag_differences(engine: str, point: captured.Point, line: CommandLine) -> Iterator[str]:
@@ -174,10 +183,10 @@ def main() -> int:
     book = load_recipes(paths, policy="point")
     for problem in book.problems:
         print(problem)
-    for engine in ("vllm", "sglang"):
-        result = compare(book, engine)
+    for captures in ("vllm", "sglang", "vllm-agentic"):
+        result = compare(book, captures)
         expanded = result.points - result.missing.total()
-        print(f"{engine}: {expanded} of {result.points} points expanded, {result.equal} equal")
+        print(f"{captures}: {expanded} of {result.points} points expanded, {result.equal} equal")
         for key, count in result.missing.items():
             print(f"  not in the recipes: {key} ({count})")
         for text, count in result.differing.most_common():

@@ -368,7 +368,9 @@ def test_the_shipped_recipes_have_no_errors() -> None:
         for key, spec in book.servers:
             found = examine(spec, cases[key], hardware=HARDWARE[spec.hardware])
             errors = {one.rule for one in found if one.severity == "error"}
-            if errors:
+            if errors == {"unknown-flag-value"}:  # of nightly images; no release knows it
+                assert {case.workload.shape for case in cases[key]} == {"agentic"}, key
+            elif errors:
                 assert errors == {"batch-below-context"}, key
                 servers.add(key)
                 refused |= {case.recipe for case in cases[key]}

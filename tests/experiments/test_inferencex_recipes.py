@@ -47,6 +47,15 @@ def test_sglang(book: RecipeBook) -> None:
     assert result.more == []
 
 
+def test_vllm_agentic(book: RecipeBook) -> None:
+    result = report.compare(book, "vllm-agentic")
+    assert (result.points, result.equal, result.missing) == (74, 74, {})
+    assert (result.differing, result.more) == ({}, [])
+    traces = [case for case in book.cases if case.workload.dataset == "agentic"]
+    assert len(traces) == 74
+    assert {case.runnable for case in traces} == {False}
+
+
 def test_a_difference_is_seen(tmp_path: Path) -> None:
     folder = Path(report.SHIPPED).parent / "recipes.d"
     for name in ("gpt-oss.yaml", "inferencex.yaml"):
@@ -92,12 +101,19 @@ def test_command_lines_are_compared_as_they_are_understood(
 def test_captures_are_packed_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config: dict[str, object] = dict.fromkeys(("isl", "osl", "tp", "pp", "ep", "conc"), 1)
     config |= {"dp-attn": False, "image": "i"}
-    cases = [
+    folder = [["hf", "download", "org/m", "--local-dir", "/models/m"], ["curl"]]
+    cases: list[dict[str, object]] = [
         {"key": key, "config": config | {"spec-decoding": spec}, "argv": ["a"], "env": {"X": "1"}}
         for key, spec in (("k", "none"), ("k", "mtp"), ("l", "none"))
     ]
+    traces = {name: value for name, value in config.items() if name not in ("isl", "osl")}
+    traces |= {"spec-decoding": "mtp", "kv-offloading": "dram"}
+    env = {"X": "1", "AIPERF_A": "2", "GPU_COUNT": "1"}
+    cases.append({"key": "t", "config": traces, "argv": ["/models/m"], "env": env, "steps": folder})
     (tmp_path / "vllm.json.gz").write_bytes(captured.pack(cases))
     monkeypatch.setattr(captured, "HERE", tmp_path)
-    points = list(captured.read("vllm"))
+    *points, trace = captured.read("vllm")
     assert [(one.key, one.place[-1]) for one in points] == [("k", False), ("k", True), ("l", False)]
     assert {(one.image, one.argv, one.env["X"]) for one in points} == {("i", ("a",), "1")}
+    assert (trace.place, trace.argv) == ((0, 0, 1, 1, 1, False, 1, True, "dram"), ("org/m",))
+    assert trace.env == {"X": "1"}

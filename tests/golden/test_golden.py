@@ -34,7 +34,7 @@ def test_the_plan_of_the_shipped_recipes_is_the_same_to_the_byte() -> None:
 
 def test_argv_and_environment_of_every_shipped_server_are_in_it() -> None:
     servers = json.loads(gzip.decompress(make.PLAN.read_bytes()))["servers"]
-    assert len(servers) == 168
+    assert len(servers) == 179
     assert all(server["argv"] for server in servers.values() if server.get("runnable", True))
 
 

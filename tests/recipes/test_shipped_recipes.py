@@ -200,7 +200,7 @@ def test_amd_is_plan_only_and_nothing_else_is_but_what_refuses_to_start(
     by_point: RecipeBook,
 ) -> None:
     for case in by_point.cases:
-        if case.why_not.startswith("vLLM refuses to start"):
+        if case.why_not.startswith(("vLLM refuses to start", "agentic-coding rows")):
             continue
         assert case.runnable == (not case.identity.hardware.startswith("mi"))
         assert bool(case.why_not) != case.runnable

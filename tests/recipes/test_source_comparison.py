@@ -197,6 +197,7 @@ def test_the_shipped_recipes_name_an_official_one_and_give_reasons() -> None:
     """Whether they are enough, `gpubench compare-source` says: the official file is not ours."""
     book = load_recipes([Path(__file__).parents[2] / "recipes.yaml"])
     cases = [case for case in book.cases if case.recipe.startswith("minimaxm3")]
+    cases = [case for case in cases if case.workload.dataset != "agentic"]
     assert len({case.recipe for case in cases}) >= 20
     for case in cases:
         assert entry_path(case.source) == "models/MiniMaxAI/MiniMax-M3.yaml"
