@@ -71,6 +71,8 @@ class FlagRules:
     """Flags whose values are checked when a file is read."""
     capacities: tuple[str, ...] = ()
     """Flags of which a shared server gets the maximum; any other difference splits the group."""
+    offloading: tuple[str, ...] = ()
+    """Flags by which KV blocks go to the host's memory."""
     negation: str = "no-"
     """What turns a switch off, before its name; empty: switches are left out instead."""
     instead: Mapping[str, tuple[str, str]] = field(default_factory=lambda: {})

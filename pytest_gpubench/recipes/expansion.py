@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +14,7 @@ from pytest_gpubench.model.rounds import AS_USUAL, Rounds
 from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.model.workload import AGENTIC, Workload, contradictions
 from pytest_gpubench.recipes.expressions import Value
-from pytest_gpubench.recipes.problems import PointError, join_path
+from pytest_gpubench.recipes.problems import PointError, join_path, one_of
 from pytest_gpubench.recipes.schema import ClientKeys
 from pytest_gpubench.recipes.search_space import Row
 from pytest_gpubench.recipes.yaml_tree import Node
@@ -66,6 +66,30 @@ class Offload:
     backend: str = ""
     dram_gb: int | None = 0
     """Memory of the host for it, in units of 10**9 bytes; None: the host's size is not known."""
+
+
+def offload_error(
+    offload: Offload, flags: Iterable[str], serve: Mapping[str, object], words: Sequence[str]
+) -> str | None:
+    """Why a server does not do what its row says of KV blocks, None if it does.
+
+    Args:
+        flags: the engine's flags that offload.
+        serve: what the server is given.
+        words: what it is given beside that, as it stands on the command line.
+    """
+    said = {word.split("=", 1)[0].removeprefix("--") for word in words if word.startswith("--")}
+    said |= {flag for flag, value in serve.items() if value not in (None, False)}
+    given = [flag for flag in flags if flag in said]
+    if offload.to == "none" and given:
+        return (
+            f"the row says kv-offloading none, and {given[0]} offloads; put it under "
+            "`when` with `if: kv_offloading == 'dram'`, or mend the row"
+        )
+    if offload.to != "none" and not given:
+        known = one_of(flags) if flags else "none"
+        return f"the row says kv-offloading {offload.to}, and no flag offloads (known: {known})"
+    return None
 
 
 def dram_budget_gb(host_mib: int, utilization: float, gpus: int, gpus_per_node: int) -> int:

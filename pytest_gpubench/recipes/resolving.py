@@ -30,6 +30,7 @@ from pytest_gpubench.recipes.expansion import (
     Resolved,
     Served,
     given_keys,
+    offload_error,
     workload_of,
 )
 from pytest_gpubench.recipes.expressions import (
@@ -127,6 +128,10 @@ class Resolver:
         if max_model_len is not None:
             names["max_model_len"] = max_model_len
         serve, extra_args = self._serve(layer, names, max_model_len)
+        if point.offload and (node := layer.get("serve")):
+            wrong = offload_error(point.offload, dialect.flags.offloading, serve, extra_args)
+            if wrong:
+                raise PointError(node.at, join_path(self.name, "serve"), wrong)
         speculative = None
         if draft:
             make = partial(self._speculative, draft, names)

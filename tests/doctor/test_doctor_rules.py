@@ -797,6 +797,15 @@ def test_another_engine_is_examined_by_what_holds_for_every_engine() -> None:
     assert all(finding.engine_says == "" for finding in found)
 
 
+def test_a_prefix_cache_is_no_news_where_sessions_grow() -> None:
+    load = replace(case(4), workload=replace(case(4).workload, dataset="agentic"))
+    for cases, rules in (((load,), set()), ((load, case(4)), {"prefix-caching"})):
+        found = examine(
+            server(enable_prefix_caching=True), cases, hardware=HARDWARE["h100"], target=GQA
+        )
+        assert {finding.rule for finding in found} == rules
+
+
 def test_flags_are_read_wherever_they_stand() -> None:
     whole = server(
         max_num_seqs=None, extra_args=("--max-num-seqs=128", "--max-num-batched-tokens", "64")

@@ -18,10 +18,10 @@ m-fp8-b300-vllm-agentic-mtp:
   precision: fp8
   framework: vllm
   runner: cluster:b300-nv
-  serve: {seed: "${dram_gb + conc}"}
+  serve: {seed: "${dram_gb + conc}"}                          # a number that shows both
   speculative: {method: eagle3, model: Inferact/MiniMax-M3-EAGLE3, num-speculative-tokens: 3, synthetic-acceptance-length: golden}
   when:
-    - {if: kv_offloading == 'dram', env: {A: "${dram_gb}"}}
+    - {if: kv_offloading == 'dram', env: {A: "${dram_gb}"}, serve: {kv-offloading-size: 9}}
     - {if: kv_offload_backend == 'mooncake', env: {B: 1}}
   scenarios:
     agentic-coding:
@@ -53,7 +53,8 @@ def test_flags_read_the_rows_offloading_and_the_hosts_memory(
     load: Callable[..., RecipeBook],
 ) -> None:
     specs = [load(RECIPE).server(case.server) for case in load(RECIPE).cases]
-    assert [dict(spec.serve) for spec in specs] == [{"seed": 1}, {"seed": 1425}, {"seed": 1429}]
+    assert [spec.serve["seed"] for spec in specs] == [1, 1425, 1429]
+    assert [spec.serve.get("kv-offloading-size") for spec in specs] == [None, 9, 9]
     assert [dict(spec.env) for spec in specs] == [{}, *[{"A": "1424", "B": "1"}] * 2]
     drafts = [dict(spec.speculative.options) for spec in specs if spec.speculative]
     assert drafts == [{"synthetic_acceptance_length": 2.83}] * 3
@@ -89,6 +90,9 @@ def test_the_budget_is_a_share_of_the_host(mib: int, share: float, gpus: int, bu
         ("tp: 8, kv", "tp: 8, dp-attn: true, kv", "write ep: 8 beside it"),
         ("${dram_gb + conc}", "${isl}", "at an agentic row, without lengths"),
         ("${dram_gb + conc}", "${max_model_len}", "unknown name 'max_model_len'"),
+        (", serve: {kv-offloading-size: 9}", "", "says kv-offloading dram, and no flag offloads"),
+        ("{seed:", "{kv-transfer-config: {a: 1}, seed:", "and kv-transfer-config offloads"),
+        ("{seed:", "{extra-args: [--kv-offloading-size=9], seed:", "kv-offloading-size offloads"),
         ("EAGLE3, num", "EAGLE9, num", "no acceptance length is published for this draft"),
         ("length: golden", "length: silver", "must be a number or a ${...} expression"),
         ("agentic-coding:", "agentic:", "did you mean 'agentic-coding'?"),

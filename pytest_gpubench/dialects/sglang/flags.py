@@ -74,6 +74,7 @@ FLAGS = FlagRules(
         "page-size": ("integer", 1, 65_536),
         "stream-interval": ("integer", 1, 100_000),
     },
+    offloading=("enable-hierarchical-cache", "enable-lmcache"),
     capacities=(
         "context-length",
         "chunked-prefill-size",

@@ -76,6 +76,7 @@ FLAGS = FlagRules(
         "swap-space": ("number", 0, 100_000),
         "cpu-offload-gb": ("number", 0, 100_000),
     },
+    offloading=("kv-transfer-config", "kv-offloading-size"),
     capacities=(
         "max-model-len",
         "max-num-batched-tokens",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.model.workload import AGENTIC
 
 
 def chat_template(context: ServerContext) -> Iterator[Symptom]:
@@ -22,6 +23,8 @@ def chat_template(context: ServerContext) -> Iterator[Symptom]:
 
 
 def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
+    if context.cases and all(case.workload.dataset == AGENTIC for case in context.cases):
+        return  # sessions grow: the cache is what is measured
     if context.settings.flags.get("enable-prefix-caching") is not False:
         yield Symptom(
             "Prefix caching is on: prompts that share a beginning (the chat template, "
