@@ -158,7 +158,9 @@ def _compared(
         key = _newest_key(baseline)
         if baseline is None or key is None:
             continue
-        found = narrowed(policies(case.gates, case.workload, spec.speculative, spec.model), gate_only)
+        found = narrowed(
+            policies(case.gates, case.workload, spec.speculative, spec.model), gate_only
+        )
         metrics = effort.known_of(found, baseline, key)
         if metrics:
             known[case.id] = metrics

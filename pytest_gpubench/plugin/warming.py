@@ -55,7 +55,7 @@ class Warming:
         What fails here is not judged: the case that needs it will fail, and say why.
 
         Raises:
-            BenchmarkError: if the engine died or hangs.
+            BenchmarkError: if the engine died or hangs, or the client cannot send.
         """
         if launch in self._warm:
             return
@@ -74,7 +74,9 @@ class Warming:
                 try:
                     sent += self._send(launch, spec, engine, wave, f"{number}-{turn}")
                 except BenchmarkError as error:
-                    if error.failure.cause == SILENT or engine.alive() is not None:
+                    # What happens to the client or the host would spoil the case as well.
+                    ours = error.failure.failure_class in ("client", "infrastructure")
+                    if ours or error.failure.cause == SILENT or engine.alive() is not None:
                         raise
                     refused[error.failure.summary] = None
                     break
