@@ -1,7 +1,7 @@
 """Acceptance lengths that InferenceX publishes for drafts: the one place where they stand.
 
 Source: SemiAnalysisAI/InferenceX at 843c6254f, ``golden_al_distribution/FILE.yaml``; each file
-names the run of its GitHub Actions that measured it: with vLLM on B300 over the coding category of
+names the run of its GitHub Actions that measured it: on B300 over the coding category of
 SPEED-Bench's qualitative split, 4,096 output tokens, sampled as the model's authors say. Mean
 tokens per step, for 1, 2, ... 8 draft tokens.
 """

@@ -73,7 +73,7 @@ class Component(Section):
     """A program beside the engine."""
 
     name: Text
-    """Its name: `vllm-simple`, `mooncake`, `hicache`, ..."""
+    """Its name: `mooncake`, `hicache`, ..."""
     version: Text | None = None
     """Its version."""
 

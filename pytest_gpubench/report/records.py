@@ -19,7 +19,6 @@ from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import canonical_json
 from pytest_gpubench.model.secrets import hide_in
 from pytest_gpubench.model.specs import Launch, ServerSpec
-from pytest_gpubench.report.results import requests_name
 
 SCHEMA_VERSION = 2
 """Of records; ``record`` has what they hold. Readers take every earlier one."""
@@ -29,6 +28,12 @@ MEASUREMENT_VERSION = 2
 """Rises whenever the way of measuring changes: numbers of different versions are not comparable.
 2: slots are handed over from the warm-up to the measurement."""
 _REMEDY = "free space or choose another folder with --gpubench-results"
+
+
+def requests_name(launch: Launch, number: int = 1) -> str:
+    """Name of the file of a round's per-request records, beside the record of the case."""
+    part = f".round-{number}" if number > 1 else ""
+    return f"{launch.label}{part}.requests.jsonl.gz"
 
 
 @dataclass(frozen=True, slots=True)

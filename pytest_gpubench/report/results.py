@@ -15,6 +15,7 @@ from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import Launch, Topology, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
+from pytest_gpubench.report.records import requests_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,6 @@ class CaseResult:
     def answers_path(self) -> Path:
         """Where the answers of an evaluation are, if they were kept."""
         return self.path.with_name(f"{self.launch.label}.answers.jsonl.gz")
-
-
-def requests_name(launch: Launch, number: int = 1) -> str:
-    """Name of the file of a round's per-request records, beside the record of the case."""
-    part = f".round-{number}" if number > 1 else ""
-    return f"{launch.label}{part}.requests.jsonl.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
