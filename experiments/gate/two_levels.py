@@ -1,5 +1,5 @@
-"""Launches and rounds: what a run within a time can tell, in worlds whose launches and rounds spread
-by given amounts, beside today's one round per launch, a threshold on one number, and
+"""Launches and rounds: what a run within a time can tell, in worlds whose launches and rounds
+spread by given amounts, beside today's one round per launch, a threshold on one number, and
 inference-doctor.
 
     python experiments/gate/two_levels.py [--trials N] [--inference-doctor PYTHON]

@@ -13,6 +13,7 @@ from pytest_gpubench.model.failures import CommandError, GpubenchError
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
     from pytest_gpubench.commands.bisect_steps import Stepper
+    from pytest_gpubench.report.walk import Candidate, Walk
 
 DEFAULT_FOLDER = Path("results/bisect")
 DEFAULT_LAUNCHES = "2..6"
@@ -176,9 +177,9 @@ def _stepper(parsed: argparse.Namespace) -> Stepper:
 
 def _over_revisions(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
-    from pytest_gpubench.commands.bisect_walk import Asked, begin, step_folder, walk_on
+    from pytest_gpubench.commands.bisect_walk import Asked, step_folder, walk_on
     from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
-    from pytest_gpubench.report.walk import GOOD_END, Candidate, Walk
+    from pytest_gpubench.report.walk import GOOD_END, Candidate
 
     repository = Repository.around(Path.cwd())
     good_end, bad_end = parsed.revisions
@@ -190,17 +191,12 @@ def _over_revisions(parsed: argparse.Namespace) -> int:
         )
     if repository.is_dirty():
         print("what is not committed does not count: every step is a checkout of its own")
-    planned = Walk(
-        Candidate(line.good.hash, line.good.subject),
-        tuple(Candidate(one.hash, one.subject) for one in line.commits),
-        parsed.launches,
-        tuple(parsed.metric),
-        parsed.failure_is_bad,
-        not parsed.no_confirm,
-        tuple(parsed.arguments),
-    )
     folder = parsed.results.absolute()
-    walk = begin(planned, folder, resume=parsed.resume)
+    walk = _begun(
+        parsed,
+        Candidate(line.good.hash, line.good.subject),
+        [Candidate(one.hash, one.subject) for one in line.commits],
+    )
     stepper = _stepper(parsed)
     done = len(walk.steps)
     with checkouts(repository) as made:
@@ -223,22 +219,30 @@ def _over_revisions(parsed: argparse.Namespace) -> int:
         return walk_on(walk, ask, folder)
 
 
-def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
-    from pytest_gpubench.commands.bisect_walk import Asked, begin, step_folder, walk_on
-    from pytest_gpubench.report.walk import GOOD_END, Candidate, Walk
+def _begun(parsed: argparse.Namespace, good: Candidate, candidates: Sequence[Candidate]) -> Walk:
+    """The walk that the command line asks for, or the one that it resumes."""
+    from pytest_gpubench.commands.bisect_walk import begin
+    from pytest_gpubench.report.walk import Walk
 
-    first, *others = engines
     planned = Walk(
-        Candidate(first),
-        tuple(Candidate(one) for one in others),
+        good,
+        tuple(candidates),
         parsed.launches,
         tuple(parsed.metric),
         parsed.failure_is_bad,
         not parsed.no_confirm,
         tuple(parsed.arguments),
     )
+    return begin(planned, parsed.results.absolute(), resume=parsed.resume)
+
+
+def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
+    from pytest_gpubench.commands.bisect_walk import Asked, step_folder, walk_on
+    from pytest_gpubench.report.walk import GOOD_END, Candidate
+
+    first, *others = engines
     folder = parsed.results.absolute()
-    walk = begin(planned, folder, resume=parsed.resume)
+    walk = _begun(parsed, Candidate(first), [Candidate(one) for one in others])
     stepper = _stepper(parsed)
     done = len(walk.steps)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from pytest_gpubench.gate import statistics
 from pytest_gpubench.gate.baselines import MIN_LAUNCHES, Baseline
-from pytest_gpubench.gate.metric_tests import logs, rounds_between
+from pytest_gpubench.gate.metric_tests import logs, rounds_between, share_of
 from pytest_gpubench.gate.policy import MetricPolicy
 from pytest_gpubench.gate.statistics import Array, Estimate, Rounds
 from pytest_gpubench.measure.measurement import Measurement
@@ -213,7 +213,7 @@ def found_by(known: Iterable[Known], launches: int, rounds: int, power: float) -
     """By metric: the worsening, as a share of the metric, that such a run finds in this share of
     runs."""
     return {
-        one.metric: math.expm1(float(one.found(launches, rounds, power)))
+        one.metric: abs(share_of(one.metric, float(one.found(launches, rounds, power))))
         for one in known
         if math.isfinite(one.limit)
     }

@@ -116,7 +116,7 @@ def drift_of_window(metric: str, history: History) -> str:
     estimate = _estimate(metric, history.anchor, history.window[-ANCHOR:])
     if not statistics.worse(estimate, 0.0):
         return ""
-    share = wording.size(_share(metric, float(estimate.change)))
+    share = wording.size(share_of(metric, float(estimate.change)))
     return (
         f"drift: the newest {ANCHOR} launches of the baseline are {share} worse in {metric} "
         "than its anchor"
@@ -151,7 +151,7 @@ def _estimate(
 def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
     estimate, against, plan = comparison.estimate, comparison.against, comparison.plan
     change, limit = _change(policy, comparison)
-    tolerance = abs(_share(policy.metric, limit)) if math.isfinite(limit) else 1.0
+    tolerance = abs(share_of(policy.metric, limit)) if math.isfinite(limit) else 1.0
     moved = wording.moved(policy.metric, change, _VERSUS[against])
     improved = False
     looks = plan.pass_looks(estimate.launches)
@@ -200,18 +200,18 @@ def _change(policy: MetricPolicy, comparison: _Comparison) -> tuple[Change, floa
     worsening, half = float(estimate.change), float(estimate.half_width())
     before = now * math.exp(-_sign(metric) * worsening)
     limit = policy.log_limit(before)
-    low, high = sorted(_share(metric, end) for end in (worsening - half, worsening + half))
+    low, high = sorted(share_of(metric, end) for end in (worsening - half, worsening + half))
     final = estimate.with_launches(max(comparison.plan.total, estimate.launches))
     change = Change(
         before=before,
         now=now,
-        estimate=_share(metric, worsening),
+        estimate=share_of(metric, worsening),
         low=low,
         high=high,
         spread=float(estimate.spread),
         launches_before=len(comparison.before),
         launches_now=len(comparison.now),
-        detectable=abs(_share(metric, float(final.detectable(limit))))
+        detectable=abs(share_of(metric, float(final.detectable(limit))))
         if math.isfinite(limit)
         else 1.0,
     )
@@ -266,6 +266,7 @@ def _sign(metric: str) -> int:
     return -1 if METRICS[metric].direction == "higher" else 1
 
 
-def _share(metric: str, worsening: float) -> float:
-    """A worsening on the log scale as the share by which the metric moved."""
+def share_of(metric: str, worsening: float) -> float:
+    """A worsening on the log scale as the share by which the metric moves: below 0 where less is
+    worse."""
     return math.expm1(_sign(metric) * worsening)
