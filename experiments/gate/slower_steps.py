@@ -5,8 +5,8 @@ where a proxy that holds answers back is partly made up for by an emptier batch.
 
 writes it into FOLDER; an engine started with FOLDER on PYTHONPATH loads it. Before each step it
 reads the share from the file that SLOWER_STEPS names (0.05: 5% longer), so one server can be
-measured as it is and slowed. On a GPU the device itself waits, after the step's kernels; on a CPU
-the process does.
+measured as it is and slowed. On a GPU the device itself waits, before the step's kernels, a share of
+what steps of such a batch took from one start to the next; on a CPU the process does.
 """
 
 from __future__ import annotations
@@ -15,20 +15,86 @@ import sys
 from pathlib import Path
 
 _PLUGIN = '''
+import collections
 import os
+import statistics
 import time
+
+CLOCK_HZ = 1.98e9  # of the counter that torch.cuda._sleep waits for: Hopper under load
+KEPT = 32
+
+
+class Host:
+    """Time on a CPU: the process waits."""
+
+    def stamp(self):
+        return time.perf_counter()
+
+    def passed(self, stamp):
+        return True
+
+    def between(self, one, other):
+        return other - one
+
+    def wait(self, seconds):
+        time.sleep(seconds)
+
+
+class Cuda:
+    """Time on a GPU's stream: the device waits."""
+
+    def __init__(self):
+        from torch import cuda
+
+        self.cuda = cuda
+
+    def stamp(self):
+        event = self.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def passed(self, stamp):
+        return stamp.query()
+
+    def between(self, one, other):
+        return one.elapsed_time(other) / 1e3
+
+    def wait(self, seconds):
+        self.cuda._sleep(int(seconds * CLOCK_HZ))
+
+
+class Steps:
+    """How long steps take, from one start to the next and without what was added, by the size of
+    their batch."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.seen = collections.defaultdict(lambda: collections.deque(maxlen=KEPT))
+        self.open = collections.deque()  # (stamp of the start, size, seconds added) of a step
+
+    def begin(self, tokens, share):
+        while len(self.open) > 1 and self.clock.passed(self.open[1][0]):
+            start, size, added = self.open.popleft()
+            self.seen[size].append(self.clock.between(start, self.open[0][0]) - added)
+        # Steps that read prompts are longer than steps that write: a doubling is a class.
+        size = tokens.bit_length()
+        # The median: a wait for the next request is no part of a step.
+        added = share * statistics.median(self.seen[size]) if self.seen[size] else 0.0
+        self.open.append((self.clock.stamp(), size, added))
+        if added > 0:
+            self.clock.wait(added)
 
 
 def install():
-    """Wrap the model runner of this process, whichever it has."""
+    """Wrap the worker of this process: its steps, whichever runner makes them."""
     if not os.environ.get("SLOWER_STEPS"):
         return
-    from vllm.v1.worker import gpu_model_runner
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
 
-    runner = gpu_model_runner.GPUModelRunner
-    run = runner.execute_model
+    run = WorkerWrapperBase.execute_model
     if getattr(run, "slowed", False):
         return
+    kept = []
 
     def share():
         try:
@@ -37,35 +103,16 @@ def install():
         except (OSError, ValueError):
             return 0.0
 
-    state = {"mean": 0.0}
-
-    def slowed(self, *arguments, **named):
-        import torch
-
-        extra = share()
-        if self.device.type != "cuda":
-            began = time.perf_counter()
-            made = run(self, *arguments, **named)
-            time.sleep(extra * (time.perf_counter() - began))
-            return made
-        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        before.record()
-        made = run(self, *arguments, **named)
-        after.record()
-        last = state.pop("events", None)
-        if last is not None and last[1].query():
-            took = last[0].elapsed_time(last[1]) / 1e3
-            state["mean"] = took if not state["mean"] else 0.8 * state["mean"] + 0.2 * took
-        state["events"] = (before, after)
-        if extra:
-            torch.cuda._sleep(int(extra * state["mean"] * CLOCK_HZ))
-        return made
+    def slowed(self, scheduler_output):
+        if not kept:
+            kept.append(Steps(Cuda() if self.worker.device.type == "cuda" else Host()))
+        tokens = scheduler_output.total_num_scheduled_tokens
+        if tokens:
+            kept[0].begin(tokens, share())
+        return run(self, scheduler_output)
 
     slowed.slowed = True
-    runner.execute_model = slowed
-
-
-CLOCK_HZ = 1.98e9
+    WorkerWrapperBase.execute_model = slowed
 '''
 _POINTS = "[vllm.general_plugins]\nslower_steps = slower_steps_plugin:install\n"
 

@@ -24,6 +24,8 @@ _POLL = 0.05
 _PATIENCE = 30.0
 _BEFORE_CAPTURE = re.compile(r"kernel_warmup\.py|autotuner|Capturing")
 """Lines between the allocation of the KV cache and the capture of graphs."""
+_RANK = re.compile(r"Worker_?(DP|TP|PP|EP)?\d*")
+"""What the processes of a server's ranks call themselves."""
 
 
 def memory() -> float:
@@ -52,12 +54,47 @@ def kill_engines(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     return rows
 
 
+def kill_rank(context: Context) -> None:
+    """SIGKILL one rank of a server on as many GPUs as the host has, of two and four."""
+    book = context.book()
+    count = max((count for count in (1, 2, 4) if count <= len(context.gpus)), default=1)
+    wanted = f"m3mini-bf16-{context.hardware}-vllm-mtp-tp{count}"
+    if context.hardware == "cpu":
+        wanted = "tiny-bf16-cpu-vllm-tp1"
+    case = next(case for case in book.cases if case.server == wanted)
+    job = job_of(book, case, context.gpus)
+    with fleet([job], context.folder("rank"), context.cache) as crowd:
+        outcome = crowd[job.name].result()
+        row = outcome.told()
+        if outcome.engine is not None:
+            row["kill"] = _kill("last rank", outcome.engine)
+            say(f"killed: {row['kill']}")
+    context.write("rank", {**row, "memory_gib_after": memory()})
+
+
+def _victim(what: str, api: psutil.Process) -> psutil.Process:
+    if what == "API server":
+        return api
+    ranks = [each for each in api.children(recursive=True) if _RANK.search(_title(each))]
+    if what == "last rank" and ranks:
+        return max(ranks, key=lambda each: _title(each))
+    return _core(api)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join([process.name(), *process.cmdline()])
+    except psutil.Error:
+        return ""
+
+
 def _kill(what: str, engine: Engine) -> dict[str, Any]:
     before = memory()
     process = engine.process
     assert process is not None  # we started it
     api = psutil.Process(process.pid)
-    victim = api if what == "API server" else _core(api)
+    victim = _victim(what, api)
+    title = _title(victim)[:80]
     tree = {each.pid for each in process.tree()}
     victim.kill()
     noticed = until(lambda: engine.alive() is not None)
@@ -67,6 +104,7 @@ def _kill(what: str, engine: Engine) -> dict[str, Any]:
     lower = until(lambda: memory() < before - 0.5) if gpus_now() else None
     return {
         "killed": what,
+        "title": title,
         "noticed_s": noticed,
         "failure": plain(failure),
         "stop_s": round(report.seconds, 2) if report else None,

@@ -44,6 +44,7 @@ CROWDS: dict[str, tuple[Callable[[Context], list[Job]], Callable[[Context, Crowd
 what to do then."""
 ALONE: dict[str, Callable[[Context], None]] = {
     "faults": faults.step,
+    "rank": faults.kill_rank,
     "m3mini": lambda context: _pytest(
         context, "m3mini", f"m3mini and {context.hardware} and mtp", 900.0
     ),

@@ -1,14 +1,14 @@
 """Verdicts on launches without a change and with planted losses, on one GPU: how long they take and
 whether they are right.
 
-    python experiments/hardware/verdicts.py OUT RECIPES RECIPE CACHE [--servers 5] [--seconds 700]
+    python experiments/hardware/verdicts.py OUT RECIPES RECIPE CACHE [--servers 5] [--seconds 640]
 
-Two fleets of servers start one after another, the servers of each side by side, and are measured
-one at a time, with the product's own functions: warm-up of a launch, rounds as its gate plans them,
-verdicts. The first fleet is the baseline, each launch of the second a run without a change (and the
-other way round). Then the steps of the second fleet's engines are made longer by a plugin of
-theirs, which was there before (`../gate/slower_steps.py`). Results are written after every
-measurement.
+Servers start side by side and are measured one at a time, with the product's own functions: warm-up
+of a launch, rounds as its gate plans them, verdicts. Every pair of neighbours (with fewer than
+seven servers every launch) is a run without a change, the other launches its baseline. Then the
+steps of two engines at a time are made longer by a plugin of theirs, which was there before
+(`../gate/slower_steps.py`), and they are judged against all launches without. Results are written
+after every measurement; `--rounds` judges those of an earlier run again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.gate import effort
-from pytest_gpubench.gate.baselines import Baseline, append
+from pytest_gpubench.gate.baselines import MIN_LAUNCHES, Baseline, append
 from pytest_gpubench.gate.decide import judge
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan, evidence_of
 from pytest_gpubench.gate.policy import MetricPolicy, policies
@@ -48,8 +50,8 @@ from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.recipes import load_recipes
 
 KEY = FrozenMap({"experiment": "verdicts"})
-LOSSES = ((0.10, 2), (0.075, 2), (0.05, 1))
-"""Share by which steps are longer, and on how many launches."""
+LOSSES = (0.10, 0.075, 0.05)
+"""Shares by which steps are longer."""
 PLAN = LaunchPlan(1, 1)
 
 
@@ -61,9 +63,6 @@ class Launch:
     engine: Engine
     spec: Any
     start_s: float
-    rounds: dict[str, list[Measurement]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    """That were measured, by case."""
 
 
 def launch_of(outcome: Outcome, share: float = 0.0) -> Launch:
@@ -83,6 +82,8 @@ class Run:
         self.spec = spec
         self.until = time.monotonic() + limit_s
         self.log: list[dict[str, Any]] = []
+        self.cost: dict[tuple[str, str, str], float] = {}
+        """Seconds of a start and of the rounds of a case, by what was done, case, launch."""
 
     def policies(self, case: Case) -> tuple[MetricPolicy, ...]:
         """What is gated: throughput, TPOT, TTFT, as by default."""
@@ -132,7 +133,7 @@ class Run:
             (self.out / "rounds.json").write_text(json.dumps(self.log))
         whole = combined(rounds)
         spent = time.monotonic() - began
-        launch.seconds[f"{case.id} {what}"] = spent
+        self.cost[what, case.id, launch.name] = launch.start_s + spent
         say(
             f"{launch.name} {what} {case.label}: {len(rounds)} rounds in {spent:.0f} s, "
             f"{whole.metrics.get('output_tput', 0):,.0f} tok/s, "
@@ -141,48 +142,128 @@ class Run:
         )
         return evidence_of(launch.name, whole)
 
-    def verdicts(
+    def unchanged(
+        self, ready: Sequence[Outcome], allowed: Rounds
+    ) -> dict[str, list[LaunchEvidence]]:
+        """Every server as it is, with rounds as a recorded launch has them."""
+        found: dict[str, list[LaunchEvidence]] = {case.id: [] for case in self.cases}
+        for outcome in ready:
+            launch = launch_of(outcome)
+            self.warm(launch)
+            for case in self.cases:
+                plan = effort.RoundPlan(allowed, self.policies(case), 1, recording=True)
+                evidence = self.measured(launch, case, plan, "same")
+                if evidence is not None:
+                    found[case.id].append(evidence)
+        return found
+
+    def loss(
+        self,
+        share: float,
+        outcomes: Sequence[Outcome],
+        same: dict[str, list[LaunchEvidence]],
+        allowed: Rounds,
+    ) -> None:
+        """Servers with longer steps, judged against the others without."""
+        found: dict[str, list[LaunchEvidence]] = {case.id: [] for case in self.cases}
+        for outcome in outcomes:
+            launch = launch_of(outcome, share)
+            for case in self.cases:
+                plan = planned(self.policies(case), same[case.id], allowed)
+                evidence = self.measured(launch, case, plan, f"loss {share:g}")
+                if evidence is not None:
+                    found[case.id].append(evidence)
+            launch_of(outcome)
+        for case in self.cases:
+            if found[case.id]:
+                self.verdict(f"loss {share:g}", case, same[case.id], found[case.id])
+
+    def judge_unchanged(self, case: Case, launches: Sequence[LaunchEvidence]) -> None:
+        """Runs without a change."""
+        runs: list[list[LaunchEvidence]] = [[launch] for launch in launches]
+        if len(launches) >= MIN_LAUNCHES + 2:
+            following = [*launches[1:], *launches[:1]]
+            runs = [list(pair) for pair in zip(launches, following, strict=True)]
+        for launched in runs:
+            others = [one for one in launches if one not in launched]
+            self.verdict("same", case, others, launched)
+
+    def judge_again(self, path: Path) -> None:
+        """What an earlier run measured."""
+        rows = json.loads(path.read_text("utf-8"))
+        shutil.copy(path, self.out / "rounds.json")
+        for case in self.cases:
+            measured: dict[str, dict[str, list[dict[str, Any]]]] = {}
+            for row in (row for row in rows if row["case"] == case.id):
+                launch = measured.setdefault(row["what"], {}).setdefault(row["launch"], [])
+                launch.append(row["metrics"])
+                spent = row["start_s"] + row["seconds"]
+                self.cost[row["what"], case.id, row["launch"]] = spent
+            found = {
+                what: [again(name, rounds, case) for name, rounds in launches.items()]
+                for what, launches in measured.items()
+            }
+            self.judge_unchanged(case, found["same"])
+            for what, launches in found.items():
+                if what.startswith("loss"):
+                    self.verdict(what, case, found["same"], launches)
+
+    def verdict(
         self,
         what: str,
         case: Case,
         before: Sequence[LaunchEvidence],
-        runs: Sequence[Sequence[LaunchEvidence]],
-        seconds: dict[str, float],
+        launches: Sequence[LaunchEvidence],
     ) -> None:
-        """Each run launch by launch, as the plugin judges it; a line each."""
+        """A run launch by launch, as the plugin judges it; a line each."""
+        if not before:
+            return
         entries = entries_of(
             "before",
             [(one, f"2026-11-2{index % 7 + 1}T00:00:00+00:00") for index, one in enumerate(before)],
             FrozenMap(),
         )
         baseline = append(Baseline(case.id), KEY, entries)
-        for launches in runs:
-            for used in range(1, len(launches) + 1):
-                verdict = judge(self.policies(case), launches[:used], baseline, KEY, PLAN)
-                if not verdict.wants_launch:
-                    break
-            row = {
-                "what": what,
-                "case": case.id,
-                "launches": [one.label for one in launches[:used]],
-                "status": verdict.status.value,
-                "seconds": round(sum(seconds[one.label] for one in launches[:used]), 1),
-                "metrics": {
-                    one.metric: {
-                        "status": one.status.value,
-                        "code": one.code,
-                        "change": one.change and one.change.estimate,
-                        "low": one.change and one.change.low,
-                        "high": one.change and one.change.high,
-                        "spread": one.change and one.change.spread,
-                        "detectable": one.change and one.change.detectable,
-                    }
-                    for one in verdict.metrics
-                },
-            }
-            print(json.dumps(row), flush=True)
-            with (self.out / "verdicts.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        for used in range(1, len(launches) + 1):
+            verdict = judge(self.policies(case), launches[:used], baseline, KEY, PLAN)
+            if not verdict.wants_launch:
+                break
+        row = {
+            "what": what,
+            "case": case.id,
+            "launches": [one.label for one in launches[:used]],
+            "status": verdict.status.value,
+            "seconds": round(
+                sum(self.cost[what, case.id, one.label] for one in launches[:used]), 1
+            ),
+            "metrics": {
+                one.metric: {
+                    "status": one.status.value,
+                    "code": one.code,
+                    "change": one.change and one.change.estimate,
+                    "low": one.change and one.change.low,
+                    "high": one.change and one.change.high,
+                    "spread": one.change and one.change.spread,
+                    "detectable": one.change and one.change.detectable,
+                }
+                for one in verdict.metrics
+            },
+        }
+        print(json.dumps(row), flush=True)
+        with (self.out / "verdicts.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def again(name: str, rounds: Sequence[dict[str, float]], case: Case) -> LaunchEvidence:
+    """What an earlier run measured on a launch."""
+    shared = set(rounds[0]).intersection(*rounds)
+    means = {
+        metric: statistics.geometric_mean([one[metric] for one in rounds])
+        for metric in sorted(shared)
+        if all(one[metric] > 0 for one in rounds)
+    }
+    several = tuple(rounds) if len(rounds) > 1 else ()
+    return LaunchEvidence(name, means, case.workload.num_prompts * len(rounds), rounds=several)
 
 
 def main() -> None:
@@ -195,8 +276,9 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("cache", type=Path)
     parser.add_argument("--servers", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=700.0)
+    parser.add_argument("--seconds", type=float, default=640.0)
     parser.add_argument("--most", type=int, default=4, help="rounds on a launch")
+    parser.add_argument("--rounds", type=Path, metavar="ROUNDS.json")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     book = load_recipes([options.recipes])
@@ -204,46 +286,29 @@ def main() -> None:
     cases = [case for case in loads if case.recipe == options.recipe]
     spec = book.server(cases[0].server)
     run = Run(options.out, cases, spec, options.seconds)
+    if options.rounds is not None:
+        run.judge_again(options.rounds)
+        return
     allowed = Rounds(1, options.most)
     gpus = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
     gpus = {} if spec.hardware == "cpu" else gpus
     write_plugin(options.out / "plugin")
     path = [str(options.out / "plugin"), *filter(None, [os.environ.get("PYTHONPATH")])]
     plugin = {"PYTHONPATH": os.pathsep.join(path)}
-    sides: list[dict[str, list[LaunchEvidence]]] = []
-    cost: dict[str, dict[str, float]] = {case.id: {} for case in cases}
-    for side in ("before", "now"):
-        jobs = [
-            Job(name, spec, {**gpus, **plugin, "SLOWER_STEPS": str(options.out / f"{name}.share")})
-            for name in (f"{side}-{number}" for number in range(1, options.servers + 1))
-        ]
-        found: dict[str, list[LaunchEvidence]] = {case.id: [] for case in cases}
-        with fleet(jobs, options.out / "logs", options.cache) as crowd:
-            ready = [future.result() for future in crowd.values()]
-            for outcome in ready:
-                if outcome.engine is None or time.monotonic() > run.until:
-                    continue
-                launch = launch_of(outcome)
-                run.warm(launch)
-                for case in cases:
-                    rules = run.policies(case)
-                    if side == "before":
-                        plan = effort.RoundPlan(allowed, rules, 1, recording=True)
-                    else:
-                        plan = planned(rules, sides[0][case.id], allowed)
-                    evidence = run.measured(launch, case, plan, "same")
-                    if evidence is not None:
-                        found[case.id].append(evidence)
-                        spent = launch.seconds[f"{case.id} same"]
-                        cost[case.id][evidence.label] = launch.start_s + spent
-            sides.append(found)
-            if side == "now":
-                for case in cases:
-                    pairs = [list(pair) for pair in rolled(found[case.id])]
-                    run.verdicts("same", case, sides[0][case.id], pairs, cost[case.id])
-                    back = [list(pair) for pair in rolled(sides[0][case.id])]
-                    run.verdicts("same, the other way", case, found[case.id], back, cost[case.id])
-                losses(run, ready, sides[0], allowed)
+    jobs = [
+        Job(name, spec, {**gpus, **plugin, "SLOWER_STEPS": str(options.out / f"{name}.share")})
+        for name in (f"server-{number}" for number in range(1, options.servers + 1))
+    ]
+    with fleet(jobs, options.out / "logs", options.cache) as crowd:
+        outcomes = [future.result() for future in crowd.values()]
+        ready = [outcome for outcome in outcomes if outcome.engine is not None]
+        same = run.unchanged(ready, allowed)
+        for case in cases:
+            run.judge_unchanged(case, same[case.id])
+        for number, share in enumerate(LOSSES):
+            run.loss(
+                share, [ready[(2 * number + one) % len(ready)] for one in (0, 1)], same, allowed
+            )
     (options.out / "done").touch()
 
 
@@ -256,44 +321,6 @@ def planned(
     known = effort.known_of(rules, baseline, KEY)
     rounds, _ = effort.rounds_for(known, PLAN.total, allowed.most)
     return effort.RoundPlan(allowed, tuple(rules), rounds if known else 1, recording=False)
-
-
-def rolled(launches: Sequence[LaunchEvidence]) -> Iterator[tuple[LaunchEvidence, LaunchEvidence]]:
-    """Runs of up to two launches, each launch the first of one."""
-    return zip(launches, [*launches[1:], *launches[:1]], strict=True)
-
-
-def losses(
-    run: Run,
-    ready: Sequence[Outcome],
-    before: dict[str, list[LaunchEvidence]],
-    allowed: Rounds,
-) -> None:
-    """The planted losses; then the first case once more as it was measured before slots were handed
-    over."""
-    usable = [one for one in ready if one.engine is not None]
-    for number, (share, launches) in enumerate(LOSSES):
-        two = [usable[(2 * number + offset) % len(usable)] for offset in range(launches)]
-        cost: dict[str, dict[str, float]] = {case.id: {} for case in run.cases}
-        found: dict[str, list[LaunchEvidence]] = {case.id: [] for case in run.cases}
-        for outcome in two:
-            launch = launch_of(outcome, share)
-            for case in run.cases:
-                plan = planned(run.policies(case), before[case.id], allowed)
-                evidence = run.measured(launch, case, plan, f"loss {share:g}")
-                if evidence is not None:
-                    found[case.id].append(evidence)
-                    spent = launch.seconds[f"{case.id} loss {share:g}"]
-                    cost[case.id][evidence.label] = launch.start_s + spent
-        for case in run.cases:
-            if found[case.id]:
-                name = f"steps {share:.1%} longer"
-                run.verdicts(name, case, before[case.id], [found[case.id]], cost[case.id])
-    launch = launch_of(usable[0])
-    for case in run.cases:
-        drained = replace(case, workload=replace(case.workload, handover="drain"))
-        plan = effort.RoundPlan(Rounds(3, 3), (), 1, recording=False)
-        run.measured(launch, drained, plan, "drained")
 
 
 if __name__ == "__main__":
