@@ -16,11 +16,14 @@ from typing import Any, cast
 import recipes
 from fleet import Job
 
+from pytest_gpubench.dialects.registry import dialect_of
+from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.host.gpus.drivers import read_inventory
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.policies import SharingPolicy
+from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.settings import Settings
 
@@ -65,7 +68,9 @@ class Context:
         """The doctor, who knows this host and the models in the cache."""
         settings = cast(
             "Settings",
-            SimpleNamespace(ignore_findings=self._ignored, cache_dir=self.cache, vllm_command=None),
+            SimpleNamespace(
+                ignore_findings=self._ignored, cache_dir=self.cache, command=_default_command
+            ),
         )
         return Doctor(settings, book, read_inventory)
 
@@ -132,6 +137,10 @@ class Context:
     def write(self, step: str, value: Any) -> None:
         """A step's result."""
         recipes.dump(self.results / f"{step}.json", value)
+
+
+def _default_command(spec: ServerSpec) -> tuple[str, ...]:
+    return spec.command or default_command(dialect_of(spec.framework))
 
 
 def _installed() -> bool:

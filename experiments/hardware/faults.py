@@ -55,9 +55,9 @@ def kill_engines(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def kill_rank(context: Context) -> None:
-    """SIGKILL one rank of a server on as many GPUs as the host has, of two and four."""
+    """SIGKILL one rank of a server on as many GPUs as the host has, of two, four and eight."""
     book = context.book()
-    count = max((count for count in (1, 2, 4) if count <= len(context.gpus)), default=1)
+    count = max((count for count in (1, 2, 4, 8) if count <= len(context.gpus)), default=1)
     wanted = f"m3mini-bf16-{context.hardware}-vllm-mtp-tp{count}"
     if context.hardware == "cpu":
         wanted = "tiny-bf16-cpu-vllm-tp1"

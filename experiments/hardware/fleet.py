@@ -6,6 +6,7 @@ next to nothing. So starts overlap, and while one server is measured all others 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -27,14 +28,16 @@ from pytest_gpubench.host.gpus.drivers import read_inventory
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult
+from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
-from pytest_gpubench.model.specs import ServerSpec
+from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
-from pytest_gpubench.report.records import plain
+from pytest_gpubench.plugin.warming import Warming
+from pytest_gpubench.report.records import RunFolder, plain
 
 START_LIMIT = float(os.environ.get("HARDWARE_START_LIMIT", "360"))
 """Seconds that a server of a crowd may take."""
@@ -177,6 +180,27 @@ def measure(
     complete = watch.complete(measurement, result.records)
     kept = tuple(flag for flag in complete.flags if flag.code != "foreign-process")
     return replace(complete, flags=kept), result
+
+
+def warm(
+    engine: Engine, spec: ServerSpec, cases: Sequence[Case], gpus: Sequence[Gpu], folder: Path
+) -> dict[str, Any]:
+    """The plugin's warm-up of a launch, and what it says of it.
+
+    Raises:
+        BenchmarkError: if the engine dies or hangs meanwhile.
+    """
+    launch, records = Launch(cases[0].server), RunFolder(folder)
+    record = records.init_record(launch)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("{}", "utf-8")
+    pool = WorkerPool()
+    try:
+        Warming(records, pool).warm(launch, spec, engine, cases, gpus)
+    finally:
+        pool.close()
+    said: dict[str, Any] = json.loads(record.read_text("utf-8")).get("warmup", {})
+    return said
 
 
 def gpus_now() -> tuple[Gpu, ...]:

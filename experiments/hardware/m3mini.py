@@ -38,6 +38,8 @@ _LAYERS, _DENSE = 6, 3
 _SPARSE_LAYERS = [0] * _DENSE + [1] * (_LAYERS - _DENSE)
 _HEAD_DIM = _SPARSE_BLOCK = 128
 """Fixed by the kernels."""
+_EXPERT = 1024
+"""Width of an expert. Eight ranks have 128 each, the least that Marlin's MXFP8 kernel takes."""
 _TOP_BLOCKS = 16
 """A context of more than so many blocks, 2048 tokens, is one from which the sparse attention really
 chooses."""
@@ -74,11 +76,12 @@ def m3mini_config(*, heads: int = 16, experts: int = 16, vision_heads: int = 8) 
         "architectures": ["MiniMaxM3SparseForCausalLM"],
         "vocab_size": VOCAB_SIZE,
         "hidden_size": _HIDDEN,
-        "intermediate_size": 512,
-        "dense_intermediate_size": 2048,
-        "shared_intermediate_size": 512,
+        "intermediate_size": _EXPERT,
+        "dense_intermediate_size": 2 * _EXPERT,
+        "shared_intermediate_size": _EXPERT,
         "num_hidden_layers": _LAYERS,
         "num_attention_heads": heads,
+        # As MiniMax-M3: each is on two of eight ranks.
         "num_key_value_heads": 4,
         "head_dim": _HEAD_DIM,
         "max_position_embeddings": MAX_POSITION,

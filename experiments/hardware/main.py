@@ -48,7 +48,8 @@ ALONE: dict[str, Callable[[Context], None]] = {
     "m3mini": lambda context: _pytest(
         context, "m3mini", f"m3mini and {context.hardware} and mtp", 900.0
     ),
-    "parallel": lambda context: topologies.side_by_side(context, 240.0),
+    "parallel": lambda context: topologies.side_by_side(context, 420.0),
+    "real": topologies.real,
     "several": lambda context: _several(context, 480.0),
 }
 DEFAULT = "doomed+topologies+client,faults,m3mini,aa+sharing"
@@ -169,7 +170,7 @@ def main() -> None:
         },
     }
     context.write("host", facts)
-    several = ",parallel,several" if len(context.gpus) > 1 else ""
+    several = ",rank,parallel,several" if len(context.gpus) > 1 else ""
     for steps in (options.steps or DEFAULT + several).split(","):
         names = steps.split("+")
         if names[0] in ALONE:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from m3mini import M3MINI, m3mini_config, write_m3mini
+from m3mini import M3MINI, M3MINI_DRAFT, M3MINI_MXFP8, m3mini_config, write_m3mini
 
 from pytest_gpubench.demo.models import DEMO_DRAFT, DEMO_TARGET, write_demo_models
 from pytest_gpubench.demo.tokenizer import to_json
@@ -24,6 +24,9 @@ _GIB = 1 << 30
 SMALL: dict[str, Any] = {"gpu-memory-utilization": 0.05, "kv-cache-memory-bytes": _GIB}
 """Many servers share a GPU. With a fixed cache they need not agree on how much memory is free while
 the others start."""
+
+SEVERAL = {2: [1, 16, 256], 4: [1, 16, 256], 8: [1, 64, 256]}
+"""Concurrencies at which the topologies of so many GPUs are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +132,19 @@ def _document(hardware: str, cache: Path) -> dict[str, Any]:
             "client": {"prompts-per-conc": 6},
             "scenarios": _points([(1024, 128, [1, 16, 64]), (2048, 128, [1, 16, 64])]),
         }
-        rows = [{"tp": 2}, {"tp": 2, "ep": 2}, {"tp": 2, "ep": 2, "dp-attn": True}]
-        for precision in ("bf16", "fp8"):
-            recipes[f"m3mini-{precision}-{hardware}-vllm-mtp-two"] = {
-                "extends": f"m3mini-{precision}-{hardware}-vllm-mtp",
-                "serve": SMALL,
-                "when": [{"if": "dp_attn", "serve": SMALL}],
-                "scenarios": _points([(2048, 128, [1, 16, 256])], "mtp", rows),
-            }
+        for gpus, concs in SEVERAL.items():
+            tep = {"tp": gpus, "ep": gpus}
+            rows = [{"tp": gpus}, tep, {**tep, "dp-attn": True}]
+            for extended in several_bases(hardware, gpus):
+                recipes[f"{extended}-on{gpus}"] = {
+                    "extends": extended,
+                    "serve": SMALL,
+                    "when": [{"if": "dp_attn", "serve": SMALL}],
+                    "scenarios": _points(
+                        [(2048, 128, concs)], "mtp" if extended.endswith("-mtp") else "", rows
+                    ),
+                }
+        recipes.update(_real(hardware))
         recipes[f"m3mini-bf16-{hardware}-vllm-multicast"] = {
             "extends": m3mini,
             "serve": SMALL,
@@ -144,6 +152,32 @@ def _document(hardware: str, cache: Path) -> dict[str, Any]:
             "scenarios": _points([(2048, 128, [1])], "", [{"tp": 2}]),
         }
     return recipes
+
+
+def several_bases(hardware: str, gpus: int) -> list[str]:
+    """Recipes of the shrunken MiniMax-M3 whose topologies start side by side on so many GPUs."""
+    kinds = ["-mtp", ""] if gpus == 8 else ["-mtp"]
+    return [f"m3mini-{bits}-{hardware}-vllm{kind}" for bits in ("bf16", "fp8") for kind in kinds]
+
+
+def _real(hardware: str) -> dict[str, Any]:
+    """MiniMax-M3's own recipes on eight GPUs with nothing replaced but the model; one point of each
+    topology."""
+    rows = [{"tp": 8}, {"tp": 8, "ep": 8}, {"tp": 8, "ep": 8, "dp-attn": True}]
+    return {
+        f"m3mini-fp8-{hardware}-vllm{kind}-real": {
+            "extends": f"minimaxm3-fp8-{hardware}-vllm{kind}",
+            "model": M3MINI_MXFP8,
+            "model-prefix": "m3mini",
+            "source": None,
+            "image": None,
+            "serve": {"load-format": "dummy"},
+            "client": {"prompts-per-conc": 2},
+            "scenarios": _points([(1024, 1024, [8])], kind.strip("-"), rows),
+            **({"speculative": {"model": M3MINI_DRAFT}} if kind else {}),
+        }
+        for kind in ("", "-mtp")
+    }
 
 
 def doomed(hardware: str, cache: Path) -> list[Doomed]:

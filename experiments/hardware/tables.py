@@ -117,7 +117,7 @@ def _topologies(found: Mapping[str, Any], _: Path) -> Iterator[str]:
         for row in found["measured"]
     ]
     yield from _metrics(
-        (row["case"], row.get("measurement") or why)
+        (f"{row['case']} {row.get('label', '')}", row.get("measurement") or why)
         for row, why in zip(found["measured"], failed, strict=True)
     )
 
@@ -329,16 +329,21 @@ def _faults(found: Mapping[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _parallel(found: Mapping[str, Any], _: Path) -> Iterator[str]:
-    yield "## Two servers side by side (`-n 2`)"
+    yield "## Servers side by side, and one that waits for them"
     yield ""
     run = found["run"]
-    yield f"Exit code {run['code']} after {run['seconds']} s."
+    yield f"Exit codes {run['code']} and {run['second']['code']}, {run['second']['seconds']} s."
     yield ""
     rows = [
-        (s["server"], s["visible"], s["finished"], "failed" if s["failure"] else "ok")
+        (
+            *(s["server"], s["visible"], (s["times"] or {}).get("lease"), s["finished"]),
+            "failed" if s["failure"] else "ok",
+        )
         for s in found["servers"]
     ]
-    yield from _table(("server", "CUDA_VISIBLE_DEVICES", "ready at", ""), rows)
+    yield from _table(
+        ("server", "CUDA_VISIBLE_DEVICES", "waited for GPUs, s", "ready at", ""), rows
+    )
 
 
 if __name__ == "__main__":

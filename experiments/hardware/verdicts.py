@@ -25,23 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleet import Job, Outcome, fleet, measure, say
+from fleet import Job, Outcome, fleet, gpus_now, measure, say, warm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "gate"))
 from slower_steps import write_plugin
 
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.gate import effort
 from pytest_gpubench.gate.baselines import MIN_LAUNCHES, Baseline, append
 from pytest_gpubench.gate.decide import judge
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan, evidence_of
 from pytest_gpubench.gate.policy import MetricPolicy, policies
 from pytest_gpubench.gate.recording import entries_of
-from pytest_gpubench.load.load_run import run_load
-from pytest_gpubench.load.protocol import LoadPlan
-from pytest_gpubench.load.warmup_waves import waves_of
 from pytest_gpubench.measure.combined_rounds import combined
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case
@@ -92,17 +87,9 @@ class Run:
 
     def warm(self, launch: Launch) -> None:
         """As the plugin warms a launch up."""
-        for number, wave in enumerate(waves_of([case.workload for case in self.cases], 1)):
-            run_load(
-                LoadPlan(
-                    launch.engine.url,
-                    launch.engine.served_name,
-                    wave,
-                    launch=f"{launch.name}-w{number}",
-                ),
-                api_key=launch.engine.api_key,
-            )
-            wait_idle(launch.engine.scrape, COUNTERS, 60.0)
+        folder = self.out / "warm" / launch.name
+        said = warm(launch.engine, launch.spec, self.cases, gpus_now()[:1], folder)
+        say(f"{launch.name} is warm: {said}")
 
     def measured(
         self, launch: Launch, case: Case, plan: effort.RoundPlan, what: str
