@@ -25,7 +25,7 @@ from pytest_gpubench.commands import (
     print_json,
     reports,
 )
-from pytest_gpubench.doctor import format_findings
+from pytest_gpubench.doctor import every_rule, format_findings
 from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import counted, listed
@@ -112,6 +112,7 @@ def _parser() -> CommandParser:
 
     doctor = commands.add_parser("doctor", help="foretell which servers cannot start, and why")
     add_selection(doctor)
+    doctor.add_argument("--rules", action="store_true", help="print all its rules, and no findings")
     doctor.set_defaults(run=_doctor)
 
     gpus = commands.add_parser(
@@ -206,6 +207,10 @@ def _plan(parsed: argparse.Namespace) -> int:
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
+    if parsed.rules:
+        for rule in every_rule():
+            print(f"{rule.severity:8} {rule.id:34} {rule.title} ({rule.evidence_class})")
+        return 0
     from pytest_gpubench.plugin.inner_pytest import selection_plan
     from pytest_gpubench.report.plan import findings_by_server
 

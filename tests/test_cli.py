@@ -13,6 +13,7 @@ import pytest
 from pytest_gpubench import __version__
 from pytest_gpubench.cli import main
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES
+from pytest_gpubench.doctor import every_rule
 from pytest_gpubench.recipes import json_schema
 from tests.host.fake_hub import fake_hub, model_files
 
@@ -137,6 +138,12 @@ def test_doctor_names_the_death_and_exits_1(
     printed = capfd.readouterr().out
     assert "No common block size for 64" in printed
     assert "1 case on 1 server: " in printed
+
+
+def test_doctor_prints_its_rules(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--rules"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [[one.severity, one.id] for one in every_rule()]
 
 
 def test_doctor_finds_no_error_in_the_shipped_recipes(capfd: pytest.CaptureFixture[str]) -> None:

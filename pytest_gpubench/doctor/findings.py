@@ -63,7 +63,7 @@ def unknown_rules(names: Iterable[str], known: Sequence[str]) -> tuple[str, ...]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "docs/doctor.md lists all rules."
+            hint = f"did you mean {near[0]!r}?" if near else "gpubench doctor --rules lists them"
             sentences.append(f"the doctor has no rule {name!r}: {hint}")
     return tuple(sentences)
 

@@ -12,6 +12,7 @@ from docs_reference.metrics import metrics_page
 from docs_reference.options import options_page
 from docs_reference.outcomes import failures_page, outcomes_page
 from docs_reference.records import records_page
+from docs_reference.rules import rules_page
 from docs_reference.schema import schema_page
 
 
@@ -25,5 +26,6 @@ def pages() -> dict[str, str]:
         "reference/metrics.md": metrics_page(),
         "reference/outcomes.md": outcomes_page(),
         "reference/failures.md": failures_page(),
+        "reference/rules.md": rules_page(),
         "reference/records.md": records_page(),
     }
