@@ -7,8 +7,10 @@ from typing import Any
 
 from docs_reference.markdown import attribute_docstrings, cell, code, prose, table
 from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.rounds import AS_USUAL
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes import json_schema
+from pytest_gpubench.recipes.expansion import PROMPTS_PER_CONC, WARMUPS_PER_CONC
 
 _HEAD = """# Keys of recipes.yaml
 
@@ -62,9 +64,7 @@ def schema_keys() -> list[Key]:
 
 def _keys(part: str, schema: dict[str, Any]) -> list[Key]:
     workload = attribute_docstrings(Workload) if part == "ClientKeys" else {}
-    defaults = (
-        {field.name: field.default for field in fields(Workload)} if part == "ClientKeys" else {}
-    )
+    defaults = _client_defaults() if part == "ClientKeys" else {}
     required = schema.get("required", [])
     made = []
     for name, value in schema.get("properties", {}).items():
@@ -78,6 +78,17 @@ def _keys(part: str, schema: dict[str, Any]) -> list[Key]:
         meaning = value.get("description") or workload.get(attribute, "")
         made.append(Key(part, name, _kind(value), shown, name in required, prose(meaning)))
     return made
+
+
+def _client_defaults() -> dict[str, Any]:
+    """What holds where `client` does not say it: a workload's own, but for what a recipe lays over
+    it."""
+    return {field.name: field.default for field in fields(Workload)} | {
+        "handover": "continue",
+        "prompts_per_conc": PROMPTS_PER_CONC,
+        "warmups_per_conc": WARMUPS_PER_CONC,
+        "rounds": f"{AS_USUAL.least}..{AS_USUAL.most}",
+    }
 
 
 def _plain(value: Any) -> str:
@@ -95,7 +106,7 @@ def _kind(value: dict[str, Any]) -> str:
         )
     if "const" in value:
         return code(_plain(value["const"]))
-    if value.get("enum") == sorted(METRICS):
+    if "enum" in value and set(value["enum"]) <= set(METRICS):
         return "[metric](metrics.md)"
     if "enum" in value:
         return ", ".join(code(_plain(word)) for word in value["enum"])
