@@ -14,8 +14,24 @@ from tests.plugin.fork_server import ForkServer
 
 PAGE = Path(__file__).parents[1] / "docs" / "wrong-input.md"
 ROW = re.compile(r"^\| `([^`]+)` \| (\d+) \| (.+) \|$", re.MULTILINE)
+EITHER = re.compile(r"\{([\w .-]+(?:,[\w .-]+)+)\}")
+"""Part of a command that stands for several."""
+
+
+def spelled(command: str) -> list[str]:
+    """The commands that a row's first cell stands for."""
+    found = EITHER.search(command)
+    if not found:
+        return [command]
+    return [
+        command[: found.start()] + word + command[found.end() :] for word in found[1].split(",")
+    ]
+
+
 ROWS = [
-    (found[1], int(found[2]), found[3]) for found in ROW.finditer(PAGE.read_text(encoding="utf-8"))
+    (command, int(found[2]), found[3])
+    for found in ROW.finditer(PAGE.read_text(encoding="utf-8"))
+    for command in spelled(found[1])
 ]
 
 RECIPE = """\
@@ -39,6 +55,7 @@ compatible_strategies: [single_node_tp]
 """
 FILES = {
     "recipes.yaml": RECIPE + SERVE,
+    # one right and one wrong recipe
     "wrong.yaml": RECIPE + SERVE + RECIPE.replace("tiny", "other").replace("scenarios", "scenario"),
     "port.yaml": f"{RECIPE}  serve:\n    extra-args: [--po, 9]\n".replace(
         "    extra", "         extra"
@@ -49,22 +66,29 @@ FILES = {
     "image.yaml": f"{RECIPE}  image: me:pa55word@registry.example/vllm:v1\n",
     "evals.yaml": f"{RECIPE}{SERVE}  evals:\n  - {{task: gsm8k, at-least: 90}}\n",
     "lost-task.yaml": f"{RECIPE}{SERVE}  evals:\n  - {{task: nowhere.yaml}}\n",
+    # a seed of 5,000 digits
     "huge.yaml": f"{RECIPE}  serve: {{seed: 0x{'f' * 5000}}}\n",
     "text.yaml": "this: [is, not\n",
     "empty.yaml": "",
     "file": "",
     "broken.json": "{",
+    # JSON of another shape
     "odd.json": '{"kind": "matrix", "include": [{"cases": 5}]}',
+    # one list in another too often
     "deep.json": "[" * 100_000,
     "matrix.json": '{"kind": "matrix", "include": [{"cases": ["a"]}]}',
     "two.sh": "vllm serve a\nvllm serve b\n",
     "open.sh": "vllm serve 'a\n",
     "shell.sh": "vllm serve $MODEL\n",
+    # of vllm-project/recipes, for a TPU
     "entry.yaml": ENTRY,
     "official.yaml": f"{RECIPE}  source: https://recipes.vllm.ai/org/model\n",
+    # such an entry of vLLM-Omni
     "omni.yaml": f"{ENTRY}omni: {{tasks: [{{id: t2a}}]}}\n",
+    # baselines without launches
     "old/h100/m/x.json": '{"case": "m:x", "keys": {}, "launches": [], "schema": 1}',
     "old/h100/m/y.json": '{"case": "m:y", "keys": {}, "launches": [], "schema": 1}',
+    # a date that there is not
     "known/waivers.yaml": "- {bug: http://x/1, case: m, until: 2027-02-30}\n",
     "right/waivers.yaml": "- {bug: http://x/1, case: m, until: 2027-02-28}\n",
     "pytest.ini": "[pytest]\naddopts = -p no:cacheprovider\n",
