@@ -1,4 +1,4 @@
-"""The table of docs/wrong-input.md: every row is run."""
+"""The table of wrong-input.md, which is also a page of the reference: every row is run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from pytest_gpubench.cli import main
 from tests.plugin.fork_server import ForkServer
 
-PAGE = Path(__file__).parents[1] / "docs" / "wrong-input.md"
+PAGE = Path(__file__).with_name("wrong-input.md")
 ROW = re.compile(r"^\| `([^`]+)` \| (\d+) \| (.+) \|$", re.MULTILINE)
 EITHER = re.compile(r"\{([\w .-]+(?:,[\w .-]+)+)\}")
 """Part of a command that stands for several."""

@@ -14,6 +14,7 @@ from docs_reference.outcomes import failures_page, outcomes_page
 from docs_reference.records import records_page
 from docs_reference.rules import rules_page
 from docs_reference.schema import schema_page
+from docs_reference.wrong_input import wrong_input_page
 
 
 def pages() -> dict[str, str]:
@@ -27,5 +28,6 @@ def pages() -> dict[str, str]:
         "reference/outcomes.md": outcomes_page(),
         "reference/failures.md": failures_page(),
         "reference/rules.md": rules_page(),
+        "reference/wrong-input.md": wrong_input_page(),
         "reference/records.md": records_page(),
     }
