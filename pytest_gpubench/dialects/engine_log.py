@@ -1,7 +1,10 @@
-"""How one engine writes its log: what a reader and a diagnosis need to know of it."""
+"""How one engine writes its log: what a reader and a diagnosis need to know of it, one line taken
+apart, and the values in a line. Pure."""
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +12,6 @@ from typing import Protocol
 
 from pytest_gpubench.dialects.causes import Cause
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.dialects.log_lines import LogLine
 
 CRASHES = (
     r"CUDA error: |CUDA driver error|HIP error: |terminate called after throwing"
@@ -18,6 +20,26 @@ CRASHES = (
 """What the libraries below every engine say last."""
 NEVER: re.Pattern[str] = re.compile(r"(?!)")
 """Matches nothing."""
+MAX_LINE = 100_000
+"""Characters of one line that are looked at."""
+_DIGITS = 15
+"""Of a number that is believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of the log, taken apart; ``level`` and ``time`` are empty where the line has
+    none."""
+
+    process: str
+    pid: int | None
+    level: str
+    time: str
+    text: str
+
+    heartbeat: bool = False
+    """Whether the line says no more than that something is being waited for: no sign of
+    progress."""
 
 
 class LogReader(Protocol):
@@ -50,3 +72,51 @@ class EngineLog:
     """A kernel was compiled while requests were served; group 1 names it."""
     worth_reading: re.Pattern[bytes] = re.compile(rb"Fatal Python error|CUDA error|Traceback")
     """Lines that are still read when a log has grown beyond what is kept."""
+
+
+def seconds_of(stamp: str) -> float | None:
+    """A line's time in seconds since the year's start, for differences; None for what is no
+    time."""
+    if not stamp:
+        return None
+    try:
+        # Log lines carry no year; a leap year reads every date.
+        moment = dt.datetime.strptime(f"2000-{stamp}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=dt.UTC)
+    except ValueError:
+        return None
+    return moment.timestamp()
+
+
+def text_of(value: str) -> str | None:
+    """A value of the configuration as text; None where it prints None."""
+    return None if value == "None" else value.strip("'").removeprefix("torch.")
+
+
+def number_of(value: str) -> int | None:
+    """A count of the configuration; None for everything else."""
+    try:
+        return count_of(value)
+    except ValueError:
+        return None
+
+
+def count_of(text: str) -> int:
+    """A count of the log; ValueError for what is none, or beyond all sense: logs come from
+    anywhere."""
+    digits = text.strip()
+    if len(digits) > _DIGITS:
+        raise ValueError(f"{len(digits)} digits")
+    return int(digits)
+
+
+def amount_of(text: str) -> float:
+    """An amount of the log, in its unit; raises as `count_of` does."""
+    value = float(text)
+    if not math.isfinite(value) or abs(value) >= 10**_DIGITS:
+        raise ValueError("beyond all sense")
+    return value
+
+
+def truth_of(value: str) -> bool | None:
+    """A switch of the configuration; None for everything else."""
+    return {"True": True, "False": False}.get(value)

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_gpubench.dialects.causes import Cause
-from pytest_gpubench.dialects.engine_log import EngineLog
-from pytest_gpubench.dialects.log_lines import LogLine
+from pytest_gpubench.dialects.engine_log import EngineLog, LogLine
 from pytest_gpubench.model.failures import Failure
 
 EVIDENCE_LINES = 6

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.dialects.engine_log import EngineLog
-from pytest_gpubench.dialects.log_lines import MAX_LINE, LogLine
+from pytest_gpubench.dialects.engine_log import MAX_LINE, EngineLog, LogLine
 from pytest_gpubench.engines.diagnosis import fatal_line
 from pytest_gpubench.model.secrets import HIDDEN, SHORTEST, without_shapes
 

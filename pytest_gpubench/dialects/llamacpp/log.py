@@ -11,8 +11,7 @@ import re
 
 from pytest_gpubench.dialects.causes import SHARED_CAUSES, Cause, cause
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.dialects.engine_log import CRASHES, EngineLog
-from pytest_gpubench.dialects.log_lines import MAX_LINE, LogLine, count_of
+from pytest_gpubench.dialects.engine_log import CRASHES, MAX_LINE, EngineLog, LogLine, count_of
 from pytest_gpubench.model.frozen import FrozenMap
 
 _LINE = re.compile(r"(?P<clock>\d+\.\d\d\.\d{3}\.\d{3}) (?P<level>[DIWE]) ")

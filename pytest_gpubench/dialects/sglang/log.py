@@ -18,8 +18,14 @@ from pytest_gpubench.dialects.causes import (
     cause,
 )
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.dialects.engine_log import CRASHES, EngineLog
-from pytest_gpubench.dialects.log_lines import MAX_LINE, LogLine, amount_of, count_of
+from pytest_gpubench.dialects.engine_log import (
+    CRASHES,
+    MAX_LINE,
+    EngineLog,
+    LogLine,
+    amount_of,
+    count_of,
+)
 from pytest_gpubench.model.frozen import FrozenMap
 
 _LINE = re.compile(r"\[\d{4}-(?P<time>\d\d-\d\d \d\d:\d\d:\d\d)(?: (?P<rank>[A-Z0-9 ]+))?\] ?")

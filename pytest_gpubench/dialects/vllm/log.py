@@ -6,8 +6,7 @@ import re
 
 from pytest_gpubench.dialects.engine_log import CRASHES, EngineLog
 from pytest_gpubench.dialects.vllm.causes import CAUSES
-from pytest_gpubench.dialects.vllm.log_lines import parse_line
-from pytest_gpubench.dialects.vllm.log_reader import LogReader
+from pytest_gpubench.dialects.vllm.log_reader import LogReader, parse_line
 
 _MARK = (
     r"EngineCore failed to start|WorkerProc failed to start|WorkerProc hit an "

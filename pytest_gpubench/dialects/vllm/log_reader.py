@@ -1,4 +1,9 @@
-"""Reader of a vLLM log, line by line: pure, the same for a running server and for a file."""
+"""Reader of a vLLM log, line by line: pure, the same for a running server and for a file.
+
+Lines look like ``(EngineCore pid=12) INFO 11-22 08:15:24 [core.py:116] text``; workers add ranks to
+the process name, some engines leave the prefix out, and libraries print without any of it. The
+printed file and line are never relied on.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,11 @@ import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.dialects.log_lines import (
+from pytest_gpubench.dialects.engine_log import (
+    MAX_LINE,
     LogLine,
     amount_of,
     count_of,
@@ -18,10 +24,32 @@ from pytest_gpubench.dialects.log_lines import (
     text_of,
     truth_of,
 )
-from pytest_gpubench.dialects.vllm.log_lines import parse_line
 from pytest_gpubench.model.frozen import FrozenMap
 
 _MOST_VARIABLES = 100
+_LINE = re.compile(
+    r"(?:(?:\([\w.-]+ pid=[0-9]+\) ?)*\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?)?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) "
+    r"\[[^\]]*\] ?)?"
+)
+"""What may stand before the text; it matches every line."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_BARE_COLOUR = re.compile(r"^\[[0-9;]+m(?=\()|(?<=\))\[[0-9;]+m")
+"""Colour codes whose escape somebody has taken out, around the process."""
+_HEARTBEAT = re.compile(
+    r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine"
+)
+_PID_DIGITS = 10
+
+
+def parse_line(raw: str) -> LogLine:
+    """Take a raw line apart; never fails."""
+    line = _BARE_COLOUR.sub("", _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n")))
+    head = cast("re.Match[str]", _LINE.match(line))
+    process, pid, level, time = head.groups("")
+    number = int(pid) if 0 < len(pid) <= _PID_DIGITS else None
+    text = line[head.end() :]
+    return LogLine(process, number, level, time, text, bool(_HEARTBEAT.search(text)))
 
 
 @dataclass(slots=True)
