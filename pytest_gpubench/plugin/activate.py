@@ -75,13 +75,13 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         config.option.collectonly = True
     config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
     if settings.changed_since is not None:
-        from pytest_gpubench.plugin.changed_since import Changed
+        from pytest_gpubench.plugin.narrowing import Changed
 
         config.pluginmanager.register(
             Changed(benchmark, settings.changed_since), name="gpubench-changed"
         )
     if settings.trim:
-        from pytest_gpubench.plugin.trimming import Trim
+        from pytest_gpubench.plugin.narrowing import Trim
 
         config.pluginmanager.register(Trim(), name="gpubench-trim")
     write_report = reporting.take_part(config, benchmark)

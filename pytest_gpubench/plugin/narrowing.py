@@ -1,5 +1,5 @@
-"""``--gpubench-changed-since``: only cases that are not what they were at a git revision, and why
-each is run."""
+"""What takes cases out of a selection, after ``-k`` and ``-m``: ``--gpubench-changed-since`` and
+``--gpubench-trim``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gpubench.model.cases import lowest_of_servers
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.plugin.items import USES_US, parameters_of
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Changed:
-    """Deselects what is as it was."""
+    """Deselects what is as it was at a git revision, and says why each other case is run."""
 
     def __init__(self, benchmark: BenchmarkSession, revision: str) -> None:
         from pytest_gpubench.host.git import files_at
@@ -88,3 +89,18 @@ class Changed:
         chosen = [change for case, change in self._changes.items() if case in selected]
         for line in lines(chosen) or ["no selected case changed"]:
             reporter.write_line(f"since {self._revision}: {line}")
+
+
+class Trim:
+    """Leaves of every server that is selected only the case of lowest concurrency."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        cases = {item: (parameters_of(item) or (None, None))[1] for item in items}
+        kept = lowest_of_servers(case for case in cases.values() if case is not None)
+        dropped = {item for item, case in cases.items() if case and case.id not in kept}
+        if dropped:
+            items[:] = [item for item in items if item not in dropped]
+            config.hook.pytest_deselected(items=list(dropped))
