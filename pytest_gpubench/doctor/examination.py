@@ -19,8 +19,8 @@ from pytest_gpubench.doctor.context import (
     context_of,
 )
 from pytest_gpubench.doctor.findings import Finding, in_order
+from pytest_gpubench.doctor.rules import SHARED_RULES
 from pytest_gpubench.doctor.rules.prompting import UNKNOWN_MODEL
-from pytest_gpubench.doctor.shared import SHARED_RULES
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import Hardware

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pytest_gpubench.dialects.sglang.dialect import draft_tokens, topk
 from pytest_gpubench.dialects.sglang.flags import RENAMED
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
-from pytest_gpubench.doctor.shared import SHARED_RULES
+from pytest_gpubench.doctor.rules import SHARED_RULES
 
 _WITH_DRAFT = 48
 """Requests that run at once where a draft is given and nothing is said."""

@@ -1,9 +1,9 @@
-"""Everything the doctor knows about vLLM's servers, one small function per rule, in one table.
-
-Pure: no files, no GPU, no clock.
-"""
+"""The doctor's rules, one small function each, in one table for vLLM's servers and one for every
+engine's. Pure: no files, no GPU, no clock."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from pytest_gpubench.doctor.context import Rule
 from pytest_gpubench.doctor.rules import (
@@ -31,3 +31,23 @@ RULES: tuple[Rule, ...] = (
     *memory.RULES,
     *prompting.RULES,
 )
+"""The rules for vLLM's servers."""
+_SHARED = frozenset(
+    {
+        "heads-by-tp",
+        "kv-heads-by-tp",
+        "experts-below-tp",
+        "ep-without-experts",
+        "gpus-above-node",
+        "stages-above-layers",
+        "chat-template",
+        "facts-contradict",
+        "unknown-model",
+    }
+)
+SHARED_RULES: tuple[Rule, ...] = tuple(
+    replace(rule, engine_says="")
+    for rule in (*parallelism.RULES, *prompting.RULES)
+    if rule.id in _SHARED
+)
+"""Rules that hold for every engine, in the words of none: what another one says is not known."""
