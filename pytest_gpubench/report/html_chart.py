@@ -15,6 +15,7 @@ from typing import Literal
 from pytest_gpubench.report.html_geometry import (
     Box,
     Kind,
+    Placed,
     Placer,
     Scale,
     scale_for,
@@ -249,14 +250,7 @@ def _names(
                 series.name, anchors, over=True
             )
             if placed:
-                yield tag(
-                    "text",
-                    placed.text,
-                    x=placed.x,
-                    y=placed.y,
-                    class_=f"name {_class(series)}",
-                    data_tags=series.tags or None,
-                )
+                yield _label(placed, "name", series)
     elif chart.names == "margin":
         lasts = [series.marks[-1] for series in named]
         places = spread(
@@ -296,14 +290,18 @@ def _mark_labels(
                 continue
             placed = frame.placer.place(mark.label, [(frame.x(mark.x), frame.y(mark.y))], crossings)
             if placed:
-                yield tag(
-                    "text",
-                    placed.text,
-                    x=placed.x,
-                    y=placed.y,
-                    class_=f"small {_class(series)}",
-                    data_tags=series.tags or None,
-                )
+                yield _label(placed, "small", series)
+
+
+def _label(placed: Placed, kind: str, series: Series) -> Markup:
+    return tag(
+        "text",
+        placed.text,
+        x=placed.x,
+        y=placed.y,
+        class_=f"{kind} {_class(series)}",
+        data_tags=series.tags or None,
+    )
 
 
 def sparkline(
