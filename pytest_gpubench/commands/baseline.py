@@ -171,7 +171,7 @@ def _write_otava(target: Path, baselines: list[Baseline], metric: str | None) ->
     from pytest_gpubench.gate.histories import metric_histories
     from pytest_gpubench.host.files import write_text
     from pytest_gpubench.model.metrics import METRICS
-    from pytest_gpubench.report.otava_csv import otava_config, otava_csv
+    from pytest_gpubench.report.exports_csv import otava_config, otava_csv
 
     if len(baselines) > 1:
         raise GpubenchError(

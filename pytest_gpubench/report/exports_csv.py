@@ -1,12 +1,15 @@
-"""All measurements as one table: a row per case and launch, for spreadsheets and data frames."""
+"""CSV: all measurements as one table, a row per case and launch, for spreadsheets and data frames;
+and a case's history as Apache Otava (formerly Hunter) reads it, with its configuration. Pure."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 
-from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.gate.histories import MetricHistory, RunPoint
+from pytest_gpubench.model.metrics import METRICS, Direction
 from pytest_gpubench.model.printing import printable
 from pytest_gpubench.model.verdicts import WaiverState
 from pytest_gpubench.report.results import CaseResult
@@ -58,6 +61,11 @@ _STATES: dict[WaiverState, str] = {
     "expired": "fails, waived until",
     "unneeded": "holds, waived until",
 }
+_OTAVA_TIME = "time"
+_OTAVA_ATTRIBUTES = ("run", "commit", "engine", "host")
+"""Columns that Otava shows beside a change."""
+_OTAVA_DIRECTIONS: dict[Direction, int] = {"higher": 1, "lower": -1, "neutral": 0}
+"""Which way is better, as Otava has it."""
 
 
 def csv_text(results: Iterable[CaseResult]) -> str:
@@ -145,3 +153,53 @@ def _number(value: object) -> object:
 def _safe(text: str) -> str:
     text = printable(" ".join(text[:_LONGEST].split()))
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def otava_csv(histories: Sequence[MetricHistory]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The table of one case with one key: a row per run, the geometric mean of its launches per
+    metric.
+
+    Args:
+        histories: of the case with that key.
+
+    Returns:
+        The text, the metrics that it has, and those that it leaves out: Otava takes a table
+        without holes, and some run lacks them.
+    """
+    runs = {point.run: point for history in histories for point in history.runs}
+    ordered = sorted(runs.values(), key=lambda point: (point.date, point.run))
+    whole = [one for one in histories if len(one.runs) == len(ordered)]
+    levels = {one.metric: {point.run: point.level for point in one.runs} for one in whole}
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, lineterminator="\n")
+    writer.writerow([_OTAVA_TIME, *_OTAVA_ATTRIBUTES, *levels])
+    for point in ordered:
+        writer.writerow(
+            [*_otava_texts(point), *(repr(values[point.run]) for values in levels.values())]
+        )
+    left_out = tuple(one.metric for one in histories if one.metric not in levels)
+    return sheet.getvalue(), tuple(levels), left_out
+
+
+def otava_config(case: str, file: str, metrics: Sequence[str]) -> list[str]:
+    """The lines of ``otava.yaml`` for that table; what is text is quoted as JSON, which YAML
+    reads."""
+    lines = [
+        "tests:",
+        f"  {json.dumps(case)}:",
+        "    type: csv",
+        f"    file: {json.dumps(file)}",
+        f"    time_column: {_OTAVA_TIME}",
+        f"    attributes: [{', '.join(_OTAVA_ATTRIBUTES)}]",
+        "    metrics:",
+    ]
+    for metric in metrics:
+        direction = _OTAVA_DIRECTIONS[METRICS[metric].direction]
+        lines.append(f"      {metric}: {{column: {metric}, direction: {direction}}}")
+    return lines
+
+
+def _otava_texts(point: RunPoint) -> list[str]:
+    axis = point.axis
+    found = [point.date, point.run, *(axis.get(name) or "" for name in _OTAVA_ATTRIBUTES[1:])]
+    return [printable(" ".join(str(value).split())) for value in found]

@@ -13,8 +13,8 @@ from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
 from pytest_gpubench.gate.histories import metric_histories
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.report import html_history
+from pytest_gpubench.report.exports_csv import otava_config, otava_csv
 from pytest_gpubench.report.html_history import history_page
-from pytest_gpubench.report.otava_csv import otava_config, otava_csv
 from tests.gate.test_histories import CASE, KEY, recorded
 
 
