@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -27,7 +28,7 @@ _OWN_MODULES = {"pytest": "pytest", "gpubench": "pytest_gpubench.cli"}
 _RUN_HERE = (*_OWN_MODULES, "git", "vllm")
 _SHIM = """#!/bin/sh
 # The stub in the place of `vllm`; one request at a time makes it slow, as it makes the real engine.
-case " $* " in *" --max-num-seqs 1 "*) export GPUBENCH_STUB_TOKEN_TIME=0.05 ;; esac
+case " $* " in *" --max-num-seqs 1 "*) export GPUBENCH_STUB_TOKEN_TIME=0.02 ;; esac
 export GPUBENCH_STUB_TOKENS_PER_DRAFT=3
 exec "{python}" "{stub}" "$@"
 """
@@ -41,9 +42,16 @@ class Sandbox:
     bin: Path
 
     @classmethod
-    def create(cls, path: Path, *, empty: bool) -> Sandbox:
+    def create(cls, path: Path, *, empty: bool, page: str = "") -> Sandbox:
         """A git repository with the recipes of this one, or with nothing but the settings that put
-        the stub in place."""
+        the stub in place.
+
+        Args:
+            path: its folder and that of its tools.
+            empty: no recipes.
+            page: text of the page; of the files that recipes.yaml includes those are there whose
+                models it names: every command reads all of them.
+        """
         tools = path / "bin"
         work = path / "work"
         tools.mkdir(parents=True)
@@ -59,7 +67,8 @@ class Sandbox:
         )
         (work / ".gitignore").write_text("results/\n__pycache__/\n.pytest_cache/\n")
         if not empty:
-            shutil.copy(ROOT / "recipes.yaml", work)
+            recipes = (ROOT / "recipes.yaml").read_text(encoding="utf-8")
+            (work / "recipes.yaml").write_text(_included_by(page, recipes), encoding="utf-8")
             shutil.copytree(ROOT / "recipes.d", work / "recipes.d")
             shutil.copy(ROOT / "benchmarks" / "test_serving.py", work / "benchmarks")
         made = cls(work, tools)
@@ -153,6 +162,17 @@ class Sandbox:
                 else f"git {rest[0]} is not for the documentation"
             )
         return f"nobody knows how to check {program!r} without running it"
+
+
+def _included_by(page: str, recipes: str) -> str:
+    """The recipes without what the page does not name."""
+    files = re.findall(r"^- recipes\.d/(\S+)\.yaml\n", recipes, re.MULTILINE)
+    named = [name for name in files if name.replace("-", "") in page]
+    head = "include:\n"
+    whole = head + "".join(f"- recipes.d/{name}.yaml\n" for name in files)
+    assert whole in recipes
+    kept = head + "".join(f"- recipes.d/{name}.yaml\n" for name in named) if named else ""
+    return recipes.replace(whole, kept)
 
 
 def _parsed_by_gpubench(words: list[str]) -> str | None:

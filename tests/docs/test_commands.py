@@ -41,7 +41,9 @@ def commands_of(page: str) -> tuple[list[str], list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
-    sandbox = Sandbox.create(tmp_path / "sandbox", empty=is_empty_folder(PAGES[page]))
+    sandbox = Sandbox.create(
+        tmp_path / "sandbox", empty=is_empty_folder(PAGES[page]), page=PAGES[page]
+    )
     run = parsed = 0
     for block in BLOCKS[page]:
         if "file" in block.notes or "append" in block.notes:
