@@ -95,9 +95,12 @@ class Job:
     wire: bytes
     due_ns: int | None = None
     """Open loop: nanoseconds after the start; None: as soon as there is room."""
-    follows: bool = False
-    """The next turn of the job before it: sent when that has ended and the think time has
-    passed."""
+    after: tuple[int, ...] = ()
+    """Numbers of earlier jobs, all of which must have ended before; empty: it begins a session."""
+    pause_ns: int = 0
+    """From the end of the last of these until it is due."""
+    needs_answer: bool = False
+    """Whether it is left out where one of these has failed."""
     measured: bool = True
     most_bytes: int = MAX_ANSWER
     """An answer that is longer fails."""
@@ -112,7 +115,6 @@ class Driver:
     concurrency: int
     connect_timeout: float
     read_timeout: float
-    think_time: float = 0.0
     reuse: bool = True
     """Whether a connection serves one request after another; else each has its own."""
     on_end: Callable[[Exchange], None] = lambda exchange: None  # noqa: ARG005
@@ -124,8 +126,14 @@ class Driver:
     _jobs: Sequence[Job] = ()
     _heads: Sequence[int] = ()
     _next: int = 0
-    _open: int = 0
-    """Conversations that have begun and not ended."""
+    _open: dict[int, int] = field(default_factory=dict)
+    """Of each session that has begun and not ended, by its first job: jobs that are sent, or wait
+    for their pause. What it has beside these can never be sent once none of them is left."""
+    _roots: Sequence[int] = ()
+    """The first job of each job's session."""
+    _followers: dict[int, list[int]] = field(default_factory=dict)
+    _unmet: list[int] = field(default_factory=list)
+    """Of each job, those before it that have not ended."""
     _start_ns: int = 0
     _exchanges: list[Exchange] = field(default_factory=list)
     _stop: StopRule = field(default_factory=StopRule)
@@ -156,8 +164,8 @@ class Driver:
         """Send all jobs, or until ``stop`` says so, and wait for the last answer.
 
         Args:
-            jobs: all with a due time (open loop) or all without (closed loop), the turns of a
-            conversation one after another.
+            jobs: all with a due time (open loop) or all without (closed loop), each behind those
+                that it comes after.
             start_ns: when to start (``monotonic_ns``); past: at once.
             ramp: seconds over which the closed loop's slots start.
             stop: told of every end, asked before every start.
@@ -173,9 +181,11 @@ class Driver:
         await self.open()
         self._jobs, self._heads = (
             jobs,
-            [number for number, job in enumerate(jobs) if not job.follows],
+            [number for number, job in enumerate(jobs) if not job.after],
         )
-        self._exchanges, self._next, self._open, self._stop = [], 0, 0, stop or StopRule()
+        self._roots, self._followers = sessions_of(jobs)
+        self._unmet = [len(job.after) for job in jobs]
+        self._exchanges, self._next, self._open, self._stop = [], 0, {}, stop or StopRule()
         self._finished = asyncio.get_running_loop().create_future()
         await asyncio.sleep(max(0.0, (start_ns - time.monotonic_ns()) / 1e9 - 0.001))
         # The rest is waited for by looking: sleeping would end late by as much as the kernel likes,
@@ -215,11 +225,11 @@ class Driver:
             self._begin_next(time.monotonic_ns())
 
     def _begin_next(self, due_ns: int) -> None:
-        """The next conversation of the closed loop, if there is one."""
+        """The next session of the closed loop, if there is one."""
         if self._next < len(self._heads) and not self._stopped(due_ns):
             head = self._heads[self._next]
             self._next += 1
-            self._open += 1
+            self._open[head] = 1
             self._begin(head, due_ns)
 
     def _send_due(self, _when_ns: int) -> None:
@@ -235,7 +245,7 @@ class Driver:
                     self._timer.at(due_ns)
                 return
             self._next += 1
-            self._open += 1
+            self._open[head] = 1
             self._begin(head, due_ns)
 
     def _begin(self, number: int, due_ns: int) -> None:
@@ -253,21 +263,41 @@ class Driver:
         self._exchanges.append(exchange)
         if self._jobs[exchange.number].measured:
             self._stop.note(exchange)
+        answered = looks_answered(exchange)  # before its bytes are given away
         self.on_end(exchange)
-        following = exchange.number + 1
-        if (
-            following < len(self._jobs)
-            and self._jobs[following].follows
-            and not self._stopped(now_ns)
-        ):
-            if self.think_time:
-                asyncio.get_running_loop().call_later(
-                    self.think_time, lambda: self._begin(following, time.monotonic_ns())
-                )
-            else:
-                self._begin(following, now_ns)
+        root = self._roots[exchange.number]
+        for follower in self._followers.get(exchange.number, ()):
+            job = self._jobs[follower]
+            if job.needs_answer and not answered:
+                continue
+            self._unmet[follower] -= 1
+            if not self._unmet[follower] and not self._stopped(now_ns):
+                self._open[root] += 1
+                self._begin_after(follower, now_ns + job.pause_ns, now_ns)
+        self._less(root, now_ns)
+
+    def _begin_after(self, number: int, due_ns: int, now_ns: int) -> None:
+        if due_ns <= now_ns:
+            self._begin(number, due_ns)
+        else:
+            asyncio.get_running_loop().call_later(
+                (due_ns - now_ns) / 1e9, self._pause_over, number, due_ns
+            )
+
+    def _pause_over(self, number: int, due_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        if self._stopped(now_ns):
+            self._less(self._roots[number], now_ns)
+        else:
+            # Loops round to their clock's milliseconds: nothing is due after it was sent.
+            self._begin(number, min(due_ns, now_ns))
+
+    def _less(self, root: int, now_ns: int) -> None:
+        """One job of a session is over; with the last of them the session is."""
+        self._open[root] -= 1
+        if self._open[root]:
             return
-        self._open -= 1
+        del self._open[root]
         if self._jobs[0].due_ns is None:
             self._begin_next(now_ns)
         self._finish_if_idle()
@@ -282,6 +312,26 @@ class Driver:
             await asyncio.sleep(min(_WATCH_INTERVAL, self.read_timeout / 4))
             self._pool.fail_silent()
             self.on_progress(len(self._exchanges), len(self._jobs))
+
+
+def looks_answered(exchange: Exchange) -> bool:
+    """Whether an exchange seems to have gone well, by its first and last read alone: what else is
+    wrong with it is found when it is parsed."""
+    if exchange.error or not exchange.reads:
+        return False
+    status, last = exchange.reads[0][1][:12], exchange.reads[-1][1]
+    return status.endswith(b" 200") and b'{"error"' not in last
+
+
+def sessions_of(jobs: Sequence[Job]) -> tuple[list[int], dict[int, list[int]]]:
+    """The first job of each job's session, and the jobs that come after each."""
+    roots: list[int] = []
+    followers: dict[int, list[int]] = {}
+    for number, job in enumerate(jobs):
+        roots.append(roots[job.after[0]] if job.after else number)
+        for before in job.after:
+            followers.setdefault(before, []).append(number)
+    return roots, followers
 
 
 def due_offsets(workload: Workload, phase: Phase, number: int) -> list[float]:

@@ -91,7 +91,6 @@ class Measuring:
             share,
             plan.connect_timeout,
             plan.read_timeout,
-            workload.think_time,
             dialect_of(plan.framework).keeps_connections,
             on_end=self.buffer.add,
         )
@@ -271,11 +270,12 @@ def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[
         Job(
             request.wire,
             None if due is None else int(due * 1e9),
-            prompt.turn > 0,
-            prompt.phase == "measured",
-            _ANSWER_BYTES + _TOKEN_BYTES * prompt.osl,
+            after=(number - 1,) if prompt.turn else (),
+            pause_ns=int(workload.think_time * 1e9) if prompt.turn else 0,
+            measured=prompt.phase == "measured",
+            most_bytes=_ANSWER_BYTES + _TOKEN_BYTES * prompt.osl,
         )
-        for request, prompt, due in zip(requests, prompts, dues, strict=True)
+        for number, (request, prompt, due) in enumerate(zip(requests, prompts, dues, strict=True))
     ]
 
 
