@@ -453,6 +453,7 @@ class ApiServer:
             api_key=os.environ.get("VLLM_API_KEY"),
             max_model_len=options.max_model_len,
             prefix_caching=options.enable_prefix_caching,
+            cache_block=options.block_size or 16,
         )
         server.healthy = FAULT != "health-500"
         if FAULT == "usage-lie":

@@ -30,9 +30,11 @@ from pytest_gpubench.load.prompts import (
     Vocabulary,
     draw_lengths,
     draw_words,
+    drawn_for,
     fit,
 )
 from pytest_gpubench.load.protocol import LoadPlan, Phase
+from pytest_gpubench.load.session_prompts import SessionComposer
 from pytest_gpubench.load.tokenization import REFUSED
 from pytest_gpubench.load.traces import TraceRow, parse_trace
 from pytest_gpubench.model.failures import BenchmarkError, Failure
@@ -78,6 +80,12 @@ class Composer:
             BenchmarkError: if a dataset or a length cannot be had.
         """
         workload = self._workload
+        if workload.dataset == "sessions":
+            vocabulary = await self._vocabularies.of(self._plan, self._count)
+            replay = SessionComposer(self._plan, self._count, vocabulary)
+            both = await replay.compose(on_done)
+            self.notes = replay.notes
+            return both
         trace: tuple[TraceRow, ...] = ()
         if workload.dataset == "trace":
             read = parse_trace(read_text(workload.dataset_file), workload.dataset_file)
@@ -296,8 +304,7 @@ class Composer:
         return prompts
 
     def _random(self, key: str) -> random.Random:
-        plan = self._plan
-        return random.Random(f"{self._workload.seed}/{plan.salt}/{plan.launch}/{key}")  # noqa: S311  # reproducible, not secret
+        return drawn_for(self._plan, key)
 
 
 def _draw(material: _Material, rng: random.Random, tokens: int) -> list[str]:

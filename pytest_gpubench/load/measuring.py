@@ -17,6 +17,7 @@ from pytest_gpubench.load.composer import Composer
 from pytest_gpubench.load.driver import Driver, Job, StopRule, due_offsets, ramped
 from pytest_gpubench.load.openai_wire import WireRequest, build_requests
 from pytest_gpubench.load.parser import answer_of, record_of
+from pytest_gpubench.load.prefix_sharing import shared_tokens
 from pytest_gpubench.load.prompts import Vocabularies
 from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Phase, Progress, RequestRecord
 from pytest_gpubench.load.response_buffer import ResponseBuffer
@@ -125,10 +126,16 @@ class Measuring:
     def records(self) -> Iterator[RequestRecord]:
         """The record of every request that was begun, in order; parsed one by one, for memory's
         sake."""
+        shared = shared_tokens(
+            (exchange, self._requests[exchange.number].prompt) for exchange in self._exchanges
+        )
         for exchange in self._exchanges:
             request = self._requests[exchange.number]
             self.alive()
             record = record_of(request, self._whole(exchange))
+            if exchange.number in shared:
+                kept, most = shared[exchange.number]
+                record = replace(record, kept_tokens=kept, shared_tokens=most)
             if exchange.number in self._recounted and record.ok:
                 tokens, silent = self._recounted[exchange.number]
                 record = replace(record, text_tokens=tokens, silent_tokens=silent)
@@ -267,16 +274,28 @@ def _jobs(plan: LoadPlan, requests: Sequence[WireRequest], ramp: float) -> list[
         offsets = due_offsets(workload, prompts[-1].phase, max(heads) + 1)
         dues = [ramped(offsets[head], ramp) for head in heads]
     return [
-        Job(
-            request.wire,
-            None if due is None else int(due * 1e9),
-            after=(number - 1,) if prompt.turn else (),
-            pause_ns=int(workload.think_time * 1e9) if prompt.turn else 0,
-            measured=prompt.phase == "measured",
-            most_bytes=_ANSWER_BYTES + _TOKEN_BYTES * prompt.osl,
-        )
-        for number, (request, prompt, due) in enumerate(zip(requests, prompts, dues, strict=True))
+        _job(workload, number, request, due)
+        for number, (request, due) in enumerate(zip(requests, dues, strict=True))
     ]
+
+
+def _job(workload: Workload, number: int, request: WireRequest, due: float | None) -> Job:
+    prompt, place = request.prompt, request.prompt.place
+    after: tuple[int, ...] = (number - 1,) if prompt.turn else ()
+    pause = workload.think_time
+    if place is not None:
+        after, pause = place.after, place.pause * workload.time_scale
+        if workload.idle_cap is not None:
+            pause = min(pause, workload.idle_cap)
+    return Job(
+        request.wire,
+        None if due is None else int(due * 1e9),
+        after=after,
+        pause_ns=int(pause * 1e9) if after else 0,
+        needs_answer=place is not None,
+        measured=prompt.phase == "measured",
+        most_bytes=_ANSWER_BYTES + _TOKEN_BYTES * prompt.osl,
+    )
 
 
 def _stop_rule(workload: Workload, share: int, requests: Sequence[WireRequest]) -> StopRule:

@@ -81,6 +81,9 @@ def record_of(request: WireRequest, exchange: Exchange) -> RequestRecord:
         "end_ns": exchange.end_ns,
         "error": exchange.error,
     }
+    if prompt.place is not None:
+        place = prompt.place
+        fields |= {"session": place.session, "root": place.root, "session_turns": place.turns}
     response = decode(exchange.reads)
     if response.status:
         fields["status"] = response.status

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -35,6 +35,27 @@ class Counter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionPlace:
+    """Where a request stands in a trace of sessions."""
+
+    session: str
+    root: str
+    """The session of the trace's own that it belongs to: itself, or what has spawned it."""
+    turns: int
+    """That its session has, those left out that are too long for the model."""
+    after: tuple[int, ...] = ()
+    """Indexes of the prompts that must be answered before."""
+    pause: float = 0.0
+    """Seconds from the end of the last of these until it is due."""
+    prefix: tuple[tuple[Hashable, int], ...] = ()
+    """Parts of its tokens from the start, by what makes them equal, and their sizes."""
+    lead: int = 0
+    """Tokens that the template may put before them."""
+    whole: bool = True
+    """Whether prompts share nothing but equal parts: so where they are made of blocks."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One prompt with its lengths in tokens: those that were drawn for it, or that it has."""
 
@@ -51,6 +72,8 @@ class Prompt:
     """Seconds after the start, where the data say so (a trace)."""
     token_ids: array[int] | None = None
     """What is sent instead of ``text`` where the workload sends token ids."""
+    place: SessionPlace | None = None
+    """Where it stands in a trace of sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +98,11 @@ def draw_lengths(workload: Workload, phase: Phase, index: int) -> tuple[int, int
         max(1, int(workload.range_ratio * length)) for length in (workload.isl, workload.osl)
     )
     return rng.randint(low_in, workload.isl), rng.randint(low_out, workload.osl)
+
+
+def drawn_for(plan: LoadPlan, key: str) -> random.Random:
+    """Randomness of a plan's own, the same whenever it is asked for by the same key."""
+    return random.Random(f"{plan.workload.seed}/{plan.salt}/{plan.launch}/{key}")  # noqa: S311  # reproducible, not secret
 
 
 async def measure_vocabulary(count: Counter) -> Vocabulary:

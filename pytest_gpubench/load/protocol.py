@@ -38,6 +38,8 @@ class LoadPlan:
     """Seconds for the whole run, prompts included, after which the worker is killed; None: none."""
     priority: bool = True
     """Whether the measuring thread takes real-time priority where the host permits it."""
+    context: int | None = None
+    """Tokens that the server takes in one request, answer included; None: not known."""
     share: int = 0
     """Which part of the load this process makes, from 0; set by ``run_load`` where the workload has
     several workers."""
@@ -118,6 +120,18 @@ class RequestRecord:
     (``--enable-prompt-tokens-details``)."""
     turn: int = 0
     """Which turn of its conversation, from 0."""
+    session: str = ""
+    """Of a trace of sessions: which."""
+    root: str = ""
+    """The session of the trace's own that it belongs to: itself, or what has spawned it."""
+    session_turns: int = 0
+    """Turns that its session was to have."""
+    kept_tokens: int | None = None
+    """Prompt tokens at its start, by the trace, that a prompt answered before began with as
+    well."""
+    shared_tokens: int | None = None
+    """Likewise of any prompt sent before, with what the template may have put before them: no cache
+    can hold more; None: prompts may share more than the trace says."""
     engine: EngineView | None = None
     error: str = ""
     """Why the request failed, in one sentence; empty: it did not."""

@@ -58,7 +58,8 @@ class Workload:
     """Passed to the template by the server (a thinking switch, say); it changes acceptance, so it
     belongs to the workload."""
     dataset: str = "random"
-    """``random`` words, ``text`` (sentences of a corpus), ``sharegpt``, ``jsonl`` or ``trace``."""
+    """``random`` words, ``text`` (sentences of a corpus), ``sharegpt``, ``jsonl``, ``trace`` or
+    ``sessions``."""
     ignore_eos: bool = True
     temperature: float = 0.0
     range_ratio: float = 0.8
@@ -97,7 +98,14 @@ class Workload:
     think_time: float = 0.0
     """Seconds between an answer and the next turn."""
     time_scale: float = 1.0
-    """Factor on the timestamps of a trace: 0.5 replays it twice as fast."""
+    """Factor on the timestamps of a trace, and on the pauses of one of sessions: 0.5 replays it
+    twice as fast."""
+    sessions: int = 0
+    """Of a trace of sessions: how many of its own are replayed, from the first; 0: all."""
+    idle_cap: float | None = None
+    """Seconds that a pause in a session lasts at most; None: as long as the trace says."""
+    block_tokens: int = 512
+    """Tokens of a block that ``hash_ids`` of a trace of sessions name."""
     workers: int = 1
     """Processes that share the load; each measures its own part."""
     slo: FrozenMap = field(default_factory=FrozenMap)
@@ -136,7 +144,10 @@ class Workload:
         return f"{self.isl}x{self.osl}"
 
 
-_FILES = ("sharegpt", "jsonl", "trace")
+SESSIONS = "sessions"
+"""The data set of sessions whose turns come after each other; concurrency counts those that
+live."""
+_FILES = ("sharegpt", "jsonl", "trace", SESSIONS)
 _DRAWN = ("random", "text")
 _SLO = ("ttft", "tpot", "e2e")
 _WATCHED = (
@@ -166,6 +177,7 @@ def contradictions(workload: Workload) -> tuple[Contradiction, ...]:
         _dataset,
         _schedule,
         _conversation,
+        _sessions,
         _ending,
     )
     return tuple(contradiction for check in checks for contradiction in check(workload))
@@ -176,18 +188,21 @@ def _numbers(it: Workload) -> Iterator[Contradiction]:
         "burstiness": it.burstiness,
         "time-scale": it.time_scale,
         "duration": 1 if it.duration is None else it.duration,
+        "idle-cap": 1 if it.idle_cap is None else it.idle_cap,
     }
     counts = {
         "prompts-per-conc": it.num_prompts,
         "turns": it.turns,
         "prefix-groups": it.prefix_groups,
         "workers": it.workers,
+        "block-tokens": it.block_tokens,
     }
     natural = {
         "ramp": it.ramp,
         "think-time": it.think_time,
         "prefix-tokens": it.prefix_tokens,
         "request-rate": it.request_rate,
+        "sessions-per-conc": it.sessions,
     }
     if it.conc < 1:
         yield "conc", f"the concurrency must be at least 1, not {it.conc}"
@@ -264,7 +279,7 @@ def _dataset(it: Workload) -> Iterator[Contradiction]:
         yield (
             "dataset-file",
             "dataset random reads no file; add `dataset: text` (or sharegpt, jsonl, "
-            "trace), or remove this key",
+            "trace, sessions), or remove this key",
         )
     if it.dataset_file.startswith("hf://") and not HUB_FILE.fullmatch(it.dataset_file):
         yield (
@@ -305,10 +320,10 @@ def _schedule(it: Workload) -> Iterator[Contradiction]:
             "arrival trace and dataset trace belong together: a trace says when its "
             "requests are due",
         )
-    if it.dataset != "trace" and it.time_scale != 1:
+    if it.dataset not in ("trace", SESSIONS) and it.time_scale != 1:
         yield (
             "time-scale",
-            "is a factor on the timestamps of a trace; use `dataset: trace`, or remove it",
+            "is a factor on the times of a trace; use `dataset: trace` or `sessions`, or remove it",
         )
     if it.dataset == "trace" and it.handover != "drain":
         yield "handover", "a trace is replayed from its start after a drained warm-up; use drain"
@@ -326,6 +341,34 @@ def _conversation(it: Workload) -> Iterator[Contradiction]:
             "think-time",
             "is the time between the turns of a conversation; add turns, or remove it",
         )
+
+
+def _sessions(it: Workload) -> Iterator[Contradiction]:
+    if it.dataset != SESSIONS:
+        only: dict[str, bool] = {
+            "sessions-per-conc": it.sessions != 0,
+            "idle-cap": it.idle_cap is not None,
+            "block-tokens": it.block_tokens
+            != Workload.__dataclass_fields__["block_tokens"].default,
+        }
+        yield from (
+            (key, "is for traces of sessions; add `dataset: sessions`, or remove it")
+            for key, written in only.items()
+            if written
+        )
+        return
+    wanted: dict[str, tuple[object, object, str]] = {
+        "arrival": (it.arrival, "closed", "the next session begins when one is over"),
+        "handover": (it.handover, "drain", "sessions begin on a server that is empty"),
+        "turns": (it.turns, 1, "the trace has its turns"),
+        "think-time": (it.think_time, 0, "the trace has its pauses"),
+        "workers": (it.workers, 1, "what prompts share is known within one process"),
+    }
+    for key, (value, must, why) in wanted.items():
+        if value != must:
+            yield key, f"with dataset sessions it is {spelled(must)} ({why}); remove it"
+    if it.api == "completions":
+        yield "api", "sessions are conversations; use `api: chat` or `api: responses`"
 
 
 def _ending(it: Workload) -> Iterator[Contradiction]:

@@ -37,6 +37,7 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchErro
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
+from pytest_gpubench.model.workload import SESSIONS
 from pytest_gpubench.plugin.doctoring import as_failure
 from pytest_gpubench.plugin.evaluator import ANSWERED, Evaluator
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
@@ -301,13 +302,20 @@ class CaseRunner:
             spec.framework,
             launch=prompts,
             salt=case.id,
+            context=case.max_model_len
+            if engine.facts.max_model_len is None
+            else engine.facts.max_model_len,
         )
         calibrations = stored(self._settings.results, case.workload.workers)
         with self._spans.of("idle"):
             before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         silence = SILENCE_TIMEOUT_S + case.workload.think_time
         watch = HangWatch(
-            engine.scrape, silence, dialect.counters, open_loop=case.workload.open_loop
+            engine.scrape,
+            silence,
+            dialect.counters,
+            # Sessions pause: an engine may rightly be idle.
+            open_loop=case.workload.open_loop or case.workload.dataset == SESSIONS,
         )
         with GpuWatch(self._servers.gpus, engine) as gpus, self._shows(case) as showing:
 

@@ -12,7 +12,7 @@ from pytest_gpubench.model.cases import Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap, freeze
 from pytest_gpubench.model.rounds import AS_USUAL, Rounds
 from pytest_gpubench.model.specs import ServerSpec, Topology
-from pytest_gpubench.model.workload import AGENTIC, Workload, contradictions
+from pytest_gpubench.model.workload import AGENTIC, SESSIONS, Workload, contradictions
 from pytest_gpubench.recipes.expressions import Value
 from pytest_gpubench.recipes.problems import PointError, join_path, one_of
 from pytest_gpubench.recipes.schema import ClientKeys
@@ -145,6 +145,7 @@ _FLOATS = (
     "interval",
     "think_time",
     "time_scale",
+    "idle_cap",
 )
 """One number is one number, written 2 or 2.0: workloads are compared and hashed."""
 
@@ -193,18 +194,25 @@ def workload_of(
             "chat_template": "server" if point.speculative else "none",
             **fields,
         }
-    if fields.get("profile") != "inferencex" and fields.get("dataset") != "trace":
+    sessions = fields.pop("sessions_per_conc", 0) * point.conc
+    drained = fields.get("profile") == "inferencex" or fields.get("dataset") in ("trace", SESSIONS)
+    if not drained:
         fields = {"handover": "continue", **fields}
     prompts, warmups = (
         fields.pop("prompts_per_conc", PROMPTS_PER_CONC),
         fields.pop("warmups_per_conc", WARMUPS_PER_CONC),
     )
+    if fields.get("dataset") == SESSIONS and "prompts_per_conc" in given:
+        words = "a trace of sessions is replayed turn by turn; write sessions-per-conc"
+        path = join_path(path, "prompts-per-conc")
+        raise PointError((node.get("prompts-per-conc") or node).at, path, words)
     workload = Workload(
         isl=point.isl,
         osl=point.osl,
         conc=point.conc,
         num_prompts=prompts * point.conc,
         num_warmups=warmups * point.conc,
+        sessions=sessions,
         **{"slo": FrozenMap(), **fields},
     )
     fault = _fault(workload, point, max_model_len)

@@ -106,9 +106,9 @@ class ClientKeys(Section):
     """Warm-up requests per unit of concurrency (2)."""
     rounds: RoundsRange | None = None
     """Measurements of a case on one launch: `3`, or `1..8`: as many as its gate needs (1..8)."""
-    dataset: Literal["random", "text", "sharegpt", "jsonl", "trace"] | None = None
+    dataset: Literal["random", "text", "sharegpt", "jsonl", "trace", "sessions"] | None = None
     """Where prompts come from: `random` words (default), sentences of a `text`, or a file of
-    conversations, requests, a trace."""
+    conversations, requests, a trace of requests or of sessions."""
     dataset_file: Text | None = None
     """File of the dataset, relative to the recipe file, or ``hf://datasets/ORG/NAME/FILE``, which
     ``gpubench fetch`` brings; its contents belong to what makes numbers
@@ -143,7 +143,15 @@ class ClientKeys(Section):
     think_time: NonNegative | None = None
     """Seconds between an answer and the next turn (0)."""
     time_scale: Factor | None = None
-    """Factor on the timestamps of a trace: 0.5 is twice as fast (1)."""
+    """Factor on the timestamps of a trace, and on the pauses of sessions: 0.5 is twice as fast
+    (1)."""
+    sessions_per_conc: PositiveCount | None = None
+    """Sessions of a trace that are replayed, per unit of concurrency (all, whatever the
+    concurrency)."""
+    idle_cap: Seconds | None = None
+    """Seconds that a pause in a session lasts at most (as long as the trace says)."""
+    block_tokens: PositiveCount | None = None
+    """Tokens of a block that `hash_ids` of a trace of sessions name (512)."""
     workers: Workers | None = None
     """Processes that share the load (1)."""
     slo: SloKeys | None = None

@@ -58,6 +58,11 @@ def workloads(load: Callable[..., RecipeBook], text: str) -> list[Workload]:
             {"profile": "inferencex", "api": "completions", "chat_template": "none"},
         ),
         ("{duration: '${isl / 64}'}", {"duration": 16.0}),
+        (
+            "{dataset: sessions, dataset-file: t.jsonl, sessions-per-conc: 2, idle-cap: 5, "
+            "block-tokens: 16}",
+            {"sessions": 8, "idle_cap": 5.0, "block_tokens": 16, "handover": "drain"},
+        ),
         ("{temperature: 0}", {"temperature": 0.0}),
     ],
 )
@@ -106,6 +111,7 @@ def test_every_key_of_the_schema_is_a_field_of_the_workload() -> None:
     known = {item.name for item in fields(Workload)} | {
         "prompts_per_conc",
         "warmups_per_conc",
+        "sessions_per_conc",
         "rounds",
     }
     assert set(ClientKeys.model_fields) <= known
@@ -186,6 +192,16 @@ def test_rate_is_the_id_and_must_differ(load: Callable[..., RecipeBook], whole: 
             "{interval: 0.1, interval-metric: engine_init}",
             "14:44: m-fp8-h100-vllm.client.interval-metric",
             "cannot be followed",
+        ),
+        (
+            "{dataset: sessions, dataset-file: t.jsonl, prompts-per-conc: 3}",
+            "14:72: m-fp8-h100-vllm.client.prompts-per-conc",
+            "is replayed turn by turn; write sessions-per-conc",
+        ),
+        (
+            "{idle-cap: 3}",
+            "14:22: m-fp8-h100-vllm.client.idle-cap",
+            "is for traces of sessions; add `dataset: sessions`",
         ),
         (
             "{dataset: wikitext}",

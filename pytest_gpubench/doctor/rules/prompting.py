@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
-from pytest_gpubench.model.workload import AGENTIC
+from pytest_gpubench.model.workload import AGENTIC, SESSIONS
 
 
 def chat_template(context: ServerContext) -> Iterator[Symptom]:
@@ -23,7 +23,9 @@ def chat_template(context: ServerContext) -> Iterator[Symptom]:
 
 
 def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
-    if context.cases and all(case.workload.dataset == AGENTIC for case in context.cases):
+    if context.cases and all(
+        case.workload.dataset in (AGENTIC, SESSIONS) for case in context.cases
+    ):
         return  # sessions grow: the cache is what is measured
     if context.settings.flags.get("enable-prefix-caching") is not False:
         yield Symptom(

@@ -55,7 +55,9 @@ class LoopbackServer:
         reuse_port: let other servers listen on the same port; the kernel shares connections out.
         api_key: required as a bearer token under ``/v1``, as vLLM does it; None asks for none.
         faults: gives the fault of the n-th completion request (counted from 0), or None.
-        prefix_caching: count a repeated prompt as prefix-cache hits (the times stay as scheduled).
+        prefix_caching: count what prompts begin with that one before did as well as prefix-cache
+            hits (the times stay as scheduled).
+        cache_block: tokens of a block of that cache, which has room for everything.
         per_request_metrics: tell the own times in the last chunk, as vLLM does with
             ``--enable-per-request-metrics``.
     """
@@ -73,6 +75,7 @@ class LoopbackServer:
         routes: Mapping[tuple[str, str], Handler] | None = None,
         faults: Callable[[int], Fault | None] = lambda _index: None,
         prefix_caching: bool = False,
+        cache_block: int = 16,
         per_request_metrics: bool = False,
     ) -> None:
         self.schedule = schedule or Schedule()
@@ -84,6 +87,7 @@ class LoopbackServer:
         self.max_model_len = max_model_len
         self.faults = faults
         self.prefix_caching = prefix_caching
+        self.cache_block = cache_block
         self.per_request_metrics = per_request_metrics
         self.healthy = True
         """False: ``/health`` answers 503, as vLLM does when its engine has died."""
@@ -112,7 +116,8 @@ class LoopbackServer:
             **(routes or {}),
         }
         self._requests = 0
-        self._seen: set[str] = set()
+        self._cached: set[int] = set()
+        """Hashes of prompts' beginnings, a whole number of blocks each."""
         self._server: asyncio.Server | None = None
         self._ticker: Ticker | None = None
 
@@ -240,6 +245,17 @@ class LoopbackServer:
     def _detokenize(self, request: Request) -> Response:
         return Response.of_json({"prompt": words_text(request.json()["tokens"])})
 
+    def _found(self, tokens: list[int]) -> int:
+        """How many tokens of a prompt are in the cache, which then has all of its whole blocks. As
+        in vLLM the last token is always computed."""
+        size, chain, hits, known = self.cache_block, 0, 0, True
+        for end in range(size, len(tokens) + 1, size):
+            chain = hash((chain, *tokens[end - size : end]))
+            known = known and chain in self._cached
+            hits = end if known and end < len(tokens) else hits
+            self._cached.add(chain)
+        return hits
+
     def _complete(self, request: Request) -> Response | None:
         index, self._requests = self._requests, self._requests + 1
         fault = self.faults(index)
@@ -265,9 +281,7 @@ class LoopbackServer:
             tokens = max(1, tokens // 2)
         if self.prefix_caching:
             self.counters.prefix_cache_queries += prompt_tokens
-            if text in self._seen:
-                self.counters.prefix_cache_hits += prompt_tokens
-            self._seen.add(text)
+            self.counters.prefix_cache_hits += self._found([0] * extra + word_tokens(text))
         truth = Served(
             index, request.headers.get("x-request-id", ""), request.arrival_ns, prompt_tokens, asked
         )
