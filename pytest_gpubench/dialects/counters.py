@@ -33,6 +33,12 @@ class Counters:
     preemptions: str | None = None
     prefix_cache_hits: str | None = None
     """Prompt tokens whose keys and values were in the cache."""
+    prefix_cache_queries: str | None = None
+    """Prompt tokens that were looked up there; None: all are."""
+    offload_stored: str | None = None
+    """Bytes of keys and values that were written to where they are offloaded to."""
+    offload_loaded: str | None = None
+    """Bytes that came back from there."""
     kv_cache_usage: str | None = None
     """Gauge: share of the KV cache in use, 0 to 1."""
     rank: str = "engine"
@@ -76,5 +82,9 @@ class Counters:
     @property
     def watched(self) -> tuple[str, ...]:
         """What is sampled while a load runs."""
-        names = (self.running, self.waiting, self.kv_cache_usage, self.preemptions, *self.rate)
+        names = (
+            *(self.running, self.waiting, self.kv_cache_usage, self.preemptions),
+            *(self.prefix_cache_hits, self.offload_stored, self.offload_loaded),
+            *self.rate,
+        )
         return tuple(name.partition("{")[0] for name in names if name is not None)

@@ -18,7 +18,7 @@ from pytest_gpubench.host.hub.dataset_files import local_path
 from pytest_gpubench.load.prompts import Message
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import thaw
-from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.model.workload import SESSION_FIELDS, SESSIONS, Workload
 
 CORPUS = Path(__file__).with_name("corpus.txt")
 _MIN_SENTENCE_WORDS = 3
@@ -129,7 +129,10 @@ def dataset_problem(workload: Workload) -> Failure | None:
 def comparable(workload: Workload) -> dict[str, Any]:
     """What must be equal for numbers to be comparable: the workload as plain data, the dataset's
     file as its contents' hash."""
-    plain = {item.name: thaw(getattr(workload, item.name)) for item in fields(Workload)}
+    names = [item.name for item in fields(Workload)]
+    if workload.dataset != SESSIONS:  # baselines of before there were any stay comparable
+        names = [name for name in names if name not in SESSION_FIELDS]
+    plain = {name: thaw(getattr(workload, name)) for name in names}
     return plain | {"dataset_file": workload.dataset_file and _content_hash(workload.dataset_file)}
 
 

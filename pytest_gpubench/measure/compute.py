@@ -10,7 +10,7 @@ from pytest_gpubench.dialects.counters import Counters
 from pytest_gpubench.dialects.metrics_page import Scrape, parse_metrics
 from pytest_gpubench.load.client_error import Calibration, best_of
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
-from pytest_gpubench.measure import definitions
+from pytest_gpubench.measure import definitions, sessions
 from pytest_gpubench.measure.checks import find_flags, find_problems, other_name
 from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
 from pytest_gpubench.measure.validity import (
@@ -26,7 +26,7 @@ from pytest_gpubench.measure.validity import (
 )
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.specs import Topology
-from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.model.workload import SESSIONS, Workload
 
 _TIMES = {"ttft": definitions.ttft, "tpot": definitions.tpot, "e2e": definitions.e2e}
 
@@ -45,6 +45,12 @@ class Point:
     """Since the engine's start."""
     generated_tokens: float | None = None
     """Since the engine's start."""
+    prefix_cache_hits: float | None = None
+    """In tokens, since the engine's start."""
+    offload_stored: float | None = None
+    """Bytes of keys and values, since the engine's start."""
+    offload_loaded: float | None = None
+    """Bytes that came back, since the engine's start."""
 
 
 def compute(
@@ -64,6 +70,7 @@ def compute(
     attempts: int = 1,
     made_up_weights: bool = False,
     served_name: str = "",
+    cache_block: int | None = None,
 ) -> Measurement:
     """The measurement of a load run.
 
@@ -83,6 +90,7 @@ def compute(
             compilations.
         made_up_weights: of the engine (made-up weights); then its text says nothing.
         served_name: the model that was asked for; empty: whatever answers is right.
+        cache_block: tokens of a block of the engine's prefix cache; None: it does not say.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -91,7 +99,9 @@ def compute(
     measured = [record for record in records if record.phase == "measured" and record.ok]
     totals = _totals(records, counted, counters)
     drafting = _drafting(counted, counters, records)
-    problems = find_problems(records, workload, drafting, client, speculative=speculative)
+    cache = sessions.prefix_cache(records, totals.prefix_cache_hits, cache_block)
+    problems = sessions.ended_early(records)
+    problems += find_problems(records, workload, drafting, client, speculative=speculative)
     calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
     recount = recounted(measured, client, made_up_weights=made_up_weights)
@@ -101,12 +111,19 @@ def compute(
     flags: tuple[Flag, ...] = ()
     if not problems:
         metrics = _metrics(records, totals, drafting, workload, topology)
+        if prefix_caching and totals.prefix_cache_hits is not None:
+            looked_up = _total(counted, counters.prefix_cache_queries)
+            if looked_up is None:
+                looked_up = sum(record.prompt_tokens or 0 for record in records)
+            if looked_up:
+                metrics["prefix_hit_rate"] = totals.prefix_cache_hits / looked_up
         quantiles = _quantiles(measured)
         ttft_p50, window = metrics.get("ttft_p50", 0.0), metrics.get("duration", 0.0)
         invalid = disagreement(recount)
         invalid += reasons(
             seen, totals, ttft_p50, window, prefix_caching=prefix_caching, calibration=calibration
         )
+        invalid += sessions.broken_promise(cache, prefix_caching=prefix_caching)
         invalid += compilation(compiled, attempts)
         invalid += buffering(measured, metrics.get("acceptance_length", 1.0))
         vanished = after.vanished(before, counters)
@@ -114,6 +131,8 @@ def compute(
             metrics, totals, len(measured), workload, seen, client, attempts, vanished
         )
         flags += recount_flags(recount) + other_name(measured, served_name)
+        flags += sessions.missed(cache, prefix_caching=prefix_caching)
+        flags += sessions.unfinished_flag(records, client.stopped_by)
     start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
         metrics=metrics,
@@ -132,6 +151,9 @@ def compute(
         calibration=None if calibration is None else calibration.to_json(),
         series=tuple(asdict(point) for point in series_of(pages, start_ns, counters)),
         quantiles=quantiles,
+        turns=sessions.by_turn(measured),
+        prefixes=sessions.by_prefix(measured),
+        prefix_cache={} if cache is None else asdict(cache),
         recount=asdict(recount),
         stopped_by=client.stopped_by,
     )
@@ -243,14 +265,11 @@ def _metrics(
     metrics |= definitions.summary(
         "queue", [view.queue for view in views if view.queue is not None]
     )
+    limits = {name: float(limit) for name, limit in thaw(workload.slo).items()}
+    metrics |= sessions.session_metrics(measured, limits)
     for name, value in (
         ("peak_output_tput", definitions.peak_throughput(measured)),
-        (
-            "goodput",
-            definitions.goodput(
-                measured, {name: float(limit) for name, limit in thaw(workload.slo).items()}
-            ),
-        ),
+        ("goodput", definitions.goodput(measured, limits)),
         ("steady_output_tput", _steady(records, measured, workload)),
     ):
         if value is not None:
@@ -271,7 +290,8 @@ def _values(
 def _steady(
     records: Sequence[RequestRecord], measured: Sequence[RequestRecord], workload: Workload
 ) -> float | None:
-    if workload.open_loop or (workload.turns > 1 and workload.think_time > 0):
+    pauses = workload.dataset == SESSIONS or (workload.turns > 1 and workload.think_time > 0)
+    if workload.open_loop or pauses:
         return None
     if workload.handover == "drain":
         return definitions.steady_throughput(measured, workload.conc)
@@ -303,6 +323,14 @@ def series_of(
                 _known(usage),
                 _known(_total(scrape, counters.preemptions)),
                 _known(sum(rates) if rates else None),
+                *(
+                    _known(_total(scrape, name))
+                    for name in (
+                        counters.prefix_cache_hits,
+                        counters.offload_stored,
+                        counters.offload_loaded,
+                    )
+                ),
             )
         )
     return tuple(points)

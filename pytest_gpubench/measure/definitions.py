@@ -126,17 +126,17 @@ def peak_throughput(records: Sequence[RequestRecord]) -> float | None:
 
 
 def goodput(records: Sequence[RequestRecord], limits: Mapping[str, float]) -> float | None:
-    """Requests per second that keep every limit (``ttft``, ``tpot``, ``e2e``, in seconds); one
-    without a TPOT keeps its limit."""
+    """Requests per second that keep every limit (``ttft``, ``tpot``, ``e2e``, in seconds)."""
     duration = span(records)
     if not duration or not limits:
         return None
+    return sum(within(record, limits) for record in records) / duration
+
+
+def within(record: RequestRecord, limits: Mapping[str, float]) -> bool:
+    """Whether a request keeps every limit; one without a TPOT keeps its limit."""
     known = {"ttft": ttft, "tpot": tpot, "e2e": e2e}
-    good = sum(
-        all((known[name](record) or 0.0) <= limit for name, limit in limits.items())
-        for record in records
-    )
-    return good / duration
+    return all((known[name](record) or 0.0) <= limit for name, limit in limits.items())
 
 
 def span(records: Sequence[RequestRecord]) -> float | None:

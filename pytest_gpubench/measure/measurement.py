@@ -97,6 +97,12 @@ class Measurement:
     quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """How ``ttft``, ``tpot`` and ``e2e`` are distributed over the measured requests: 21 values in
     seconds, the least, every 5%, the greatest; for charts, nothing is gated on them."""
+    turns: tuple[Mapping[str, float | None], ...] = ()
+    """Of conversations, one row for each turn: the fields of ``measure.sessions.Group``."""
+    prefixes: tuple[Mapping[str, float | None], ...] = ()
+    """Of a trace of sessions, one row for each doubling of what a prompt before had as well."""
+    prefix_cache: Mapping[str, int | None] = field(default_factory=dict)
+    """Of a trace of sessions: the fields of ``measure.sessions.PrefixCache``."""
     recount: Mapping[str, Any] = field(default_factory=dict)
     """A sample of answers that were tokenized again: the fields of ``measure.validity.Recount``."""
     stopped_by: str = "count"
@@ -133,6 +139,8 @@ class Measurement:
                 "gpus": tuple(plain.get("gpus", ())),
                 "gpu_series": tuple(plain.get("gpu_series", ())),
                 "rounds": tuple(plain.get("rounds", ())),
+                "turns": tuple(plain.get("turns", ())),
+                "prefixes": tuple(plain.get("prefixes", ())),
                 "quantiles": {
                     name: tuple(values) for name, values in plain.get("quantiles", {}).items()
                 },

@@ -129,6 +129,33 @@ _TABLE: tuple[Metric, ...] = (
         tolerance=0.03,
     ),
     Metric(
+        "prefix_hit_rate",
+        "share",
+        "higher",
+        "prompt tokens found in the prefix cache / prompt tokens looked up there, from /metrics, "
+        "idle to idle",
+    ),
+    Metric(
+        "session_duration_mean",
+        "s",
+        "lower",
+        "first turn due to the last token of the session and its sub-sessions, pauses included; "
+        "mean of the sessions that ended",
+    ),
+    Metric("session_duration_p50", "s", "lower", "likewise; median of the sessions that ended"),
+    Metric(
+        "session_output_tput",
+        "tok/s",
+        "higher",
+        "output tokens of a session / its duration; median of the sessions that ended",
+    ),
+    Metric(
+        "session_goodput",
+        "share",
+        "higher",
+        "sessions of which every request is within every SLO of the recipe / sessions that ended",
+    ),
+    Metric(
         "energy_per_output_token",
         "J/tok",
         "lower",

@@ -147,6 +147,8 @@ class Workload:
 SESSIONS = "sessions"
 """The data set of sessions whose turns come after each other; concurrency counts those that
 live."""
+SESSION_FIELDS = ("sessions", "idle_cap", "block_tokens")
+"""Fields that mean something with that data set alone."""
 _FILES = ("sharegpt", "jsonl", "trace", SESSIONS)
 _DRAWN = ("random", "text")
 _SLO = ("ttft", "tpot", "e2e")

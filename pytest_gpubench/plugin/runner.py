@@ -359,6 +359,7 @@ class CaseRunner:
                 attempts=attempt,
                 made_up_weights=dialect.made_up_weights(spec),
                 served_name=engine.served_name,
+                cache_block=engine.facts.block_size,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error

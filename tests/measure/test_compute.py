@@ -120,9 +120,13 @@ def test_every_metric_by_hand() -> None:
 
 
 def test_all_names_are_in_the_metric_table() -> None:
-    records = [replace(record, engine=EngineView(0.01, 0.08, 0.08, 2, 6, 4)) for record in RECORDS]
+    view = EngineView(0.01, 0.08, 0.08, 2, 6, 4)
+    records = [
+        replace(record, engine=view, session="a", root="a", session_turns=10) for record in RECORDS
+    ]
     workload = replace(WORKLOAD, slo=FrozenMap({"ttft": 1}))
-    before, after = scrape(1000, drafts=()), scrape(1055, drafts=(3, 1))
+    before = scrape(1000, drafts=())
+    after = scrape(1055, drafts=(3, 1), prefix_cache_queries=110, prefix_cache_hits=5)
     found = compute(
         records,
         before,
@@ -131,7 +135,7 @@ def test_all_names_are_in_the_metric_table() -> None:
         Topology(),
         CLIENT,
         speculative=True,
-        prefix_caching=False,
+        prefix_caching=True,
         counters=COUNTERS,
     )
     assert found.invalid == ()
