@@ -24,6 +24,7 @@ from pytest_gpubench.commands import (
     official_sources,
     print_json,
     reports,
+    tracing,
 )
 from pytest_gpubench.doctor import every_rule, format_findings
 from pytest_gpubench.host.files import careful_umask
@@ -170,6 +171,7 @@ def _parser() -> CommandParser:
         clusters,
         importing_recipes,
         official_sources,
+        tracing,
     ):
         subject.add_commands(commands)
     return parser

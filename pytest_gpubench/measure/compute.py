@@ -10,7 +10,7 @@ from pytest_gpubench.dialects.counters import Counters
 from pytest_gpubench.dialects.metrics_page import Scrape, parse_metrics
 from pytest_gpubench.load.client_error import Calibration, best_of
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
-from pytest_gpubench.measure import definitions, sessions
+from pytest_gpubench.measure import definitions, session_figures
 from pytest_gpubench.measure.checks import find_flags, find_problems, other_name
 from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
 from pytest_gpubench.measure.validity import (
@@ -99,8 +99,8 @@ def compute(
     measured = [record for record in records if record.phase == "measured" and record.ok]
     totals = _totals(records, counted, counters)
     drafting = _drafting(counted, counters, records)
-    cache = sessions.prefix_cache(records, totals.prefix_cache_hits, cache_block)
-    problems = sessions.ended_early(records)
+    cache = session_figures.prefix_cache(records, totals.prefix_cache_hits, cache_block)
+    problems = session_figures.ended_early(records)
     problems += find_problems(records, workload, drafting, client, speculative=speculative)
     calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
@@ -123,7 +123,7 @@ def compute(
         invalid += reasons(
             seen, totals, ttft_p50, window, prefix_caching=prefix_caching, calibration=calibration
         )
-        invalid += sessions.broken_promise(cache, prefix_caching=prefix_caching)
+        invalid += session_figures.broken_promise(cache, prefix_caching=prefix_caching)
         invalid += compilation(compiled, attempts)
         invalid += buffering(measured, metrics.get("acceptance_length", 1.0))
         vanished = after.vanished(before, counters)
@@ -131,8 +131,8 @@ def compute(
             metrics, totals, len(measured), workload, seen, client, attempts, vanished
         )
         flags += recount_flags(recount) + other_name(measured, served_name)
-        flags += sessions.missed(cache, prefix_caching=prefix_caching)
-        flags += sessions.unfinished_flag(records, client.stopped_by)
+        flags += session_figures.missed(cache, prefix_caching=prefix_caching)
+        flags += session_figures.unfinished_flag(records, client.stopped_by)
     start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
         metrics=metrics,
@@ -151,8 +151,8 @@ def compute(
         calibration=None if calibration is None else calibration.to_json(),
         series=tuple(asdict(point) for point in series_of(pages, start_ns, counters)),
         quantiles=quantiles,
-        turns=sessions.by_turn(measured),
-        prefixes=sessions.by_prefix(measured),
+        turns=session_figures.by_turn(measured),
+        prefixes=session_figures.by_prefix(measured),
         prefix_cache={} if cache is None else asdict(cache),
         recount=asdict(recount),
         stopped_by=client.stopped_by,
@@ -266,7 +266,7 @@ def _metrics(
         "queue", [view.queue for view in views if view.queue is not None]
     )
     limits = {name: float(limit) for name, limit in thaw(workload.slo).items()}
-    metrics |= sessions.session_metrics(measured, limits)
+    metrics |= session_figures.session_metrics(measured, limits)
     for name, value in (
         ("peak_output_tput", definitions.peak_throughput(measured)),
         ("goodput", definitions.goodput(measured, limits)),

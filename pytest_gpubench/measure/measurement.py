@@ -98,11 +98,11 @@ class Measurement:
     """How ``ttft``, ``tpot`` and ``e2e`` are distributed over the measured requests: 21 values in
     seconds, the least, every 5%, the greatest; for charts, nothing is gated on them."""
     turns: tuple[Mapping[str, float | None], ...] = ()
-    """Of conversations, one row for each turn: the fields of ``measure.sessions.Group``."""
+    """Of conversations, one row for each turn: the fields of ``measure.session_figures.Group``."""
     prefixes: tuple[Mapping[str, float | None], ...] = ()
     """Of a trace of sessions, one row for each doubling of what a prompt before had as well."""
     prefix_cache: Mapping[str, int | None] = field(default_factory=dict)
-    """Of a trace of sessions: the fields of ``measure.sessions.PrefixCache``."""
+    """Of a trace of sessions: the fields of ``measure.session_figures.PrefixCache``."""
     recount: Mapping[str, Any] = field(default_factory=dict)
     """A sample of answers that were tokenized again: the fields of ``measure.validity.Recount``."""
     stopped_by: str = "count"

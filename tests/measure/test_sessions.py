@@ -14,7 +14,7 @@ from pytest_gpubench.load.loopback.schedule import Counters
 from pytest_gpubench.load.protocol import ClientFacts, Phase, RequestRecord
 from pytest_gpubench.measure.compute import compute, series_of
 from pytest_gpubench.measure.measurement import Measurement
-from pytest_gpubench.measure.sessions import MOST_ROWS, by_prefix, by_turn, prefix_cache
+from pytest_gpubench.measure.session_figures import MOST_ROWS, by_prefix, by_turn, prefix_cache
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
