@@ -6,6 +6,7 @@ A flagged metric is shown, not gated.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -24,6 +25,11 @@ _BLUR = 0.25
 gaps are."""
 _OUTSIDE, _OUTSIDE_FLOOR = 0.10, 0.020
 """Of the median TTFT, and seconds."""
+_INJECTED = 0.02
+"""Share by which a made-up acceptance length may differ from the one that was asked for."""
+_SPREAD = 0.5
+"""Standard deviation of what one draft accepts, in tokens, at most: vLLM makes up the length
+between the two nearest whole numbers."""
 _CACHED = 0.05
 """Of the prompt tokens; a chat template's first words may well be cached."""
 
@@ -236,6 +242,20 @@ def find_flags(
             )
             flags.append(Flag("interval-not-reached", message))
     return tuple(flags)
+
+
+def not_injected(drafting: Drafting | None, asked: float | None) -> tuple[str, ...]:
+    """Why the measurement does not count where an acceptance length was to be made up: it was
+    another. Chance is let pass beside the tolerance: the engine draws for each draft."""
+    if asked is None or drafting is None or not drafting.drafts:
+        return ()
+    found = 1 + drafting.accepted_tokens / drafting.drafts
+    if abs(found - asked) <= _INJECTED * asked + 3 * _SPREAD / math.sqrt(drafting.drafts):
+        return ()
+    return (
+        f"an acceptance length of {asked:g} was to be made up, and it was {found:.2f} over "
+        f"{drafting.drafts} drafts (limit {_INJECTED:.0%}, and chance)",
+    )
 
 
 def other_name(records: Sequence[RequestRecord], served_name: str) -> tuple[Flag, ...]:

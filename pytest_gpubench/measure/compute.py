@@ -11,7 +11,12 @@ from pytest_gpubench.dialects.metrics_page import Scrape, parse_metrics
 from pytest_gpubench.load.client_error import Calibration, best_of
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions, session_figures
-from pytest_gpubench.measure.checks import find_flags, find_problems, other_name
+from pytest_gpubench.measure.checks import (
+    find_flags,
+    find_problems,
+    not_injected,
+    other_name,
+)
 from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
 from pytest_gpubench.measure.validity import (
     buffering,
@@ -71,6 +76,7 @@ def compute(
     made_up_weights: bool = False,
     served_name: str = "",
     cache_block: int | None = None,
+    injected: float | None = None,
 ) -> Measurement:
     """The measurement of a load run.
 
@@ -91,6 +97,7 @@ def compute(
         made_up_weights: of the engine (made-up weights); then its text says nothing.
         served_name: the model that was asked for; empty: whatever answers is right.
         cache_block: tokens of a block of the engine's prefix cache; None: it does not say.
+        injected: acceptance length that the engine was told to make up; None: none.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -124,6 +131,7 @@ def compute(
             seen, totals, ttft_p50, window, prefix_caching=prefix_caching, calibration=calibration
         )
         invalid += session_figures.broken_promise(cache, prefix_caching=prefix_caching)
+        invalid += not_injected(drafting, injected)
         invalid += compilation(compiled, attempts)
         invalid += buffering(measured, metrics.get("acceptance_length", 1.0))
         vanished = after.vanished(before, counters)

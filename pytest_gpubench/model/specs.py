@@ -84,6 +84,19 @@ class Speculative:
     options: FrozenMap = field(default_factory=FrozenMap)
     """Further keys, spelled with underscores."""
 
+    @property
+    def injected_length(self) -> float | None:
+        """The acceptance length that the engine is told to make up; None: what is accepted is
+        measured."""
+        if self.options.get("rejection_sample_method") != "synthetic":
+            return None
+        length, rates = (
+            self.options.get(f"synthetic_acceptance_{name}") for name in ("length", "rates")
+        )
+        if isinstance(rates, tuple):
+            return 1.0 + sum(rate for rate in rates if isinstance(rate, int | float))
+        return float(length) if isinstance(length, int | float) else None
+
     def config(self) -> dict[str, object]:
         """The draft as plain data, revisions as written, `options` aside."""
         config: dict[str, object] = {"method": self.method}

@@ -302,9 +302,7 @@ class CaseRunner:
             spec.framework,
             launch=prompts,
             salt=case.id,
-            context=case.max_model_len
-            if engine.facts.max_model_len is None
-            else engine.facts.max_model_len,
+            context=engine.facts.max_model_len or case.max_model_len,
         )
         calibrations = stored(self._settings.results, case.workload.workers)
         with self._spans.of("idle"):
@@ -360,6 +358,7 @@ class CaseRunner:
                 made_up_weights=dialect.made_up_weights(spec),
                 served_name=engine.served_name,
                 cache_block=engine.facts.block_size,
+                injected=spec.speculative.injected_length if spec.speculative else None,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error

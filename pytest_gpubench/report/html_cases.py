@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
+from pytest_gpubench.report.html_conversations import conversation_charts
 from pytest_gpubench.report.html_markup import (
     ABSENT,
     Markup,
@@ -146,6 +147,8 @@ def _charts(measurement: Mapping[str, Any], view: CaseView) -> Iterator[Markup]:
         found = _thinned(_over_time(points, name, factor))
         if len(found) > 1 and (name != "waiting" or any(y for _, y in found)):
             yield tag("figure", sparkline(found, f"{view.id}: {title}", title, top=top))
+    for chart in conversation_charts(measurement, view.id):
+        yield tag("figure", chart)
     gpus = [mapping(point) for point in sequence(measurement.get("gpu_series"))]
     for name, title in (("power", "GPU power, W"), ("sm_clock", "lowest SM clock, MHz")):
         found = _thinned(_over_time(gpus, name, 1.0))

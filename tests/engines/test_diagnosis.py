@@ -273,6 +273,12 @@ MEANT = [
     ("gpu-not-visible", "infrastructure", "RuntimeError: No CUDA GPUs are available", "run"),
     ("gpu-not-visible", "infrastructure", "RuntimeError: No HIP GPUs are available", "run"),
     (
+        "synthetic-acceptance-unsupported",
+        "recipe",
+        "AssertionError: Synthetic acceptance not supported with CPU sampling",
+        "_rejection_greedy_sample_kernel_impl",
+    ),
+    (
         "driver-error",
         "infrastructure",
         "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 803: system has "

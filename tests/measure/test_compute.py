@@ -18,7 +18,7 @@ from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.metrics import METRICS
-from pytest_gpubench.model.specs import Topology
+from pytest_gpubench.model.specs import Speculative, Topology
 from pytest_gpubench.model.workload import Workload
 
 MS = 1_000_000
@@ -163,6 +163,35 @@ def test_acceptance_is_idle_to_idle() -> None:
     )
     assert found.drafting.acceptance_per_position == pytest.approx((3 / 4, 2 / 4, 1 / 4))
     assert found.metrics["acceptance_length"] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts"), [(None, True), (2.5, True), (2.55, True), (2.7, False), (2.0, False)]
+)
+def test_a_made_up_acceptance_must_be_the_one_that_was_asked_for(
+    asked: float | None, counts: bool
+) -> None:
+    draws = [1, 2] * 1000
+    after = scrape(1055, drafts=draws)
+    found = measurement(after=after, speculative=True, injected=asked)
+    assert found.metrics["acceptance_length"] == 2.5
+    assert (found.invalid == ()) is counts
+    if not counts:
+        assert (
+            f"an acceptance length of {asked:g} was to be made up, and it was 2.50 over 2000"
+            in (found.invalid[0])
+        )
+
+
+def test_a_draft_says_what_is_made_up() -> None:
+    def length(**options: Any) -> float | None:
+        return Speculative("eagle3", 3, options=FrozenMap(options)).injected_length
+
+    assert length() is None
+    assert length(synthetic_acceptance_length=2.5) is None
+    assert length(rejection_sample_method="synthetic", synthetic_acceptance_length=2.5) == 2.5
+    rates = (0.9, 0.5, 0.1)
+    assert length(rejection_sample_method="synthetic", synthetic_acceptance_rates=rates) == 2.5
 
 
 def test_without_draft_there_is_no_acceptance() -> None:

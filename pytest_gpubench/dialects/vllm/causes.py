@@ -43,6 +43,13 @@ CAUSES: tuple[Cause, ...] = (
         frames=r"deep_?gemm",
     ),
     cause(
+        "synthetic-acceptance-unsupported",
+        "recipe",
+        r"Synthetic acceptance not supported with CPU sampling",
+        "vLLM makes no acceptance up on the CPU: it dies of the first draft.",
+        "Use rejection-sample-method: synthetic on GPUs alone, real drafts on the CPU.",
+    ),
+    cause(
         "kv-cache-too-small",
         "recipe",
         r"No available memory for the cache blocks|larger than the available KV cache"
