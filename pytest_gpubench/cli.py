@@ -24,6 +24,7 @@ from pytest_gpubench.commands import (
     official_sources,
     print_json,
     reports,
+    tools,
     tracing,
 )
 from pytest_gpubench.doctor import every_rule, format_findings
@@ -171,6 +172,7 @@ def _parser() -> CommandParser:
         clusters,
         importing_recipes,
         official_sources,
+        tools,
         tracing,
     ):
         subject.add_commands(commands)

@@ -97,6 +97,13 @@ def interpreter_of(command: Sequence[str]) -> str | None:
     return shutil.which(words[0])
 
 
+def version_in(interpreter: str, distribution: str) -> str | None:
+    """The version of a distribution that another interpreter has, by its metadata; None: it has
+    none, or does not answer."""
+    found = _answer(interpreter, (distribution,))
+    return None if found is None else str(found[1])
+
+
 def starts_itself(command: Sequence[str], dialect: Dialect) -> bool:
     """Whether a command is the engine's own, so that nothing else reads the flags behind it."""
     name = dialect.distributions[0]
@@ -166,6 +173,21 @@ def _installed(distribution: str) -> bool:
 def _ask(
     interpreter: str, distributions: tuple[str, ...], platform: Platform
 ) -> EngineDistribution | None:
+    distribution = _answer(interpreter, distributions)
+    if distribution is None:
+        return None
+    name, version, beside = distribution
+    if name.endswith("-cpu") or "+cpu" in version:
+        platform = "cpu"
+    elif "+rocm" in version or _for_rocm(beside):
+        platform = "rocm"
+    return EngineDistribution(name, version, platform, interpreter)
+
+
+def _answer(
+    interpreter: str, distributions: Sequence[str]
+) -> tuple[str, str, dict[str, str]] | None:
+    """The first of some distributions that an interpreter has: name, version, and all versions."""
     try:
         answer = subprocess.run(
             [interpreter, "-c", _QUESTION, *distributions],
@@ -175,17 +197,10 @@ def _ask(
             env=asking_environment(),
             check=True,
         )
-        distribution = json.loads(answer.stdout)
+        found = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    if distribution is None:
-        return None
-    name, version, beside = distribution
-    if name.endswith("-cpu") or "+cpu" in version:
-        platform = "cpu"
-    elif "+rocm" in version or _for_rocm(beside):
-        platform = "rocm"
-    return EngineDistribution(name, version, platform, interpreter)
+    return None if found is None else (found[0], found[1], found[2])
 
 
 def _for_rocm(versions: Mapping[str, str]) -> bool:

@@ -86,6 +86,7 @@ def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
         "pytest-gpubench": versions.get("pytest-gpubench"),
         "openai": versions.get("openai"),
         "client.priority": client.get("priority") or None,
+        "aiperf": client.get("aiperf"),
     }
     axis |= dict(_server_axis(spec))
     return FrozenMap({name: value for name, value in axis.items() if value is not None})

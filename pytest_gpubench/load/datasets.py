@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from pytest_gpubench.host.files import open_regular, unread_because
 from pytest_gpubench.host.hub.dataset_files import local_path
 from pytest_gpubench.load.prompts import Message
+from pytest_gpubench.model.client_tools import INPUT_FILE, Tool
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.workload import SESSION_FIELDS, SESSIONS, Workload
@@ -106,6 +107,8 @@ def read_text(path: str | Path) -> str:
 def dataset_problem(workload: Workload) -> Failure | None:
     """Why the workload's file cannot be used, without parsing it; None: it is there, or none is
     asked for."""
+    if workload.tool is not None:
+        return _tool_file_problem(workload.tool)
     if not workload.dataset_file:
         return None
     try:
@@ -126,14 +129,38 @@ def dataset_problem(workload: Workload) -> Failure | None:
         ).failure
 
 
+def _tool_file_problem(tool: Tool) -> Failure | None:
+    """Why the file, or the folder of files, that a tool is to replay cannot be read."""
+    name = str(tool.arguments.get(INPUT_FILE) or "")
+    if not name or os.access(name, os.R_OK):
+        return None
+    reason = "cannot be read" if Path(name).exists() else "does not exist"
+    return unusable(f"the {INPUT_FILE} of {tool.name}, {name}, {reason}").failure
+
+
 def comparable(workload: Workload) -> dict[str, Any]:
-    """What must be equal for numbers to be comparable: the workload as plain data, the dataset's
-    file as its contents' hash."""
-    names = [item.name for item in fields(Workload)]
+    """What must be equal for numbers to be comparable: the workload as plain data, files as their
+    contents' hash; of a tool that measured in place of our client what it is and was told."""
+    names = [item.name for item in fields(Workload) if item.name != "tool"]
     if workload.dataset != SESSIONS:  # baselines of before there were any stay comparable
         names = [name for name in names if name not in SESSION_FIELDS]
     plain = {name: thaw(getattr(workload, name)) for name in names}
-    return plain | {"dataset_file": workload.dataset_file and _content_hash(workload.dataset_file)}
+    plain["dataset_file"] = workload.dataset_file and _content_hash(workload.dataset_file)
+    tool = workload.tool
+    if tool is None:
+        return plain
+    arguments = thaw(tool.arguments)
+    if INPUT_FILE in arguments:
+        arguments[INPUT_FILE] = _hash_below(Path(arguments[INPUT_FILE]))
+    return plain | {"tool": tool.label, "scenario": tool.scenario, "arguments": arguments}
+
+
+def _hash_below(path: Path) -> str | dict[str, str]:
+    """The hash of a file; of a folder that of each file in it, by name."""
+    if not path.is_dir():
+        return _content_hash(str(path))
+    files = sorted(one for one in path.rglob("*") if one.is_file())
+    return {one.relative_to(path).as_posix(): _content_hash(str(one)) for one in files}
 
 
 def _content_hash(path: str) -> str:

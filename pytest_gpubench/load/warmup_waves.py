@@ -11,6 +11,8 @@ from pytest_gpubench.model.workload import Workload
 
 _OUTPUT_TOKENS = 16
 """Enough for some steps of a draft and its target, few enough to cost a second."""
+_INPUT_TOKENS = 512
+"""Of a workload whose lengths are those of a trace."""
 _BUSY = 16
 """Requests in flight for each rank: cases warm up at their own concurrency, too."""
 
@@ -45,7 +47,8 @@ def _wave(workload: Workload, conc: int, times: int) -> Workload:
         conc=conc,
         num_prompts=conc * times,
         num_warmups=0,
-        osl=min(workload.osl, _OUTPUT_TOKENS),
+        isl=workload.isl or _INPUT_TOKENS,
+        osl=min(workload.osl or _OUTPUT_TOKENS, _OUTPUT_TOKENS),
         dataset="random",
         dataset_file="",
         prefix_tokens=0,
@@ -63,4 +66,5 @@ def _wave(workload: Workload, conc: int, times: int) -> Workload:
         time_scale=1.0,
         workers=1,
         slo=FrozenMap(),
+        tool=None,
     )

@@ -104,8 +104,8 @@ def compute(
     """
     counted = after.since(before)
     measured = [record for record in records if record.phase == "measured" and record.ok]
-    totals = _totals(records, counted, counters)
-    drafting = _drafting(counted, counters, records)
+    totals = totals_of(records, counted, counters)
+    drafting = drafting_of(counted, counters, records)
     cache = session_figures.prefix_cache(records, totals.prefix_cache_hits, cache_block)
     problems = session_figures.ended_early(records)
     problems += find_problems(records, workload, drafting, client, speculative=speculative)
@@ -124,7 +124,7 @@ def compute(
                 looked_up = sum(record.prompt_tokens or 0 for record in records)
             if looked_up:
                 metrics["prefix_hit_rate"] = totals.prefix_cache_hits / looked_up
-        quantiles = _quantiles(measured)
+        quantiles = quantiles_of(measured)
         ttft_p50, window = metrics.get("ttft_p50", 0.0), metrics.get("duration", 0.0)
         invalid = disagreement(recount)
         invalid += reasons(
@@ -176,12 +176,18 @@ def window_of(records: Sequence[RequestRecord]) -> tuple[int, int]:
     )
 
 
-def _quantiles(measured: Sequence[RequestRecord]) -> dict[str, tuple[float, ...]]:
+def quantiles_of(measured: Sequence[RequestRecord]) -> dict[str, tuple[float, ...]]:
+    """How the times of a measurement's requests are distributed."""
     times = {name: _values(definition, measured) for name, definition in _TIMES.items()}
     return {name: definitions.quantiles(values) for name, values in times.items() if values}
 
 
-def _totals(records: Sequence[RequestRecord], counted: Scrape, counters: Counters) -> Totals:
+def totals_of(records: Sequence[RequestRecord], counted: Scrape, counters: Counters) -> Totals:
+    """Requests and tokens of a run.
+
+    Args:
+        counted: what the engine counted meanwhile, idle to idle.
+    """
     measured = [record for record in records if record.phase == "measured"]
     return Totals(
         requests=len(measured),
@@ -203,9 +209,10 @@ def _total(page: Scrape, name: str | None) -> float | None:
     return None if name is None else page.total(name)
 
 
-def _drafting(
+def drafting_of(
     counted: Scrape, counters: Counters, records: Sequence[RequestRecord]
 ) -> Drafting | None:
+    """What the engine counted of its drafts; None: it counted none."""
     if counters.verify_steps is not None:
         return _by_steps(counted, counters)
     drafts = _total(counted, counters.drafts)

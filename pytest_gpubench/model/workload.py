@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from pytest_gpubench.model.client_tools import Tool
 from pytest_gpubench.model.frozen import FrozenMap, spelled
 
 Arrival: TypeAlias = Literal["closed", "constant", "poisson", "gamma", "trace"]
@@ -28,7 +29,7 @@ HUB_FILE = re.compile(
 
 
 AGENTIC = "agentic"
-"""The data set of traces of coding sessions: they have no lengths, and are planned only."""
+"""The data set of traces of coding sessions: they have no lengths; a tool replays them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,13 @@ class Workload:
     profile: Literal["gpubench", "inferencex"] = "gpubench"
     """``inferencex``: as the original's client: random token ids to ``/v1/completions``, every
     warm-up request is prompt 0."""
+    tool: Tool | None = None
+    """What measures in place of our client; None: our client does."""
+
+    @property
+    def traced(self) -> bool:
+        """Whether a tool replays a trace, which has lengths and counts of its own."""
+        return self.tool is not None and (self.dataset == AGENTIC or self.tool.brings_data)
 
     @property
     def open_loop(self) -> bool:
@@ -182,6 +190,8 @@ def contradictions(workload: Workload) -> tuple[Contradiction, ...]:
         _sessions,
         _ending,
     )
+    if workload.tool is not None:
+        checks = (_numbers, _rate)  # whatever else it is told is the tool's to judge
     return tuple(contradiction for check in checks for contradiction in check(workload))
 
 
@@ -305,7 +315,7 @@ def _dataset(it: Workload) -> Iterator[Contradiction]:
         )
 
 
-def _schedule(it: Workload) -> Iterator[Contradiction]:
+def _rate(it: Workload) -> Iterator[Contradiction]:
     if it.arrival in RATED and not it.request_rate:
         yield "arrival", f"arrival {it.arrival} needs request-rate, requests per second"
     if it.arrival not in RATED and it.request_rate:
@@ -316,6 +326,10 @@ def _schedule(it: Workload) -> Iterator[Contradiction]:
         )
     if it.arrival != "gamma" and it.burstiness != 1:
         yield "burstiness", f"has no effect with arrival {it.arrival}; use `arrival: gamma`"
+
+
+def _schedule(it: Workload) -> Iterator[Contradiction]:
+    yield from _rate(it)
     if (it.dataset == "trace") != (it.arrival == "trace"):
         yield (
             "arrival",

@@ -284,6 +284,13 @@ OPTIONS = (
         ini="how to start vLLM",
     ),
     Option(
+        "aiperf-command",
+        "how AIPerf is started, for recipes whose client says `tool: aiperf` (default: what "
+        "`gpubench tools install aiperf` made, else its command on PATH)",
+        value="COMMAND",
+        ini="how AIPerf is started",
+    ),
+    Option(
         "against",
         "compare with a second engine on this host, launches in the order A B B A: another "
         "command, or flags and "

@@ -48,6 +48,7 @@ from pytest_gpubench.plugin.run_gate import Gate
 from pytest_gpubench.plugin.servers import ServerPool, ended_by, failure_of
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans, stages
+from pytest_gpubench.plugin.tool_runs import ToolRuns
 from pytest_gpubench.plugin.warming import Warming
 from pytest_gpubench.report.records import (
     SCHEMA_VERSION,
@@ -91,6 +92,7 @@ class CaseRunner:
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
         self._evaluator = Evaluator(book, folder, servers, shows)
+        self._tools = ToolRuns(settings, folder, servers, shows)
         self.reuse = Reuse(settings, servers, folder, self._device) if settings.reuse else None
 
     def measure(
@@ -236,7 +238,7 @@ class CaseRunner:
 
     def _refuse_doomed(self, item: pytest.Item, launch: Launch, case: Case) -> None:
         failure = self._servers.arms.no_counterpart(case.server, case)
-        failure = failure or check_workload(case.workload)
+        failure = failure or check_workload(case.workload) or self._tools.missing(case)
         if case.evaluation is not None:
             failure = failure or lm_eval_missing()
         if failure is None and not self._settings.base_url:
@@ -258,7 +260,7 @@ class CaseRunner:
                 cases = self._cases_of(launch)
                 self._warming.warm(launch, spec, engine, cases, self._servers.gpus)
             plan = self.gate.round_plan(launch, case, spec, record)
-            return self._run(launch, case, engine, plan), {}
+            return self._run(launch, case, engine, plan), self._tools.part(launch, case)
         except GpubenchError as error:
             return failure_of(error)
         except pytest.fail.Exception as error:  # a time limit of the test, for instance
@@ -294,6 +296,8 @@ class CaseRunner:
         prompts = replace(launch, arm="").label
         prompts += f"-round-{number}" if number > 1 else ""
         prompts += f"-again-{attempt}" if attempt > 1 else ""
+        if case.workload.tool is not None:
+            return self._tools.measured(launch, case, engine, number, attempt, prompts, self._spans)
         dialect = dialect_of(spec.framework)
         plan = LoadPlan(
             engine.url,

@@ -55,6 +55,8 @@ class Settings:
     """The served name to measure at ``base_url``; None: the only one."""
     commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What starts an engine, by its word in ``framework:``, where the user says."""
+    aiperf_command: tuple[str, ...] = ()
+    """What starts AIPerf, where the user says."""
     cache_dir: Path | None = None
     start_timeout_s: float = DEFAULT_START_TIMEOUT_S
     exclusive: bool = True
@@ -112,6 +114,7 @@ def resolve_settings(config: pytest.Config) -> Settings:
         base_url=_base_url(config),
         model=config.getoption("gpubench_model"),
         commands=_commands(config),
+        aiperf_command=_aiperf_command(config),
         cache_dir=_path(config, root, "cache_dir"),
         start_timeout_s=_seconds(config),
         exclusive=config.getoption("gpubench_exclusive") != "no",
@@ -184,6 +187,11 @@ def _command(source: str, engine: str, text: str) -> tuple[str, ...]:
     if wrong:
         raise pytest.UsageError(f"{source}: {wrong}")
     return words
+
+
+def _aiperf_command(config: pytest.Config) -> tuple[str, ...]:
+    text = _text(config, "aiperf_command")
+    return _split("--gpubench-aiperf-command", text, "AIPerf") if text else ()
 
 
 def _text(config: pytest.Config, name: str) -> str:
@@ -328,7 +336,7 @@ def _seconds(config: pytest.Config) -> float:
     return seconds
 
 
-def _split(source: str, command: str) -> tuple[str, ...]:
+def _split(source: str, command: str, what: str = "the engine") -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(command))
     except ValueError as error:
@@ -344,5 +352,5 @@ def _split(source: str, command: str) -> tuple[str, ...]:
             f"set {name} where pytest runs, and `env: {{{name}: {{from: {name}}}}}` in the recipe"
         )
     if not words:
-        raise pytest.UsageError(f"{source}: is empty; give the command that starts the engine")
+        raise pytest.UsageError(f"{source}: is empty; give the command that starts {what}")
     return words

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.model.cases import Identity, SourcePosition
+from pytest_gpubench.model.client_tools import (
+    DATA,
+    INPUT_FILE,
+    Tool,
+    arguments_fault,
+    key_fault,
+)
 from pytest_gpubench.model.frozen import FrozenMap, freeze
 from pytest_gpubench.model.rounds import AS_USUAL, Rounds
 from pytest_gpubench.model.specs import ServerSpec, Topology
@@ -57,6 +64,10 @@ def topology(row: Row) -> Topology:
     )
 
 
+_BESIDE = {"mooncake": "mooncake_master"}
+"""Backends that move KV blocks by a process of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offload:
     """Where the KV blocks of an agentic row go that the GPU has no room for."""
@@ -66,6 +77,13 @@ class Offload:
     backend: str = ""
     dram_gb: int | None = 0
     """Memory of the host for it, in units of 10**9 bytes; None: the host's size is not known."""
+    router: str = ""
+    """What spreads sessions over data-parallel ranks, beside the engine."""
+
+    @property
+    def beside(self) -> str:
+        """What must run beside the engine and is not started here; empty: nothing."""
+        return self.router or _BESIDE.get(self.backend, "")
 
 
 def offload_error(
@@ -133,6 +151,13 @@ class Point:
         }  # fmt: skip
 
 
+_OF_TOOL = (
+    *("api", "chat_template_kwargs", "ignore_eos", "temperature", "seed", "duration", "slo"),
+    *("arrival", "request_rate", "burstiness"),
+)
+"""Fields of a workload that a tool is told."""
+ONCE = Rounds(1, 1)
+"""Of a trace, which the prefix cache would know in a second round."""
 PROMPTS_PER_CONC = 10
 WARMUPS_PER_CONC = 2
 _FLOATS = (
@@ -163,6 +188,11 @@ def given_keys(keys: ClientKeys, node: Node) -> dict[str, Any]:
         given["slo"] = {
             name: float(value) for name, value in given["slo"].items() if value is not None
         }
+    arguments = given.get("arguments") or {}
+    if arguments.get(INPUT_FILE) and isinstance(arguments[INPUT_FILE], str):
+        written = node.get("arguments") or node
+        folder = Path(written.at.file).absolute().parent
+        given["arguments"] = arguments | {INPUT_FILE: str(folder / arguments[INPUT_FILE])}
     if "dataset_file" in given and not given["dataset_file"].startswith("hf://"):
         written = node.get("dataset-file") or node
         given["dataset_file"] = str(Path(written.at.file).absolute().parent / given["dataset_file"])
@@ -183,11 +213,20 @@ def workload_of(
         PointError: if keys contradict each other, the point's draft, or the server's context
             length.
     """
-    if point.agentic:
-        return _agentic(point, given), AS_USUAL
     fields = dict(given)
+    tool = _tool(fields, point, node, path)
     written = fields.pop("rounds", None)
+    if tool is None and point.agentic:
+        return _agentic(point, given, None), AS_USUAL
     rounds = AS_USUAL if written is None else Rounds.parse(str(written))
+    if tool is not None:
+        workload = _by_tool(point, fields, tool)
+        if written is None and workload.traced:
+            rounds = ONCE
+        fault = next(iter(contradictions(workload)), None)
+        if fault is not None:
+            raise PointError((node.get(fault[0]) or node).at, join_path(path, fault[0]), fault[1])
+        return workload, rounds
     if fields.get("profile") == "inferencex":  # the original applies a template for a draft only
         fields = {
             "api": "completions",
@@ -222,8 +261,72 @@ def workload_of(
     return workload, rounds
 
 
-def _agentic(point: Point, given: Mapping[str, Any]) -> Workload:
-    """Of `client` only the duration counts: the trace has the rest."""
+def no_replay(point: Point, client: Node | None) -> str:
+    """Why nothing replays the trace of an agentic row; empty: AIPerf does, or the row is none."""
+    if point.offload is None:
+        return ""
+    if client is None or client.get("tool") is None:
+        return (
+            "traces of coding sessions are replayed by AIPerf: write `client: {tool: aiperf, "
+            "scenario: inferencex-agentx-mvp, arguments: {public-dataset: ...}}`"
+        )
+    if not any(client.get("arguments", name) for name in DATA):
+        return f"AIPerf is told no trace: write {one_of(DATA)} under client.arguments"
+    if point.offload.beside:
+        return f"its row needs {point.offload.beside} beside the engine, which is not started here"
+    return ""
+
+
+def _tool(fields: dict[str, Any], point: Point, node: Node, path: str) -> Tool | None:
+    """What measures in place of our client; its three keys are taken out of the fields.
+
+    Raises:
+        PointError: if it is told what it does not take, or told something without being named.
+    """
+    name, scenario = fields.pop("tool", None), fields.pop("scenario", "")
+    told = fields.pop("arguments", None) or {}
+    arguments = FrozenMap({flag: value for flag, value in told.items() if value is not None})
+    if name is None:
+        for key in ("scenario", "arguments"):
+            if node.get(key) is not None:
+                words = "is for a tool that measures in place of our client; add `tool: aiperf`"
+                raise PointError((node.get(key) or node).at, join_path(path, key), words)
+        return None
+    tool = Tool(name, scenario, arguments)
+    wrong = arguments_fault(tool)
+    if wrong is not None:
+        at = node.get("arguments", wrong[0]) or node.get("arguments") or node
+        raise PointError(at.at, join_path(path, "arguments", wrong[0]), wrong[1])
+    wrong = key_fault(tool, fields, agentic=point.agentic)
+    if wrong is not None:
+        raise PointError((node.get(wrong[0]) or node).at, join_path(path, wrong[0]), wrong[1])
+    return tool
+
+
+def _by_tool(point: Point, fields: Mapping[str, Any], tool: Tool) -> Workload:
+    kept = {name: fields[name] for name in _OF_TOOL if name in fields}
+    if point.agentic:
+        return replace(_agentic(point, fields, tool), **kept)
+    prompts, warmups = (
+        fields.get("prompts_per_conc", PROMPTS_PER_CONC),
+        fields.get("warmups_per_conc", WARMUPS_PER_CONC),
+    )
+    if tool.brings_data:
+        prompts, warmups = 1, 0
+    return Workload(
+        isl=point.isl,
+        osl=point.osl,
+        conc=point.conc,
+        num_prompts=prompts * point.conc,
+        num_warmups=warmups * point.conc,
+        range_ratio=1.0,
+        tool=tool,
+        **kept,
+    )
+
+
+def _agentic(point: Point, given: Mapping[str, Any], tool: Tool | None) -> Workload:
+    """Sessions of a trace, which has all lengths; without a tool only the duration counts."""
     return Workload(
         isl=0,
         osl=0,
@@ -232,6 +335,8 @@ def _agentic(point: Point, given: Mapping[str, Any]) -> Workload:
         num_warmups=0,
         dataset=AGENTIC,
         duration=given.get("duration", AGENTIC_SECONDS),
+        range_ratio=1.0 if tool else 0.8,
+        tool=tool,
     )
 
 

@@ -343,8 +343,9 @@ class _Loading:
     def _offload(
         self, row: AgenticRow, space: AgenticCoding, runner: str, hardware: str
     ) -> Offload:
+        router = row.router.name if row.router else ""
         if row.kv_offload_backend is None or space.dram_utilization is None:
-            return Offload()
+            return Offload(router=router)
         budget = None
         if runner in self._dram:
             known = self._declared.get(hardware) or HARDWARE[hardware]
@@ -352,7 +353,7 @@ class _Loading:
             budget = dram_budget_gb(
                 self._dram[runner], space.dram_utilization, gpus, known.gpus_per_node
             )
-        return Offload(row.kv_offloading, row.kv_offload_backend.name, budget)
+        return Offload(row.kv_offloading, row.kv_offload_backend.name, budget, router)
 
     def _publish(
         self, section: _Section, merged: Node, recipe: schema.Recipe, resolved: list[Resolved]

@@ -30,6 +30,7 @@ from pytest_gpubench.recipes.expansion import (
     Resolved,
     Served,
     given_keys,
+    no_replay,
     offload_error,
     workload_of,
 )
@@ -52,9 +53,6 @@ _LAYERS = (
     *("image", "model", "serve", "speculative", "env", "client", "gates", "requires"),
     "plan-only",
 )
-
-
-NO_REPLAY = "agentic-coding rows are planned, not run: nothing here replays traces of sessions yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,8 +419,6 @@ class Resolver:
         )
 
     def _why_not(self, point: Point, draft: Node | None, hardware: str, layer: Node) -> str:
-        if point.agentic:
-            return NO_REPLAY
         said = layer.get("plan-only")
         if said is not None:
             return str(said.value)
@@ -435,7 +431,7 @@ class Resolver:
         if platform not in ("cuda", "cpu"):
             maker = {"rocm": "AMD", "hpu": "Gaudi"}[platform]
             return f"{maker} recipes are plan-only for now"
-        return ""
+        return no_replay(point, layer.get("client"))
 
 
 def _with_backend(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from pytest_gpubench.dialects.registry import dialect_of, frameworks
+from pytest_gpubench.model.client_tools import ToolName
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import HARDWARE, Hardware, name_words
 from pytest_gpubench.model.policies import SharingPolicy
@@ -156,6 +157,12 @@ class ClientKeys(Section):
     """Processes that share the load (1)."""
     slo: SloKeys | None = None
     """Limits of goodput in seconds: any of ttft, tpot, e2e."""
+    tool: ToolName | None = None
+    """`aiperf`: AIPerf measures in place of our client, in an environment of its own."""
+    scenario: Text | None = None
+    """A named set of locked settings of the tool, such as `inferencex-agentx-mvp`."""
+    arguments: dict[str, Any] | None = None
+    """Further flags of the tool, without dashes; null takes one away."""
 
 
 class Laid(Section):

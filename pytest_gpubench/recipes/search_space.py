@@ -96,7 +96,7 @@ class AgenticRow(Row):
 
 
 class AgenticCoding(Section):
-    """Traces of coding sessions, and the search space for them. Planned, not run."""
+    """Traces of coding sessions, and the search space for them; AIPerf replays them."""
 
     dram_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the host's memory that `kv-offloading: dram` may use, over all GPUs of a node."""
@@ -119,4 +119,4 @@ class Scenarios(Section):
     agentic_coding: Annotated[list[AgenticCoding], Field(min_length=1, max_length=1000)] | None = (
         None
     )
-    """Traces of coding sessions; planned, not run."""
+    """Traces of coding sessions, replayed by `client: {tool: aiperf}`."""

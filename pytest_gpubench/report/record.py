@@ -202,6 +202,14 @@ class CaseRecord(Record):
             "draft"
         ),
     )
+    tool: Facts = Field(
+        default_factory=dict,
+        description=(
+            "of a measurement by another tool than our client: `name`, `version`, `argv` (without "
+            "the key), `left_out` (our metrics that it has no equal of), `mapping` (ours, theirs, "
+            "factor), `files` (its own, kept beside the record)"
+        ),
+    )
     reused_from: Text = Field(
         "", description="run in which it was measured, where this run only judged it again"
     )

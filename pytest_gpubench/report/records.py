@@ -65,6 +65,12 @@ class RunFolder:
         """Of one round."""
         return self.server(launch) / case.label / requests_name(launch, number)
 
+    def tool_files(self, launch: Launch, case: Case, number: int = 1) -> Path:
+        """Folder of what a tool wrote in a round that measured in place of our client."""
+        part = f".round-{number}" if number > 1 else ""
+        name = case.workload.tool.name if case.workload.tool else "tool"
+        return self.server(launch) / case.label / f"{launch.label}{part}.{name}"
+
     def answers_file(self, launch: Launch, case: Case) -> Path:
         return self.server(launch) / case.label / f"{launch.label}.answers.jsonl.gz"
 

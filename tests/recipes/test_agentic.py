@@ -1,4 +1,4 @@
-"""Rows of traces of coding sessions: planned, sized by the host's memory, never run."""
+"""Rows of traces of coding sessions: sized by the host's memory, run where a tool replays them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ m-fp8-b300-vllm-agentic-mtp:
 """
 
 
-def test_rows_are_planned_and_never_run(load: Callable[..., RecipeBook]) -> None:
+def test_rows_are_planned_and_not_run_without_a_tool(load: Callable[..., RecipeBook]) -> None:
     book = load(RECIPE)
     assert [str(problem) for problem in book.problems] == []
     assert [case.workload.conc for case in book.cases] == [1, 1, 5]
     assert {case.server for case in book.cases} >= {"m-fp8-b300-vllm-mtp-agentic-tp8"}
     assert all(
-        not case.runnable and "nothing here replays traces" in case.why_not for case in book.cases
+        not case.runnable and "are replayed by AIPerf: write" in case.why_not for case in book.cases
     )
     assert {(case.workload.label, case.workload.duration) for case in book.cases} == {
         ("agentic-c1", 3600.0),
@@ -47,6 +47,37 @@ def test_rows_are_planned_and_never_run(load: Callable[..., RecipeBook]) -> None
     assert {case.max_model_len for case in book.cases} == {None}
     assert "dram" in book.cases[1].tags
     assert "dram" not in book.cases[0].tags
+
+
+TOOL = """
+  client: {tool: aiperf, scenario: s, arguments: {public-dataset: p, extra: "${conc}"}, ignore-eos: true}
+  serve:"""
+
+
+def test_a_tool_makes_rows_runnable_where_nothing_else_is_needed(
+    load: Callable[..., RecipeBook],
+) -> None:
+    book = load(RECIPE.replace("\n  serve:", TOOL, 1))
+    assert [str(problem) for problem in book.problems] == []
+    assert [case.why_not for case in book.cases] == [
+        "",
+        *["its row needs mooncake_master beside the engine, which is not started here"] * 2,
+    ]
+    tools = [case.workload.tool for case in book.cases]
+    assert [tool and (tool.scenario, tool.arguments["extra"]) for tool in tools] == [
+        ("s", 1),
+        ("s", 1),
+        ("s", 5),
+    ]
+    assert {(case.rounds.least, case.rounds.most) for case in book.cases} == {(1, 1)}
+    routed = RECIPE.replace("none, conc", "none, router: {name: vllm-router}, conc")
+    first, *_ = load(routed.replace("\n  serve:", TOOL, 1)).cases
+    assert first.why_not.startswith("its row needs vllm-router beside the engine")
+
+
+def test_a_tool_without_a_trace(load: Callable[..., RecipeBook]) -> None:
+    book = load(RECIPE.replace("\n  serve:", TOOL.replace("public-dataset: p, ", ""), 1))
+    assert "AIPerf is told no trace" in book.cases[0].why_not
 
 
 def test_flags_read_the_rows_offloading_and_the_hosts_memory(

@@ -10,6 +10,7 @@ import pytest
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.policies import SharingPolicy
+from pytest_gpubench.model.workload import AGENTIC
 from pytest_gpubench.recipes import load_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -200,10 +201,22 @@ def test_amd_is_plan_only_and_nothing_else_is_but_what_refuses_to_start(
     by_point: RecipeBook,
 ) -> None:
     for case in by_point.cases:
-        if case.why_not.startswith(("vLLM refuses to start", "agentic-coding rows")):
+        if case.why_not.startswith("vLLM refuses to start") or case.workload.shape == AGENTIC:
             continue
         assert case.runnable == (not case.identity.hardware.startswith("mi"))
         assert bool(case.why_not) != case.runnable
+
+
+def test_traces_are_run_where_the_engine_is_all_that_they_need(by_point: RecipeBook) -> None:
+    traces = [case for case in by_point.cases if case.workload.shape == AGENTIC]
+    run = {case.recipe for case in traces if case.runnable}
+    assert {case.recipe for case in traces} - run == {"kimik3-fp4-b300-vllm-agentic-dspark"}
+    assert len(run) == 6
+    assert {
+        case.why_not.split(" needs ")[-1].split(" ")[0]
+        for case in traces
+        if case.why_not.startswith("its row")
+    } == {"mooncake_master", "vllm-router"}
 
 
 def test_tiny_pair_fits_a_minute(by_point: RecipeBook) -> None:

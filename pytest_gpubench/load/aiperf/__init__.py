@@ -1,0 +1,1 @@
+"""AIPerf in place of our own client: its command line, its process, and what it writes."""
