@@ -99,6 +99,7 @@ def test_plan_prints_json_alone(capfd: pytest.CaptureFixture[str]) -> None:
     )
     plan = json.loads(capfd.readouterr().out)
     assert {case["conc"] for case in plan["cases"]} == {4}
+    assert {case["rounds"] for case in plan["cases"]} <= {"1", "1..8"}
     assert {key for case in plan["cases"] for key in [case["server"]]} == set(plan["servers"])
 
 

@@ -16,6 +16,9 @@ class Rounds:
     least: int = 1
     most: int = 8
 
+    def __str__(self) -> str:
+        return str(self.least) if self.least == self.most else f"{self.least}..{self.most}"
+
     @classmethod
     def parse(cls, text: str) -> Rounds:
         """``3``: three; ``1..8``: one, and as many up to eight as the gate needs.

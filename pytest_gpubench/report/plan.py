@@ -83,6 +83,7 @@ def _case(book: RecipeBook, case: Case, findings: Sequence[Mapping[str, Any]]) -
         "isl": case.workload.isl,
         "osl": case.workload.osl,
         "conc": case.workload.conc,
+        "rounds": str(case.rounds),
         "max_model_len": case.max_model_len,
         "spec": case.identity.spec,
         "server": case.server,
