@@ -242,7 +242,10 @@ def workload_of(
         fields.pop("warmups_per_conc", WARMUPS_PER_CONC),
     )
     if fields.get("dataset") == SESSIONS and "prompts_per_conc" in given:
-        words = "a trace of sessions is replayed turn by turn; write sessions-per-conc"
+        words = (
+            "a trace of sessions is replayed turn by turn; write sessions-per-conc, and "
+            "`prompts-per-conc: null` where it is inherited"
+        )
         path = join_path(path, "prompts-per-conc")
         raise PointError((node.get("prompts-per-conc") or node).at, path, words)
     workload = Workload(
