@@ -39,6 +39,8 @@ def promise(cache: dict[str, int], requests: Sequence[dict[str, Any]]) -> Iterat
         f"hits {cache['hits']:,} of {cache['prompt_tokens']:,} prompt tokens; promised "
         f"{cache['promised']:,}, at most {cache['most']:,}; {cache['block']} tokens a block"
     )
+    if not cache["hits"]:
+        return
     off = []
     for request in requests:
         found, block = request["cached_tokens"] or 0, cache["block"]
@@ -83,7 +85,8 @@ def side_by_side(folder: Path) -> Iterator[str]:
         yield f"| {words} mean, ms | {statistics.fmean(ours):.2f} | {statistics.fmean(others):.2f} |"
         clocks = [one[f"{clock}_sum"] / one[f"{clock}_count"] * 1e3 for one in engine]
         yield f"| {words} mean by the engine's clock, ms | {clocks[0]:.2f} | {clocks[1]:.2f} |"
-    at_once = [one for one in theirs if not any(one["inter_chunk_latency"]["value"])]
+    gaps = [one["inter_chunk_latency"]["value"] for one in theirs if "inter_chunk_latency" in one]
+    at_once = [one for one in gaps if one and not any(one)]
     ours_at_once = [
         one for one in requests if len(set(one["chunk_ns"])) == 1 < len(one["chunk_ns"])
     ]

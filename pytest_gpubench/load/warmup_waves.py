@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.model.workload import BLOCK_TOKENS, Workload
 
 _OUTPUT_TOKENS = 16
 """Enough for some steps of a draft and its target, few enough to cost a second."""
@@ -64,6 +64,9 @@ def _wave(workload: Workload, conc: int, times: int) -> Workload:
         turns=1,
         think_time=0.0,
         time_scale=1.0,
+        sessions=0,
+        idle_cap=None,
+        block_tokens=BLOCK_TOKENS,
         workers=1,
         slo=FrozenMap(),
         tool=None,

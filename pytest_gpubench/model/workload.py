@@ -32,6 +32,10 @@ AGENTIC = "agentic"
 """The data set of traces of coding sessions: they have no lengths; a tool replays them."""
 
 
+BLOCK_TOKENS = 512
+"""Mooncake's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """One load point: lengths in tokens, concurrency in requests in flight, and how prompts are
@@ -105,7 +109,7 @@ class Workload:
     """Of a trace of sessions: how many of its own are replayed, from the first; 0: all."""
     idle_cap: float | None = None
     """Seconds that a pause in a session lasts at most; None: as long as the trace says."""
-    block_tokens: int = 512
+    block_tokens: int = BLOCK_TOKENS
     """Tokens of a block that ``hash_ids`` of a trace of sessions name."""
     workers: int = 1
     """Processes that share the load; each measures its own part."""

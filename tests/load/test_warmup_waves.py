@@ -42,7 +42,11 @@ def test_whatever_the_case_is_its_warm_up_can_be_run() -> None:
     )
     chat = replace(SHORT, turns=3, think_time=1.0, dataset="text", prefix_tokens=10)
     rated = replace(SHORT, arrival="gamma", request_rate=3.0, burstiness=0.5, handover="continue")
-    for one in (odd, chat, rated):
+    sessions = replace(
+        SHORT, dataset="sessions", dataset_file="s.jsonl", handover="drain", sessions=64,
+        idle_cap=5.0, block_tokens=16,
+    )  # fmt: skip
+    for one in (odd, chat, rated, sessions):
         assert [contradictions(wave) for wave in waves_of([one], 2)] == [(), ()]
 
 
