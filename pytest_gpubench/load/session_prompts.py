@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_gpubench.load.datasets import Note, read_text
+from pytest_gpubench.load.datasets import Note, read_text, unusable
 from pytest_gpubench.load.prompts import (
     WORDS,
     Counter,
@@ -163,6 +163,9 @@ class SessionComposer:
     async def _sized(self, session: Session, number: int, made: _Root) -> _Sized:
         turn = session.turns[number]
         osl = turn.output_tokens or self._workload.osl
+        if not osl:
+            name = self._workload.dataset_file
+            raise unusable(f"{name}:{turn.line}: needs `output_length`: an agentic row has no osl")
         if turn.input_tokens:
             return await self._by_length(session, number, turn, osl)
         return await self._by_text(session, number, osl, made)

@@ -149,7 +149,7 @@ class Workload:
     @property
     def shape(self) -> str:
         """The lengths without the concurrency: ``1k1k`` or ``128x32``; ``agentic`` of traces."""
-        if self.dataset == AGENTIC:
+        if self.dataset == AGENTIC or not self.isl:
             return AGENTIC
         if self.isl % 1024 == 0 and self.osl % 1024 == 0:
             return f"{self.isl // 1024}k{self.osl // 1024}k"
@@ -312,7 +312,7 @@ def _dataset(it: Workload) -> Iterator[Contradiction]:
         )
     if it.prefix_groups > 1 and not it.prefix_tokens:
         yield "prefix-groups", "has no effect without prefix-tokens; add them, or remove this key"
-    if it.prefix_tokens >= it.isl:
+    if it.prefix_tokens and it.prefix_tokens >= it.isl:
         yield (
             "prefix-tokens",
             f"a shared prefix of {it.prefix_tokens} tokens leaves nothing of isl {it.isl}",
@@ -368,8 +368,7 @@ def _sessions(it: Workload) -> Iterator[Contradiction]:
         only: dict[str, bool] = {
             "sessions-per-conc": it.sessions != 0,
             "idle-cap": it.idle_cap is not None,
-            "block-tokens": it.block_tokens
-            != Workload.__dataclass_fields__["block_tokens"].default,
+            "block-tokens": it.block_tokens != BLOCK_TOKENS,
         }
         yield from (
             (key, "is for traces of sessions; add `dataset: sessions`, or remove it")

@@ -216,9 +216,12 @@ def workload_of(
     fields = dict(given)
     tool = _tool(fields, point, node, path)
     written = fields.pop("rounds", None)
-    if tool is None and point.agentic:
+    replayed = tool is None and fields.get("dataset") == SESSIONS
+    if tool is None and point.agentic and not replayed:
         return _agentic(point, given, None), AS_USUAL
     rounds = AS_USUAL if written is None else Rounds.parse(str(written))
+    if replayed and written is None:
+        rounds = ONCE
     if tool is not None:
         workload = _by_tool(point, fields, tool)
         if written is None and workload.traced:
@@ -265,15 +268,19 @@ def workload_of(
 
 
 def no_replay(point: Point, client: Node | None) -> str:
-    """Why nothing replays the trace of an agentic row; empty: AIPerf does, or the row is none."""
+    """Why nothing replays the trace of an agentic row; empty: AIPerf or our client does, or the row
+    is none."""
     if point.offload is None:
         return ""
-    if client is None or client.get("tool") is None:
+    tool = None if client is None else client.get("tool")
+    dataset = None if client is None else client.get("dataset")
+    if tool is None and (dataset is None or dataset.value != SESSIONS):
         return (
             "traces of coding sessions are replayed by AIPerf: write `client: {tool: aiperf, "
-            "scenario: inferencex-agentx-mvp, arguments: {public-dataset: ...}}`"
+            "scenario: inferencex-agentx-mvp, arguments: {public-dataset: ...}}`, or by our client "
+            "where you have one: `client: {dataset: sessions, dataset-file: ...}`"
         )
-    if not any(client.get("arguments", name) for name in DATA):
+    if client and tool and not any(client.get("arguments", name) for name in DATA):
         return f"AIPerf is told no trace: write {one_of(DATA)} under client.arguments"
     if point.offload.beside:
         return f"its row needs {point.offload.beside} beside the engine, which is not started here"

@@ -129,6 +129,13 @@ def test_a_turn_that_is_too_long_ends_its_session_and_is_named(tmp_path: Path) -
         compose(trace(tmp_path, entries), context=20)
 
 
+def test_an_answers_length_must_be_told_where_the_row_has_none(tmp_path: Path) -> None:
+    file = trace(tmp_path, [{"session_id": "a", "text_input": "one"}] * 2)
+    with pytest.raises(BenchmarkError, match=r"sessions.jsonl:1: needs `output_length`"):
+        compose(file, isl=0, osl=0, conc=1)
+    assert len(compose(file, conc=1)[1]) == 2
+
+
 def test_fewer_sessions_than_are_to_live_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="has 2 sessions; the run needs 3, 3 of them at a"):
         compose(two_sessions(tmp_path), conc=3)

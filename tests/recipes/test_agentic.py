@@ -75,6 +75,22 @@ def test_a_tool_makes_rows_runnable_where_nothing_else_is_needed(
     assert first.why_not.startswith("its row needs vllm-router beside the engine")
 
 
+def test_our_client_replays_a_trace_of_ones_own(load: Callable[..., RecipeBook]) -> None:
+    ours = "\n  client: {dataset: sessions, dataset-file: s.jsonl, sessions-per-conc: 2}\n  serve:"
+    book = load(RECIPE.replace("\n  serve:", ours, 1))
+    assert [str(problem) for problem in book.problems] == []
+    first, *others = book.cases
+    assert first.runnable
+    assert first.why_not == ""
+    assert all("its row needs mooncake_master" in case.why_not for case in others)
+    load_of = first.workload
+    assert (load_of.label, load_of.dataset, load_of.duration) == ("agentic-c1", "sessions", None)
+    assert [case.workload.sessions for case in book.cases] == [2, 2, 10]
+    assert (first.rounds.least, first.rounds.most) == (1, 1)
+    wrong = load(RECIPE.replace("\n  serve:", ours.replace("sessions-per-conc: 2", "turns: 2"), 1))
+    assert "with dataset sessions it is 1" in str(wrong.problems[0])
+
+
 def test_a_tool_without_a_trace(load: Callable[..., RecipeBook]) -> None:
     book = load(RECIPE.replace("\n  serve:", TOOL.replace("public-dataset: p, ", ""), 1))
     assert "AIPerf is told no trace" in book.cases[0].why_not
