@@ -17,9 +17,10 @@ from pathlib import Path
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.load.datasets import dataset_problem
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress, RequestRecord
+from pytest_gpubench.load.session_prompts import read_sessions
 from pytest_gpubench.load.workers import Worker, WorkerPool, merge, release, total_progress
 from pytest_gpubench.model.failures import BenchmarkError, Failure
-from pytest_gpubench.model.workload import Workload, contradictions
+from pytest_gpubench.model.workload import SESSIONS, Workload, contradictions
 
 _POLL = 0.1
 _LOST_SERVER = frozenset({"no-connection", "tokenize-failed"})
@@ -91,14 +92,20 @@ def run_load(
 
 def check_workload(workload: Workload) -> Failure | None:
     """Why this workload cannot be run at all, before any server is asked: it contradicts itself, or
-    its file cannot be read."""
+    its file cannot be read. A trace of sessions is read whole: a start may take long."""
     faults = contradictions(workload)
     if faults:
         summary = "; ".join(f"client.{key}: {words}" for key, words in faults)
         return Failure(
             "workload-unsupported", "recipe", summary, remedy="Correct the recipe's client section."
         )
-    return dataset_problem(workload)
+    problem = dataset_problem(workload)
+    if problem is None and workload.dataset == SESSIONS:
+        try:
+            read_sessions(workload)
+        except BenchmarkError as error:
+            return error.failure
+    return problem
 
 
 def _check(plan: LoadPlan) -> None:

@@ -27,6 +27,7 @@ from pytest_gpubench.load.session_traces import (
     parse_sessions,
 )
 from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.workload import Workload
 
 _PARALLEL = 8
 _NAMED = 3
@@ -58,6 +59,29 @@ class _Root:
     """Of the turns given by text."""
 
 
+def read_sessions(workload: Workload) -> tuple[SessionTrace, tuple[Session, ...]]:
+    """The workload's trace, and those of its sessions that are replayed.
+
+    Raises:
+        BenchmarkError: if the file is none, or has too few.
+    """
+    name = workload.dataset_file
+    trace = parse_sessions(read_text(name), name, workload.block_tokens)
+    roots = trace.roots
+    wanted = workload.sessions or len(roots)
+    if len(roots) >= max(wanted, workload.conc):
+        return trace, roots[:wanted]
+    raise BenchmarkError(
+        Failure(
+            "dataset-too-small",
+            "recipe",
+            f"{name} has {len(roots)} sessions; the run needs {max(wanted, workload.conc)}, "
+            f"{workload.conc} of them at a time",
+            remedy="Lower conc or sessions-per-conc, or take a longer trace.",
+        )
+    )
+
+
 class SessionComposer:
     """Makes the prompts of a plan's trace; ``count`` asks the server."""
 
@@ -80,8 +104,8 @@ class SessionComposer:
         """
         workload = self._workload
         name = workload.dataset_file
-        trace = parse_sessions(read_text(name), name, workload.block_tokens)
-        roots, spawned = self._chosen(trace), trace.spawned
+        trace, roots = read_sessions(workload)
+        spawned = trace.spawned
         total = sum(1 for root in roots for _ in depth_first(spawned, root))
         total += workload.num_warmups
         parallel, done = asyncio.Semaphore(_PARALLEL), 0
@@ -115,21 +139,6 @@ class SessionComposer:
             )
         warmups = [await self._warmup(number, measured) for number in range(workload.num_warmups)]
         return warmups, measured
-
-    def _chosen(self, trace: SessionTrace) -> tuple[Session, ...]:
-        workload, roots = self._workload, trace.roots
-        wanted = workload.sessions or len(roots)
-        if len(roots) >= max(wanted, workload.conc):
-            return roots[:wanted]
-        raise BenchmarkError(
-            Failure(
-                "dataset-too-small",
-                "recipe",
-                f"{workload.dataset_file} has {len(roots)} sessions; the run needs "
-                f"{max(wanted, workload.conc)}, {workload.conc} of them at a time",
-                remedy="Lower conc or sessions-per-conc, or take a longer trace.",
-            )
-        )
 
     async def _root(
         self,

@@ -208,7 +208,8 @@ def broken_promise(seen: PrefixCache | None, *, prefix_caching: bool) -> tuple[s
     return (
         f"the engine found {seen.hits:,} tokens of prompts in its prefix cache, and the trace's "
         f"prompts have {seen.most:,} in common at most (one block of {seen.block} per request "
-        "more is let pass): something else was in the cache",
+        "more is let pass): something else was in the cache, an earlier run of the same seed on "
+        "this server for instance",
     )
 
 

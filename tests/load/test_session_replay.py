@@ -287,3 +287,14 @@ def test_what_has_no_meaning_with_sessions_is_refused(
     failure = check_workload(replace(WORKLOAD, **{"dataset_file": file, **chosen}))
     assert failure is not None
     assert words in failure.summary
+
+
+def test_a_trace_is_read_before_a_server_is_started(tmp_path: Path) -> None:
+    file = trace(tmp_path, [*growing("a", 2), {"session_id": "a", "delay": -1, "text": "x"}])
+    failure = check_workload(replace(WORKLOAD, dataset_file=file))
+    assert failure is not None
+    assert "sessions.jsonl:3: `delay` is -1 ms" in failure.summary
+    few = check_workload(replace(WORKLOAD, dataset_file=two_sessions(tmp_path), conc=3))
+    assert few is not None
+    assert few.cause == "dataset-too-small"
+    assert check_workload(replace(WORKLOAD, dataset_file=two_sessions(tmp_path))) is None
