@@ -86,6 +86,7 @@ class Measuring:
             await build_requests(plan, self.api_key, phase, on_built=self.alive)
             for phase in prompts
         ]
+        prompts = ([], [])  # their texts may be many gigabytes
         share = len(range(plan.share, workload.conc, workload.workers))
         driver = Driver(
             plan.root,

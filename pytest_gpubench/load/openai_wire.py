@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -70,7 +70,10 @@ async def build_requests(
             headers = {"X-Request-Id": request_id, "Accept-Encoding": "identity"}
             stream = await _create(client, plan, prompt, headers)
             await stream.close()
-            built.append(WireRequest(prompt, request_id, recorder.wire))
+            kept = prompt
+            if prompt.place is not None:  # a trace of sessions may have gigabytes of text
+                kept = replace(prompt, text="", history=())
+            built.append(WireRequest(kept, request_id, recorder.wire))
             on_built()
     return built
 
