@@ -64,6 +64,7 @@ FILES = {
     "lost.yaml": "include: [nowhere.yaml]\n",
     "included.yaml": "include: [port.yaml]\n",
     "image.yaml": f"{RECIPE}  image: me:pa55word@registry.example/vllm:v1\n",
+    "tool.yaml": f"{RECIPE}{SERVE}  client:\n    {{tool: aiperf, arguments: {{x: 1, api-key: y}}}}\n",
     "evals.yaml": f"{RECIPE}{SERVE}  evals:\n  - {{task: gsm8k, at-least: 90}}\n",
     "lost-task.yaml": f"{RECIPE}{SERVE}  evals:\n  - {{task: nowhere.yaml}}\n",
     # a seed of 5,000 digits

@@ -45,8 +45,8 @@ LOOK_S = 0.25
 _NOT_ITS = frozenset({"no-steady-state", "prompts-exhausted"})
 """Codes of flags that are about our own way of measuring."""
 _PROMPT_OFF = 0.05
-_FOUND = 0.9
-"""Of what the turns of a trace repeat: less than this in the prefix cache is told."""
+BLOCK = 16
+"""Tokens of a block of the prefix cache where the recipe does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,7 @@ def measured_by_aiperf(
     compiled: Sequence[str] = (),
     attempts: int = 1,
     started_unix: float | None = None,
+    block: int = BLOCK,
 ) -> Measurement:
     """The measurement of a run of AIPerf.
 
@@ -122,6 +123,7 @@ def measured_by_aiperf(
         after: likewise after its last one.
         compiled: kernels that the engine compiled in the measured window.
         started_unix: wall clock at the start of that window.
+        block: tokens of a block of the prefix cache.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -155,7 +157,8 @@ def measured_by_aiperf(
         invalid += compilation(compiled, attempts)
         vanished = after.vanished(before, counters)
         flags = (
-            *_own_flags(output, workload, totals, seen.cpu_share, prefix_caching=prefix_caching),
+            *_own_flags(output, workload, seen.cpu_share),
+            *_prefix_flags(output, totals, block if prefix_caching else 0),
             *find_flags(metrics, totals, len(measured), asked, seen, client, attempts, vanished),
         )
         flags = tuple(flag for flag in flags if flag.code not in _NOT_ITS)
@@ -238,8 +241,14 @@ def _problems(output: AiperfOutput, workload: Workload) -> tuple[str, ...]:
         first = over[0]
         problems.append(
             f"{len(over)} prompts were longer than the server's context, the first one in turn "
-            f"{first.record.turn + 1} of session {first.session}: raise serve.max-model-len, or "
+            f"{first.record.turn + 1} of session {first.session}: give the server a longer one, or "
             "leave such sessions out (max-context-length under client.arguments)"
+        )
+    failed = [it for it in output.requests if not it.record.ok and not it.overflowed]
+    if failed and workload.traced:
+        first = failed[0]
+        problems.append(
+            f"session {first.session} failed in turn {first.record.turn + 1}: {first.record.error}"
         )
     begun, finished = output.sessions, output.finished
     early = not output.timed_out and not output.cancelled
@@ -299,10 +308,7 @@ def _invalid(
 def _own_flags(
     output: AiperfOutput,
     workload: Workload,
-    totals: Totals,
     cpu_share: float | None,
-    *,
-    prefix_caching: bool,
 ) -> Iterator[Flag]:
     yield Flag(
         MEASURED_BY,
@@ -328,10 +334,18 @@ def _own_flags(
             "client-cpu-unchecked",
             "AIPerf's workers were not seen at work twice: how busy they were is not known",
         )
-    promised, hits = promised_hits(output.requests), totals.prefix_cache_hits
-    if prefix_caching and promised and hits is not None and hits < _FOUND * promised:
+
+
+def _prefix_flags(output: AiperfOutput, totals: Totals, block: int) -> Iterator[Flag]:
+    """Whether the prefix cache found what the turns of a trace repeat; block 0: it is off."""
+    hits = totals.prefix_cache_hits
+    if not block or hits is None:
+        return
+    promised = promised_hits(output.requests, block)
+    if hits < promised:
         yield Flag(
             "prefix-hits-below-trace",
-            f"the engine found {hits} tokens in its prefix cache, the turns of the trace repeat "
-            f"{promised}: blocks were evicted, or no whole block was repeated",
+            f"the engine found {hits} tokens in its prefix cache, the turns of the trace repeat at "
+            f"least {promised} in whole blocks of {block}: blocks were evicted, or prompts are not "
+            "repeated word by word",
         )

@@ -31,14 +31,14 @@ from pytest_gpubench.load.aiperf.output import KEPT, AiperfOutput, read_output
 from pytest_gpubench.load.aiperf.running import AiperfRun, run_aiperf
 from pytest_gpubench.load.load_run import MetricsSampler
 from pytest_gpubench.load.protocol import Progress
-from pytest_gpubench.measure.aiperf_numbers import TABLE, left_out, measured_by_aiperf
+from pytest_gpubench.measure.aiperf_numbers import BLOCK, TABLE, left_out, measured_by_aiperf
 from pytest_gpubench.measure.compute import window_of
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.client_tools import SERIES
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.secrets import Secrets
-from pytest_gpubench.model.specs import Launch
+from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
 from pytest_gpubench.plugin.live import Shows
 from pytest_gpubench.plugin.servers import ServerPool
@@ -135,6 +135,7 @@ class ToolRuns:
                 compiled=compiled,
                 attempts=attempt,
                 started_unix=(window[0] + offset) / 1e9,
+                block=_block(spec),
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
@@ -266,6 +267,11 @@ class ToolRuns:
         on_path = interpreter_of(("aiperf",))
         if on_path is not None:
             yield on_path
+
+
+def _block(spec: ServerSpec) -> int:
+    size = spec.serve.get("block-size")
+    return size if isinstance(size, int) and size > 0 else BLOCK
 
 
 def _known(version: str) -> bool:

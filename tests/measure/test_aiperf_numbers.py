@@ -213,9 +213,11 @@ def test_a_busy_worker_voids_the_numbers(output: AiperfOutput) -> None:
 
 
 def test_failed_requests_are_a_problem_with_session_and_turn(output: AiperfOutput) -> None:
-    it = measured(changed_records(output, error="status 503: no place (session s0, turn 1)"))
-    assert it.problems[0] == (
-        "1 of 4 measured requests failed: status 503: no place (session s0, turn 1)"
+    it = measured(changed_records(output, error="status 503: no place", turn=4))
+    session = next(one.session for one in output.requests if one.record.phase == "measured")
+    assert it.problems == (
+        f"session {session} failed in turn 5: status 503: no place",
+        "1 of 4 measured requests failed: status 503: no place",
     )
     assert it.metrics == {}
 

@@ -84,7 +84,7 @@ def test_its_numbers_are_judged_and_its_files_kept(
         (
             "overflow",
             "*1 prompts were longer than the server's context, the first one in turn 30 of session "
-            "session_000001: raise serve.max-model-len*",
+            "session_000001: give the server a longer one*",
         ),
     ],
 )

@@ -200,8 +200,6 @@ def _request(
     if about.get("credit_issued_ns") is not None:
         due = min(started, int(about["credit_issued_ns"]) - offset_ns)
     error = _error(line, about)
-    if error:
-        error += f" (session {session}, turn {turn + 1})" if session else ""
     first = _after(started, metrics, "time_to_first_token")
     tokens = _tokens(metrics, "usage_completion_tokens", "output_sequence_length")
     off = _value(metrics, "osl_mismatch_diff_pct")
@@ -238,11 +236,22 @@ def _error(line: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     error = line.get("error")
     if error:
         code = f"status {error['code']}: " if error.get("code") else ""
-        told = " ".join(str(error.get("message") or error.get("type") or "no reason told").split())
-        return f"{code}{told}"[:500]
+        told = str(error.get("message") or error.get("type") or "no reason told")
+        return f"{code}{' '.join(_message(told).split())}"[:500]
     if about.get("context_overflow_skip"):
         return "the prompt was longer than the server's context"
     return "it was cancelled" if about.get("was_cancelled") else ""
+
+
+def _message(text: str) -> str:
+    """The server's sentence, where it stands in JSON."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    inner = document.get("error", document) if isinstance(document, dict) else None
+    message = inner.get("message") if isinstance(inner, dict) else None
+    return message if isinstance(message, str) else text
 
 
 def _overflow(error: str) -> bool:
@@ -278,9 +287,9 @@ def _chunks(first: int | None, metrics: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(accumulate((round(float(gap) * 1e6) for gap in gaps or ()), initial=first))
 
 
-def promised_hits(requests: Sequence[AiperfRequest]) -> int:
-    """Prompt tokens that had been in the prompt of the turn before, over all conversations: what a
-    prefix cache that forgets nothing finds, at least."""
+def promised_hits(requests: Sequence[AiperfRequest], block: int) -> int:
+    """Prompt tokens that had been in the prompt of the turn before, over all conversations, but for
+    one block a turn that is not whole: what a prefix cache that forgets nothing finds, at least."""
     by_instance: dict[str, list[RequestRecord]] = {}
     for request in requests:
         if request.record.ok:
@@ -290,7 +299,8 @@ def promised_hits(requests: Sequence[AiperfRequest]) -> int:
         records.sort(key=lambda record: record.turn)
         for before, after in pairwise(records):
             if after.turn == before.turn + 1:
-                hits += min(before.prompt_tokens or 0, after.prompt_tokens or 0)
+                repeated = min(before.prompt_tokens or 0, after.prompt_tokens or 0)
+                hits += max(0, repeated - block + 1)
     return hits
 
 

@@ -259,7 +259,8 @@ def broken(line: dict[str, Any], number: int) -> dict[str, Any]:
         line |= {"metrics": {}, "error": {"code": 503, "type": "HTTP", "message": "no place"}}
     if FAULT == "overflow":
         line["metadata"]["turn_index"] = 29
-        message = "This model's maximum context length is 2048 tokens. However, you requested 2100."
+        told = "This model's maximum context length is 2048 tokens. However, you requested 2100."
+        message = json.dumps({"error": {"message": told, "code": 400}})
         line |= {"metrics": {}, "error": {"code": 400, "type": "HTTP", "message": message}}
     return line
 
