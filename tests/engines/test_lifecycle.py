@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -196,16 +197,32 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
         ("hang-at-load", {"stall_timeout": 2.0}, "stalled"),
         ("heartbeat-at-load", {"stall_timeout": 2.0}, "stalled"),
         ("busy-at-load", {"stall_timeout": 6.0, "start_timeout": 10.0}, "timeout"),
-        ("compile-at-load", {"stall_timeout": 12.0, "start_timeout": 20.0}, "kernels-compiling"),
-        ("health-500", {"start_timeout": 20.0}, "never-healthy"),
-        ("health-drip", {"start_timeout": 20.0}, "timeout"),
-        ("metrics-drip", {"start_timeout": 20.0}, "no-metrics"),
     ],
 )
 def test_a_start_that_never_ends_is_ended(
     spec: ServerSpec, settings: Settings, fault: str, limits: dict[str, float], cause: str
 ) -> None:
     assert failure_of(spec, settings(fault, **limits)).cause == cause
+
+
+def test_starts_that_never_end_are_ended(
+    spec: ServerSpec, settings: Settings, tmp_path: Path
+) -> None:
+    """Side by side: all that they do is wait."""
+    causes = {
+        "compile-at-load": "kernels-compiling",
+        "health-500": "never-healthy",
+        "health-drip": "timeout",
+        "metrics-drip": "no-metrics",
+    }
+
+    def ended(fault: str) -> str:
+        log = tmp_path / f"{fault}.log"
+        stall = {"stall_timeout": 12.0} if fault == "compile-at-load" else {}
+        return failure_of(spec, settings(fault, log_path=log, start_timeout=20.0, **stall)).cause
+
+    with ThreadPoolExecutor(len(causes)) as pool:
+        assert dict(zip(causes, pool.map(ended, causes), strict=True)) == causes
 
 
 @pytest.mark.parametrize(
