@@ -53,7 +53,7 @@ class Dialect(ABC):
     """One engine. Pure: no process, no file, no network; stateless, one object for all.
 
     Another engine is added by a subclass and an entry point of the group
-    ``pytest_gpubench.engines`` that names an instance; ``docs/engines.md`` has the way.
+    ``pytest_gpubench.engines`` that names an instance; ``docs/adding-an-engine.md`` has the way.
     """
 
     name: ClassVar[str]

@@ -60,7 +60,7 @@ def dialect_of(framework: str) -> Dialect:
     if lacking:
         raise GpubenchError(
             f"the engine {framework!r} at {place} (entry point of {GROUP}) does not say its "
-            f"{', '.join(lacking)}; docs/engines.md has what a dialect must say"
+            f"{', '.join(lacking)}; docs/adding-an-engine.md has what a dialect must say"
         )
     return found
 

@@ -1,7 +1,7 @@
 """What an engine must do to be one, whichever it is: run against stubs and against real engines.
 
 `Subject` says how to start it; each function here is one promise, and takes a running engine or
-starts its own. ``docs/engines.md`` tells how to use it for an engine of one's own.
+starts its own. ``docs/adding-an-engine.md`` tells how to use it for an engine of one's own.
 """
 
 from __future__ import annotations
