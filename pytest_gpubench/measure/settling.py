@@ -40,12 +40,13 @@ def warmth_of(samples: Iterable[GpuSample]) -> dict[str, Warmth]:
 
 
 def has_settled(before: Mapping[str, Warmth], now: Mapping[str, Warmth]) -> bool:
-    """Whether no GPU has changed since the load before; what no driver says has not changed."""
+    """Whether no GPU has changed since the load before; what no driver says has not changed. A GPU
+    that was not sampled then has nothing to be compared with."""
     return all(
-        _is_near(before[gpu].temperature, warmth.temperature, DEGREES)
+        gpu in before
+        and _is_near(before[gpu].temperature, warmth.temperature, DEGREES)
         and _is_near(before[gpu].sm_clock, warmth.sm_clock, CLOCK_SHARE * (warmth.sm_clock or 0.0))
         for gpu, warmth in now.items()
-        if gpu in before
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,9 @@ _MOST_TURNS = 3
 """Of each wave, while the engine still compiles kernels in it."""
 _SETTLING_S = 30.0
 """Most that is waited for temperature and clock of the GPUs."""
+_TURN_S = 2.0
+"""Least that a look at the GPUs lasts: a load of a tenth of a second warms nothing, and is over
+before the first sample."""
 _COMPILING_S = 900.0
 """Of one wave, while a compiler runs among the engine's processes: kernels that are compiled for
 the first time on a host take minutes, in which nothing else tells a hung engine from a busy one."""
@@ -113,12 +117,28 @@ class Warming:
             while not settled and time.monotonic() - began < _SETTLING_S:
                 turns += 1
                 seen = len(sampler.samples)
-                self._send(launch, spec, engine, wave, f"settling-{turns}")
+                self._load_for(_TURN_S, launch, spec, engine, wave, f"settling-{turns}")
                 now = warmth_of(sampler.samples[seen:])
                 temperatures.append(max((it.temperature or 0 for it in now.values()), default=None))
                 settled = before is not None and has_settled(before, now)
                 before = now
         return {"settled": settled, "settling_turns": turns, "temperatures": temperatures}
+
+    def _load_for(
+        self,
+        seconds: float,
+        launch: Launch,
+        spec: ServerSpec,
+        engine: Engine,
+        wave: Workload,
+        number: str,
+    ) -> None:
+        """Send a load again and again, for so long at least."""
+        until = time.monotonic() + seconds
+        for turn in itertools.count():
+            self._send(launch, spec, engine, wave, f"{number}-{turn}")
+            if time.monotonic() >= until:
+                return
 
     def _send(
         self, launch: Launch, spec: ServerSpec, engine: Engine, wave: Workload, number: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -127,7 +128,7 @@ def settled_after(temperatures: list[int], monkeypatch: pytest.MonkeyPatch, tmp_
     left = iter(temperatures)
     sampler = SimpleNamespace(samples=seen)
     sent = SimpleNamespace(records=(SimpleNamespace(ok=True),))
-    clock = iter(range(10_000))
+    clock = itertools.count(0.0, 1.6)  # so that one load is one look at the GPUs
 
     def load(plan: Any, **_: Any) -> Any:
         if "settling" in plan.launch:
@@ -163,6 +164,14 @@ def test_gpus_are_kept_busy_until_they_are_warm(
     assert said["temperatures"] == [35, 40, 43, 44]
     assert said["settled"]
     assert said["settling_turns"] == 4
+
+
+def test_a_look_at_the_gpus_lasts_seconds_however_short_the_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(warming, "_TURN_S", 10.0)
+    said = settled_after([30, 31, 32, 40, *[43] * 20], monkeypatch, tmp_path)
+    assert said["temperatures"][0] == 40
 
 
 def test_gpus_that_never_settle_hold_nobody_up(
