@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.measure.definitions import e2e, tpot, ttft, within
 from pytest_gpubench.measure.measurement import Flag
+from pytest_gpubench.model.printing import counted
 
 MOST_ROWS = 100
 """Turns beyond these are one row."""
@@ -139,7 +140,7 @@ def ended_early(records: Sequence[RequestRecord]) -> tuple[str, ...]:
     if not words:
         return ()
     more = f"; and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    sessions = "1 session" if len(words) == 1 else f"{len(words)} sessions"
+    sessions = counted(len(words), "session")
     turns_left = f"{unsent} of their turns were not sent"
     return (f"{sessions} ended early ({'; '.join(words[:_NAMED])}{more}), so {turns_left}",)
 
@@ -173,6 +174,11 @@ class PrefixCache:
     block: int
     slack: int
     """One block for each request: where the template's own tokens end is not known."""
+    over: int = 0
+    """Requests for which more was found than any prompt before had, by more than a block, where the
+    engine tells of each."""
+    under: int = 0
+    """Likewise less than what a prompt before that was answered had."""
 
 
 def prefix_cache(
@@ -189,13 +195,18 @@ def prefix_cache(
         return min(tokens or 0, least) // size * size
 
     known = all(record.shared_tokens is not None for record in told)
+    kept = [whole(record.kept_tokens, record) for record in told]
+    most = [whole(record.shared_tokens, record) for record in told]
+    found = [record.cached_tokens for record in told]
     return PrefixCache(
         hits,
         sum(record.prompt_tokens or 0 for record in told),
-        sum(whole(record.kept_tokens, record) for record in told),
-        sum(whole(record.shared_tokens, record) for record in told) if known else None,
+        sum(kept),
+        sum(most) if known else None,
         size,
         size * len(told),
+        sum(known and it is not None and it > m + size for it, m in zip(found, most, strict=True)),
+        sum(it is not None and it < k - size for it, k in zip(found, kept, strict=True)),
     )
 
 
@@ -203,13 +214,14 @@ def broken_promise(seen: PrefixCache | None, *, prefix_caching: bool) -> tuple[s
     """Why the measurement does not count: more was found than the trace has in common."""
     if seen is None or seen.hits is None or seen.most is None or not prefix_caching:
         return ()
-    if seen.hits <= seen.most + seen.slack:
+    if seen.hits <= seen.most + seen.slack and not seen.over:
         return ()
+    turns = f" (in {counted(seen.over, 'request')} more than promised)" if seen.over else ""
     return (
-        f"the engine found {seen.hits:,} tokens of prompts in its prefix cache, and the trace's "
-        f"prompts have {seen.most:,} in common at most (one block of {seen.block} per request "
-        "more is let pass): something else was in the cache, an earlier run of the same seed on "
-        "this server for instance",
+        f"the engine found {seen.hits:,} tokens of prompts in its prefix cache{turns}, and the "
+        f"trace's prompts have {seen.most:,} in common at most (one block of {seen.block} per "
+        "request more is let pass): something else was in the cache, an earlier run of the same "
+        "seed on this server for instance",
     )
 
 
@@ -223,11 +235,12 @@ def missed(seen: PrefixCache | None, *, prefix_caching: bool) -> tuple[Flag, ...
             "the engine does not count hits in its prefix cache: the trace's promise is unchecked"
         )
         return (Flag("prefix-hits-unchecked", words),)
-    if seen.hits >= seen.promised - seen.slack:
+    if seen.hits >= seen.promised - seen.slack and not seen.under:
         return ()
+    turns = f" (in {counted(seen.under, 'request')} less than promised)" if seen.under else ""
     message = (
-        f"the engine found {seen.hits:,} tokens of prompts in its prefix cache, {seen.promised:,} "
-        "are what a cache with room for everything finds: it was evicted, or the cache does not "
-        "keep what is answered"
+        f"the engine found {seen.hits:,} tokens of prompts in its prefix cache{turns}, "
+        f"{seen.promised:,} are what a cache with room for everything finds: it was evicted, or "
+        "the cache does not keep what is answered"
     )
     return (Flag("prefix-misses", message),)

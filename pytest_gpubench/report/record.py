@@ -44,7 +44,8 @@ def _or_list(value: object) -> object:
 def _without_series(value: object) -> object:
     if not isinstance(value, dict):
         return value
-    return {**value, "metrics": known_numbers(value.get("metrics")), "series": ()}
+    rows: dict[str, object] = {"series": (), "turns": (), "prefixes": (), "prefix_cache": {}}
+    return {**value, "metrics": known_numbers(value.get("metrics")), **rows}
 
 
 Numbers: TypeAlias = Annotated[dict[str, float], BeforeValidator(known_numbers)]
@@ -190,8 +191,8 @@ class CaseRecord(Record):
     measurement: Annotated[Measurement | None, BeforeValidator(_without_series)] = Field(
         None,
         description="totals, quality flags, drafting per position, send lag, CPU share of the "
-        "client, "
-        "the sample of answers that was tokenized again, time series",
+        "client, the sample of answers that was tokenized again, times by turn and by shared "
+        "prefix, what the prefix cache found, time series",
     )
     evaluation: Facts = Field(
         default_factory=dict,

@@ -117,6 +117,8 @@ def test_hits_as_promised_pass_and_are_a_metric() -> None:
         "most": PROMISED,
         "block": 16,
         "slack": 96,
+        "over": 0,
+        "under": 0,
     }
     again = Measurement.from_json(found.to_json())
     assert (again.turns, again.prefixes) == (found.turns, found.prefixes)
@@ -138,6 +140,21 @@ def test_one_block_a_request_is_let_pass(hits: int, invalid: bool, flagged: bool
     assert ("prefix-misses" in codes(found)) is flagged
     if invalid:
         assert "something else was in the cache" in found.invalid[0]
+
+
+@pytest.mark.parametrize(
+    ("found", "invalid", "flagged"),
+    [(144, False, False), (160, False, False), (176, True, False), (112, False, True)],
+)
+def test_each_turn_is_held_against_the_promise_where_the_engine_tells(
+    found: int, invalid: bool, flagged: bool
+) -> None:
+    records = [replace(RECORDS[1], cached_tokens=found), RECORDS[0], *RECORDS[2:]]
+    seen = measured(records)
+    assert bool(seen.invalid) is invalid
+    assert ("prefix-misses" in codes(seen)) is flagged
+    if invalid:
+        assert "(in 1 request more than promised)" in seen.invalid[0]
 
 
 def test_with_caching_off_there_must_be_none() -> None:
