@@ -28,8 +28,8 @@ _OUTSIDE, _OUTSIDE_FLOOR = 0.10, 0.020
 _INJECTED = 0.02
 """Share by which a made-up acceptance length may differ from the one that was asked for."""
 _SPREAD = 0.5
-"""Standard deviation of what one draft accepts, in tokens, at most: vLLM makes up the length
-between the two nearest whole numbers."""
+"""Standard deviation of what one draft accepts, in tokens, at most: an engine makes the length up
+from the two nearest whole numbers."""
 _CACHED = 0.05
 """Of the prompt tokens; a chat template's first words may well be cached."""
 
