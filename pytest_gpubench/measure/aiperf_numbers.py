@@ -12,9 +12,11 @@ from pytest_gpubench.dialects.counters import Counters
 from pytest_gpubench.dialects.metrics_page import Scrape
 from pytest_gpubench.load.aiperf.output import SUMMARY, AiperfOutput, changed, promised_hits
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
-from pytest_gpubench.measure.checks import find_flags, find_problems
+from pytest_gpubench.measure import session_figures
+from pytest_gpubench.measure.checks import find_flags, find_problems, not_injected
 from pytest_gpubench.measure.compute import (
     drafting_of,
+    hit_rate,
     quantiles_of,
     series_of,
     totals_of,
@@ -31,6 +33,7 @@ from pytest_gpubench.measure.validity import (
     look,
     reasons,
 )
+from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import AGENTIC, Workload
@@ -86,8 +89,14 @@ TABLE: tuple[Mapped, ...] = (
 )
 """Ours from theirs. Its time to first token begins when a request is sent, ours when it was due;
 its inter-token latency is what we call TPOT; failed requests are in none of its numbers."""
-_DERIVED = frozenset({"interactivity", ACCEPTANCE, "gpu_power", "energy_per_output_token"})
-"""Made here: from the table, or from what engine and GPUs tell."""
+_DERIVED = frozenset(
+    {
+        *("interactivity", ACCEPTANCE, "prefix_hit_rate", "gpu_power", "energy_per_output_token"),
+        *("session_duration_mean", "session_duration_p50", "session_output_tput"),
+        "session_goodput",
+    }
+)
+"""Made here: from the table, from what engine and GPUs tell, and of sessions from its records."""
 _NO_LOADS = frozenset({"accuracy", "engine_init"})
 
 
@@ -113,6 +122,7 @@ def measured_by_aiperf(
     attempts: int = 1,
     started_unix: float | None = None,
     block: int = BLOCK,
+    injected: float | None = None,
 ) -> Measurement:
     """The measurement of a run of AIPerf.
 
@@ -124,6 +134,7 @@ def measured_by_aiperf(
         compiled: kernels that the engine compiled in the measured window.
         started_unix: wall clock at the start of that window.
         block: tokens of a block of the prefix cache.
+        injected: acceptance length that the engine was told to make up; None: none.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -151,10 +162,15 @@ def measured_by_aiperf(
     flags: tuple[Flag, ...] = ()
     if not problems:
         metrics = metrics_of(output.summary, topology)
+        if prefix_caching:
+            metrics |= hit_rate(records, totals, counted, counters)
+        limits = {name: float(limit) for name, limit in thaw(workload.slo).items()}
+        whole = [record for record in measured if record.session_turns]
+        metrics |= session_figures.session_metrics(whole, limits)
         if drafting is not None and drafting.drafts > 0:
             metrics[ACCEPTANCE] = 1 + drafting.accepted_tokens / drafting.drafts
         invalid = tuple(_invalid(output, seen, totals, metrics, prefix_caching=prefix_caching))
-        invalid += compilation(compiled, attempts)
+        invalid += compilation(compiled, attempts) + not_injected(drafting, injected)
         vanished = after.vanished(before, counters)
         flags = (
             *_own_flags(output, workload, seen.cpu_share),
@@ -181,6 +197,7 @@ def measured_by_aiperf(
         series=tuple(asdict(point) for point in series_of(pages, start_ns, counters)),
         quantiles={} if problems else quantiles_of(measured),
         stopped_by=client.stopped_by,
+        turns=session_figures.by_turn(measured),
     )
 
 

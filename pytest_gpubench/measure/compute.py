@@ -118,12 +118,8 @@ def compute(
     flags: tuple[Flag, ...] = ()
     if not problems:
         metrics = _metrics(records, totals, drafting, workload, topology)
-        if prefix_caching and totals.prefix_cache_hits is not None:
-            looked_up = _total(counted, counters.prefix_cache_queries)
-            if looked_up is None:
-                looked_up = sum(record.prompt_tokens or 0 for record in records)
-            if looked_up:
-                metrics["prefix_hit_rate"] = totals.prefix_cache_hits / looked_up
+        if prefix_caching:
+            metrics |= hit_rate(records, totals, counted, counters)
         quantiles = quantiles_of(measured)
         ttft_p50, window = metrics.get("ttft_p50", 0.0), metrics.get("duration", 0.0)
         invalid = disagreement(recount)
@@ -165,6 +161,18 @@ def compute(
         recount=asdict(recount),
         stopped_by=client.stopped_by,
     )
+
+
+def hit_rate(
+    records: Sequence[RequestRecord], totals: Totals, counted: Scrape, counters: Counters
+) -> dict[str, float]:
+    """What part of the prompts was in the prefix cache; nothing where the engine does not count."""
+    looked_up = _total(counted, counters.prefix_cache_queries)
+    if looked_up is None:
+        looked_up = sum(record.prompt_tokens or 0 for record in records)
+    if not looked_up or totals.prefix_cache_hits is None:
+        return {}
+    return {"prefix_hit_rate": totals.prefix_cache_hits / looked_up}
 
 
 def window_of(records: Sequence[RequestRecord]) -> tuple[int, int]:

@@ -38,7 +38,7 @@ from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.client_tools import SERIES
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.secrets import Secrets
-from pytest_gpubench.model.specs import Launch, ServerSpec
+from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
 from pytest_gpubench.plugin.live import Shows
 from pytest_gpubench.plugin.servers import ServerPool
@@ -135,7 +135,8 @@ class ToolRuns:
                 compiled=compiled,
                 attempts=attempt,
                 started_unix=(window[0] + offset) / 1e9,
-                block=_block(spec),
+                block=engine.facts.block_size or BLOCK,
+                injected=spec.speculative.injected_length if spec.speculative else None,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
@@ -215,8 +216,7 @@ class ToolRuns:
     ) -> None:
         """Our own form of its requests, and of its files those that hold no prompts."""
         requests = (
-            {**one.record.to_json(), "session": one.session, "instance": one.instance}
-            for one in output.requests
+            {**one.record.to_json(), "conversation": one.session} for one in output.requests
         )
         try:
             write_requests(self._folder.requests_file(launch, case, number), requests)
@@ -267,11 +267,6 @@ class ToolRuns:
         on_path = interpreter_of(("aiperf",))
         if on_path is not None:
             yield on_path
-
-
-def _block(spec: ServerSpec) -> int:
-    size = spec.serve.get("block-size")
-    return size if isinstance(size, int) and size > 0 else BLOCK
 
 
 def _known(version: str) -> bool:

@@ -23,7 +23,13 @@ from pytest_gpubench.load.aiperf.output import (
     promised_hits,
     read_output,
 )
-from pytest_gpubench.load.aiperf.running import RECORDS, AiperfRun, last_words, run_aiperf
+from pytest_gpubench.load.aiperf.running import (
+    RECORDS,
+    AiperfRun,
+    last_words,
+    run_aiperf,
+    tokenizer_cache,
+)
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.model.client_tools import Tool
 from pytest_gpubench.model.failures import BenchmarkError, Failure
@@ -259,6 +265,22 @@ def test_its_environment_is_offline_and_its_own(
     assert found["HF_HUB_CACHE"] == "/cache"
     assert not {"AIPERF_SERVICE_X", "HTTPS_PROXY", "PYTHONPATH"} & found.keys()
     assert not Path(found["TMPDIR"]).exists()
+
+
+def test_a_model_in_a_folder_brings_its_tokenizer(tmp_path: Path) -> None:
+    cache, model = tmp_path / "cache", tmp_path / "model"
+    (cache / "models--org--other").mkdir(parents=True)
+    model.mkdir()
+    (model / "tokenizer.json").write_text("{}")
+    hub = tokenizer_cache(str(model), str(cache), tmp_path / "hub")
+    assert (hub / "models--org--other").is_dir()
+    assert [path.parent.parent.name for path in hub.rglob("refs/main")] == [
+        "models--gpubench--model-in-a-folder"
+    ]
+    (commit,) = (one.read_text() for one in hub.rglob("refs/main"))
+    snapshot = hub / "models--gpubench--model-in-a-folder" / "snapshots" / commit
+    assert (snapshot / "tokenizer.json").is_file()
+    assert not list(cache.rglob("*gpubench*"))
 
 
 # ------------------------------------------------------------------------------------- the output

@@ -212,6 +212,24 @@ def test_a_busy_worker_voids_the_numbers(output: AiperfOutput) -> None:
     assert "client-cpu-unchecked" in codes(measured(output))
 
 
+def test_sessions_that_are_whole_have_times_of_their_own(output: AiperfOutput) -> None:
+    it = measured(output, hits=20)
+    ends: dict[str, list[int]] = {}
+    for one in output.requests:
+        if one.record.phase == "measured":
+            assert one.record.session_turns == 2
+            ends.setdefault(one.session, []).extend(
+                (one.record.due_ns, one.record.last_token_ns or 0)
+            )
+    lengths = [(max(of) - min(of)) / 1e9 for of in ends.values()]
+    assert it.metrics["session_duration_mean"] == pytest.approx(sum(lengths) / 2)
+    assert [row["requests"] for row in it.turns] == [2, 2]
+    assert it.metrics["prefix_hit_rate"] == 20 / sum(r.prompt_tokens or 0 for r in output.records)
+    cut = [replace(one, record=replace(one.record, session_turns=0)) for one in output.requests]
+    unknown = measured(replace(output, requests=tuple(cut)))
+    assert not any(name.startswith("session") for name in unknown.metrics)
+
+
 def test_failed_requests_are_a_problem_with_session_and_turn(output: AiperfOutput) -> None:
     it = measured(changed_records(output, error="status 503: no place", turn=4))
     session = next(one.session for one in output.requests if one.record.phase == "measured")

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,8 @@ class AiperfRequest:
 
     record: RequestRecord
     session: str
-    """Conversation of the data set."""
-    instance: str
-    """This replay of it: the same conversation may be replayed more than once."""
+    """Conversation of the data set; the record's is this replay of it, for the same one may be
+    replayed more than once."""
     overflowed: bool
     """Whether its prompt was longer than the server's context."""
     off_length: bool
@@ -106,6 +106,9 @@ def read_output(folder: Path, log: Sequence[str], offset_ns: int, osl: int) -> A
     sent = {found["kind"]: found for found in _found(_SENT, log)}
     last, begun = ended.get("profiling"), sent.get("profiling")
     late = [found for found in _found(_LOOP, _measured(log)) if WORKER.fullmatch(found["who"])]
+    timed_out = any("timeout" in found["rest"] for found in (begun, last) if found)
+    if begun and last and begun["sessions"] == last["sessions"] and not timed_out:
+        requests = _whole(requests)
     return AiperfOutput(
         version=str(document.get("aiperf_version", "")),
         summary={name: it for name, it in document.items() if isinstance(it, dict)},
@@ -113,9 +116,23 @@ def read_output(folder: Path, log: Sequence[str], offset_ns: int, osl: int) -> A
         cancelled=sum(int(found["cancelled"]) for found in ended.values()),
         sessions=int(begun["sessions"]) if begun else None,
         finished=int(last["sessions"]) if last else None,
-        timed_out=any("timeout" in found["rest"] for found in (begun, last) if found),
+        timed_out=timed_out,
         late=tuple(float(found["ms"].replace(",", "")) / 1e3 for found in late),
         loops=len({one for line in log for one in WORKER.findall(line)}),
+    )
+
+
+def _whole(requests: Sequence[AiperfRequest]) -> tuple[AiperfRequest, ...]:
+    """Requests of sessions that were all replayed to their end: each has as many turns as were
+    sent. Conversations of one turn are none."""
+    if not any(request.record.turn for request in requests):
+        return tuple(requests)
+    turns = Counter(one.record.session for one in requests if one.record.phase == "measured")
+    return tuple(
+        replace(one, record=replace(one.record, session_turns=turns[one.record.session]))
+        if one.record.phase == "measured"
+        else one
+        for one in requests
     )
 
 
@@ -195,6 +212,7 @@ def _request(
     index = numbers[phase]
     numbers[phase] += 1
     session, turn = str(about["conversation_id"]), int(about["turn_index"])
+    instance = str(about.get("x_correlation_id") or session)
     started = int(about["request_start_ns"]) - offset_ns
     due = started
     if about.get("credit_issued_ns") is not None:
@@ -221,11 +239,12 @@ def _request(
         cached_tokens=_tokens(metrics, "usage_prompt_cache_read_tokens"),
         turn=turn,
         error=error,
+        session=instance,
+        root=str(about.get("root_correlation_id") or instance),
     )
     return AiperfRequest(
         record,
         session,
-        str(about.get("x_correlation_id") or session),
         bool(about.get("context_overflow_skip")) or _overflow(error),
         off is not None and abs(off) > 0,
     )
@@ -293,7 +312,7 @@ def promised_hits(requests: Sequence[AiperfRequest], block: int) -> int:
     by_instance: dict[str, list[RequestRecord]] = {}
     for request in requests:
         if request.record.ok:
-            by_instance.setdefault(request.instance, []).append(request.record)
+            by_instance.setdefault(request.record.session, []).append(request.record)
     hits = 0
     for records in by_instance.values():
         records.sort(key=lambda record: record.turn)

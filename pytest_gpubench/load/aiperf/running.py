@@ -9,13 +9,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.engines.process import ServerProcess
+from pytest_gpubench.host.hub.local import default_cache_dir
 from pytest_gpubench.load.aiperf import launcher
 from pytest_gpubench.load.aiperf.aiperf_argv import AiperfPlan, aiperf_words
 from pytest_gpubench.load.protocol import Progress
@@ -36,6 +37,8 @@ WORKER = re.compile(r"worker_[0-9a-f]+")
 schedule spins while it waits, so that its processor time says nothing."""
 LOOP_WARNING_S = 0.005
 """AIPerf is told to warn of every event loop that is later than this."""
+_IN_FOLDER = "gpubench/model-in-a-folder"
+"""Stands for the repository of a model that is a folder."""
 _POLL_S = 0.2
 _LOOK_S = 1.0
 _NOT_PASSED = re.compile(
@@ -92,9 +95,12 @@ def run_aiperf(
     """
     folder = Path(plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    words = aiperf_words(plan)
     # Short, since the sockets between its processes have paths in it, and taken away afterwards.
     scratch = tempfile.mkdtemp(prefix="gpubench-")
+    if Path(plan.tokenizer).is_dir():
+        cache_dir = str(tokenizer_cache(plan.tokenizer, cache_dir, Path(scratch, "hub")))
+        plan = replace(plan, tokenizer=_IN_FOLDER, revision="")
+    words = aiperf_words(plan)
     environment = _environment(api_key, cache_dir, scratch)
     run = AiperfRun(("aiperf", *words), ())
     watch = _Watch(plan, engine_counts, stall, preparing)
@@ -126,6 +132,29 @@ def run_aiperf(
     if process.poll() != 0:
         raise BenchmarkError(_failed(process.poll(), log))
     return run
+
+
+def tokenizer_cache(model: str, cache_dir: str, hub: Path) -> Path:
+    """A cache of Hugging Face with the tokenizer of a folder in it, and all that the usual one
+    holds: offline AIPerf takes no path for a tokenizer.
+
+    Args:
+        model: the folder.
+        cache_dir: the usual cache; empty: as the environment says.
+        hub: where the new one is made, of links.
+    """
+    usual = Path(cache_dir) if cache_dir else default_cache_dir()
+    hub.mkdir(parents=True)
+    if usual.is_dir():
+        for entry in usual.iterdir():
+            (hub / entry.name).symlink_to(entry.absolute())
+    repository = hub / f"models--{_IN_FOLDER.replace('/', '--')}"
+    commit = "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "snapshots").mkdir()
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    (repository / "snapshots" / commit).symlink_to(Path(model).absolute())
+    return hub
 
 
 def _limit(plan: AiperfPlan) -> float:
