@@ -149,8 +149,8 @@ def test_counts_that_do_not_add_up_are_invalid_and_exit_10(project: Project) -> 
         """
 import dataclasses
 from pytest_gpubench.measure import compute as module
-totals = module._totals
-module._totals = lambda *given: dataclasses.replace(totals(*given), prefix_cache_hits=7)
+totals = module.totals_of
+module.totals_of = lambda *given: dataclasses.replace(totals(*given), prefix_cache_hits=7)
 """
     )
     result = project.run("benchmarks", "-m", "cpu and not mtp and c1")
