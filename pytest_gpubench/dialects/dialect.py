@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pytest_gpubench.dialects.command_line import CommandLine, environment
-from pytest_gpubench.dialects.comparison import Check
 from pytest_gpubench.dialects.counters import Counters
-from pytest_gpubench.dialects.engine_facts import EngineFacts
+from pytest_gpubench.dialects.engine_facts import Check, EngineFacts
 from pytest_gpubench.dialects.engine_log import EngineLog
 from pytest_gpubench.dialects.server_flags import FlagRules
 from pytest_gpubench.model.failures import GpubenchError

@@ -1,4 +1,5 @@
-"""What an engine says about itself: collected from its log, completed from its HTTP answers."""
+"""What an engine says about itself: collected from its log, completed from its HTTP answers, and
+compared with what was asked for."""
 
 from __future__ import annotations
 
@@ -102,3 +103,23 @@ def whole_number(value: object, most: int = 10**15) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         return None
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something asked for, and what the engine says that it runs with (None: it did not say)."""
+
+    name: str
+    asked: object
+    running: object
+    unseen: str = ""
+    """The sentence where the engine did not say; empty: an ordinary one."""
+    source: str = "the recipe asks for"
+
+    @property
+    def holds(self) -> bool:
+        return _plain(self.asked) == _plain(self.running)
+
+
+def _plain(value: object) -> str:
+    return str(value).casefold().removeprefix("torch.")

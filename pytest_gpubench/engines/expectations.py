@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gpubench.dialects.comparison import Check
-from pytest_gpubench.dialects.engine_facts import EngineFacts, some_names
+from pytest_gpubench.dialects.engine_facts import Check, EngineFacts, some_names
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.interpreter import check_version
 from pytest_gpubench.model.frozen import Frozen

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_gpubench.dialects.command_line import DRAFT_WEIGHTS, PORT, WEIGHTS, flag
-from pytest_gpubench.dialects.comparison import Check
 from pytest_gpubench.dialects.dialect import Answers, Dialect, KeyDelivery, TokenizeRequest
-from pytest_gpubench.dialects.engine_facts import EngineFacts, whole_number
+from pytest_gpubench.dialects.engine_facts import Check, EngineFacts, whole_number
 from pytest_gpubench.dialects.engine_log import EngineLog
 from pytest_gpubench.dialects.llamacpp.flags import COUNTERS, FILE_FLAG, FLAGS
 from pytest_gpubench.model.frozen import FrozenMap

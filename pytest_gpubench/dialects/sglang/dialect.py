@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pytest_gpubench.dialects.command_line import KEY_FILE, PORT, flag, json_text
-from pytest_gpubench.dialects.comparison import Check
 from pytest_gpubench.dialects.dialect import Answers, Dialect, KeyDelivery
-from pytest_gpubench.dialects.engine_facts import EngineFacts, whole_number
+from pytest_gpubench.dialects.engine_facts import Check, EngineFacts, whole_number
 from pytest_gpubench.dialects.engine_log import EngineLog
 from pytest_gpubench.dialects.server_flags import DRAFT
 from pytest_gpubench.dialects.sglang.flags import COUNTERS, FLAGS, RENAMED

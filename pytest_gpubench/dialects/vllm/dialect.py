@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pytest_gpubench.dialects.command_line import PORT, flag, json_text, plain_map
-from pytest_gpubench.dialects.comparison import Check
 from pytest_gpubench.dialects.dialect import Answers, Dialect, KeyDelivery
-from pytest_gpubench.dialects.engine_facts import EngineFacts, whole_number
+from pytest_gpubench.dialects.engine_facts import Check, EngineFacts, whole_number
 from pytest_gpubench.dialects.engine_log import EngineLog
 from pytest_gpubench.dialects.vllm.draft_backend import default_backend, is_default
 from pytest_gpubench.dialects.vllm.flags import CACHE_CONFIG, COUNTERS, FLAGS, SHORT_JSON

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.dialects.comparison import Check
-from pytest_gpubench.dialects.engine_facts import EngineFacts
+from pytest_gpubench.dialects.engine_facts import Check, EngineFacts
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec
 
