@@ -27,8 +27,7 @@ from pytest_gpubench.report.html_markup import (
     tag,
 )
 from pytest_gpubench.report.numbers import finite, seconds, short
-from pytest_gpubench.report.results import InitResult
-from pytest_gpubench.report.start_phases import NAMES, PHASES, parts_of, total
+from pytest_gpubench.report.results import PHASE_NAMES, START_PHASES, InitResult
 from pytest_gpubench.report.views import CaseView, mapping, sequence
 
 _MOST_STARTS = 60
@@ -36,17 +35,25 @@ _MOST_STARTS = 60
 
 def startup(inits: Sequence[InitResult]) -> Markup | None:
     """Start-up phases of every launch, slowest first."""
-    started = sorted((init for init in inits if total(init) > 0), key=total, reverse=True)
+    started = sorted(
+        (init for init in inits if init.seconds > 0), key=lambda one: one.seconds, reverse=True
+    )
     if not started:
         return None
-    most = total(started[0])
+    most = started[0].seconds
     rows = [
-        table_row((_start_name(init), _phase_bar(init, most), seconds(total(init))))
+        table_row((_start_name(init), _phase_bar(init, most), seconds(init.seconds)))
         for init in started[:_MOST_STARTS]
     ]
-    used = [phase for phase in PHASES if any(parts_of(init).get(phase, 0) > 0 for init in started)]
+    used = [
+        phase for phase in START_PHASES if any(init.parts.get(phase, 0) > 0 for init in started)
+    ]
     legend = [
-        tag("li", tag("span", class_=f"block p{PHASES.index(phase)}"), NAMES.get(phase, phase))
+        tag(
+            "li",
+            tag("span", class_=f"block p{START_PHASES.index(phase)}"),
+            PHASE_NAMES.get(phase, phase),
+        )
         for phase in used
     ]
     more = len(started) - _MOST_STARTS
@@ -70,10 +77,10 @@ def _start_name(init: InitResult) -> str:
 
 def _phase_bar(init: InitResult, most: float) -> Markup:
     at, boxes, words = 0.0, [], []
-    for index, (phase, length) in enumerate(parts_of(init).items()):
+    for index, (phase, length) in enumerate(init.parts.items()):
         wide = length / most * 400
         if length > 0:
-            words.append(f"{NAMES.get(phase, phase)} {seconds(length)}")
+            words.append(f"{PHASE_NAMES.get(phase, phase)} {seconds(length)}")
         if wide >= 0.3:
             title = tag("title", words[-1])
             boxes.append(

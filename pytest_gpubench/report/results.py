@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -114,6 +114,20 @@ class CaseResult:
         return self.path.with_name(f"{self.launch.label}.answers.jsonl.gz")
 
 
+START_PHASES = (
+    "process_start",
+    "imports",
+    "config",
+    "weights",
+    "compile",
+    "kv_cache",
+    "graph_capture",
+    "other",
+)
+"""What a start consists of, in order; ``other`` is what no phase accounts for."""
+PHASE_NAMES = {"process_start": "process", "kv_cache": "KV cache", "graph_capture": "graph capture"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitResult:
     """One record of the start of a server."""
@@ -141,6 +155,18 @@ class InitResult:
         return init_subject(self.server)
 
     @property
+    def seconds(self) -> float:
+        """From the process's start to ready."""
+        parts = sum(self.phases.get(phase, 0.0) for phase in START_PHASES)
+        return max(self.phases.get("ready", 0.0), parts)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The same by phase, in order; what no phase accounts for is ``other``."""
+        parts = {phase: max(0.0, self.phases.get(phase, 0.0)) for phase in START_PHASES[:-1]}
+        return parts | {"other": max(0.0, self.seconds - sum(parts.values()))}
+
+    @property
     def status(self) -> Status:
         """A failure is FAIL; a start that nothing judged is UNGATED."""
         if self.failure is not None:
@@ -150,6 +176,13 @@ class InitResult:
     @property
     def log_path(self) -> Path:
         return self.path.with_name(f"{self.launch.label}.log")
+
+
+def by_length(inits: Iterable[InitResult]) -> list[InitResult]:
+    """The starts that came to an end, the longest first."""
+    return sorted(
+        (init for init in inits if init.seconds > 0), key=lambda init: init.seconds, reverse=True
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.report.html_markup import Child, Markup, section, table, table_row, tag
 from pytest_gpubench.report.numbers import seconds
-from pytest_gpubench.report.results import InitResult, Loaded
-from pytest_gpubench.report.start_phases import NAMES, parts_of, total
+from pytest_gpubench.report.results import PHASE_NAMES, InitResult, Loaded
 
 _STAGES = (
     ("lease", "waiting for free hardware"),
@@ -87,20 +86,24 @@ def wall_time(loaded: Loaded) -> WallTime | None:
 
 
 def _starts(inits: Sequence[InitResult]) -> list[Part]:
-    started = sorted((one for one in inits if total(one) > 0), key=total, reverse=True)
+    started = sorted(
+        (one for one in inits if one.seconds > 0), key=lambda one: one.seconds, reverse=True
+    )
     named = [
-        Part(f"{one.server} {one.launch.label}", total(one), _phases(parts_of(one)), below=True)
+        Part(f"{one.server} {one.launch.label}", one.seconds, _phases(one.parts), below=True)
         for one in started[:_MOST_STARTS]
     ]
     left = started[_MOST_STARTS:]
     if left:
-        named.append(Part(f"{len(left)} more", sum(map(total, left)), below=True))
+        named.append(Part(f"{len(left)} more", sum(one.seconds for one in left), below=True))
     return named
 
 
 def _phases(parts: Mapping[str, float]) -> str:
     return ", ".join(
-        f"{NAMES.get(name, name)} {seconds(value)}" for name, value in parts.items() if value > 0
+        f"{PHASE_NAMES.get(name, name)} {seconds(value)}"
+        for name, value in parts.items()
+        if value > 0
     )
 
 
