@@ -17,9 +17,11 @@ from docs_reference.markdown import attribute_docstrings, cell, table
 from docs_reference.options import declared
 from docs_reference.outcomes import exit_codes, raised, verdicts
 from docs_reference.schema import schema_keys
+from pytest_gpubench.gate.policy import DEFAULTS
 from pytest_gpubench.model.failures import FAILURE_CLASSES
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.recipes import json_schema
+from tests.docs.sandbox import ROOT
 
 PAGES = pages()
 
@@ -96,6 +98,18 @@ def test_every_verdict_exit_code_class_and_metric_says_what_it_means() -> None:
     assert {number for number, _ in exit_codes()["pytest"]} == {"0", "1", "2", "3", "4", "5", "10"}
     assert all(len(text) > 5 for text in FAILURE_CLASSES.values())
     assert all(len(metric.definition) > 3 for metric in METRICS.values())
+
+
+def test_the_page_of_gates_has_the_gates_that_nobody_asks_for() -> None:
+    """Its table is written by hand, for whoever reads the rule without the site."""
+    text = (ROOT / "docs" / "gates.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+)% \| ([\d ms]*)\|(.*)\|$", text, re.MULTILINE)
+    seconds = {"": 0.0, "10 ms": 0.01, "20 s": 20.0}
+    assert [(name, int(share), seconds[guard.strip()]) for name, share, guard, _ in rows] == [
+        (one.metric, round(100 * (one.tolerance or 0)), one.absolute) for one in DEFAULTS
+    ]
+    needs = {name: "1,000 requests" in words for name, _, _, words in rows}
+    assert needs == {one.metric: one.min_requests == 1000 for one in DEFAULTS}
 
 
 def test_failures_are_of_a_known_class() -> None:
