@@ -61,7 +61,7 @@ _OURS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("benchmark-duration",), "write `client.duration`"),
     (("request-rate",), "write `client.request-rate`"),
     (("arrival-pattern", "request-rate-mode"), "write `client.arrival`"),
-    (("arrival-smoothness", "vllm-burstiness"), "write `client.burstiness`"),
+    (("arrival-smoothness",), "write `client.burstiness`"),
     (("goodput",), "write `client.slo`"),
     (
         (
@@ -130,6 +130,8 @@ def _argument_faults(tool: Tool) -> Iterator[tuple[str, str]]:
 
 
 def _ours(name: str) -> str:
+    if name.endswith("-burstiness"):  # its other name for the smoothness has an engine's before it
+        name = "arrival-smoothness"
     of_family = (why for starts, why in _OUR_FAMILIES if name.startswith(starts))
     return _OUR_WORD.get(name) or next(of_family, "")
 

@@ -108,6 +108,7 @@ def test_a_launch_is_warmed_up_by_our_own_client() -> None:
                 ("concurrency: 3", "it is the row's `conc`"),
                 ("num-requests: 3", "write `client.prompts-per-conc`"),
                 ("search-recipe: x", "write one row a point"),
+                ("vllm-burstiness: 2", "write `client.burstiness`"),
                 ("wandb-project: x", "a run is offline"),
                 ("--random-seed: 1", "without dashes before it: 'random-seed'"),
                 ("random_seed: 1", "without dashes before it: 'random-seed'"),
