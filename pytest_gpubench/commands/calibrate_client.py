@@ -153,7 +153,9 @@ def _selected(parsed: argparse.Namespace) -> set[tuple[int, int]]:
     book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
     wanted = {entry["id"] for entry in plan["cases"]}
     loads = {
-        (case.workload.conc, case.workload.workers) for case in book.loads if case.id in wanted
+        (case.workload.conc, case.workload.workers)
+        for case in book.loads
+        if case.id in wanted and case.workload.tool is None
     }
     if not loads:
         raise GpubenchError(

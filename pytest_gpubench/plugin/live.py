@@ -79,6 +79,8 @@ class LiveCase:
             parts = [_WORDS.get(self._stage, "starting")]
             if self._total:
                 parts[0] += f" {self._done:,}/{self._total:,}"
+            elif self._done:  # of a trace that a tool replays
+                parts[0] += f" {self._done:,}"
             rate, left = self._rate(now), self._left(now)
         if rate is not None:
             parts.append(f"{rate:,.0f} tok/s")
@@ -103,9 +105,11 @@ class LiveCase:
 
     def _left(self, now: float) -> float | None:
         """None while there is too little to go by: a wrong number is worse than none."""
-        if self._stage != "measured" or not self._total:
+        if self._stage != "measured":
             return None
         spent = now - self._since
+        if not self._total:
+            return None if self.duration is None else max(0.0, self.duration - spent)
         if self._done >= self._total or spent <= 0:
             return None
         # The first answers of a closed loop all come at once, after one whole latency.

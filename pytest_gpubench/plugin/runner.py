@@ -122,6 +122,7 @@ class CaseRunner:
         self._spans = Spans()
         outcome = self._attempt(launch, case, engine, record)
         record["times"] = self._spans.seconds
+        record |= self._tools.part(launch, case)
         if isinstance(outcome, Failure):
             # What hangs or does not answer costs every other case as long.
             if outcome.cause in (SILENT, "no-metrics") or (
@@ -260,7 +261,7 @@ class CaseRunner:
                 cases = self._cases_of(launch)
                 self._warming.warm(launch, spec, engine, cases, self._servers.gpus)
             plan = self.gate.round_plan(launch, case, spec, record)
-            return self._run(launch, case, engine, plan), self._tools.part(launch, case)
+            return self._run(launch, case, engine, plan), {}
         except GpubenchError as error:
             return failure_of(error)
         except pytest.fail.Exception as error:  # a time limit of the test, for instance

@@ -26,7 +26,7 @@ from pytest_gpubench.engines.idleness import (
 from pytest_gpubench.engines.interpreter import interpreter_of, version_in
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.host.tool_environments import environment_of
-from pytest_gpubench.load.aiperf.aiperf_argv import AiperfPlan
+from pytest_gpubench.load.aiperf.aiperf_argv import AiperfPlan, aiperf_words
 from pytest_gpubench.load.aiperf.output import KEPT, AiperfOutput, read_output
 from pytest_gpubench.load.aiperf.running import AiperfRun, run_aiperf
 from pytest_gpubench.load.load_run import MetricsSampler
@@ -104,6 +104,8 @@ class ToolRuns:
         plan = self._plan(launch, case, engine, prompts, folder)
         with spans.of("idle"):
             before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
+        argv = ["aiperf", *aiperf_words(plan)]
+        self._parts[launch, case.id] = {"name": "aiperf", "argv": argv}
         begun = time.monotonic()
         with GpuWatch(self._servers.gpus, engine) as gpus:
             try:
@@ -140,7 +142,7 @@ class ToolRuns:
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
-        self._parts[launch, case.id] = _part(run, output, folder)
+        self._parts[launch, case.id] |= _part(output, folder)
         measurement = gpus.complete(measurement, output.records)
         return measurement, bool(compiled) and not measurement.problems
 
@@ -215,9 +217,7 @@ class ToolRuns:
         api_key: str,
     ) -> None:
         """Our own form of its requests, and of its files those that hold no prompts."""
-        requests = (
-            {**one.record.to_json(), "conversation": one.session} for one in output.requests
-        )
+        requests = (record.to_json() for record in output.records)
         try:
             write_requests(self._folder.requests_file(launch, case, number), requests)
         except GpubenchError as error:
@@ -289,11 +289,9 @@ def _holds(path: Path, secret: str) -> bool:
     return False
 
 
-def _part(run: AiperfRun, output: AiperfOutput, folder: Path) -> dict[str, Any]:
+def _part(output: AiperfOutput, folder: Path) -> dict[str, Any]:
     return {
-        "name": "aiperf",
         "version": output.version,
-        "argv": list(run.argv),
         "left_out": list(left_out()),
         "mapping": {
             it.ours: f"{it.theirs}.{it.stat} ({it.unit}) x {it.factor:g}"

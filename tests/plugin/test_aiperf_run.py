@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gpubench.load.protocol import RequestRecord
 from tests.fake_aiperf import make_environment
 from tests.plugin.conftest import Project
 
@@ -70,10 +71,9 @@ def test_its_numbers_are_judged_and_its_files_kept(
         "launch-1.aiperf/logs/aiperf.log",
     }  # no prompts; the table of numbers held the server's key
     lines = gzip.decompress((place.parent / "launch-1.requests.jsonl.gz").read_bytes())
-    assert [json.loads(line)["phase"] for line in lines.splitlines()] == [
-        *["warmup"] * 2,
-        *["measured"] * 4,
-    ]
+    read = [RequestRecord.from_json(json.loads(line)) for line in lines.splitlines()]
+    assert [one.phase for one in read] == [*["warmup"] * 2, *["measured"] * 4]
+    assert read[-1].session.startswith("session_00000")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,7 @@ def test_what_goes_wrong_fails_the_case_with_a_sentence(
     assert "Traceback" not in result.stdout.str()
     (record,) = project.cases()
     assert record["failure"]["summary"]
+    assert "--concurrency=2" in record["tool"]["argv"]
     assert list((project.pytester.path / "results").rglob("launch-1.aiperf/*"))  # nothing is lost
 
 

@@ -51,6 +51,16 @@ def test_a_limit_in_time_bounds_what_is_left() -> None:
     assert live.text(10.0).endswith("about 50 s left")
 
 
+def test_a_trace_has_no_number_of_requests() -> None:
+    live = LiveCase("x:agentic-c1", duration=600.0)
+    live.progress("prompts", 0, 0, now=0.0)
+    live.progress("measured", 1, 0, now=60.0)
+    assert live.text(now=360.0).endswith("measuring 1  about 5 min 0 s left")
+    live = LiveCase("x:agentic-c1")
+    live.progress("measured", 12, 0, now=60.0)
+    assert live.text(now=360.0).endswith("measuring 12")
+
+
 def test_it_fits_the_terminal() -> None:
     live = LiveCase("a-very-long-name-of-a-server-that-nobody-can-read-tp8:1k1k-c64", conc=1)
     live.progress("measured", 5, 10, 0.0)

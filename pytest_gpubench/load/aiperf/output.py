@@ -212,7 +212,9 @@ def _request(
     index = numbers[phase]
     numbers[phase] += 1
     session, turn = str(about["conversation_id"]), int(about["turn_index"])
-    instance = str(about.get("x_correlation_id") or session)
+    # A conversation may be replayed more than once.
+    replay = str(about.get("x_correlation_id") or "")
+    instance = f"{session}#{replay[:12]}" if replay else session
     started = int(about["request_start_ns"]) - offset_ns
     due = started
     if about.get("credit_issued_ns") is not None:
