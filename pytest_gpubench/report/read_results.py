@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.report.record import CaseRecord, Record, StartRecord, record_adapter
-from pytest_gpubench.report.records import SCHEMA_VERSION
+from pytest_gpubench.report.records import SCHEMA_VERSION, is_attachment
 from pytest_gpubench.report.results import (
     CaseResult,
     InitResult,
@@ -119,7 +119,7 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
             )
         top = folder.resolve()
         for parent, names, files in os.walk(top):
-            names.sort()
+            names[:] = sorted(name for name in names if not is_attachment(name))
             for name in sorted(files):
                 path = Path(parent, name)
                 if name.endswith(".json") and not name.startswith(".") and path not in seen:

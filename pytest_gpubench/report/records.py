@@ -12,9 +12,10 @@ from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.client_tools import ToolName
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import canonical_json
 from pytest_gpubench.model.secrets import hide_in
@@ -34,6 +35,11 @@ def requests_name(launch: Launch, number: int = 1) -> str:
     """Name of the file of a round's per-request records, beside the record of the case."""
     part = f".round-{number}" if number > 1 else ""
     return f"{launch.label}{part}.requests.jsonl.gz"
+
+
+def is_attachment(name: str) -> bool:
+    """Whether a folder beside records holds files of others, not records."""
+    return name.endswith((".evaluation", *(f".{tool}" for tool in get_args(ToolName))))
 
 
 @dataclass(frozen=True, slots=True)

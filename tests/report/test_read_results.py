@@ -81,6 +81,19 @@ def _place(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("folder", ["launch-1.aiperf", "b1.round-2.aiperf", "launch-1.evaluation"])
+def test_what_other_tools_wrote_beside_a_record_is_none_of_ours(
+    tmp_path: Path, folder: str
+) -> None:
+    path = write(tmp_path / "run", case_record())
+    aside = path.parent / folder / "profile_export_aiperf.json"
+    aside.parent.mkdir()
+    aside.write_text("{}")
+    loaded = load_results([tmp_path])
+    assert loaded.left_out == ()
+    assert [case.case for run in loaded.runs for case in run.cases] == [f"{SERVER}:1k1k-c4"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
