@@ -9,7 +9,7 @@ from dataclasses import replace
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.workload import BLOCK_TOKENS, Workload
 
-_OUTPUT_TOKENS = 16
+_OUTPUT_TOKENS = 12
 """Enough for some steps of a draft and its target, few enough to cost a second."""
 _INPUT_TOKENS = 512
 """Of a workload whose lengths are those of a trace."""
