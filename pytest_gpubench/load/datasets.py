@@ -51,6 +51,8 @@ _OUTPUT_KEYS = (
 """Of a line: how many tokens its answer may have, in the words of several tools."""
 _SENT_ROLES = frozenset({"system", "developer", "user", "assistant"})
 _NAMED = 3
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of a pair as JSON escapes it; it may have its other half."""
 _LONGEST_PIECE = 200
 """Words of a sentence; a longer one, as of a script without full stops, is cut."""
 _WORD_CHARACTERS = 4
@@ -329,7 +331,20 @@ def json_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
             raise unusable(f"{name}:{number}: nested too deeply") from None
         if not isinstance(entry, dict):
             raise unusable(f"{name}:{number}: not a JSON object")
+        if _SURROGATE.search(line) and not _encodable(entry):
+            raise unusable(
+                f"{name}:{number}: holds half of a surrogate pair, which no request can carry; "
+                "remove it"
+            )
         yield number, entry
+
+
+def _encodable(entry: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(entry, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _in_turns(messages: Sequence[Message]) -> tuple[Message, ...]:

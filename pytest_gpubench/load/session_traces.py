@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ _TURN_KEYS = frozenset(
     }
 )
 _LINE_KEYS = _TURN_KEYS | {"session_id"}
+_SYSTEM_KEYS = frozenset({"type", "role", "text"})
 _SESSION_KEYS = frozenset({"type", "session_id", "turns"})
 _ROLES = frozenset({"system", "developer", "user", "assistant"})
 
@@ -182,6 +184,7 @@ def _whole(reading: _Reading, line: int, entry: Mapping[str, Any]) -> None:
         if turn.get("role") == "system" and not reading.turns.get(session):
             if "text" not in turn or system:
                 reading.wrong(line, "a session begins with one system message at most, a `text`")
+            _refuse_unknown(reading, line, turn, _SYSTEM_KEYS, "a system message")
             system = (("system", _text(reading, line, turn["text"])),)
             continue
         _take(reading, session, line, turn, system)
@@ -199,6 +202,8 @@ def _single(reading: _Reading, line: int, entry: Mapping[str, Any]) -> None:
         reading.wrong(
             line, f"the session {session!r} stands in line {reading.begun[session]} whole"
         )
+    if not named and session in reading.begun:
+        reading.wrong(line, f"has no session_id, and a session is named {session!r}; give it one")
     reading.begun.setdefault(session, line)
     _take(reading, session, line, entry, (), whole="messages" in entry)
 
@@ -243,6 +248,8 @@ def _take(
     )
     if given == ["input_length"]:
         length = _count(reading, line, "input_length", entry["input_length"])
+        if before:
+            reading.wrong(line, "a system message goes before turns by text, not by length")
         blocks = _blocks(reading, line, entry.get("hash_ids"), length)
         turn = replace(turn, input_tokens=length, blocks=blocks)
     elif "hash_ids" in entry:
@@ -259,13 +266,17 @@ def _take(
 def _pause(reading: _Reading, line: int, value: Any) -> float:
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    delay = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):  # of more digits than a float has room for
+            delay = float(value)
+    if not math.isfinite(delay):
         reading.wrong(line, "`delay` must be a number of milliseconds")
-    if value < 0:
-        reading.wrong(line, f"`delay` is {value:g} ms: nothing is sent before its answer")
-    if value > MOST_PAUSE_S * 1000:
-        reading.wrong(line, f"`delay` is {value:g} ms, more than a day")
-    return float(value) / 1000
+    if delay < 0:
+        reading.wrong(line, f"`delay` is {delay:g} ms: nothing is sent before its answer")
+    if delay > MOST_PAUSE_S * 1000:
+        reading.wrong(line, f"`delay` is {delay:g} ms, more than a day")
+    return delay / 1000
 
 
 def _output(reading: _Reading, line: int, entry: Mapping[str, Any]) -> int | None:
@@ -323,7 +334,8 @@ def _messages(
     found: list[Message] = []
     for part in parts:
         role = part.get("role") if isinstance(part, dict) else None
-        if role not in _ROLES or set(part) - {"role", "content"}:
+        known = isinstance(role, str) and role in _ROLES
+        if not known or set(part) - {"role", "content"}:
             reading.wrong(
                 line, "a message has `role` (system, developer, user, assistant) and `content` only"
             )

@@ -118,6 +118,7 @@ REFUSED = {
     "session id": ((turn(session_id=7),), "`session_id` must be a text of 1 to 200"),
     "negative delay": ((turn(delay=-3),), "t.jsonl:1: `delay` is -3 ms"),
     "endless delay": ((turn(delay=1e12),), "more than a day"),
+    "delay of many digits": ((turn(delay=10**400),), "t.jsonl:1: `delay` must be a number of"),
     "delay of text": ((turn(delay="2"),), "`delay` must be a number of milliseconds"),
     "no length": ((turn(input_length=0),), "`input_length` must be a number of tokens"),
     "length of text": ((turn(output_length="5"),), "`output_length` must be a number of tokens"),
@@ -131,6 +132,27 @@ REFUSED = {
     "a tool's message": (
         (whole("a", {"messages": [{"role": "tool", "content": "x"}]}),),
         "a message has `role`",
+    ),
+    "a role of many": (
+        (whole("a", {"messages": [{"role": ["user"], "content": "x"}]}),),
+        "a message has `role`",
+    ),
+    "system message with more": (
+        (whole("p", {"role": "system", "text": "x", "spawns": ["c"]}, SAY), turn("c")),
+        "t.jsonl:1: a system message has `spawns`, which cannot be replayed",
+    ),
+    "system message before lengths": (
+        (whole("p", {"role": "system", "text": "x"}, {"input_length": 9, "output_length": 2}),),
+        "t.jsonl:1: a system message goes before turns by text, not by length",
+    ),
+    "another's name": (
+        (turn("line 2"), {"input_length": 100, "output_length": 5}),
+        "t.jsonl:2: has no session_id, and a session is named 'line 2'",
+    ),
+    "half a character in a name": ((turn("\ud800"),), "t.jsonl:1: holds half of a surrogate pair"),
+    "half a character in a text": (
+        (whole("a", {**SAY, "text": "x\udfff"}),),
+        "t.jsonl:1: holds half of a surrogate pair",
     ),
     "answered message": (
         (whole("a", {"messages": [{"role": "assistant", "content": "x"}]}),),
