@@ -12,6 +12,9 @@ from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.policy import GOLDEN_DATASET, MetricPolicy
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
 
+_MAY_BE_ZERO = frozenset({"prefix_hit_rate", "session_goodput", "goodput"})
+"""No hit in a cache, no request within its limits: a time or a rate of 0 was not measured."""
+
 
 def limit_results(
     policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]
@@ -27,7 +30,7 @@ def limit_results(
 
 def _limit(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricVerdict:
     metric = policy.metric
-    refused = refusal(policy, launches)
+    refused = refusal(policy, launches, zero=True)
     if refused is not None:
         return refused
     values = [launch.metrics[metric] for launch in launches]
@@ -75,8 +78,14 @@ def _golden(
     return MetricVerdict(policy.metric, Status.PASS, "golden-held", words, against="limit")
 
 
-def refusal(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricVerdict | None:
-    """Why a metric of these launches cannot be judged, None if it can."""
+def refusal(
+    policy: MetricPolicy, launches: Sequence[LaunchEvidence], *, zero: bool = False
+) -> MetricVerdict | None:
+    """Why a metric of these launches cannot be judged, None if it can.
+
+    Args:
+        zero: whether 0 is a value where a metric can be that; there is no ratio to it.
+    """
     metric = policy.metric
     if policy.refused:
         return _inconclusive(
@@ -88,23 +97,30 @@ def refusal(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricV
         return _inconclusive(
             metric, "few-requests", reason, "raise prompts-per-conc in `client`, or remove the gate"
         )
-    absent = [launch.label for launch in launches if not usable(launch, metric)]
-    if absent:
-        return _inconclusive(
-            metric,
-            "not-measured",
-            f"{metric} could not be measured on {', '.join(absent)}",
-            "see the record's flags",
-        )
-    return None
+    absent = [launch for launch in launches if not usable(launch, metric, zero=zero)]
+    if not absent:
+        return None
+    labels = ", ".join(launch.label for launch in absent)
+    words, remedy = f"{metric} could not be measured on {labels}", "see the record's flags"
+    if all(usable(launch, metric, zero=True) for launch in absent):
+        words, remedy = f"{metric} is 0 on {labels}", "give it a limit (at-least), which judges 0"
+    return _inconclusive(metric, "not-measured", words, remedy)
 
 
-def usable(launch: LaunchEvidence, metric: str) -> bool:
+def usable(launch: LaunchEvidence, metric: str, *, zero: bool = False) -> bool:
     """Whether a launch has a value of the metric that may be compared: measured, positive in every
-    round, on enough requests."""
+    round, on enough requests.
+
+    Args:
+        zero: whether 0 is one, where nothing but a count of nothing makes it.
+    """
+    zero = zero and metric in _MAY_BE_ZERO
     values = [one.get(metric) for one in (launch.metrics, *launch.rounds)]
-    positive = all(value is not None and math.isfinite(value) and value > 0 for value in values)
-    return positive and metric not in launch.not_gated
+    known = all(
+        value is not None and math.isfinite(value) and (value > 0 or (zero and value == 0))
+        for value in values
+    )
+    return known and metric not in launch.not_gated
 
 
 def _refused_twice(policy: MetricPolicy) -> bool:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_gpubench.gate.bounds import usable
+from pytest_gpubench.gate.bounds import limit_results, refusal, usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
-from pytest_gpubench.gate.policy import Limit
+from pytest_gpubench.gate.policy import Limit, MetricPolicy
+from pytest_gpubench.model.verdicts import Status
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,31 @@ def test_a_metric_counts_where_every_round_has_it(last: float | None) -> None:
     assert usable(whole, "tpot_p50")
     rounds.append({} if last is None else {"tpot_p50": last})
     assert not usable(replace(whole, rounds=tuple(rounds)), "tpot_p50")
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "status", "words"),
+    [
+        (0.0, Limit("prefix_hit_rate", at_least=0.4), Status.FAIL, "demands at least 0.4 share"),
+        (0.0, Limit("goodput", at_least=1.0), Status.FAIL, "demands at least 1 req/s"),
+        (0.0, Limit("prefix_hit_rate", at_most=0.1), Status.PASS, "within its limits"),
+        (0.0, Limit("ttft_p50", at_most=0.1), Status.INCONCLUSIVE, "could not be measured"),
+        (None, Limit("prefix_hit_rate", at_least=0.4), Status.INCONCLUSIVE, "could not be"),
+    ],
+)
+def test_a_share_of_nothing_is_a_measured_one(
+    value: float | None, limit: Limit, status: Status, words: str
+) -> None:
+    """A cache that finds nothing any more is the loss that its limit is there for."""
+    metrics = {} if value is None else {limit.metric: value}
+    launch = LaunchEvidence("launch-1", metrics, 10, rounds=(metrics,))
+    (verdict,) = limit_results([MetricPolicy(limit.metric, limit=limit)], [launch])
+    assert (verdict.status, words in verdict.reason) == (status, True), verdict
+
+
+def test_there_is_no_ratio_to_nothing() -> None:
+    launch = LaunchEvidence("launch-1", {"prefix_hit_rate": 0.0}, 10)
+    verdict = refusal(MetricPolicy("prefix_hit_rate", 0.05), [launch])
+    assert verdict is not None
+    assert verdict.reason == "prefix_hit_rate is 0 on launch-1"
+    assert verdict.remedy == "give it a limit (at-least), which judges 0"
