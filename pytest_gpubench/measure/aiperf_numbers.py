@@ -10,7 +10,13 @@ from typing import Any
 
 from pytest_gpubench.dialects.counters import Counters
 from pytest_gpubench.dialects.metrics_page import Scrape
-from pytest_gpubench.load.aiperf.output import SUMMARY, AiperfOutput, changed, promised_hits
+from pytest_gpubench.load.aiperf.output import (
+    SUMMARY,
+    AiperfOutput,
+    changed,
+    is_number,
+    promised_hits,
+)
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure import session_figures
 from pytest_gpubench.measure.checks import find_flags, find_problems, not_injected
@@ -215,7 +221,7 @@ def metrics_of(summary: Mapping[str, Mapping[str, Any]], topology: Topology) -> 
         if entry is None:
             raise changed(f"{SUMMARY} has no '{it.theirs}', which {it.ours} is made of")
         value, unit = entry.get(it.stat), entry.get("unit")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise changed(f"{SUMMARY} has no number for '{it.theirs}.{it.stat}'")
         if unit != it.unit:
             raise changed(f"'{it.theirs}' of {SUMMARY} is in {unit!r}, not in {it.unit}")

@@ -343,6 +343,35 @@ def test_output_that_is_not_as_known_is_named(
     assert words in failure.summary
 
 
+@pytest.mark.parametrize("count", ["NaN", "-Infinity", "1e999", "1" + "0" * 400, "true"])
+def test_a_count_that_is_no_number(tmp_path: Path, count: str) -> None:
+    folder = captured(tmp_path)
+    (folder / SUMMARY).write_text(f'{{"request_count": {{"avg": {count}}}}}')
+    with pytest.raises(BenchmarkError) as caught:
+        read_output(folder, (), 0, 0)
+    assert f"{SUMMARY} has no number for 'request_count.avg'" in caught.value.failure.summary
+
+
+@pytest.mark.parametrize("value", ["Infinity", "1" + "0" * 400])
+def test_a_time_that_is_too_long_to_be_one(tmp_path: Path, value: str) -> None:
+    folder = captured(tmp_path)
+    line = json.loads((folder / RECORDS).read_text().splitlines()[0])
+    line["metrics"]["request_latency"]["value"] = "VALUE"
+    (folder / RECORDS).write_text(json.dumps(line).replace('"VALUE"', value))
+    with pytest.raises(BenchmarkError) as caught:
+        read_output(folder, (), 0, 0)
+    assert f"{RECORDS}, line 1, is not as known" in caught.value.failure.summary
+
+
+def test_names_may_hold_other_line_separators(tmp_path: Path) -> None:
+    folder = captured(tmp_path)
+    whole = (folder / RECORDS).read_text()
+    name = json.loads(whole.splitlines()[0])["metadata"]["conversation_id"]
+    odd = "a\u2028b\x85c"
+    (folder / RECORDS).write_text(whole.replace(name, odd), encoding="utf-8")
+    assert odd in {request.session for request in read_output(folder, (), 0, 0).requests}
+
+
 def test_no_request_at_all(run: Callable[..., AiperfRun], tmp_path: Path) -> None:
     it = run("nothing")
     with pytest.raises(BenchmarkError) as caught:

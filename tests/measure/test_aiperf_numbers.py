@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,14 @@ def test_every_metric_is_mapped_derived_or_left_out_by_name() -> None:
     ("change", "words"),
     [
         ({"time_to_first_token": None}, "has no 'time_to_first_token', which ttft_mean is made of"),
+        (
+            {"benchmark_duration": {"unit": "sec", "avg": math.nan}},
+            "no number for 'benchmark_duration.avg'",
+        ),
+        (
+            {"benchmark_duration": {"unit": "sec", "avg": 10**400}},
+            "no number for 'benchmark_duration.avg'",
+        ),
         ({"benchmark_duration": {"unit": "sec"}}, "no number for 'benchmark_duration.avg'"),
         (
             {"benchmark_duration": {"unit": "ms", "avg": 1.0}},

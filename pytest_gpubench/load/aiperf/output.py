@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pytest_gpubench.load.aiperf.running import RECORDS, WORKER
 from pytest_gpubench.load.protocol import Phase, RequestRecord
@@ -179,14 +180,22 @@ def _count(document: Mapping[str, Any], name: str) -> int:
     """A count of the summary; it leaves out what is zero."""
     entry = document.get(name, {"avg": 0})
     value = entry.get("avg") if isinstance(entry, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise changed(f"{SUMMARY} has no number for '{name}.avg'")
     return int(value)
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value of its files is one; Python's JSON has NaN and endless ones, too."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
+
+
 def _requests(path: Path, offset_ns: int, osl: int) -> Iterator[AiperfRequest]:
     numbers: dict[Phase, int] = {"warmup": 0, "measured": 0}
-    lines = _text(path).splitlines()
+    # At line feeds alone: names and errors may hold the other line separators of Unicode.
+    lines = _text(path).removesuffix("\n").split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -196,7 +205,7 @@ def _requests(path: Path, offset_ns: int, osl: int) -> Iterator[AiperfRequest]:
             raise changed(
                 f"{path.name}, line {number} of {len(lines)}, is no JSON ({error})"
             ) from None
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             lacks = (
                 f"lacks {error}" if isinstance(error, KeyError) else f"is not as known ({error})"
             )
