@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ class ToolRuns:
                 output = read_output(folder, run.log, offset, case.workload.osl)
             except BaseException:
                 spans.split(begun, {"load": time.monotonic()})
+                _without_key(folder, engine.api_key)
                 raise
         spans.split(begun, stages(output.records))
         with spans.of("results"):
@@ -274,6 +276,14 @@ def _known(version: str) -> bool:
         return ".".join(map(str, Version(version).release[:2])) == SERIES
     except InvalidVersion:
         return False
+
+
+def _without_key(folder: Path, api_key: str) -> None:
+    """What a run that failed leaves, but for files with the server's key in them."""
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it is gone, or cannot be read by anybody
+            if path.is_file() and _holds(path, api_key):
+                path.unlink()
 
 
 def _holds(path: Path, secret: str) -> bool:

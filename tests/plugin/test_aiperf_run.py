@@ -102,6 +102,17 @@ def test_what_goes_wrong_fails_the_case_with_a_sentence(
     assert list((project.pytester.path / "results").rglob("launch-1.aiperf/*"))  # nothing is lost
 
 
+def test_a_run_that_fails_leaves_no_file_with_the_key(
+    project: Project, aiperf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBENCH_FAKE_AIPERF", "tell-key-broken")
+    run(project, aiperf).assert_outcomes(failed=1)
+    (place,) = (project.pytester.path / "results").rglob("launch-1.aiperf")
+    left = {path.name for path in place.rglob("*.*")}
+    assert {"profile_export_aiperf.json", "profile_export.jsonl", "aiperf.log"} <= left
+    assert "profile_export_aiperf.csv" not in left  # the table of numbers held the server's key
+
+
 def test_tokens_that_do_not_add_up_make_it_invalid(
     project: Project, aiperf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

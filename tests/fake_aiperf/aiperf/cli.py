@@ -42,6 +42,7 @@ FAULTS = {
     "unsaid": "sends one request more than it writes down",
     "late": "its worker was late",
     "tell-key": "writes the server's key into its table of numbers",
+    "tell-key-broken": "likewise, and something else for its summary",
 }
 FAULT = os.environ.get("GPUBENCH_FAKE_AIPERF", "")
 CAPTURED = Path(__file__).parent / "captured"
@@ -189,13 +190,13 @@ class Run:
             path.write_text(text[: -len(text.splitlines()[-1]) // 2])
         summary = self.folder / "profile_export_aiperf.json"
         text = json.dumps(self.summary(), indent=1)
-        if FAULT == "not-json":
+        if FAULT in ("not-json", "tell-key-broken"):
             text = "<html>"
         if FAULT == "cut-summary":
             text = text[: len(text) // 2]
         if FAULT != "no-summary":
             summary.write_text(text)
-        key = self.told.get("api-key", "") if FAULT == "tell-key" else ""
+        key = self.told.get("api-key", "") if FAULT.startswith("tell-key") else ""
         (self.folder / "profile_export_aiperf.csv").write_text(f"Metric,avg\n{key}\n")
 
     def summary(self) -> dict[str, Any]:
