@@ -77,6 +77,10 @@ _OURS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("config", "f"), "what is measured stands in the recipe; write its keys as arguments"),
     (("num-profile-runs",), "launches and rounds are counted here (`client.rounds`)"),
     (("isl-osl-pairs",), "write a row for each pair"),
+    (
+        ("system-prompt-file",),
+        "what it holds would be no part of what is comparable; write the prompt into the trace",
+    ),
     (("api-port", "api-host", "stream"), "nobody else is to ask it while it measures"),
 )
 _OUR_WORD = {name: why for names, why in _OURS for name in names}

@@ -78,7 +78,7 @@ def test_a_launch_is_warmed_up_by_our_own_client() -> None:
     traced = Workload(0, 0, 8, 8, 0, dataset=AGENTIC, tool=Tool("aiperf"))
     waves = waves_of([traced], 1)
     assert [(wave.isl, wave.osl, wave.tool, wave.dataset) for wave in waves] == [
-        (512, 16, None, "random")
+        (512, 12, None, "random")
     ] * 2
 
 
@@ -110,6 +110,7 @@ def test_a_launch_is_warmed_up_by_our_own_client() -> None:
                 ("search-recipe: x", "write one row a point"),
                 ("vllm-burstiness: 2", "write `client.burstiness`"),
                 ("wandb-project: x", "a run is offline"),
+                ("system-prompt-file: x", "no part of what is comparable"),
                 ("--random-seed: 1", "without dashes before it: 'random-seed'"),
                 ("random_seed: 1", "without dashes before it: 'random-seed'"),
                 ("extra-inputs: 'a:1'", "write a map"),
