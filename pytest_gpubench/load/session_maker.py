@@ -202,7 +202,8 @@ class _Maker:
             if depth == 0 and rng.random() < self.wanted.sub_sessions:
                 self._subs += 1
                 child = f"{name}.{self._subs}"
-                made = list(self.session(child, 1 + rng.randrange(_SUB_TURNS), depth + 1))
+                most = min(_SUB_TURNS, most_turns or _SUB_TURNS)
+                made = list(self.session(child, 1 + rng.randrange(most), depth + 1))
                 if made:
                     line["spawns"] = [child]
                     subs += made

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_gpubench.cli import main
@@ -62,6 +62,7 @@ def test_sessions_grow_by_blocks_and_begin_with_the_systems() -> None:
     sub_sessions=st.floats(0, 1),
     turns=st.none() | st.integers(1, 6),
 )
+@example(seed=1, profile="chat", scale=0.0625, block=1, sub_sessions=1.0, turns=2)
 def test_whatever_is_drawn_can_be_read_and_keeps_its_bounds(
     seed: int, profile: str, scale: float, block: int, sub_sessions: float, turns: int | None
 ) -> None:
