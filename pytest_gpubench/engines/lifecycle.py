@@ -10,7 +10,7 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,29 @@ class EngineSettings:
     """A fixed port; by default a free one is chosen, and another one if it is taken in between."""
 
 
-def start_engine(spec: ServerSpec, settings: EngineSettings) -> Engine:
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """How far a start is."""
+
+    elapsed: float
+    """Seconds since the process was started."""
+    compilers: tuple[str, ...]
+    """Names of the CUDA compilers that run for it."""
+    line: str
+    """Text of the log's newest line, without secrets; empty before there is one."""
+
+
+def start_engine(
+    spec: ServerSpec, settings: EngineSettings, note: Callable[[Starting], None] | None = None
+) -> Engine:
     """Start a server and return when it is ready: process alive, healthy, our name listed under our
     key.
 
     Blocks for as long as the server needs. Whatever goes wrong, and on Ctrl-C, the whole process
     tree is stopped first.
+
+    Args:
+        note: is told once a second how far the start is.
 
     Raises:
         BenchmarkError: with the named cause, if the server does not become ready.
@@ -93,7 +110,7 @@ def start_engine(spec: ServerSpec, settings: EngineSettings) -> Engine:
     attempts = _ATTEMPTS if settings.port is None else 1
     for attempt in range(attempts):
         try:
-            return _attempt(spec, settings, append=attempt > 0)
+            return _attempt(spec, settings, note, append=attempt > 0)
         except BenchmarkError as error:
             failure = error.failure
             if failure.cause not in _retried(spec.framework):
@@ -190,7 +207,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Engine:
+def _attempt(
+    spec: ServerSpec,
+    settings: EngineSettings,
+    note: Callable[[Starting], None] | None,
+    *,
+    append: bool,
+) -> Engine:
     served_name = f"{settings.label}-{secrets.token_hex(3)}"
     api_key = secrets.token_urlsafe(24)
     dialect = dialect_of(spec.framework)
@@ -215,7 +238,7 @@ def _attempt(spec: ServerSpec, settings: EngineSettings, *, append: bool) -> Eng
             argv, env, log, inherit_fds=settings.inherit_fds, cwd=settings.folder
         )
         try:
-            _await_ready(process, url, api_key, served_name, settings)
+            _await_ready(process, url, api_key, served_name, settings, note)
             ready = time.monotonic() - process.started
             process.calm()
             deadline = process.started + settings.start_timeout
@@ -272,7 +295,12 @@ def _environment(
 
 
 def _await_ready(
-    process: ServerProcess, url: str, api_key: str, served_name: str, settings: EngineSettings
+    process: ServerProcess,
+    url: str,
+    api_key: str,
+    served_name: str,
+    settings: EngineSettings,
+    note: Callable[[Starting], None] | None,
 ) -> None:
     progress = process.log.progress
     cpu = 0.0
@@ -305,6 +333,9 @@ def _await_ready(
                 now - moved
             ):
                 progress, cpu, moved = process.log.progress, used, now
+            if note is not None:
+                elapsed = now - process.started
+                note(Starting(elapsed, process.compilers(), process.log.newest))
         ending: Ending | None = None
         answering = identity.who == "unhealthy"
         if now > deadline:

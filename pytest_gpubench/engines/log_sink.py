@@ -50,6 +50,8 @@ class LogSink:
         """`time.monotonic` of the newest output."""
         self.first_output: float | None = None
         self.first_engine_line: float | None = None
+        self.newest = ""
+        """The text of the newest line that is more than a heartbeat."""
         self.fatal: str | None = None
         """The first fatal line, until a stop is requested."""
         self.left_behind: list[str] = []
@@ -171,6 +173,7 @@ class LogSink:
             parsed = self._read(line)
             if not parsed.heartbeat:
                 self.progress += 1
+                self.newest = parsed.text.strip() or self.newest
             if self.first_engine_line is None and parsed.level:
                 self.first_engine_line = now
             if compiled := self.format.compiled.search(line):

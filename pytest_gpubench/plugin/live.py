@@ -1,5 +1,5 @@
-"""The live line on a terminal: shown below pytest's own line while a case runs, and gone without a
-trace afterwards."""
+"""The live line on a terminal: shown below pytest's own line while a server starts and a case runs,
+and gone without a trace afterwards."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from typing import TextIO
 import pytest
 
 from pytest_gpubench.dialects.registry import dialect_of
+from pytest_gpubench.engines.lifecycle import Starting
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.model.cases import Case
+from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.report.numbers import seconds
 
 _WINDOW = 6.0
@@ -84,7 +86,7 @@ class LiveCase:
             rate, left = self._rate(now), self._left(now)
         if rate is not None:
             parts.append(f"{rate:,.0f} tok/s")
-        if left is not None:
+        if left is not None and left >= 0.5:
             parts.append(f"about {seconds(round(left))} left")
         words = "  ".join(parts)
         room = width - len(words) - 3
@@ -184,7 +186,7 @@ class Showing:
         self._live.progress(progress.stage, progress.done, progress.total, now)
         if now >= self._next:
             self._next = now + _EVERY
-            self._draw(self._live.text(now, shutil.get_terminal_size().columns))
+            self._draw(self._live.text(now, _columns()))
 
     def page(self, text: str) -> str:
         """A page of ``/metrics``, which is handed on as it came."""
@@ -194,6 +196,8 @@ class Showing:
 
 
 Shows = Callable[[Case], AbstractContextManager[Showing]]
+ShowsStart = Callable[[str], AbstractContextManager[Callable[[Starting], None] | None]]
+"""Given a server's key, what is told how far its start is; None where nobody looks."""
 
 
 @contextlib.contextmanager
@@ -205,34 +209,75 @@ def nothing(case: Case) -> Iterator[Showing]:
 def shows_of(config: pytest.Config) -> Shows:
     """How this run shows its cases: nothing without a terminal, in a worker of xdist, under ``-q
     -q`` and with ``TERM=dumb``."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    quiet = config.get_verbosity() <= -2
-    if (
-        reporter is None
-        or quiet
-        or hasattr(config, "workerinput")
-        or not reporter.isatty
-        or os.environ.get("TERM") == "dumb"
-    ):
+    reporter = _terminal(config)
+    if reporter is None:
         return nothing
 
     @contextlib.contextmanager
     def show(case: Case) -> Iterator[Showing]:
-        control = bool(reporter.hasmarkup)
-        if not control:
-            reporter.ensure_newline()
-        reporter.flush()
-        screen = Screen(
-            lambda: _uncaptured(config), shutil.get_terminal_size().columns, control=control
-        )
-        try:
+        with _screen(config, reporter) as screen:
             rate = dialect_of(case.identity.framework).counters.rate
             live = LiveCase(case.id, case.workload.conc, case.workload.duration, rate)
             yield Showing(live, screen.draw)
-        finally:
-            screen.clear()
 
     return show
+
+
+def starts_of(config: pytest.Config) -> ShowsStart:
+    """How this run shows the starts of its servers: where it shows its cases."""
+
+    @contextlib.contextmanager
+    def show(server: str) -> Iterator[Callable[[Starting], None] | None]:
+        # Not asked before: the pool of servers can be older than the terminal's reporter.
+        reporter = _terminal(config)
+        if reporter is None:
+            yield None
+            return
+        with _screen(config, reporter) as screen:
+            yield lambda progress: screen.draw(start_text(server, progress, _columns()))
+
+    return show
+
+
+def start_text(server: str, progress: Starting, width: int = 80) -> str:
+    """The line of a start, no longer than the terminal is wide: compilers that run, which can take
+    minutes without a word in the log; else the log's newest line."""
+    doing = progress.line
+    if progress.compilers:
+        doing = f"compiling kernels ({', '.join(progress.compilers)})"
+    # A progress bar's line holds all its states; a log is anybody's text.
+    doing = for_terminal(doing.rpartition("\r")[2])
+    text = f"{server}  starting, {progress.elapsed:.0f} s  {doing}"
+    return text[: max(0, width - 1)].rstrip()
+
+
+def _terminal(config: pytest.Config) -> pytest.TerminalReporter | None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    unseen = (
+        reporter is None
+        or config.get_verbosity() <= -2
+        or hasattr(config, "workerinput")
+        or not reporter.isatty
+        or os.environ.get("TERM") == "dumb"
+    )
+    return None if unseen else reporter
+
+
+@contextlib.contextmanager
+def _screen(config: pytest.Config, reporter: pytest.TerminalReporter) -> Iterator[Screen]:
+    control = bool(reporter.hasmarkup)
+    if not control:
+        reporter.ensure_newline()
+    reporter.flush()
+    screen = Screen(lambda: _uncaptured(config), _columns(), control=control)
+    try:
+        yield screen
+    finally:
+        screen.clear()
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.engines_under_test import Arms
 from pytest_gpubench.plugin.leasing import Leasing
+from pytest_gpubench.plugin.live import ShowsStart
 from pytest_gpubench.plugin.model_files import fetch_weights, files_of_weights, weights_files
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans
@@ -51,10 +52,13 @@ class ServerPool:
         folder: RunFolder,
         leasing: Leasing,
         before_start: Callable[[Launch], None],
+        shown: ShowsStart,
     ) -> None:
-        """``before_start`` is called when a server of ours is about to start, its lease taken."""
+        """``before_start`` is called when a server of ours is about to start, its lease taken;
+        ``shown`` tells the person at the terminal how far it is."""
         self._settings = settings
         self._before_start = before_start
+        self._shown = shown
         self._leasing = leasing
         self._folder = folder
         self.arms = Arms(settings, book, self.inventory)
@@ -305,8 +309,9 @@ class ServerPool:
                 lease.naming(),
                 self._spans(launch).of("start"),
                 reading_ahead(self._soon_read(spec)),
+                self._shown(launch.server) as note,
             ):
-                return start_engine(spec, settings)
+                return start_engine(spec, settings, note)
         except BaseException:
             self._leasing.end()
             raise

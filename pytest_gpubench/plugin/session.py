@@ -67,6 +67,7 @@ class BenchmarkSession:
             pytest.UsageError: if ``--gpubench-ignore-findings`` names an unknown rule.
         """
         from pytest_gpubench.plugin.leasing import Leasing
+        from pytest_gpubench.plugin.live import starts_of
         from pytest_gpubench.plugin.servers import ServerPool
 
         worker = getattr(self.config, "workerinput", None)
@@ -76,7 +77,14 @@ class BenchmarkSession:
             self.folder.path.name,
             worker["workercount"] if worker else 1,
         )
-        return ServerPool(self.settings, self.book, self.folder, leasing, self._expect_load)
+        return ServerPool(
+            self.settings,
+            self.book,
+            self.folder,
+            leasing,
+            self._expect_load,
+            starts_of(self.config),
+        )
 
     @cached_property
     def load_workers(self) -> WorkerPool:

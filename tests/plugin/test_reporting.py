@@ -140,6 +140,15 @@ def test_the_live_line_on_a_terminal(
     assert "passed" in text or "-q" in arguments
 
 
+def test_a_start_is_shown_on_a_terminal(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBENCH_STUB_LOAD", "3")
+    # The option has the servers looked at before there is a terminal reporter.
+    early = "--gpubench-ignore-findings=minimax-m3-top-k-layout"
+    text = _on_a_terminal(project, "benchmarks", "-m", "cpu and mtp", early)
+    assert re.search(r"tiny-bf16-cpu-vllm-mtp-tp1  starting, \d s  \S", text), text
+    assert "passed" in text
+
+
 def test_without_a_terminal_there_is_no_live_line(project: Project) -> None:
     result = project.run("benchmarks", "-m", "cpu and mtp")
     assert "making prompts" not in result.stdout.str()

@@ -6,8 +6,9 @@ import contextlib
 import io
 
 from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.engines.lifecycle import Starting
 from pytest_gpubench.load.protocol import Progress
-from pytest_gpubench.plugin.live import LiveCase, Screen, Showing
+from pytest_gpubench.plugin.live import LiveCase, Screen, Showing, start_text
 
 
 def _page(tokens: float) -> str:
@@ -150,3 +151,15 @@ def test_without_a_terminal_it_swallows_everything() -> None:
     showing = Showing(LiveCase("c", 1), None)
     showing.note(Progress("measured", 1, 2))
     assert showing.page("text") == "text"
+
+
+def test_a_start_names_what_is_compiled_or_the_newest_line() -> None:
+    line = "\rCapturing:  0%\rCapturing: 50%\x1b[2J 4/8"
+    assert (
+        start_text("srv", Starting(83.4, (), line))
+        == "srv  starting, 83 s  Capturing: 50%\\x1b[2J 4/8"
+    )
+    assert start_text("srv", Starting(1.2, (), "")) == "srv  starting, 1 s"
+    compiling = Starting(250.0, ("cicc", "nvcc"), "Using flashinfer allreduce backend")
+    assert start_text("srv", compiling) == "srv  starting, 250 s  compiling kernels (cicc, nvcc)"
+    assert len(start_text("srv", Starting(1.0, (), "x" * 500), 40)) == 39
