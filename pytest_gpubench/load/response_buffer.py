@@ -38,7 +38,7 @@ class ResponseBuffer:
 
     def add(self, exchange: Exchange) -> None:
         """An exchange has ended and will not change any more."""
-        self._held += sum(len(data) for _, data in exchange.reads)
+        self._held += exchange.size
         self._waiting.append(exchange)
         if self._held > self.limit and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._move())

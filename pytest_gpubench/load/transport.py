@@ -27,6 +27,7 @@ NO_CONNECTION = "no connection"
 _CONNECT_BURST = 64
 _SHORT = 4
 """Bytes of a read in which an end may be in parts."""
+_now = time.monotonic_ns
 _OTHER_DESCRIPTORS = 32
 """Of a measuring process: files, pipes, timers, and connections that replace others."""
 _SILENCE_NS = 1_000_000_000
@@ -45,6 +46,8 @@ class Exchange:
     send_ns: int | None = None
     end_ns: int | None = None
     reads: list[tuple[int, bytes]] = field(default_factory=list)
+    size: int = 0
+    """Bytes of all reads; known when it has ended."""
     error: str = ""
     most_bytes: int = MAX_ANSWER
     """An answer that is longer fails."""
@@ -58,13 +61,23 @@ class Slot(asyncio.Protocol):
         self._on_end = on_end
         self._transport: asyncio.Transport | None = None
         self._framing: Framing | None = None
+        self._keep: Callable[[tuple[int, bytes]], None] | None = None
+        """Takes a read and its stamp, once the head of a chunked answer has been read."""
         self._received = 0
+        """Bytes of the answer so far; without its head, once that is known."""
+        self._most = 0
         self._checked = 0
         """Reads whose framing was looked at."""
         self._descriptor = -1
         self.exchange: Exchange | None = None
-        self.active_ns = time.monotonic_ns()
+        self._since_ns = _now()
+        """Time of the last write, or of the end of an answer."""
+
+    @property
+    def active_ns(self) -> int:
         """Time of the last read or write."""
+        reads = self.exchange.reads if self.exchange is not None else None
+        return reads[-1][0] if reads else self._since_ns
 
     @property
     def connected(self) -> bool:
@@ -74,15 +87,16 @@ class Slot(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         if transport.get_extra_info("ssl_object") is None:
             self._descriptor = transport.get_extra_info("socket").fileno()
-        self.active_ns = time.monotonic_ns()
+        self._since_ns = _now()
 
     def begin(self, exchange: Exchange, wire: bytes) -> None:
         """Send a request; the connection must be open and idle."""
         self.exchange = exchange
-        self._framing = None
+        self._framing = self._keep = None
         self._received = self._checked = 0
+        self._most = exchange.most_bytes
         transport = cast("asyncio.Transport", self._transport)
-        exchange.send_ns = self.active_ns = time.monotonic_ns()
+        exchange.send_ns = self._since_ns = _now()
         written = 0
         if (
             self._descriptor >= 0
@@ -97,52 +111,60 @@ class Slot(asyncio.Protocol):
             transport.write(wire[written:])
 
     def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        self.active_ns = now
+        now = _now()
+        keep = self._keep
+        # Nearly every read, and hence before anything else: a part of a chunked body.
+        if keep is not None and len(data) > _SHORT and not data.endswith(b"\r\n\r\n"):
+            keep((now, data))
+            self._received += len(data)
+            if self._received > self._most:
+                self._too_long(now)
+            return
         exchange = self.exchange
         if exchange is None:  # nothing was asked: the server says goodbye, or is out of step
             self.close()
             return
         exchange.reads.append((now, data))
-        if self._framing is None:
-            try:
-                self._framing = parse_head(
-                    data
-                    if len(exchange.reads) == 1
-                    else b"".join(read for _, read in exchange.reads)
-                )
-            except ValueError as error:
-                self._end(now, str(error), keep=False)
-                return
-            if self._framing is None:
-                return
-            self._received = -self._framing.head_size
-            if len(exchange.reads) > 1:
-                self._received += sum(len(read) for _, read in exchange.reads[:-1])
         self._received += len(data)
-        if self._complete(data, exchange):
-            self._end(now, "", keep=self._framing.keep_alive)
-        elif self._received > exchange.most_bytes:
-            self._end(
-                now,
-                f"the answer does not end: more than {exchange.most_bytes / 2**20:.0f} MiB",
-                keep=False,
-            )
+        if self._framing is None and not self._find_head(exchange, now):
+            return
+        if self._complete(exchange):
+            self._end(now, "", keep=cast("Framing", self._framing).keep_alive)
+        elif self._received > self._most:
+            self._too_long(now)
 
-    def _complete(self, data: bytes, exchange: Exchange) -> bool:
+    def _find_head(self, exchange: Exchange, now: int) -> bool:
+        """Whether the answer's head is whole, and says how its body is framed."""
+        reads = exchange.reads
+        head = reads[0][1] if len(reads) == 1 else b"".join(read for _, read in reads)
+        try:
+            self._framing = parse_head(head)
+        except ValueError as error:
+            self._end(now, str(error), keep=False)
+            return False
+        if self._framing is None:
+            return False
+        self._received -= self._framing.head_size
+        if self._framing.chunked:
+            self._keep = reads.append
+        return True
+
+    def _complete(self, exchange: Exchange) -> bool:
         framing = cast("Framing", self._framing)
         if framing.chunked:
-            if len(data) > _SHORT and not data.endswith(b"\r\n\r\n"):
-                return False  # nearly every read, hence here
-            return ends_here(data, exchange.reads)
+            return ends_here(exchange.reads[-1][1], exchange.reads)
         return framing.length is not None and self._received >= framing.length
+
+    def _too_long(self, now: int) -> None:
+        most = f"{self._most / 2**20:.0f} MiB"
+        self._end(now, f"the answer does not end: more than {most}", keep=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._descriptor = -1
         if self.exchange is None:
             return
-        now = time.monotonic_ns()
+        now = _now()
         framing, reads = self._framing, self.exchange.reads
         if (
             exc is None
@@ -178,7 +200,7 @@ class Slot(asyncio.Protocol):
 
     def fail(self, reason: str) -> None:
         """Give the exchange up and drop the connection."""
-        self._end(time.monotonic_ns(), reason, keep=False)
+        self._end(_now(), reason, keep=False)
 
     def close(self) -> None:
         self._descriptor = -1
@@ -188,11 +210,13 @@ class Slot(asyncio.Protocol):
 
     def _end(self, now: int, error: str, *, keep: bool) -> None:
         exchange, self.exchange = self.exchange, None
+        self._keep, self._since_ns = None, now
         if not keep:
             self.close()
         if exchange is not None:
             exchange.end_ns = now
             exchange.error = error
+            exchange.size = self._received + (self._framing.head_size if self._framing else 0)
             self._on_end(self, exchange, now)
 
 
@@ -295,7 +319,7 @@ class Pool:
         Framing is looked at once in every silence of a second: an answer that broke it will never
         end, and looking at every read would cost the measuring loop.
         """
-        now = time.monotonic_ns()
+        now = _now()
         for slot in [slot for slot in self._busy if slot.unchecked_ns(now) > _SILENCE_NS]:
             slot.look()
         for slot in [slot for slot in self._busy if now - slot.active_ns > self.read_timeout * 1e9]:
@@ -311,7 +335,7 @@ class Pool:
         try:
             await open_connection(self.root, slot, self.connect_timeout)
         except OSError as error:
-            exchange.end_ns = time.monotonic_ns()
+            exchange.end_ns = _now()
             exchange.error = f"{NO_CONNECTION}: {error or type(error).__name__}"
             self.on_end(exchange, exchange.end_ns)
         else:
@@ -328,4 +352,4 @@ class Pool:
 
 
 def _usable(slot: Slot) -> bool:
-    return slot.connected and time.monotonic_ns() - slot.active_ns < _IDLE_LIMIT_NS
+    return slot.connected and _now() - slot.active_ns < _IDLE_LIMIT_NS

@@ -64,7 +64,7 @@ class Validity:
     """What the rules look at. Seconds; None: not known."""
 
     lag_mean: float | None = None
-    """Event loop of the client, from a kernel timer that beats 100 times a second."""
+    """Event loop of the client, from a kernel timer that beats 40 times a second."""
     lag_p99: float | None = None
     lag_max: float | None = None
     send_lag_mean: float | None = None

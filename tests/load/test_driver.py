@@ -115,3 +115,17 @@ def test_fewer_requests_than_slots() -> None:
             loop.close()
 
     asyncio.run(main())
+
+
+def test_an_exchange_knows_the_bytes_of_its_reads() -> None:
+    async def main() -> None:
+        async with LoopbackServer(FAST) as server:
+            loop = Driver(server.url, 2, 60, 60)
+            ended = await loop.run(await wires(server, 5))
+            assert [item.size for item in ended] == [
+                sum(len(data) for _, data in item.reads) for item in ended
+            ]
+            assert all(item.size > 500 for item in ended)
+            loop.close()
+
+    asyncio.run(main())

@@ -72,7 +72,7 @@ def kept(exchanges: Sequence[Exchange]) -> int:
 
 def exchange(number: int) -> Exchange:
     reads = [(number * 1000 + part, f"{number}:{part};".encode() * 40) for part in range(50)]
-    return Exchange(number, 0, reads=reads)
+    return Exchange(number, 0, reads=reads, size=sum(len(data) for _, data in reads))
 
 
 @pytest.mark.parametrize("limit", [0, 20_000, 1 << 30])
