@@ -25,7 +25,7 @@ from pytest_gpubench.engines.diagnosis import Ending, classify
 from pytest_gpubench.engines.engine import Engine, failure_of, no_metrics
 from pytest_gpubench.engines.http_probe import base_url_error
 from pytest_gpubench.engines.log_sink import LogSink
-from pytest_gpubench.engines.process import ServerProcess
+from pytest_gpubench.engines.process import LaunchProgress, ServerProcess
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.secrets import Secrets
@@ -78,20 +78,8 @@ class EngineSettings:
     """A fixed port; by default a free one is chosen, and another one if it is taken in between."""
 
 
-@dataclass(frozen=True, slots=True)
-class Starting:
-    """How far a start is."""
-
-    elapsed: float
-    """Seconds since the process was started."""
-    compilers: tuple[str, ...]
-    """Names of the CUDA compilers that run for it."""
-    line: str
-    """Text of the log's newest line, without secrets; empty before there is one."""
-
-
 def start_engine(
-    spec: ServerSpec, settings: EngineSettings, note: Callable[[Starting], None] | None = None
+    spec: ServerSpec, settings: EngineSettings, note: Callable[[LaunchProgress], None] | None = None
 ) -> Engine:
     """Start a server and return when it is ready: process alive, healthy, our name listed under our
     key.
@@ -210,7 +198,7 @@ def free_port() -> int:
 def _attempt(
     spec: ServerSpec,
     settings: EngineSettings,
-    note: Callable[[Starting], None] | None,
+    note: Callable[[LaunchProgress], None] | None,
     *,
     append: bool,
 ) -> Engine:
@@ -300,7 +288,7 @@ def _await_ready(
     api_key: str,
     served_name: str,
     settings: EngineSettings,
-    note: Callable[[Starting], None] | None,
+    note: Callable[[LaunchProgress], None] | None,
 ) -> None:
     progress = process.log.progress
     cpu = 0.0
@@ -334,8 +322,7 @@ def _await_ready(
             ):
                 progress, cpu, moved = process.log.progress, used, now
             if note is not None:
-                elapsed = now - process.started
-                note(Starting(elapsed, process.compilers(), process.log.newest))
+                note(process.progress("starting", process.started))
         ending: Ending | None = None
         answering = identity.who == "unhealthy"
         if now > deadline:

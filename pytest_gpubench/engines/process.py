@@ -49,6 +49,20 @@ class StopReport:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class LaunchProgress:
+    """How far a launch is, until its first case is measured."""
+
+    stage: str
+    """For a person: ``starting``, ``warming up``."""
+    elapsed: float
+    """Seconds since the stage began."""
+    compilers: tuple[str, ...] = ()
+    """Names of the CUDA compilers that run for it."""
+    line: str = ""
+    """Text of the log's newest line, without secrets; empty before there is one."""
+
+
 class ServerProcess:
     """One started server, made by `start`. `stop` may be called at any time, more than once."""
 
@@ -182,6 +196,11 @@ class ServerProcess:
             with contextlib.suppress(psutil.Error):
                 names.add(process.name())
         return tuple(sorted(names & _COMPILERS))
+
+    def progress(self, stage: str, since: float) -> LaunchProgress:
+        """How far a stage that began at ``since`` (``time.monotonic``) is."""
+        elapsed = time.monotonic() - since
+        return LaunchProgress(stage, elapsed, self.compilers(), self.log.newest)
 
     def listens(self, port: int) -> bool:
         """Whether a process of the tree listens on a TCP port of this host; True also where that

@@ -1,5 +1,5 @@
-"""The live line on a terminal: shown below pytest's own line while a server starts and a case runs,
-and gone without a trace afterwards."""
+"""The live line on a terminal: shown below pytest's own line while a server starts, is warmed up
+and measured, and gone without a trace afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import TextIO
 import pytest
 
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.engines.lifecycle import Starting
+from pytest_gpubench.engines.process import LaunchProgress
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.printing import for_terminal
@@ -196,14 +196,20 @@ class Showing:
 
 
 Shows = Callable[[Case], AbstractContextManager[Showing]]
-ShowsStart = Callable[[str], AbstractContextManager[Callable[[Starting], None] | None]]
-"""Given a server's key, what is told how far its start is; None where nobody looks."""
+ShowsLaunch = Callable[[str], AbstractContextManager[Callable[[LaunchProgress], None] | None]]
+"""Given a server's key, what is told how far its launch is; None where nobody looks."""
 
 
 @contextlib.contextmanager
 def nothing(case: Case) -> Iterator[Showing]:
     """What shows nothing."""
     yield Showing(LiveCase(case.id), None)
+
+
+@contextlib.contextmanager
+def launch_unseen(_server: str) -> Iterator[None]:
+    """What shows nothing of a launch."""
+    yield None
 
 
 def shows_of(config: pytest.Config) -> Shows:
@@ -223,31 +229,31 @@ def shows_of(config: pytest.Config) -> Shows:
     return show
 
 
-def starts_of(config: pytest.Config) -> ShowsStart:
-    """How this run shows the starts of its servers: where it shows its cases."""
+def launches_of(config: pytest.Config) -> ShowsLaunch:
+    """How this run shows the launches of its servers: where it shows its cases."""
 
     @contextlib.contextmanager
-    def show(server: str) -> Iterator[Callable[[Starting], None] | None]:
+    def show(server: str) -> Iterator[Callable[[LaunchProgress], None] | None]:
         # Not asked before: the pool of servers can be older than the terminal's reporter.
         reporter = _terminal(config)
         if reporter is None:
             yield None
             return
         with _screen(config, reporter) as screen:
-            yield lambda progress: screen.draw(start_text(server, progress, _columns()))
+            yield lambda progress: screen.draw(launch_text(server, progress, _columns()))
 
     return show
 
 
-def start_text(server: str, progress: Starting, width: int = 80) -> str:
-    """The line of a start, no longer than the terminal is wide: compilers that run, which can take
+def launch_text(server: str, progress: LaunchProgress, width: int = 80) -> str:
+    """The line of a launch, no longer than the terminal is wide: compilers that run, which can take
     minutes without a word in the log; else the log's newest line."""
     doing = progress.line
     if progress.compilers:
         doing = f"compiling kernels ({', '.join(progress.compilers)})"
     # A progress bar's line holds all its states; a log is anybody's text.
     doing = for_terminal(doing.rpartition("\r")[2])
-    text = f"{server}  starting, {progress.elapsed:.0f} s  {doing}"
+    text = f"{server}  {progress.stage}, {progress.elapsed:.0f} s  {doing}"
     return text[: max(0, width - 1)].rstrip()
 
 

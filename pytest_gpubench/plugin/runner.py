@@ -41,7 +41,7 @@ from pytest_gpubench.model.workload import SESSIONS
 from pytest_gpubench.plugin.doctoring import as_failure
 from pytest_gpubench.plugin.evaluator import ANSWERED, Evaluator
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
-from pytest_gpubench.plugin.live import Shows, nothing
+from pytest_gpubench.plugin.live import Shows, ShowsLaunch, launch_unseen, nothing
 from pytest_gpubench.plugin.outcomes import RESULT
 from pytest_gpubench.plugin.reuse import Reuse
 from pytest_gpubench.plugin.run_gate import Gate
@@ -76,6 +76,7 @@ class CaseRunner:
         gate: Gate,
         load_workers: WorkerPool,
         shows: Shows = nothing,
+        shows_launch: ShowsLaunch = launch_unseen,
         cases_of: Callable[[Launch], Iterable[Case]] = lambda _launch: (),
     ) -> None:
         self.gate = gate
@@ -86,7 +87,7 @@ class CaseRunner:
         self._load_workers = load_workers
         self._shows = shows
         self._cases_of = cases_of
-        self._warming = Warming(folder, load_workers)
+        self._warming = Warming(folder, load_workers, shows_launch)
         self._spans = Spans()
         """Of the case that is measured."""
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}

@@ -31,7 +31,7 @@ from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
 from pytest_gpubench.plugin.engines_under_test import Arms
 from pytest_gpubench.plugin.leasing import Leasing
-from pytest_gpubench.plugin.live import ShowsStart
+from pytest_gpubench.plugin.live import ShowsLaunch
 from pytest_gpubench.plugin.model_files import fetch_weights, files_of_weights, weights_files
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans
@@ -52,7 +52,7 @@ class ServerPool:
         folder: RunFolder,
         leasing: Leasing,
         before_start: Callable[[Launch], None],
-        shown: ShowsStart,
+        shown: ShowsLaunch,
     ) -> None:
         """``before_start`` is called when a server of ours is about to start, its lease taken;
         ``shown`` tells the person at the terminal how far it is."""

@@ -67,7 +67,7 @@ class BenchmarkSession:
             pytest.UsageError: if ``--gpubench-ignore-findings`` names an unknown rule.
         """
         from pytest_gpubench.plugin.leasing import Leasing
-        from pytest_gpubench.plugin.live import starts_of
+        from pytest_gpubench.plugin.live import launches_of
         from pytest_gpubench.plugin.servers import ServerPool
 
         worker = getattr(self.config, "workerinput", None)
@@ -83,7 +83,7 @@ class BenchmarkSession:
             self.folder,
             leasing,
             self._expect_load,
-            starts_of(self.config),
+            launches_of(self.config),
         )
 
     @cached_property
@@ -108,7 +108,7 @@ class BenchmarkSession:
     @cached_property
     def runner(self) -> CaseRunner:
         """Measures the cases of this run."""
-        from pytest_gpubench.plugin.live import shows_of
+        from pytest_gpubench.plugin.live import launches_of, shows_of
         from pytest_gpubench.plugin.runner import CaseRunner
 
         return CaseRunner(
@@ -119,6 +119,7 @@ class BenchmarkSession:
             self.gate,
             self.load_workers,
             shows_of(self.config),
+            launches_of(self.config),
             self._cases_of,
         )
 

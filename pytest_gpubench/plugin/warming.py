@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.idleness import SILENCE_TIMEOUT_S, SILENT, HangWatch
+from pytest_gpubench.engines.process import LaunchProgress
 from pytest_gpubench.host.gpus.inventory import Gpu
 from pytest_gpubench.host.gpus.sampling import GpuSampler
 from pytest_gpubench.load.load_run import run_load
@@ -23,6 +24,7 @@ from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.plugin.live import ShowsLaunch, launch_unseen
 from pytest_gpubench.report.records import RunFolder, try_to_write
 
 _MOST_TURNS = 3
@@ -32,6 +34,8 @@ _SETTLING_S = 30.0
 _TURN_S = 2.0
 """Least that a look at the GPUs lasts: a load of a tenth of a second warms nothing, and is over
 before the first sample."""
+_EVERY_S = 1.0
+"""Between words about it: the names of processes cost a look at each."""
 _COMPILING_S = 900.0
 """Of one wave, while a compiler runs among the engine's processes: kernels that are compiled for
 the first time on a host take minutes, in which nothing else tells a hung engine from a busy one."""
@@ -40,10 +44,15 @@ the first time on a host take minutes, in which nothing else tells a hung engine
 class Warming:
     """Warms each launch up once."""
 
-    def __init__(self, folder: RunFolder, load_workers: WorkerPool) -> None:
+    def __init__(
+        self, folder: RunFolder, load_workers: WorkerPool, shown: ShowsLaunch = launch_unseen
+    ) -> None:
         self._folder = folder
         self._load_workers = load_workers
         self._warm: set[Launch] = set()
+        self._shown = shown
+        self._note: Callable[[LaunchProgress], None] | None = None
+        self._began = self._next_note = 0.0
 
     def warm(
         self,
@@ -67,7 +76,18 @@ class Warming:
         loads = [case.workload for case in cases if case.evaluation is None]
         if not loads:
             return
-        began = time.monotonic()
+        self._began = time.monotonic()
+        with self._shown(launch.server) as self._note:
+            self._tell(launch, self._warmed(launch, spec, engine, loads, gpus))
+
+    def _warmed(
+        self,
+        launch: Launch,
+        spec: ServerSpec,
+        engine: Engine,
+        loads: Sequence[Workload],
+        gpus: Sequence[Gpu],
+    ) -> dict[str, Any]:
         sent: list[RequestRecord] = []
         compiled: dict[str, None] = {}
         refused: dict[str, None] = {}
@@ -91,14 +111,14 @@ class Warming:
                     break
         settling = self._settle(launch, spec, engine, last, gpus) if gpus and last else {}
         said = {
-            "seconds": round(time.monotonic() - began, 3),
+            "seconds": round(time.monotonic() - self._began, 3),
             "requests": len(sent),
             "failed": sum(not record.ok for record in sent),
             "ranks": spec.topology.dp,
             "compiled": list(compiled),
             "refused": list(refused),
         }
-        self._tell(launch, said | settling)
+        return said | settling
 
     def _settle(
         self,
@@ -160,6 +180,7 @@ class Warming:
         began = time.monotonic()
 
         def check() -> Failure | None:
+            self._show(engine)
             dead = engine.alive()
             silent = None if dead else watch.check()
             compiling = (
@@ -178,6 +199,16 @@ class Warming:
             pool=self._load_workers,
         )
         return result.records
+
+    def _show(self, engine: Engine) -> None:
+        now = time.monotonic()
+        if self._note is None or now < self._next_note:
+            return
+        self._next_note = now + _EVERY_S
+        if engine.process is not None:
+            self._note(engine.process.progress("warming up", self._began))
+        else:
+            self._note(LaunchProgress("warming up", now - self._began))
 
     def _tell(self, launch: Launch, said: dict[str, Any]) -> None:
         path = self._folder.init_record(launch)

@@ -142,10 +142,12 @@ def test_the_live_line_on_a_terminal(
 
 def test_a_start_is_shown_on_a_terminal(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUBENCH_STUB_LOAD", "3")
+    monkeypatch.setenv("GPUBENCH_STUB_WARM", "1")
     # The option has the servers looked at before there is a terminal reporter.
     early = "--gpubench-ignore-findings=minimax-m3-top-k-layout"
     text = _on_a_terminal(project, "benchmarks", "-m", "cpu and mtp", early)
     assert re.search(r"tiny-bf16-cpu-vllm-mtp-tp1  starting, \d s  \S", text), text
+    assert "tiny-bf16-cpu-vllm-mtp-tp1  warming up, 0 s" in text
     assert "passed" in text
 
 

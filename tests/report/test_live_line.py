@@ -6,9 +6,9 @@ import contextlib
 import io
 
 from pytest_gpubench.dialects.vllm.flags import COUNTERS
-from pytest_gpubench.engines.lifecycle import Starting
+from pytest_gpubench.engines.process import LaunchProgress
 from pytest_gpubench.load.protocol import Progress
-from pytest_gpubench.plugin.live import LiveCase, Screen, Showing, start_text
+from pytest_gpubench.plugin.live import LiveCase, Screen, Showing, launch_text
 
 
 def _page(tokens: float) -> str:
@@ -153,13 +153,15 @@ def test_without_a_terminal_it_swallows_everything() -> None:
     assert showing.page("text") == "text"
 
 
-def test_a_start_names_what_is_compiled_or_the_newest_line() -> None:
+def test_a_launch_names_what_is_compiled_or_the_newest_line() -> None:
     line = "\rCapturing:  0%\rCapturing: 50%\x1b[2J 4/8"
     assert (
-        start_text("srv", Starting(83.4, (), line))
+        launch_text("srv", LaunchProgress("starting", 83.4, (), line))
         == "srv  starting, 83 s  Capturing: 50%\\x1b[2J 4/8"
     )
-    assert start_text("srv", Starting(1.2, (), "")) == "srv  starting, 1 s"
-    compiling = Starting(250.0, ("cicc", "nvcc"), "Using flashinfer allreduce backend")
-    assert start_text("srv", compiling) == "srv  starting, 250 s  compiling kernels (cicc, nvcc)"
-    assert len(start_text("srv", Starting(1.0, (), "x" * 500), 40)) == 39
+    assert launch_text("srv", LaunchProgress("starting", 1.2, (), "")) == "srv  starting, 1 s"
+    compiling = LaunchProgress(
+        "starting", 250.0, ("cicc", "nvcc"), "Using flashinfer allreduce backend"
+    )
+    assert launch_text("srv", compiling) == "srv  starting, 250 s  compiling kernels (cicc, nvcc)"
+    assert len(launch_text("srv", LaunchProgress("starting", 1.0, (), "x" * 500), 40)) == 39
