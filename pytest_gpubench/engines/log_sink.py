@@ -51,7 +51,8 @@ class LogSink:
         self.first_output: float | None = None
         self.first_engine_line: float | None = None
         self.newest = ""
-        """The text of the newest line that is more than a heartbeat."""
+        """The text of the newest line that is more than a heartbeat; of those with a level, once
+        there is one: what libraries and requests print tells little."""
         self.fatal: str | None = None
         """The first fatal line, until a stop is requested."""
         self.left_behind: list[str] = []
@@ -173,7 +174,8 @@ class LogSink:
             parsed = self._read(line)
             if not parsed.heartbeat:
                 self.progress += 1
-                self.newest = parsed.text.strip() or self.newest
+                if parsed.level or self.first_engine_line is None:
+                    self.newest = parsed.text.strip() or self.newest
             if self.first_engine_line is None and parsed.level:
                 self.first_engine_line = now
             if compiled := self.format.compiled.search(line):

@@ -113,6 +113,25 @@ def test_nothing_is_fatal_once_a_stop_was_requested(tmp_path: Path) -> None:
     assert "fatal error" in (tmp_path / "server.log").read_text()
 
 
+def test_the_newest_line_is_the_newest_that_tells_something(tmp_path: Path) -> None:
+    sink = LogSink(tmp_path / "server.log", LOG)
+    assert sink.newest == ""
+    engine = "(EngineCore pid=7) INFO 11-29 04:25:39"
+    for line, newest in (
+        ("a library says this", "a library says this"),
+        (f"{engine} [x.py:1] Using flashinfer", "Using flashinfer"),
+        (f"{engine} [y.py:2] No available shared memory broadcast block", "Using flashinfer"),
+        ('INFO:     127.0.0.1:1 - "GET /health HTTP/1.1" 503', "Using flashinfer"),
+        (
+            f"{engine} [x.py:1] Loading weights took 0.03 seconds",
+            "Loading weights took 0.03 seconds",
+        ),
+    ):
+        sink.feed(f"{line}\n".encode())
+        assert sink.newest == newest
+    sink.close()
+
+
 def test_heartbeats_are_no_progress(tmp_path: Path) -> None:
     sink = LogSink(tmp_path / "server.log", LOG)
     sink.feed(
