@@ -43,7 +43,8 @@ class EvaluationKeys(Section):
     at_least: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the questions that must be answered right."""
     max_tokens: Tokens | None = None
-    """Of an answer (what the context leaves beside the prompt, at most 16384; tiny-recall: 48)."""
+    """Of an answer (at most 16384, and what the context leaves beside 4096 tokens of prompt, or
+    half of a small context; tiny-recall: 48)."""
     concurrency: Concurrency | Literal["highest-and-median"] | None = None
     """Questions in flight: a number, or `highest-and-median` of those of the longest input
     (default: the highest; of those from 16 on, where there are any)."""

@@ -85,8 +85,9 @@ class ClientKeys(Section):
     """How the load is made."""
 
     profile: Literal["gpubench", "inferencex"] | None = None
-    """`inferencex`: as the original's client, random token ids to `/v1/completions`, every warm-up
-    request is prompt 0."""
+    """`inferencex`: as the original's client, random token ids to `/v1/completions`, the template
+    for a draft only, a drained warm-up of which every request is prompt 0; keys that say otherwise
+    are an error."""
     api: Literal["chat", "completions", "responses"] | None = None
     """`chat`: `/v1/chat/completions` (default); `completions`: `/v1/completions`; `responses`:
     `/v1/responses`."""
@@ -118,9 +119,10 @@ class ClientKeys(Section):
     """Seed of lengths, texts and schedules (0)."""
     arrival: Literal["closed", "constant", "poisson", "gamma", "trace"] | None = None
     """`closed`: an answer makes room for the next request (default); else a schedule that does not
-    wait for the server."""
+    wait for the server, of `trace` the file's timestamps."""
     request_rate: Rate | None = None
-    """Requests per second of `constant`, `poisson` and `gamma`."""
+    """Requests per second of `constant`, `poisson` and `gamma`; the schedule has this mean
+    exactly."""
     burstiness: Factor | None = None
     """Shape of `gamma`: 1 is poisson, less comes in bursts (1)."""
     ramp: NonNegative | None = None
@@ -131,8 +133,8 @@ class ClientKeys(Section):
     duration: Seconds | None = None
     """Seconds after which no measured request is sent; prompts-per-conc is then the most."""
     interval: HalfWidth | None = None
-    """Stop once the 95% confidence interval of interval-metric is this narrow: 0.02 is 2% to each
-    side."""
+    """Stop once the 95% confidence interval of interval-metric, by batch means of C requests and at
+    least ten of them, is this narrow: 0.02 is 2% to each side."""
     interval_metric: MetricName | None = None
     """The metric of `interval` (output_tput)."""
     prefix_tokens: TokenCount | None = None
@@ -140,7 +142,8 @@ class ClientKeys(Section):
     prefix_groups: PositiveCount | None = None
     """Number of different shared prefixes (1)."""
     turns: PositiveCount | None = None
-    """Requests of one conversation; later ones carry the earlier ones (1)."""
+    """Requests of one conversation; later ones carry the earlier ones with recorded answers (the
+    file's, or drawn text), not what the server said (1)."""
     think_time: NonNegative | None = None
     """Seconds between an answer and the next turn (0)."""
     time_scale: Factor | None = None
