@@ -3,7 +3,7 @@
 
 A delay in the client of some per cent of the time to first token is an error of as many per cent in
 it: hence limits that are parts of the TTFT, with floors below which this host's kernel decides.
-``docs/measuring.md`` gives the grounds for each.
+``experiments/client/README.md`` gives the grounds for each.
 """
 
 from __future__ import annotations
