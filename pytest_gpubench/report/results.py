@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -176,13 +176,6 @@ class InitResult:
     @property
     def log_path(self) -> Path:
         return self.path.with_name(f"{self.launch.label}.log")
-
-
-def by_length(inits: Iterable[InitResult]) -> list[InitResult]:
-    """The starts that came to an end, the longest first."""
-    return sorted(
-        (init for init in inits if init.seconds > 0), key=lambda init: init.seconds, reverse=True
-    )
 
 
 @dataclass(frozen=True, slots=True)
