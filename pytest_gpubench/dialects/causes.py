@@ -68,6 +68,16 @@ GPU_MEMORY_FOREIGN = cause(
 )
 """Comes before what an engine says about running out of memory: that is not its fault."""
 
+WRONG_ARGUMENT = cause(
+    "wrong-argument",
+    "recipe",
+    r"error: (?:unrecognized arguments|argument |the following arguments are "
+    r"required|ambiguous option)",
+    "The engine does not accept an argument of the recipe.",
+    "Correct the flag under `serve` (or in extra-args), or require an engine that knows it.",
+)
+"""As Python's argument parser says it; an engine may want it above other causes."""
+
 SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "illegal-memory-access",
@@ -374,14 +384,7 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "The engine lost a network connection.",
         "Run again; fetch models beforehand with `gpubench fetch`.",
     ),
-    cause(
-        "wrong-argument",
-        "recipe",
-        r"error: (?:unrecognized arguments|argument |the following arguments are "
-        r"required|ambiguous option)",
-        "The engine does not accept an argument of the recipe.",
-        "Correct the flag under `serve` (or in extra-args), or require an engine that knows it.",
-    ),
+    WRONG_ARGUMENT,
     cause(
         "invalid-configuration",
         "recipe",

@@ -41,6 +41,15 @@ def models_of(spec: ServerSpec) -> list[Wanted]:
     return wanted
 
 
+def _with_demo_models(spec: ServerSpec, cache: Path) -> list[Wanted]:
+    """What a server loads; the embedded pair is written where it belongs to that: it is on no
+    hub."""
+    wanted = models_of(spec)
+    if any(one.repository in DEMO_REPOSITORIES for one in wanted):
+        write_demo_models(cache)
+    return wanted
+
+
 def fetch_descriptions(
     spec: ServerSpec, cache_dir: Path | None, known: Collection[str] = ()
 ) -> dict[str, tuple[str, int]]:
@@ -51,9 +60,7 @@ def fetch_descriptions(
         BenchmarkError: where a repository cannot be had, with cause and remedy.
     """
     cache = cache_dir or default_cache_dir()
-    wanted = models_of(spec)
-    if any(one.repository in DEMO_REPOSITORIES for one in wanted):
-        write_demo_models(cache)
+    wanted = _with_demo_models(spec, cache)
     return {
         one.repository: fetch_configs(one.repository, one.revision, cache_dir=cache)
         for one in wanted
@@ -125,9 +132,7 @@ def fetch_weights(
         BenchmarkError: where a repository cannot be had, with cause and remedy.
     """
     cache = cache_dir or default_cache_dir()
-    wanted = models_of(spec)
-    if any(one.repository in DEMO_REPOSITORIES for one in wanted):
-        write_demo_models(cache)
+    wanted = _with_demo_models(spec, cache)
     commits: dict[str, str | None] = {}
     for one in wanted:
         snapshot = ensure_snapshot(

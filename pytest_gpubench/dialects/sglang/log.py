@@ -14,6 +14,7 @@ from pytest_gpubench.dialects.causes import (
     GPU_MEMORY_FOREIGN,
     OUT_OF_MEMORY,
     SHARED_CAUSES,
+    WRONG_ARGUMENT,
     Cause,
     cause,
 )
@@ -100,14 +101,7 @@ CAUSES: tuple[Cause, ...] = (
         "This engine does not know the model's architecture.",
         "Use an engine version that supports the model (`requires` in the recipe).",
     ),
-    cause(
-        "wrong-argument",
-        "recipe",
-        r"error: (?:unrecognized arguments|argument |the following arguments are "
-        r"required|ambiguous option)",
-        "The engine does not accept an argument of the recipe.",
-        "Correct the flag under `serve` (or in extra-args), or require an engine that knows it.",
-    ),
+    WRONG_ARGUMENT,
     *SHARED_CAUSES,
 )
 
