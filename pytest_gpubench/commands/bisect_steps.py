@@ -6,13 +6,14 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from pytest_gpubench.commands import EXIT_USAGE
 from pytest_gpubench.commands.bisect_walk import Asked
+from pytest_gpubench.host.signal_handlers import handled
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.report.read_results import load_results
@@ -103,25 +104,14 @@ def run_step(command: Sequence[str], cwd: Path, log: Path) -> int:
     return code
 
 
-@contextlib.contextmanager
-def signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> contextlib.AbstractContextManager[None]:
     """Within the block a scheduler's SIGTERM and a lost terminal are as Ctrl-C."""
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = {}
-    try:
-        for number in _ENDING:
-            if signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, interrupt)
-    except ValueError:  # not the main thread: the embedding program owns the signals
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    ours = (number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL)
+    return handled(dict.fromkeys(ours, interrupt))
 
 
 def last_words(log: Path) -> str:

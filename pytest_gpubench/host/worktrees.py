@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_gpubench.host.git import run_git
+from pytest_gpubench.host.signal_handlers import handled
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.printing import printable
 
 _CHECKOUT_LIMIT_S = 1800
+_INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A hook of the repository is meant for its own working tree, not for a checkout to measure.
 _NO_HOOKS = ("-c", "core.hooksPath=/dev/null")
 SHOWN = 12
@@ -181,25 +183,9 @@ def checkouts(repository: Repository) -> Iterator[Checkouts]:
         try:
             yield made
         finally:
-            with _undisturbed():
+            # A second signal does not leave half of it behind; what is started ignores them, too.
+            with handled(dict.fromkeys(_INTERRUPTING, signal.SIG_IGN)):
                 made.close()
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A second signal does not leave half of it behind; what is started meanwhile ignores them,
-    too."""
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            before[number] = signal.signal(number, signal.SIG_IGN)
-    except ValueError:  # not the main thread, which alone is told of signals
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _reason(text: str) -> str:
