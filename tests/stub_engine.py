@@ -478,7 +478,7 @@ class ApiServer:
 
         def drip(request: Request) -> None:
             def more() -> None:
-                while request.connection.transport is not None:
+                while request.connection.open:
                     request.connection.send_raw(b"#")
                     time.sleep(0.2)
 

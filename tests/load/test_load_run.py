@@ -222,8 +222,7 @@ def test_half_closed_connection_is_one_failed_record() -> None:
         if len(seen) != 5:
             return original(request)
         request.connection.begin_stream()
-        assert request.connection.transport is not None
-        request.connection.transport.write_eof()
+        request.connection.half_close()
         return None
 
     with LoopbackServer(FAST).in_thread() as server:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import resource
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.load.loopback.http_server import Handler, Request, Response
+from pytest_gpubench.load.loopback.http_server import (
+    Connection,
+    Handler,
+    Request,
+    Response,
+    arrival_of,
+)
 from pytest_gpubench.load.loopback.schedule import Counters, Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer, word_tokens, words_text
 
@@ -211,5 +222,198 @@ def test_runs_as_a_process_until_sigterm() -> None:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert get(f"{url}/health") == ""
+        process.terminate()
+        assert process.wait(120) == 0
+
+
+def raw_request(path: str, body: bytes = b"") -> bytes:
+    method = "POST" if body else "GET"
+    return (
+        f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def dial(server: LoopbackServer) -> socket.socket:
+    return socket.create_connection((server.host, server.port), timeout=60)
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 60
+    while not reached() and time.monotonic() < limit:
+        time.sleep(0.002)
+    assert reached()
+
+
+LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+
+
+def choose_loop(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if loop == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    else:
+        pytest.importorskip(loop)
+
+
+@LOOPS
+def test_arrival_is_when_the_bytes_came_not_when_they_were_read(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_loop(loop, monkeypatch)
+    begun, release = threading.Event(), threading.Event()
+    ends: list[int] = []
+
+    def block(_request: Request) -> Response:
+        begun.set()
+        release.wait(60)
+        ends.append(time.monotonic_ns())
+        return Response()
+
+    body = b'{"model":"loopback","prompt":"a","max_tokens":1}'
+    with LoopbackServer(FAST, routes={("GET", "/block"): block}).in_thread() as server:
+        # the first of a host may come before the kernel has begun to stamp
+        for attempt in range(50):
+            begun.clear()
+            release.clear()
+            with dial(server) as blocking, dial(server) as asking:
+                blocking.sendall(raw_request("/block"))
+                assert begun.wait(60)
+                sent = time.monotonic_ns()
+                asking.sendall(raw_request("/v1/completions", body))
+                time.sleep(0.02)
+                release.set()
+                assert asking.recv(1)
+            assert server.truth[attempt].arrival_ns > sent - 1_000_000
+            if server.truth[attempt].arrival_ns < ends[attempt] - 15_000_000:
+                return
+    pytest.fail("no request had the time of its arrival")
+
+
+def control(age_ns: int) -> list[tuple[int, int, bytes]]:
+    """What the kernel says of bytes that came so long ago."""
+    stamp = divmod(time.time_ns() - age_ns, 1_000_000_000)
+    return [(socket.SOL_SOCKET, 35, struct.pack("@ll", *stamp))]
+
+
+def test_arrival_is_the_kernels_stamp() -> None:
+    before = time.monotonic_ns()
+    arrival = arrival_of(control(5_000_000_000))
+    assert before - 5_100_000_000 < arrival <= time.monotonic_ns() - 5_000_000_000
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        lambda: [],
+        lambda: control(-10_000_000_000),  # the clock was set back in between
+        lambda: control(3600_000_000_000),  # or forward
+        lambda: [(socket.SOL_SOCKET, 35, b"short")],
+        lambda: [(socket.SOL_SOCKET, 36, control(1_000_000)[0][2])],
+        lambda: [(socket.IPPROTO_TCP, 35, control(1_000_000)[0][2])],
+    ],
+)
+def test_arrival_without_a_usable_stamp_is_the_read(
+    notes: Callable[[], list[tuple[int, int, bytes]]],
+) -> None:
+    found, before = notes(), time.monotonic_ns()
+    assert before <= arrival_of(found) <= time.monotonic_ns()
+
+
+@LOOPS
+def test_all_that_was_sent_arrives_before_a_drop(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_loop(loop, monkeypatch)
+    answer = b"0123456789abcdef" * (1 << 19)
+
+    def drop(request: Request) -> None:
+        request.connection.send_raw(answer[:-1])
+        request.connection.send_raw(answer[-1:])
+        request.connection.drop()
+        request.connection.send_raw(b"not this")
+
+    def half_close(request: Request) -> None:
+        request.connection.send_raw(answer)
+        request.connection.half_close()
+        request.connection.send_raw(b"not this")
+
+    routes: dict[tuple[str, str], Handler] = {
+        ("GET", "/drop"): drop,
+        ("GET", "/half"): half_close,
+    }
+    with LoopbackServer(FAST, routes=routes).in_thread() as server:
+        for path in ("/drop", "/half"):
+            with dial(server) as client:
+                client.sendall(raw_request(path))
+                got = bytearray()
+                while data := client.recv(1 << 20):
+                    got += data
+                assert got == answer
+                if path == "/half":
+                    assert server.connections
+                else:
+                    wait_until(lambda: not server.connections)
+        wait_until(lambda: not server.connections)
+
+
+@LOOPS
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize("unsent", [True, False])
+def test_lost_client_is_told_once_and_writes_to_it_are_nothing(
+    loop: str, reset: bool, unsent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_loop(loop, monkeypatch)
+    taken: list[Connection] = []
+    lost: list[str] = []
+
+    def take(request: Request) -> None:
+        request.connection.on_lost = lambda: lost.append("lost")
+        if unsent:
+            request.connection.send_raw(b"x" * (1 << 23))
+        taken.append(request.connection)
+
+    with LoopbackServer(FAST, routes={("GET", "/take"): take}).in_thread() as server:
+        with dial(server) as client:
+            client.sendall(raw_request("/take"))
+            wait_until(lambda: bool(taken))
+            assert taken[0].open
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_until(lambda: not taken[0].open)
+        assert not server.connections
+        taken[0].send_raw(b"x")
+        taken[0].half_close()
+        taken[0].drop()
+        assert get(f"{server.url}/health") == ""
+    assert lost == ["lost"]
+
+
+def test_requests_in_pieces_and_together_are_answered_in_their_order() -> None:
+    big = json.dumps({"model": "loopback", "prompt": "word " * 60_000}).encode()
+    wire = raw_request("/tokenize", big) + raw_request("/version") + raw_request("/nothing")
+    with LoopbackServer(FAST).in_thread() as server, dial(server) as client:
+        for start in range(0, len(wire), 100_001):
+            client.sendall(wire[start : start + 100_001])
+        client.shutdown(socket.SHUT_WR)
+        got = bytearray()
+        while data := client.recv(1 << 20):
+            got += data
+    assert [part[:3] for part in got.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
+
+
+def test_connections_wait_while_no_descriptor_is_free() -> None:
+    argv = [sys.executable, "-m", "pytest_gpubench.load.loopback"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (4, hard))
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=0.3) as client:
+            client.sendall(raw_request("/version"))
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (256, hard))
+            client.settimeout(60)
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
         process.terminate()
         assert process.wait(120) == 0

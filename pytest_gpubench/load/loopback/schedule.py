@@ -60,6 +60,7 @@ class Served:
     request_id: str
     """The client's ``X-Request-Id``, or empty."""
     arrival_ns: int
+    """When its bytes arrived in the kernel (``http_server.arrival_of``)."""
     prompt_tokens: int
     asked_tokens: int
     chunk_ns: list[int] = field(default_factory=list)

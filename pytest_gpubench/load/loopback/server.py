@@ -21,7 +21,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pytest_gpubench.load.loopback.http_server import Connection, Handler, Request, Response
+from pytest_gpubench.load.loopback.http_server import (
+    Connection,
+    Handler,
+    Listener,
+    Request,
+    Response,
+)
 from pytest_gpubench.load.loopback.schedule import Counters, Fault, Schedule, Served
 from pytest_gpubench.load.loopback.stream import Completion, Ticker
 
@@ -93,7 +99,7 @@ class LoopbackServer:
         """False: ``/health`` answers 503, as vLLM does when its engine has died."""
         self.counters = Counters()
         self.truth: list[Served] = []
-        """One entry per completion request that was accepted, in the order of arrival."""
+        """One entry per completion request that was accepted, in the order of reading."""
         self.connections: set[Connection] = set()
         self.routes: dict[tuple[str, str], Handler] = {
             ("GET", "/health"): lambda _request: Response(status=200 if self.healthy else 503),
@@ -118,7 +124,7 @@ class LoopbackServer:
         self._requests = 0
         self._cached: set[int] = set()
         """Hashes of prompts' beginnings, a whole number of blocks each."""
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._ticker: Ticker | None = None
 
     @property
@@ -126,38 +132,23 @@ class LoopbackServer:
         """The root URL, without ``/v1``; the port is known once the server runs."""
         return f"http://{self.host}:{self.port}"
 
-    @property
-    def patience(self) -> float:
-        """Seconds that a completion request may wait before it is read: a small part of its time to
-        the first token."""
-        return min(0.005, self.schedule.ttft / 5)
-
     async def start(self) -> None:
         """Listen; port 0 is replaced by the one that was found.
 
         Raises:
             OSError: if the port is taken.
         """
-        loop = asyncio.get_running_loop()
+        self._listener = Listener(self, self.host, self.port, reuse_port=self.reuse_port)
+        self.port = self._listener.port
         self._ticker = Ticker()
-        self._server = await loop.create_server(
-            lambda: Connection(self),
-            self.host,
-            self.port,
-            backlog=4096,
-            reuse_port=self.reuse_port,
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Close the listening socket and every connection, streams included."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         for connection in list(self.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-        await asyncio.sleep(0)
+            connection.abort()
         if self._ticker is not None:
             self._ticker.close()
 

@@ -48,8 +48,7 @@ class Ticker:
         due = self._due
         for _ in range(
             _BATCH
-            # then look at the sockets: a request that has arrived meanwhile would get its stamp
-            # late
+            # then look at the sockets: also while every stream is late, requests must be read
         ):
             if not due or due[0][0] > time.monotonic_ns():
                 break
