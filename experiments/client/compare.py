@@ -8,7 +8,7 @@ server's?
 The environment needs pytest-gpubench with its extra ``demo`` (its tokenizer is given to the tools
 that want one). Tools whose interpreter is not named are left out. Every tool measures every
 concurrency in every round; medians over the rounds are printed. The truth is in the server's own
-stamps: arrival of a request, and the moment before each chunk is written.
+stamps: arrival of a request in the kernel, and the moment before each chunk is written.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _HEAD = (
     "planned",
     "TTFT error",
     "its p99",
-    "until read",
+    "on the way",
     "TPOT error",
     "CPU",
     "us/chunk",
@@ -54,8 +54,8 @@ class Calibration:
     """Chunks per second that were planned."""
     requests: int
     ttft: float
-    """The truth's mean: the server's own times, from the arrival of a request to the write of its
-    first chunk."""
+    """The truth's mean: the server's own times, from the arrival of a request in its kernel to the
+    write of its first chunk."""
     ttft_error_mean: float
     ttft_error_p99: float
     tpot: float
@@ -65,8 +65,9 @@ class Calibration:
     cpu_per_chunk: float
     lag_p99: float
     arrival_delay: float = 0.0
-    """Mean time from the client's write to the server's read: part of the TTFT error, but the
-    server's and the kernel's, not the client's."""
+    """Mean time from the client's write to the arrival in the server's kernel: part of the TTFT
+    error, but the kernel's, not the client's. In calibrations of older versions, and where the
+    kernel does not say, it goes on to the server's read."""
     workers: int = 1
     host: str = ""
     """Processor and number of cores."""
@@ -125,7 +126,7 @@ def best_of(calibrations: Sequence[Calibration], in_flight: int, rate: float) ->
 
 
 def table_of(calibrations: Sequence[Calibration]) -> str:
-    """One line per calibration, for a terminal. "until read" is the part of the TTFT error that is
+    """One line per calibration, for a terminal. "on the way" is the part of the TTFT error that is
     not the client's."""
     rows = [_HEAD, *map(_row, calibrations)]
     wide = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
