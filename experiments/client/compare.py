@@ -49,7 +49,7 @@ from tools import (
 TTFT, TOKEN_TIME, TOKENS = 0.05, 0.01, 64
 FAST = (Ours, Checkout, VllmBench, SglangRust, MlcommonsEndpoints)
 """Who takes part in the flood."""
-WAVES = {1: 12, 16: 6, 64: 4, 256: 4, 1024: 2, 4096: 2}
+WAVES = {1: 12, 16: 16, 64: 8, 256: 4, 1024: 4, 4096: 2}
 FLOOD_TOKENS, FLOOD_CONC, FLOOD_TOKEN_TIME = 2000, 64, 0.0004
 
 

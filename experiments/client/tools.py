@@ -81,11 +81,19 @@ class Tool(ABC):
 
 
 class Ours(Tool):
-    """pytest-gpubench's own: plan, worker process, definitions."""
+    """pytest-gpubench's own: plan, worker process, definitions.
 
-    def __init__(self, priority: bool = True) -> None:
+    Args:
+        from_send: count TTFT from the moment before a request is written, as the other tools do;
+            else as we report it, from when it was due: of a wave that is due at one moment the
+            last request is written after all others.
+    """
+
+    def __init__(self, priority: bool = True, *, from_send: bool = False) -> None:
         self.name = "pytest-gpubench" if priority else "pytest-gpubench, no priority"
+        self.name += ", from the send" if from_send else ""
         self._priority = priority
+        self._from_send = from_send
 
     def run(self, point: Point, folder: Path) -> Told:  # noqa: ARG002  # it needs none
         workload = Workload(
@@ -106,6 +114,9 @@ class Ours(Tool):
             raise RuntimeError(result.failed[0].error)
         measured = list(result.of_phase("measured"))
         ttfts = [definitions.ttft(record) or 0.0 for record in measured]
+        if self._from_send:
+            lags = ((record.send_ns or record.due_ns) - record.due_ns for record in measured)
+            ttfts = [ttft - lag / 1e9 for ttft, lag in zip(ttfts, lags, strict=True)]
         tpots = [definitions.tpot(record) or 0.0 for record in measured]
         return Told(sum(ttfts) / len(ttfts), sum(tpots) / len(tpots), watch.samples)
 
@@ -414,7 +425,7 @@ class Watch(threading.Thread):
 
 def available(options: Any, tokenizer: Path) -> list[Tool]:
     """Our client and those for which an interpreter was given."""
-    tools: list[Tool] = [Ours(), Ours(priority=False)]
+    tools: list[Tool] = [Ours(), Ours(from_send=True), Ours(priority=False)]
     if options.openai:
         tools.append(PlainOpenAI(options.openai, False))
     if options.old:
