@@ -77,6 +77,7 @@ def compute(
     served_name: str = "",
     cache_block: int | None = None,
     injected: float | None = None,
+    sent_before: bool = False,
 ) -> Measurement:
     """The measurement of a load run.
 
@@ -98,6 +99,7 @@ def compute(
         served_name: the model that was asked for; empty: whatever answers is right.
         cache_block: tokens of a block of the engine's prefix cache; None: it does not say.
         injected: acceptance length that the engine was told to make up; None: none.
+        sent_before: whether this server was sent the same trace of sessions before.
 
     Raises:
         ValueError: if counters went backwards between the scrapes.
@@ -126,7 +128,9 @@ def compute(
         invalid += reasons(
             seen, totals, ttft_p50, window, prefix_caching=prefix_caching, calibration=calibration
         )
-        invalid += session_figures.broken_promise(cache, prefix_caching=prefix_caching)
+        invalid += session_figures.broken_promise(
+            cache, prefix_caching=prefix_caching, sent_before=sent_before
+        )
         invalid += not_injected(drafting, injected)
         invalid += compilation(compiled, attempts)
         invalid += buffering(measured, metrics.get("acceptance_length", 1.0))

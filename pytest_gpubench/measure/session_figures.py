@@ -4,7 +4,7 @@ what the trace promises. Pure."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from pytest_gpubench.load.protocol import RequestRecord
@@ -210,10 +210,19 @@ def prefix_cache(
     )
 
 
-def broken_promise(seen: PrefixCache | None, *, prefix_caching: bool) -> tuple[str, ...]:
-    """Why the measurement does not count: more was found than the trace has in common."""
-    if seen is None or seen.hits is None or seen.most is None or not prefix_caching:
+def broken_promise(
+    seen: PrefixCache | None, *, prefix_caching: bool, sent_before: bool = False
+) -> tuple[str, ...]:
+    """Why the measurement does not count: more was found than the trace has in common.
+
+    Args:
+        sent_before: whether this server was sent the trace before. Prompts given by length are
+            others each time, those given by text are the same.
+    """
+    if seen is None or seen.hits is None or not prefix_caching:
         return ()
+    if seen.most is None:
+        return tuple(_warmed(seen.hits, seen.promised)) if sent_before else ()
     if seen.hits <= seen.most + seen.slack and not seen.over:
         return ()
     turns = f" (in {counted(seen.over, 'request')} more than promised)" if seen.over else ""
@@ -223,6 +232,18 @@ def broken_promise(seen: PrefixCache | None, *, prefix_caching: bool) -> tuple[s
         "request more is let pass): something else was in the cache, an earlier run of the same "
         "seed on this server for instance",
     )
+
+
+def _warmed(hits: int, promised: int) -> Iterator[str]:
+    """Texts have no upper bound of what they share; after the first time there is a reason to
+    take anything beyond the promise for what that time has left."""
+    if hits > promised:
+        yield (
+            f"the engine found {hits:,} tokens of prompts in its prefix cache, of which the trace "
+            f"explains {promised:,}: this server was sent the same texts before, by another case, "
+            "round or attempt; give each case a server of its own (`server-per: point` in the "
+            "recipe file, or --gpubench-server-per=point) and measure it in one round"
+        )
 
 
 def missed(seen: PrefixCache | None, *, prefix_caching: bool) -> tuple[Flag, ...]:

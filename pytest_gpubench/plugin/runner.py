@@ -49,7 +49,7 @@ from pytest_gpubench.plugin.servers import ServerPool, ended_by, failure_of
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans, stages
 from pytest_gpubench.plugin.tool_runs import ToolRuns
-from pytest_gpubench.plugin.warming import Warming
+from pytest_gpubench.plugin.warming import SentTraces, Warming
 from pytest_gpubench.report.records import (
     SCHEMA_VERSION,
     RunFolder,
@@ -92,6 +92,7 @@ class CaseRunner:
         """Of the case that is measured."""
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
+        self._sent = SentTraces()
         self._evaluator = Evaluator(book, folder, servers, shows)
         self._tools = ToolRuns(settings, folder, servers, shows)
         self.reuse = Reuse(settings, servers, folder, self._device) if settings.reuse else None
@@ -202,10 +203,9 @@ class CaseRunner:
         if case.evaluation is not None:
             undrafted = self._evaluator.undrafted(launch, case, record)
             return self.gate.accuracy_verdict(launch, case, measurement, record, undrafted)
-        record["gate"]["invalid"] = list(
-            accounting(measurement.totals, prefix_caching=self._prefix_caching(launch))
-        )
         spec = self._servers.arms.spec(launch)
+        caching = dialect_of(spec.framework).prefix_caching(spec)
+        record["gate"]["invalid"] = list(accounting(measurement.totals, prefix_caching=caching))
         return self.gate.case_verdict(launch, case, spec, measurement, record)
 
     def _take_over(
@@ -233,10 +233,6 @@ class CaseRunner:
         item.stash[RESULT] = self.gate.report_fields(subject, verdict)
         self.gate.enforce(subject, verdict)
         return verdict
-
-    def _prefix_caching(self, launch: Launch) -> bool:
-        spec = self._servers.arms.spec(launch)
-        return dialect_of(spec.framework).prefix_caching(spec)
 
     def _refuse_doomed(self, item: pytest.Item, launch: Launch, case: Case) -> None:
         failure = self._servers.arms.no_counterpart(case.server, case)
@@ -311,12 +307,12 @@ class CaseRunner:
             context=engine.facts.max_model_len or case.max_model_len,
         )
         calibrations = stored(self._settings.results, case.workload.workers)
+        sent_before = self._sent.note(launch, engine, case.workload)
         with self._spans.of("idle"):
             before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
-        silence = SILENCE_TIMEOUT_S + case.workload.think_time
         watch = HangWatch(
             engine.scrape,
-            silence,
+            SILENCE_TIMEOUT_S + case.workload.think_time,
             dialect.counters,
             # Sessions pause: an engine may rightly be idle.
             open_loop=case.workload.open_loop or case.workload.dataset == SESSIONS,
@@ -356,7 +352,7 @@ class CaseRunner:
                 result.client,
                 counters=dialect.counters,
                 speculative=spec.speculative is not None,
-                prefix_caching=self._prefix_caching(launch),
+                prefix_caching=dialect.prefix_caching(spec),
                 pages=result.pages,
                 calibrations=calibrations,
                 compiled=compiled,
@@ -365,6 +361,7 @@ class CaseRunner:
                 served_name=engine.served_name,
                 cache_block=engine.facts.block_size,
                 injected=spec.speculative.injected_length if spec.speculative else None,
+                sent_before=sent_before,
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error

@@ -180,6 +180,16 @@ def test_prompts_that_may_share_more_than_the_trace_says_have_no_upper_bound() -
     assert seen.most is None
 
 
+def test_texts_that_a_server_was_sent_before_explain_no_more_hits_than_the_first_time() -> None:
+    by_text = [replace(record, shared_tokens=None) for record in RECORDS]
+    assert measured(by_text, hits=PROMISED, sent_before=True).invalid == ()
+    assert measured(by_text, hits=PROMISED + 1, caching=False, sent_before=True).invalid[1:] == ()
+    assert measured(hits=PROMISED + 96, sent_before=True).invalid == ()  # by length: drawn anew
+    (reason,) = measured(by_text, hits=PROMISED + 1, sent_before=True).invalid
+    assert "769 tokens of prompts in its prefix cache, of which the trace explains 768" in reason
+    assert "--gpubench-server-per=point" in reason
+
+
 def test_sessions_have_times_of_their_own() -> None:
     found = measured()
     # 2.18 s from the first due time to the last token of a, 4.18 s of b; 15 tokens each

@@ -70,3 +70,37 @@ def test_with_caching_off_no_hit_is_counted(project: Project) -> None:
     assert result.ret == 10
     assert case["verdict"]["status"] == "INCONCLUSIVE"
     assert case["verdict"]["reason"] == "prefix_hit_rate could not be measured on launch-1"
+
+
+def test_a_server_that_was_sent_the_same_texts_before_is_no_measure_of_them(
+    project: Project,
+) -> None:
+    sessions(project)
+    text = (project.pytester.path / "recipes.yaml").read_text()
+    project.recipes(
+        text.replace("conc-list: [2]", "conc-list: [1, 2]")
+        .replace(f", gates: {GATES}", "")
+        .replace("block-tokens: 32, ", "")
+    )
+    lines = [
+        {
+            "session_id": f"s{number}",
+            "turns": [
+                {"text": " ".join(f"w{number}{turn}{word}" for word in range(40))}
+                | {"output_length": 3}
+                for turn in range(2)
+            ],
+        }
+        for number in range(2)
+    ]
+    file = project.pytester.path / "sessions.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    chosen = ("benchmarks", "-k", "tiny and not mtp and throughput")
+    result = project.run(*chosen)
+    assert result.ret == 10, result.stdout.str()
+    first, second = project.cases()
+    assert first["verdict"]["status"] == "UNGATED"
+    assert second["verdict"]["status"] == "INVALID"
+    assert "was sent the same texts before" in second["verdict"]["reason"]
+    apart = project.run(*chosen, "--gpubench-server-per=point", "--gpubench-results=apart")
+    assert apart.ret == 0, apart.stdout.str()
