@@ -35,7 +35,7 @@ class CaseView:
     osl: int
     conc: int
     shape: str
-    """Lengths: ``1k1k``."""
+    """Lengths: ``1k1k``; ``agentic`` of traces, which have none."""
     load: str
     """``c64``, or ``r2.5`` where requests come at a rate."""
 
@@ -46,11 +46,10 @@ class CaseView:
 
     @property
     def model(self) -> str:
-        """What is served: prefix, precision and variant."""
+        """What is served: prefix, precision and variant, unless the shape says that."""
         identity = self.last.identity
-        return " ".join(
-            word for word in (identity.model, identity.precision, identity.variant) if word
-        )
+        variant = "" if identity.variant == self.shape else identity.variant
+        return " ".join(word for word in (identity.model, identity.precision, variant) if word)
 
     @property
     def hardware(self) -> str:
@@ -183,7 +182,8 @@ def _view(attempts: Sequence[CaseResult]) -> CaseView:
     failed = [one for one in group if one.failure is not None]
     last = next(filter(gave_answer, failed), failed[0] if failed else group[-1])
     names = dict.fromkeys(name for result in group for name in result.metrics)
-    isl, osl, conc = (_size(last.workload.get(name)) for name in ("isl", "osl", "conc"))
+    conc = _size(last.workload.get("conc"))
+    isl, osl = (_size(last.workload.get(name), least=0) for name in ("isl", "osl"))
     rate = finite(last.workload.get("request_rate")) or 0.0
     workload = Workload(
         isl, osl, conc, 1, 0, arrival="constant" if rate else "closed", request_rate=rate
@@ -250,6 +250,6 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.geometric_mean(values) if min(values) > 0 else statistics.fmean(values)
 
 
-def _size(value: object) -> int:
+def _size(value: object, least: int = 1) -> int:
     number = finite(value)
-    return int(number) if number is not None and 1 <= number <= 1e9 else 1
+    return int(number) if number is not None and least <= number <= 1e9 else least

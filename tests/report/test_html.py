@@ -276,6 +276,22 @@ def test_launches_of_a_case_are_one_row_with_their_mean(tmp_path: Path) -> None:
     assert len(view.launches) == 2
 
 
+def test_a_trace_of_sessions_has_no_lengths_to_be_named_by(tmp_path: Path) -> None:
+    write_results(tmp_path, 1)
+    path = next(path for path in tmp_path.rglob("launch-1.json") if path.parent.name != "init")
+    record = json.loads(path.read_text())
+    record["workload"] |= {"isl": 0, "osl": 0, "dataset": "sessions"}
+    names = {"model": "tiny", "precision": "bf16", "hardware": "h100", "framework": "vllm"}
+    record["identity"] = names | {"variant": "agentic"}
+    path.write_text(json.dumps(record))
+    loaded = load_results([tmp_path])
+    (view,) = case_views(loaded.cases())
+    assert (view.shape, view.load) == ("agentic", f"c{record['workload']['conc']}")
+    assert "agentic" not in view.model
+    assert "1x1" not in markdown(loaded)
+    assert " agentic: " in markdown(loaded)
+
+
 def test_an_interrupted_attempt_does_not_count_beside_its_resumption(tmp_path: Path) -> None:
     write_results(tmp_path, 1, run="20260901T000000Z-0001")
     failure = {
