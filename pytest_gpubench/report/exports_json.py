@@ -193,6 +193,7 @@ def vllm_document(
         raise NotExportedError("its requests span no time")
     most_tokens, most_requests = _busiest_second(requests)
     measurement = result.measurement
+    rounds = measurement.rounds if measurement else ()
     document: dict[str, Any] = {
         "date": f"{result.finished:%Y%m%d-%H%M%S}",
         "endpoint_type": backend,
@@ -210,7 +211,7 @@ def vllm_document(
         "total_input_tokens": inputs,
         "total_output_tokens": outputs,
         "request_throughput": len(requests) / duration,
-        "request_goodput": result.metrics.get("goodput"),
+        "request_goodput": (rounds[0] if rounds else result.metrics).get("goodput"),
         "output_throughput": outputs / duration,
         "total_token_throughput": (inputs + outputs) / duration,
         "latencies": _known(definitions.e2e(request) for request in requests),

@@ -188,6 +188,18 @@ def test_agg_has_the_times_of_all_rounds(tmp_path: Path) -> None:
     assert json.loads(written.read_text())["mean_tpot"] == pytest.approx(0.020)
 
 
+def test_vllm_json_has_the_goodput_of_the_round_that_it_has_the_requests_of(
+    tmp_path: Path,
+) -> None:
+    path = _results(tmp_path / "r", _requests())
+    record = json.loads(path.read_text())
+    record["metrics"]["goodput"] = 20.0
+    record["measurement"]["rounds"] = [{"goodput": 10.0}, {"goodput": 40.0}]
+    path.write_text(json.dumps(record))
+    (written,) = export_vllm(load_results([tmp_path / "r"]).cases(), tmp_path / "out").written
+    assert json.loads(written.read_text())["request_goodput"] == 10.0
+
+
 def test_agg_is_only_for_the_inferencex_profile(tmp_path: Path) -> None:
     _results(tmp_path / "r", _requests())
     done = export_agg(load_results([tmp_path / "r"]).cases(), tmp_path / "out")
