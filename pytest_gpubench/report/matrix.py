@@ -17,7 +17,7 @@ from pytest_gpubench.model.cases import Case, RecipeBook, lowest_of_servers
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import Hardware, platform_of
 from pytest_gpubench.model.metrics import METRICS
-from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.model.workload import SESSIONS, Workload
 
 MATRIX_VERSION = 1
 MAX_JOBS = 256
@@ -29,7 +29,8 @@ SLOW_TPOT = {"cpu": 0.25, "cuda": 0.06, "rocm": 0.06, "hpu": 0.06}
 SLOW_PREFILL = {"cpu": 1e3, "cuda": 2e4, "rocm": 2e4, "hpu": 2e4}
 """Prompt tokens per second of a slow server, all requests together."""
 TOOL_PREPARES_S, TRACE_S = 1800.0, 3600.0
-"""For a tool that reads a trace, and for one without a duration: nothing here knows its length."""
+"""For a tool that reads a trace, and for a trace without a duration: nothing here knows its
+length."""
 MARGIN = 1.5
 LEAST_MINUTES = 30
 _MAX_MATRIX = 2**28
@@ -263,6 +264,8 @@ def _seconds(platform: str, workload: Workload) -> float:
     """A case on a slow server; where a duration ends the run it may end earlier, never later."""
     if workload.traced:
         return TOOL_PREPARES_S + (workload.duration or TRACE_S)
+    if workload.dataset == SESSIONS:
+        return workload.duration or TRACE_S
     requests = workload.num_prompts + workload.num_warmups
     rounds = math.ceil(requests / max(1, workload.conc))
     decode = rounds * workload.osl * SLOW_TPOT[platform]

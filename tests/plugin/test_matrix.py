@@ -114,6 +114,24 @@ def test_part_of_a_server_is_selected_case_by_case(project: Project) -> None:
     assert (entry["runs_on"], entry["gpus"], found["has_jobs"]) == ("cpu", 0, True)
 
 
+def test_a_trace_of_sessions_has_time_for_a_length_that_nothing_here_knows(
+    project: Project,
+) -> None:
+    text = (project.pytester.path / "recipes.yaml").read_text()
+    replayed = "{dataset: sessions, dataset-file: s.jsonl, prompts-per-conc: null"
+    plain = "tiny-bf16-cpu-vllm: {extends: base}"
+    minutes = []
+    for duration in ("", ", duration: 36000"):
+        client = f"{replayed}{duration}}}"
+        project.recipes(
+            text.replace(plain, f"tiny-bf16-cpu-vllm: {{extends: base, client: {client}}}")
+        )
+        (entry,) = _matrix(project, "-k", "tiny and c1 and not mtp")["include"]
+        minutes.append(entry["timeout_minutes"])
+    assert minutes[0] >= 90  # an hour, and the margin
+    assert minutes[1] >= 900
+
+
 def test_a_selection_without_cases_has_no_jobs(project: Project) -> None:
     found = _matrix(project, "-k", "nothing_of_that_name")
     assert (found["has_jobs"], found["include"]) == (False, [])
