@@ -265,7 +265,7 @@ class CaseRunner:
             return ended_by(error, "this case was measured")
         except BaseException as error:
             record["failure"] = ended_by(error, "this case was measured")
-            record["times"] = self._spans.seconds
+            record |= {"times": self._spans.seconds} | self._tools.part(launch, case)
             self._try_to_write(launch, case, record)  # whatever the disk says, the error goes on
             raise
 

@@ -106,7 +106,9 @@ class ToolRuns:
         with spans.of("idle"):
             before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         argv = ["aiperf", *aiperf_words(plan)]
-        self._parts[launch, case.id] = {"name": "aiperf", "argv": argv}
+        kept = self._parts.get((launch, case.id), {}).get("files", [])
+        earlier = [file for file in kept if not file.startswith(f"{folder.name}/")]
+        self._parts[launch, case.id] = {"name": "aiperf", "argv": argv, "files": earlier}
         begun = time.monotonic()
         with GpuWatch(self._servers.gpus, engine) as gpus:
             try:
@@ -144,7 +146,8 @@ class ToolRuns:
             )
         except ValueError as error:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
-        self._parts[launch, case.id] |= _part(output, folder)
+        self._parts[launch, case.id] |= _part(output)
+        self._parts[launch, case.id]["files"] = [*earlier, *_files(folder)]
         measurement = gpus.complete(measurement, output.records)
         return measurement, bool(compiled) and not measurement.problems
 
@@ -299,7 +302,15 @@ def _holds(path: Path, secret: str) -> bool:
     return False
 
 
-def _part(output: AiperfOutput, folder: Path) -> dict[str, Any]:
+def _files(folder: Path) -> list[str]:
+    return sorted(
+        f"{folder.name}/{path.relative_to(folder).as_posix()}"
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+
+
+def _part(output: AiperfOutput) -> dict[str, Any]:
     return {
         "version": output.version,
         "left_out": list(left_out()),
@@ -308,9 +319,4 @@ def _part(output: AiperfOutput, folder: Path) -> dict[str, Any]:
             + (" / GPUs" if it.per_gpu else "")
             for it in TABLE
         },
-        "files": sorted(
-            f"{folder.name}/{path.relative_to(folder).as_posix()}"
-            for path in folder.rglob("*")
-            if path.is_file()
-        ),
     }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +123,32 @@ def test_tokens_that_do_not_add_up_make_it_invalid(
     result = run(project, aiperf)
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*the engine counted 28 generated tokens*received 24*"])
+
+
+def test_files_of_every_round_are_on_record(project: Project, aiperf: Path) -> None:
+    run(project, aiperf, "--gpubench-rounds=2").assert_outcomes(passed=1)
+    (record,) = project.cases()
+    places = {file.partition("/")[0] for file in record["tool"]["files"]}
+    assert places == {"launch-1.aiperf", "launch-1.round-2.aiperf"}
+    (folder,) = (project.pytester.path / "results").rglob("launch-1.aiperf")
+    assert all((folder.parent / file).is_file() for file in record["tool"]["files"])
+
+
+def test_an_interrupted_run_says_what_it_was_started_with(
+    project: Project, aiperf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUBENCH_FAKE_AIPERF", "stall")
+    words = project.command("benchmarks", "-k", "throughput", f"--gpubench-aiperf-command={aiperf}")
+    results = project.pytester.path / "results"
+    with subprocess.Popen(words, cwd=project.pytester.path) as process:
+        limit = time.monotonic() + 60
+        while not any(results.rglob("profile_export.jsonl")) and time.monotonic() < limit:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 2
+    (record,) = project.cases()
+    assert record["failure"]["cause"] == "interrupted"
+    assert "--concurrency=2" in record["tool"]["argv"]
 
 
 def test_without_it_no_server_is_started(project: Project, aiperf: Path) -> None:
