@@ -12,6 +12,15 @@ from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.policy import GOLDEN_DATASET, MetricPolicy
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
 
+_NEEDED = {
+    "prefix_hit_rate": "turn prefix caching on (and let the engine count its hits), or remove the "
+    "gate",
+    "session_goodput": "it is of sessions within `slo`: give that in `client`, with a trace of "
+    "sessions that come to their end, or remove the gate",
+    "session_": "it is of sessions that came to their end: measure a trace of sessions "
+    "(`dataset: sessions`), give it more time, or remove the gate",
+}
+"""What metrics (or those that begin so) are not measured without, where no flag says it."""
 _MAY_BE_ZERO = frozenset({"prefix_hit_rate", "session_goodput", "goodput"})
 """No hit in a cache, no request within its limits: a time or a rate of 0 was not measured."""
 
@@ -101,7 +110,9 @@ def refusal(
     if not absent:
         return None
     labels = ", ".join(launch.label for launch in absent)
-    words, remedy = f"{metric} could not be measured on {labels}", "see the record's flags"
+    words = f"{metric} could not be measured on {labels}"
+    remedies = (words for start, words in _NEEDED.items() if metric.startswith(start))
+    remedy = next(remedies, "see the record's flags")
     if all(usable(launch, metric, zero=True) for launch in absent):
         words, remedy = f"{metric} is 0 on {labels}", "give it a limit (at-least), which judges 0"
     return _inconclusive(metric, "not-measured", words, remedy)

@@ -70,3 +70,19 @@ def test_there_is_no_ratio_to_nothing() -> None:
     assert verdict is not None
     assert verdict.reason == "prefix_hit_rate is 0 on launch-1"
     assert verdict.remedy == "give it a limit (at-least), which judges 0"
+
+
+@pytest.mark.parametrize(
+    ("metric", "remedy"),
+    [
+        ("prefix_hit_rate", "turn prefix caching on"),
+        ("session_goodput", "within `slo`"),
+        ("session_duration_p50", "`dataset: sessions`"),
+        ("acceptance_length", "see the record's flags"),
+    ],
+)
+def test_what_was_not_measured_says_what_it_needs(metric: str, remedy: str) -> None:
+    launch = LaunchEvidence("launch-1", {}, 10, rounds=({},))
+    verdict = refusal(MetricPolicy(metric, tolerance=0.05), [launch])
+    assert verdict is not None
+    assert remedy in verdict.remedy

@@ -70,6 +70,7 @@ def test_with_caching_off_no_hit_is_counted(project: Project) -> None:
     assert result.ret == 10
     assert case["verdict"]["status"] == "INCONCLUSIVE"
     assert case["verdict"]["reason"] == "prefix_hit_rate could not be measured on launch-1"
+    result.stdout.fnmatch_lines(["*turn prefix caching on*, or remove the gate*"])
 
 
 def test_a_server_that_was_sent_the_same_texts_before_is_no_measure_of_them(
