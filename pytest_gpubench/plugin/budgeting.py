@@ -19,6 +19,7 @@ from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import Launch, init_subject
+from pytest_gpubench.model.workload import SESSIONS, Workload
 from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.report.numbers import seconds
 from pytest_gpubench.report.records import MEASUREMENT_VERSION
@@ -165,8 +166,7 @@ def _compared(
         if metrics:
             known[case.id] = metrics
             lasted = _middle(baseline, key, "duration") or 0.0
-            warm = case.workload.num_warmups / case.workload.num_prompts
-            rounds[case.id] = lasted * (1 + warm) + _BETWEEN_ROUNDS_S
+            rounds[case.id] = lasted * (1 + warmup_share(case.workload)) + _BETWEEN_ROUNDS_S
     if not known:
         return None
     start = baselines.of(init_subject(server))
@@ -174,6 +174,14 @@ def _compared(
     start_s = _middle(start, key, "engine_init") if start and key else None
     each = {case.id: allowed or case.rounds for case in cases if case.id in known}
     return Compared(known, Cost(start_s or 0.0, rounds), each)
+
+
+def warmup_share(workload: Workload) -> float:
+    """What the warm-up of a round takes beside the measurement: as much a request. A replay has
+    requests of its own, whose number is not known here, and warms up with a few first turns."""
+    if workload.traced or workload.dataset == SESSIONS:
+        return 0.0
+    return workload.num_warmups / workload.num_prompts
 
 
 def _newest_key(baseline: Baseline | None) -> FrozenMap | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 
 import pytest
 
 from pytest_gpubench.gate.baseline_files import update_baseline
 from pytest_gpubench.gate.baselines import LaunchEntry, append
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.workload import Workload
+from pytest_gpubench.plugin.budgeting import warmup_share
 from tests.plugin.conftest import Project, workers
 from tests.plugin.test_gate_baselines import (
     CASE,
@@ -142,6 +145,12 @@ def test_a_budget_that_is_spent_starts_no_launch_in_reserve(repository: Project)
     told = (repository.pytester.path / "junit.xml").read_text()
     assert "settled: the budget has room for 1 launch of this server" in told
     assert not list(repository.pytester.path.rglob("launch-2.json"))
+
+
+def test_a_replay_of_sessions_costs_a_budget_no_share_of_prompts_that_it_has_not() -> None:
+    drawn = Workload(64, 4, 8, num_prompts=80, num_warmups=16)
+    assert warmup_share(drawn) == 0.2
+    assert warmup_share(replace(drawn, dataset="sessions")) == 0.0
 
 
 def test_a_budget_under_xdist(repository: Project) -> None:
