@@ -23,6 +23,8 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import SESSIONS, Workload, contradictions
 
 _POLL = 0.1
+GRACE_S = 6.0
+"""Seconds in which a death is noticed after requests have failed."""
 _LOST_SERVER = frozenset({"no-connection", "tokenize-failed"})
 _MAX_PAGE = 2**20
 """Characters of a page that are kept: a server of 64 engines has some 40,000."""
@@ -36,7 +38,7 @@ def run_load(
     check_server: Callable[[], Failure | None] | None = None,
     fetch_metrics: Callable[[], str] | None = None,
     metrics_interval: float = 1.0,
-    grace: float = 6.0,
+    grace: float = GRACE_S,
     pool: WorkerPool | None = None,
 ) -> LoadResult:
     """Drive the server as planned and return every request's record. A failed request never raises,
@@ -84,7 +86,7 @@ def run_load(
         else:
             server_lost = failure.cause in _LOST_SERVER
     if check_server is not None and server_lost:
-        _ask_again(check_server, grace)
+        ask_again(check_server, grace)
     if failure is not None:
         raise BenchmarkError(failure)
     return LoadResult(plan, facts, records, pages)
@@ -177,7 +179,12 @@ def _as_on_dead_server(record: RequestRecord) -> bool:
     )
 
 
-def _ask_again(check_server: Callable[[], Failure | None], grace: float) -> None:
+def ask_again(check_server: Callable[[], Failure | None], grace: float = GRACE_S) -> None:
+    """Give a server whose requests failed as on a dead one some seconds to be seen dead.
+
+    Raises:
+        BenchmarkError: with ``check_server``'s failure.
+    """
     limit = time.monotonic() + grace
     while True:
         failure = check_server()

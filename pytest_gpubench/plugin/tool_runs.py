@@ -30,7 +30,7 @@ from pytest_gpubench.host.tool_environments import environment_of
 from pytest_gpubench.load.aiperf.aiperf_argv import AiperfPlan, aiperf_words
 from pytest_gpubench.load.aiperf.output import KEPT, AiperfOutput, read_output
 from pytest_gpubench.load.aiperf.running import AiperfRun, run_aiperf
-from pytest_gpubench.load.load_run import MetricsSampler
+from pytest_gpubench.load.load_run import MetricsSampler, ask_again
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.measure.aiperf_numbers import BLOCK, TABLE, left_out, measured_by_aiperf
 from pytest_gpubench.measure.compute import window_of
@@ -115,6 +115,8 @@ class ToolRuns:
                 run, pages = self._run(case, plan, interpreter, engine, dialect)
                 offset = time.time_ns() - time.monotonic_ns()
                 output = read_output(folder, run.log, offset, case.workload.osl)
+                if output.records and not output.records[-1].ok:  # as all do after a death
+                    ask_again(engine.alive)
             except BaseException:
                 spans.split(begun, {"load": time.monotonic()})
                 _without_key(folder, engine.api_key)

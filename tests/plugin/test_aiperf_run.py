@@ -116,6 +116,17 @@ def test_a_run_that_fails_leaves_no_file_with_the_key(
     assert "profile_export_aiperf.csv" not in left  # the table of numbers held the server's key
 
 
+def test_an_engine_that_dies_is_named_and_not_the_tool(
+    project: Project, aiperf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in crashes where the connection is lost."""
+    monkeypatch.setenv("GPUBENCH_STUB_FAULT", "worker-killed-serving")
+    result = run(project, aiperf)
+    result.assert_outcomes(failed=1)
+    (record,) = project.cases()
+    assert record["failure"]["cause"] == "killed", record["failure"]
+
+
 def test_tokens_that_do_not_add_up_make_it_invalid(
     project: Project, aiperf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from pytest_gpubench.engines.process import ServerProcess
 from pytest_gpubench.host.hub.local import default_cache_dir
 from pytest_gpubench.load.aiperf import launcher
 from pytest_gpubench.load.aiperf.aiperf_argv import AiperfPlan, aiperf_words
+from pytest_gpubench.load.load_run import ask_again
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
@@ -130,7 +131,10 @@ def run_aiperf(
         shutil.rmtree(scratch, ignore_errors=True)
     run.log = tuple(log.lines())
     if process.poll() != 0:
-        raise BenchmarkError(_failed(process.poll(), log))
+        failure = _failed(process.poll(), log)
+        if failure.failure_class == "client":
+            ask_again(check)  # of a server that died it says no more than that requests failed
+        raise BenchmarkError(failure)
     return run
 
 
