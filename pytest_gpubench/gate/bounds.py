@@ -111,7 +111,7 @@ def refusal(
         return None
     labels = ", ".join(launch.label for launch in absent)
     words = f"{metric} could not be measured on {labels}"
-    remedies = (words for start, words in _NEEDED.items() if metric.startswith(start))
+    remedies = (needed for start, needed in _NEEDED.items() if metric.startswith(start))
     remedy = next(remedies, "see the record's flags")
     if all(usable(launch, metric, zero=True) for launch in absent):
         words, remedy = f"{metric} is 0 on {labels}", "give it a limit (at-least), which judges 0"

@@ -251,8 +251,9 @@ def launch_text(server: str, progress: LaunchProgress, width: int = 80) -> str:
     doing = progress.line
     if progress.compilers:
         doing = f"compiling kernels ({', '.join(progress.compilers)})"
-    # A progress bar's line holds all its states; a log is anybody's text.
-    doing = for_terminal(doing.rpartition("\r")[2])
+    # A progress bar's line holds all its states; a log is anybody's text. In ASCII a character is a
+    # column wide: a line that wraps would leave a trace.
+    doing = for_terminal(doing.rpartition("\r")[2]).encode("ascii", "replace").decode()
     text = f"{server}  {progress.stage}, {progress.elapsed:.0f} s  {doing}"
     return text[: max(0, width - 1)].rstrip()
 

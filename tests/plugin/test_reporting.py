@@ -146,8 +146,8 @@ def test_a_start_is_shown_on_a_terminal(project: Project, monkeypatch: pytest.Mo
     # The option has the servers looked at before there is a terminal reporter.
     early = "--gpubench-ignore-findings=minimax-m3-top-k-layout"
     text = _on_a_terminal(project, "benchmarks", "-m", "cpu and mtp", early)
-    assert re.search(r"tiny-bf16-cpu-vllm-mtp-tp1  starting, \d s  \S", text), text
-    assert "tiny-bf16-cpu-vllm-mtp-tp1  warming up, 0 s" in text
+    assert re.search(r"tiny-bf16-cpu-vllm-mtp-tp1  starting, \d+ s  \S", text), text
+    assert re.search(r"tiny-bf16-cpu-vllm-mtp-tp1  warming up, \d+ s", text), text
     assert "passed" in text
 
 

@@ -164,4 +164,6 @@ def test_a_launch_names_what_is_compiled_or_the_newest_line() -> None:
         "starting", 250.0, ("cicc", "nvcc"), "Using flashinfer allreduce backend"
     )
     assert launch_text("srv", compiling) == "srv  starting, 250 s  compiling kernels (cicc, nvcc)"
+    wide = LaunchProgress("starting", 1.0, (), "\u91cd\u307f 3/4")
+    assert launch_text("srv", wide) == "srv  starting, 1 s  ?? 3/4"
     assert len(launch_text("srv", LaunchProgress("starting", 1.0, (), "x" * 500), 40)) == 39
