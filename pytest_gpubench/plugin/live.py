@@ -4,6 +4,7 @@ and measured, and gone without a trace afterwards."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TextIO, TypeAlias
 
 import pytest
 
@@ -126,6 +127,10 @@ _EVERY = 1.0
 it."""
 
 
+Line: TypeAlias = Callable[[int], str]
+"""Given the terminal's columns, a line that is no longer."""
+
+
 class Screen:
     """Draws one line below the cursor and takes it away again.
 
@@ -134,34 +139,39 @@ class Screen:
     """
 
     def __init__(
-        self, opened: Callable[[], AbstractContextManager[TextIO]], width: int, *, control: bool
+        self,
+        opened: Callable[[], AbstractContextManager[TextIO]],
+        *,
+        control: bool,
+        columns: Callable[[], int] = lambda: shutil.get_terminal_size().columns,
     ) -> None:
         self._opened = opened
-        self._width = width
         self._control = control
+        self._columns = columns
         self._drawn = 0
         self._shown = False
 
-    def draw(self, text: str) -> None:
-        """Show the text in place of the last one."""
-        text = text[: self._width - 1]
-        # Down and up again, so that there is a line below even at the bottom of the screen; then
-        # remember the place.
-        start = "\r" if self._shown or not self._control else "\x1bD\x1b[1A\x1b7\r\n"
-        self._write(start + text + " " * max(0, self._drawn - len(text)))
-        self._drawn, self._shown = len(text), True
+    def draw(self, line: Line) -> None:
+        """Show the line in place of the last one."""
+        # Of a terminal that is gone SIGHUP tells; until then a case is measured as before.
+        with contextlib.suppress(OSError), self._opened() as file:
+            # Asked in here: to who asks while pytest captures, every terminal has 80 columns.
+            width = self._columns()
+            text = line(width)[: width - 1]
+            # Down and up again, so that there is a line below even at the bottom of the screen;
+            # then remember the place.
+            start = "\r" if self._shown or not self._control else "\x1bD\x1b[1A\x1b7\r\n"
+            file.write(start + text + " " * max(0, self._drawn - len(text)))
+            file.flush()
+            self._drawn, self._shown = len(text), True
 
     def clear(self) -> None:
         """Leave no trace."""
         if self._shown:
-            self._write("\r" + " " * self._drawn + "\r" + ("\x1b8" if self._control else ""))
+            with contextlib.suppress(OSError), self._opened() as file:
+                file.write("\r" + " " * self._drawn + "\r" + ("\x1b8" if self._control else ""))
+                file.flush()
         self._drawn, self._shown = 0, False
-
-    def _write(self, text: str) -> None:
-        # Of a terminal that is gone SIGHUP tells; until then a case is measured as before.
-        with contextlib.suppress(OSError), self._opened() as file:
-            file.write(text)
-            file.flush()
 
 
 class Showing:
@@ -170,7 +180,7 @@ class Showing:
     def __init__(
         self,
         live: LiveCase,
-        draw: Callable[[str], None] | None,
+        draw: Callable[[Line], None] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._live = live
@@ -186,7 +196,7 @@ class Showing:
         self._live.progress(progress.stage, progress.done, progress.total, now)
         if now >= self._next:
             self._next = now + _EVERY
-            self._draw(self._live.text(now, _columns()))
+            self._draw(functools.partial(self._live.text, now))
 
     def page(self, text: str) -> str:
         """A page of ``/metrics``, which is handed on as it came."""
@@ -240,7 +250,7 @@ def launches_of(config: pytest.Config) -> ShowsLaunch:
             yield None
             return
         with _screen(config, reporter) as screen:
-            yield lambda progress: screen.draw(launch_text(server, progress, _columns()))
+            yield lambda progress: screen.draw(functools.partial(launch_text, server, progress))
 
     return show
 
@@ -276,15 +286,11 @@ def _screen(config: pytest.Config, reporter: pytest.TerminalReporter) -> Iterato
     if not control:
         reporter.ensure_newline()
     reporter.flush()
-    screen = Screen(lambda: _uncaptured(config), _columns(), control=control)
+    screen = Screen(lambda: _uncaptured(config), control=control)
     try:
         yield screen
     finally:
         screen.clear()
-
-
-def _columns() -> int:
-    return shutil.get_terminal_size().columns
 
 
 @contextlib.contextmanager

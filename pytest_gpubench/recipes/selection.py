@@ -65,8 +65,9 @@ class _InvalidError(Exception):
 def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
     """Compare what a ``-k`` expression says with what pytest would select.
 
-    Words that are tags of some case are compared; other words may match function, file or folder
-    names and are taken as true and as false. An expression that pytest itself refuses gives None.
+    Words that are tags of some case are compared. Other words that stand in a case's id (the name
+    of a server) mean that, for both. What is left may match function, file or folder names and is
+    taken as true and as false. An expression that pytest itself refuses gives None.
     """
     try:
         tree = _Parser(expression).parse()
@@ -75,21 +76,23 @@ def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
     words = list(dict.fromkeys(_words(tree)))
     tags = {tag for case in cases for tag in case.tags}
     known = [word for word in words if word.lower() in tags]
-    free = [word for word in words if word.lower() not in tags]
     if not known:
         return None
-    worlds = _worlds(free)
+    texts = {case.id: _text_of(case) for case in cases}
+    others = [word for word in words if word not in known]
+    named = [word for word in others if any(word.lower() in text for text in texts.values())]
+    worlds = _worlds([word for word in others if word not in named])
     verdicts: dict[tuple[tuple[bool, ...], tuple[bool, ...]], tuple[bool, bool]] = {}
     extra: list[Case] = []
     missing: list[Case] = []
     for case in cases:
-        own, text = set(case.tags), _text_of(case)
-        exact = tuple(word.lower() in own for word in known)
-        loose = tuple(word.lower() in text for word in known)
+        own, text = set(case.tags), texts[case.id]
+        loose = tuple(word.lower() in text for word in (*known, *named))
+        exact = tuple(word.lower() in own for word in known) + loose[len(known) :]
         if exact == loose:
             continue
         if (exact, loose) not in verdicts:
-            verdicts[exact, loose] = _differs(tree, known, exact, loose, worlds)
+            verdicts[exact, loose] = _differs(tree, (*known, *named), exact, loose, worlds)
         more, less = verdicts[exact, loose]
         if more:
             extra.append(case)
@@ -97,11 +100,13 @@ def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
             missing.append(case)
     if not extra and not missing:
         return None
-    texts = [(set(case.tags), _text_of(case)) for case in (*extra, *missing)]
     parts = tuple(
         word
         for word in known
-        if any(word.lower() in text and word.lower() not in own for own, text in texts)
+        if any(
+            word.lower() in texts[case.id] and word.lower() not in case.tags
+            for case in (*extra, *missing)
+        )
     )
     return Ambiguity(expression, tuple(extra), tuple(missing), parts, _suggest(tree, tags))
 

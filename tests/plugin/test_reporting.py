@@ -3,10 +3,13 @@ on a terminal."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
+import termios
 from pathlib import Path
 
 import pytest
@@ -90,11 +93,12 @@ def test_collecting_leaves_nothing(project: Project, monkeypatch: pytest.MonkeyP
     assert not (project.pytester.path / "out.html").exists()
 
 
-def _on_a_terminal(project: Project, *arguments: str) -> str:
+def _on_a_terminal(project: Project, *arguments: str, columns: int = 100) -> str:
     """What pytest writes when its output is a terminal."""
     leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "GPUBENCH_STUB_FAULT": ""}
-    for name in ("NO_COLOR", "PY_COLORS"):  # pytester sets one
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    environment = {**os.environ, "TERM": "xterm", "GPUBENCH_STUB_FAULT": ""}
+    for name in ("NO_COLOR", "PY_COLORS", "COLUMNS"):  # pytester sets one
         environment.pop(name, None)
     with subprocess.Popen(
         project.command(*arguments),
@@ -116,6 +120,13 @@ def _on_a_terminal(project: Project, *arguments: str) -> str:
             written += part
     os.close(leader)
     return written.decode()
+
+
+def test_the_live_line_is_as_long_as_the_terminal_allows(project: Project) -> None:
+    text = _on_a_terminal(project, "benchmarks", "-m", "cpu and mtp", columns=50)
+    lines = re.findall(r"[^\r\n]*:32x4-c1  (?:making prompts|warm-up|measuring) \d+/\d+", text)
+    assert lines
+    assert max(map(len, lines)) < 50
 
 
 @pytest.mark.parametrize(

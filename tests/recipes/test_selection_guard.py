@@ -116,6 +116,14 @@ def test_words_that_are_no_tags_are_taken_both_ways() -> None:
     assert find_ambiguity("(c1 or h100 or gb200 or b200) and x", CASES) is None
 
 
+def test_the_name_of_a_server_is_that_server() -> None:
+    servers = [*CASES, case("a100", 1)]
+    assert find_ambiguity("m3-fp8-a100-vllm-tp8 and c1", servers) is None
+    ambiguity = find_ambiguity("m3-fp8-h100-vllm-tp8 and c1", servers)
+    assert ambiguity is not None
+    assert [one.id for one in ambiguity.extra] == ["m3-fp8-h100-vllm-tp8:1k1k-c16"]
+
+
 def test_suggestion_splits_tags_from_names() -> None:
     assert (
         found("Test_X and C1 and not (mtp or h100)").suggestion

@@ -8,7 +8,7 @@ import io
 from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.process import LaunchProgress
 from pytest_gpubench.load.protocol import Progress
-from pytest_gpubench.plugin.live import LiveCase, Screen, Showing, launch_text
+from pytest_gpubench.plugin.live import Line, LiveCase, Screen, Showing, launch_text
 
 
 def _page(tokens: float) -> str:
@@ -110,9 +110,9 @@ def _drawn(texts: list[str], *, control: bool) -> tuple[str, Screen, io.StringIO
     def opened():  # type: ignore[no-untyped-def]
         yield file
 
-    screen = Screen(opened, 40, control=control)
+    screen = Screen(opened, control=control, columns=lambda: 40)
     for text in texts:
-        screen.draw(text)
+        screen.draw(lambda _, text=text: text)  # type: ignore[misc]
     return file.getvalue(), screen, file
 
 
@@ -138,7 +138,7 @@ def test_without_colours_there_are_no_escape_codes() -> None:
 
 def test_it_draws_at_most_once_a_second_and_hands_pages_on() -> None:
     now = [0.0]
-    drawn: list[str] = []
+    drawn: list[Line] = []
     showing = Showing(LiveCase("c", 1), drawn.append, lambda: now[0])
     for step in range(30):
         now[0] = step / 10
