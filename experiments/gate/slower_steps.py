@@ -5,8 +5,10 @@ where a proxy that holds answers back is partly made up for by an emptier batch.
 
 writes it into FOLDER; an engine started with FOLDER on PYTHONPATH loads it. Before each step it
 reads the share from the file that SLOWER_STEPS names (0.05: 5% longer), so one server can be
-measured as it is and slowed. On a GPU the device itself waits, before the step's kernels, a share of
-what steps of such a batch took from one start to the next; on a CPU the process does.
+measured as it is and slowed: it waits a share of what steps of such a batch took from one start to
+the next. On a GPU both the device and the process wait: with asynchronous scheduling the slower of
+the two sets the pace, and a wait of the other is lost in its idle time. "0.05 device" makes the
+device alone wait, which is such a wait where the host is the slower one.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Host:
     def between(self, one, other):
         return other - one
 
-    def wait(self, seconds):
+    def wait(self, seconds, device_only=False):
         time.sleep(seconds)
 
 
@@ -59,8 +61,11 @@ class Cuda:
     def between(self, one, other):
         return one.elapsed_time(other) / 1e3
 
-    def wait(self, seconds):
+    def wait(self, seconds, device_only=False):
         self.cuda._sleep(int(seconds * CLOCK_HZ))
+        until = time.perf_counter() + (0.0 if device_only else seconds)
+        while time.perf_counter() < until:  # sleep() would be later by a tenth of a millisecond
+            pass
 
 
 class Steps:
@@ -72,7 +77,7 @@ class Steps:
         self.seen = collections.defaultdict(lambda: collections.deque(maxlen=KEPT))
         self.open = collections.deque()  # (stamp of the start, size, seconds added) of a step
 
-    def begin(self, tokens, share):
+    def begin(self, tokens, share, device_only):
         while len(self.open) > 1 and self.clock.passed(self.open[1][0]):
             start, size, added = self.open.popleft()
             self.seen[size].append(self.clock.between(start, self.open[0][0]) - added)
@@ -82,7 +87,7 @@ class Steps:
         added = share * statistics.median(self.seen[size]) if self.seen[size] else 0.0
         self.open.append((self.clock.stamp(), size, added))
         if added > 0:
-            self.clock.wait(added)
+            self.clock.wait(added, device_only)
 
 
 def install():
@@ -99,16 +104,17 @@ def install():
     def share():
         try:
             with open(os.environ["SLOWER_STEPS"]) as file:
-                return float(file.read())
-        except (OSError, ValueError):
-            return 0.0
+                words = file.read().split()
+            return float(words[0]), "device" in words
+        except (OSError, ValueError, IndexError):
+            return 0.0, False
 
     def slowed(self, scheduler_output):
         if not kept:
             kept.append(Steps(Cuda() if self.worker.device.type == "cuda" else Host()))
         tokens = scheduler_output.total_num_scheduled_tokens
         if tokens:
-            kept[0].begin(tokens, share())
+            kept[0].begin(tokens, *share())
         return run(self, scheduler_output)
 
     slowed.slowed = True

@@ -1,14 +1,14 @@
 """Verdicts on launches without a change and with planted losses, on one GPU: how long they take and
 whether they are right.
 
-    python experiments/hardware/verdicts.py OUT RECIPES RECIPE CACHE [--servers 5] [--seconds 640]
+    python experiments/hardware/verdicts.py OUT RECIPES RECIPE CACHE [--servers 5] [--launches 2]
 
 Servers start side by side and are measured one at a time, with the product's own functions: warm-up
 of a launch, rounds as its gate plans them, verdicts. Every pair of neighbours (with fewer than
 seven servers every launch) is a run without a change, the other launches its baseline. Then the
-steps of two engines at a time are made longer by a plugin of theirs, which was there before
-(`../gate/slower_steps.py`), and they are judged against all launches without. Results are written
-after every measurement; `--rounds` judges those of an earlier run again.
+steps of some engines at a time are made longer by a plugin of theirs, which was there before
+(`../gate/slower_steps.py`), and they are judged against all launches without, launch by launch.
+Results are written after every measurement; `--rounds` judges those of an earlier run again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ from pytest_gpubench.recipes import load_recipes
 KEY = FrozenMap({"experiment": "verdicts"})
 LOSSES = (0.10, 0.075, 0.05)
 """Shares by which steps are longer."""
-PLAN = LaunchPlan(1, 1)
+UNCHANGED = LaunchPlan(1, 1)
+"""Of a run without a change: what is left of the launches must be a baseline."""
 
 
 @dataclass
@@ -71,10 +72,14 @@ def launch_of(outcome: Outcome, share: float = 0.0) -> Launch:
 class Run:
     """The whole of it."""
 
-    def __init__(self, out: Path, cases: Sequence[Case], spec: Any, limit_s: float) -> None:
+    def __init__(
+        self, out: Path, cases: Sequence[Case], spec: Any, plan: LaunchPlan, limit_s: float
+    ) -> None:
         self.out = out
         self.cases = cases
         self.spec = spec
+        self.plan = plan
+        """Launches of a run with a loss."""
         self.until = time.monotonic() + limit_s
         self.log: list[dict[str, Any]] = []
         self.cost: dict[tuple[str, str, str], float] = {}
@@ -156,14 +161,14 @@ class Run:
         for outcome in outcomes:
             launch = launch_of(outcome, share)
             for case in self.cases:
-                plan = planned(self.policies(case), same[case.id], allowed)
+                plan = planned(self.policies(case), same[case.id], self.plan, allowed)
                 evidence = self.measured(launch, case, plan, f"loss {share:g}")
                 if evidence is not None:
                     found[case.id].append(evidence)
             launch_of(outcome)
         for case in self.cases:
             if found[case.id]:
-                self.verdict(f"loss {share:g}", case, same[case.id], found[case.id])
+                self.verdict(f"loss {share:g}", case, same[case.id], found[case.id], self.plan)
 
     def judge_unchanged(self, case: Case, launches: Sequence[LaunchEvidence]) -> None:
         """Runs without a change."""
@@ -173,7 +178,7 @@ class Run:
             runs = [list(pair) for pair in zip(launches, following, strict=True)]
         for launched in runs:
             others = [one for one in launches if one not in launched]
-            self.verdict("same", case, others, launched)
+            self.verdict("same", case, others, launched, UNCHANGED)
 
     def judge_again(self, path: Path) -> None:
         """What an earlier run measured."""
@@ -193,7 +198,7 @@ class Run:
             self.judge_unchanged(case, found["same"])
             for what, launches in found.items():
                 if what.startswith("loss"):
-                    self.verdict(what, case, found["same"], launches)
+                    self.verdict(what, case, found["same"], launches, self.plan)
 
     def verdict(
         self,
@@ -201,6 +206,7 @@ class Run:
         case: Case,
         before: Sequence[LaunchEvidence],
         launches: Sequence[LaunchEvidence],
+        plan: LaunchPlan,
     ) -> None:
         """A run launch by launch, as the plugin judges it; a line each."""
         if not before:
@@ -212,7 +218,7 @@ class Run:
         )
         baseline = append(Baseline(case.id), KEY, entries)
         for used in range(1, len(launches) + 1):
-            verdict = judge(self.policies(case), launches[:used], baseline, KEY, PLAN)
+            verdict = judge(self.policies(case), launches[:used], baseline, KEY, plan)
             if not verdict.wants_launch:
                 break
         row = {
@@ -263,6 +269,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("cache", type=Path)
     parser.add_argument("--servers", type=int, default=5)
+    parser.add_argument("--launches", type=int, default=2, help="of a run with a loss, at most")
     parser.add_argument("--seconds", type=float, default=640.0)
     parser.add_argument("--most", type=int, default=4, help="rounds on a launch")
     parser.add_argument("--rounds", type=Path, metavar="ROUNDS.json")
@@ -272,7 +279,8 @@ def main() -> None:
     loads = [case for case in book.cases if case.evaluation is None]
     cases = [case for case in loads if case.recipe == options.recipe]
     spec = book.server(cases[0].server)
-    run = Run(options.out, cases, spec, options.seconds)
+    plan = LaunchPlan(1, options.launches - 1)
+    run = Run(options.out, cases, spec, plan, options.seconds)
     if options.rounds is not None:
         run.judge_again(options.rounds)
         return
@@ -293,20 +301,23 @@ def main() -> None:
         for case in cases:
             run.judge_unchanged(case, same[case.id])
         for number, share in enumerate(LOSSES):
-            run.loss(
-                share, [ready[(2 * number + one) % len(ready)] for one in (0, 1)], same, allowed
-            )
+            first = number * options.launches
+            chosen = [ready[(first + one) % len(ready)] for one in range(options.launches)]
+            run.loss(share, chosen, same, allowed)
     (options.out / "done").touch()
 
 
 def planned(
-    rules: Sequence[MetricPolicy], before: Sequence[LaunchEvidence], allowed: Rounds
+    rules: Sequence[MetricPolicy],
+    before: Sequence[LaunchEvidence],
+    launches: LaunchPlan,
+    allowed: Rounds,
 ) -> effort.RoundPlan:
     """Rounds of a run that is compared with these launches."""
     dated = [(one, "2026-11-01T00:00:00+00:00") for one in before]
     baseline = append(Baseline("x"), KEY, entries_of("before", dated, FrozenMap()))
     known = effort.known_of(rules, baseline, KEY)
-    rounds, _ = effort.rounds_for(known, PLAN.total, allowed.most)
+    rounds, _ = effort.rounds_for(known, launches.total, allowed.most)
     return effort.RoundPlan(allowed, tuple(rules), rounds if known else 1, recording=False)
 
 
