@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -82,27 +82,13 @@ def render(
         servers(views, inits, read_whole, link_of, DETAILS_BUDGET),
         _left_out(loaded, against),
     ]
-    head = tag(
-        "div",
-        tag("h1", title),
-        tag("button", "Theme", type="button", class_="theme", hidden=True),
-        class_="top",
+    header = join(
+        _subtitle(loaded),
+        verdict_counts(views, merged.rows),
+        _highlights(views),
+        _facts(loaded, views),
     )
-    body = join(
-        tag("a", "Skip to the results", href="#results", class_="skip"),
-        tag(
-            "header",
-            head,
-            _subtitle(loaded),
-            verdict_counts(views, merged.rows),
-            _highlights(views),
-            _facts(loaded, views),
-        ),
-        _filter_bar(views),
-        tag("main", sections, id="results"),
-        tag("footer", _footer(loaded)),
-    )
-    return document(title, body)
+    return document(title, header, sections, _footer(loaded), bar=_filter_bar(views))
 
 
 def write(path: Path, page: str) -> None:
@@ -133,8 +119,18 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def document(title: str, body: Markup) -> str:
+def document(
+    title: str, header: Child, sections: Child, footer: str, *, bar: Markup | None = None
+) -> str:
     """A page with the shipped style sheet and script, and the policy that allows nothing else."""
+    theme = tag("button", "Theme", type="button", class_="theme", hidden=True)
+    body = (
+        tag("a", "Skip to the results", href="#results", class_="skip"),
+        tag("header", tag("div", tag("h1", title), theme, class_="top"), header),
+        bar,
+        tag("main", sections, id="results"),
+        tag("footer", tag("p", footer)),
+    )
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
@@ -185,14 +181,8 @@ def _highlights(views: Sequence[CaseView]) -> Markup | None:
         found = [view for view in counted_views if view.metrics.get(metric, 0) > 0]
         if found:
             best = max(found, key=lambda view: view.metrics[metric])
-            lines.append(
-                tag(
-                    "li",
-                    f"{words}: ",
-                    tag("b", shown(metric, best.metrics[metric])),
-                    f" with {best.id}",
-                )
-            )
+            value = tag("b", shown(metric, best.metrics[metric]))
+            lines.append(tag("li", f"{words}: ", value, f" with {best.id}"))
     return tag("ul", lines, class_="highlights") if lines else None
 
 
@@ -249,15 +239,20 @@ def _left_out(loaded: Loaded, against: Loaded | None) -> Markup | None:
     found = [*loaded.left_out, *(against.left_out if against else ())]
     if not found:
         return None
-    items = [tag("li", clip(str(one), 500)) for one in found[:_MOST_NAMED]]
-    more = f"and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
-    lead = "These files, or parts of them, could not be used and are not in any number above."
     return section(
         "left-out",
         f"Left out: {counted(len(found), 'finding')}",
-        tag("p", lead, class_="lead"),
-        tag("ul", items, class_="left-out", tabindex=0),
-        tag("p", more) if more else None,
+        _notes(map(str, found)),
+        lead="These files, or parts of them, could not be used and are not in any number above.",
+    )
+
+
+def _notes(lines: Iterable[str]) -> Markup:
+    items = [tag("li", clip(line, 500)) for line in lines]
+    more = len(items) - _MOST_NAMED
+    return join(
+        tag("ul", items[:_MOST_NAMED], class_="left-out", tabindex=0),
+        tag("p", f"and {more:,} more") if more > 0 else None,
     )
 
 
@@ -267,24 +262,14 @@ def _merge_notes(merged: Merged) -> Markup | None:
     notes += [f"in no job: {sentence}" for sentence in merged.left_out]
     notes += merged.jobs
     notes += [f"{row.name}: {note}" for row in merged.rows for note in row.notes]
-    if not notes:
-        return None
-    items = [tag("li", clip(note, 500)) for note in notes[:_MOST_NAMED]]
-    more = f"and {len(notes) - _MOST_NAMED:,} more" if len(notes) > _MOST_NAMED else ""
-    return section(
-        "merge",
-        "Merged from several runs",
-        tag("ul", items, class_="left-out", tabindex=0),
-        tag("p", more) if more else None,
-    )
+    return section("merge", "Merged from several runs", _notes(notes)) if notes else None
 
 
-def _footer(loaded: Loaded) -> Markup:
+def _footer(loaded: Loaded) -> str:
     names = ", ".join(run.name for run in loaded.runs[:20]) + (
         " …" if len(loaded.runs) > 20 else ""
     )
-    return tag(
-        "p",
+    return (
         f"Made by pytest-gpubench {__version__} from {names or 'no runs'}. The "
-        "definitions of metrics are in its documentation.",
+        "definitions of metrics are in its documentation."
     )

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.metrics import ACCEPTANCE
+from pytest_gpubench.report.columns import Column, columns, with_values
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
 from pytest_gpubench.report.html_conversations import conversation_charts
 from pytest_gpubench.report.html_markup import (
     ABSENT,
+    Child,
     Markup,
     badge,
     clip,
@@ -25,15 +28,9 @@ from pytest_gpubench.report.numbers import finite, seconds, shown
 from pytest_gpubench.report.views import CaseView, mapping, sequence, server_views
 
 _COLUMNS = (
-    ("output_tput_per_gpu", "tok/s/GPU", 1.0, 1),
-    ("output_tput", "out tok/s", 1.0, 1),
-    ("interactivity", "tok/s/user", 1.0, 1),
-    ("ttft_p50", "TTFT p50 ms", 1e3, 1),
-    ("ttft_p99", "TTFT p99 ms", 1e3, 1),
-    ("tpot_p50", "TPOT p50 ms", 1e3, 2),
-    ("acceptance_length", "accept len", 1.0, 2),
-    (ACCURACY, "right %", 100.0, 1),
-    ("energy_per_output_token", "J/tok", 1.0, 2),
+    *columns("output_tput_per_gpu", "output_tput", "interactivity", "ttft_p50", "ttft_p99"),
+    *columns("tpot_p50", ACCEPTANCE, ACCURACY),
+    Column("energy_per_output_token", "J/tok", digits=2),
 )
 _MOST_POINTS = 120
 _GAUGES = (
@@ -50,21 +47,25 @@ def case_table(
     heading."""
     if not views and not starts:
         return None
-    columns = [column for column in _COLUMNS if any(column[0] in view.metrics for view in views)]
-    head = ("Case", "Verdict", *(title for _, title, _, _ in columns))
-    rows = [_row(view, columns, link_of) for view in views]
-    blank = [ABSENT] * len(columns)
+    shown_columns = with_values(_COLUMNS, [view.metrics for view in views])
+    rows = []
+    for view in views:
+        cells = [column.cell(view.metrics, view.hidden, ABSENT) for column in shown_columns]
+        name = case_link(view, link_of)
+        rows.append(table_row((name, badge(view.status), *cells), view.tags))
+    blank = [ABSENT] * len(shown_columns)
     rows += [table_row((start.name, badge(start.status), *blank)) for start in starts]
-    note = (
-        "In brackets: too few requests for this percentile."
-        if any(view.hidden for view in views)
-        else ""
-    )
+    tentative = any(view.hidden for view in views)
     return section(
         "cases",
         "All cases",
-        tag("p", note, class_="lead") if note else None,
-        table(head, rows, class_="numbers sortable", caption="All cases"),
+        table(
+            ("Case", "Verdict", *(column.title for column in shown_columns)),
+            rows,
+            class_="numbers sortable",
+            caption="All cases",
+        ),
+        lead="In brackets: too few requests for this percentile." if tentative else "",
     )
 
 
@@ -77,35 +78,19 @@ def server_table(views: Sequence[CaseView]) -> Markup | None:
         table_row((one.name, badge(one.status), ", ".join(one.speed), "; ".join(one.accuracy)))
         for one in found
     ]
-    lead = "Questions with known answers, asked of the same servers after their loads."
+    head = ("Server", "Verdict", "Speed", "Accuracy")
     return section(
         "accuracy",
         "Speed and accuracy",
-        tag("p", lead, class_="lead"),
-        table(
-            ("Server", "Verdict", "Speed", "Accuracy"),
-            rows,
-            class_="reasons",
-            caption="Speed and accuracy of servers",
-        ),
+        table(head, rows, class_="reasons", caption="Speed and accuracy of servers"),
+        lead="Questions with known answers, asked of the same servers after their loads.",
     )
 
 
-def _row(
-    view: CaseView, columns: Sequence[tuple[str, str, float, int]], link_of: dict[int, str]
-) -> Markup:
+def case_link(view: CaseView, link_of: dict[int, str]) -> Child:
+    """The name of a case, a link where its details have an anchor."""
     anchor = link_of.get(id(view))
-    name = tag("a", view.id, href=f"#{anchor}") if anchor else view.id
-    cells = [_cell(view, metric, scale, digits) for metric, _, scale, digits in columns]
-    return table_row((name, badge(view.status), *cells), view.tags)
-
-
-def _cell(view: CaseView, metric: str, scale: float, digits: int) -> str:
-    value = view.metrics.get(metric)
-    if value is None:
-        return ABSENT
-    text = f"{value * scale:,.{digits}f}"
-    return f"({text})" if metric in view.hidden else text
+    return tag("a", view.id, href=f"#{anchor}") if anchor else view.id
 
 
 def case_details(view: CaseView, record: Mapping[str, Any], anchor: str, *, charts: bool) -> Markup:

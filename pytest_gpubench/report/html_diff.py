@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from pytest_gpubench.dialects.registry import common_rules
 from pytest_gpubench.gate.wording import percent
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import counted
-from pytest_gpubench.report.html_markup import ABSENT, Child, Markup, section, table, table_row, tag
+from pytest_gpubench.report.html_markup import (
+    ABSENT,
+    Child,
+    Markup,
+    more,
+    section,
+    table,
+    table_row,
+    tag,
+)
 from pytest_gpubench.report.numbers import shown
-from pytest_gpubench.report.results import InitResult
+from pytest_gpubench.report.results import InitResult, Versions
 from pytest_gpubench.report.views import CaseView
 
 _METRICS = (
@@ -79,15 +88,13 @@ def difference(
     return section(
         "difference",
         "Against the other run",
-        tag("p", lead, class_="lead"),
         tag("p", "; ".join(notes), class_="note") if notes else None,
         _what_changed(before, now, starts_before, starts),
         table(("Case", *columns), rows, class_="numbers sortable", caption="Changes per case")
         if rows
         else None,
-        tag("p", f"{len(common) - _MOST_ROWS:,} more rows are left out.", class_="note")
-        if len(common) > _MOST_ROWS
-        else None,
+        more(len(common) - _MOST_ROWS, "rows are left out"),
+        lead=lead,
     )
 
 
@@ -121,15 +128,10 @@ def _what_changed(
     starts: Sequence[InitResult],
 ) -> Markup | None:
     rows: list[tuple[Child, ...]] = []
-    for name in ("engine", "plugin", "driver", "commit"):
-        old = sorted(
-            {value[:60] for view in before if (value := str(getattr(view.last.versions, name)))}
-        )
-        new = sorted(
-            {value[:60] for view in now if (value := str(getattr(view.last.versions, name)))}
-        )
+    for field in fields(Versions):
+        old, new = _versions(before, field.name), _versions(now, field.name)
         if old != new:
-            rows.append((name, ", ".join(old) or ABSENT, ", ".join(new) or ABSENT))
+            rows.append((field.name, old or ABSENT, new or ABSENT))
     commands_before = {init.server: init for init in starts_before}
     for init in starts:
         other = commands_before.get(init.server)
@@ -140,16 +142,15 @@ def _what_changed(
             rows.append(
                 (init.server, " ".join(sorted(gone)) or ABSENT, " ".join(sorted(fresh)) or ABSENT)
             )
-    return (
-        table(
-            ("What changed", "Before", "Now"),
-            rows,
-            class_="changes",
-            caption="What changed besides numbers",
-        )
-        if rows
-        else None
-    )
+    if not rows:
+        return None
+    head = ("What changed", "Before", "Now")
+    return table(head, rows, class_="changes", caption="What changed besides numbers")
+
+
+def _versions(views: Sequence[CaseView], name: str) -> str:
+    values = {str(getattr(view.last.versions, name))[:60] for view in views}
+    return ", ".join(sorted(values - {""}))
 
 
 def _words(init: InitResult) -> set[str]:
@@ -161,10 +162,7 @@ def _words(init: InitResult) -> set[str]:
         else:
             found[-1] += f" {word}"
     chance = ("--port ", "--served-model-name ", "--host ")
+    ours = common_rules().env
     return {word for word in found[1:] if not word.startswith(chance)} | {
-        f"{key}={value}" for key, value in _env(init.env).items()
+        f"{name}={value}" for name, value in init.env.items() if name not in ours
     }
-
-
-def _env(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name not in common_rules().env}

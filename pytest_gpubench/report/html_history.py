@@ -10,15 +10,15 @@ from pytest_gpubench._version import __version__
 from pytest_gpubench.gate.change_points import FALSE_ALARM, MIN_RUNS
 from pytest_gpubench.gate.histories import MetricHistory, Moved
 from pytest_gpubench.gate.wording import count, percent, quantity
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.report.html import document
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw
 from pytest_gpubench.report.html_markup import (
-    Child,
     Markup,
     clip,
     figure,
-    join,
+    more,
     section,
     table,
     table_row,
@@ -37,33 +37,19 @@ _SHORT_SPAN = 3.0
 def history_page(histories: Sequence[MetricHistory], title: str = "Baselines over time") -> str:
     """The page of these histories, cases in their order."""
     drawn = histories[:MOST_CHARTS]
-    cases: dict[str, list[MetricHistory]] = {}
-    for history in drawn:
-        cases.setdefault(history.case, []).append(history)
+    cases = grouped(drawn, lambda history: history.case)
     found = [(history, move) for history in histories for move in history.moves]
-    head = tag(
-        "div",
-        tag("h1", title),
-        tag("button", "Theme", type="button", class_="theme", hidden=True),
-        class_="top",
-    )
     words = (
         f"{count(len(cases), 'case')}, {len(histories):,} series, "
         f"{count(len(found), 'change point')}"
     )
-    body = join(
-        tag("a", "Skip to the results", href="#results", class_="skip"),
-        tag("header", head, tag("p", words, class_="muted")),
-        tag(
-            "main",
-            _changes(found),
-            [_case(number, case, own) for number, (case, own) in enumerate(cases.items(), 1)],
-            _more(len(histories) - len(drawn), "series are left out here: name fewer cases"),
-            id="results",
-        ),
-        tag("footer", tag("p", f"Made by pytest-gpubench {__version__} from recorded baselines.")),
-    )
-    return document(title, body)
+    sections = [
+        _changes(found),
+        *(_case(number, case, own) for number, (case, own) in enumerate(cases.items(), 1)),
+        more(len(histories) - len(drawn), "series are left out here: name fewer cases"),
+    ]
+    footer = f"Made by pytest-gpubench {__version__} from recorded baselines."
+    return document(title, tag("p", words, class_="muted"), sections, footer)
 
 
 def _changes(found: Sequence[tuple[MetricHistory, Moved]]) -> Markup:
@@ -84,9 +70,9 @@ def _changes(found: Sequence[tuple[MetricHistory, Moved]]) -> Markup:
     return section(
         "changes",
         "Change points",
-        tag("p", lead, class_="lead"),
         content,
-        _more(len(newest) - _MOST_ROWS, "are left out here"),
+        more(len(newest) - _MOST_ROWS, "are left out here"),
+        lead=lead,
     )
 
 
@@ -177,7 +163,3 @@ def _day(days: float) -> str:
         return datetime.fromtimestamp(days * 86_400, UTC).date().isoformat()
     except (OverflowError, ValueError, OSError):
         return ""
-
-
-def _more(number: int, words: str) -> Child:
-    return tag("p", f"{number:,} more {words}.", class_="note") if number > 0 else None

@@ -94,15 +94,21 @@ ABSENT = "\u2013"
 """A cell without a value."""
 
 
-def section(name: str, title: str, *children: Child) -> Markup:
-    """A section of the page with an anchor."""
+def section(name: str, title: str, *children: Child, lead: str = "") -> Markup:
+    """A section of the page with an anchor; ``lead`` says what it shows."""
     return tag(
         "section",
         tag("h2", title, id=f"{name}-title"),
+        tag("p", lead, class_="lead") if lead else None,
         children,
         id=name,
         aria_labelledby=f"{name}-title",
     )
+
+
+def more(number: int, words: str) -> Markup | None:
+    """How many of something are left out, where any are."""
+    return tag("p", f"{number:,} more {words}.", class_="note") if number > 0 else None
 
 
 def figure(caption: str, drawing: Markup, note: str = "", tags: str = "") -> Markup:

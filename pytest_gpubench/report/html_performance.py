@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_chart import (
     COLOURS,
@@ -16,15 +16,14 @@ from pytest_gpubench.report.html_chart import (
     draw,
     marker,
 )
-from pytest_gpubench.report.html_markup import Markup, figure, join, section, tag
+from pytest_gpubench.report.html_markup import Markup, figure, join, more, section, tag
 from pytest_gpubench.report.numbers import finite, seconds, shown
 from pytest_gpubench.report.pareto import frontier
 from pytest_gpubench.report.views import CaseView
 
-Key = TypeVar("Key", bound="tuple[str, ...] | str")
-
 _USER, _GPU = "interactivity", "output_tput_per_gpu"
 _MOST_CHARTS = 60
+_LEFT_OUT = "charts are left out: select fewer results for one report"
 
 
 def performance(views: Sequence[CaseView]) -> Markup:
@@ -36,7 +35,7 @@ def _pareto_section(views: Sequence[CaseView]) -> Markup | None:
     usable = [
         view for view in views if view.metrics.get(_USER, 0) > 0 and view.metrics.get(_GPU, 0) > 0
     ]
-    groups = _grouped(usable, lambda view: (view.model, view.shape))
+    groups = grouped(usable, lambda view: (view.model, view.shape))
     if not groups:
         return None
     topologies = list(dict.fromkeys(view.topology for view in usable))
@@ -50,10 +49,10 @@ def _pareto_section(views: Sequence[CaseView]) -> Markup | None:
     return section(
         "pareto",
         "Throughput against interactivity",
-        tag("p", lead, class_="lead"),
         _shape_legend(topologies),
         tag("div", figures, class_="grid-wide"),
-        _left_out(len(groups) - len(shown_groups)),
+        more(len(groups) - len(shown_groups), _LEFT_OUT),
+        lead=lead,
     )
 
 
@@ -70,7 +69,7 @@ def _pareto(model: str, shape: str, views: Sequence[CaseView], topologies: Seque
     series: list[Series] = []
     best_words: list[str] = []
     for colour, ((hardware, spec), group) in enumerate(
-        _grouped(views, lambda view: (view.hardware, view.spec)).items()
+        grouped(views, lambda view: (view.hardware, view.spec)).items()
     ):
         counted = [view for view in group if view.status is not Status.INVALID]
         best = frontier(counted, lambda view: view.metrics[_USER], lambda view: view.metrics[_GPU])
@@ -117,27 +116,15 @@ def tip(view: CaseView) -> str:
     """What a point says about itself."""
     lines = [f"{view.hardware.upper()} {view.line} {view.load}"]
     lines += [shown(name, view.metrics[name]) for name in (_GPU, _USER) if name in view.metrics]
-    lines += (
-        [f"TTFT {seconds(view.metrics['ttft_p50'])}, TPOT {seconds(view.metrics['tpot_p50'])}"]
-        if {
-            "ttft_p50",
-            "tpot_p50",
-        }
-        <= set(view.metrics)
-        else []
-    )
+    if {"ttft_p50", "tpot_p50"} <= view.metrics.keys():
+        ttft, tpot = view.metrics["ttft_p50"], view.metrics["tpot_p50"]
+        lines.append(f"TTFT {seconds(ttft)}, TPOT {seconds(tpot)}")
     return "\n".join([*lines, view.status.value])
 
 
 def _latency_section(views: Sequence[CaseView]) -> Markup | None:
-    groups = _grouped(
-        views,
-        lambda view: (
-            view.model,
-            view.shape,
-            view.hardware,
-            "r" if view.load.startswith("r") else "c",
-        ),
+    groups = grouped(
+        views, lambda view: (view.model, view.shape, view.hardware, view.load.startswith("r"))
     )
     lines = list(dict.fromkeys(view.topology for view in views))
     charts = [
@@ -147,8 +134,8 @@ def _latency_section(views: Sequence[CaseView]) -> Markup | None:
             model,
             tags=f"{hardware} {shape}",
         )
-        for (model, shape, hardware, kind), group in groups.items()
-        for title, chart in _latency_charts(group, lines, open_loop=kind == "r")
+        for (model, shape, hardware, open_loop), group in groups.items()
+        for title, chart in _latency_charts(group, lines, open_loop=open_loop)
     ]
     if not charts:
         return None
@@ -160,16 +147,19 @@ def _latency_section(views: Sequence[CaseView]) -> Markup | None:
     return section(
         "latency",
         "Latency against load",
-        tag("p", lead, class_="lead"),
         tag("div", kept, class_="grid"),
-        _left_out(len(charts) - len(kept)),
+        more(len(charts) - len(kept), _LEFT_OUT),
+        lead=lead,
     )
 
 
 def _latency_charts(
     views: Sequence[CaseView], topologies: Sequence[str], *, open_loop: bool
 ) -> Iterator[tuple[str, Chart]]:
-    load = _rate if open_loop else _concurrency
+    def load(view: CaseView) -> float:
+        rate = finite(view.last.workload.get("request_rate")) or 0.0
+        return rate if open_loop else float(view.conc)
+
     x = Axis(
         "requests per second" if open_loop else "concurrency",
         "log2",
@@ -178,7 +168,7 @@ def _latency_charts(
     )
     for metric, title in (("ttft_p50", "TTFT"), ("tpot_p50", "TPOT")):
         series = []
-        for name, group in _grouped(views, lambda view: view.line).items():
+        for name, group in grouped(views, lambda view: view.line).items():
             usable = sorted(
                 (view for view in group if view.metrics.get(metric, 0) > 0 and load(view) > 0),
                 key=load,
@@ -196,42 +186,5 @@ def _latency_charts(
         if values:
             wide = max(values) > 20 * min(values)
             words = f"from {min(values):.3g} to {max(values):.3g} ms over {len(values)} points"
-            yield (
-                title,
-                Chart(
-                    f"Median {title}",
-                    words,
-                    x,
-                    Axis("ms", "log10" if wide else "linear"),
-                    tuple(series),
-                ),
-            )
-
-
-def _concurrency(view: CaseView) -> float:
-    return float(view.conc)
-
-
-def _rate(view: CaseView) -> float:
-    return finite(view.last.workload.get("request_rate")) or 0.0
-
-
-def _grouped(
-    views: Iterable[CaseView], key: Callable[[CaseView], Key]
-) -> dict[Key, list[CaseView]]:
-    groups: dict[Key, list[CaseView]] = {}
-    for view in views:
-        groups.setdefault(key(view), []).append(view)
-    return groups
-
-
-def _left_out(number: int) -> Markup | None:
-    return (
-        tag(
-            "p",
-            f"{number} more charts are left out: select fewer results for one report.",
-            class_="note",
-        )
-        if number > 0
-        else None
-    )
+            y = Axis("ms", "log10" if wide else "linear")
+            yield title, Chart(f"Median {title}", words, x, y, tuple(series))

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pytest_gpubench.model.grouping import grouped
+from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_details
@@ -48,25 +50,17 @@ def startup(inits: Sequence[InitResult]) -> Markup | None:
     used = [
         phase for phase in START_PHASES if any(init.parts.get(phase, 0) > 0 for init in started)
     ]
-    legend = [
-        tag(
-            "li",
-            tag("span", class_=f"block p{START_PHASES.index(phase)}"),
-            PHASE_NAMES.get(phase, phase),
-        )
-        for phase in used
-    ]
+    legend = []
+    for phase in used:
+        block = tag("span", class_=f"block p{START_PHASES.index(phase)}")
+        legend.append(tag("li", block, PHASE_NAMES.get(phase, phase)))
     more = len(started) - _MOST_STARTS
+    head = ("Server", "Phases", "Ready after")
     return section(
         "startup",
         "Start-up",
         tag("ul", legend, class_="legend", aria_label="Phases"),
-        table(
-            ("Server", "Phases", "Ready after"),
-            rows,
-            class_="bars",
-            caption="Start-up phases per server",
-        ),
+        table(head, rows, class_="bars", caption="Start-up phases per server"),
         tag("p", f"The {more} fastest starts are left out.", class_="note") if more > 0 else None,
     )
 
@@ -82,69 +76,37 @@ def _phase_bar(init: InitResult, most: float) -> Markup:
         if length > 0:
             words.append(f"{PHASE_NAMES.get(phase, phase)} {seconds(length)}")
         if wide >= 0.3:
-            title = tag("title", words[-1])
-            boxes.append(
-                tag(
-                    "rect",
-                    title,
-                    x=at,
-                    y=2,
-                    width=max(wide - 0.6, 0.3),
-                    height=14,
-                    class_=f"p{index}",
-                )
-            )
+            title, drawn = tag("title", words[-1]), max(wide - 0.6, 0.3)
+            boxes.append(tag("rect", title, x=at, y=2, width=drawn, height=14, class_=f"p{index}"))
         at += wide
-    return tag(
-        "svg",
-        boxes,
-        viewBox="0 0 400 18",
-        class_="bar phases",
-        role="img",
-        aria_label="; ".join(words),
-    )
+    look = {"viewBox": "0 0 400 18", "class_": "bar phases"}
+    return tag("svg", boxes, **look, role="img", aria_label="; ".join(words))
 
 
 def acceptance(views: Sequence[CaseView]) -> Markup | None:
     """Share of accepted draft tokens per position, the mean over the cases of a server."""
-    groups: dict[str, dict[str, list[CaseView]]] = {}
-    for view in views:
-        if _positions(view):
-            groups.setdefault(view.model, {}).setdefault(
-                f"{view.hardware.upper()} {view.topology}", []
-            ).append(view)
-    if not groups:
+    drafted = [view for view in views if _positions(view)]
+    if not drafted:
         return None
-    figures = [
-        figure(model, draw(_acceptance_chart(lines)), _omitted(lines))
-        for model, lines in groups.items()
-    ]
+    figures = []
+    for model, own in grouped(drafted, lambda view: view.model).items():
+        lines = grouped(own, lambda view: f"{view.hardware.upper()} {view.topology}")
+        omitted = f" (first {COLOURS} of {len(lines)})" if len(lines) > COLOURS else ""
+        figures.append(figure(model, draw(_acceptance_chart(lines)), omitted))
     lead = (
         "The share of drafts whose token at the position was accepted; acceptance length "
         "is 1 plus their sum."
     )
-    lengths = [
-        view.metrics["acceptance_length"] for view in views if "acceptance_length" in view.metrics
-    ]
-    span = (
-        f" Acceptance length: {min(lengths):.2f} to {max(lengths):.2f} tokens." if lengths else ""
-    )
-    return section(
-        "acceptance",
-        "Drafts",
-        tag("p", lead + span, class_="lead"),
-        tag("div", figures, class_="grid"),
-    )
+    lengths = [view.metrics[ACCEPTANCE] for view in views if ACCEPTANCE in view.metrics]
+    if lengths:
+        lead += f" Acceptance length: {min(lengths):.2f} to {max(lengths):.2f} tokens."
+    return section("acceptance", "Drafts", tag("div", figures, class_="grid"), lead=lead)
 
 
 def _positions(view: CaseView) -> tuple[float, ...]:
     measurement = view.last.measurement
     drafting = measurement.drafting if measurement else None
     return tuple(drafting.acceptance_per_position) if drafting and view.metrics else ()
-
-
-def _omitted(lines: Mapping[str, Sequence[CaseView]]) -> str:
-    return f" (first {COLOURS} of {len(lines)})" if len(lines) > COLOURS else ""
 
 
 def _acceptance_chart(lines: Mapping[str, Sequence[CaseView]]) -> Chart:
@@ -182,34 +144,30 @@ def servers(
     budget: int,
 ) -> Markup | None:
     """Per server what ran, its facts and its cases, as far as the budget (in characters) goes."""
-    keys = list(
-        dict.fromkeys([*(init.server for init in inits), *(view.last.server for view in views)])
-    )
+    starts = grouped(inits, lambda init: init.server)
+    cases = grouped(views, lambda view: view.last.server)
     blocks: list[Markup] = []
     spent, short_of, cases_left_out = 0, 0, 0
-    for key in keys:
-        own = [view for view in views if view.last.server == key]
-        starts = [init for init in inits if init.server == key]
+    for key in starts | cases:
         if spent > budget:
             short_of += 1
             continue
-        block, omitted = _server(key, own, starts, read, link_of, budget - spent)
+        block, omitted = _server(
+            key, cases.get(key, []), starts.get(key, []), read, link_of, budget - spent
+        )
         cases_left_out += omitted
         spent += len(block)
         blocks.append(block)
-    notes = [f"{short_of} servers"] if short_of else []
-    notes += [f"the charts of {cases_left_out} cases"] if cases_left_out else []
-    note = (
-        (
-            f"To keep this file small, {' and '.join(notes)} are left out; the result "
-            "folders have everything."
-        )
-        if notes
-        else ""
-    )
     if not blocks:
         return None
-    return section("servers", "Servers", tag("p", note, class_="note") if note else None, blocks)
+    notes = [f"{short_of} servers"] if short_of else []
+    notes += [f"the charts of {cases_left_out} cases"] if cases_left_out else []
+    words = (
+        f"To keep this file small, {' and '.join(notes)} are left out; the result folders have "
+        "everything."
+    )
+    note = tag("p", words, class_="note") if notes else None
+    return section("servers", "Servers", note, blocks)
 
 
 def _server(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pytest_gpubench.gate.waivers import Told
 from pytest_gpubench.gate.wording import count, percent, size
 from pytest_gpubench.model.metrics import METRICS
-from pytest_gpubench.model.verdicts import MetricVerdict, Status
+from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status
+from pytest_gpubench.report.html_cases import case_link
 from pytest_gpubench.report.html_geometry import Scale
 from pytest_gpubench.report.html_markup import (
-    Child,
     Markup,
     badge,
     clip,
     join,
     link,
+    more,
     section,
     table,
     table_row,
@@ -32,6 +34,7 @@ from pytest_gpubench.report.views import (
 )
 
 _MOST_ROWS = 200
+_LEFT_OUT = "rows are left out here; the CSV export has them all"
 _WORDS = {
     Status.FAIL: "broken limits, regressions, failures",
     Status.INVALID: "measurements that do not count",
@@ -78,10 +81,10 @@ def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int,
             "details say why."
         )
         lead = words if doubtful else "No case failed, and every measurement counts."
-        return section("attention", "Nothing needs attention", tag("p", lead, class_="lead"))
+        return section("attention", "Nothing needs attention", lead=lead)
     lines = [table_row((row.name, badge(row.status), _why(row))) for row in others[:_MOST_ROWS]]
     lines += [
-        table_row((_name(view, link_of), badge(view.status), _reason(view)), view.tags)
+        table_row((case_link(view, link_of), badge(view.status), _reason(view)), view.tags)
         for view in found[:_MOST_ROWS]
     ]
     parts = other_counts(rows)
@@ -89,16 +92,12 @@ def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int,
         parts.append(
             f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"
         )
+    head = ("Case", "Verdict", "Why, and what next")
     return section(
         "attention",
         ", ".join(parts),
-        table(
-            ("Case", "Verdict", "Why, and what next"),
-            lines,
-            class_="reasons",
-            caption="Cases that need attention",
-        ),
-        _rest(max(len(found), len(others))),
+        table(head, lines, class_="reasons", caption="Cases that need attention"),
+        more(max(len(found), len(others)) - _MOST_ROWS, _LEFT_OUT),
     )
 
 
@@ -127,11 +126,6 @@ def _words(reason: str, remedy: str, evidence: Sequence[str]) -> Markup:
     )
 
 
-def _name(view: CaseView, link_of: dict[int, str]) -> Child:
-    anchor = link_of.get(id(view))
-    return tag("a", view.id, href=f"#{anchor}") if anchor else view.id
-
-
 def waivers(told: Sequence[Told]) -> Markup | None:
     """What is waived for a known bug, what has expired, what is needed no longer."""
     if not told:
@@ -140,13 +134,12 @@ def waivers(told: Sequence[Told]) -> Markup | None:
         tag("li", clip(one.words, 800), " (", link(one.bug, "bug"), ")")
         for one in told[:_MOST_ROWS]
     ]
-    lead = "Failures that waivers.yaml of the baselines folder expects, and what became of them."
     return section(
         "waivers",
         "Known bugs",
-        tag("p", lead, class_="lead"),
         tag("ul", items, class_="left-out", tabindex=0),
-        _rest(len(told)),
+        more(len(told) - _MOST_ROWS, _LEFT_OUT),
+        lead="Failures that waivers.yaml of the baselines folder expects, and what became of them.",
     )
 
 
@@ -164,7 +157,7 @@ def ratios(rows: Sequence[Row]) -> Markup | None:
         "ratios",
         "Ratios",
         table(head, lines, class_="reasons", caption="Ratios across cases"),
-        _rest(len(found)),
+        more(len(found) - _MOST_ROWS, _LEFT_OUT),
     )
 
 
@@ -172,7 +165,7 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
     """What gates compared: change, 95% interval and tolerance of every metric, worst first; what
     held is folded."""
     found = [
-        (view, one)
+        _Compared(view, one, one.change)
         for view in views
         if view.last.verdict
         for one in view.last.verdict.metrics
@@ -181,22 +174,15 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
     if not found:
         return None
     order = list(Status)
-    found.sort(
-        key=lambda pair: (
-            order.index(pair[1].status),
-            pair[1].change.estimate if pair[1].change else 0,
-        )
-    )
+    found.sort(key=lambda one: (order.index(one.metric.status), one.change.estimate))
     reach = max(
-        max(abs(one.change.low), abs(one.change.high), one.tolerance or 0)
-        for _, one in found
-        if one.change
+        max(abs(one.change.low), abs(one.change.high), one.metric.tolerance or 0) for one in found
     )
-    scale = Scale(
-        "linear", -min(max(reach, 0.02), 0.5) * 1.05, min(max(reach, 0.02), 0.5) * 1.05, 4, 196
-    )
-    open_ones = [pair for pair in found if pair[1].status not in (Status.PASS, Status.UNGATED)]
-    held = [pair for pair in found if pair not in open_ones]
+    edge = min(max(reach, 0.02), 0.5) * 1.05
+    scale = Scale("linear", -edge, edge, 4, 196)
+    within = (Status.PASS, Status.UNGATED)
+    open_ones = [one for one in found if one.metric.status not in within]
+    held = [one for one in found if one.metric.status in within]
     lead = (
         f"A bar is the 95% interval of the change, from -{scale.high:.0%} to +{scale.high:.0%}, "
         "its dot the estimate; the shaded "
@@ -206,44 +192,43 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
     return section(
         "intervals",
         "Compared with before",
-        tag("p", lead, class_="lead"),
         _comparisons(open_ones, scale) if open_ones else None,
         tag("details", tag("summary", summary), _comparisons(held, scale)) if held else None,
+        lead=lead,
     )
 
 
-def _comparisons(found: Sequence[tuple[CaseView, MetricVerdict]], scale: Scale) -> Markup:
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A metric of a case that was compared with before."""
+
+    view: CaseView
+    metric: MetricVerdict
+    change: Change
+
+
+def _comparisons(found: Sequence[_Compared], scale: Scale) -> Markup:
     head = ("Case", "Verdict", "Metric", "Interval", "Change", "From, to")
-    rows = [_row(view, one, scale) for view, one in found[:_MOST_ROWS]]
+    rows = [_row(one, scale) for one in found[:_MOST_ROWS]]
     return join(
         table(head, rows, class_="numbers intervals", caption="Changes with intervals"),
-        _rest(len(found)),
+        more(len(found) - _MOST_ROWS, _LEFT_OUT),
     )
 
 
-def _row(view: CaseView, one: MetricVerdict, scale: Scale) -> Markup:
-    change = one.change
-    assert change is not None  # noqa: S101  # only those with a change come here
-    moved = tag(
-        "span",
-        percent(change.estimate),
-        tag("small", f"{percent(change.low)} to {percent(change.high)}"),
-        class_="delta",
-    )
-    sides = tag(
-        "span",
-        shown(one.metric, change.now),
-        tag("small", f"from {shown(one.metric, change.before)}"),
-        class_="delta",
-    )
-    return table_row(
-        (view.id, badge(one.status), one.metric, _bar(one, scale), moved, sides), view.tags
-    )
+def _row(compared: _Compared, scale: Scale) -> Markup:
+    view, one, change = compared.view, compared.metric, compared.change
+    moved = _delta(percent(change.estimate), f"{percent(change.low)} to {percent(change.high)}")
+    sides = _delta(shown(one.metric, change.now), f"from {shown(one.metric, change.before)}")
+    bar = _bar(one, change, scale)
+    return table_row((view.id, badge(one.status), one.metric, bar, moved, sides), view.tags)
 
 
-def _bar(one: MetricVerdict, scale: Scale) -> Markup:
-    change = one.change
-    assert change is not None  # noqa: S101  # as above
+def _delta(words: str, small: str) -> Markup:
+    return tag("span", words, tag("small", small), class_="delta")
+
+
+def _bar(one: MetricVerdict, change: Change, scale: Scale) -> Markup:
     metric = METRICS.get(one.metric)
     lower_is_better = metric is not None and metric.direction == "lower"
     zone = None
@@ -265,14 +250,4 @@ def _bar(one: MetricVerdict, scale: Scale) -> Markup:
         class_=f"bar {one.status.value.lower()}",
         role="img",
         aria_label=words,
-    )
-
-
-def _rest(number: int) -> Markup | None:
-    if number <= _MOST_ROWS:
-        return None
-    return tag(
-        "p",
-        f"{number - _MOST_ROWS:,} more rows are left out here; the CSV export has them all.",
-        class_="note",
     )

@@ -7,8 +7,11 @@ import re
 from collections.abc import Sequence
 
 from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.grouping import grouped
+from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.model.printing import counted, printable
 from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.report.columns import columns, with_values
 from pytest_gpubench.report.html_markup import GLYPHS, clip
 from pytest_gpubench.report.merge_runs import Merged, Row, merge
 from pytest_gpubench.report.pareto import frontier
@@ -30,13 +33,8 @@ both."""
 _MOST_ATTENTION = 50
 _LONGEST_WAIVER = 800
 """With the address of the bug, which comes after what failed."""
-_COLUMNS = (
-    ("output_tput_per_gpu", "tok/s/GPU", 1.0, 1),
-    ("interactivity", "tok/s/user", 1.0, 1),
-    ("ttft_p50", "TTFT p50 ms", 1e3, 1),
-    ("tpot_p50", "TPOT p50 ms", 1e3, 2),
-    ("acceptance_length", "accept len", 1.0, 2),
-    (ACCURACY, "right %", 100.0, 1),
+_COLUMNS = columns(
+    *("output_tput_per_gpu", "interactivity", "ttft_p50", "tpot_p50", ACCEPTANCE, ACCURACY)
 )
 
 
@@ -90,9 +88,8 @@ def _attention(views: Sequence[CaseView], others: Sequence[Row]) -> list[str]:
     ]
     if not rows:
         return []
-    more = len(rows) - _MOST_ATTENTION
-    lines = ["| case | verdict | why |", "|---|---|---|", *rows[:_MOST_ATTENTION]]
-    return ["\n".join([*lines, *([f"\n… and {more} more"] if more > 0 else [])])]
+    lines = _first(rows, _MOST_ATTENTION, "\n… ")
+    return ["\n".join(["| case | verdict | why |", "|---|---|---|", *lines])]
 
 
 def _attention_row(name: str, status: Status, reason: str, remedy: str) -> str:
@@ -102,19 +99,18 @@ def _attention_row(name: str, status: Status, reason: str, remedy: str) -> str:
 
 def _waivers(merged: Merged) -> list[str]:
     """What is waived for a known bug, what has expired, what is needed no longer."""
-    told = merged.waivers
-    lines = [f"- {plain(one.words, _LONGEST_WAIVER)}" for one in told[:_MOST_ATTENTION]]
-    more = len(told) - _MOST_ATTENTION
-    lines += [f"- … and {more} more"] if more > 0 else []
-    return ["\n".join(lines)] if lines else []
+    lines = [f"- {plain(told.words, _LONGEST_WAIVER)}" for told in merged.waivers]
+    return ["\n".join(_first(lines, _MOST_ATTENTION))] if lines else []
 
 
 def _best(views: Sequence[CaseView]) -> list[str]:
     """Ends of the Pareto frontier per model and lengths."""
-    groups: dict[tuple[str, str], list[CaseView]] = {}
-    for view in views:
-        if view.metrics.get("interactivity", 0) > 0 and "output_tput_per_gpu" in view.metrics:
-            groups.setdefault((view.model, view.shape), []).append(view)
+    measured = [
+        view
+        for view in views
+        if view.metrics.get("interactivity", 0) > 0 and "output_tput_per_gpu" in view.metrics
+    ]
+    groups = grouped(measured, lambda view: (view.model, view.shape))
     lines = []
     for (model, shape), group in list(groups.items())[:10]:
         best = frontier(
@@ -143,31 +139,20 @@ def _servers(views: Sequence[CaseView]) -> list[str]:
 
 
 def _folded(views: Sequence[CaseView], starts: Sequence[Row]) -> list[str]:
-    columns = [column for column in _COLUMNS if any(column[0] in view.metrics for view in views)]
+    shown = with_values(_COLUMNS, [view.metrics for view in views])
     if not views and not starts:
         return []
     rows = [
-        f"| case | verdict |{''.join(f' {title} |' for _, title, _, _ in columns)}",
-        f"|---|---|{'---:|' * len(columns)}",
+        f"| case | verdict |{''.join(f' {column.title} |' for column in shown)}",
+        f"|---|---|{'---:|' * len(shown)}",
     ]
     for view in views:
-        cells = "".join(
-            f" {_cell(view, metric, scale, digits)} |" for metric, _, scale, digits in columns
-        )
+        cells = "".join(f" {column.cell(view.metrics, view.hidden)} |" for column in shown)
         rows.append(f"| {plain(view.id)} | {GLYPHS[view.status]} {view.status.value} |{cells}")
     for row in starts:
         verdict = f"{GLYPHS[row.status]} {row.status.value}"
-        rows.append(f"| {plain(row.name)} | {verdict} |{' - |' * len(columns)}")
-    what = f"{counted(len(views), 'case')}, {counted(len(starts), 'start')}"
-    return [f"<details><summary>{what}</summary>\n\n" + "\n".join(rows) + "\n\n</details>"]
-
-
-def _cell(view: CaseView, metric: str, scale: float, digits: int) -> str:
-    value = view.metrics.get(metric)
-    if value is None:
-        return "-"
-    text = f"{value * scale:,.{digits}f}"
-    return f"({text})" if metric in view.hidden else text
+        rows.append(f"| {plain(row.name)} | {verdict} |{' - |' * len(shown)}")
+    return [_details(f"{counted(len(views), 'case')}, {counted(len(starts), 'start')}", rows)]
 
 
 def _wall_time(loaded: Loaded) -> list[str]:
@@ -175,19 +160,25 @@ def _wall_time(loaded: Loaded) -> list[str]:
     rows = [f"| {plain(name)} | {took} | {share} |" for name, took, share in wall_rows(loaded)]
     if not rows:
         return []
-    lines = ["| | time | share |", "|---|---:|---:|", *rows]
-    head = "<details><summary>Where the time went</summary>"
-    return [f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"]
+    return [_details("Where the time went", ["| | time | share |", "|---|---:|---:|", *rows])]
 
 
 def _left_out(loaded: Loaded) -> list[str]:
     if not loaded.left_out:
         return []
-    lines = [f"- {plain(str(one))}" for one in loaded.left_out[:20]]
-    more = len(loaded.left_out) - 20
-    lines += [f"- … and {more} more"] if more > 0 else []
-    head = f"<details><summary>Left out: {counted(len(loaded.left_out), 'finding')}</summary>"
-    return [f"{head}\n\n" + "\n".join(lines) + "\n\n</details>"]
+    lines = [f"- {plain(str(one))}" for one in loaded.left_out]
+    return [_details(f"Left out: {counted(len(lines), 'finding')}", _first(lines, 20))]
+
+
+def _details(summary: str, lines: Sequence[str]) -> str:
+    body = "\n".join(lines)
+    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+
+
+def _first(lines: Sequence[str], most: int, bullet: str = "- … ") -> list[str]:
+    """At most so many lines, and how many are left out."""
+    more = len(lines) - most
+    return [*lines[:most], *([f"{bullet}and {more} more"] if more > 0 else [])]
 
 
 def _within(parts: Sequence[str], longest: int) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.report.columns import columns, with_values
 from pytest_gpubench.report.pareto import frontier_lines
 
 
@@ -26,32 +28,13 @@ class Row:
     """Metrics that rest on too few requests: printed in brackets."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    title: str
-    metric: str
-    scale: float
-    digits: int
-
-
-_COLUMNS = (
-    _Column("out tok/s", "output_tput", 1, 1),
-    _Column("tok/s/GPU", "output_tput_per_gpu", 1, 1),
-    _Column("TTFT p50 ms", "ttft_p50", 1e3, 1),
-    _Column("TTFT p99 ms", "ttft_p99", 1e3, 1),
-    _Column("TPOT p50 ms", "tpot_p50", 1e3, 2),
-    _Column("accept len", "acceptance_length", 1, 2),
-    _Column("right %", ACCURACY, 100, 1),
+_COLUMNS = columns(
+    *("output_tput", "output_tput_per_gpu", "ttft_p50", "ttft_p99", "tpot_p50"),
+    *(ACCEPTANCE, ACCURACY),
 )
-
-
-_MORE = (
-    _Column("TTFT p90 ms", "ttft_p90", 1e3, 1),
-    _Column("TPOT p99 ms", "tpot_p99", 1e3, 2),
-    _Column("E2E p50 s", "e2e_p50", 1, 2),
-    _Column("tok/s/user", "interactivity", 1, 1),
-    _Column("in tok/s/GPU", "input_tput_per_gpu", 1, 1),
-    _Column("J/tok", "energy_per_output_token", 1, 3),
+_MORE = columns(
+    *("ttft_p90", "tpot_p99", "e2e_p50", "interactivity", "input_tput_per_gpu"),
+    "energy_per_output_token",
 )
 
 
@@ -67,20 +50,16 @@ def summary_lines(
         verbose: more columns.
     """
     lines: list[str] = []
-    for recipe in dict.fromkeys(row.recipe for row in rows):
-        own = [row for row in rows if row.recipe == recipe]
-        columns = [
-            column
-            for column in (*_COLUMNS, *(_MORE if verbose else ()))
-            if any(column.metric in row.metrics for row in own)
-        ]
-        header = ["case", *(column.title for column in columns), "verdict"]
-        body = [
-            [row.point, *(_cell(row, column) for column in columns), row.verdict] for row in own
-        ]
-        widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
+    for recipe, own in grouped(rows, lambda row: row.recipe).items():
+        wanted = (*_COLUMNS, *(_MORE if verbose else ()))
+        shown = with_values(wanted, [row.metrics for row in own])
+        table = [["case", *(column.title for column in shown), "verdict"]]
+        for row in own:
+            cells = [column.cell(row.metrics, row.tentative) for column in shown]
+            table.append([row.point, *cells, row.verdict])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines += ["", recipe]
-        lines += ["  " + _aligned(line, widths) for line in [header, *body]]
+        lines += ["  " + _aligned(line, widths) for line in table]
         lines += [for_terminal(f"  {row.point}: {row.note}") for row in own if row.note]
         lines += _server_lines(own)
         lines += _frontiers(own) if frontier else []
@@ -94,11 +73,8 @@ def summary_lines(
 
 def _server_lines(rows: Sequence[Row]) -> list[str]:
     """Per server that was asked questions: speed, acceptance and accuracy, in one line."""
-    servers: dict[str, list[Row]] = {}
-    for row in rows:
-        servers.setdefault(row.point.partition(":")[0], []).append(row)
     lines = []
-    for server, own in servers.items():
+    for server, own in grouped(rows, lambda row: row.point.partition(":")[0]).items():
         asked = [row for row in own if ACCURACY in row.metrics]
         if not asked:
             continue
@@ -141,25 +117,11 @@ def _frontiers(rows: Sequence[Row]) -> list[str]:
         if across is not None and up is not None and row.verdict != "INVALID":
             shape = row.point.partition(":")[2].partition("-")[0]
             shapes.setdefault(shape, []).append((row.point, across, up))
-    return [
-        f"  {line}" if line else ""
-        for shape, points in shapes.items()
-        for line in _with_gap(
-            frontier_lines(points, f"Pareto frontier of {shape}" if shape else "")
-        )
-    ]
-
-
-def _with_gap(lines: list[str]) -> list[str]:
-    return ["", *lines] if lines else []
-
-
-def _cell(row: Row, column: _Column) -> str:
-    value = row.metrics.get(column.metric)
-    if value is None:
-        return "-"
-    text = f"{value * column.scale:,.{column.digits}f}"
-    return f"({text})" if column.metric in row.tentative else text
+    lines = []
+    for shape, points in shapes.items():
+        plot = frontier_lines(points, f"Pareto frontier of {shape}" if shape else "")
+        lines += ["", *(f"  {line}" for line in plot)] if plot else []
+    return lines
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
