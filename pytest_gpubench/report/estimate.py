@@ -43,12 +43,8 @@ class Estimate:
     def __str__(self) -> str:
         if self.seconds is None:
             return "unknown: too few earlier results of these cases"
-        basis = (
-            "earlier results"
-            if self.known == self.total
-            else f"earlier results of {self.known} of {self.total} cases"
-        )
-        return f"about {seconds(_rounded(self.seconds))}, from {basis}"
+        part = "" if self.known == self.total else f" of {self.known} of {self.total} cases"
+        return f"about {seconds(_rounded(self.seconds))}, from earlier results{part}"
 
 
 def _rounded(value: float) -> float:
@@ -62,24 +58,21 @@ def estimate(wanted: Sequence[Wanted], results: Path) -> Estimate:
     memory = _Memory(results)
     if not total or not memory.runs:
         return Estimate(None, 0, total)
-    spent, known, starts_known = 0.0, 0, 0
+    spent, known, starts_known, with_times = 0.0, 0, 0, 0
     for launch in wanted:
-        start = memory.start(launch.server)
-        found = {label: memory.case(launch.server, label) for label in launch.workloads}
+        start = memory.seconds(launch.server, "init")
+        found = {label: memory.seconds(launch.server, label) for label in launch.workloads}
         times = [time for time in found.values() if time is not None]
         known += len(times)
         starts_known += start is not None
         if not times:
             continue
+        with_times += 1
         mean = statistics.fmean(times)
         spent += (start or 0.0) + sum(mean if time is None else time for time in found.values())
     if known * 2 < total or starts_known * 2 < len(wanted):
         return Estimate(None, known, total)
     # Servers of which nothing is known take what the others take.
-    with_times = sum(
-        any(memory.case(launch.server, label) is not None for label in launch.workloads)
-        for launch in wanted
-    )
     return Estimate(spent * len(wanted) / max(with_times, 1), known, total)
 
 
@@ -89,32 +82,16 @@ class _Memory:
     def __init__(self, results: Path) -> None:
         self.runs = _newest_runs(results)
         self._read = 0
-        self._cases: dict[tuple[str, str], float | None] = {}
+        self._known: dict[tuple[str, str], float | None] = {}
 
-    def case(self, server: str, label: str) -> float | None:
-        """Seconds from start to finish of its last measurement."""
+    def seconds(self, server: str, label: str) -> float | None:
+        """From start to finish of the last measurement of a case; ``init``: of the last start."""
         key = server, label
-        if key not in self._cases:
-            self._cases[key] = next(
-                filter(None, (_span(record) for record in self._records(server, label))), None
-            )
-        return self._cases[key]
-
-    def start(self, server: str) -> float | None:
-        """Seconds of its last start."""
-        key = server, "init"
-        if key not in self._cases:
-            found = (_ready(record) for record in self._records(server, "init"))
-            self._cases[key] = next(filter(None, found), None)
-        return self._cases[key]
-
-    def _records(self, server: str, label: str) -> list[Mapping[str, Any]]:
-        for run in self.runs:
-            path = run / server / label / "launch-1.json"
-            record = self._record(path)
-            if record:
-                return [record]
-        return []
+        if key not in self._known:
+            paths = (run / server / label / "launch-1.json" for run in self.runs)
+            record = next(filter(None, map(self._record, paths)), {})
+            self._known[key] = _ready(record) if label == "init" else _span(record)
+        return self._known[key]
 
     def _record(self, path: Path) -> Mapping[str, Any]:
         if self._read >= _MOST_FILES:
@@ -131,18 +108,16 @@ class _Memory:
 
 def _newest_runs(results: Path) -> list[Path]:
     try:
-        return sorted((path for path in results.iterdir() if path.is_dir()), reverse=True)[
-            :_MOST_RUNS
-        ]
+        runs = [path for path in results.iterdir() if path.is_dir()]
     except OSError:
         return []
+    return sorted(runs, reverse=True)[:_MOST_RUNS]
 
 
 def _span(record: Mapping[str, Any]) -> float | None:
     try:
-        span = (
-            datetime.fromisoformat(record["finished"]) - datetime.fromisoformat(record["started"])
-        ).total_seconds()
+        began, ended = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
+        span = (ended - began).total_seconds()
     except (KeyError, TypeError, ValueError):
         return None
     return span if 0 < span < 1e6 else None

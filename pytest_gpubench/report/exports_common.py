@@ -18,6 +18,7 @@ from pytest_gpubench.host import files
 from pytest_gpubench.host.files import TooLongError, bounded_lines, open_regular
 from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.model.frozen import FrozenMap, thaw
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.report.merge_runs import attempts_that_count
 from pytest_gpubench.report.results import CaseResult, LeftOut
 
@@ -86,23 +87,13 @@ def measured_requests(result: CaseResult, number: int = 1) -> list[RequestRecord
 
 def _request(line: bytes) -> RequestRecord:
     record = RequestRecord.from_json(json.loads(line, parse_constant=_no_constant))
-    stamps = (
-        record.due_ns,
-        record.send_ns,
-        record.first_token_ns,
-        record.last_token_ns,
-        record.end_ns,
-    )
-    counts = (
-        record.prompt_tokens,
-        record.completion_tokens,
+    numbers = (
+        *(record.due_ns, record.send_ns, record.first_token_ns, record.last_token_ns),
+        *(record.end_ns, record.prompt_tokens, record.completion_tokens),
         *record.chunk_ns,
         *record.chunk_tokens,
     )
-    if not all(
-        value is None or (type(value) is int and abs(value) < _BEYOND)
-        for value in (*stamps, *counts)
-    ):
+    if not all(value is None or (type(value) is int and abs(value) < _BEYOND) for value in numbers):
         raise ValueError("a stamp or a count that is none")
     return record
 
@@ -121,14 +112,12 @@ def statistics_ms(
     if not len(values):
         return {}
     numbers = np.asarray(values, dtype=np.float64) * 1000
-    found = {
+    return {
         f"mean_{name}_ms": float(numbers.mean()),
         f"median_{name}_ms": float(np.median(numbers)),
+        f"std_{name}_ms": float(numbers.std()),
+        **{f"p{share:g}_{name}_ms": float(np.percentile(numbers, share)) for share in percentiles},
     }
-    found[f"std_{name}_ms"] = float(numbers.std())
-    for percentile in percentiles:
-        found[f"p{percentile:g}_{name}_ms"] = float(np.percentile(numbers, percentile))
-    return found
 
 
 def model_of(record: Mapping[str, Any], result: CaseResult) -> str:
@@ -139,11 +128,7 @@ def model_of(record: Mapping[str, Any], result: CaseResult) -> str:
         if flag in argv[:-1]:
             return argv[argv.index(flag) + 1]
     commits = record.get("commits")
-    return (
-        next(iter(commits), result.identity.model)
-        if isinstance(commits, Mapping)
-        else result.identity.model
-    )
+    return next(iter(commits if isinstance(commits, Mapping) else ()), result.identity.model)
 
 
 def export(
@@ -187,23 +172,15 @@ def representatives(results: Iterable[CaseResult]) -> list[CaseResult]:
 
     Of two engines that were compared the recipes' own counts.
     """
-    cases: dict[str, list[CaseResult]] = {}
-    for result in results:
-        cases.setdefault(result.case, []).append(result)
-    return [_representative(found) for found in cases.values()]
+    return [_representative(own) for own in grouped(results, lambda one: one.case).values()]
 
 
 def _representative(found: Sequence[CaseResult]) -> CaseResult:
     counting = attempts_that_count([one for one in found if one.launch.arm != "b"] or found)
-    good = [one for one in counting if "output_tput" in one.metrics and not _voided(one)]
-    ranked = sorted(good, key=lambda one: one.metrics["output_tput"])
+    good = [one for one in counting if "output_tput" in one.metrics and one.failure is None]
+    valid = [one for one in good if one.measurement is None or not one.measurement.invalid]
+    ranked = sorted(valid, key=lambda one: one.metrics["output_tput"])
     return ranked[(len(ranked) - 1) // 2] if ranked else counting[-1]
-
-
-def _voided(result: CaseResult) -> bool:
-    return result.failure is not None or (
-        result.measurement is not None and bool(result.measurement.invalid)
-    )
 
 
 def _new_name(result: CaseResult, taken: set[str], *, every_launch: bool) -> str:
@@ -215,11 +192,8 @@ def _new_name(result: CaseResult, taken: set[str], *, every_launch: bool) -> str
     tries = [label, f"{label}-{result.run}"]
     for name in itertools.chain(tries, (f"{tries[1]}-{number}" for number in itertools.count(2))):
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-        safe = (
-            safe
-            if len(safe) <= _LONGEST_NAME
-            else f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        )
+        if len(safe) > _LONGEST_NAME:
+            safe = f"{safe[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         if safe.lower() not in taken:
             taken.add(safe.lower())
             return safe

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pytest_gpubench.gate.histories import MetricHistory, RunPoint
 from pytest_gpubench.model.metrics import METRICS, Direction
@@ -14,47 +14,6 @@ from pytest_gpubench.model.printing import printable
 from pytest_gpubench.model.verdicts import WaiverState
 from pytest_gpubench.report.results import CaseResult
 
-_FIELDS = [
-    "run",
-    "case",
-    "recipe",
-    "model",
-    "precision",
-    "hardware",
-    "framework",
-    "spec",
-    "variant",
-    "topology",
-    "tp",
-    "pp",
-    "pcp",
-    "dcp",
-    "ep",
-    "dp_attn",
-    "gpus",
-    "isl",
-    "osl",
-    "conc",
-    "request_rate",
-    "server",
-    "server_per",
-    "launch",
-    "finished",
-    "status",
-    "reason",
-    "waivers",
-    "failure_cause",
-    "failure_class",
-    "engine_version",
-    "plugin_version",
-    "driver",
-    "device",
-    "hostname",
-    "commit",
-    "fingerprint",
-    "reused_from",
-    "doubts",
-]
 _LONGEST = 500
 _STATES: dict[WaiverState, str] = {
     "holds": "waived until",
@@ -79,61 +38,9 @@ def csv_text(results: Iterable[CaseResult]) -> str:
     writer = csv.writer(sheet, lineterminator="\n")
     writer.writerow([*_FIELDS, *metrics])
     for result in results:
-        row = _row(result)
-        writer.writerow(
-            [
-                *(row[field] for field in _FIELDS),
-                *(result.metrics.get(name, "") for name in metrics),
-            ]
-        )
+        fields = (_safe(read(result)) for read in _FIELDS.values())
+        writer.writerow([*fields, *(result.metrics.get(name, "") for name in metrics)])
     return sheet.getvalue()
-
-
-def _row(result: CaseResult) -> dict[str, object]:
-    identity, topology, failure = result.identity, result.topology, result.failure
-    reason = result.verdict.reason if result.verdict else ""
-    texts = {
-        "run": result.run,
-        "case": result.case,
-        "recipe": result.recipe,
-        "model": identity.model,
-        "precision": identity.precision,
-        "hardware": result.hardware,
-        "framework": identity.framework,
-        "spec": identity.spec,
-        "variant": identity.variant,
-        "topology": topology.label,
-        "server": result.server,
-        "server_per": result.policy,
-        "launch": result.launch.label,
-        "finished": result.finished.isoformat(),
-        "status": result.status.value,
-        "reason": failure.summary if failure else reason,
-        "waivers": _waivers(result),
-        "failure_cause": failure.cause if failure else "",
-        "failure_class": failure.failure_class if failure else "",
-        "engine_version": result.versions.engine,
-        "plugin_version": result.versions.plugin,
-        "driver": result.versions.driver,
-        "device": result.device,
-        "hostname": result.hostname,
-        "commit": result.versions.commit,
-        "fingerprint": result.fingerprint,
-        "reused_from": result.reused_from,
-        "doubts": "; ".join(result.measurement.invalid) if result.measurement else "",
-    }
-    sizes: dict[str, object] = {
-        name: getattr(topology, name) for name in ("tp", "pp", "pcp", "dcp", "ep", "gpus")
-    }
-    load = {
-        name: _number(result.workload.get(name)) for name in ("isl", "osl", "conc", "request_rate")
-    }
-    return (
-        {name: _safe(text) for name, text in texts.items()}
-        | sizes
-        | load
-        | {"dp_attn": str(topology.dp_attn).lower()}
-    )
 
 
 def _waivers(result: CaseResult) -> str:
@@ -146,12 +53,70 @@ def _waivers(result: CaseResult) -> str:
     )
 
 
-def _number(value: object) -> object:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else ""
+def _reason(result: CaseResult) -> str:
+    if result.failure:
+        return result.failure.summary
+    return result.verdict.reason if result.verdict else ""
 
 
-def _safe(text: str) -> str:
-    text = printable(" ".join(text[:_LONGEST].split()))
+def _asked(name: str) -> Callable[[CaseResult], object]:
+    """A number of the workload; a record may hold anything."""
+
+    def read(result: CaseResult) -> object:
+        value = result.workload.get(name)
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+    return read
+
+
+_FIELDS: dict[str, Callable[[CaseResult], object]] = {
+    "run": lambda it: it.run,
+    "case": lambda it: it.case,
+    "recipe": lambda it: it.recipe,
+    "model": lambda it: it.identity.model,
+    "precision": lambda it: it.identity.precision,
+    "hardware": lambda it: it.hardware,
+    "framework": lambda it: it.identity.framework,
+    "spec": lambda it: it.identity.spec,
+    "variant": lambda it: it.identity.variant,
+    "topology": lambda it: it.topology.label,
+    "tp": lambda it: it.topology.tp,
+    "pp": lambda it: it.topology.pp,
+    "pcp": lambda it: it.topology.pcp,
+    "dcp": lambda it: it.topology.dcp,
+    "ep": lambda it: it.topology.ep,
+    "dp_attn": lambda it: str(it.topology.dp_attn).lower(),
+    "gpus": lambda it: it.topology.gpus,
+    "isl": _asked("isl"),
+    "osl": _asked("osl"),
+    "conc": _asked("conc"),
+    "request_rate": _asked("request_rate"),
+    "server": lambda it: it.server,
+    "server_per": lambda it: it.policy,
+    "launch": lambda it: it.launch.label,
+    "finished": lambda it: it.finished.isoformat(),
+    "status": lambda it: it.status.value,
+    "reason": _reason,
+    "waivers": _waivers,
+    "failure_cause": lambda it: it.failure.cause if it.failure else "",
+    "failure_class": lambda it: it.failure.failure_class if it.failure else "",
+    "engine_version": lambda it: it.versions.engine,
+    "plugin_version": lambda it: it.versions.plugin,
+    "driver": lambda it: it.versions.driver,
+    "device": lambda it: it.device,
+    "hostname": lambda it: it.hostname,
+    "commit": lambda it: it.versions.commit,
+    "fingerprint": lambda it: it.fingerprint,
+    "reused_from": lambda it: it.reused_from,
+    "doubts": lambda it: "; ".join(it.measurement.invalid) if it.measurement else "",
+}
+"""The columns before the metrics."""
+
+
+def _safe(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = printable(" ".join(value[:_LONGEST].split()))
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 

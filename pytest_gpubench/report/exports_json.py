@@ -126,24 +126,18 @@ def agg_document(
 
 def _power(result: CaseResult, requests: Sequence[RequestRecord]) -> dict[str, float]:
     """Its power fields; none where the samples of the GPUs did not cover the window."""
-    power, per_token = (
-        result.metrics.get("gpu_power"),
-        result.metrics.get("energy_per_output_token"),
-    )
+    power = result.metrics.get("gpu_power")
+    per_token = result.metrics.get("energy_per_output_token")
     outputs = sum(request.completion_tokens or 0 for request in requests)
     inputs = sum(request.prompt_tokens or 0 for request in requests)
     if power is None or per_token is None or not outputs:
         return {}
-    gpus = (
-        len(result.measurement.gpus)
-        if result.measurement and result.measurement.gpus
-        else result.gpus
-    )
+    gpus = len(result.measurement.gpus) if result.measurement else 0
     energy = per_token * outputs
     return {
         "power_valid": 1,
         "power_metric_schema_version": _POWER_SCHEMA,
-        "avg_power_w": power / gpus,
+        "avg_power_w": power / (gpus or result.gpus),
         "avg_total_gpu_power_w": power,
         "total_gpu_energy_j": energy,
         "joules_per_successful_query": energy / len(requests),

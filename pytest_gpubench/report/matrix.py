@@ -15,6 +15,7 @@ from pytest_gpubench.gate.ratios import RatioPoint, ratio_points
 from pytest_gpubench.host.files import open_regular
 from pytest_gpubench.model.cases import Case, RecipeBook, lowest_of_servers
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.hardware import Hardware, platform_of
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.workload import SESSIONS, Workload
@@ -54,8 +55,8 @@ class Job:
     hardware: str
     image: str
     gpus: int
-    minutes: int
-    """Time limit: the estimate with its margin."""
+    timeout_minutes: int
+    """The estimate with its margin."""
     selection: str
     """For ``-m``."""
     servers: tuple[str, ...]
@@ -110,24 +111,18 @@ def _jobs(
     launches: int,
     most: int,
 ) -> tuple[list[Job], list[Skipped]]:
-    declared: dict[str, list[str]] = {}
-    for case in book.cases:
-        declared.setdefault(case.server, []).append(case.id)
-    wanted: dict[str, list[Case]] = {}
-    for case in cases:
-        wanted.setdefault(case.server, []).append(case)
+    wanted = grouped(cases, lambda case: case.server)
     skipped: list[Skipped] = []
-    specs = dict(book.servers)
-    groups: dict[tuple[str, str, str, int], list[str]] = {}
+    fitting = []
     for server, own in wanted.items():
-        spec = specs[server]
+        spec = book.server(server)
         reason = _too_big(book.hardware(spec.hardware), spec.topology.gpus)
         if reason:
             skipped += [Skipped(case.id, reason) for case in own]
         else:
-            groups.setdefault(
-                (own[0].runner, spec.hardware, spec.image, spec.topology.gpus), []
-            ).append(server)
+            fitting.append((own[0].runner, server, spec))
+    alike = grouped(fitting, lambda it: (it[0], it[2].hardware, it[2].image, it[2].topology.gpus))
+    groups = {kind: [server for _, server, _ in found] for kind, found in alike.items()}
     size = _pack_size([len(servers) for servers in groups.values()], most)
     jobs = []
     for (runner, hardware, image, gpus), servers in groups.items():
@@ -143,9 +138,9 @@ def _jobs(
                     hardware=hardware,
                     image=image,
                     gpus=0 if platform_of(hardware) == "cpu" else gpus,
-                    minutes=max(LEAST_MINUTES, math.ceil(minutes * MARGIN)),
+                    timeout_minutes=max(LEAST_MINUTES, math.ceil(minutes * MARGIN)),
                     selection=" or ".join(
-                        _selection(server, wanted[server], declared[server], elsewhere)
+                        _selection(server, wanted[server], book.cases_of(server), elsewhere)
                         for server in part
                     ),
                     servers=tuple(part),
@@ -184,25 +179,11 @@ def matrix_document(
         "schema": MATRIX_VERSION,
         "has_jobs": bool(jobs),
         "launches": launches,
-        "include": [_entry(job, labels or {}) for job in jobs],
+        "include": [
+            asdict(job) | {"runs_on": (labels or {}).get(job.runner, job.runner)} for job in jobs
+        ],
         "ratios": [asdict(point) for point in ratio_points(book.ratios, runnable)],
         "left_out": [asdict(one) for one in skipped],
-    }
-
-
-def _entry(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "name": job.name,
-        "runner": job.runner,
-        "runs_on": labels.get(job.runner, job.runner),
-        "hardware": job.hardware,
-        "image": job.image,
-        "gpus": job.gpus,
-        "timeout_minutes": job.minutes,
-        "selection": job.selection,
-        "servers": list(job.servers),
-        "cases": list(job.cases),
-        "canary": job.canary,
     }
 
 
@@ -237,13 +218,13 @@ def _parts(servers: Sequence[str], size: int) -> Iterable[list[str]]:
 
 
 def _selection(
-    server: str, cases: Sequence[Case], declared: Sequence[str], elsewhere: frozenset[str]
+    server: str, cases: Sequence[Case], declared: Sequence[Case], elsewhere: frozenset[str]
 ) -> str:
     """The server as a whole, or its selected cases one by one; as a whole without what a stage
     before has, so that its start is judged as well. Ids are made of letters, digits, dots, dashes
     and colons."""
     own = [case.id for case in cases]
-    others = [case for case in declared if case not in own]
+    others = [case.id for case in declared if case.id not in own]
     whole = f"gpubench(server='{server}')"
     if not others:
         return whole
@@ -270,10 +251,8 @@ def _seconds(platform: str, workload: Workload) -> float:
     rounds = math.ceil(requests / max(1, workload.conc))
     decode = rounds * workload.osl * SLOW_TPOT[platform]
     prefill = requests * workload.isl / SLOW_PREFILL[platform]
-    paced = (
-        requests / workload.request_rate if workload.open_loop and workload.request_rate else 0.0
-    )
-    return max(decode + prefill, paced) + workload.ramp
+    rate = workload.request_rate if workload.open_loop else 0.0
+    return max(decode + prefill, requests / rate if rate else 0.0) + workload.ramp
 
 
 def read_matrix(path: Path) -> Mapping[str, Any]:

@@ -3,17 +3,26 @@ all of it, one exit code. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pytest_gpubench.gate.evidence import evidence_of
+from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of
 from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio
 from pytest_gpubench.gate.waivers import Told, told_of
 from pytest_gpubench.model.failures import Failure, failure_words
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status, Verdict
-from pytest_gpubench.report.results import CaseResult, InitResult, Loaded, Run, RunEnd
+from pytest_gpubench.report.results import (
+    CaseResult,
+    InitResult,
+    Loaded,
+    Run,
+    RunEnd,
+    Versions,
+)
 
 EXIT_FAILED = 1
 EXIT_NOTHING = 5
@@ -27,7 +36,6 @@ _WHOLE = (0, EXIT_FAILED, EXIT_NOTHING, EXIT_UNDECIDED)
 Attempt = TypeVar("Attempt", CaseResult, InitResult)
 RowKind: TypeAlias = Literal["case", "start", "ratio", "test"]
 """What a row is about; ``test``: a test that is none of ours, or a run as a whole."""
-_WORST_FIRST = tuple(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +113,9 @@ class Merged:
         lines += [f"versions disagree: {sentence}" for sentence in self.disagreements]
         lines += [f"in no job: {sentence}" for sentence in self.left_out]
         lines += self.jobs
-        counts = [
-            (status, sum(row.status is status for row in self.rows)) for status in _WORST_FIRST
-        ]
-        lines = [for_terminal(line) for line in lines]
-        return [
-            *lines,
-            "merged: "
-            + (
-                ", ".join(f"{count} {status.value}" for status, count in counts if count)
-                or "nothing"
-            ),
-        ]
+        counts = Counter(row.status for row in self.rows)
+        words = [f"{counts[status]} {status.value}" for status in Status if counts[status]]
+        return [*map(for_terminal, lines), f"merged: {', '.join(words) or 'nothing'}"]
 
 
 def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
@@ -255,9 +254,8 @@ def gave_answer(result: CaseResult | InitResult) -> bool:
 def attempts_that_count(found: Sequence[Attempt]) -> list[Attempt]:
     """Of each launch the newest attempt that gave an answer, else the newest, in the order in which
     they ended."""
-    by_launch: dict[str, list[Attempt]] = {}
-    for result in sorted(found, key=lambda one: one.finished):
-        by_launch.setdefault(result.launch.label, []).append(result)
+    ordered = sorted(found, key=lambda one: one.finished)
+    by_launch = grouped(ordered, lambda one: one.launch.label)
     chosen = [next(filter(gave_answer, reversed(mine)), mine[-1]) for mine in by_launch.values()]
     return sorted(chosen, key=lambda one: one.finished)
 
@@ -272,10 +270,8 @@ def _row(
 
 
 def _start_rows(inits: Iterable[InitResult]) -> list[Row]:
-    attempts: dict[str, list[InitResult]] = {}
-    for init in inits:
-        engine_b = " [b]" if init.launch.arm == "b" else ""  # not the recipes' own engine
-        attempts.setdefault(init.subject + engine_b, []).append(init)
+    # engine B is not the recipes' own
+    attempts = grouped(inits, lambda one: one.subject + (" [b]" if one.launch.arm == "b" else ""))
     return [_start_row(subject, found) for subject, found in attempts.items()]
 
 
@@ -307,23 +303,14 @@ def _judged(
             return Status.FAIL, failure_words(failure), failure
     measured = [one for one in chosen if one.failure is None]
     if start is not None and start.failure is not None and not measured:
-        return (
-            Status.FAIL,
-            f"the server did not start: {start.failure.summary} [{start.failure.cause}]",
-            start.failure,
-        )
+        why = f"{start.failure.summary} [{start.failure.cause}]"
+        return Status.FAIL, f"the server did not start: {why}", start.failure
     if failed:
-        return (
-            Status.INCONCLUSIVE,
-            "it was interrupted and not measured again; run it again with --gpubench-reuse",
-            None,
-        )
+        words = "it was interrupted and not measured again; run it again with --gpubench-reuse"
+        return Status.INCONCLUSIVE, words, None
     if not measured:
-        return (
-            Status.INCONCLUSIVE,
-            "it has not reported; see its job, and run it again with --gpubench-reuse",
-            None,
-        )
+        words = "it has not reported; see its job, and run it again with --gpubench-reuse"
+        return Status.INCONCLUSIVE, words, None
     last = measured[-1]
     verdict = last.verdict
     if last.evaluation:  # asked once, whatever the number of launches
@@ -353,22 +340,16 @@ def _others(found: Sequence[Attempt], chosen: Sequence[Attempt]) -> tuple[str, .
 def ratio_verdict(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) -> Verdict:
     """The verdict on a ratio from the results that count, by case; of two engines that were
     compared the recipes' own counts."""
-    sides = []
-    for case in (point.of, point.over):
-        valid = [
-            one
+
+    def evidence(case: str) -> list[LaunchEvidence]:
+        return [
+            evidence_of(one.launch.label, one.measurement)
             for one in chosen.get(case, ())
             if one.failure is None and one.status is not Status.INVALID
+            if one.launch.arm != "b" and one.measurement is not None
         ]
-        valid = [one for one in valid if one.launch.arm != "b"]
-        sides.append(
-            [
-                evidence_of(one.launch.label, one.measurement)
-                for one in valid
-                if one.measurement is not None
-            ]
-        )
-    return judge_ratio(point, *sides)
+
+    return judge_ratio(point, evidence(point.of), evidence(point.over))
 
 
 def _ratio_row(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) -> Row:
@@ -379,14 +360,11 @@ def _ratio_row(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) ->
 def _disagreements(results: Sequence[CaseResult]) -> Iterable[str]:
     """Two engines of one run (arms), and hardware of different kinds, may differ in engine and
     driver."""
-    for name in ("engine", "plugin", "driver", "commit"):
-        groups: dict[tuple[str, str], dict[str, int]] = {}
+    for name in (item.name for item in fields(Versions)):
+        groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for one in results:
-            value = getattr(one.versions, name)
             apart = (one.hardware, one.launch.arm) if name in ("engine", "driver") else ("", "")
-            if value:
-                counts = groups.setdefault(apart, {})
-                counts[value] = counts.get(value, 0) + 1
+            groups[apart].update(filter(None, [getattr(one.versions, name)]))
         for (hardware, _), counts in groups.items():
             if len(counts) > 1:
                 where = f" on {hardware}" if hardware else ""

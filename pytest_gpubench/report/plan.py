@@ -13,6 +13,7 @@ from pytest_gpubench.gate.policy import policies, policy_document
 from pytest_gpubench.gate.ratios import ratio_points
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.recipes.inferencex import unsupported_groups
@@ -33,20 +34,20 @@ def plan_document(
     keyed by server, ``findings`` by case id. ``{port}`` stands for the port; revisions are as
     written. ``gates`` are those in force: the defaults with the recipe's.
     """
-    cases_of: dict[str, list[str]] = {}
-    for case in cases:
-        cases_of.setdefault(case.server, []).append(case.id)
-    launches_of: dict[str, list[dict[str, Any]]] = {key: [] for key in cases_of}
-    for launch in launches:
-        if launch.server in launches_of:
-            launches_of[launch.server].append(_launch(launch))
+    launches_of = grouped(launches, lambda launch: launch.server)
     return {
         "files": list(book.files),
         "cases": [_case(book, case, findings.get(case.id, ())) for case in cases],
         "servers": {
-            key: _server(book, key, ids, command_lines[key])
-            | {"launches": launches_of[key], "against": (against or {}).get(key)}
-            for key, ids in cases_of.items()
+            key: _server(book, key, [case.id for case in own], command_lines[key])
+            | {
+                "launches": [
+                    {"launch": launch.label, "reserve": launch.reserve}
+                    for launch in launches_of.get(key, ())
+                ],
+                "against": (against or {}).get(key),
+            }
+            for key, own in grouped(cases, lambda case: case.server).items()
         },
         "ratios": [asdict(point) for point in ratio_points(book.ratios, cases)],
         "unsupported": [
@@ -55,10 +56,6 @@ def plan_document(
         ],
         "unsupported_groups": unsupported_groups(book.unsupported),
     }
-
-
-def _launch(launch: Launch) -> dict[str, Any]:
-    return {"launch": launch.label, "reserve": launch.reserve}
 
 
 def _case(book: RecipeBook, case: Case, findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -41,10 +41,9 @@ def git_state(folder: Path, apart: Path | None = None) -> dict[str, str | bool] 
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    inside = apart is not None and apart.is_relative_to(folder)
-    without = (
-        [":/", f":(exclude){apart.relative_to(folder)}"] if apart is not None and inside else []
-    )
+    without: list[str] = []
+    if apart is not None and apart.is_relative_to(folder):
+        without = [":/", f":(exclude){apart.relative_to(folder)}"]
     status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *without)
     return {"commit": commit, "dirty": status != ""}
 

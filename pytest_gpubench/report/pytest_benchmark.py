@@ -66,28 +66,23 @@ def _groups(run: Run) -> Iterator[tuple[tuple[str, str], list[Sample]]]:
     for result in sorted(results, key=lambda one: (one.launch.arm, one.launch.index)):
         subject = result.case if isinstance(result, CaseResult) else result.server
         arm = f":{result.launch.arm}" if result.launch.arm else ""
-        durations = (
-            _case_durations(result) if isinstance(result, CaseResult) else _init_durations(result)
-        )
-        for metric, seconds in durations:
-            found.setdefault((metric, subject + arm), []).append((result.path, seconds))
+        for metric, seconds in _durations(result).items():
+            if seconds > 0:
+                found.setdefault((metric, subject + arm), []).append((result.path, seconds))
     yield from sorted(found.items(), key=lambda entry: entry[0][1])
 
 
-def _case_durations(result: CaseResult) -> Iterator[tuple[str, float]]:
-    if result.failure is not None or result.status is Status.INVALID:
-        return
+def _durations(result: CaseResult | InitResult) -> dict[str, float]:
+    """In seconds; 0 where there is none."""
+    if result.failure is not None:
+        return {}
+    if isinstance(result, InitResult):
+        return {"engine_init": result.phases.get("ready", 0.0)}
+    if result.status is Status.INVALID:
+        return {}
     rate = result.metrics.get("output_tput", 0.0)
-    if rate > 0:
-        yield "seconds_per_output_token", 1 / rate
-    for metric in ("ttft_p50", "tpot_p50"):
-        if result.metrics.get(metric, 0.0) > 0:
-            yield metric, result.metrics[metric]
-
-
-def _init_durations(result: InitResult) -> Iterator[tuple[str, float]]:
-    if result.failure is None and result.phases.get("ready", 0.0) > 0:
-        yield "engine_init", result.phases["ready"]
+    medians = {name: result.metrics.get(name, 0.0) for name in ("ttft_p50", "tpot_p50")}
+    return {"seconds_per_output_token": 1 / rate if rate > 0 else 0.0, **medians}
 
 
 def _entry(

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.failures import failure_words
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.model.workload import Workload
@@ -77,11 +78,8 @@ class CaseView:
     @property
     def status(self) -> Status:
         failure = self.last.failure
-        return (
-            Status.INCONCLUSIVE
-            if failure is not None and failure.cause == INTERRUPTED
-            else self.last.status
-        )
+        interrupted = failure is not None and failure.cause == INTERRUPTED
+        return Status.INCONCLUSIVE if interrupted else self.last.status
 
     @property
     def reason(self) -> str:
@@ -112,23 +110,14 @@ class CaseView:
     @property
     def tags(self) -> str:
         """Words by which the page filters."""
-        return " ".join(
-            (
-                self.hardware,
-                self.topology.lower(),
-                self.spec or "plain",
-                self.shape,
-                self.status.value.lower(),
-            )
-        )
+        topology, status = self.topology.lower(), self.status.value.lower()
+        return " ".join((self.hardware, topology, self.spec or "plain", self.shape, status))
 
 
 def case_views(results: Iterable[CaseResult]) -> list[CaseView]:
     """Views of the results, in the order in which their cases appear; of several attempts that of a
     merge counts."""
-    groups: dict[tuple[str, str], list[CaseResult]] = {}
-    for result in results:
-        groups.setdefault((result.case, result.launch.arm), []).append(result)
+    groups = grouped(results, lambda result: (result.case, result.launch.arm))
     return [_view(group) for group in groups.values()]
 
 
@@ -222,9 +211,7 @@ class ServerView:
 
 def server_views(views: Sequence[CaseView]) -> list[ServerView]:
     """The servers of which some case is an evaluation, in the order of the views."""
-    groups: dict[tuple[str, str], list[CaseView]] = {}
-    for view in views:
-        groups.setdefault((view.last.server, view.last.launch.arm), []).append(view)
+    groups = grouped(views, lambda view: (view.last.server, view.last.launch.arm))
     found = []
     for (server, arm), own in groups.items():
         asked = [view for view in own if view.last.evaluation]
