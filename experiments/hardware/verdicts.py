@@ -37,8 +37,7 @@ from pytest_gpubench.gate.decide import judge
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan, evidence_of
 from pytest_gpubench.gate.policy import MetricPolicy, policies
 from pytest_gpubench.gate.recording import entries_of
-from pytest_gpubench.measure.combined_rounds import combined
-from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.measure.measurement import Measurement, combined
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.rounds import Rounds

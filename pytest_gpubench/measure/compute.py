@@ -286,12 +286,11 @@ def _metrics(
     metrics |= definitions.summary("icl", definitions.chunk_gaps(measured))
     metrics |= definitions.summary("itl", definitions.token_gaps(measured))
     views = [record.engine for record in measured if record.engine is not None]
-    metrics |= definitions.summary(
-        "engine_ttft", [view.ttft for view in views if view.ttft is not None]
-    )
-    metrics |= definitions.summary(
-        "queue", [view.queue for view in views if view.queue is not None]
-    )
+    for name, times in (
+        ("engine_ttft", [view.ttft for view in views]),
+        ("queue", [view.queue for view in views]),
+    ):
+        metrics |= definitions.summary(name, [time for time in times if time is not None])
     limits = {name: float(limit) for name, limit in thaw(workload.slo).items()}
     metrics |= session_figures.session_metrics(measured, limits)
     for name, value in (
@@ -342,24 +341,17 @@ def series_of(
         if by_rank:
             usage = sum(by_rank.values()) / len(by_rank)
         rates = [value for name in counters.rate if (value := scrape.total(name)) is not None]
-        points.append(
-            Point(
-                round((stamp_ns - start_ns) / 1e9, 3),
-                _known(scrape.total(counters.running)),
-                _known(scrape.total(counters.waiting)),
-                _known(usage),
-                _known(_total(scrape, counters.preemptions)),
-                _known(sum(rates) if rates else None),
-                *(
-                    _known(_total(scrape, name))
-                    for name in (
-                        counters.prefix_cache_hits,
-                        counters.offload_stored,
-                        counters.offload_loaded,
-                    )
-                ),
-            )
+        values = (
+            scrape.total(counters.running),
+            scrape.total(counters.waiting),
+            usage,
+            _total(scrape, counters.preemptions),
+            sum(rates) if rates else None,
+            _total(scrape, counters.prefix_cache_hits),
+            _total(scrape, counters.offload_stored),
+            _total(scrape, counters.offload_loaded),
         )
+        points.append(Point(round((stamp_ns - start_ns) / 1e9, 3), *map(_known, values)))
     return tuple(points)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_gpubench.host.gpus.samples import CAPPED_BY, SLOWED_BY, GpuSample
 from pytest_gpubench.measure.measurement import Flag
+from pytest_gpubench.model.grouping import grouped
 
 _EDGE_NS = 500_000_000
 """A sample must lie within so much of either end of the window, or telemetry does not cover it."""
@@ -60,9 +61,7 @@ def gpu_window(
         timed: names of the metrics that a slow GPU or somebody else's work falsifies.
         name: a process in words.
     """
-    by_gpu: dict[str, list[GpuSample]] = {}
-    for sample in samples:
-        by_gpu.setdefault(sample.gpu, []).append(sample)
+    by_gpu = grouped(samples, lambda sample: sample.gpu)
     inside = {
         gpu: [sample for sample in taken if start_ns <= sample.at_ns <= end_ns]
         for gpu, taken in by_gpu.items()
@@ -157,9 +156,8 @@ def _foreign(
         return []
     seen = {pid for samples in inside.values() for sample in samples for pid in sample.pids}
     others = sorted(seen - set(own))
-    if not others or not seen & set(
-        own
-    ):  # the server's own must be among them: in a container these are the host's numbers
+    # the server's own must be among them: in a container these are the host's numbers
+    if not others or not seen & set(own):
         return []
     who = ", ".join(name(pid) for pid in others)
     return [Flag("foreign-process", f"another process computed on the server's GPUs: {who}", timed)]
@@ -180,26 +178,20 @@ def gpu_series(
     first, last = min(sample.at_ns for sample in timed), max(sample.at_ns for sample in timed)
     length = max(500_000_000, (last - first) // most + 1)
     gpus = {sample.gpu for sample in timed}
-    parts: dict[int, dict[str, list[GpuSample]]] = {}
-    for sample in timed:
-        parts.setdefault((sample.at_ns - first) // length, {}).setdefault(sample.gpu, []).append(
-            sample
-        )
+    parts = grouped(timed, lambda sample: (sample.at_ns - first) // length)
     return tuple(
-        _point(list(part.values()), (first + (number + 0.5) * length - start_ns) / 1e9)
+        _point(part, (first + (number + 0.5) * length - start_ns) / 1e9)
         for number, part in sorted(parts.items())
-        if set(part) == gpus
+        if {sample.gpu for sample in part} == gpus
     )
 
 
-def _point(by_gpu: Sequence[Sequence[GpuSample]], seconds: float) -> dict[str, float]:
+def _point(samples: Sequence[GpuSample], seconds: float) -> dict[str, float]:
     power = sum(
-        statistics.fmean(sample.power for sample in samples if sample.power is not None)
-        for samples in by_gpu
+        statistics.fmean(sample.power for sample in own if sample.power is not None)
+        for own in grouped(samples, lambda sample: sample.gpu).values()
     )
-    clocks = [
-        sample.sm_clock for samples in by_gpu for sample in samples if sample.sm_clock is not None
-    ]
+    clocks = [sample.sm_clock for sample in samples if sample.sm_clock is not None]
     point = {"seconds": round(seconds, 3), "power": round(power, 1)}
     if clocks:
         point["sm_clock"] = float(min(clocks))

@@ -1,10 +1,16 @@
-"""What one workload on one launch measured: the type that gates, reports and records share."""
+"""What one workload on one launch measured: the type that gates, reports and records share; and
+several of them as one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any
+
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,38 +134,84 @@ class Measurement:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Measurement:
         """The inverse of ``to_json``, also after a trip through JSON text."""
-        drafting = plain["drafting"]
-        return cls(
-            **{
-                **plain,
-                "totals": Totals(**plain["totals"]),
-                "problems": tuple(plain["problems"]),
-                "invalid": tuple(plain.get("invalid", ())),
-                "series": tuple(plain.get("series", ())),
-                "gpus": tuple(plain.get("gpus", ())),
-                "gpu_series": tuple(plain.get("gpu_series", ())),
-                "rounds": tuple(plain.get("rounds", ())),
-                "turns": tuple(plain.get("turns", ())),
-                "prefixes": tuple(plain.get("prefixes", ())),
-                "quantiles": {
-                    name: tuple(values) for name, values in plain.get("quantiles", {}).items()
-                },
-                "flags": tuple(
-                    Flag(
-                        **{
-                            **flag,
-                            "metrics": tuple(flag["metrics"]),
-                            "hidden": tuple(flag["hidden"]),
-                        }
-                    )
-                    for flag in plain["flags"]
-                ),
-                "drafting": drafting
-                and Drafting(
-                    **{
-                        **drafting,
-                        "acceptance_per_position": tuple(drafting["acceptance_per_position"]),
-                    }
-                ),
-            }
+        return _adapter().validate_python(plain)
+
+
+@cache
+def _adapter() -> TypeAdapter[Measurement]:
+    return TypeAdapter(Measurement)
+
+
+def combined(rounds: Sequence[Measurement]) -> Measurement:
+    """One measurement of all rounds of a case on one server.
+
+    Metrics are geometric means, as the gate compares logarithms (arithmetic ones where a round has
+    0); a metric that a round lacks is left out. Every problem, every reason not to count and every
+    flag of a round is one of the whole. What describes a single run (series, GPUs, quantiles,
+    validity) is that of the last round.
+
+    Raises:
+        ValueError: for no round.
+    """
+    if not rounds:
+        raise ValueError("no round was measured")
+    last = rounds[-1]
+    if len(rounds) == 1:
+        return last
+    return replace(
+        last,
+        metrics=_means([one.metrics for one in rounds]),
+        totals=_sum_of([one.totals for one in rounds]),
+        problems=tuple(dict.fromkeys(words for one in rounds for words in one.problems)),
+        invalid=tuple(dict.fromkeys(words for one in rounds for words in one.invalid)),
+        flags=_flags(rounds),
+        drafting=_drafting([one.drafting for one in rounds]),
+        send_lag_max=max(one.send_lag_max for one in rounds),
+        started_unix=rounds[0].started_unix,
+        rounds=tuple(dict(one.metrics) for one in rounds),
+    )
+
+
+def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    shared = [name for name in metrics[0] if all(name in one for one in metrics)]
+    return {name: _mean([one[name] for one in metrics]) for name in shared}
+
+
+def _mean(values: Sequence[float]) -> float:
+    if min(values) <= 0 or not all(map(math.isfinite, values)):
+        return statistics.fmean(values)
+    return statistics.geometric_mean(values)
+
+
+def _sum_of(totals: Sequence[Totals]) -> Totals:
+    sums: dict[str, Any] = {}
+    for item in fields(Totals):
+        values = [getattr(one, item.name) for one in totals]
+        sums[item.name] = None if None in values else sum(values)
+    return Totals(**sums)
+
+
+def _flags(rounds: Sequence[Measurement]) -> tuple[Flag, ...]:
+    """Each code once, with the words of the first round that has it and the metrics of all."""
+    found: dict[str, Flag] = {}
+    for flag in (flag for one in rounds for flag in one.flags):
+        before = found.get(flag.code, flag)
+        found[flag.code] = replace(
+            before,
+            metrics=tuple(dict.fromkeys((*before.metrics, *flag.metrics))),
+            hidden=tuple(dict.fromkeys((*before.hidden, *flag.hidden))),
         )
+    return tuple(found.values())
+
+
+def _drafting(rounds: Sequence[Drafting | None]) -> Drafting | None:
+    """Sums of the counters; the rates are those of the last round."""
+    counted = [one for one in rounds if one is not None]
+    if len(counted) < len(rounds):
+        return None
+    return replace(
+        counted[-1],
+        drafts=sum(one.drafts for one in counted),
+        draft_tokens=sum(one.draft_tokens for one in counted),
+        accepted_tokens=sum(one.accepted_tokens for one in counted),
+    )

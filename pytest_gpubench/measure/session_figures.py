@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.measure.definitions import e2e, tpot, ttft, within
 from pytest_gpubench.measure.measurement import Flag
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import counted
 
 MOST_ROWS = 100
@@ -61,9 +62,7 @@ def _group(begin: int, end: int, records: Sequence[RequestRecord]) -> Group:
 
 def by_turn(measured: Sequence[RequestRecord]) -> tuple[Mapping[str, float | None], ...]:
     """A row for each turn of conversations; none where there is one turn only."""
-    turns: dict[int, list[RequestRecord]] = {}
-    for record in measured:
-        turns.setdefault(min(record.turn, MOST_ROWS - 1), []).append(record)
+    turns = grouped(measured, lambda record: min(record.turn, MOST_ROWS - 1))
     if len(turns) < 2:
         return ()
     return tuple(
@@ -75,10 +74,8 @@ def by_turn(measured: Sequence[RequestRecord]) -> tuple[Mapping[str, float | Non
 def by_prefix(measured: Sequence[RequestRecord]) -> tuple[Mapping[str, float | None], ...]:
     """A row for each doubling of the tokens at the start that a prompt before had as well; none
     where no trace of sessions says how many these are."""
-    rows: dict[int, list[RequestRecord]] = {}
-    for record in measured:
-        if record.kept_tokens is not None:
-            rows.setdefault(record.kept_tokens.bit_length(), []).append(record)
+    known = [record for record in measured if record.kept_tokens is not None]
+    rows = grouped(known, lambda record: (record.kept_tokens or 0).bit_length())
     return tuple(
         asdict(_group(1 << bits >> 1, max(0, (1 << bits) - 1), rows[bits])) for bits in sorted(rows)
     )
@@ -86,19 +83,12 @@ def by_prefix(measured: Sequence[RequestRecord]) -> tuple[Mapping[str, float | N
 
 def of_sessions(measured: Iterable[RequestRecord]) -> dict[str, list[RequestRecord]]:
     """The requests of each session of the trace's own, those of its sub-sessions among them."""
-    found: dict[str, list[RequestRecord]] = {}
-    for record in measured:
-        if record.root:
-            found.setdefault(record.root, []).append(record)
-    return found
+    return grouped((record for record in measured if record.root), lambda record: record.root)
 
 
 def _unfinished(records: Iterable[RequestRecord]) -> dict[str, list[RequestRecord]]:
     """The sessions that have fewer requests than turns, sub-sessions by themselves."""
-    found: dict[str, list[RequestRecord]] = {}
-    for record in records:
-        if record.session:
-            found.setdefault(record.session, []).append(record)
+    found = grouped((it for it in records if it.session), lambda record: record.session)
     return {name: turns for name, turns in found.items() if len(turns) < turns[0].session_turns}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_gpubench.host.gpus.samples import GpuSample
+from pytest_gpubench.model.grouping import grouped
 
 DEGREES = 1
 """Celsius that the warmest GPU may still change between two loads, as the driver counts them."""
@@ -26,11 +27,8 @@ class Warmth:
 
 def warmth_of(samples: Iterable[GpuSample]) -> dict[str, Warmth]:
     """What samples of one load say, by GPU."""
-    by_gpu: dict[str, list[GpuSample]] = {}
-    for sample in samples:
-        by_gpu.setdefault(sample.gpu, []).append(sample)
     found = {}
-    for gpu, its in by_gpu.items():
+    for gpu, its in grouped(samples, lambda sample: sample.gpu).items():
         temperatures = [one.temperature for one in its if one.temperature is not None]
         clocks = [one.sm_clock for one in its if one.sm_clock is not None and one.utilization]
         found[gpu] = Warmth(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 from pytest_gpubench.dialects.engine_facts import some_names
@@ -100,15 +100,19 @@ def look(
             continue
         if view.ttft is not None:
             gaps.append(client_ttft - view.ttft - (view.queue or 0.0))
-        if (
-            view.generation
-            and record.last_token_ns is not None
-            and record.first_token_ns is not None
-        ):
-            length = (record.last_token_ns - record.first_token_ns) / 1e9
+        first, last = record.first_token_ns, record.last_token_ns
+        if view.generation and last is not None and first is not None:
+            length = (last - first) / 1e9
             stretches.append(length / view.generation - 1)
             extra.append(length - view.generation)
-    seen = Validity(
+    probed = client.lag_samples > 0
+    return Validity(
+        lag_mean=client.lag_mean if probed else None,
+        lag_p99=client.lag_p99 if probed else None,
+        lag_max=client.lag_max if probed else None,
+        send_lag_mean=statistics.fmean(lags) if lags else None,
+        send_lag_p99=lags[min(len(lags) - 1, int(0.99 * len(lags)))] if lags else None,
+        send_lag_max=lags[-1] if lags else None,
         cpu_share=client.cpu_share,
         engine_gap=_median(gaps),
         engine_stretch=_median(stretches),
@@ -116,21 +120,9 @@ def look(
         clock_drift=client.clock_drift,
         in_flight_max=most_in_flight(records),
         chunk_rate=chunk_rate(records),
+        calibrated_conc=calibration.conc if calibration else None,
+        calibrated_rate=calibration.chunk_rate if calibration else None,
     )
-    if client.lag_samples:
-        seen = replace(
-            seen, lag_mean=client.lag_mean, lag_p99=client.lag_p99, lag_max=client.lag_max
-        )
-    if lags:
-        p99 = lags[min(len(lags) - 1, int(0.99 * len(lags)))]
-        seen = replace(
-            seen, send_lag_mean=statistics.fmean(lags), send_lag_p99=p99, send_lag_max=lags[-1]
-        )
-    if calibration is not None:
-        seen = replace(
-            seen, calibrated_conc=calibration.conc, calibrated_rate=calibration.chunk_rate
-        )
-    return seen
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -390,9 +382,8 @@ def recounted(
 def disagreement(recount: Recount) -> tuple[str, ...]:
     """Why the measurement does not count: the text does not hold what was claimed."""
     answers, claimed, counted = recount.answers, recount.claimed, recount.counted
-    if (
-        not counted and claimed > _MORE * answers
-    ):  # the only token of an answer may well be a special one
+    # the only token of an answer may well be a special one
+    if not counted and claimed > _MORE * answers:
         return (
             f"no text came in {answers} sampled answers, for which usage claims {claimed} tokens",
         )

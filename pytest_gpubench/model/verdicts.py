@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Against: TypeAlias = Literal["baseline", "anchor", "engine", "limit", "ratio"]
 """What a value was compared with: the baseline's recent launches, its fixed anchor, the other
@@ -122,12 +126,7 @@ class Verdict:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verdict:
         """The verdict of a record or a report, from its plain JSON data."""
-        own = {
-            "status": Status(data["status"]),
-            "metrics": tuple(_metric(one) for one in data["metrics"]),
-            "notes": tuple(data["notes"]),
-        }
-        return cls(**{**data, **own})
+        return _adapter().validate_python(data)
 
     @property
     def pending(self) -> bool:
@@ -144,12 +143,8 @@ class Verdict:
         return "; ".join([why, *improved]) if self.status is Status.INCONCLUSIVE else why
 
 
-def _metric(data: Mapping[str, Any]) -> MetricVerdict:
-    change = data["change"]
-    waiver = data.get("waiver")
-    own = {
-        "status": Status(data["status"]),
-        "change": change and Change(**change),
-        "waiver": waiver and WaiverUse(**waiver),
-    }
-    return MetricVerdict(**{**data, **own})
+@cache
+def _adapter() -> TypeAdapter[Verdict]:
+    from pydantic import TypeAdapter  # it takes as long as all the words
+
+    return TypeAdapter(Verdict)

@@ -28,9 +28,8 @@ from pytest_gpubench.load.load_run import check_workload, run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.checks import VANISHED
-from pytest_gpubench.measure.combined_rounds import combined
 from pytest_gpubench.measure.compute import compute, window_of
-from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.measure.measurement import Measurement, combined
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError, failure_words

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_gpubench.measure.combined_rounds import combined
-from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
+from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals, combined
 
 ONE = Measurement(
     {"output_tput": 100.0, "goodput": 0.0, "ttft_p50": 0.2},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 SLOWED_BY: Mapping[int, str] = {
@@ -50,6 +50,4 @@ class GpuSample:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> GpuSample:
-        return cls(
-            **{item.name: plain[item.name] for item in fields(cls)} | {"pids": tuple(plain["pids"])}
-        )
+        return cls(**{**plain, "pids": tuple(plain["pids"])})
