@@ -24,22 +24,14 @@ def read_inventory(nvml: Any = None) -> Inventory:
     Args:
         nvml: a module with the interface of ``pynvml``; None is that module.
     """
-    if nvml is None:
-        import pynvml
-
-        nvml = pynvml
+    nvml = nvml or _library()
     try:
-        nvml.nvmlInit()
+        with _opened(nvml):
+            count = nvml.nvmlDeviceGetCount()
+            driver = str(_text(nvml.nvmlSystemGetDriverVersion()))
+            gpus = tuple(_read_gpu(nvml, index) for index in range(count))
     except nvml.NVMLError as error:
         return Inventory(reason=f"NVML: {error}")
-    try:
-        count = nvml.nvmlDeviceGetCount()
-        driver = str(_text(nvml.nvmlSystemGetDriverVersion()))
-        gpus = tuple(_read_gpu(nvml, index) for index in range(count))
-    except nvml.NVMLError as error:
-        return Inventory(reason=f"NVML: {error}")
-    finally:
-        nvml.nvmlShutdown()
     return Inventory(gpus, driver, "" if gpus else "NVML: the driver lists no GPU")
 
 
@@ -55,46 +47,48 @@ def gpu_facts(uuids: Sequence[str], nvml: Any = None) -> list[dict[str, Any]]:
     """
     if not uuids:
         return []
-    if nvml is None:
-        import pynvml
+    nvml = nvml or _library()
+    try:
+        with _opened(nvml):
+            driver = _ask(nvml, "nvmlSystemGetDriverVersion")
+            cuda = _ask(nvml, "nvmlSystemGetCudaDriverVersion")
+            return [
+                {"uuid": uuid, "driver": _text(driver), "cuda_driver": cuda, **_facts(nvml, handle)}
+                for uuid, handle in _handles(nvml, uuids).items()
+            ]
+    except nvml.NVMLError:
+        return []
 
-        nvml = pynvml
+
+def _library() -> Any:
+    import pynvml
+
+    return pynvml
+
+
+@contextmanager
+def _opened(nvml: Any) -> Iterator[None]:
+    nvml.nvmlInit()
     try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return []
-    try:
-        driver = ask_if_supported(nvml, nvml.nvmlSystemGetDriverVersion)
-        cuda = ask_if_supported(nvml, nvml.nvmlSystemGetCudaDriverVersion)
-        handles = handles_of(nvml, uuids)
-        return [
-            {"uuid": uuid, "driver": _text(driver), "cuda_driver": cuda, **_facts(nvml, handle)}
-            for uuid, handle in handles.items()
-        ]
-    except nvml.NVMLError:
-        return []
+        yield
     finally:
         nvml.nvmlShutdown()
 
 
-def handles_of(nvml: Any, uuids: Sequence[str]) -> dict[str, Any]:
-    """NVML handles by UUID.
-
-    Raises:
-        nvml.NVMLError: for a GPU that is not there.
-    """
+def _handles(nvml: Any, uuids: Sequence[str]) -> dict[str, Any]:
+    """By UUID; raises NVMLError for a GPU that is not there."""
     return {uuid: nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
 
 
-def thousandth(value: float | None) -> float | None:
+def _thousandth(value: float | None) -> float | None:
     """The driver counts in thousandths: milliwatts, millijoules."""
     return None if value is None else value / 1000
 
 
-def ask_if_supported(nvml: Any, ask: Callable[[], Any]) -> Any:
+def _ask(nvml: Any, name: str, *arguments: Any) -> Any:
     """The driver's answer, or None where it does not support the question."""
     try:
-        return ask()
+        return getattr(nvml, name)(*arguments)
     except nvml.NVMLError:
         return None
 
@@ -102,15 +96,11 @@ def ask_if_supported(nvml: Any, ask: Callable[[], Any]) -> Any:
 def _read_gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    limit = ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
-    processes = (
-        ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
-    )
+    processes = _ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []
     name = str(_text(nvml.nvmlDeviceGetName(handle)))
     capability, nvlink = (0, 0), False
     if hardware_of_device(name) is None:
-        ask = ask_if_supported
-        capability = ask(nvml, lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle)) or (0, 0)
+        capability = _ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle) or (0, 0)
         nvlink = any(_link(nvml, handle, link) is not None for link in range(_NVLINKS))
     return Gpu(
         index=index,
@@ -118,7 +108,7 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
         name=name,
         memory_total=int(memory.total),
         memory_used=int(memory.used),
-        power_limit=thousandth(limit),
+        power_limit=_thousandth(_ask(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)),
         processes=tuple(
             GpuProcess(int(process.pid), process.usedGpuMemory) for process in processes
         ),
@@ -134,16 +124,10 @@ def sampling(uuids: Sequence[str], nvml: Any = None) -> Iterator[Callable[[], li
     Raises:
         nvml.NVMLError: where there is no driver, or a GPU is not there.
     """
-    if nvml is None:
-        import pynvml
-
-        nvml = pynvml
-    nvml.nvmlInit()
-    try:
-        handles = handles_of(nvml, uuids)
+    nvml = nvml or _library()
+    with _opened(nvml):
+        handles = _handles(nvml, uuids)
         yield lambda: sample_gpus(nvml, handles)
-    finally:
-        nvml.nvmlShutdown()
 
 
 def sample_gpus(nvml: Any, handles: Mapping[str, Any]) -> list[GpuSample]:
@@ -158,7 +142,7 @@ def sample_gpus(nvml: Any, handles: Mapping[str, Any]) -> list[GpuSample]:
 
 def _sample(nvml: Any, uuid: str, handle: Any) -> GpuSample:
     def ask(name: str, *arguments: Any) -> Any:
-        return ask_if_supported(nvml, lambda: getattr(nvml, name)(handle, *arguments))
+        return _ask(nvml, name, handle, *arguments)
 
     at = time.monotonic_ns()
     power, energy = ask("nvmlDeviceGetPowerUsage"), ask("nvmlDeviceGetTotalEnergyConsumption")
@@ -167,8 +151,8 @@ def _sample(nvml: Any, uuid: str, handle: Any) -> GpuSample:
     return GpuSample(
         gpu=uuid,
         at_ns=at,
-        power=thousandth(power),
-        energy=thousandth(energy),
+        power=_thousandth(power),
+        energy=_thousandth(energy),
         sm_clock=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         memory_clock=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
         temperature=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
@@ -181,28 +165,23 @@ def _sample(nvml: Any, uuid: str, handle: Any) -> GpuSample:
 
 def _facts(nvml: Any, handle: Any) -> dict[str, Any]:
     def ask(name: str, *arguments: Any) -> Any:
-        return ask_if_supported(nvml, lambda: getattr(nvml, name)(handle, *arguments))
+        return _ask(nvml, name, handle, *arguments)
 
-    ecc, mig = ask("nvmlDeviceGetEccMode"), ask("nvmlDeviceGetMigMode")
-    limit, standard = (
-        ask("nvmlDeviceGetEnforcedPowerLimit"),
-        ask("nvmlDeviceGetPowerManagementDefaultLimit"),
-    )
     links = [
         version for link in range(_NVLINKS) if (version := _link(nvml, handle, link)) is not None
     ]
     return {
         "name": _text(ask("nvmlDeviceGetName")),
         "vbios": _text(ask("nvmlDeviceGetVbiosVersion")),
-        "power_limit": thousandth(limit),
-        "power_limit_default": thousandth(standard),
+        "power_limit": _thousandth(ask("nvmlDeviceGetEnforcedPowerLimit")),
+        "power_limit_default": _thousandth(ask("nvmlDeviceGetPowerManagementDefaultLimit")),
         "sm_clock": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         "sm_clock_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
         "memory_clock": ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
         "memory_clock_max": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM),
         "temperature": ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        "ecc": _flag(ecc),
-        "mig": _flag(mig),
+        "ecc": _flag(ask("nvmlDeviceGetEccMode")),
+        "mig": _flag(ask("nvmlDeviceGetMigMode")),
         "persistence": _flag(ask("nvmlDeviceGetPersistenceMode")),
         "compute_mode": ask("nvmlDeviceGetComputeMode"),
         "pcie_generation": ask("nvmlDeviceGetCurrPcieLinkGeneration"),
@@ -214,11 +193,9 @@ def _facts(nvml: Any, handle: Any) -> dict[str, Any]:
 
 def _link(nvml: Any, handle: Any, link: int) -> int | None:
     """Version of an active link."""
-    if not ask_if_supported(nvml, lambda: nvml.nvmlDeviceGetNvLinkState(handle, link)):
+    if not _ask(nvml, "nvmlDeviceGetNvLinkState", handle, link):
         return None
-    version: int | None = ask_if_supported(
-        nvml, lambda: nvml.nvmlDeviceGetNvLinkVersion(handle, link)
-    )
+    version: int | None = _ask(nvml, "nvmlDeviceGetNvLinkVersion", handle, link)
     return version or 0
 
 

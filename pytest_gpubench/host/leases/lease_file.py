@@ -14,11 +14,13 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from pytest_gpubench.host.files import GROUP_AND_OTHERS, OTHERS, make_private_folder, not_private
-from pytest_gpubench.host.leases.owners import ProcessId, is_alive, this_place
+from pytest_gpubench.host.leases.owners import ProcessId, Text, is_alive, this_place
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 FOLDER_VARIABLE = "GPUBENCH_LEASE_DIR"
@@ -27,10 +29,6 @@ on it."""
 HOST = "host"
 """The unit that an exclusive server holds alone, and the others share."""
 _SUFFIX = ".lease"
-_LONGEST_TEXT = 500
-_PIDS = 2**22 + 1
-"""Pids lie below it, on every Linux."""
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +39,10 @@ class Holder:
     """``host``, ``gpu-UUID``, ``cpu-0-3`` or ``cpu-shared-...``; also the file's name."""
     owner: ProcessId
     """The pytest process that took it."""
-    place: str
-    run: str
-    server: str
-    since: str
+    place: Text
+    run: Text
+    server: Text
+    since: Text
     """Local time, for people."""
     exclusive: bool
     cpus: tuple[int, ...] = ()
@@ -101,17 +99,11 @@ class LeaseFile:
             # A writer may be at work: what stands behind the first value is the rest of an older
             # text.
             content, _ = json.JSONDecoder().raw_decode(data)
-            return _holder(self.unit, content)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return Holder(
-                self.unit,
-                ProcessId(0, 0),
-                "",
-                "unknown",
-                "unknown",
-                "unknown",
-                exclusive=self.unit == HOST,
-            )
+            whole = json.dumps({**content, "unit": self.unit})
+            return _adapter().validate_json(whole, strict=True)
+        except (ValueError, TypeError, RecursionError):
+            unknown = ("", "unknown", "unknown", "unknown")
+            return Holder(self.unit, ProcessId(0, 0), *unknown, exclusive=self.unit == HOST)
 
     def write(self, holder: Holder) -> None:
         """Replace what the file says."""
@@ -164,34 +156,9 @@ def lease_files(folder: Path) -> list[Path]:
     )
 
 
-def _holder(unit: str, content: Any) -> Holder:
-    texts = {
-        name: _typed(str, content[name])[:_LONGEST_TEXT]
-        for name in ("place", "run", "server", "since")
-    }
-    return Holder(
-        unit,
-        _process(content["owner"]),
-        **texts,
-        exclusive=_typed(bool, content["exclusive"]),
-        cpus=tuple(_typed(int, cpu) for cpu in content["cpus"]),
-        processes=tuple(_process(process) for process in content["processes"]),
-    )
-
-
-def _process(content: Any) -> ProcessId:
-    pid = _typed(int, content["pid"])
-    if not 0 < pid < _PIDS:  # 0 and below mean groups to kill(2)
-        raise ValueError("no pid")
-    return ProcessId(
-        pid, _typed(int, content["start"]), _typed(str, content["name"])[:_LONGEST_TEXT]
-    )
-
-
-def _typed(kind: type[_T], value: Any) -> _T:
-    if type(value) is not kind:
-        raise TypeError(f"no {kind.__name__}")
-    return value
+@cache
+def _adapter() -> TypeAdapter[Holder]:
+    return TypeAdapter(Holder)
 
 
 def _unusable(folder: Path, reason: str) -> BenchmarkError:

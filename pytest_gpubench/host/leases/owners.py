@@ -10,21 +10,31 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import psutil
+from pydantic import AfterValidator, Field
 
 _PROC = Path("/proc")
 _KILL_SECONDS = 5.0
+
+
+_PIDS = 2**22 + 1
+"""Pids lie below it, on every Linux."""
+_LONGEST_TEXT = 500
+Text: TypeAlias = Annotated[str, AfterValidator(lambda text: text[:_LONGEST_TEXT])]
+"""Of a file that anybody may have damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
     """A process of this host since boot."""
 
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=_PIDS)]
+    """Read from a file it is never 0 or below, which mean groups to kill(2)."""
     start: int
     """Clock ticks between boot and its start: unlike a time of day, no clock jump changes it."""
-    name: str = field(default="", compare=False)
+    name: Text = field(default="", compare=False)
     """It may change while the process lives."""
 
     def __str__(self) -> str:
