@@ -98,10 +98,8 @@ def _staging(cache_dir: Path) -> Path:
 
 def _entry(path: Path) -> _Entry:
     size = path.stat().st_size
-    sha256, git_sha1 = (
-        hashlib.sha256(),
-        hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False),
-    )
+    sha256 = hashlib.sha256()
+    git_sha1 = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             sha256.update(chunk)

@@ -84,9 +84,8 @@ class CommandLine:
             if given is None:
                 raise GpubenchError(
                     f"env.{name} reads {value.name} from the host, which is not set and has no "
-                    "default: "
-                    f"set {value.name} or give the recipe `{name}: {{from: {value.name}, default: "
-                    "...}`, or `optional: true` where the server does without."
+                    f"default: set {value.name} or give the recipe `{name}: {{from: {value.name}, "
+                    "default: ...}`, or `optional: true` where the server does without."
                 )
             resolved[name] = given
         return resolved

@@ -76,9 +76,8 @@ def tapped_layers(context: ServerContext) -> Iterator[Symptom]:
     if shape.aux_layers and not shape.eagle_aux_layers:
         wanted = [layer - 1 for layer in shape.aux_layers]
         yield Symptom(
-            "The draft's config.json names the layers that it reads "
-            f"({list(shape.aux_layers)}) where vLLM looks only: SGLang reads eagle_config, and "
-            "taps others.",
+            f"The draft's config.json names the layers that it reads ({list(shape.aux_layers)}) "
+            "where vLLM looks only: SGLang reads eagle_config, and taps others.",
             f"Add eagle_config: {{eagle_aux_hidden_state_layer_ids: {wanted}}} to it: SGLang "
             "counts one lower.",
         )

@@ -71,9 +71,7 @@ def weight_bytes(shape: ModelShape, topology: Topology) -> float | None:
         return None
     per_stage = math.ceil(shape.layers / topology.pp) / shape.layers
     embeddings = 2
-    if (
-        shape.tied_embeddings or topology.pp > 1
-    ):  # one stage has the embedding, another one the head
+    if shape.tied_embeddings or topology.pp > 1:  # one stage has the embedding, another the head
         embeddings = 1
     whole = vision_weights(shape) + embeddings * shape.vocab * shape.hidden / tp
     return body * per_stage + whole * widths.plain
@@ -95,11 +93,8 @@ def _hybrid_bytes(
 ) -> float | None:
     """Nemotron-H: every layer is one block, feed-forward blocks have two matrices."""
     tp, hidden, sizes = topology.tensor_parallel_size, shape.hidden or 0, shape.attention
-    expert, shared, dense = (
-        shape.expert_intermediate or 0,
-        shape.shared_intermediate or 0,
-        shape.dense_intermediate or 0,
-    )
+    expert, dense = shape.expert_intermediate or 0, shape.dense_intermediate or 0
+    shared = shape.shared_intermediate or 0
     if sizes is None or (hybrid.moe and not expert) or (hybrid.dense and not dense):
         return None
     total = mamba_weights(hybrid, hidden, tp) * widths.mamba
@@ -115,10 +110,8 @@ def draft_bytes(draft: ModelShape, target: ModelShape, tp: int) -> float | None:
     """Bytes of an EAGLE3 head on one rank: it shares the target's embedding, its first layer reads
     two hidden states at once."""
     widths, sizes = _widths(draft), draft.attention
-    vocab, target_hidden = (
-        draft.draft_vocab or draft.vocab or target.vocab,
-        draft.target_hidden or target.hidden,
-    )
+    vocab = draft.draft_vocab or draft.vocab or target.vocab
+    target_hidden = draft.target_hidden or target.hidden
     if widths is None or sizes is None or draft.layers is None or draft.dense_intermediate is None:
         return None
     if vocab is None or target_hidden is None:

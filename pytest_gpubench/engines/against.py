@@ -191,15 +191,13 @@ def _no_command(word: str) -> str:
     if _VERSION.fullmatch(word):
         return (
             f"names a version, {word}: install it into an environment of its own and give the "
-            "command of its interpreter, such as "
-            f"{NEXT!r}"
+            f"command of its interpreter, such as {NEXT!r}"
         )
     if not word.startswith((".", "/", "~")) and _IMAGE.fullmatch(word):
         return (
             f"begins with {word}, which is no executable here and looks like an image. No "
-            "container is started, the run "
-            "must be in it already: run pytest inside the image, and name the other engine by "
-            f"its command ({NEXT!r})"
+            "container is started, the run must be in it already: run pytest inside the image, and "
+            f"name the other engine by its command ({NEXT!r})"
         )
     return f"begins with {word}, which is no executable on PATH and no path of one; {FORMS}"
 

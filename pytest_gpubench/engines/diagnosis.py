@@ -225,10 +225,9 @@ def _too_late(parsed: Sequence[LogLine], root: _Traceback | None, ending: Ending
             f"The engine was not ready after {ending.seconds:g} s: it was compiling "
             f"CUDA kernels ({', '.join(ending.compilers)}).",
             _clip(evidence),
-            "Raise --gpubench-start-timeout: a compilation that is cut off begins anew at the "
-            "next start, one that ends is kept in "
-            "the user's cache. FlashInfer's kernels can also be had compiled "
-            "(flashinfer-jit-cache).",
+            "Raise --gpubench-start-timeout: a compilation that is cut off begins anew at the next "
+            "start, one that ends is kept in the user's cache. FlashInfer's kernels can also be "
+            "had compiled (flashinfer-jit-cache).",
         )
     return Failure(
         "timeout",

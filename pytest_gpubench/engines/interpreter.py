@@ -89,9 +89,8 @@ def interpreter_of(command: Sequence[str]) -> str | None:
     if words and Path(words[0]).name == "env":
         words = [word for word in words[1:] if not word.startswith("-")]
     if words and Path(words[0]).name == "sh" and second.startswith(b"'''exec'"):
-        words = [
-            os.fsdecode(second.split(b"'''exec'", 1)[1].strip()).split('"')[1]
-        ]  # installers write this where the path is long
+        # installers write this where the path is long
+        words = [os.fsdecode(second.split(b"'''exec'", 1)[1].strip()).split('"')[1]]
     if not words or not Path(words[0]).name.startswith("python"):
         return None
     return shutil.which(words[0])

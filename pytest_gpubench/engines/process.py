@@ -308,9 +308,8 @@ class ServerProcess:
 
     def _drain_output(self) -> None:
         stream = self._guard.stdout
-        if stream is None or not self._stream_claim.acquire(
-            blocking=False
-        ):  # it is a pipe: see start()
+        # it is a pipe: see start()
+        if stream is None or not self._stream_claim.acquire(blocking=False):
             return
         due = time.monotonic()
         with stream:

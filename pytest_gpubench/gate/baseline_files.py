@@ -151,8 +151,7 @@ def _parse(path: Path, text: str, case: str) -> Baseline:
     if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
         raise GpubenchError(
             f"the baseline {path} was written by a newer pytest-gpubench (schema {version}, this "
-            f"one reads {SCHEMA_VERSION}); "
-            "upgrade pytest-gpubench"
+            f"one reads {SCHEMA_VERSION}); upgrade pytest-gpubench"
         )
     try:
         file = _File.model_validate(plain)

@@ -228,10 +228,8 @@ def no_baseline(metric: str, mismatch: tuple[str, ...], required: bool) -> Metri
     is there cannot be."""
     status = Status.FAIL if required else Status.UNGATED
     if mismatch:
-        reason, remedy = (
-            f"NOT COMPARABLE with the baseline: {'; '.join(mismatch)}",
-            "record a new one",
-        )
+        reason = f"NOT COMPARABLE with the baseline: {'; '.join(mismatch)}"
+        remedy = "record a new one"
         return MetricVerdict(
             metric, status, "not-comparable", reason, f"{remedy} with --gpubench-update-baselines"
         )

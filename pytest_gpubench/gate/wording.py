@@ -54,9 +54,8 @@ def moved(metric: str, change: Change, versus: str) -> str:
     verb = "rose" if change.estimate > 0 else "fell"
     return (
         f"{metric} {verb} by {size(change.estimate)} against {versus}, from "
-        f"{quantity(metric, change.before)} to "
-        f"{quantity(metric, change.now)} (95% interval {percent(change.low)} to "
-        f"{percent(change.high)})"
+        f"{quantity(metric, change.before)} to {quantity(metric, change.now)} (95% interval "
+        f"{percent(change.low)} to {percent(change.high)})"
     )
 
 

@@ -130,8 +130,7 @@ def not_private(path: Path, forbidden: int = GROUP_AND_OTHERS) -> str:
     if status.st_mode & forbidden:
         return (
             f"{path} can be written by other users (mode {stat.S_IMODE(status.st_mode):04o}): see "
-            "what lies in it, then "
-            f"chmod go-w {path}"
+            f"what lies in it, then chmod go-w {path}"
         )
     return ""
 

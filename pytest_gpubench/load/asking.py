@@ -31,9 +31,8 @@ class Asker:
         self._prefix = parts.path
         key = f"authorization: Bearer {api_key}\r\n" if api_key else ""
         self._head = (
-            f"host: {parts.netloc.rpartition('@')[2]}\r\n"
-            "accept: */*\r\naccept-encoding: identity\r\ncontent-type: application/json\r\n"
-            f"{key}content-length: "
+            f"host: {parts.netloc.rpartition('@')[2]}\r\naccept: */*\r\naccept-encoding: "
+            f"identity\r\ncontent-type: application/json\r\n{key}content-length: "
         )
         self._pool = Pool(root, connect_timeout, math.inf, self._ended, keeps_connections)
         self._waiting: dict[int, asyncio.Future[None]] = {}

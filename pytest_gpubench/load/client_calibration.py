@@ -135,11 +135,8 @@ def host_name() -> str:
 
 def file_of(results: Path) -> Path:
     """Where this host's calibrations are."""
-    return (
-        results
-        / "calibration"
-        / f"{re.sub(r'[^A-Za-z0-9._-]', '_', platform.node()) or 'host'}.json"
-    )
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", platform.node()) or "host"
+    return results / "calibration" / f"{name}.json"
 
 
 def stored(results: Path, workers: int | None = None) -> tuple[Calibration, ...]:
@@ -183,13 +180,8 @@ def store(results: Path, calibrations: tuple[Calibration, ...]) -> Path:
 
 
 def _point(calibration: Calibration) -> tuple[object, ...]:
-    return (
-        calibration.host,
-        calibration.software,
-        calibration.conc,
-        calibration.workers,
-        round(calibration.asked_rate),
-    )
+    client = (calibration.host, calibration.software)
+    return (*client, calibration.conc, calibration.workers, round(calibration.asked_rate))
 
 
 def _read(path: Path) -> tuple[Calibration, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
@@ -16,30 +16,6 @@ MAX_TPOT_ERROR = 0.005
 """Of the true TPOT, likewise."""
 MARGIN = 1.1
 """A run may be this much above what was calibrated."""
-_NUMBERS = (
-    "conc",
-    "workers",
-    "chunk_rate",
-    "asked_rate",
-    "ttft",
-    "ttft_error_mean",
-    "ttft_error_p99",
-    "tpot",
-    "tpot_error_mean",
-    "arrival_delay",
-)
-_HEAD = (
-    "conc",
-    "workers",
-    "chunks/s",
-    "planned",
-    "TTFT error",
-    "its p99",
-    "on the way",
-    "TPOT error",
-    "CPU",
-    "us/chunk",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +86,7 @@ class Calibration:
             TypeError: if a field is missing, unknown or no number where one belongs.
         """
         calibration = cls(**plain)
-        numbers = [getattr(calibration, name) for name in _NUMBERS]
+        numbers = [getattr(calibration, it.name) for it in fields(cls) if it.type != "str"]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             raise TypeError("a calibration is made of numbers")
         return calibration
@@ -128,34 +104,25 @@ def best_of(calibrations: Sequence[Calibration], in_flight: int, rate: float) ->
 def table_of(calibrations: Sequence[Calibration]) -> str:
     """One line per calibration, for a terminal. "on the way" is the part of the TTFT error that is
     not the client's."""
-    rows = [_HEAD, *map(_row, calibrations)]
-    wide = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = [
-        "  ".join(cell.rjust(size) for cell, size in zip(row, wide, strict=True)) for row in rows
-    ]
-    verdicts = ["", *map(_verdict, calibrations)]
-    return "\n".join(
-        f"{line}  {verdict}".rstrip() for line, verdict in zip(lines, verdicts, strict=True)
-    )
+    table = [[title, *map(cell_of, calibrations)] for title, cell_of in _COLUMNS.items()]
+    wide = [[cell.rjust(max(map(len, column))) for cell in column] for column in table]
+    verdicts = [f"not usable: {it.problem}" if it.problem else "usable" for it in calibrations]
+    lines = zip(*wide, ["", *verdicts], strict=True)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-def _verdict(calibration: Calibration) -> str:
-    return f"not usable: {calibration.problem}" if calibration.problem else "usable"
-
-
-def _row(calibration: Calibration) -> tuple[str, ...]:
-    return (
-        f"{calibration.conc}",
-        f"{calibration.workers}",
-        f"{calibration.chunk_rate:,.0f}",
-        f"{calibration.asked_rate:,.0f}",
-        f"{calibration.ttft_error_mean * 1e3:+.2f} ms",
-        f"{calibration.ttft_error_p99 * 1e3:+.2f} ms",
-        f"{calibration.arrival_delay * 1e3:.2f} ms",
-        f"{calibration.tpot_error_mean / calibration.tpot:+.2%}" if calibration.tpot else "-",
-        f"{calibration.cpu_share:.0%}",
-        f"{calibration.cpu_per_chunk * 1e6:.1f}",
-    )
+_COLUMNS: dict[str, Callable[[Calibration], str]] = {
+    "conc": lambda it: f"{it.conc}",
+    "workers": lambda it: f"{it.workers}",
+    "chunks/s": lambda it: f"{it.chunk_rate:,.0f}",
+    "planned": lambda it: f"{it.asked_rate:,.0f}",
+    "TTFT error": lambda it: f"{it.ttft_error_mean * 1e3:+.2f} ms",
+    "its p99": lambda it: f"{it.ttft_error_p99 * 1e3:+.2f} ms",
+    "on the way": lambda it: f"{it.arrival_delay * 1e3:.2f} ms",
+    "TPOT error": lambda it: f"{it.tpot_error_mean / it.tpot:+.2%}" if it.tpot else "-",
+    "CPU": lambda it: f"{it.cpu_share:.0%}",
+    "us/chunk": lambda it: f"{it.cpu_per_chunk * 1e6:.1f}",
+}
 
 
 def compare(

@@ -131,9 +131,8 @@ class Composer:
         workload = self._workload
         if workload.dataset in _PARSERS:
             parse = _PARSERS[workload.dataset]
-            chosen = await self._choose(
-                parse(read_text(workload.dataset_file), workload.dataset_file)
-            )
+            text = read_text(workload.dataset_file)
+            chosen = await self._choose(parse(text, workload.dataset_file))
             first_of = {"warmup": 0, "measured": -(-workload.num_warmups // workload.turns)}
             return lambda phase, number: self._recorded(phase, chosen[first_of[phase] + number])
         vocabulary = await self._vocabularies.of(self._plan, self._count)
@@ -176,23 +175,13 @@ class Composer:
                 )
                 if workload.prefix_tokens:
                     summary += f", the shared prefix {workload.prefix_tokens}"
-                raise BenchmarkError(
-                    Failure(
-                        "prompt-too-short", "recipe", summary, remedy="Raise isl in the recipe."
-                    )
-                )
+                remedy = "Raise isl in the recipe."
+                raise BenchmarkError(Failure("prompt-too-short", "recipe", summary, (), remedy))
             if turn == 0:
-                words = self._shared(material, number) + _draw(
-                    material, rng, own - workload.prefix_tokens
-                )
-                text = await fit(
-                    isl,
-                    words,
-                    self._count,
-                    material.vocabulary,
-                    rng,
-                    usual_size=material.tokens_per_word,
-                )
+                words = self._shared(material, number)
+                words += _draw(material, rng, own - workload.prefix_tokens)
+                size = material.tokens_per_word
+                text = await fit(isl, words, self._count, material.vocabulary, rng, size)
             else:
                 text = " ".join(_draw(material, rng, own))
                 isl = await self._count(text, history)
@@ -215,9 +204,8 @@ class Composer:
         words: list[str] = []
         for block in row.blocks:
             size = min(_BLOCK_TOKENS, room)
-            words += draw_words(self._random(f"block/{block}"), material.vocabulary, _BLOCK_TOKENS)[
-                :size
-            ]
+            drawn = draw_words(self._random(f"block/{block}"), material.vocabulary, _BLOCK_TOKENS)
+            words += drawn[:size]
             room -= size
         words += draw_words(rng, material.vocabulary, room)
         isl = max(row.input_tokens, material.vocabulary.overhead + 1)
@@ -235,12 +223,9 @@ class Composer:
         """As many conversations as the run needs, in random order, whose first prompt is at most
         ``isl`` tokens long. One that the server's chat template refuses is left out."""
         workload, left_out = self._workload, list(read.left_out)
-        needed = -(-workload.num_warmups // workload.turns) + -(
-            -workload.num_prompts // workload.turns
-        )
-        order = [
-            conversation for conversation in read.found if len(conversation.users) >= workload.turns
-        ]
+        counts = (workload.num_warmups, workload.num_prompts)
+        needed = sum(-(-count // workload.turns) for count in counts)
+        order = [one for one in read.found if len(one.users) >= workload.turns]
         self._random("order").shuffle(order)
         chosen: list[Conversation] = []
         while order and len(chosen) < needed:
@@ -260,25 +245,18 @@ class Composer:
             )
             if left_out:
                 summary += f"; {left_out_words(left_out)}"
-            raise BenchmarkError(
-                Failure(
-                    "dataset-too-small",
-                    "recipe",
-                    summary,
-                    remedy="Ask for fewer prompts, or raise isl.",
-                )
-            )
+            remedy = "Ask for fewer prompts, or raise isl."
+            raise BenchmarkError(Failure("dataset-too-small", "recipe", summary, (), remedy))
         return chosen[:needed]
 
     async def _size(self, conversation: Conversation, left_out: list[str]) -> int | None:
         """Tokens of the first prompt; None where the server refuses a message."""
-        position = self._turns(conversation)[0]
+        first, *later = self._turns(conversation)
+        messages = conversation.messages
         try:
-            for last in self._turns(conversation)[1:]:
-                await self._count(conversation.messages[last][1], conversation.messages[:last])
-            return await self._count(
-                conversation.messages[position][1], conversation.messages[:position]
-            )
+            for last in later:
+                await self._count(messages[last][1], messages[:last])
+            return await self._count(messages[first][1], messages[:first])
         except BenchmarkError as error:
             if error.failure.cause != REFUSED:
                 raise
@@ -312,9 +290,8 @@ def _draw(material: _Material, rng: random.Random, tokens: int) -> list[str]:
     sentences of the corpus."""
     if not material.sentences:
         return draw_words(rng, material.vocabulary, tokens)
-    words = rng.choices(
-        material.vocabulary.words, k=_OPENING_WORDS
-    )  # else the first block of prompts would often be the same
+    # else the first block of prompts would often be the same
+    words = rng.choices(material.vocabulary.words, k=_OPENING_WORDS)
     wanted = max(1, int(tokens / material.tokens_per_word))
     while len(words) < wanted:
         words += rng.choice(material.sentences).split()

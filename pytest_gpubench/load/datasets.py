@@ -126,9 +126,8 @@ def dataset_problem(workload: Workload) -> Failure | None:
     except BenchmarkError as error:
         return error.failure
     except OSError as error:
-        return unusable(
-            f"the dataset {workload.dataset_file} cannot be read: {error.strerror}"
-        ).failure
+        words = f"the dataset {workload.dataset_file} cannot be read: {error.strerror}"
+        return unusable(words).failure
 
 
 def _tool_file_problem(tool: Tool) -> Failure | None:
@@ -382,11 +381,5 @@ def left_out_note(name: str, left_out: Sequence[str]) -> Iterator[Note]:
 
 def unusable(summary: str) -> BenchmarkError:
     """The failure of a dataset."""
-    return BenchmarkError(
-        Failure(
-            "dataset-unusable",
-            "recipe",
-            summary,
-            remedy="Correct dataset-file in the recipe's client section.",
-        )
-    )
+    remedy = "Correct dataset-file in the recipe's client section."
+    return BenchmarkError(Failure("dataset-unusable", "recipe", summary, remedy=remedy))

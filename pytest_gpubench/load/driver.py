@@ -179,10 +179,8 @@ class Driver:
         if not jobs:
             return []
         await self.open()
-        self._jobs, self._heads = (
-            jobs,
-            [number for number, job in enumerate(jobs) if not job.after],
-        )
+        self._jobs = jobs
+        self._heads = [number for number, job in enumerate(jobs) if not job.after]
         self._roots, self._followers = sessions_of(jobs)
         self._unmet = [len(job.after) for job in jobs]
         self._exchanges, self._next, self._open, self._stop = [], 0, {}, stop or StopRule()

@@ -113,11 +113,8 @@ def check_workload(workload: Workload) -> Failure | None:
 def _check(plan: LoadPlan) -> None:
     failure = check_workload(plan.workload)
     if not plan.base_url.startswith(("http://", "https://")):
-        failure = Failure(
-            "workload-unsupported",
-            "recipe",
-            f"the base URL {plan.base_url!r} is neither http nor https",
-        )
+        summary = f"the base URL {plan.base_url!r} is neither http nor https"
+        failure = Failure("workload-unsupported", "recipe", summary)
     if failure is not None:
         raise BenchmarkError(failure)
 
@@ -140,12 +137,8 @@ def _supervise(
             return failure
         if time.monotonic() > limit:
             summary = f"the load run was not finished after {plan.deadline:g} s"
-            return Failure(
-                "load-deadline",
-                "client",
-                summary,
-                remedy="See whether the server is far slower than planned.",
-            )
+            remedy = "See whether the server is far slower than planned."
+            return Failure("load-deadline", "client", summary, remedy=remedy)
         release(workers)
         _pause(workers)
 

@@ -159,18 +159,10 @@ class Measuring:
         nothing."""
         if await self.barrier("recount") < 0:
             return "a part of the load had failed"
-        plan, exchanges = (
-            self.plan,
-            {exchange.number: exchange for exchange in self._exchanges if not exchange.error},
-        )
-        measured = [
-            number for number in exchanges if self._requests[number].prompt.phase == "measured"
-        ]
-        chosen = sample(
-            measured,
-            -(-SAMPLE // plan.workload.workers),
-            f"{plan.salt}/{plan.launch}/{plan.share}/recount",
-        )
+        plan = self.plan
+        exchanges = {one.number: one for one in self._measured() if not one.error}
+        seed = f"{plan.salt}/{plan.launch}/{plan.share}/recount"
+        chosen = sample(list(exchanges), -(-SAMPLE // plan.workload.workers), seed)
         read = {number: answer_of(self._whole(exchanges[number])) for number in chosen}
         answers = {
             number: answer
@@ -180,10 +172,12 @@ class Measuring:
         if chosen and not answers:
             return "no sampled answer could be read again"
         counts, why_not = await recount(plan, self.api_key, answers)
-        self._recounted = {
-            number: (count, answers[number].silent) for number, count in counts.items()
-        }
+        self._recounted = {number: (it, answers[number].silent) for number, it in counts.items()}
         return why_not
+
+    def _measured(self) -> list[Exchange]:
+        requests = self._requests
+        return [one for one in self._exchanges if requests[one.number].prompt.phase == "measured"]
 
     async def _drained(
         self,
@@ -230,11 +224,7 @@ class Measuring:
             _loop_name(),
             planned=planned,
         )
-        measured = [
-            exchange
-            for exchange in self._exchanges
-            if self._requests[exchange.number].prompt.phase == "measured"
-        ]
+        measured = self._measured()
         if not measured:
             return facts
         start = min(exchange.due_ns for exchange in measured)

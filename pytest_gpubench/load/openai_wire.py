@@ -86,40 +86,33 @@ async def _create(
     usage: Any = {"include_usage": True}
     if dialect_of(plan.framework).continuous_usage:
         usage["continuous_usage_stats"] = True  # no part of OpenAI's; the client passes it through
+    # typed by none of the client's overloads, which all three endpoints have
+    every: Any = {
+        "model": plan.model,
+        "temperature": workload.temperature,
+        "stream": True,
+        "extra_body": extra,
+        "extra_headers": headers,
+    }
+    answer: openai.AsyncStream[Any]
     if workload.api == "completions":
-        return await client.completions.create(
-            model=plan.model,
-            prompt=prompt.text if prompt.token_ids is None else prompt.token_ids.tolist(),
-            max_tokens=prompt.osl,
-            temperature=workload.temperature,
-            stream=True,
-            stream_options=usage,
-            extra_body=extra,
-            extra_headers=headers,
+        text = prompt.text if prompt.token_ids is None else prompt.token_ids.tolist()
+        answer = await client.completions.create(
+            prompt=text, max_tokens=prompt.osl, stream_options=usage, **every
         )
+        return answer
     if workload.chat_template_kwargs:
         extra["chat_template_kwargs"] = thaw(workload.chat_template_kwargs)
+    messages = openai_messages(prompt.text, prompt.history)
     if workload.api == "responses":
-        return await client.responses.create(
-            model=plan.model,
-            input=openai_messages(prompt.text, prompt.history),
-            max_output_tokens=prompt.osl,
-            temperature=workload.temperature,
-            store=False,
-            stream=True,
-            extra_body=extra,
-            extra_headers=headers,
+        answer = await client.responses.create(
+            input=messages, max_output_tokens=prompt.osl, store=False, **every
         )
-    return await client.chat.completions.create(
-        model=plan.model,
-        messages=openai_messages(prompt.text, prompt.history),
-        max_completion_tokens=prompt.osl,
-        temperature=workload.temperature,
-        stream=True,
-        stream_options=usage,
-        extra_body=extra,
-        extra_headers=headers,
-    )
+    else:
+        answer = await client.chat.completions.create(
+            messages=messages, max_completion_tokens=prompt.osl, stream_options=usage, **every
+        )
+    return answer
 
 
 def openai_messages(text: str, history: tuple[Message, ...]) -> Any:

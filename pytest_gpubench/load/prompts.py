@@ -122,13 +122,8 @@ async def measure_vocabulary(count: Counter) -> Vocabulary:
     sizes = await asyncio.gather(*(size(word) for word in words))
     usable = [(word, tokens) for word, tokens in zip(words, sizes, strict=True) if tokens > 0]
     if not usable:
-        raise BenchmarkError(
-            Failure(
-                "tokenizer-unusable",
-                "client",
-                "the server's /tokenize counts no tokens for plain words: prompts cannot be sized",
-            )
-        )
+        summary = "the server's /tokenize counts no tokens for plain words: prompts cannot be sized"
+        raise BenchmarkError(Failure("tokenizer-unusable", "client", summary))
     first = next((tokens for word, tokens in usable if word == WORDS[0]), 1)
     return Vocabulary(
         tuple(word for word, _ in usable), tuple(tokens for _, tokens in usable), empty - first

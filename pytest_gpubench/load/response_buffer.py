@@ -75,10 +75,8 @@ class ResponseBuffer:
             view = memoryview(data)
             while view:
                 view = view[os.write(self._file, view) :]
-            stamps, sizes = (
-                array("q", (stamp for stamp, _ in exchange.reads)),
-                array("q", (len(part) for _, part in exchange.reads)),
-            )
+            stamps = array("q", (stamp for stamp, _ in exchange.reads))
+            sizes = array("q", (len(part) for _, part in exchange.reads))
             self._moved[id(exchange)] = _Moved(self._offset, stamps, sizes)
             self._offset += len(data)
             self._held -= len(data)

@@ -118,9 +118,8 @@ class LagProbe:
         low, high = max(0, first - 1), min(len(self._stamps) - 1, last)
         span = self._stamps[high] - self._stamps[low]
         share = (self._cpu[high] - self._cpu[low]) / span if span > 0 else 0.0
-        p99 = lags[
-            max(0, min(len(lags) - 3, int(0.99 * len(lags))))
-        ]  # of few beats the third worst: one is chance
+        # of few beats the third worst: one is chance
+        p99 = lags[max(0, min(len(lags) - 3, int(0.99 * len(lags))))]
         return LagSummary(
             sum(lags) / len(lags) / 1e9,
             p99 / 1e9,

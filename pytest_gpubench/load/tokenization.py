@@ -141,15 +141,11 @@ class TokenCounter:
             said = "the server refuses a prompt"
             raise BenchmarkError(Failure(REFUSED, "recipe", f"{said} ({status})", (text,)))
         if status != 200:
-            redirect = (
-                f", a redirect to {location[:200]!r} that is not followed"
-                if 300 <= status < 400
-                else ""
-            )
+            where = f", a redirect to {location[:200]!r} that is not followed"
+            redirect = where if 300 <= status < 400 else ""
             remedy = "The server must offer /tokenize as its engine does." if status == 404 else ""
-            raise self._failed(
-                f"answered {status}{redirect}, so prompts cannot be sized", text, remedy
-            )
+            words = f"answered {status}{redirect}, so prompts cannot be sized"
+            raise self._failed(words, text, remedy)
         try:
             return _counted(self._dialect, data)
         except _NO_ANSWER as error:
@@ -162,16 +158,8 @@ class TokenCounter:
         remedy: str = "",
         failure_class: FailureClass = "engine",
     ) -> BenchmarkError:
-        lines = tuple(filter(None, [evidence]))
-        return BenchmarkError(
-            Failure(
-                "tokenize-failed",
-                failure_class,
-                f"{self._plan.root}/tokenize {what}",
-                lines,
-                remedy,
-            )
-        )
+        words, lines = f"{self._plan.root}/tokenize {what}", tuple(filter(None, [evidence]))
+        return BenchmarkError(Failure("tokenize-failed", failure_class, words, lines, remedy))
 
 
 async def with_token_ids(prompts: Sequence[Prompt], counter: TokenCounter) -> list[Prompt]:
@@ -235,10 +223,8 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
     Raises:
         NotCountedError: as ``ask`` does.
     """
-    text, claimed = (
-        answer.text.encode("utf-8", "replace").decode("utf-8"),
-        answer.claimed - answer.silent,
-    )
+    text = answer.text.encode("utf-8", "replace").decode("utf-8")
+    claimed = answer.claimed - answer.silent
     if not text:
         return 0
     counted = await ask(text)
@@ -247,9 +233,8 @@ async def tokens_of(answer: Answer, ask: Ask) -> int:
         one_each = repeats + await ask(_STUCK.sub(r"\1", text))
         low, high = sorted((counted, one_each))
         counted = min(max(claimed, low), high)
-    if (
-        counted > claimed and _REPLACED in text
-    ):  # bytes that were no text: one token each, of which decoding made several
+    # bytes that were no text: one token each, of which decoding made several
+    if counted > claimed and _REPLACED in text:
         rest = text.replace(_REPLACED, "")
         counted = claimed
         if rest:

@@ -98,11 +98,8 @@ class Slot(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         exchange.send_ns = self._since_ns = _now()
         written = 0
-        if (
-            self._descriptor >= 0
-            # at once: uvloop's own write waits for the end of the loop's round, behind a whole
-            # burst
-        ):
+        # at once: uvloop's own write waits for the end of the loop's round, behind a whole burst
+        if self._descriptor >= 0:
             try:
                 written = os.write(self._descriptor, wire)
             except OSError:  # full, or broken: the transport finds out which

@@ -21,6 +21,7 @@ import resource
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ import uvloop
 from pytest_gpubench.load.measuring import Measuring
 from pytest_gpubench.load.openai_wire import import_ahead
 from pytest_gpubench.load.prompts import Vocabularies
-from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Progress
+from pytest_gpubench.load.protocol import LoadPlan, Progress
 from pytest_gpubench.load.response_buffer import ResponseBuffer
 from pytest_gpubench.model.failures import BenchmarkError
 
@@ -52,14 +53,7 @@ class _Reporter:
             or now - self._last[0] >= _PROGRESS_INTERVAL
         ):
             self._last = (now, progress.stage)
-            emit(
-                {
-                    "event": "progress",
-                    "stage": progress.stage,
-                    "done": progress.done,
-                    "total": progress.total,
-                }
-            )
+            emit({"event": "progress", **asdict(progress)})
 
     def alive(self) -> None:
         """A sign of life where there is no progress to tell."""
@@ -107,9 +101,8 @@ class _LifeLine:
 
     def _listen(self) -> None:
         rest = b""
-        while data := os.read(
-            0, 4096
-        ):  # unbuffered: a lock on sys.stdin would be in the way of a normal exit
+        # unbuffered: a lock on sys.stdin would be in the way of a normal exit
+        while data := os.read(0, 4096):
             *lines, rest = (rest + data).split(b"\n")
             for message in map(json.loads, lines):
                 if "plan" in message:
@@ -131,15 +124,12 @@ def _do(task: dict[str, Any], life_line: _LifeLine, vocabularies: Vocabularies) 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             facts = runner.run(measuring.work())
         with result.open("w", encoding="utf-8") as file:
-            facts_json = {name: getattr(facts, name) for name in ClientFacts.__dataclass_fields__}
-            file.write(json.dumps(facts_json, allow_nan=False) + "\n")
+            file.write(json.dumps(asdict(facts), allow_nan=False) + "\n")
             for record in measuring.records():
                 line = json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False)
                 file.write(line + "\n")
     except BenchmarkError as error:
-        failure = error.failure
-        names = ("cause", "failure_class", "summary", "evidence", "remedy")
-        emit({"event": "failed", "failure": {name: getattr(failure, name) for name in names}})
+        emit({"event": "failed", "failure": asdict(error.failure)})
     else:
         emit({"event": "done"})
     finally:

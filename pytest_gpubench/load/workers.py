@@ -60,10 +60,8 @@ class Surroundings:
             name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS
         }
         package_root = str(Path(__file__).parents[2])
-        if package_root not in (
-            *site.getsitepackages(),
-            site.getusersitepackages(),
-        ):  # a checkout that is not installed
+        installed = (*site.getsitepackages(), site.getusersitepackages())
+        if package_root not in installed:  # a checkout
             environment["PYTHONPATH"] = os.pathsep.join(
                 filter(None, (os.environ.get("PYTHONPATH"), package_root))
             )
@@ -129,9 +127,8 @@ class Worker:
 
     def tell(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None  # noqa: S101  # it was asked for
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # it died at once: its exit code and stderr say why
+        # it may have died at once: its exit code and stderr say why
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
 

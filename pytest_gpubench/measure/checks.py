@@ -102,9 +102,8 @@ def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list
         first = wrong[0]
         problems.append(
             f"{len(wrong)} outputs are not as long as asked, for instance {first.phase} request "
-            f"{first.index}: "
-            f"{first.completion_tokens} tokens instead of {first.asked_osl} (finish reason "
-            f"{first.finish_reason})"
+            f"{first.index}: {first.completion_tokens} tokens instead of {first.asked_osl} (finish "
+            f"reason {first.finish_reason})"
         )
     # All tokens that were asked for are a whole answer, said or not.
     cut = [

@@ -194,8 +194,7 @@ def _client(seen: Validity, ttft_p50: float) -> list[str]:
     if seen.send_lag_mean is not None and seen.send_lag_mean > send:
         faults.append(
             f"requests were sent {seen.send_lag_mean * 1e3:.1f} ms after they were due, in the "
-            f"mean (limit {send * 1e3:.1f} ms): "
-            "the client could not keep to its schedule"
+            f"mean (limit {send * 1e3:.1f} ms): the client could not keep to its schedule"
         )
     if seen.cpu_share is not None and seen.cpu_share > CPU_LIMIT:
         faults.append(
@@ -223,10 +222,8 @@ def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
     ):
         faults.append(
             f"{seen.engine_gap * 1e3:.1f} ms of the client's TTFT are neither queue nor first "
-            "token by the engine's own clock "
-            f"(median, limit {limit * 1e3:.1f} ms), and the client's event loop does not clear "
-            "it: client, network or API server "
-            "are in the way"
+            f"token by the engine's own clock (median, limit {limit * 1e3:.1f} ms), and the "
+            "client's event loop does not clear it: client, network or API server are in the way"
         )
     if seen.engine_gap is not None and seen.engine_gap < -IMPOSSIBLE:
         faults.append(
@@ -240,8 +237,7 @@ def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
     ):
         faults.append(
             f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine "
-            "(median, limit "
-            f"{ENGINE_STRETCH:.0%}), and the client's event loop does not clear it"
+            f"(median, limit {ENGINE_STRETCH:.0%}), and the client's event loop does not clear it"
         )
     drift = max(CLOCK_FLOOR, CLOCK_SHARE * window)
     if seen.clock_drift is not None and abs(seen.clock_drift) > drift:
@@ -263,9 +259,8 @@ def accounting(totals: Totals, *, prefix_caching: bool) -> list[str]:
     ):
         faults.append(
             f"the engine counted {totals.engine_output_tokens} generated tokens, the client "
-            "received "
-            f"{totals.output_tokens_with_warmup} (warm-up included): another client used the "
-            "server, or a count is wrong"
+            f"received {totals.output_tokens_with_warmup} (warm-up included): another client used "
+            "the server, or a count is wrong"
         )
     if not prefix_caching and totals.prefix_cache_hits:
         faults.append(
@@ -317,8 +312,7 @@ def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
         return ()
     return (
         f"the engine compiled kernels while it was measured ({some_names(compiled, 3)}; attempt "
-        f"{attempts} on this launch): "
-        "raise warmups-per-conc, or keep its compile caches",
+        f"{attempts} on this launch): raise warmups-per-conc, or keep its compile caches",
     )
 
 
@@ -332,9 +326,8 @@ def _capacity(seen: Validity, calibration: Calibration) -> list[str]:
     if not calibration.covers(seen.in_flight_max, rate):
         return [
             f"the run had {seen.in_flight_max} requests in flight and {rate:,.0f} chunks/s; the "
-            "client is calibrated for "
-            f"{calibration.conc} and {calibration.chunk_rate:,.0f}; run gpubench calibrate for "
-            "this load"
+            f"client is calibrated for {calibration.conc} and {calibration.chunk_rate:,.0f}; run "
+            "gpubench calibrate for this load"
         ]
     return []
 

@@ -229,9 +229,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
     with gc_pause.paused():
         sets = session.parameters.of(names)
-        if sets or names != (
-            RATIO,
-        ):  # without ratios the test is one item, which is taken out again
+        # without ratios the test is one item, which is taken out again
+        if sets or names != (RATIO,):
             metafunc.parametrize(names, sets, indirect=True, scope="session")
 
 

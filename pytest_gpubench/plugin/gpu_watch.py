@@ -51,10 +51,8 @@ class GpuWatch:
         ]
         if not samples or not measured or measurement.problems:
             return measurement
-        start, end = (
-            min(record.due_ns for record in measured),
-            max(record.last_token_ns or 0 for record in measured),
-        )
+        start = min(record.due_ns for record in measured)
+        end = max(record.last_token_ns or 0 for record in measured)
         timed = [name for name in measurement.metrics if name != "acceptance_length"]
         window = gpu_window(
             samples,

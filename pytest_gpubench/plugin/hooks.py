@@ -144,9 +144,8 @@ class Hooks:
             self._benchmark.write_documents(list(cases.values()))
         if session.config.option.collectonly:
             return
-        if not hasattr(
-            session.config, "workerinput"
-        ):  # a worker says it with the test that needs the file
+        # a worker says it with the test that needs the file
+        if not hasattr(session.config, "workerinput"):
             self._benchmark.read_baselines(subjects_of(session.items))
         self._benchmark.plan_budget(cases.values())
         if any(launch.reserve for launch in servers):

@@ -36,9 +36,8 @@ def take_out(items: list[pytest.Item]) -> list[pytest.Item]:
     found = {item: None for item in items if RATIO in getattr(item, "fixturenames", ())}
     if found:
         items[:] = [item for item in items if item not in found]
-    return [
-        item for item in found if ratio_of(item)
-    ]  # without ratios the function is an item by itself
+    # without ratios the function is an item by itself
+    return [item for item in found if ratio_of(item)]
 
 
 def put_back(

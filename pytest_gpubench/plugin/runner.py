@@ -138,9 +138,8 @@ class CaseRunner:
             "measurement": measurement.to_json(),
             "co_tenancy": self._servers.co_tenancy(),
         }
-        record["gate"] = self.gate.part(
-            case, self._servers.arms.spec(launch), record
-        )  # now with the client's part
+        # now with the client's part
+        record["gate"] = self.gate.part(case, self._servers.arms.spec(launch), record)
         if measurement.problems:
             summary, *others = measurement.problems
             self._fail(

@@ -425,10 +425,8 @@ def ended_by(error: BaseException, doing: str) -> Failure:
     if isinstance(error, pytest.fail.Exception):
         remedy = (
             "A start takes up to --gpubench-start-timeout and a case as long as its requests. A "
-            "time limit "
-            "of pytest-timeout must leave room for both: raise it with --timeout or "
-            "pytest.mark.timeout for these tests; timeout_func_only = true leaves starts out of "
-            "it."
+            "time limit of pytest-timeout must leave room for both: raise it with --timeout or "
+            "pytest.mark.timeout for these tests; timeout_func_only = true leaves starts out of it."
         )
         return Failure(
             "test-ended", "client", f"the test was ended while {doing}: {words}", remedy=remedy

@@ -240,10 +240,8 @@ def workload_of(
     drained = fields.get("profile") == "inferencex" or fields.get("dataset") in ("trace", SESSIONS)
     if not drained:
         fields = {"handover": "continue", **fields}
-    prompts, warmups = (
-        fields.pop("prompts_per_conc", PROMPTS_PER_CONC),
-        fields.pop("warmups_per_conc", WARMUPS_PER_CONC),
-    )
+    prompts = fields.pop("prompts_per_conc", PROMPTS_PER_CONC)
+    warmups = fields.pop("warmups_per_conc", WARMUPS_PER_CONC)
     if fields.get("dataset") == SESSIONS and "prompts_per_conc" in given:
         words = (
             "a trace of sessions is replayed turn by turn; write sessions-per-conc, and "
@@ -317,10 +315,8 @@ def _by_tool(point: Point, fields: Mapping[str, Any], tool: Tool) -> Workload:
     kept = {name: fields[name] for name in _OF_TOOL if name in fields}
     if point.agentic:
         return replace(_agentic(point, fields, tool), **kept)
-    prompts, warmups = (
-        fields.get("prompts_per_conc", PROMPTS_PER_CONC),
-        fields.get("warmups_per_conc", WARMUPS_PER_CONC),
-    )
+    prompts = fields.get("prompts_per_conc", PROMPTS_PER_CONC)
+    warmups = fields.get("warmups_per_conc", WARMUPS_PER_CONC)
     if tool.brings_data:
         prompts, warmups = 1, 0
     return Workload(

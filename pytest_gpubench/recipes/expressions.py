@@ -304,9 +304,8 @@ def split(text: str) -> tuple[str | Expression, ...]:
 
 
 def _end(text: str, start: int) -> int:
-    quote = (
-        ""  # the mark that a string inside the expression began with: a brace in it closes nothing
-    )
+    # the mark that a string inside the expression began with: a brace in it closes nothing
+    quote = ""
     for index in range(start, len(text)):
         character = text[index]
         if quote:

@@ -31,9 +31,8 @@ def share(
         the maximum of each capacity over all its points.
     """
     groups: dict[str, dict[ServerSpec, list[Resolved]]] = {}
-    known: dict[
-        tuple[int, str], list[Resolved]
-    ] = {}  # by identity: many points have one object, and comparing specs is slow
+    # by identity: many points have one object, and comparing specs is slow
+    known: dict[tuple[int, str], list[Resolved]] = {}
     for point in points:
         load = _load(point.workload, policy)
         members = known.get((id(point.served), load))

@@ -69,8 +69,7 @@ def _check(result: CaseResult) -> None:
     if profile != "inferencex":
         raise NotExportedError(
             f"it was measured with the client profile {str(profile)[:40]}, whose numbers are not "
-            "InferenceX's; "
-            "write `profile: inferencex` in the recipe's client section"
+            "InferenceX's; write `profile: inferencex` in the recipe's client section"
         )
     if result.measurement is not None and result.measurement.invalid:
         raise NotExportedError(f"its measurement does not count: {result.measurement.invalid[0]}")

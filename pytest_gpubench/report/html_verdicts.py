@@ -185,8 +185,7 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
     held = [one for one in found if one.metric.status in within]
     lead = (
         f"A bar is the 95% interval of the change, from -{scale.high:.0%} to +{scale.high:.0%}, "
-        "its dot the estimate; the shaded "
-        "side is what the tolerance does not allow."
+        "its dot the estimate; the shaded side is what the tolerance does not allow."
     )
     summary = f"{len(held):,} {'comparison' if len(held) == 1 else 'comparisons'} within tolerance"
     return section(

@@ -96,9 +96,7 @@ class LogReader:
                 if needle in line.text:
                     match = pattern.search(line.text)
                     if match is not None:
-                        with contextlib.suppress(
-                            ValueError
-                        ):  # no number that anybody could have meant
+                        with contextlib.suppress(ValueError):  # no number anybody could have meant
                             act(self, match)
             if "_EP" in line.process:
                 self._expert_parallel = True

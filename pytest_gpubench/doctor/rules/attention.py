@@ -130,8 +130,7 @@ def common_block_size(context: ServerContext) -> Iterator[Symptom]:
     packed = "VLLM_KV_CACHE_LAYOUT" in context.settings.environment
     yield Symptom(
         f"No block size suits every attention backend at block size {size} "
-        f"({'; '.join(map(str, kernels))}); "
-        "vLLM finds out after the weights are loaded."
+        f"({'; '.join(map(str, kernels))}); vLLM finds out after the weights are loaded."
         + (" A packed VLLM_KV_CACHE_LAYOUT may avoid it." if packed else ""),
         _block_remedy(context, kernels),
         {"size": size, "backends": "; ".join(map(str, kernels))},
@@ -177,9 +176,8 @@ def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
         )
         yield Symptom(
             f"The draft {how} FLASHINFER on {context.hardware.key}; it has a KV head for each of "
-            f"its {draft.heads} query heads, "
-            f"and FlashInfer has pages of {size} tokens only for grouped heads. vLLM finds out "
-            "after the weights are loaded.",
+            f"its {draft.heads} query heads, and FlashInfer has pages of {size} tokens only for "
+            "grouped heads. vLLM finds out after the weights are loaded.",
             "Set speculative.attention-backend to FLASH_ATTN, or use a draft with "
             "grouped heads (GQA).",
             {"size": size},

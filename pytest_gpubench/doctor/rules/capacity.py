@@ -79,8 +79,7 @@ def batch_below_context(context: ServerContext) -> Iterator[Symptom]:
         and settings.max_num_batched_tokens < limit
     ):
         yield Symptom(
-            "Without chunked prefill a prompt must fit into one batch, but "
-            "max-num-batched-tokens "
+            "Without chunked prefill a prompt must fit into one batch, but max-num-batched-tokens "
             f"{settings.max_num_batched_tokens} is below max-model-len {limit}.",
             f"Raise max-num-batched-tokens to {limit}, or leave chunked prefill on.",
             {"batched": settings.max_num_batched_tokens, "limit": limit},
@@ -109,8 +108,7 @@ def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
         whose = "" if context.settings.max_num_seqs_given else " (vLLM's default here)"
         yield Symptom(
             f"{most} requests in flight{rank}, the server runs {limit}{whose} at once: the others "
-            "queue, and TTFT "
-            "measures the queue.",
+            "queue, and TTFT measures the queue.",
             f"Raise max-num-seqs to {most}.",
             cases=_ids(queued),
         )
@@ -223,8 +221,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         "seen on the CPU engine",
         "User-specified max_model_len ({asked}) is greater than the derived max_model_len "
-        "({key}={derived} or "
-        "model_max_length=None in model's config.json).",
+        "({key}={derived} or model_max_length=None in model's config.json).",
         context_of_model,
     ),
     Rule(
@@ -284,8 +281,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         "read in source",
         "customized max_cudagraph_capture_size(={limit}) should be consistent with the max value "
-        "of "
-        "cudagraph_capture_sizes(={largest})",
+        "of cudagraph_capture_sizes(={largest})",
         capture_contradiction,
     ),
     Rule(

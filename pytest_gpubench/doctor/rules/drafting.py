@@ -132,17 +132,14 @@ def draft_length(context: ServerContext) -> Iterator[Symptom]:
     if draft and draft.max_length and needs and draft.max_length < min(needs, longest or needs):
         yield Symptom(
             f"The draft knows {draft.max_length} positions, requests grow to "
-            f"{min(needs, longest or needs)} tokens: "
-            "beyond that nothing is drafted.",
+            f"{min(needs, longest or needs)} tokens: beyond that nothing is drafted.",
             "Expect a lower acceptance length, or use a draft with a longer context.",
         )
 
 
 def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
-    method, length = (
-        context.draft_option("rejection_sample_method"),
-        context.draft_option("synthetic_acceptance_length"),
-    )
+    method = context.draft_option("rejection_sample_method")
+    length = context.draft_option("synthetic_acceptance_length")
     rates = context.draft_option("synthetic_acceptance_rates")
     most = context.spec_tokens + 1
     if method != "synthetic":

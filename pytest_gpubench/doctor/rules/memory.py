@@ -88,8 +88,7 @@ def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
     if memory.loaded_gib + memory.kv_gib > memory.total_gib:
         yield Symptom(
             f"kv-cache-memory-bytes asks for {memory.kv_gib:.1f} GiB beside "
-            f"{memory.loaded_gib:.1f} GiB of weights, the GPU has "
-            f"{memory.total_gib:.1f} GiB.",
+            f"{memory.loaded_gib:.1f} GiB of weights, the GPU has {memory.total_gib:.1f} GiB.",
             "Lower kv-cache-memory-bytes, or leave it out: gpu-memory-utilization then decides.",
         )
 
@@ -101,9 +100,8 @@ def thin_memory(context: ServerContext) -> Iterator[Symptom]:
     if memory.kv_gib < _THIN * memory.budget_gib:
         yield Symptom(
             f"Beside {memory.loaded_gib:.1f} GiB of weights and about {memory.allowance_gib:.1f} "
-            "GiB for the engine, "
-            f"{max(memory.kv_gib, 0.0):.1f} of {memory.budget_gib:.1f} GiB are left for the KV "
-            "cache: the start may fail.",
+            f"GiB for the engine, {max(memory.kv_gib, 0.0):.1f} of {memory.budget_gib:.1f} GiB are "
+            "left for the KV cache: the start may fail.",
             "Raise gpu-memory-utilization, lower max-num-batched-tokens, or use more GPUs.",
         )
 
@@ -171,8 +169,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         "read in source",
         "Free memory on device cuda:0 ({free}/{total} GiB) on startup is less than desired GPU "
-        "memory utilization "
-        "({util}, {wanted} GiB).",
+        "memory utilization ({util}, {wanted} GiB).",
         free_memory,
     ),
     Rule(
@@ -197,8 +194,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         "read in source",
         "To serve at least one request with the model's max seq len ({length}), ({needed} GiB KV "
-        "cache is needed, "
-        "which is larger than the available KV cache memory ({left} GiB).",
+        "cache is needed, which is larger than the available KV cache memory ({left} GiB).",
         one_request,
     ),
     Rule(

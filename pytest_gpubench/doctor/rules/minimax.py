@@ -86,9 +86,8 @@ def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
     ):
         yield Symptom(
             f"vLLM {context.node.engine} reads MiniMax-M3's top-k buffer in the wrong layout on "
-            f"{context.hardware.key} (its issue "
-            "48603): it starts, attends to wrong blocks, and dies as soon as it decodes one "
-            "request and prefills another.",
+            f"{context.hardware.key} (its issue 48603): it starts, attends to wrong blocks, and "
+            "dies as soon as it decodes one request and prefills another.",
             "Use a vLLM with its pull request 49149 (0.32 has it).",
         )
 
@@ -108,8 +107,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         "read in source",
         "MiniMax M3 sparse attention supports an NVFP4 KV cache only with the SM100 MSA backend "
-        "(kv_cache_dtype={kind}, "
-        "topk_blocks={topk})",
+        "(kv_cache_dtype={kind}, topk_blocks={topk})",
         nvfp4_cache,
     ),
     Rule(
@@ -126,8 +124,7 @@ RULES: tuple[Rule, ...] = (
         "error",
         "seen on the CPU engine",
         "The checkpoint you are trying to load has model type `minimax_m3_text` but Transformers "
-        "does not recognize this "
-        "architecture.",
+        "does not recognize this architecture.",
         minimax_m3_text_config,
     ),
     Rule(

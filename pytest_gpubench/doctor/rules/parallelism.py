@@ -43,8 +43,7 @@ def vision_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
     ):
         yield Symptom(
             f"The vision tower's {target.vision_heads} heads cannot be divided by tensor parallel "
-            f"size {tp}; "
-            "its constructor runs even with --language-model-only.",
+            f"size {tp}; its constructor runs even with --language-model-only.",
             f"Use a tp that divides {target.vision_heads}, or data-parallel attention "
             "(tensor parallel size 1).",
             {"heads": target.vision_heads, "tp": tp},
@@ -202,8 +201,7 @@ def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
         valid = sorted({1, pcp, tp * pcp})
         says = (
             "When PCP is enabled, DCP must be disabled, span the PCP axis, or span the full TP x "
-            "PCP axis. "
-            f"Got TP={tp}, PCP={pcp}, DCP={dcp}; valid DCP sizes are {valid}."
+            f"PCP axis. Got TP={tp}, PCP={pcp}, DCP={dcp}; valid DCP sizes are {valid}."
         )
         yield Symptom(
             f"dcp {dcp} does not go with pcp {pcp} and tp {tp}.",
@@ -221,9 +219,8 @@ def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
     if tp <= kv_heads:
         says = (
             f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to "
-            "be greater than the model's total "
-            f"number of KV heads ({kv_heads}). Increase `--tensor-parallel-size` or set "
-            "`--decode-context-parallel-size 1`."
+            f"be greater than the model's total number of KV heads ({kv_heads}). Increase "
+            "`--tensor-parallel-size` or set `--decode-context-parallel-size 1`."
         )
         yield Symptom(
             f"dcp {dcp} needs a tp above the {kv_heads} KV heads, not {tp}.",
@@ -233,8 +230,7 @@ def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
     elif dcp > most:
         says = (
             f"`--decode-context-parallel-size` ({dcp}) exceeds the maximum supported value "
-            f"({most}) for "
-            f"`--tensor-parallel-size` ({tp}) and {kv_heads} model KV heads."
+            f"({most}) for `--tensor-parallel-size` ({tp}) and {kv_heads} model KV heads."
         )
         yield Symptom(
             f"dcp {dcp} is above tp {tp} / {kv_heads} KV heads = {most}.",
@@ -244,8 +240,7 @@ def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
     elif target.heads // kv_heads % dcp:
         says = (
             f"The model's number of query heads per KV head ({target.heads // kv_heads}) must be "
-            "divisible by "
-            f"`--decode-context-parallel-size` ({dcp}) for GQA/MQA."
+            f"divisible by `--decode-context-parallel-size` ({dcp}) for GQA/MQA."
         )
         yield Symptom(
             f"dcp {dcp} does not divide the {target.heads // kv_heads} query heads per KV head.",

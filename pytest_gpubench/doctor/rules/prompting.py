@@ -68,9 +68,8 @@ RULES: tuple[Rule, ...] = (
         "a chat template for chat requests",
         "error",
         "read in source",
-        "As of transformers v4.44, default chat template is no longer allowed, so you must "
-        "provide a chat template if the "
-        "tokenizer does not define one.",
+        "As of transformers v4.44, default chat template is no longer allowed, so you must provide "
+        "a chat template if the tokenizer does not define one.",
         chat_template,
     ),
     Rule(

@@ -207,8 +207,7 @@ def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
         says = "No MXFP8 MoE backends available."
         yield Symptom(
             "On Hopper MXFP8 experts run through Marlin, which needs a hidden size that 128 "
-            f"divides, not {target.hidden}: "
-            "vLLM falls back to emulation or finds no backend.",
+            f"divides, not {target.hidden}: vLLM falls back to emulation or finds no backend.",
             "Use a model whose hidden size is a multiple of 128.",
             {"sentence": says},
             severity="warning",
@@ -260,9 +259,8 @@ RULES: tuple[Rule, ...] = (
         "--quantization agrees with the model",
         "error",
         "seen on the CPU engine",
-        "Quantization method specified in the model config ({has}) does not match the "
-        "quantization method specified in the "
-        "`quantization` argument ({asked}).",
+        "Quantization method specified in the model config ({has}) does not match the quantization "
+        "method specified in the `quantization` argument ({asked}).",
         contradicting_method,
     ),
     Rule(

@@ -247,7 +247,5 @@ def _broker_failure(reason: str) -> Failure:
         "infrastructure",
         f"the leases of this host cannot be looked at: {reason}",
         remedy="End the process that holds it, remove what is no lease there, or set "
-        "GPUBENCH_LEASE_DIR "
-        "to another local "
-        "folder of your own.",
+        "GPUBENCH_LEASE_DIR to another local folder of your own.",
     )

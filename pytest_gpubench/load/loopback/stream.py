@@ -46,10 +46,8 @@ class Ticker:
 
     def _fire(self, _when_ns: int) -> None:
         due = self._due
-        for _ in range(
-            _BATCH
-            # then look at the sockets: also while every stream is late, requests must be read
-        ):
+        # then look at the sockets: also while every stream is late, requests must be read
+        for _ in range(_BATCH):
             if not due or due[0][0] > time.monotonic_ns():
                 break
             _, _, completion = heapq.heappop(due)
