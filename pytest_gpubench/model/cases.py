@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pytest_gpubench.model.evaluation import Evaluation
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.printing import for_terminal
@@ -43,15 +44,8 @@ class Identity:
     @property
     def tokens(self) -> tuple[str, ...]:
         """The words of the id's identity part, in order, empty ones left out."""
-        words = [
-            self.model,
-            self.precision,
-            self.hardware,
-            self.framework,
-            self.spec,
-            *self.variant.split("-"),
-        ]
-        return tuple(word for word in words if word)
+        words = (self.model, self.precision, self.hardware, self.framework, self.spec)
+        return tuple(word for word in (*words, *self.variant.split("-")) if word)
 
     @property
     def label(self) -> str:
@@ -168,9 +162,7 @@ class RecipeBook:
     """The cases that measure accuracy."""
 
     def __post_init__(self) -> None:
-        cases_of: dict[str, list[Case]] = {}
-        for case in self.cases:
-            cases_of.setdefault(case.server, []).append(case)
+        cases_of = grouped(self.cases, lambda case: case.server)
         made = {
             "_by_key": dict(self.servers),
             "_by_id": {case.id: case for case in self.cases},

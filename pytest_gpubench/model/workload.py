@@ -165,16 +165,8 @@ _FILES = ("sharegpt", "jsonl", "trace", SESSIONS)
 _DRAWN = ("random", "text")
 _SLO = ("ttft", "tpot", "e2e")
 _WATCHED = (
-    "output_tput",
-    "input_tput",
-    "total_tput",
-    "request_tput",
-    "ttft_",
-    "tpot_",
-    "e2e_",
-    "icl_",
-    "itl_",
-    "interactivity",
+    *("output_tput", "input_tput", "total_tput", "request_tput", "interactivity"),
+    *("ttft_", "tpot_", "e2e_", "icl_", "itl_"),
 )
 
 Contradiction: TypeAlias = tuple[str, str]

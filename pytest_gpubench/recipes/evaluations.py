@@ -14,6 +14,7 @@ from pydantic import Field
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.evaluation import ACCURACY, EMBEDDED_TASK, Evaluation
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.recipes.fields import Concurrency, Section, Text, Tokens
 from pytest_gpubench.recipes.problems import PointError, join_path
@@ -85,9 +86,7 @@ def evaluation_cases(
     Raises:
         PointError: where two would have one id, or a task's name cannot be part of one.
     """
-    served: dict[str, list[Case]] = {}
-    for case in cases:
-        served.setdefault(case.server, []).append(case)
+    served = grouped(cases, lambda case: case.server)
     taken = {case.id for case in cases}
     for index, (one, node) in enumerate(zip(keys, nodes, strict=True)):
         name = _name(one, node, join_path(path, index))

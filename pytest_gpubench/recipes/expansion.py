@@ -161,16 +161,8 @@ ONCE = Rounds(1, 1)
 PROMPTS_PER_CONC = 10
 WARMUPS_PER_CONC = 2
 _FLOATS = (
-    "temperature",
-    "range_ratio",
-    "request_rate",
-    "burstiness",
-    "ramp",
-    "duration",
-    "interval",
-    "think_time",
-    "time_scale",
-    "idle_cap",
+    *("temperature", "range_ratio", "request_rate", "burstiness", "ramp", "duration", "interval"),
+    *("think_time", "time_scale", "idle_cap"),
 )
 """One number is one number, written 2 or 2.0: workloads are compared and hashed."""
 
@@ -178,16 +170,12 @@ _FLOATS = (
 def given_keys(keys: ClientKeys, node: Node) -> dict[str, Any]:
     """The keys that are written, as fields of a workload (and the two counts per unit of
     concurrency)."""
-    given = {
-        name: value for name, value in keys.model_dump(by_alias=False).items() if value is not None
-    }
+    given = keys.model_dump(by_alias=False, exclude_none=True)
     for name in _FLOATS:
         if name in given:
             given[name] = float(given[name])
     if "slo" in given:
-        given["slo"] = {
-            name: float(value) for name, value in given["slo"].items() if value is not None
-        }
+        given["slo"] = {name: float(value) for name, value in given["slo"].items()}
     arguments = given.get("arguments") or {}
     if arguments.get(INPUT_FILE) and isinstance(arguments[INPUT_FILE], str):
         written = node.get("arguments") or node
@@ -228,7 +216,7 @@ def workload_of(
             rounds = ONCE
         fault = next(iter(contradictions(workload)), None)
         if fault is not None:
-            raise PointError((node.get(fault[0]) or node).at, join_path(path, fault[0]), fault[1])
+            raise _wrong(node, path, *fault)
         return workload, rounds
     if fields.get("profile") == "inferencex":  # the original applies a template for a draft only
         fields = {
@@ -247,8 +235,7 @@ def workload_of(
             "a trace of sessions is replayed turn by turn; write sessions-per-conc, and "
             "`prompts-per-conc: null` where it is inherited"
         )
-        path = join_path(path, "prompts-per-conc")
-        raise PointError((node.get("prompts-per-conc") or node).at, path, words)
+        raise _wrong(node, path, "prompts-per-conc", words)
     workload = Workload(
         isl=point.isl,
         osl=point.osl,
@@ -260,9 +247,13 @@ def workload_of(
     )
     fault = _fault(workload, point, max_model_len)
     if fault is not None:
-        key, words = fault
-        raise PointError((node.get(key) or node).at, join_path(path, key), words)
+        raise _wrong(node, path, *fault)
     return workload, rounds
+
+
+def _wrong(node: Node, path: str, key: str, words: str) -> PointError:
+    """What is wrong with a key of a section, at its place; at the section's where it is absent."""
+    return PointError((node.get(key) or node).at, join_path(path, key), words)
 
 
 def no_replay(point: Point, client: Node | None) -> str:
@@ -298,7 +289,7 @@ def _tool(fields: dict[str, Any], point: Point, node: Node, path: str) -> Tool |
         for key in ("scenario", "arguments"):
             if node.get(key) is not None:
                 words = "is for a tool that measures in place of our client; add `tool: aiperf`"
-                raise PointError((node.get(key) or node).at, join_path(path, key), words)
+                raise _wrong(node, path, key, words)
         return None
     tool = Tool(name, scenario, arguments)
     wrong = arguments_fault(tool)
@@ -307,7 +298,7 @@ def _tool(fields: dict[str, Any], point: Point, node: Node, path: str) -> Tool |
         raise PointError(at.at, join_path(path, "arguments", wrong[0]), wrong[1])
     wrong = key_fault(tool, fields, agentic=point.agentic)
     if wrong is not None:
-        raise PointError((node.get(wrong[0]) or node).at, join_path(path, wrong[0]), wrong[1])
+        raise _wrong(node, path, *wrong)
     return tool
 
 
@@ -353,23 +344,15 @@ def _fault(workload: Workload, point: Point, max_model_len: int | None) -> tuple
             "text means nothing); use server"
         )
         return "chat-template", words
-    if (
-        workload.profile == "inferencex"
-        and workload.chat_template == "server"
-        and not point.speculative
-    ):
-        return (
-            "chat-template",
-            "profile inferencex applies the template for a draft only; remove this "
-            "key, or the profile",
-        )
+    templated = workload.profile == "inferencex" and workload.chat_template == "server"
+    if templated and not point.speculative:
+        words = "profile inferencex applies the template for a draft only; remove this key, or the"
+        return "chat-template", f"{words} profile"
     needed = workload.turns * (point.isl + point.osl)
     if workload.turns > 1 and max_model_len is not None and needed > max_model_len:
-        words = (
-            f"{workload.turns} turns of isl {point.isl} and osl {point.osl} grow to "
-            f"{needed} tokens, the server takes "
-        )
-        return "turns", f"{words}{max_model_len}; raise serve.max-model-len"
+        words = f"{workload.turns} turns of isl {point.isl} and osl {point.osl} grow to {needed}"
+        takes = f"the server takes {max_model_len}; raise serve.max-model-len"
+        return "turns", f"{words} tokens, {takes}"
     return next(iter(contradictions(workload)), None)
 
 

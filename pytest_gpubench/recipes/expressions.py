@@ -90,12 +90,10 @@ class Expression:
     @property
     def makes_list(self) -> bool:
         """Whether the value is a list of numbers, good as a whole value only."""
-        it = self.tree
-        return (
-            isinstance(it, ast.Call)
-            and isinstance(it.func, ast.Name)
-            and (it.func.id == multiples.__name__)
-        )
+        match self.tree:
+            case ast.Call(func=ast.Name(id=multiples.__name__)):
+                return True
+        return False
 
     def numbers(self, names: Mapping[str, Value]) -> list[int]:
         """The value of one that makes a list.

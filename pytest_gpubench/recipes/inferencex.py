@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_gpubench.dialects.registry import frameworks
 from pytest_gpubench.model.cases import Identity, Unsupported
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.workload import AGENTIC
 from pytest_gpubench.recipes.fields import is_token
@@ -81,74 +82,47 @@ def name_error(
     words = name.split("-")
     rows = list(labelled)
     all_drafted = bool(rows) and all(rows)
-    base = (
-        ("model-prefix", fields.model),
-        ("precision", fields.precision),
-        ("runner", fields.hardware),
-        ("framework", fields.framework),
-    )
+    base = {
+        "model-prefix": fields.model,
+        "precision": fields.precision,
+        "runner": fields.hardware,
+        "framework": fields.framework,
+    }
     wanted = replace(fields, spec=SPEC_WORD if all_drafted else "").label
-    for index, (key, meant) in enumerate(base):
+    for index, (key, meant) in enumerate(base.items()):
         said = words[index : index + 1]
         if key == "runner":
             said = [_OTHER_WORDS.get(word, word) for word in said]
         if said != [meant]:
             says = f"says '{said[0]}'" if any(said) else "stops"
-            return (
-                f"the name {says} where `{key}` means '{meant}'; rename it to "
-                f"'{wanted}' or mend the field",
-                "",
-            )
+            mend = f"rename it to '{wanted}' or mend the field"
+            return f"the name {says} where `{key}` means '{meant}'; {mend}", ""
     rest = words[len(base) :]
     if agentic and rest[:1] == [AGENTIC]:
         others = [word for word in rest[1:] if word != SPEC_WORD]
         rest = [SPEC_WORD, *others] if all_drafted or SPEC_WORD in rest else others
     named = rest[:1] == [SPEC_WORD]
     if named and not all(rows):
-        count = sum(not row for row in rows)
-        return (
-            f"the name says '{SPEC_WORD}' but {count} of {len(rows)} rows lack "
-            "`spec-decoding: mtp`; label them or rename it",
-            "",
-        )
+        lack = f"{sum(not row for row in rows)} of {len(rows)} rows lack `spec-decoding: mtp`"
+        return f"the name says '{SPEC_WORD}' but {lack}; label them or rename it", ""
     if all_drafted and not named:
-        return (
-            f"every row has `spec-decoding: mtp` but no '{SPEC_WORD}' follows the "
-            f"framework in the name; rename it to '{wanted}'",
-            "",
-        )
+        lacks = f"no '{SPEC_WORD}' follows the framework in the name; rename it to '{wanted}'"
+        return f"every row has `spec-decoding: mtp` but {lacks}", ""
     variant = rest[1:] if named else rest
     for word in variant:
         if word == SPEC_WORD:
-            return (
-                f"'{SPEC_WORD}' stands right after the framework; rename it to '{wanted}-...'",
-                "",
-            )
+            mend = f"rename it to '{wanted}-...'"
+            return f"'{SPEC_WORD}' stands right after the framework; {mend}", ""
         wrong = token_error(word)
         if wrong:
             return f"a word of the name cannot be used in test ids: {wrong}; rename it", ""
     return "", "-".join(variant)
 
 
-OUR_KEYS = frozenset(
-    (
-        "extends",
-        "serve",
-        "speculative",
-        "env",
-        "when",
-        "client",
-        "gates",
-        "requires",
-        "plan-only",
-        "source",
-        "differs",
-        "server-per",
-        "command",
-        "revision",
-        "facts",
-    )
-)
+OUR_KEYS = frozenset({
+    "extends", "serve", "speculative", "env", "when", "client", "gates", "requires", "plan-only",
+    "source", "differs", "server-per", "command", "revision", "facts",
+})  # fmt: skip
 RESERVED = ("include", "host", "templates", "runners", "ratios")
 
 
@@ -194,14 +168,14 @@ def unsupported_groups(entries: Iterable[Unsupported]) -> dict[str, list[str]]:
     An entry with several reasons is counted once: one that needs several nodes would need them
     whatever else it needs.
     """
-    groups: dict[str, list[str]] = {}
-    for entry in entries:
+
+    def group_of(entry: Unsupported) -> str:
         reasons = [reason.split(" (")[0] for reason in entry.reason.split("; ")]
         group = _MULTINODE if _MULTINODE in reasons else reasons[0]
-        if group.startswith("the name "):
-            group = _OTHERS
-        groups.setdefault(group, []).append(entry.recipe)
-    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+        return _OTHERS if group.startswith("the name ") else group
+
+    groups = sorted(grouped(entries, group_of).items(), key=lambda group: -len(group[1]))
+    return {group: [entry.recipe for entry in own] for group, own in groups}
 
 
 def _leaf(entry: Node, key: str) -> Any:

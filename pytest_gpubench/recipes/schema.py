@@ -249,9 +249,7 @@ class Recipe(Laid):
     """Branch, tag or commit of the model's repository."""
     model_prefix: Token | None = None
     """The model's word in ids and selections, such as `minimaxm3`."""
-    precision: (
-        Literal["fp4", "fp6", "fp8", "fp16", "fp32", "f32", "bf16", "int4", "int8"] | None
-    ) = None
+    precision: Precision | None = None
     """Precision of the weights."""
     framework: Framework | None = None
     """The engine."""

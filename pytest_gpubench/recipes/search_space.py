@@ -37,18 +37,13 @@ class Row(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Row:
-        if self.conc_list is not None and (
-            self.conc_start is not None or self.conc_end is not None
-        ):
+        start, end = self.conc_start, self.conc_end
+        if self.conc_list is not None and (start, end) != (None, None):
             raise fail("conc-list and conc-start/conc-end exclude each other; keep one")
-        if self.conc_list is None and (self.conc_start is None or self.conc_end is None):
+        if self.conc_list is None and None in (start, end):
             raise fail("needs conc-list, or both conc-start and conc-end")
-        if (
-            self.conc_start is not None
-            and self.conc_end is not None
-            and self.conc_start > self.conc_end
-        ):
-            raise fail(f"conc-start {self.conc_start} is above conc-end {self.conc_end}")
+        if start is not None and end is not None and start > end:
+            raise fail(f"conc-start {start} is above conc-end {end}")
         if self.conc_list is not None and len(set(self.conc_list)) != len(self.conc_list):
             raise fail("conc-list names a concurrency twice; remove the duplicate")
         if self.ep is not None and self.tp % self.ep:

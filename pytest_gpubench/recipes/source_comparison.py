@@ -15,7 +15,7 @@ from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.dialects.server_flags import DRAFT, follows_from_row
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.frozen import FrozenMap, thaw
+from pytest_gpubench.model.frozen import FrozenMap, spelled, thaw
 from pytest_gpubench.model.secrets import shown_value
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.recipes.importing.foreign_server import ForeignServer
@@ -158,8 +158,7 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, FrozenMap | tuple | dict | list):
         plain = thaw(value) if isinstance(value, FrozenMap | tuple) else value
         return shown_value(name, json_text(plain))
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return shown_value(name, text)
+    return shown_value(name, spelled(value))
 
 
 def lines_of(comparison: Comparison) -> Iterator[str]:

@@ -39,18 +39,8 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure
 _T = TypeVar("_T")
 _DEFAULT_ENDPOINT = "https://huggingface.co"
 _UNSERVED = (
-    "original/*",
-    "onnx/*",
-    "*.onnx",
-    "*.gguf",
-    "*.h5",
-    "*.msgpack",
-    "*.ot",
-    "*.tflite",
-    "coreml/*",
-    "openvino/*",
-    "*.pth",
-    "*.pt",
+    *("original/*", "onnx/*", "coreml/*", "openvino/*"),
+    *("*.onnx", "*.gguf", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.pth", "*.pt"),
 )
 """Copies of the weights in formats that the engines do not load by default."""
 _WEIGHTS = ("*.safetensors", "*.bin", "*.npz", "*.ckpt")

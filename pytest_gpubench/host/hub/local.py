@@ -97,26 +97,16 @@ def server_cache_dir(given: Path | None) -> Path | None:
     """The cache that a server must be told of: the one that was given, or ours where it would find
     no home folder."""
     default = default_cache_dir()
-    if given is None and _cache_is_ours(default):
-        return default
+    if given is None and _cache_without_home.cache_info().currsize > 0:
+        return default if default.is_relative_to(_cache_without_home()) else None
     return given
-
-
-def _cache_is_ours(cache: Path) -> bool:
-    return _cache_without_home.cache_info().currsize > 0 and cache.is_relative_to(
-        _cache_without_home()
-    )
 
 
 def is_offline(env: Mapping[str, str] | None = None) -> bool:
     """Whether this environment forbids the network, by the hub's own rules."""
     env = os.environ if env is None else env
-    return (env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or "").upper() in {
-        "1",
-        "ON",
-        "YES",
-        "TRUE",
-    }
+    said = env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def repository_folder(cache_dir: Path, repo: str) -> Path:

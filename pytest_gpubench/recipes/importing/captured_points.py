@@ -13,6 +13,7 @@ from pytest_gpubench.dialects.command_reading import started
 from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import freeze
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.recipes.importing.foreign_server import (
@@ -26,6 +27,7 @@ from pytest_gpubench.recipes.importing.imported import (
     Labels,
     Origin,
     Wishes,
+    head_of,
     labels,
     variant_words,
 )
@@ -156,13 +158,7 @@ def _recipe(
     if len(models) > 1:
         all_lost.append(f"model: it differs from point to point ({', '.join(sorted(models))})")
     body = {
-        "model": said[0][1].model,
-        "revision": said[0][1].revision,
-        "model-prefix": names.model_prefix,
-        "precision": names.precision,
-        "framework": dialect.name,
-        "runner": names.runner,
-        "multinode": False,
+        **head_of(said[0][1], names, dialect),
         **base.pop("image"),
         **base,
         "when": when,
@@ -261,20 +257,13 @@ def _row_condition(config: Mapping[str, Any], row: Topology) -> str:
 def _search_spaces(
     said: Sequence[tuple[Mapping[str, Any], ServerKeys, ForeignServer]],
 ) -> list[dict[str, Any]]:
-    spaces: dict[tuple[int, int], dict[tuple[Topology, bool], list[int]]] = {}
-    for config, keys, _ in said:
-        rows = spaces.setdefault((config["isl"], config["osl"]), {})
-        rows.setdefault((keys.topology, bool(keys.speculative)), []).append(config["conc"])
-    return [
-        {
-            "isl": isl,
-            "osl": osl,
-            "search-space": [
-                row_of(topology)
-                | ({"spec-decoding": "mtp"} if drafted else {})
-                | {"conc-list": list(dict.fromkeys(concs))}
-                for (topology, drafted), concs in rows.items()
-            ],
-        }
-        for (isl, osl), rows in spaces.items()
-    ]
+    spaces = []
+    for (isl, osl), own in grouped(said, lambda it: (it[0]["isl"], it[0]["osl"])).items():
+        alike = grouped(own, lambda it: (it[1].topology, bool(it[1].speculative)))
+        rows = [
+            row_of(topology, drafted=drafted)
+            | {"conc-list": list(dict.fromkeys(config["conc"] for config, *_ in members))}
+            for (topology, drafted), members in alike.items()
+        ]
+        spaces.append({"isl": isl, "osl": osl, "search-space": rows})
+    return spaces

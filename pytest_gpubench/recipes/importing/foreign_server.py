@@ -29,6 +29,7 @@ from pytest_gpubench.dialects.server_flags import (
 )
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap, freeze
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.secrets import is_secret
 from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
@@ -117,16 +118,17 @@ def server_keys(server: ForeignServer, hardware: str) -> ServerKeys:
     )
 
 
-def row_of(topology: Topology) -> dict[str, Any]:
+def row_of(topology: Topology, *, drafted: bool = False) -> dict[str, Any]:
     """A row of a search space, without concurrencies; defaults are left out."""
     sizes = {"pp": topology.pp, "pcp-size": topology.pcp, "dcp-size": topology.dcp}
-    row: dict[str, Any] = {"tp": topology.tp} | {
-        key: size for key, size in sizes.items() if size > 1
-    }
+    row: dict[str, Any] = {"tp": topology.tp}
+    row |= {key: size for key, size in sizes.items() if size > 1}
     if topology.ep > 1 or topology.dp_attn:
         row["ep"] = topology.ep
     if topology.dp_attn:
         row["dp-attn"] = True
+    if drafted:
+        row["spec-decoding"] = "mtp"
     return row
 
 
@@ -180,13 +182,10 @@ def _row_settings(dialect: Dialect, options: Sequence[str]) -> dict[str, Any]:
 
 def _serve(options: Sequence[Option], dialect: Dialect) -> tuple[dict[str, Any], list[str]]:
     rules = dialect.flags
-    groups: dict[str, list[Option]] = {}
-    for option in options:
-        groups.setdefault(option.name, []).append(option)
     serve: dict[str, Any] = {}
     extra: list[str] = []
     lost: list[str] = []
-    for name, group in groups.items():
+    for name, group in grouped(options, lambda option: option.name).items():
         different = {(option.values, option.negated) for option in group}
         if len(different) == 1 or name in rules.ranges or "." in name:
             group = group[-1:]  # the last one counts, as for the engine's parser
@@ -200,16 +199,13 @@ def _serve(options: Sequence[Option], dialect: Dialect) -> tuple[dict[str, Any],
         if wrong is None and all(map(_is_text, words)):
             extra += map(literal, words)
         else:
-            lost.append(f"{_flag_text(group[0])}: {wrong or 'holds characters that YAML has not'}")
+            flag_text = words[0].partition("=")[0]
+            lost.append(f"{flag_text}: {wrong or 'holds characters that YAML has not'}")
     if rules.length not in serve:
         serve[rules.length] = None
     if extra:
         serve["extra-args"] = extra
     return serve, lost
-
-
-def _flag_text(option: Option) -> str:
-    return option.words[0].partition("=")[0]
 
 
 def _serve_value(option: Option, dialect: Dialect) -> Any:
@@ -292,14 +288,11 @@ def _held(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_held, value))
     if isinstance(value, float):
-        return math.isfinite(value) and not _is_negative_zero(value)
+        is_negative_zero = value == 0 and math.copysign(1, value) < 0
+        return math.isfinite(value) and not is_negative_zero
     if isinstance(value, int):
         return abs(value) <= MOST
     return value is not None and _is_text(value)
-
-
-def _is_negative_zero(value: float) -> bool:
-    return value == 0 and math.copysign(1, value) < 0
 
 
 def _is_text(word: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -165,7 +165,7 @@ def body_of(
     keys: ServerKeys,
     names: Labels,
     dialect: Dialect,
-    rows: Iterable[Topology],
+    rows: Sequence[Topology],
     lengths: Sequence[Lengths],
     **more: Any,
 ) -> dict[str, Any]:
@@ -174,17 +174,8 @@ def body_of(
     Args:
         more: further keys with underscores: image, requires, source, client, when.
     """
-    row_keys = [
-        row_of(row) | ({"spec-decoding": "mtp"} if keys.speculative else {}) for row in rows
-    ]
-    body = {
-        "model": keys.model,
-        "revision": keys.revision,
-        "model-prefix": names.model_prefix,
-        "precision": names.precision,
-        "framework": dialect.name,
-        "runner": names.runner,
-        "multinode": False,
+    row_keys = [row_of(row, drafted=bool(keys.speculative)) for row in rows]
+    body = head_of(keys, names, dialect) | {
         "image": more.get("image"),
         "source": more.get("source"),
         "requires": more.get("requires"),
@@ -205,6 +196,19 @@ def body_of(
         },
     }
     return {name: value for name, value in body.items() if value not in (None, {}, [], "")}
+
+
+def head_of(keys: ServerKeys, names: Labels, dialect: Dialect) -> dict[str, Any]:
+    """The first keys of a recipe: what it is."""
+    return {
+        "model": keys.model,
+        "revision": keys.revision,
+        "model-prefix": names.model_prefix,
+        "precision": names.precision,
+        "framework": dialect.name,
+        "runner": names.runner,
+        "multinode": False,
+    }
 
 
 def measured(wishes: Wishes, keys: ServerKeys, dialect: Dialect) -> Lengths:

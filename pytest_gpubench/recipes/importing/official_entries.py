@@ -17,6 +17,7 @@ from packaging.version import InvalidVersion, Version
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import spelled
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.recipes.importing.foreign_server import ForeignServer
 from pytest_gpubench.recipes.importing.official_nodes import (
@@ -109,10 +110,7 @@ def choices(
         raise GpubenchError("the entry has no strategy for one node")
     if picks.strategy and picks.strategy not in strategies:
         raise GpubenchError(f"no strategy '{picks.strategy}'; the entry has {_names(strategies)}")
-    unknown = [name for name in picks.features if name not in as_map(entry.get("features"))]
-    if unknown:
-        known = _names(as_map(entry.get("features")))
-        raise GpubenchError(f"no feature '{unknown[0]}'; the entry has {known}")
+    _refuse_unknown_features(entry, picks)
     found = [
         Choice(variant, node, strategy, _features(entry, node, variant, picks.features))
         for variant, node, strategy in product(variants, nodes, strategies)
@@ -169,10 +167,7 @@ def choice_like(
             f"no strategy '{strategy}' for one node; there are {_names(STRATEGIES)}"
         )
     profile = profiles.get(picks.hardware) or own_profile(picks.hardware)
-    known = as_map(entry.get("features"))
-    unknown = [name for name in picks.features if name not in known]
-    if unknown:
-        raise GpubenchError(f"no feature '{unknown[0]}'; the entry has {_names(known)}")
+    _refuse_unknown_features(entry, picks)
     more = [*picks.features, *([DRAFT_FEATURE] if drafted else [])]
     features = _features(entry, profile, variant, more)
     if not drafted:
@@ -180,21 +175,32 @@ def choice_like(
     return Choice(variant, profile, strategy, features)
 
 
+def _refuse_unknown_features(entry: Mapping[str, Any], picks: Picks) -> None:
+    known = as_map(entry.get("features"))
+    for name in picks.features:
+        if name not in known:
+            raise GpubenchError(f"no feature '{name}'; the entry has {_names(known)}")
+
+
+def _variant(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return as_map(as_map(entry.get("variants")).get(name))
+
+
 def model_of(entry: Mapping[str, Any], variant: str) -> str:
     """The repository that a variant serves."""
-    chosen = as_map(as_map(entry.get("variants")).get(variant))
-    return str(chosen.get("model_id") or as_map(entry.get("model")).get("model_id") or "")
+    model = _variant(entry, variant).get("model_id") or as_map(entry.get("model")).get("model_id")
+    return str(model or "")
 
 
 def precision_word(entry: Mapping[str, Any], variant: str) -> str:
     """That project's word for a variant's precision."""
-    return str(as_map(as_map(entry.get("variants")).get(variant)).get("precision") or "").lower()
+    return str(_variant(entry, variant).get("precision") or "").lower()
 
 
 def server_of(entry: Mapping[str, Any], choice: Choice) -> ForeignServer:
     """The server that the builder prints for a choice."""
     model, node = as_map(entry.get("model")), choice.profile
-    variant = as_map(as_map(entry.get("variants")).get(choice.variant))
+    variant = _variant(entry, choice.variant)
     exact = as_map(as_map(variant.get("hardware_overrides")).get(node.id))
     strategy = as_map(as_map(entry.get("strategy_overrides")).get(choice.strategy))
     flags, parallel = STRATEGIES[choice.strategy]
@@ -223,14 +229,14 @@ def server_of(entry: Mapping[str, Any], choice: Choice) -> ForeignServer:
     return ForeignServer(
         dialect_of(ENGINE),
         (model_of(entry, choice.variant), *_last_of_each([word for word in words if word])),
-        {name: _env_text(value) for name, value in env.items()},
+        {name: spelled(value) for name, value in env.items()},
         (*lost, *_beside(entry)),
     )
 
 
 def image_of(entry: Mapping[str, Any], choice: Choice) -> tuple[str, str]:
     """The image that the entry pins (empty: none), and what is wrong with it (empty: nothing)."""
-    variant = as_map(as_map(entry.get("variants")).get(choice.variant))
+    variant = _variant(entry, choice.variant)
     brand = {"NVIDIA": "nvidia", "AMD": "amd", "Intel": "intel"}.get(choice.profile.brand, "")
     exact = as_map(as_map(variant.get("hardware_overrides")).get(choice.profile.id))
     image = exact.get("docker_image")
@@ -251,10 +257,9 @@ def image_of(entry: Mapping[str, Any], choice: Choice) -> tuple[str, str]:
 
 def required_version(entry: Mapping[str, Any], variant: str) -> str:
     """The specifier of vLLM's version; empty: none."""
-    chosen = as_map(as_map(entry.get("variants")).get(variant))
-    said = chosen.get("min_vllm_version") or as_map(entry.get("model")).get("min_vllm_version")
+    name, model = "min_vllm_version", as_map(entry.get("model"))
     try:
-        return f">={Version(str(said))}"
+        return f">={Version(str(_variant(entry, variant).get(name) or model.get(name)))}"
     except InvalidVersion:
         return ""
 
@@ -331,7 +336,7 @@ def _features(
         *_list(entry.get("opt_in_features")),
         *_list(as_map(entry.get("hardware_opt_in_features")).get(node.id)),
     }
-    forced = as_map(as_map(as_map(entry.get("variants")).get(variant)).get("default_modes"))
+    forced = as_map(_variant(entry, variant).get("default_modes"))
     wanted = {*more}
     return tuple(
         name
@@ -365,17 +370,18 @@ def _hardware_layers(
     """Overrides for the hardware, in order: a strategy's take the place of the entry's and the
     variant's."""
 
-    def of_generation(source: Mapping[str, Any]) -> Any:
-        overrides = as_map(source.get("hardware_overrides"))
-        found = overrides.get(node.generation)
-        return overrides.get("nvidia") if found is None and node.brand == "NVIDIA" else found
-
-    layer = of_generation(strategy)
+    layer = _of_generation(strategy, node)
     if layer is not None:
         yield layer
     else:
-        yield from (of_generation(entry), of_generation(variant))
+        yield from (_of_generation(entry, node), _of_generation(variant, node))
     yield as_map(strategy.get("hardware_overrides")).get(node.id)
+
+
+def _of_generation(source: Mapping[str, Any], node: Profile) -> Any:
+    overrides = as_map(source.get("hardware_overrides"))
+    found = overrides.get(node.generation)
+    return overrides.get("nvidia") if found is None and node.brand == "NVIDIA" else found
 
 
 def _feature_words(
@@ -383,11 +389,7 @@ def _feature_words(
 ) -> list[str]:
     node, modes = choice.profile, as_map(feature.get("modes"))
     if not modes:
-        overrides = as_map(feature.get("hardware_overrides"))
-        layer = overrides.get(node.generation)
-        if layer is None and node.brand == "NVIDIA":
-            layer = overrides.get("nvidia")
-        words = as_map(layer).get("args")
+        words = as_map(_of_generation(feature, node)).get("args")
         return _list(feature.get("args") if words is None else words)
     allowed = [key for key, mode in modes.items() if _mode_fits(as_map(mode), choice)]
     wishes = (as_map(variant.get("default_modes")).get(name), feature.get("default_mode"))
@@ -428,9 +430,8 @@ def _last_of_each(words: list[str]) -> list[str]:
     units: list[tuple[str, ...]] = []
     index = 0
     while index < len(words):
-        pair = words[index].startswith("-") and not (words[index + 1 : index + 2] or ["-"])[
-            0
-        ].startswith("-")
+        following = [*words[index + 1 : index + 2], "-"][0]
+        pair = words[index].startswith("-") and not following.startswith("-")
         units.append(tuple(words[index : index + 1 + pair]))
         index += 1 + pair
     last = {unit[0]: place for place, unit in enumerate(units)}
@@ -442,12 +443,8 @@ def _last_of_each(words: list[str]) -> list[str]:
     ]
 
 
-def _env_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _list(value: Any) -> list[str]:
-    return [_env_text(item) for item in value] if isinstance(value, list) else []
+    return [spelled(item) for item in value] if isinstance(value, list) else []
 
 
 def _names(names: Iterable[str]) -> str:

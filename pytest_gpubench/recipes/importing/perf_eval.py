@@ -22,6 +22,7 @@ from pytest_gpubench.recipes.importing.imported import (
     precision_in,
 )
 from pytest_gpubench.recipes.importing.makers import quantized
+from pytest_gpubench.recipes.importing.official_nodes import as_map
 
 _ENGINE = "vllm"
 _HOSTS = ("HF_HOME",)
@@ -35,9 +36,7 @@ _OTHERS = {
 
 def is_workload(document: Any) -> bool:
     """Whether a parsed YAML file is such a workload."""
-    return (
-        isinstance(document, dict) and isinstance(document.get("vllm"), dict) and "gpu" in document
-    )
+    return "gpu" in as_map(document) and isinstance(document.get("vllm"), dict)
 
 
 def recipe_of_workload(document: Mapping[str, Any], gpu_profiles: Any, wishes: Wishes) -> Imported:
@@ -58,14 +57,14 @@ def recipe_of_workload(document: Mapping[str, Any], gpu_profiles: Any, wishes: W
     profile = gpu_profiles.get(gpu) if isinstance(gpu_profiles, dict) else None
     if gpu_profiles is None:
         lost.append(f"gpu {gpu}: variables of lib/gpu_profiles.yaml, which is not at hand")
-    given = {**_map(_map(profile).get("env")), **_map(vllm.get("env"))}
+    given = {**as_map(as_map(profile).get("env")), **as_map(vllm.get("env"))}
     lost += [f"env {name}: where files lie is the machine's" for name in _HOSTS if name in given]
     env = {name: str(value) for name, value in given.items() if name not in _HOSTS}
     words = str(vllm.get("serve_args") or "").split()
     server = ForeignServer(dialect_of(_ENGINE), (model, *words), env, tuple(lost))
     hardware = labels(model, wishes, runner=gpu.lower()).hardware
     keys = server_keys(server, hardware)
-    said = str(_map(_map(document.get("vllm_bench")).get("metadata")).get("precision") or "")
+    said = str(as_map(as_map(document.get("vllm_bench")).get("metadata")).get("precision") or "")
     precision = precision_in(model) or precision_in(said) or quantized(keys)
     names = labels(model, wishes, runner=gpu.lower(), precision=precision)
     lengths, client, when, unsaid = _measured(document)
@@ -94,7 +93,9 @@ def _measured(
     document: Mapping[str, Any],
 ) -> tuple[list[Lengths], dict[str, Any], list[dict[str, Any]], list[str]]:
     """Lengths, the client's keys, those that only hold for some cases, and what is lost."""
-    configs = [one for one in _map(document.get("vllm_bench")).get("configs") or () if _map(one)]
+    configs = [
+        one for one in as_map(document.get("vllm_bench")).get("configs") or () if as_map(one)
+    ]
     if not configs:
         return [], {}, [], []
     lengths: list[Lengths] = []
@@ -118,7 +119,7 @@ def _measured(
             lost.append(f"{name}: its lengths or concurrencies are no numbers")
             continue
         lengths.append(Lengths(int(isl), int(osl), tuple(dict.fromkeys(concs))))
-        args, counts = _map(config.get("args")), config.get("num_prompts")
+        args, counts = as_map(config.get("args")), config.get("num_prompts")
         prompts = counts if isinstance(counts, list) else [counts] * len(concs)
         for conc, number in zip(concs, prompts, strict=False):
             said = {
@@ -150,7 +151,3 @@ def _share(number: Any, conc: int) -> int | None:
     """A number of requests per unit of concurrency; None: it is no whole number."""
     whole = type(number) is int and number >= 0 and number % conc == 0
     return number // conc if whole else None
-
-
-def _map(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
