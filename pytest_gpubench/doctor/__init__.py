@@ -7,7 +7,7 @@ everything is pure except ``read_model_configs``.
 from __future__ import annotations
 
 from pytest_gpubench.doctor.configs import ModelConfigs, known_config, read_model_configs
-from pytest_gpubench.doctor.context import Node, memory_of
+from pytest_gpubench.doctor.context import Known, Node, memory_of
 from pytest_gpubench.doctor.examination import every_rule, examine
 from pytest_gpubench.doctor.findings import (
     Finding,
@@ -25,6 +25,7 @@ from pytest_gpubench.doctor.rules import RULES
 __all__ = [
     "RULES",
     "Finding",
+    "Known",
     "MemoryEstimate",
     "ModelConfigs",
     "Node",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Required, TypeAlias, TypedDict, Unpack
 
 from packaging.version import InvalidVersion, Version
 
@@ -30,7 +30,6 @@ from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 
 Config: TypeAlias = Mapping[str, Any]
-NO_FACTS = FrozenMap()
 _ROUNDING = 0.01
 """Part of the weights' size by which a stated one may differ: it is often read off a page."""
 
@@ -158,36 +157,51 @@ class ServerContext:
         return math.ceil(case.workload.conc / self.spec.topology.dp)
 
 
+class Known(TypedDict, total=False):
+    """What is known about a server beside its spec and cases; None, as what is left out: nothing
+    is."""
+
+    hardware: Required[Hardware]
+    """What it is meant for."""
+    target: Config | None
+    """The model's config.json as plain data; None: the built-in facts about the repository, if
+    there are any."""
+    draft: Config | None
+    """The draft's config.json, likewise."""
+    chat_template: bool | None
+    """Whether the model's tokenizer has a chat template."""
+    weights: int | None
+    """Bytes of the model's weight files."""
+    node: Node | None
+    """Facts about the machine at hand; None when planning for another one."""
+    facts: FrozenMap
+    """What the recipe states of config, draft-config and weight-bytes, for those that are None."""
+
+
 def context_of(
-    spec: ServerSpec,
-    cases: Iterable[Case] = (),
-    *,
-    hardware: Hardware,
-    target: Config | None = None,
-    draft: Config | None = None,
-    node: Node | None = None,
-    chat_template: bool | None = None,
-    weights: int | None = None,
-    facts: FrozenMap = NO_FACTS,
+    spec: ServerSpec, cases: Iterable[Case] = (), **known: Unpack[Known]
 ) -> ServerContext:
-    """Gather what is known about a server; see `examine`. Its ``memory`` is the estimate that plans
-    and records carry."""
-    files = {"config": target, "draft-config": draft, "weight-bytes": weights}
-    recipe = thaw(facts)
+    """Gather what is known about a server. Its ``memory`` is the estimate that plans and records
+    carry."""
+    hardware = known["hardware"]
+    files: dict[str, Any] = {
+        "config": known.get("target"),
+        "draft-config": known.get("draft"),
+        "weight-bytes": known.get("weights"),
+    }
+    recipe = thaw(known.get("facts", FrozenMap()))
     stated = frozenset(name for name in recipe if files[name] is None)
-    target = recipe["config"] if "config" in stated else target
-    draft = recipe["draft-config"] if "draft-config" in stated else draft
-    weights = round(recipe["weight-bytes"]) if "weight-bytes" in stated else weights
+    best = {name: recipe[name] if name in stated else value for name, value in files.items()}
     settings = settings_of(spec, hardware)
     context = ServerContext(
         spec=spec,
         cases=tuple(cases),
         settings=settings,
-        target=_shape(spec.model, target, mapping(settings.flags.get("hf-overrides"))),
+        target=_shape(spec.model, best["config"], mapping(settings.flags.get("hf-overrides"))),
         draft=None,
         hardware=hardware,
-        node=node or Node(),
-        chat_template=chat_template,
+        node=known.get("node") or Node(),
+        chat_template=known.get("chat_template"),
         memory=None,
         stated=stated,
         contradictions=tuple(
@@ -199,8 +213,9 @@ def context_of(
     )
     draft_tp = 0
     if context.draft_model is not None:
-        context = replace(context, draft=_shape(context.draft_model, draft, {}))
+        context = replace(context, draft=_shape(context.draft_model, best["draft-config"], {}))
         draft_tp = context.draft_tp
+    weights = None if best["weight-bytes"] is None else round(best["weight-bytes"])
     memory = estimate_memory(
         context.target,
         context.draft,
@@ -215,23 +230,10 @@ def context_of(
     return replace(context, memory=memory, least_weights_gib=least and least / GIB)
 
 
-def memory_of(
-    spec: ServerSpec,
-    *,
-    hardware: Hardware,
-    target: Config | None = None,
-    draft: Config | None = None,
-    node: Node | None = None,
-    weights: int | None = None,
-    facts: FrozenMap = NO_FACTS,
-) -> MemoryEstimate | None:
+def memory_of(spec: ServerSpec, **known: Unpack[Known]) -> MemoryEstimate | None:
     """The memory estimate of one server, or None where its model, or its engine's use of memory, is
     not known well enough."""
-    if not dialect_of(spec.framework).estimates_memory:
-        return None
-    return context_of(
-        spec, hardware=hardware, target=target, draft=draft, node=node, weights=weights, facts=facts
-    ).memory
+    return context_of(spec, **known).memory if dialect_of(spec.framework).estimates_memory else None
 
 
 def _contradictions(path: str, stated: Any, real: Any) -> Iterator[str]:
@@ -287,3 +289,18 @@ class Rule:
     engine_says: str
     check: Check
     outcome_unknown: bool = False
+
+
+def rule(
+    id: str,
+    title: str,
+    severity: Severity,
+    evidence_class: EvidenceClass,
+    engine_says: str = "",
+    *,
+    outcome_unknown: bool = False,
+) -> Callable[[Check], Rule]:
+    """Makes a rule of the generator function below it."""
+    return lambda check: Rule(
+        id, title, severity, evidence_class, engine_says, check, outcome_unknown
+    )

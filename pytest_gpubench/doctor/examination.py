@@ -6,24 +6,15 @@ import functools
 import pkgutil
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
+from typing import Unpack
 
 from pytest_gpubench.dialects.registry import dialect_of, every_dialect
-from pytest_gpubench.doctor.context import (
-    NO_FACTS,
-    Config,
-    Node,
-    Rule,
-    ServerContext,
-    Symptom,
-    context_of,
-)
+from pytest_gpubench.doctor.context import Known, Rule, ServerContext, Symptom, context_of
 from pytest_gpubench.doctor.findings import Finding, in_order
 from pytest_gpubench.doctor.rules import SHARED_RULES
 from pytest_gpubench.doctor.rules.prompting import UNKNOWN_MODEL
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 
 
@@ -42,47 +33,15 @@ def every_rule() -> tuple[Rule, ...]:
 
 
 def examine(
-    spec: ServerSpec,
-    cases: Iterable[Case] = (),
-    *,
-    hardware: Hardware,
-    target: Config | None = None,
-    draft: Config | None = None,
-    node: Node | None = None,
-    chat_template: bool | None = None,
-    weights: int | None = None,
-    facts: FrozenMap = NO_FACTS,
+    spec: ServerSpec, cases: Iterable[Case] = (), **known: Unpack[Known]
 ) -> tuple[Finding, ...]:
-    """Everything the doctor has to say about one server, worst first.
-
-    Args:
-        spec: the server as it would be launched.
-        cases: the cases that it will answer.
-        hardware: the hardware that it is meant for.
-        target: the model's config.json as plain data; None: the built-in facts about the
-        repository, if there are any.
-        draft: the draft's config.json, likewise.
-        node: facts about the machine at hand; None when planning for another one.
-        chat_template: whether the model's tokenizer has a chat template; None: not known.
-        weights: bytes of the model's weight files; None: not at hand.
-        facts: what the recipe states of config, draft-config and weight-bytes, for those that are
-        None; a finding that rests on it says so.
-    """
-    know = partial(
-        context_of,
-        spec,
-        tuple(cases),
-        hardware=hardware,
-        target=target,
-        draft=draft,
-        node=node,
-        chat_template=chat_template,
-        weights=weights,
-    )
-    context = know(facts=facts)
+    """Everything the doctor has to say about one server as it would be launched and the cases that
+    it will answer, worst first. A finding that rests on the recipe's facts says so."""
+    context = context_of(spec, cases, **known)
     found = _findings(context)
     if context.stated:
-        found = _sourced(found, _findings(know()))
+        alone: Known = {**known, "facts": FrozenMap()}
+        found = _sourced(found, _findings(context_of(spec, context.cases, **alone)))
     return in_order(found)
 
 

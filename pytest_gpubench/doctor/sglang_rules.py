@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pytest_gpubench.dialects.sglang.dialect import draft_tokens, topk
 from pytest_gpubench.dialects.sglang.flags import RENAMED
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.doctor.rules import SHARED_RULES
 
 _WITH_DRAFT = 48
@@ -21,6 +21,12 @@ def _number(context: ServerContext, *flags: str) -> int | None:
     return None
 
 
+@rule(
+    "sglang-running-below-concurrency",
+    "max-running-requests at least the concurrency (SGLang)",
+    "warning",
+    "seen on a GPU",
+)
 def running_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
     """``max-running-requests`` is of the whole server."""
     given = _number(context, "max-running-requests")
@@ -39,6 +45,12 @@ def running_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "sglang-capture-below-concurrency",
+    "CUDA graphs for the concurrency of a data-parallel rank (SGLang)",
+    "warning",
+    "read in source",
+)
 def capture_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
     """CUDA graphs are captured by sequences, whatever a draft adds to each."""
     limit = _number(context, "cuda-graph-max-bs-decode", "cuda-graph-max-bs")
@@ -55,6 +67,12 @@ def capture_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "sglang-chain-tokens",
+    "draft-tokens is steps + 1 for a chain (SGLang)",
+    "error",
+    "read in source",
+)
 def chain_tokens(context: ServerContext) -> Iterator[Symptom]:
     draft = context.spec.speculative
     if draft is None or draft.method == "ngram" or topk(draft) != 1:
@@ -67,6 +85,13 @@ def chain_tokens(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "sglang-tapped-layers",
+    "an EAGLE3 draft names its layers where SGLang looks",
+    "error",
+    "seen on a GPU",
+    "The size of tensor a must match the size of tensor b",
+)
 def tapped_layers(context: ServerContext) -> Iterator[Symptom]:
     """Seen on an H100: with vLLM's place of the key alone the start dies of a shape."""
     draft = context.spec.speculative
@@ -83,6 +108,7 @@ def tapped_layers(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("sglang-renamed-flag", "flags that SGLang still calls so", "note", "seen on a GPU")
 def renamed_flags(context: ServerContext) -> Iterator[Symptom]:
     for flag, successor in RENAMED.items():
         if flag in context.spec.serve:
@@ -94,44 +120,9 @@ def renamed_flags(context: ServerContext) -> Iterator[Symptom]:
 
 RULES: tuple[Rule, ...] = (
     *SHARED_RULES,
-    Rule(
-        "sglang-running-below-concurrency",
-        "max-running-requests at least the concurrency (SGLang)",
-        "warning",
-        "seen on a GPU",
-        "",
-        running_below_concurrency,
-    ),
-    Rule(
-        "sglang-capture-below-concurrency",
-        "CUDA graphs for the concurrency of a data-parallel rank (SGLang)",
-        "warning",
-        "read in source",
-        "",
-        capture_below_concurrency,
-    ),
-    Rule(
-        "sglang-chain-tokens",
-        "draft-tokens is steps + 1 for a chain (SGLang)",
-        "error",
-        "read in source",
-        "",
-        chain_tokens,
-    ),
-    Rule(
-        "sglang-tapped-layers",
-        "an EAGLE3 draft names its layers where SGLang looks",
-        "error",
-        "seen on a GPU",
-        "The size of tensor a must match the size of tensor b",
-        tapped_layers,
-    ),
-    Rule(
-        "sglang-renamed-flag",
-        "flags that SGLang still calls so",
-        "note",
-        "seen on a GPU",
-        "",
-        renamed_flags,
-    ),
+    running_below_concurrency,
+    capture_below_concurrency,
+    chain_tokens,
+    tapped_layers,
+    renamed_flags,
 )

@@ -15,7 +15,7 @@ from pytest_gpubench.dialects.engine_facts import EngineFacts
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import (
     Finding,
-    ModelConfigs,
+    Known,
     Node,
     every_rule,
     examine,
@@ -67,18 +67,8 @@ class Doctor:
         """
         spec = self._book.server(key)
         cases = self._book.cases_of(key)
-        configs = self._configs(spec)
-        found = examine(
-            spec,
-            cases,
-            hardware=self._book.hardware(spec.hardware),
-            target=configs.target,
-            draft=configs.draft,
-            chat_template=configs.chat_template,
-            weights=configs.weights,
-            facts=self._facts(key),
-            node=self._node(spec, leased) if here else self._asked(spec),
-        )
+        node = self._node(spec, leased) if here else self._asked(spec)
+        found = examine(spec, cases, **self._known(key, node))
         if self._book.never_runs(key):  # an error is what ends a run
             found = tuple(
                 replace(one, severity="warning") if one.severity == "error" else one
@@ -123,16 +113,7 @@ class Doctor:
         """The memory estimate of a server beside what its engine says, with relative errors; None
         where there is no estimate."""
         spec = self._book.server(key)
-        configs = self._configs(spec)
-        estimate = memory_of(
-            spec,
-            hardware=self._book.hardware(spec.hardware),
-            target=configs.target,
-            draft=configs.draft,
-            node=self._node(spec),
-            weights=configs.weights,
-            facts=self._facts(key),
-        )
+        estimate = memory_of(spec, **self._known(key, self._node(spec)))
         if estimate is None:
             return None
         errors = estimate.errors(
@@ -142,12 +123,19 @@ class Doctor:
         )
         return {"estimate": estimate, "relative_errors": errors}
 
-    def _facts(self, key: str) -> FrozenMap:
-        """What the recipe of a server states; all its cases are of one recipe."""
-        return next((case.facts for case in self._book.cases_of(key)), FrozenMap())
-
-    def _configs(self, spec: ServerSpec) -> ModelConfigs:
-        return read_model_configs(*map(self._folder, models_of(spec)))
+    def _known(self, key: str, node: Node | None) -> Known:
+        spec = self._book.server(key)
+        configs = read_model_configs(*map(self._folder, models_of(spec)))
+        return {
+            "hardware": self._book.hardware(spec.hardware),
+            "target": configs.target,
+            "draft": configs.draft,
+            "chat_template": configs.chat_template,
+            "weights": configs.weights,
+            "node": node,
+            # all cases of a server are of one recipe
+            "facts": next((case.facts for case in self._book.cases_of(key)), FrozenMap()),
+        }
 
     def _folder(self, wanted: Wanted) -> Path | None:
         cache = self._settings.cache_dir or default_cache_dir()

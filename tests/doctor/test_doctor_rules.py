@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.doctor import RULES, Finding, Node, examine
-from pytest_gpubench.doctor.context import NO_FACTS
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware
@@ -48,7 +47,7 @@ class Ill:
     hardware: Hardware | None = None
     chat_template: bool | None = True
     severity: str = "error"
-    facts: FrozenMap = NO_FACTS
+    facts: FrozenMap = field(default_factory=FrozenMap)
 
 
 def m3(**text: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from pytest_gpubench.doctor.config_values import mapping
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 
 _BACKEND = "VLLM_FLASHINFER_ALLREDUCE_BACKEND"
 _LOOKS_FOR_MULTICAST = Version("0.32")
@@ -26,6 +26,14 @@ def _is_minimax(context: ServerContext) -> bool:
     return context.target is not None and context.target.is_minimax_m3
 
 
+@rule(
+    "all-reduce-multicast",
+    "NVLink multicast for the all-reduce that vLLM fuses with the norm",
+    "warning",
+    "seen on a GPU",
+    "Worker failed with error 'CUDA error: an illegal memory access was encountered",
+    outcome_unknown=True,
+)
 def multicast(context: ServerContext) -> Iterator[Symptom]:
     """FlashInfer's kernel stores through a multicast address, which is 0 where PyTorch's symmetric
     memory has none. Seen with vLLM 0.26 on two and four H100s, with MiniMax-M3 and a plain Llama;
@@ -51,6 +59,12 @@ def multicast(context: ServerContext) -> Iterator[Symptom]:
     )
 
 
+@rule(
+    "all-reduce-compiles",
+    "time to compile the fused all-reduce at the first start",
+    "note",
+    "seen on a GPU",
+)
 def compiles(context: ServerContext) -> Iterator[Symptom]:
     """Seen with 0.26.0 on two H100s: ranks say nothing after "Using flashinfer allreduce backend:
     trtllm" while nvcc compiles; one file alone was not done after 170 s of a core that had nothing
@@ -66,22 +80,4 @@ def compiles(context: ServerContext) -> Iterator[Symptom]:
     )
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
-        "all-reduce-multicast",
-        "NVLink multicast for the all-reduce that vLLM fuses with the norm",
-        "warning",
-        "seen on a GPU",
-        "Worker failed with error 'CUDA error: an illegal memory access was encountered",
-        multicast,
-        outcome_unknown=True,
-    ),
-    Rule(
-        "all-reduce-compiles",
-        "time to compile the fused all-reduce at the first start",
-        "note",
-        "seen on a GPU",
-        "",
-        compiles,
-    ),
-)
+RULES: tuple[Rule, ...] = (multicast, compiles)

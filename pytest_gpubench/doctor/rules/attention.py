@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gpubench.dialects.vllm.draft_backend import FLASHINFER_PAGES, is_default
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.doctor.memory_estimate import block_size_of
 from pytest_gpubench.doctor.shape import ModelShape
 
@@ -117,6 +117,13 @@ def _kernels(context: ServerContext) -> list[_Kernel]:
     return kernels
 
 
+@rule(
+    "common-block-size",
+    "one block size for every attention backend of the server",
+    "error",
+    "seen on a GPU",
+    "ValueError: No common block size for {size} ({backends}).",
+)
 def common_block_size(context: ServerContext) -> Iterator[Symptom]:
     kernels = _kernels(context)
     size = block_size_of(context.settings, context.target, context.hardware)
@@ -158,6 +165,13 @@ def _block_remedy(context: ServerContext, kernels: list[_Kernel]) -> str:
     return f"Set serve.block-size to a multiple of {wanted}, or leave it out."
 
 
+@rule(
+    "mha-draft-page-size",
+    "no FlashInfer pages above 64 tokens for a draft without grouped heads (Blackwell)",
+    "error",
+    "read in source",
+    "AssertionError: Unexpected FlashInfer page size {size} without trtllm-gen GQA",
+)
 def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
     draft, target = context.draft, context.target
     if (
@@ -184,6 +198,14 @@ def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "latent-attention",
+    "a backend that has the model's, and the draft's, kind of attention",
+    "error",
+    "read in source",
+    "Selected backend {backend} is not valid for this configuration. Reason: "
+    "['{reason} not supported']",
+)
 def latent_attention(context: ServerContext) -> Iterator[Symptom]:
     """A backend for latent attention under a model without it, or the other way round."""
     settings, spec = context.settings, context.spec
@@ -212,6 +234,14 @@ def latent_attention(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "head-size",
+    "head sizes that the chosen backend has",
+    "error",
+    "read in source",
+    "Selected backend {backend} is not valid for this configuration. Reason: "
+    "['head_size not supported']",
+)
 def head_size(context: ServerContext) -> Iterator[Symptom]:
     for who, shape, backend in (
         ("model", context.target, _target_backend(context)),
@@ -244,6 +274,13 @@ def _target_backend(context: ServerContext) -> str | None:
     return "CPU_ATTN" if context.on_cpu else context.settings.attention_backend
 
 
+@rule(
+    "backend-of-other-platform",
+    "attention backends of this platform",
+    "error",
+    "read in source",
+    "{sentence}",
+)
 def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
     platform = context.hardware.platform
     for name in dict.fromkeys((context.settings.attention_backend, context.asked_draft_backend)):
@@ -273,6 +310,13 @@ def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
+@rule(
+    "fp8-cache-of-flash-attention",
+    "KV cache types that FLASH_ATTN reads",
+    "error",
+    "read in source",
+    "FlashAttention does not support {kind} kv-cache on this device.",
+)
 def fp8_cache_of_flash_attention(context: ServerContext) -> Iterator[Symptom]:
     kind = context.settings.kv_cache_dtype
     backends = {context.settings.attention_backend, draft_backend(context)}
@@ -289,54 +333,10 @@ def fp8_cache_of_flash_attention(context: ServerContext) -> Iterator[Symptom]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "common-block-size",
-        "one block size for every attention backend of the server",
-        "error",
-        "seen on a GPU",
-        "ValueError: No common block size for {size} ({backends}).",
-        common_block_size,
-    ),
-    Rule(
-        "mha-draft-page-size",
-        "no FlashInfer pages above 64 tokens for a draft without grouped heads (Blackwell)",
-        "error",
-        "read in source",
-        "AssertionError: Unexpected FlashInfer page size {size} without trtllm-gen GQA",
-        flashinfer_page_of_mha_draft,
-    ),
-    Rule(
-        "latent-attention",
-        "a backend that has the model's, and the draft's, kind of attention",
-        "error",
-        "read in source",
-        "Selected backend {backend} is not valid for this configuration. Reason: "
-        "['{reason} not supported']",
-        latent_attention,
-    ),
-    Rule(
-        "head-size",
-        "head sizes that the chosen backend has",
-        "error",
-        "read in source",
-        "Selected backend {backend} is not valid for this configuration. Reason: "
-        "['head_size not supported']",
-        head_size,
-    ),
-    Rule(
-        "backend-of-other-platform",
-        "attention backends of this platform",
-        "error",
-        "read in source",
-        "{sentence}",
-        backend_of_other_platform,
-    ),
-    Rule(
-        "fp8-cache-of-flash-attention",
-        "KV cache types that FLASH_ATTN reads",
-        "error",
-        "read in source",
-        "FlashAttention does not support {kind} kv-cache on this device.",
-        fp8_cache_of_flash_attention,
-    ),
+    common_block_size,
+    flashinfer_page_of_mha_draft,
+    latent_attention,
+    head_size,
+    backend_of_other_platform,
+    fp8_cache_of_flash_attention,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.model.cases import Case
 
 
@@ -19,30 +19,39 @@ def _ids(cases: list[Case]) -> tuple[str, ...]:
     return tuple(case.id for case in cases)
 
 
+@rule(
+    "context-of-model",
+    "max-model-len within the model's own context",
+    "error",
+    "seen on the CPU engine",
+    "User-specified max_model_len ({asked}) is greater than the derived max_model_len "
+    "({key}={derived} or model_max_length=None in model's config.json).",
+)
 def context_of_model(context: ServerContext) -> Iterator[Symptom]:
     asked, target = context.settings.max_model_len, context.target
     if asked is None or target is None or not target.max_length or asked <= target.max_length:
         return
-    allowed = context.settings.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0").lower() in (
-        "1",
-        "true",
+    said = context.settings.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0")
+    allowed = said.lower() in ("1", "true")
+    starts = (
+        "; VLLM_ALLOW_LONG_MAX_MODEL_LEN lets it start, positions beyond the model's may give NaN"
     )
     yield Symptom(
         f"max-model-len {asked} is above the model's {target.max_length} ({target.max_length_key})"
-        + (
-            (
-                "; VLLM_ALLOW_LONG_MAX_MODEL_LEN lets it start, positions beyond the "
-                "model's may give NaN."
-            )
-            if allowed
-            else "."
-        ),
+        f"{starts if allowed else ''}.",
         f"Use {target.max_length} or less.",
         {"asked": asked, "key": target.max_length_key, "derived": target.max_length},
         severity="warning" if allowed else None,
     )
 
 
+@rule(
+    "context-of-requests",
+    "input, template and output fit into max-model-len (vLLM cuts the output silently)",
+    "error",
+    "read in source",
+    "This model's maximum context length is {limit} tokens.",
+)
 def context_of_requests(context: ServerContext) -> Iterator[Symptom]:
     limit = _length_limit(context)
     if limit is None:
@@ -60,6 +69,13 @@ def context_of_requests(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "batch-below-sequences",
+    "max-num-batched-tokens at least max-num-seqs",
+    "error",
+    "seen on the CPU engine",
+    "max_num_batched_tokens ({batched}) must be greater than or equal to max_num_seqs ({seqs}).",
+)
 def batch_below_sequences(context: ServerContext) -> Iterator[Symptom]:
     settings = context.settings
     if settings.max_num_batched_tokens < settings.max_num_seqs:
@@ -71,6 +87,15 @@ def batch_below_sequences(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "batch-below-context",
+    "without chunked prefill, max-num-batched-tokens at least max-model-len",
+    "error",
+    "seen on the CPU engine",
+    "max_num_batched_tokens ({batched}) is smaller than max_model_len ({limit}). This "
+    "effectively limits the maximum sequence "
+    "length to max_num_batched_tokens and makes vLLM reject longer sequences.",
+)
 def batch_below_context(context: ServerContext) -> Iterator[Symptom]:
     settings, limit = context.settings, _length_limit(context)
     if (
@@ -86,6 +111,7 @@ def batch_below_context(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("batch-below-decode", "one batch holds every request's step", "warning", "read in source")
 def batch_below_decode(context: ServerContext) -> Iterator[Symptom]:
     width, limit = 1 + context.spec_tokens, context.settings.max_num_batched_tokens
     cut = [case for case in context.cases if context.conc_per_rank(case) * width > limit]
@@ -99,6 +125,12 @@ def batch_below_decode(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "concurrency-above-sequences",
+    "max-num-seqs at least the concurrency of a data-parallel rank",
+    "warning",
+    "read in source",
+)
 def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
     limit = context.settings.max_num_seqs
     queued = [case for case in context.cases if context.conc_per_rank(case) > limit]
@@ -140,6 +172,12 @@ def _graphs(context: ServerContext) -> bool:
     return not context.settings.eager and (mode is None or str(mode).upper() not in ("NONE", "0"))
 
 
+@rule(
+    "capture-below-batch",
+    "CUDA graphs for concurrency x (1 + draft tokens), per data-parallel rank",
+    "warning",
+    "read in source",
+)
 def capture_below_batch(context: ServerContext) -> Iterator[Symptom]:
     if not _graphs(context):
         return
@@ -160,6 +198,14 @@ def capture_below_batch(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "capture-contradiction",
+    "one capture limit",
+    "error",
+    "read in source",
+    "customized max_cudagraph_capture_size(={limit}) should be consistent with the max value "
+    "of cudagraph_capture_sizes(={largest})",
+)
 def capture_contradiction(context: ServerContext) -> Iterator[Symptom]:
     limit, sizes = context.settings.capture_max, context.settings.capture_sizes
     kept = [size for size in sizes if size <= context.settings.max_num_batched_tokens]
@@ -172,6 +218,13 @@ def capture_contradiction(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "capture-truncated",
+    "a capture limit that vLLM keeps",
+    "note",
+    "read in source",
+    "Truncating max_cudagraph_capture_size to {kept}",
+)
 def capture_truncated(context: ServerContext) -> Iterator[Symptom]:
     limit = context.settings.capture_max
     if not _graphs(context) or limit is None or limit < 1 or context.settings.capture_sizes:
@@ -191,6 +244,13 @@ def capture_truncated(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "state-blocks",
+    "a number of sequences for which a hybrid model has state blocks",
+    "warning",
+    "read in source",
+    "max_num_seqs ({seqs}) exceeds available Mamba cache blocks (...)",
+)
 def state_blocks(context: ServerContext) -> Iterator[Symptom]:
     """Each sequence of a hybrid model keeps a state, which needs a block of the cache."""
     settings, target = context.settings, context.target
@@ -207,89 +267,14 @@ def state_blocks(context: ServerContext) -> Iterator[Symptom]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "state-blocks",
-        "a number of sequences for which a hybrid model has state blocks",
-        "warning",
-        "read in source",
-        "max_num_seqs ({seqs}) exceeds available Mamba cache blocks (...)",
-        state_blocks,
-    ),
-    Rule(
-        "context-of-model",
-        "max-model-len within the model's own context",
-        "error",
-        "seen on the CPU engine",
-        "User-specified max_model_len ({asked}) is greater than the derived max_model_len "
-        "({key}={derived} or model_max_length=None in model's config.json).",
-        context_of_model,
-    ),
-    Rule(
-        "context-of-requests",
-        "input, template and output fit into max-model-len (vLLM cuts the output silently)",
-        "error",
-        "read in source",
-        "This model's maximum context length is {limit} tokens.",
-        context_of_requests,
-    ),
-    Rule(
-        "batch-below-sequences",
-        "max-num-batched-tokens at least max-num-seqs",
-        "error",
-        "seen on the CPU engine",
-        "max_num_batched_tokens ({batched}) must be greater than or equal to "
-        "max_num_seqs ({seqs}).",
-        batch_below_sequences,
-    ),
-    Rule(
-        "batch-below-context",
-        "without chunked prefill, max-num-batched-tokens at least max-model-len",
-        "error",
-        "seen on the CPU engine",
-        "max_num_batched_tokens ({batched}) is smaller than max_model_len ({limit}). This "
-        "effectively limits the maximum sequence "
-        "length to max_num_batched_tokens and makes vLLM reject longer sequences.",
-        batch_below_context,
-    ),
-    Rule(
-        "batch-below-decode",
-        "one batch holds every request's step",
-        "warning",
-        "read in source",
-        "",
-        batch_below_decode,
-    ),
-    Rule(
-        "concurrency-above-sequences",
-        "max-num-seqs at least the concurrency of a data-parallel rank",
-        "warning",
-        "read in source",
-        "",
-        concurrency_above_sequences,
-    ),
-    Rule(
-        "capture-below-batch",
-        "CUDA graphs for concurrency x (1 + draft tokens), per data-parallel rank",
-        "warning",
-        "read in source",
-        "",
-        capture_below_batch,
-    ),
-    Rule(
-        "capture-contradiction",
-        "one capture limit",
-        "error",
-        "read in source",
-        "customized max_cudagraph_capture_size(={limit}) should be consistent with the max value "
-        "of cudagraph_capture_sizes(={largest})",
-        capture_contradiction,
-    ),
-    Rule(
-        "capture-truncated",
-        "a capture limit that vLLM keeps",
-        "note",
-        "read in source",
-        "Truncating max_cudagraph_capture_size to {kept}",
-        capture_truncated,
-    ),
+    state_blocks,
+    context_of_model,
+    context_of_requests,
+    batch_below_sequences,
+    batch_below_context,
+    batch_below_decode,
+    concurrency_above_sequences,
+    capture_below_batch,
+    capture_contradiction,
+    capture_truncated,
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 
 _EAGLE = ("eagle", "eagle3")
 
 
+@rule("draft-tokens", "draft tokens per step", "error", "seen on the CPU engine", "{sentence}")
 def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
     if context.spec.speculative is None:
         return
@@ -28,6 +29,13 @@ def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "draft-tensor-parallel",
+    "the draft's tensor parallel size",
+    "error",
+    "seen on the CPU engine",
+    "{sentence}",
+)
 def draft_tp(context: ServerContext) -> Iterator[Symptom]:
     if context.draft_option("tensor_parallel_size") is not None:
         says = (
@@ -52,6 +60,13 @@ def draft_tp(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "draft-heads-by-tp",
+    "the draft's heads divide by its tensor parallel size",
+    "error",
+    "seen on the CPU engine",
+    "{sentence}",
+)
 def draft_heads(context: ServerContext) -> Iterator[Symptom]:
     draft, tp = context.draft, context.draft_tp
     if draft and draft.heads and draft.heads % tp:
@@ -76,6 +91,13 @@ def draft_heads(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "draft-hidden-size",
+    "a draft made for this model's hidden size",
+    "error",
+    "read in source",
+    "a shape mismatch while the draft's weights load",
+)
 def draft_hidden(context: ServerContext) -> Iterator[Symptom]:
     draft, target = context.draft, context.target
     speculative = context.spec.speculative
@@ -99,6 +121,14 @@ def draft_hidden(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "draft-vocabulary",
+    "draft and model share a vocabulary",
+    "error",
+    "seen on the CPU engine",
+    "Target and draft model should have the same vocabulary size. "
+    "Target model vocab_size={target}. Draft model vocab_size={draft}.",
+)
 def draft_vocabulary(context: ServerContext) -> Iterator[Symptom]:
     draft, target, speculative = context.draft, context.target, context.spec.speculative
     if not draft or not target or speculative is None or not draft.vocab or not target.vocab:
@@ -113,6 +143,12 @@ def draft_vocabulary(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "draft-aux-layers",
+    "layers that an EAGLE3 draft reads exist and differ",
+    "error",
+    "read in source",
+)
 def draft_aux_layers(context: ServerContext) -> Iterator[Symptom]:
     draft, target = context.draft, context.target
     if draft is None or target is None or not draft.aux_layers or not target.layers:
@@ -126,6 +162,9 @@ def draft_aux_layers(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "draft-context", "the draft's context is as long as the requests", "warning", "read in source"
+)
 def draft_length(context: ServerContext) -> Iterator[Symptom]:
     draft, needs = context.draft, context.settings.max_model_len
     longest = max((case.workload.isl + case.workload.osl for case in context.cases), default=0)
@@ -137,6 +176,13 @@ def draft_length(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "synthetic-acceptance",
+    "synthetic acceptance is whole and in range",
+    "error",
+    "seen on the CPU engine",
+    "{sentence}",
+)
 def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
     method = context.draft_option("rejection_sample_method")
     length = context.draft_option("synthetic_acceptance_length")
@@ -181,6 +227,14 @@ def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "draft-metrics-without-draft",
+    "draft metrics need a draft",
+    "error",
+    "seen on the CPU engine",
+    "--per-request-spec-decode-metrics requires speculative decoding to be enabled "
+    "(via --speculative-config).",
+)
 def metrics_without_draft(context: ServerContext) -> Iterator[Symptom]:
     asked = context.settings.word("per-request-spec-decode-metrics")
     if asked not in (None, "none") and context.spec.speculative is None:
@@ -189,6 +243,13 @@ def metrics_without_draft(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "sampling-with-draft",
+    "no min_p or logit_bias with speculative decoding",
+    "error",
+    "read in source",
+    "The min_p and logit_bias sampling parameters are not yet supported with speculative decoding.",
+)
 def sampling_with_draft(context: ServerContext) -> Iterator[Symptom]:
     if context.spec.speculative is None:
         return
@@ -203,87 +264,14 @@ def sampling_with_draft(context: ServerContext) -> Iterator[Symptom]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "draft-tokens",
-        "draft tokens per step",
-        "error",
-        "seen on the CPU engine",
-        "{sentence}",
-        draft_tokens,
-    ),
-    Rule(
-        "draft-tensor-parallel",
-        "the draft's tensor parallel size",
-        "error",
-        "seen on the CPU engine",
-        "{sentence}",
-        draft_tp,
-    ),
-    Rule(
-        "draft-heads-by-tp",
-        "the draft's heads divide by its tensor parallel size",
-        "error",
-        "seen on the CPU engine",
-        "{sentence}",
-        draft_heads,
-    ),
-    Rule(
-        "draft-hidden-size",
-        "a draft made for this model's hidden size",
-        "error",
-        "read in source",
-        "a shape mismatch while the draft's weights load",
-        draft_hidden,
-    ),
-    Rule(
-        "draft-vocabulary",
-        "draft and model share a vocabulary",
-        "error",
-        "seen on the CPU engine",
-        "Target and draft model should have the same vocabulary size. "
-        "Target model vocab_size={target}. Draft model vocab_size={draft}.",
-        draft_vocabulary,
-    ),
-    Rule(
-        "draft-aux-layers",
-        "layers that an EAGLE3 draft reads exist and differ",
-        "error",
-        "read in source",
-        "",
-        draft_aux_layers,
-    ),
-    Rule(
-        "draft-context",
-        "the draft's context is as long as the requests",
-        "warning",
-        "read in source",
-        "",
-        draft_length,
-    ),
-    Rule(
-        "synthetic-acceptance",
-        "synthetic acceptance is whole and in range",
-        "error",
-        "seen on the CPU engine",
-        "{sentence}",
-        synthetic_acceptance,
-    ),
-    Rule(
-        "draft-metrics-without-draft",
-        "draft metrics need a draft",
-        "error",
-        "seen on the CPU engine",
-        "--per-request-spec-decode-metrics requires speculative decoding to be enabled "
-        "(via --speculative-config).",
-        metrics_without_draft,
-    ),
-    Rule(
-        "sampling-with-draft",
-        "no min_p or logit_bias with speculative decoding",
-        "error",
-        "read in source",
-        "The min_p and logit_bias sampling parameters are not yet supported with "
-        "speculative decoding.",
-        sampling_with_draft,
-    ),
+    draft_tokens,
+    draft_tp,
+    draft_heads,
+    draft_hidden,
+    draft_vocabulary,
+    draft_aux_layers,
+    draft_length,
+    synthetic_acceptance,
+    metrics_without_draft,
+    sampling_with_draft,
 )

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.doctor.memory_estimate import GIB
 
 _THIN = 0.05
 
 
+@rule(
+    "utilization-range",
+    "gpu-memory-utilization is a fraction",
+    "error",
+    "seen on the CPU engine",
+    "Input should be {sense}",
+)
 def utilization_range(context: ServerContext) -> Iterator[Symptom]:
     value = context.settings.utilization
     if not 0 < value <= 1:
@@ -22,6 +29,14 @@ def utilization_range(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "free-memory",
+    "the GPUs are free enough",
+    "error",
+    "read in source",
+    "Free memory on device cuda:0 ({free}/{total} GiB) on startup is less than desired GPU "
+    "memory utilization ({util}, {wanted} GiB).",
+)
 def free_memory(context: ServerContext) -> Iterator[Symptom]:
     free, total = context.node.free_vram_gib, context.node.vram_gib or context.hardware.vram_gib
     wanted = total * context.settings.utilization
@@ -39,6 +54,7 @@ def free_memory(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("weights-above-memory", "the weights leave room", "error", "read in source", "{sentence}")
 def weights(context: ServerContext) -> Iterator[Symptom]:
     memory, least = context.memory, context.least_weights_gib
     if context.on_cpu or (memory is None and least is None):
@@ -67,6 +83,14 @@ def weights(context: ServerContext) -> Iterator[Symptom]:
     )
 
 
+@rule(
+    "cache-below-one-request",
+    "the KV cache holds one request of max-model-len",
+    "error",
+    "read in source",
+    "To serve at least one request with the model's max seq len ({length}), ({needed} GiB KV "
+    "cache is needed, which is larger than the available KV cache memory ({left} GiB).",
+)
 def one_request(context: ServerContext) -> Iterator[Symptom]:
     memory, length = context.memory, context.settings.max_model_len
     if memory is None or length is None or memory.kv_gib_at_most <= 0 or not memory.exact_kv:
@@ -81,6 +105,13 @@ def one_request(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "cache-above-memory",
+    "kv-cache-memory-bytes that the GPU has",
+    "error",
+    "read in source",
+    "torch.OutOfMemoryError: CUDA out of memory.",
+)
 def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
     memory = context.memory
     if memory is None or context.on_cpu or not context.settings.flags.get("kv-cache-memory-bytes"):
@@ -93,6 +124,13 @@ def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "thin-memory",
+    "more than 5% of the memory is left for the KV cache",
+    "warning",
+    "read in source",
+    "No available memory for the cache blocks.",
+)
 def thin_memory(context: ServerContext) -> Iterator[Symptom]:
     memory = context.memory
     if memory is None or context.on_cpu or memory.kv_gib_at_most <= 0:
@@ -106,6 +144,12 @@ def thin_memory(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "cache-below-concurrency",
+    "the KV cache holds the requests in flight",
+    "warning",
+    "read in source",
+)
 def requests_in_cache(context: ServerContext) -> Iterator[Symptom]:
     memory = context.memory
     if memory is None or memory.kv_gib <= 0 or not memory.exact_kv:
@@ -127,6 +171,7 @@ def requests_in_cache(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("cpu-memory", "weights and cache fit into main memory", "error", "read in source")
 def cpu_memory(context: ServerContext) -> Iterator[Symptom]:
     memory, available = context.memory, context.node.memory_gib
     if memory is None or not context.on_cpu or available is None:
@@ -141,6 +186,7 @@ def cpu_memory(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("cpu-cache-not-set", "the CPU engine's cache has a size", "warning", "read in source")
 def cpu_cache_not_set(context: ServerContext) -> Iterator[Symptom]:
     flags = context.settings.flags
     sized = (
@@ -155,78 +201,13 @@ def cpu_cache_not_set(context: ServerContext) -> Iterator[Symptom]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "utilization-range",
-        "gpu-memory-utilization is a fraction",
-        "error",
-        "seen on the CPU engine",
-        "Input should be {sense}",
-        utilization_range,
-    ),
-    Rule(
-        "free-memory",
-        "the GPUs are free enough",
-        "error",
-        "read in source",
-        "Free memory on device cuda:0 ({free}/{total} GiB) on startup is less than desired GPU "
-        "memory utilization ({util}, {wanted} GiB).",
-        free_memory,
-    ),
-    Rule(
-        "weights-above-memory",
-        "the weights leave room",
-        "error",
-        "read in source",
-        "{sentence}",
-        weights,
-    ),
-    Rule(
-        "cache-above-memory",
-        "kv-cache-memory-bytes that the GPU has",
-        "error",
-        "read in source",
-        "torch.OutOfMemoryError: CUDA out of memory.",
-        fixed_cache,
-    ),
-    Rule(
-        "cache-below-one-request",
-        "the KV cache holds one request of max-model-len",
-        "error",
-        "read in source",
-        "To serve at least one request with the model's max seq len ({length}), ({needed} GiB KV "
-        "cache is needed, which is larger than the available KV cache memory ({left} GiB).",
-        one_request,
-    ),
-    Rule(
-        "thin-memory",
-        "more than 5% of the memory is left for the KV cache",
-        "warning",
-        "read in source",
-        "No available memory for the cache blocks.",
-        thin_memory,
-    ),
-    Rule(
-        "cache-below-concurrency",
-        "the KV cache holds the requests in flight",
-        "warning",
-        "read in source",
-        "",
-        requests_in_cache,
-    ),
-    Rule(
-        "cpu-memory",
-        "weights and cache fit into main memory",
-        "error",
-        "read in source",
-        "",
-        cpu_memory,
-    ),
-    Rule(
-        "cpu-cache-not-set",
-        "the CPU engine's cache has a size",
-        "warning",
-        "read in source",
-        "",
-        cpu_cache_not_set,
-    ),
+    utilization_range,
+    free_memory,
+    weights,
+    fixed_cache,
+    one_request,
+    thin_memory,
+    requests_in_cache,
+    cpu_memory,
+    cpu_cache_not_set,
 )

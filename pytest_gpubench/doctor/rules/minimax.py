@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 
 
+@rule("minimax-m3-on-cpu", "no MiniMax-M3 on the CPU", "error", "read in source")
 def minimax_m3_on_cpu(context: ServerContext) -> Iterator[Symptom]:
     if context.target and context.target.is_minimax_m3 and context.on_cpu:
         yield Symptom(
@@ -15,6 +16,14 @@ def minimax_m3_on_cpu(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "minimax-m3-text-config",
+    "MiniMax-M3's whole config.json",
+    "error",
+    "seen on the CPU engine",
+    "The checkpoint you are trying to load has model type `minimax_m3_text` but Transformers "
+    "does not recognize this architecture.",
+)
 def minimax_m3_text_config(context: ServerContext) -> Iterator[Symptom]:
     if context.target and context.target.model_type == "minimax_m3_text":
         yield Symptom(
@@ -24,6 +33,13 @@ def minimax_m3_text_config(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "minimax-m3-shape",
+    "sizes that MiniMax-M3's kernels are written for",
+    "error",
+    "read in source",
+    "{sentence}",
+)
 def minimax_m3_shape(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
     if target is None or target.sparse is None or not target.is_minimax_m3:
@@ -53,6 +69,14 @@ def minimax_m3_shape(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "nvfp4-cache-needs-blackwell",
+    "an NVFP4 KV cache for MiniMax-M3 on Blackwell only",
+    "error",
+    "read in source",
+    "MiniMax M3 sparse attention supports an NVFP4 KV cache only with the SM100 MSA backend "
+    "(kv_cache_dtype={kind}, topk_blocks={topk})",
+)
 def nvfp4_cache(context: ServerContext) -> Iterator[Symptom]:
     kind, target = context.settings.kv_cache_dtype, context.target
     if target is None or not target.is_minimax_m3 or not kind.startswith("nvfp4"):
@@ -67,6 +91,13 @@ def nvfp4_cache(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "minimax-m3-top-k-layout",
+    "a vLLM that reads MiniMax-M3's top-k buffer as it is written",
+    "error",
+    "seen on a GPU",
+    "Triton Error [CUDA]: an illegal memory access was encountered",
+)
 def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
     """vLLM issue 48603: the model's top-k buffer became token-major for Blackwell's kernels while
     the Triton ones, which every other GPU takes, went on to read it head-major. Seen in 0.25.1
@@ -93,46 +124,9 @@ def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "minimax-m3-top-k-layout",
-        "a vLLM that reads MiniMax-M3's top-k buffer as it is written",
-        "error",
-        "seen on a GPU",
-        "Triton Error [CUDA]: an illegal memory access was encountered",
-        top_k_layout,
-    ),
-    Rule(
-        "nvfp4-cache-needs-blackwell",
-        "an NVFP4 KV cache for MiniMax-M3 on Blackwell only",
-        "error",
-        "read in source",
-        "MiniMax M3 sparse attention supports an NVFP4 KV cache only with the SM100 MSA backend "
-        "(kv_cache_dtype={kind}, topk_blocks={topk})",
-        nvfp4_cache,
-    ),
-    Rule(
-        "minimax-m3-on-cpu",
-        "no MiniMax-M3 on the CPU",
-        "error",
-        "read in source",
-        "",
-        minimax_m3_on_cpu,
-    ),
-    Rule(
-        "minimax-m3-text-config",
-        "MiniMax-M3's whole config.json",
-        "error",
-        "seen on the CPU engine",
-        "The checkpoint you are trying to load has model type `minimax_m3_text` but Transformers "
-        "does not recognize this architecture.",
-        minimax_m3_text_config,
-    ),
-    Rule(
-        "minimax-m3-shape",
-        "sizes that MiniMax-M3's kernels are written for",
-        "error",
-        "read in source",
-        "{sentence}",
-        minimax_m3_shape,
-    ),
+    top_k_layout,
+    nvfp4_cache,
+    minimax_m3_on_cpu,
+    minimax_m3_text_config,
+    minimax_m3_shape,
 )

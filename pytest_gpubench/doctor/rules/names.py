@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.doctor.findings import Severity
 from pytest_gpubench.doctor.known_vocabularies import (
     Kind,
@@ -28,6 +28,13 @@ _PLUGINS = ("bitsandbytes", "gguf")
 """Quantization methods that libraries beside vLLM bring."""
 
 
+@rule(
+    "unknown-attention-backend",
+    "attention backends that vLLM knows",
+    "error",
+    "seen on the CPU engine",
+    "Unknown attention backend: '{name}'. Valid options are: FLASH_ATTN, ...",
+)
 def attention_backend(context: ServerContext) -> Iterator[Symptom]:
     known = _choices(context, "attention-backend")
     draft = context.asked_draft_backend
@@ -44,6 +51,13 @@ def attention_backend(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
+@rule(
+    "unknown-flag-value",
+    "values of flags, such as MoE and linear backends, that vLLM knows",
+    "error",
+    "seen on the CPU engine",
+    "error: argument --{flag}: invalid choice: '{name}'",
+)
 def flag_choice(context: ServerContext) -> Iterator[Symptom]:
     for flag in context.settings.flags:
         name, known = context.settings.word(flag), _choices(context, flag)
@@ -58,6 +72,13 @@ def flag_choice(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
+@rule(
+    "unknown-quantization",
+    "quantization methods that vLLM knows",
+    "error",
+    "seen on the CPU engine",
+    "Unknown quantization method: {name}. Must be one of [...].",
+)
 def quantization_method(context: ServerContext) -> Iterator[Symptom]:
     known = _choices(context, "quantization")
     asked = context.settings.quantization
@@ -100,6 +121,12 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
+@rule(
+    "flag-given-twice",
+    "a JSON flag whole or in dotted parts, not both",
+    "warning",
+    "seen on the CPU engine",
+)
 def doubled_flag(context: ServerContext) -> Iterator[Symptom]:
     for flag in context.settings.doubled:
         yield Symptom(
@@ -109,6 +136,13 @@ def doubled_flag(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "exclusive-flags",
+    "one spelling of a setting",
+    "error",
+    "seen on the CPU engine",
+    "{name} and {other} are mutually exclusive",
+)
 def exclusive_flags(context: ServerContext) -> Iterator[Symptom]:
     settings = context.settings
     pairs = (
@@ -192,22 +226,50 @@ REMOVED_VARIABLES: dict[str, str] = {
 }
 
 
+@rule(
+    "removed-flag",
+    "flags that vLLM still has",
+    "warning",
+    "seen on the CPU engine",
+    "error: unrecognized arguments: --{name}",
+)
 def removed_flag(context: ServerContext) -> Iterator[Symptom]:
     for name in _flags(context):
         yield from _removed(context, "flags", name, REMOVED_FLAGS.get(name))
 
 
+@rule(
+    "removed-variable",
+    "environment variables that vLLM still reads",
+    "warning",
+    "seen on the CPU engine",
+    "Unknown vLLM environment variable detected: {name}",
+)
 def removed_variable(context: ServerContext) -> Iterator[Symptom]:
     for name in _variables(context):
         yield from _removed(context, "variables", name, REMOVED_VARIABLES.get(name))
 
 
+@rule(
+    "unknown-flag",
+    "flags that the vLLM at hand has",
+    "error",
+    "seen on the CPU engine",
+    "error: unrecognized arguments: --{name}",
+)
 def unknown_flag(context: ServerContext) -> Iterator[Symptom]:
     for name in _flags(context):
         if name not in REMOVED_FLAGS:
             yield from _unknown(context, "flags", name)
 
 
+@rule(
+    "unknown-variable",
+    "environment variables that the vLLM at hand reads",
+    "warning",
+    "seen on the CPU engine",
+    "Unknown vLLM environment variable detected: {name}",
+)
 def unknown_variable(context: ServerContext) -> Iterator[Symptom]:
     for name in _variables(context):
         if name not in REMOVED_VARIABLES:
@@ -301,76 +363,13 @@ def _hint(name: str, known: tuple[str, ...]) -> str:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "unknown-attention-backend",
-        "attention backends that vLLM knows",
-        "error",
-        "seen on the CPU engine",
-        "Unknown attention backend: '{name}'. Valid options are: FLASH_ATTN, ...",
-        attention_backend,
-    ),
-    Rule(
-        "unknown-flag-value",
-        "values of flags, such as MoE and linear backends, that vLLM knows",
-        "error",
-        "seen on the CPU engine",
-        "error: argument --{flag}: invalid choice: '{name}'",
-        flag_choice,
-    ),
-    Rule(
-        "unknown-quantization",
-        "quantization methods that vLLM knows",
-        "error",
-        "seen on the CPU engine",
-        "Unknown quantization method: {name}. Must be one of [...].",
-        quantization_method,
-    ),
-    Rule(
-        "flag-given-twice",
-        "a JSON flag whole or in dotted parts, not both",
-        "warning",
-        "seen on the CPU engine",
-        "",
-        doubled_flag,
-    ),
-    Rule(
-        "exclusive-flags",
-        "one spelling of a setting",
-        "error",
-        "seen on the CPU engine",
-        "{name} and {other} are mutually exclusive",
-        exclusive_flags,
-    ),
-    Rule(
-        "removed-flag",
-        "flags that vLLM still has",
-        "warning",
-        "seen on the CPU engine",
-        "error: unrecognized arguments: --{name}",
-        removed_flag,
-    ),
-    Rule(
-        "unknown-flag",
-        "flags that the vLLM at hand has",
-        "error",
-        "seen on the CPU engine",
-        "error: unrecognized arguments: --{name}",
-        unknown_flag,
-    ),
-    Rule(
-        "removed-variable",
-        "environment variables that vLLM still reads",
-        "warning",
-        "seen on the CPU engine",
-        "Unknown vLLM environment variable detected: {name}",
-        removed_variable,
-    ),
-    Rule(
-        "unknown-variable",
-        "environment variables that the vLLM at hand reads",
-        "warning",
-        "seen on the CPU engine",
-        "Unknown vLLM environment variable detected: {name}",
-        unknown_variable,
-    ),
+    attention_backend,
+    flag_choice,
+    quantization_method,
+    doubled_flag,
+    exclusive_flags,
+    removed_flag,
+    unknown_flag,
+    removed_variable,
+    unknown_variable,
 )

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 
 
+@rule(
+    "heads-by-tp",
+    "attention heads divide by tensor parallel size",
+    "error",
+    "seen on the CPU engine",
+    "Total number of attention heads ({heads}) must be divisible by tensor parallel size ({tp}).",
+)
 def heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
     if target and target.heads and target.heads % tp:
@@ -17,6 +24,13 @@ def heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "kv-heads-by-tp",
+    "KV heads and tensor parallel size divide one another",
+    "error",
+    "read in source",
+    "AssertionError",
+)
 def kv_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
     if (
@@ -32,6 +46,13 @@ def kv_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "vision-heads-by-tp",
+    "vision heads divide by tensor parallel size, also with --language-model-only",
+    "error",
+    "seen on a GPU",
+    "AssertionError: {heads} is not divisible by {tp}",
+)
 def vision_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
     if (
@@ -50,6 +71,13 @@ def vision_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "experts-below-tp",
+    "no more tensor-parallel ranks than experts",
+    "error",
+    "read in source",
+    "Tensor parallel size {tp} is greater than the number of experts {experts}.",
+)
 def experts_below_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
     if target and target.is_moe and tp > target.experts:
@@ -60,6 +88,13 @@ def experts_below_tp(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "intermediate-by-tp",
+    "intermediate sizes divide by tensor parallel size",
+    "error",
+    "read in source",
+    "AssertionError: {width} is not divisible by {tp}",
+)
 def intermediate_by_tp(context: ServerContext) -> Iterator[Symptom]:
     target, tp = context.target, context.tp
     if target is None or tp == 1:
@@ -79,6 +114,13 @@ def intermediate_by_tp(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
+@rule(
+    "ep-without-experts",
+    "expert parallelism only with experts",
+    "error",
+    "seen on the CPU engine",
+    "Number of experts in the model must be greater than 0 when expert parallelism is enabled.",
+)
 def ep_without_experts(context: ServerContext) -> Iterator[Symptom]:
     if (
         context.settings.expert_parallel
@@ -93,6 +135,7 @@ def ep_without_experts(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("ep-above-experts", "every expert-parallel rank has an expert", "warning", "read in source")
 def ep_above_experts(context: ServerContext) -> Iterator[Symptom]:
     target, topology = context.target, context.spec.topology
     ranks = topology.expert_ranks
@@ -103,6 +146,13 @@ def ep_above_experts(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "gpus-above-node",
+    "the server fits on one node",
+    "error",
+    "read in source",
+    "World size ({world}) is larger than the number of available GPUs ({gpus}) in this node.",
+)
 def gpus_above_node(context: ServerContext) -> Iterator[Symptom]:
     topology = context.spec.topology
     if context.on_cpu:
@@ -122,6 +172,7 @@ def gpus_above_node(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("stages-above-layers", "no more pipeline stages than layers", "error", "read in source")
 def stages_above_layers(context: ServerContext) -> Iterator[Symptom]:
     target, pp = context.target, context.spec.topology.pp
     if target and target.layers and pp > target.layers:
@@ -130,6 +181,13 @@ def stages_above_layers(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "eplb-needs-ep",
+    "expert load balancing needs a GPU, expert parallelism and several ranks",
+    "error",
+    "seen on the CPU engine",
+    "{sentence}",
+)
 def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
     settings, topology = context.settings, context.spec.topology
     if not settings.eplb:
@@ -164,6 +222,14 @@ def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "eplb-even-split",
+    "expert load balancing needs an even split",
+    "error",
+    "read in source",
+    "EPLB currently only supports even distribution of experts across ranks. Got "
+    "{experts} experts and {ranks} EP ranks.",
+)
 def eplb_even_split(context: ServerContext) -> Iterator[Symptom]:
     target, settings, topology = context.target, context.settings, context.spec.topology
     ranks = topology.expert_ranks
@@ -178,6 +244,14 @@ def eplb_even_split(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
+@rule(
+    "redundant-without-eplb",
+    "redundant experts need expert load balancing",
+    "error",
+    "seen on the CPU engine",
+    "num_redundant_experts is set to {count} but EPLB is not enabled. Either "
+    "enable EPLB or unset num_redundant_experts.",
+)
 def redundant_without_eplb(context: ServerContext) -> Iterator[Symptom]:
     count = context.settings.redundant_experts
     if count and not context.settings.eplb:
@@ -188,6 +262,13 @@ def redundant_without_eplb(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "dcp-splits-tp",
+    "decode context parallelism divides its group",
+    "error",
+    "seen on the CPU engine",
+    "{sentence}",
+)
 def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
     tp, dcp, pcp = context.tp, context.spec.topology.dcp, context.spec.topology.pcp
     if pcp == 1 and tp % dcp:
@@ -210,6 +291,13 @@ def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "dcp-needs-spare-heads",
+    "decode context parallelism needs ranks that share a KV head",
+    "error",
+    "seen on the CPU engine",
+    "{sentence}",
+)
 def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
     target, tp, dcp = context.target, context.tp, context.spec.topology.dcp
     if dcp == 1 or target is None or not target.kv_heads or not target.heads or target.latent_dim:
@@ -250,119 +338,18 @@ def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "heads-by-tp",
-        "attention heads divide by tensor parallel size",
-        "error",
-        "seen on the CPU engine",
-        "Total number of attention heads ({heads}) must be divisible by tensor "
-        "parallel size ({tp}).",
-        heads_by_tp,
-    ),
-    Rule(
-        "kv-heads-by-tp",
-        "KV heads and tensor parallel size divide one another",
-        "error",
-        "read in source",
-        "AssertionError",
-        kv_heads_by_tp,
-    ),
-    Rule(
-        "vision-heads-by-tp",
-        "vision heads divide by tensor parallel size, also with --language-model-only",
-        "error",
-        "seen on a GPU",
-        "AssertionError: {heads} is not divisible by {tp}",
-        vision_heads_by_tp,
-    ),
-    Rule(
-        "experts-below-tp",
-        "no more tensor-parallel ranks than experts",
-        "error",
-        "read in source",
-        "Tensor parallel size {tp} is greater than the number of experts {experts}.",
-        experts_below_tp,
-    ),
-    Rule(
-        "intermediate-by-tp",
-        "intermediate sizes divide by tensor parallel size",
-        "error",
-        "read in source",
-        "AssertionError: {width} is not divisible by {tp}",
-        intermediate_by_tp,
-    ),
-    Rule(
-        "ep-without-experts",
-        "expert parallelism only with experts",
-        "error",
-        "seen on the CPU engine",
-        "Number of experts in the model must be greater than 0 when expert parallelism is enabled.",
-        ep_without_experts,
-    ),
-    Rule(
-        "ep-above-experts",
-        "every expert-parallel rank has an expert",
-        "warning",
-        "read in source",
-        "",
-        ep_above_experts,
-    ),
-    Rule(
-        "gpus-above-node",
-        "the server fits on one node",
-        "error",
-        "read in source",
-        "World size ({world}) is larger than the number of available GPUs ({gpus}) in this node.",
-        gpus_above_node,
-    ),
-    Rule(
-        "stages-above-layers",
-        "no more pipeline stages than layers",
-        "error",
-        "read in source",
-        "",
-        stages_above_layers,
-    ),
-    Rule(
-        "eplb-needs-ep",
-        "expert load balancing needs a GPU, expert parallelism and several ranks",
-        "error",
-        "seen on the CPU engine",
-        "{sentence}",
-        eplb_needs_ep,
-    ),
-    Rule(
-        "eplb-even-split",
-        "expert load balancing needs an even split",
-        "error",
-        "read in source",
-        "EPLB currently only supports even distribution of experts across ranks. Got "
-        "{experts} experts and {ranks} EP ranks.",
-        eplb_even_split,
-    ),
-    Rule(
-        "redundant-without-eplb",
-        "redundant experts need expert load balancing",
-        "error",
-        "seen on the CPU engine",
-        "num_redundant_experts is set to {count} but EPLB is not enabled. Either "
-        "enable EPLB or unset num_redundant_experts.",
-        redundant_without_eplb,
-    ),
-    Rule(
-        "dcp-splits-tp",
-        "decode context parallelism divides its group",
-        "error",
-        "seen on the CPU engine",
-        "{sentence}",
-        dcp_splits_tp,
-    ),
-    Rule(
-        "dcp-needs-spare-heads",
-        "decode context parallelism needs ranks that share a KV head",
-        "error",
-        "seen on the CPU engine",
-        "{sentence}",
-        dcp_needs_spare_heads,
-    ),
+    heads_by_tp,
+    kv_heads_by_tp,
+    vision_heads_by_tp,
+    experts_below_tp,
+    intermediate_by_tp,
+    ep_without_experts,
+    ep_above_experts,
+    gpus_above_node,
+    stages_above_layers,
+    eplb_needs_ep,
+    eplb_even_split,
+    redundant_without_eplb,
+    dcp_splits_tp,
+    dcp_needs_spare_heads,
 )

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.model.workload import AGENTIC, SESSIONS
 
 
+@rule(
+    "chat-template",
+    "a chat template for chat requests",
+    "error",
+    "read in source",
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide "
+    "a chat template if the tokenizer does not define one.",
+)
 def chat_template(context: ServerContext) -> Iterator[Symptom]:
     if context.chat_template is not False or "chat-template" in context.settings.flags:
         return
@@ -22,6 +30,7 @@ def chat_template(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("prefix-caching", "prefix caching is off while prefill is measured", "note", "read in source")
 def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
     if context.cases and all(
         case.workload.dataset in (AGENTIC, SESSIONS) for case in context.cases
@@ -38,6 +47,13 @@ def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
 UNKNOWN_MODEL = "unknown-model"
 
 
+@rule(
+    UNKNOWN_MODEL,
+    "the models' config.json are known",
+    "note",
+    "read in source",
+    outcome_unknown=True,
+)
 def unknown_model(context: ServerContext) -> Iterator[Symptom]:
     unknown = []
     if context.target is None:
@@ -57,44 +73,15 @@ def unknown_model(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
+@rule(
+    "facts-contradict",
+    "the recipe's facts agree with the model's files",
+    "warning",
+    "read in source",
+)
 def facts_of_files(context: ServerContext) -> Iterator[Symptom]:
     for sentence in context.contradictions:
         yield Symptom(sentence, "Mend or remove it: what the files say counts.")
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
-        "chat-template",
-        "a chat template for chat requests",
-        "error",
-        "read in source",
-        "As of transformers v4.44, default chat template is no longer allowed, so you must provide "
-        "a chat template if the tokenizer does not define one.",
-        chat_template,
-    ),
-    Rule(
-        "prefix-caching",
-        "prefix caching is off while prefill is measured",
-        "note",
-        "read in source",
-        "",
-        prefix_caching,
-    ),
-    Rule(
-        "facts-contradict",
-        "the recipe's facts agree with the model's files",
-        "warning",
-        "read in source",
-        "",
-        facts_of_files,
-    ),
-    Rule(
-        UNKNOWN_MODEL,
-        "the models' config.json are known",
-        "note",
-        "read in source",
-        "",
-        unknown_model,
-        outcome_unknown=True,
-    ),
-)
+RULES: tuple[Rule, ...] = (chat_template, prefix_caching, facts_of_files, unknown_model)

@@ -6,13 +6,9 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.doctor.findings import Severity
-from pytest_gpubench.doctor.weight_estimate import (
-    DENSE_MLP,
-    SHARED_EXPERT,
-    unquantized_share,
-)
+from pytest_gpubench.doctor.weight_estimate import DENSE_MLP, SHARED_EXPERT, unquantized_share
 
 _MIN_CAPABILITY: dict[str, int] = {
     "awq": 75,
@@ -64,6 +60,14 @@ def _dtype(context: ServerContext) -> str:
     return context.target.dtype if context.target else ""
 
 
+@rule(
+    "quantization-capability",
+    "quantized weights that this GPU can compute with",
+    "error",
+    "read in source",
+    "The quantization method {method} is not supported for the current GPU. "
+    "Minimum capability: {needs}. Current capability: {has}.",
+)
 def capability(context: ServerContext) -> Iterator[Symptom]:
     method, has = _method(context), context.hardware.compute_capability
     needs = _MIN_CAPABILITY.get(method, 0)
@@ -76,6 +80,14 @@ def capability(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "quantization-dtype",
+    "activation types of the quantization method",
+    "error",
+    "seen on the CPU engine",
+    "torch.{dtype} is not supported for quantization method {method}. Supported "
+    "dtypes: [torch.bfloat16]",
+)
 def activation_dtype(context: ServerContext) -> Iterator[Symptom]:
     method, dtype = _method(context), _dtype(context)
     if method == "mxfp8" and context.target is not None and not context.target.quantization:
@@ -90,6 +102,14 @@ def activation_dtype(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "quantization-contradiction",
+    "--quantization agrees with the model",
+    "error",
+    "seen on the CPU engine",
+    "Quantization method specified in the model config ({has}) does not match the quantization "
+    "method specified in the `quantization` argument ({asked}).",
+)
 def contradicting_method(context: ServerContext) -> Iterator[Symptom]:
     asked, has = context.settings.quantization, context.checkpoint_quantization
     families = (
@@ -113,6 +133,13 @@ def contradicting_method(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "mxfp8-blocks",
+    "MXFP8 experts cut into whole blocks of 32",
+    "error",
+    "read in source",
+    "{sentence}",
+)
 def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
     if target is None or not target.is_moe or _method(context) not in _MX8:
@@ -138,6 +165,13 @@ def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule(
+    "quantization-groups",
+    "tensor parallelism that keeps the groups of AWQ weights and the blocks of FP8 weights whole",
+    "error",
+    "read in source",
+    "{sentence}",
+)
 def weight_groups(context: ServerContext) -> Iterator[Symptom]:
     """Row-parallel layers are cut across the groups, or blocks, that share a scale."""
     target, tp = context.target, context.tp
@@ -189,6 +223,13 @@ def _fitting(width: int, group: int, tp: int) -> str:
     return f"tp {fits}" if width % (fits * group) == 0 else "another checkpoint"
 
 
+@rule(
+    "marlin-hidden-size",
+    "Marlin's hidden size is a multiple of 128",
+    "error",
+    "read in source",
+    "{sentence}",
+)
 def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
     asked = context.settings.word("moe-backend")
@@ -214,6 +255,7 @@ def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
+@rule("dummy-mxfp8", "dummy MXFP8 weights have no scales", "note", "seen on a GPU")
 def dummy_scales(context: ServerContext) -> Iterator[Symptom]:
     if (
         context.settings.load_format == "dummy"
@@ -227,64 +269,11 @@ def dummy_scales(context: ServerContext) -> Iterator[Symptom]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "quantization-groups",
-        "tensor parallelism that keeps the groups of AWQ weights and the blocks of FP8 weights "
-        "whole",
-        "error",
-        "read in source",
-        "{sentence}",
-        weight_groups,
-    ),
-    Rule(
-        "quantization-capability",
-        "quantized weights that this GPU can compute with",
-        "error",
-        "read in source",
-        "The quantization method {method} is not supported for the current GPU. "
-        "Minimum capability: {needs}. Current capability: {has}.",
-        capability,
-    ),
-    Rule(
-        "quantization-dtype",
-        "activation types of the quantization method",
-        "error",
-        "seen on the CPU engine",
-        "torch.{dtype} is not supported for quantization method {method}. Supported "
-        "dtypes: [torch.bfloat16]",
-        activation_dtype,
-    ),
-    Rule(
-        "quantization-contradiction",
-        "--quantization agrees with the model",
-        "error",
-        "seen on the CPU engine",
-        "Quantization method specified in the model config ({has}) does not match the quantization "
-        "method specified in the `quantization` argument ({asked}).",
-        contradicting_method,
-    ),
-    Rule(
-        "mxfp8-blocks",
-        "MXFP8 experts cut into whole blocks of 32",
-        "error",
-        "read in source",
-        "{sentence}",
-        mx_blocks,
-    ),
-    Rule(
-        "marlin-hidden-size",
-        "Marlin's hidden size is a multiple of 128",
-        "error",
-        "read in source",
-        "{sentence}",
-        marlin_hidden,
-    ),
-    Rule(
-        "dummy-mxfp8",
-        "dummy MXFP8 weights have no scales",
-        "note",
-        "seen on a GPU",
-        "",
-        dummy_scales,
-    ),
+    weight_groups,
+    capability,
+    activation_dtype,
+    contradicting_method,
+    mx_blocks,
+    marlin_hidden,
+    dummy_scales,
 )
