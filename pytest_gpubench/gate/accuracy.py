@@ -131,14 +131,7 @@ def paired_verdict(
         status, code = Status.INCONCLUSIVE, "too-few-questions"
         remedy = "more questions would settle it (limit: in the eval)"
     return MetricVerdict(
-        ACCURACY,
-        status,
-        code,
-        words,
-        remedy,
-        against,
-        tolerance=tolerance,
-        improved=high < 0,
+        ACCURACY, status, code, words, remedy, against, tolerance=tolerance, improved=high < 0
     )
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from pytest_gpubench.gate.baseline_key import key_digest
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry
 from pytest_gpubench.host import files
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.frozen import FrozenMap, canonical_json, thaw
+from pytest_gpubench.model.frozen import FrozenMap, canonical_json, freeze, thaw
 
 SCHEMA_VERSION = 2
 """Of what is written: 2 knows rounds. 1 is read as well."""
@@ -114,26 +115,16 @@ def _line(value: Any) -> str:
 
 
 def _entry_json(baseline: Baseline, entry: LaunchEntry) -> dict[str, Any]:
-    plain = {
-        "run": entry.run,
-        "launch": entry.launch,
-        "date": entry.date,
-        "key": entry.key,
-        "metrics": thaw(entry.metrics),
-        "requests": entry.requests,
-        "axis": thaw(entry.axis),
-        "anchors": thaw(entry.anchors),
-    }
-    if entry.answers:  # of an evaluation; files of earlier releases have none
-        plain["answers"] = entry.answers
-    if entry.rounds > 1:
-        plain |= {"rounds": entry.rounds, "noise": thaw(entry.noise)}
-    return plain | {"digest": _digest(baseline.case, plain)}
+    said = _said({item.name: thaw(getattr(entry, item.name)) for item in fields(entry)})
+    return said | {"digest": _digest(baseline.case, said)}
 
 
-def _digest(case: str, entry: Mapping[str, Any]) -> str:
-    # What is as always is not written: earlier releases did not know it.
-    said = {name: it for name, it in entry.items() if it != _AS_ALWAYS.get(name, ...)}
+def _said(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is as always: earlier releases did not know it."""
+    return {name: it for name, it in entry.items() if it != _AS_ALWAYS.get(name, ...)}
+
+
+def _digest(case: str, said: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json({"case": case, **said}).encode()).hexdigest()[:16]
 
 
@@ -164,19 +155,9 @@ def _parse(path: Path, text: str, case: str) -> Baseline:
 
 
 def _entry(one: _Entry) -> LaunchEntry:
-    maps = FrozenMap(one.metrics), FrozenMap(one.axis), FrozenMap(one.anchors)
-    return LaunchEntry(
-        one.run,
-        one.launch,
-        one.date,
-        one.key,
-        maps[0],
-        one.requests,
-        *maps[1:],
-        one.answers,
-        one.rounds,
-        FrozenMap(one.noise),
-    )
+    said = one.model_dump(exclude={"digest"})
+    values: dict[str, Any] = {name: freeze(value) for name, value in said.items()}
+    return LaunchEntry(**values)
 
 
 def _check(path: Path, file: _File, case: str) -> None:
@@ -190,7 +171,7 @@ def _check(path: Path, file: _File, case: str) -> None:
     seen: set[tuple[str, str, str]] = set()
     for entry in file.launches:
         identity = (entry.key, entry.run, entry.launch)
-        if entry.digest != _digest(file.case, entry.model_dump(exclude={"digest"})):
+        if entry.digest != _digest(file.case, _said(entry.model_dump(exclude={"digest"}))):
             raise _unusable(
                 path,
                 f"was changed by hand: {entry.launch} of run {entry.run} is not what was measured",

@@ -4,7 +4,7 @@ Pure."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_gpubench.gate.baseline_key import differences, key_digest
@@ -90,42 +90,46 @@ class Baseline:
 
     def comparable(self, key: FrozenMap) -> tuple[LaunchEntry, ...]:
         """Launches with this key, oldest first."""
-        digest = key_digest(key)
-        return tuple(
-            sorted(
-                (entry for entry in self.launches if entry.key == digest),
-                key=lambda entry: (entry.date, entry.id),
-            )
-        )
+        return self.of_digest(key_digest(key))
+
+    def of_digest(self, digest: str) -> tuple[LaunchEntry, ...]:
+        """Launches with the key of this digest, oldest first."""
+        return tuple(sorted((one for one in self.launches if one.key == digest), key=_when))
 
     def mismatch(self, key: FrozenMap) -> tuple[str, ...]:
         """Fields in which the key differs from the newest recorded one; empty where launches with
         this key exist."""
         if not self.launches or self.comparable(key):
             return ()
-        newest = max(self.launches, key=lambda entry: (entry.date, entry.id))
-        before = self.keys[newest.key]
+        before = self.keys[max(self.launches, key=_when).key]
         return differences(before, key) if isinstance(before, FrozenMap) else ()
 
     def history(self, key: FrozenMap, metric: str) -> History:
         """Window, anchor and earlier launches of a metric."""
         entries = [entry for entry in self.comparable(key) if metric in entry.metrics]
-        begins = max(
-            (index for index, entry in enumerate(entries) if metric in entry.anchors), default=0
-        )
+        begins = _begins(entries, metric)
         era, past = entries[begins:], entries[:begins]
         window = era[-WINDOW:]
+        anchor = era[:ANCHOR] if len(era) > ANCHOR else []
+        earlier = past[_begins(past, metric) :][-WINDOW:] if len(window) < MIN_LAUNCHES else []
         return History(
             window=_values(window, metric),
-            anchor=_values(era[:ANCHOR], metric) if len(era) > ANCHOR else (),
-            earlier=_values(_last_era(past, metric)[-WINDOW:], metric)
-            if len(window) < MIN_LAUNCHES
-            else (),
+            anchor=_values(anchor, metric),
+            earlier=_values(earlier, metric),
             dates=tuple(entry.date for entry in window),
             axis=window[-1].axis if window else FrozenMap(),
             rounds=_rounds(window, metric),
-            anchor_rounds=_rounds(era[:ANCHOR], metric) if len(era) > ANCHOR else (),
+            anchor_rounds=_rounds(anchor, metric),
         )
+
+
+def _when(entry: LaunchEntry) -> tuple[str, str]:
+    return entry.date, entry.id
+
+
+def _begins(entries: Sequence[LaunchEntry], metric: str) -> int:
+    """Index of the launch with which the anchor of a metric begins."""
+    return max((index for index, entry in enumerate(entries) if metric in entry.anchors), default=0)
 
 
 def _rounds(entries: Iterable[LaunchEntry], metric: str) -> tuple[tuple[int, float | None], ...]:
@@ -152,10 +156,8 @@ def append(baseline: Baseline, key: FrozenMap, entries: Iterable[LaunchEntry]) -
     ]
     if not new:
         return baseline
-    launches = sorted((*baseline.launches, *new), key=lambda entry: (entry.date, entry.id))
-    return replace(
-        baseline, keys=FrozenMap({**baseline.keys, digest: key}), launches=tuple(launches)
-    )
+    launches = tuple(sorted((*baseline.launches, *new), key=_when))
+    return replace(baseline, keys=FrozenMap({**baseline.keys, digest: key}), launches=launches)
 
 
 def mark(entries: Iterable[LaunchEntry], metrics: Mapping[str, str]) -> tuple[LaunchEntry, ...]:
@@ -173,30 +175,17 @@ def prune(baseline: Baseline, keep: int = WINDOW) -> Baseline:
     keep = max(keep, WINDOW)
     needed: set[tuple[str, str]] = set()
     for digest in baseline.keys:
-        mine = sorted(
-            (entry for entry in baseline.launches if entry.key == digest),
-            key=lambda entry: (entry.date, entry.id),
-        )
+        mine = baseline.of_digest(digest)
         needed |= {(digest, entry.id) for entry in mine[-keep:]}
         for metric in {name for entry in mine for name in entry.metrics}:
             with_metric = [entry for entry in mine if metric in entry.metrics]
-            begins = max(
-                (index for index, entry in enumerate(with_metric) if metric in entry.anchors),
-                default=0,
-            )
-            needed |= {(digest, entry.id) for entry in with_metric[begins : begins + ANCHOR]}
-            if len(with_metric) - begins < MIN_LAUNCHES:
-                needed |= {
-                    (digest, entry.id) for entry in with_metric[max(0, begins - WINDOW) : begins]
-                }
+            begins = _begins(with_metric, metric)
+            short = len(with_metric) - begins < MIN_LAUNCHES
+            first = max(0, begins - WINDOW) if short else begins
+            needed |= {(digest, entry.id) for entry in with_metric[first : begins + ANCHOR]}
     launches = tuple(entry for entry in baseline.launches if (entry.key, entry.id) in needed)
     keys = {entry.key: baseline.keys[entry.key] for entry in launches}
     return replace(baseline, launches=launches, keys=FrozenMap(keys))
-
-
-def _last_era(past: list[LaunchEntry], metric: str) -> list[LaunchEntry]:
-    begins = max((index for index, entry in enumerate(past) if metric in entry.anchors), default=0)
-    return past[begins:]
 
 
 def _values(entries: Iterable[LaunchEntry], metric: str) -> tuple[float, ...]:

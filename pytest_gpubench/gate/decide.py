@@ -120,15 +120,10 @@ def judge_pair(
             values = [(a.metrics[policy.metric], b.metrics[policy.metric]) for a, b in pairs]
             results.append(metric_tests.with_engine(policy, values, plan))
         else:
-            reason = (
-                f"{policy.metric}: {wording.count(len(pairs), 'pair')} of launches so far, "
-                "a comparison takes two"
-            )
-            results.append(
-                MetricVerdict(
-                    policy.metric, Status.INCONCLUSIVE, "few-launches", reason, against="engine"
-                )
-            )
+            done = f"{wording.count(len(pairs), 'pair')} of launches so far"
+            reason = f"{policy.metric}: {done}, a comparison takes two"
+            few = (Status.INCONCLUSIVE, "few-launches", reason)
+            results.append(MetricVerdict(policy.metric, *few, against="engine"))
     launches = [launch for pair in whole for launch in pair]
     return verdict_of(
         waive(results, len(whole) >= plan.certain) if pairs or not whole else [],
@@ -176,26 +171,15 @@ def verdict_of(
     status = _worst(results)
     leading = [one for one in results if one.status is status]
     improved = [one for one in results if one.improved]
-    reason = (
-        "; ".join(dict.fromkeys(one.reason for one in leading))
-        if status is not Status.PASS
-        else _held(results, improved)
-    )
+    reasons = dict.fromkeys(one.reason for one in leading)
+    reason = _held(results, improved) if status is Status.PASS else "; ".join(reasons)
     remedy = next((one.remedy for one in (*leading, *improved) if one.remedy), "")
     undecided = any(one.code in _MORE_LAUNCHES_HELP for one in results)
     wants = left > 0 and status is not Status.FAIL and (undecided or done < plan.certain)
-    headline = f"{status.value} on {wording.count(valid, unit)}" + (
-        f", {left} more planned" if wants else ""
-    )
-    return Verdict(
-        status,
-        reason,
-        remedy,
-        tuple(results),
-        tuple(notes),
-        wants,
-        wording.section(headline, results, notes),
-    )
+    planned = f", {left} more planned" if wants else ""
+    headline = f"{status.value} on {wording.count(valid, unit)}{planned}"
+    text = wording.section(headline, results, notes)
+    return Verdict(status, reason, remedy, tuple(results), tuple(notes), wants, text)
 
 
 def _worst(results: Sequence[MetricVerdict]) -> Status:
@@ -226,19 +210,13 @@ def _invalid(launches: Sequence[LaunchEvidence]) -> list[str]:
 def no_baseline(metric: str, mismatch: tuple[str, ...], required: bool) -> MetricVerdict:
     """The verdict on a metric that nothing can be compared with; ``mismatch``: why a baseline that
     is there cannot be."""
-    status = Status.FAIL if required else Status.UNGATED
+    status, option = Status.FAIL if required else Status.UNGATED, "--gpubench-update-baselines"
     if mismatch:
         reason = f"NOT COMPARABLE with the baseline: {'; '.join(mismatch)}"
-        remedy = "record a new one"
-        return MetricVerdict(
-            metric, status, "not-comparable", reason, f"{remedy} with --gpubench-update-baselines"
-        )
-    reason = (
-        "no baseline, and --gpubench-require-baseline demands one" if required else "no baseline"
-    )
-    return MetricVerdict(
-        metric, status, "no-baseline", reason, "record one with --gpubench-update-baselines"
-    )
+        remedy = f"record a new one with {option}"
+        return MetricVerdict(metric, status, "not-comparable", reason, remedy)
+    reason = "no baseline" + (", and --gpubench-require-baseline demands one" if required else "")
+    return MetricVerdict(metric, status, "no-baseline", reason, f"record one with {option}")
 
 
 def _baseline_notes(metric: str, history: History) -> list[str]:
@@ -255,7 +233,5 @@ def _changes(history: History, axis: FrozenMap | None) -> list[str]:
     if not changed:
         return []
     more = f"; and {len(changed) - _CHANGES_SHOWN} more" if len(changed) > _CHANGES_SHOWN else ""
-    return [
-        "changed since the newest launch of the baseline: "
-        f"{'; '.join(changed[:_CHANGES_SHOWN])}{more}"
-    ]
+    shown = "; ".join(changed[:_CHANGES_SHOWN])
+    return [f"changed since the newest launch of the baseline: {shown}{more}"]

@@ -14,6 +14,7 @@ from pytest_gpubench.gate.baselines import Baseline, LaunchEntry
 from pytest_gpubench.gate.change_points import MIN_RUNS, change_points
 from pytest_gpubench.gate.policy import DEFAULTS
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import listed
 
@@ -136,9 +137,6 @@ def change_lines(history: MetricHistory) -> Iterator[str]:
 
 
 def _runs(entries: Sequence[LaunchEntry], metric: str) -> tuple[RunPoint, ...]:
-    by_run: dict[str, list[LaunchEntry]] = {}
-    for entry in entries:
-        by_run.setdefault(entry.run, []).append(entry)
     return tuple(
         RunPoint(
             run,
@@ -151,7 +149,7 @@ def _runs(entries: Sequence[LaunchEntry], metric: str) -> tuple[RunPoint, ...]:
             own[0].axis,
             next((str(entry.anchors[metric]) for entry in own if metric in entry.anchors), ""),
         )
-        for run, own in by_run.items()
+        for run, own in grouped(entries, lambda entry: entry.run).items()
     )
 
 

@@ -57,45 +57,19 @@ def with_baseline(
             f"takes {MIN_LAUNCHES}"
         )
         remedy = f"record {more} more with --gpubench-launches={more} --gpubench-update-baselines"
+        status, code = Status.INCONCLUSIVE, "short-baseline"
         return MetricVerdict(
-            policy.metric,
-            Status.INCONCLUSIVE,
-            "short-baseline",
-            reason,
-            remedy,
-            tolerance=policy.tolerance,
+            policy.metric, status, code, reason, remedy, tolerance=policy.tolerance
         )
-    window = _Comparison(
-        "baseline",
-        _estimate(
-            policy.metric,
-            history.window,
-            values,
-            history.earlier,
-            rounds_between(history.rounds, rounds),
-        ),
-        history.window,
-        values,
-        plan,
-    )
+    metric, between = policy.metric, rounds_between(history.rounds, rounds)
+    estimate = _estimate(metric, history.window, values, history.earlier, between)
+    window = _Comparison("baseline", estimate, history.window, values, plan)
     recent = _judged(policy, window)
     if recent.status is Status.FAIL or not history.anchor:
         return recent
-    old = _judged(
-        policy,
-        _Comparison(
-            "anchor",
-            _estimate(
-                policy.metric,
-                history.anchor,
-                values,
-                rounds=rounds_between(history.anchor_rounds, rounds),
-            ),
-            history.anchor,
-            values,
-            plan,
-        ),
-    )
+    between = rounds_between(history.anchor_rounds, rounds)
+    estimate = _estimate(metric, history.anchor, values, rounds=between)
+    old = _judged(policy, _Comparison("anchor", estimate, history.anchor, values, plan))
     return old if old.status is Status.FAIL else recent
 
 
@@ -161,11 +135,8 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
         remedy = ""
         if improved:
             code, words = "improved", f"{moved}, an improvement"
-            remedy = (
-                "check the workload, then refresh the baseline with --gpubench-update-baselines"
-                if against == "baseline"
-                else ""
-            )
+            refresh = "then refresh the baseline with --gpubench-update-baselines"
+            remedy = f"check the workload, {refresh}" if against == "baseline" else ""
     elif statistics.worse(estimate, limit, plan.looks) and statistics.confirmed(
         estimate.launches, plan.certain, plan.total
     ):

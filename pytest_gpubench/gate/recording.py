@@ -151,32 +151,22 @@ def entries_of(
         axis: of the run.
         anchors: from ``Recording``.
     """
-    entries = (
-        LaunchEntry(
-            run=run,
-            launch=evidence.label,
-            date=date,
-            key="",
-            metrics=FrozenMap(
-                {
-                    name: evidence.metrics[name]
-                    for name in sorted(evidence.metrics)
-                    if usable(evidence, name)
-                }
-            ),
-            requests=evidence.requests,
-            axis=axis,
-            answers=evidence.answers,
-            rounds=max(1, len(evidence.rounds)),
-            noise=FrozenMap(
-                {
-                    name: noise
-                    for name in sorted(evidence.metrics)
-                    if usable(evidence, name) and (noise := evidence.noise(name)) is not None
-                }
-            ),
-        )
-        for evidence, date in launches
-        if not evidence.invalid
-    )
+    entries = [_entry(run, *launch, axis) for launch in launches if not launch[0].invalid]
     return mark(entries, anchors or {})
+
+
+def _entry(run: str, evidence: LaunchEvidence, date: str, axis: FrozenMap) -> LaunchEntry:
+    names = [name for name in sorted(evidence.metrics) if usable(evidence, name)]
+    noises = {name: evidence.noise(name) for name in names}
+    return LaunchEntry(
+        run=run,
+        launch=evidence.label,
+        date=date,
+        key="",
+        metrics=FrozenMap({name: evidence.metrics[name] for name in names}),
+        requests=evidence.requests,
+        axis=axis,
+        answers=evidence.answers,
+        rounds=max(1, len(evidence.rounds)),
+        noise=FrozenMap({name: one for name, one in noises.items() if one is not None}),
+    )

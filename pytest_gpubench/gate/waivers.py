@@ -13,6 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from pytest_gpubench.dialects.registry import DEFAULT
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import listed
 from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict, WaiverState, WaiverUse
 
@@ -210,13 +211,14 @@ def told_of(verdicts: Iterable[tuple[str, Verdict]]) -> tuple[Told, ...]:
     Args:
         verdicts: the last one on each case or start, with its name.
     """
-    uses: dict[str, list[tuple[str, MetricVerdict, WaiverUse]]] = {}
-    for name, verdict in verdicts:
-        for one in verdict.metrics:
-            if one.waiver is not None:
-                uses.setdefault(one.waiver.place, []).append((name, one, one.waiver))
+    uses = [
+        (name, one, one.waiver)
+        for name, verdict in verdicts
+        for one in verdict.metrics
+        if one.waiver is not None
+    ]
     found: list[Told] = []
-    for place, mine in uses.items():
+    for place, mine in grouped(uses, lambda told: told[2].place).items():
         bug = mine[0][2].bug
         found += [
             Told(f"waived: {name}: {one.reason}", bug, "holds")

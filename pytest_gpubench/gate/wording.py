@@ -77,34 +77,29 @@ def section(headline: str, metrics: Sequence[MetricVerdict], notes: Sequence[str
     return "\n".join(lines)
 
 
+_SIDES = {
+    "baseline": ("baseline", "now"),
+    "anchor": ("anchor", "now"),
+    "engine": ("engine A", "engine B"),
+}
+
+
 def _full(one: MetricVerdict) -> list[str]:
     lines = [f"{one.status.value}  {one.reason}"]
     if one.change is not None:
         change = one.change
-        old = {"baseline": "baseline", "anchor": "anchor", "engine": "engine A"}.get(
-            one.against, "before"
-        )
-        new = "engine B" if one.against == "engine" else "now"
-        lines += [
-            _row(
-                old,
-                f"{quantity(one.metric, change.before)} "
-                f"({count(change.launches_before, 'launch')})",
-            ),
-            _row(
-                new, f"{quantity(one.metric, change.now)} ({count(change.launches_now, 'launch')})"
-            ),
-            _row("change", interval(change)),
-        ]
+        old, new = _SIDES.get(one.against, ("before", "now"))
+        for side, value, launches in (
+            (old, change.before, change.launches_before),
+            (new, change.now, change.launches_now),
+        ):
+            lines.append(_row(side, f"{quantity(one.metric, value)} ({count(launches, 'launch')})"))
+        lines.append(_row("change", interval(change)))
         if one.tolerance is not None:
             lines.append(_row("tolerance", f"{size(one.tolerance)} worse"))
-        lines.append(
-            _row(
-                "resolution",
-                f"one launch varies by {size(change.spread)}; {size(change.detectable)} "
-                "worse would be found",
-            )
-        )
+        varies, finds = size(change.spread), size(change.detectable)
+        words = f"one launch varies by {varies}; {finds} worse would be found"
+        lines.append(_row("resolution", words))
     if one.remedy:
         lines.append(_row("next", one.remedy))
     return lines
