@@ -20,7 +20,8 @@ _PARTS = (
 def fields_of(model: type[Record]) -> dict[str, str]:
     """Description by field, as the file spells it."""
     return {
-        field.alias or name: field.description or "" for name, field in model.model_fields.items()
+        field.alias or name: " ".join((field.description or "").split())
+        for name, field in model.model_fields.items()
     }
 
 
