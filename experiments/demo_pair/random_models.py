@@ -29,6 +29,7 @@ from pytest_gpubench.demo.tokenizer import (
     to_json,
     tokenizer_files,
 )
+from pytest_gpubench.model.failures import GpubenchError
 
 Floats: TypeAlias = "NDArray[np.float32]"
 
@@ -52,7 +53,7 @@ def write_random_models(
     Raises:
         GpubenchError: for impossible sizes, or a cache that cannot be written.
     """
-    shape.check(VOCAB_SIZE)
+    _check(shape)
     draft = repo + DRAFT_SUFFIX
     return {
         repo: publish_repository(
@@ -62,6 +63,41 @@ def write_random_models(
             cache_dir, draft, lambda folder: write_random_draft(folder, shape, seed=seed)
         ),
     }
+
+
+def _check(shape: LlamaShape) -> None:
+    """Check that the sizes make a model.
+
+    Raises:
+        GpubenchError: naming the size to change.
+    """
+    for name, value in (
+        ("hidden", shape.hidden),
+        ("heads", shape.heads),
+        ("kv-heads", shape.kv_heads),
+        ("head-dim", shape.head_dim),
+    ):
+        if value < 1:
+            raise GpubenchError(f"demo model: {name} is {value}; give at least 1")
+    if shape.intermediate < 1 or shape.max_position < 1:
+        raise GpubenchError(
+            f"demo model: intermediate ({shape.intermediate}) and max-position "
+            f"({shape.max_position}) must be positive"
+        )
+    if shape.layers < 4:
+        raise GpubenchError(
+            f"demo model: layers is {shape.layers}; give at least 4, a draft reads "
+            "three different ones of them"
+        )
+    if shape.heads % shape.kv_heads:
+        raise GpubenchError(
+            f"demo model: heads ({shape.heads}) must be a multiple of kv-heads ({shape.kv_heads})"
+        )
+    if shape.vocab < VOCAB_SIZE:
+        raise GpubenchError(
+            f"demo model: vocab is {shape.vocab}; the tokenizer has {VOCAB_SIZE} "
+            "ids, give at least that"
+        )
 
 
 def write_random_model(
@@ -75,7 +111,7 @@ def write_random_model(
     Raises:
         GpubenchError: for impossible sizes.
     """
-    shape.check(VOCAB_SIZE)
+    _check(shape)
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, target_tensors(shape, seed, text_token_ids()), shard_bytes)
     _write_files(
@@ -97,7 +133,7 @@ def write_random_draft(folder: Path, shape: LlamaShape, *, seed: int = 0) -> Non
     Raises:
         GpubenchError: for impossible sizes.
     """
-    shape.check(VOCAB_SIZE)
+    _check(shape)
     folder.mkdir(parents=True, exist_ok=True)
     ids = draft_token_ids(_DRAFT_VOCAB)
     _write_weights(folder, draft_tensors(shape, seed, ids), _SHARD_BYTES)

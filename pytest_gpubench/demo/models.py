@@ -45,40 +45,6 @@ class LlamaShape:
     vocab: int = 2048
     max_position: int = 4096
 
-    def check(self, smallest_vocab: int) -> None:
-        """Check that the sizes make a model.
-
-        Raises:
-            GpubenchError: naming the size to change.
-        """
-        for name, value in (
-            ("hidden", self.hidden),
-            ("heads", self.heads),
-            ("kv-heads", self.kv_heads),
-            ("head-dim", self.head_dim),
-        ):
-            if value < 1:
-                raise GpubenchError(f"demo model: {name} is {value}; give at least 1")
-        if self.intermediate < 1 or self.max_position < 1:
-            raise GpubenchError(
-                f"demo model: intermediate ({self.intermediate}) and max-position "
-                f"({self.max_position}) must be positive"
-            )
-        if self.layers < 4:
-            raise GpubenchError(
-                f"demo model: layers is {self.layers}; give at least 4, a draft reads "
-                "three different ones of them"
-            )
-        if self.heads % self.kv_heads:
-            raise GpubenchError(
-                f"demo model: heads ({self.heads}) must be a multiple of kv-heads ({self.kv_heads})"
-            )
-        if self.vocab < smallest_vocab:
-            raise GpubenchError(
-                f"demo model: vocab is {self.vocab}; the tokenizer has {smallest_vocab} "
-                "ids, give at least that"
-            )
-
     @property
     def aux_layers(self) -> tuple[int, int, int]:
         """The layers before which the draft reads the target's hidden state: early, middle and
