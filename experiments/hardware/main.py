@@ -30,8 +30,7 @@ from context import Context
 from fleet import Crowd, Job, fleet, say
 
 from pytest_gpubench.host.gpus.drivers import gpu_facts, read_inventory
-from pytest_gpubench.host.host_facts import host_facts
-from pytest_gpubench.report.provenance import client_versions
+from pytest_gpubench.host.host_facts import client_versions, host_facts
 
 CROWDS: dict[str, tuple[Callable[[Context], list[Job]], Callable[[Context, Crowd], None]]] = {
     "doomed": (outcomes.jobs, outcomes.run),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gpubench.commands import add_selection
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import counted, for_terminal
 
 if TYPE_CHECKING:
@@ -67,13 +68,10 @@ def _compare(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.recipes.source_comparison import compare, idle_everywhere, lines_of
 
     book, cases = selected(parsed)
-    recipes: dict[str, list[Case]] = {}
-    for case in cases:
-        recipes.setdefault(case.recipe, []).append(case)
     servers = dict(book.servers)
     made = []
     unread: list[str] = []
-    for name, members in recipes.items():
+    for name, members in grouped(cases, lambda case: case.recipe).items():
         source = members[0].source
         if not entry_path(source):
             unread.append(f"{name}: {source or 'no source'}")

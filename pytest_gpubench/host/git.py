@@ -1,4 +1,4 @@
-"""Files as they were at a git revision, and the git command."""
+"""Files as they were at a git revision, the state of a working tree, and the git command."""
 
 from __future__ import annotations
 
@@ -89,6 +89,25 @@ def _write_included(place: Path, commit: str, first: Path, within: Path) -> None
             found = _write(place, commit, inside, within)
             if found is not None:
                 open_files.append(found)
+
+
+def git_state(folder: Path, apart: Path | None = None) -> dict[str, str | bool] | None:
+    """Commit of the working tree and whether it has uncommitted changes; None outside git or
+    without the git command.
+
+    Changes below ``apart`` do not count: baselines that a run before this one wrote.
+    """
+    without: list[str] = []
+    if apart is not None and apart.is_relative_to(folder):
+        without = [":/", f":(exclude){apart.relative_to(folder)}"]
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        if commit is None:
+            return None
+        status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *without)
+    except GpubenchError:
+        return None
+    return {"commit": commit.strip(), "dirty": status != ""}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

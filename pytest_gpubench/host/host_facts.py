@@ -1,19 +1,33 @@
-"""Facts of this host for records: what may explain a number later. Plain JSON values, no secret,
-nothing that changes by itself."""
+"""Facts of this host and what is installed for records: what may explain a number later. Plain JSON
+values, no secret, nothing that changes by itself."""
 
 from __future__ import annotations
 
 import os
 import platform
 import socket
+import sys
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pytest_gpubench._version import __version__
 from pytest_gpubench.host.gpus.inventory import Inventory
+from pytest_gpubench.model.grouping import grouped
 
 _ROOT = Path("/")
 _V1_UNLIMITED = 1 << 60
+_CLIENT_DISTRIBUTIONS = (
+    "openai",
+    "pytest",
+    "pytest-xdist",
+    "pydantic",
+    "numpy",
+    "uvloop",
+    "huggingface-hub",
+    "nvidia-ml-py",
+)
 
 
 def host_facts(inventory: Inventory | None = None, *, root: Path = _ROOT) -> dict[str, Any]:
@@ -90,19 +104,16 @@ def physical_cores(
         cpus: logical CPUs to look at; None: those that this process may run on.
         root: where ``/sys`` is (for tests).
     """
-    allowed = sorted(os.sched_getaffinity(0) if cpus is None else cpus)
-    groups: dict[str, list[int]] = {}
-    for cpu in allowed:
+
+    def siblings(cpu: int) -> str:
+        place = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
         try:
-            siblings = (
-                (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-                .read_text()
-                .strip()
-            )
+            return place.read_text().strip()
         except OSError:
-            siblings = str(cpu)
-        groups.setdefault(siblings, []).append(cpu)
-    return tuple(sorted(tuple(group) for group in groups.values()))
+            return str(cpu)
+
+    allowed = sorted(os.sched_getaffinity(0) if cpus is None else cpus)
+    return tuple(sorted(map(tuple, grouped(allowed, siblings).values())))
 
 
 def cgroup_limits(root: Path = _ROOT) -> tuple[float | None, int | None]:
@@ -155,3 +166,14 @@ def _os_name() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     except OSError:
         return platform.system()
+
+
+def client_versions() -> dict[str, str]:
+    """Versions of the plugin and of what measures with it; what is not installed is left out."""
+    versions = {"pytest-gpubench": __version__, "python": sys.version.split()[0]}
+    for name in _CLIENT_DISTRIBUTIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

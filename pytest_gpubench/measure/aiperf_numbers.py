@@ -328,11 +328,7 @@ def _invalid(
         )
 
 
-def _own_flags(
-    output: AiperfOutput,
-    workload: Workload,
-    cpu_share: float | None,
-) -> Iterator[Flag]:
+def _own_flags(output: AiperfOutput, workload: Workload, cpu_share: float | None) -> Iterator[Flag]:
     yield Flag(
         MEASURED_BY,
         f"measured by AIPerf {output.version}: its numbers are compared with its own only",

@@ -11,12 +11,7 @@ from pytest_gpubench.dialects.metrics_page import Scrape, parse_metrics
 from pytest_gpubench.load.client_error import Calibration, best_of
 from pytest_gpubench.load.protocol import ClientFacts, RequestRecord
 from pytest_gpubench.measure import definitions, session_figures
-from pytest_gpubench.measure.checks import (
-    find_flags,
-    find_problems,
-    not_injected,
-    other_name,
-)
+from pytest_gpubench.measure.checks import find_flags, find_problems, not_injected, other_name
 from pytest_gpubench.measure.measurement import Drafting, Flag, Measurement, Totals
 from pytest_gpubench.measure.validity import (
     buffering,

@@ -1,4 +1,5 @@
-"""From GPU samples to what a measurement says about power, clocks and who else was there. Pure."""
+"""From GPU samples to what a measurement says about power, clocks and who else was there, and to
+whether GPUs have come to rest under load: warm, at a steady clock. Pure."""
 
 from __future__ import annotations
 
@@ -17,6 +18,10 @@ _EDGE_NS = 500_000_000
 _SLOWED_SHARE = 0.02
 """Part of the window's samples from which a slowdown is no accident of one sample."""
 _CAPPED_SHARE = 0.05
+_DEGREES = 1
+"""Celsius that the warmest GPU may still change between two loads, as the driver counts them."""
+_CLOCK_SHARE = 0.01
+"""Part by which a GPU's clock may still change."""
 _NUMBERS = ("power", "sm_clock", "memory_clock", "temperature", "utilization", "memory_used")
 
 _UNCOVERED = Flag(
@@ -212,3 +217,40 @@ def _summary(gpu: str, samples: Sequence[GpuSample], energy: float | None) -> di
     for sample in samples:
         reasons |= sample.reasons or 0
     return {**summary, "clock_reasons": reasons}
+
+
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """A GPU under one load; None where its driver does not say."""
+
+    temperature: int | None
+    """Highest, degrees Celsius."""
+    sm_clock: float | None
+    """Median while it computed, MHz."""
+
+
+def warmth_of(samples: Iterable[GpuSample]) -> dict[str, Warmth]:
+    """What samples of one load say, by GPU."""
+    found = {}
+    for gpu, its in grouped(samples, lambda sample: sample.gpu).items():
+        temperatures = [one.temperature for one in its if one.temperature is not None]
+        clocks = [one.sm_clock for one in its if one.sm_clock is not None and one.utilization]
+        found[gpu] = Warmth(
+            max(temperatures, default=None), statistics.median(clocks) if clocks else None
+        )
+    return found
+
+
+def has_settled(before: Mapping[str, Warmth], now: Mapping[str, Warmth]) -> bool:
+    """Whether no GPU has changed since the load before; what no driver says has not changed. A GPU
+    that was not sampled then has nothing to be compared with."""
+    return all(
+        gpu in before
+        and _is_near(before[gpu].temperature, warmth.temperature, _DEGREES)
+        and _is_near(before[gpu].sm_clock, warmth.sm_clock, _CLOCK_SHARE * (warmth.sm_clock or 0.0))
+        for gpu, warmth in now.items()
+    )
+
+
+def _is_near(before: float | None, now: float | None, most: float) -> bool:
+    return before is None or now is None or abs(now - before) <= most

@@ -3,14 +3,14 @@ several of them as one."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
+
+from pytest_gpubench.model.metrics import mean_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +174,7 @@ def combined(rounds: Sequence[Measurement]) -> Measurement:
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     shared = [name for name in metrics[0] if all(name in one for one in metrics)]
-    return {name: _mean([one[name] for one in metrics]) for name in shared}
-
-
-def _mean(values: Sequence[float]) -> float:
-    if min(values) <= 0 or not all(map(math.isfinite, values)):
-        return statistics.fmean(values)
-    return statistics.geometric_mean(values)
+    return {name: mean_of([one[name] for one in metrics]) for name in shared}
 
 
 def _sum_of(totals: Sequence[Totals]) -> Totals:

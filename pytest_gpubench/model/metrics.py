@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -80,10 +83,7 @@ _TABLE: tuple[Metric, ...] = (
     *_latency("tpot", "time per output token: (E2E - TTFT) / (output tokens - 1)"),
     *_latency("e2e", "end to end: due time to the last token"),
     *_latency(
-        "icl",
-        "inter-chunk latency: gap between chunks of one stream",
-        tolerance=0.10,
-        guard=0.001,
+        "icl", "inter-chunk latency: gap between chunks of one stream", tolerance=0.10, guard=0.001
     ),
     *_latency(
         "itl",
@@ -169,3 +169,11 @@ _TABLE: tuple[Metric, ...] = (
     Metric("engine_init", "s", "lower", "process start to ready", tolerance=0.30, guard=20.0),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Of a metric's values on launches or rounds: the geometric mean; the plain one where a value
+    is 0, or is no number."""
+    if min(values) <= 0 or not all(map(math.isfinite, values)):
+        return statistics.fmean(values)
+    return statistics.geometric_mean(values)

@@ -100,7 +100,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
 def _refuse_unclean_tree(settings: Settings) -> None:
     """Now, and not after hours of measuring."""
     from pytest_gpubench.gate.recording import tree_refusal
-    from pytest_gpubench.report.provenance import git_state
+    from pytest_gpubench.host.git import git_state
 
     refusal = tree_refusal(git_state(settings.root, apart=settings.baselines))
     if refusal:

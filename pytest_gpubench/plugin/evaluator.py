@@ -6,19 +6,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.idleness import (
-    IDLE_TIMEOUT_S,
-    SILENCE_TIMEOUT_S,
-    HangWatch,
-    wait_idle,
-)
+from pytest_gpubench.engines.idleness import IDLE_TIMEOUT_S, SILENCE_TIMEOUT_S, HangWatch, wait_idle
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.evals.answered import Answered, archive_lines, compare, read_answered
 from pytest_gpubench.evals.evaluating import run_lm_eval
@@ -29,7 +23,7 @@ from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.measure.measurement import Flag, Measurement, Totals
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.evaluation import ACCURACY, EMBEDDED_TASK, Evaluation
-from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch
@@ -79,12 +73,7 @@ class Evaluator:
         answered = read_answered(folder, evaluation)
         if "unanswered" in answered.failures:
             _raise_death(engine)
-        try:
-            write_requests(self._folder.answers_file(launch, case), archive_lines(answered))
-        except GpubenchError as error:
-            raise BenchmarkError(
-                Failure("record-unwritten", "infrastructure", str(error))
-            ) from error
+        write_requests(self._folder.answers_file(launch, case), archive_lines(answered))
         shutil.rmtree(folder, ignore_errors=True)
         wait_idle(engine.scrape, counters, IDLE_TIMEOUT_S)
         return _measurement(answered, started), {
@@ -219,9 +208,5 @@ def _measurement(answered: Answered, started: float) -> Measurement:
         invalid=answered.invalid(),
         flags=(Flag(ANSWERED, words),),
         started_unix=started,
-        client=_client(answered),
+        client={"lm-eval": answered.lm_eval},
     )
-
-
-def _client(answered: Answered) -> Mapping[str, str]:
-    return {"lm-eval": answered.lm_eval}

@@ -46,10 +46,7 @@ def finish(
         lines.append("no baseline is written: the run was interrupted")
     elif settings.update_baselines:
         updated = update_baselines(
-            baselines,
-            run,
-            *_recordable(outcomes),
-            accept_regression=settings.accept_regression,
+            baselines, run, *_recordable(outcomes), accept_regression=settings.accept_regression
         )
         lines += _update_lines(updated)
         failed = bool(updated.errors)

@@ -181,11 +181,7 @@ def _as_the_load() -> dict[str, Any]:
     import ssl
 
     # The default context knows SSL_CERT_FILE, which trust_env=False would take away.
-    return {
-        "follow_redirects": False,
-        "trust_env": False,
-        "verify": ssl.create_default_context(),
-    }
+    return {"follow_redirects": False, "trust_env": False, "verify": ssl.create_default_context()}
 
 
 @pytest.fixture

@@ -18,11 +18,7 @@ from pytest_gpubench.host.gpus.drivers import read_inventory
 from pytest_gpubench.host.gpus.inventory import Gpu, visible_inventory
 from pytest_gpubench.host.host_facts import physical_cores
 from pytest_gpubench.host.leases.broker import Broker
-from pytest_gpubench.host.leases.choice import (
-    Wanted,
-    memory_not_returned,
-    server_env,
-)
+from pytest_gpubench.host.leases.choice import Wanted, memory_not_returned, server_env
 from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.printing import for_terminal
@@ -76,15 +72,10 @@ class Leasing:
 
     def env(self, spec: ServerSpec, engine_version: str | None) -> dict[str, str]:
         """Environment that keeps the server on what it was granted."""
-        return (
-            {}
-            if self._lease is None
-            else server_env(
-                self._lease.grant,
-                dialect_of(spec.framework),
-                engine_version,
-                spec.topology.gpus,
-            )
+        if self._lease is None:
+            return {}
+        return server_env(
+            self._lease.grant, dialect_of(spec.framework), engine_version, spec.topology.gpus
         )
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.metrics import mean_of
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch, init_subject
@@ -381,7 +381,7 @@ def _row(launches: Sequence[Outcome]) -> Row:
     tentative = frozenset(name for launch in launches for name in launch.tentative)
     names = dict.fromkeys(name for launch in launches for name in launch.metrics)
     metrics = {
-        name: _mean([launch.metrics[name] for launch in launches if name in launch.metrics])
+        name: mean_of([launch.metrics[name] for launch in launches if name in launch.metrics])
         for name in names
     }
     return Row(last.recipe, point, metrics, status, last.line, tentative)
@@ -411,7 +411,3 @@ def ratio_lines(outcomes: Sequence[Outcome]) -> list[str]:
         if outcome.sides and outcome.verdict
     ]
     return ["", *lines] if lines else []
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.geometric_mean(values) if min(values) > 0 else statistics.fmean(values)

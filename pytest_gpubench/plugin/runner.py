@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -25,7 +25,7 @@ from pytest_gpubench.evals.evaluating import lm_eval_missing
 from pytest_gpubench.gate.effort import RoundPlan
 from pytest_gpubench.load.client_calibration import stored
 from pytest_gpubench.load.load_run import check_workload, run_load
-from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
+from pytest_gpubench.load.protocol import LoadPlan, Progress
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.checks import VANISHED
 from pytest_gpubench.measure.compute import compute, window_of
@@ -227,7 +227,7 @@ class CaseRunner:
             pytest.fail(f"{subject}: {error}", pytrace=False)
         unwritten = try_to_write(path, record | {"verdict": verdict})
         if unwritten is not None:
-            pytest.fail(f"{subject}: {_unwritten(unwritten)}", pytrace=False)
+            pytest.fail(f"{subject}: {unwritten}", pytrace=False)
         item.stash[RESULT] = self.gate.report_fields(subject, verdict)
         self.gate.enforce(subject, verdict)
         return verdict
@@ -336,7 +336,8 @@ class CaseRunner:
                 raise
             self._spans.split(begun, stages(result.records))
         with self._spans.of("results"):
-            self._keep_requests(launch, case, number, result.records)
+            requests = (record.to_json() for record in result.records)
+            write_requests(self._folder.requests_file(launch, case, number), requests)
         with self._spans.of("idle"):
             after = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         compiled = engine.compiled_between(*window_of(result.records))
@@ -367,17 +368,6 @@ class CaseRunner:
         return gpus.complete(measurement, result.records), bool(
             compiled
         ) and not measurement.problems
-
-    def _keep_requests(
-        self, launch: Launch, case: Case, number: int, records: Sequence[RequestRecord]
-    ) -> None:
-        try:
-            write_requests(
-                self._folder.requests_file(launch, case, number),
-                (record.to_json() for record in records),
-            )
-        except GpubenchError as error:
-            raise BenchmarkError(_unwritten(str(error))) from error
 
     def _new_record(self, launch: Launch, case: Case, engine: Engine | None) -> dict[str, Any]:
         spec = self._servers.arms.spec(launch)
@@ -432,8 +422,7 @@ class CaseRunner:
     def _try_to_write(self, launch: Launch, case: Case, record: dict[str, Any]) -> Failure | None:
         if not record.get("reused_from"):
             record["finished"] = datetime.now(UTC).isoformat()
-        unwritten = try_to_write(self._folder.case_record(launch, case), record)
-        return None if unwritten is None else _unwritten(unwritten)
+        return try_to_write(self._folder.case_record(launch, case), record)
 
     def _fail(
         self,
@@ -459,7 +448,3 @@ class CaseRunner:
             "tentative": sorted(measurement.hidden),
             **more,
         }
-
-
-def _unwritten(sentence: str) -> Failure:
-    return Failure("record-unwritten", "infrastructure", sentence)

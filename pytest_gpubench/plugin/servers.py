@@ -19,9 +19,10 @@ from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
 from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
+from pytest_gpubench.host.git import git_state
 from pytest_gpubench.host.gpus.drivers import gpu_facts, read_inventory
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, missing_hardware, visible_inventory
-from pytest_gpubench.host.host_facts import host_facts
+from pytest_gpubench.host.host_facts import client_versions, host_facts
 from pytest_gpubench.host.hub.fetch import Progress
 from pytest_gpubench.host.hub.local import server_cache_dir
 from pytest_gpubench.host.read_ahead import reading_ahead
@@ -35,7 +36,6 @@ from pytest_gpubench.plugin.live import ShowsLaunch
 from pytest_gpubench.plugin.model_files import fetch_weights, files_of_weights, weights_files
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans
-from pytest_gpubench.report.provenance import client_versions, git_state
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, try_to_write
 
 _PROGRESS_SECONDS = 30.0
@@ -399,8 +399,7 @@ class ServerPool:
             **self.provenance(),
             **self.engine_part(launch, engine),
         }
-        unwritten = try_to_write(self._folder.init_record(launch), record)
-        return Failure("record-unwritten", "infrastructure", unwritten) if unwritten else None
+        return try_to_write(self._folder.init_record(launch), record)
 
 
 def failure_of(error: GpubenchError) -> Failure:

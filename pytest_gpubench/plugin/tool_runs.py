@@ -18,12 +18,7 @@ from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.dialects.metrics_page import parse_metrics
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.idleness import (
-    IDLE_TIMEOUT_S,
-    SILENCE_TIMEOUT_S,
-    HangWatch,
-    wait_idle,
-)
+from pytest_gpubench.engines.idleness import IDLE_TIMEOUT_S, SILENCE_TIMEOUT_S, HangWatch, wait_idle
 from pytest_gpubench.engines.interpreter import interpreter_of, version_in
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.host.tool_environments import environment_of
@@ -37,7 +32,7 @@ from pytest_gpubench.measure.compute import window_of
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.client_tools import SERIES
-from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
@@ -225,12 +220,7 @@ class ToolRuns:
     ) -> None:
         """Our own form of its requests, and of its files those that hold no prompts."""
         requests = (record.to_json() for record in output.records)
-        try:
-            write_requests(self._folder.requests_file(launch, case, number), requests)
-        except GpubenchError as error:
-            raise BenchmarkError(
-                Failure("record-unwritten", "infrastructure", str(error))
-            ) from error
+        write_requests(self._folder.requests_file(launch, case, number), requests)
         for path in sorted(folder.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
                 if not any(path.iterdir()):

@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_gpubench.dialects.registry import dialect_of
@@ -19,7 +19,7 @@ from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.warmup_waves import waves_of
 from pytest_gpubench.load.workers import WorkerPool
-from pytest_gpubench.measure.settling import Warmth, has_settled, warmth_of
+from pytest_gpubench.measure.energy import Warmth, has_settled, warmth_of
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import Launch, ServerSpec
@@ -59,6 +59,15 @@ class SentTraces:
         return known
 
 
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """A launch that is warmed up."""
+
+    launch: Launch
+    spec: ServerSpec
+    engine: Engine
+
+
 class Warming:
     """Warms each launch up once."""
 
@@ -96,25 +105,21 @@ class Warming:
             return
         self._began = time.monotonic()
         with self._shown(launch.server) as self._note:
-            self._tell(launch, self._warmed(launch, spec, engine, loads, gpus))
+            self._tell(launch, self._warmed(_Server(launch, spec, engine), loads, gpus))
 
     def _warmed(
-        self,
-        launch: Launch,
-        spec: ServerSpec,
-        engine: Engine,
-        loads: Sequence[Workload],
-        gpus: Sequence[Gpu],
+        self, server: _Server, loads: Sequence[Workload], gpus: Sequence[Gpu]
     ) -> dict[str, Any]:
+        engine, ranks = server.engine, server.spec.topology.dp
         sent: list[RequestRecord] = []
         compiled: dict[str, None] = {}
         refused: dict[str, None] = {}
         last: Workload | None = None
-        for number, wave in enumerate(waves_of(loads, spec.topology.dp)):
+        for number, wave in enumerate(waves_of(loads, ranks)):
             for turn in range(_MOST_TURNS):
                 since = time.monotonic_ns()
                 try:
-                    sent += self._send(launch, spec, engine, wave, f"{number}-{turn}")
+                    sent += self._send(server, wave, f"{number}-{turn}")
                 except BenchmarkError as error:
                     # What happens to the client or the host would spoil the case as well.
                     ours = error.failure.failure_class in ("client", "infrastructure")
@@ -127,25 +132,18 @@ class Warming:
                 compiled |= dict.fromkeys(found)
                 if not found:
                     break
-        settling = self._settle(launch, spec, engine, last, gpus) if gpus and last else {}
+        settling = self._settle(server, last, gpus) if gpus and last else {}
         said = {
             "seconds": round(time.monotonic() - self._began, 3),
             "requests": len(sent),
             "failed": sum(not record.ok for record in sent),
-            "ranks": spec.topology.dp,
+            "ranks": ranks,
             "compiled": list(compiled),
             "refused": list(refused),
         }
         return said | settling
 
-    def _settle(
-        self,
-        launch: Launch,
-        spec: ServerSpec,
-        engine: Engine,
-        wave: Workload,
-        gpus: Sequence[Gpu],
-    ) -> dict[str, Any]:
+    def _settle(self, server: _Server, wave: Workload, gpus: Sequence[Gpu]) -> dict[str, Any]:
         """Load the GPUs until temperature and clock stay, or the time for that is over."""
         began = time.monotonic()
         before: dict[str, Warmth] | None = None
@@ -155,42 +153,32 @@ class Warming:
             while not settled and time.monotonic() - began < _SETTLING_S:
                 turns += 1
                 seen = len(sampler.samples)
-                self._load_for(_TURN_S, launch, spec, engine, wave, f"settling-{turns}")
+                self._load_for(_TURN_S, server, wave, f"settling-{turns}")
                 now = warmth_of(sampler.samples[seen:])
                 temperatures.append(max((it.temperature or 0 for it in now.values()), default=None))
                 settled = before is not None and has_settled(before, now)
                 before = now
         return {"settled": settled, "settling_turns": turns, "temperatures": temperatures}
 
-    def _load_for(
-        self,
-        seconds: float,
-        launch: Launch,
-        spec: ServerSpec,
-        engine: Engine,
-        wave: Workload,
-        number: str,
-    ) -> None:
+    def _load_for(self, seconds: float, server: _Server, wave: Workload, number: str) -> None:
         """Send a load again and again, for so long at least."""
         until = time.monotonic() + seconds
         for turn in itertools.count():
-            self._send(launch, spec, engine, wave, f"{number}-{turn}")
+            self._send(server, wave, f"{number}-{turn}")
             if time.monotonic() >= until:
                 return
 
-    def _send(
-        self, launch: Launch, spec: ServerSpec, engine: Engine, wave: Workload, number: str
-    ) -> tuple[RequestRecord, ...]:
+    def _send(self, server: _Server, wave: Workload, number: str) -> tuple[RequestRecord, ...]:
+        engine, framework = server.engine, server.spec.framework
         plan = LoadPlan(
             engine.url,
             engine.served_name,
             replace(wave, seed=wave.seed + 1),
-            spec.framework,
-            launch=f"{replace(launch, arm='').label}-warmup-{number}",
-            salt=launch.server,
+            framework,
+            launch=f"{replace(server.launch, arm='').label}-warmup-{number}",
+            salt=server.launch.server,
         )
-        counters = dialect_of(spec.framework).counters
-        watch = HangWatch(engine.scrape, SILENCE_TIMEOUT_S, counters)
+        watch = HangWatch(engine.scrape, SILENCE_TIMEOUT_S, dialect_of(framework).counters)
 
         def on_progress(progress: Progress) -> None:
             watch.note(None if progress.stage == "prompts" else progress.done)

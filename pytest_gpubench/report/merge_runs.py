@@ -15,14 +15,7 @@ from pytest_gpubench.model.failures import Failure, failure_words
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status, Verdict
-from pytest_gpubench.report.results import (
-    CaseResult,
-    InitResult,
-    Loaded,
-    Run,
-    RunEnd,
-    Versions,
-)
+from pytest_gpubench.report.results import CaseResult, InitResult, Loaded, Run, RunEnd, Versions
 
 EXIT_FAILED = 1
 EXIT_NOTHING = 5

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -256,34 +257,21 @@ def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
 
 
 def _case(path: Path, run: str, record: CaseRecord) -> CaseResult:
-    return CaseResult(
-        path=path,
-        run=run,
-        case=record.case,
-        recipe=record.recipe,
-        identity=record.identity or _identity_by_name(record),
-        tags=record.tags,
-        server=record.server,
-        policy=record.server_per,
-        launch=record.launch,
-        fingerprint=record.fingerprint,
-        finished=record.finished,
-        hardware=record.hardware,
-        device=_device(record),
-        hostname=str(record.host.get("hostname") or ""),
-        topology=record.topology,
-        workload=record.workload,
-        metrics=record.metrics,
-        measurement=record.measurement,
-        verdict=record.verdict,
-        failure=record.failure,
-        versions=_versions(record),
-        source=record.source,
-        image=record.image,
-        evaluation=record.evaluation,
-        reused_from=record.reused_from,
-        times=record.times,
-    )
+    own = {
+        "identity": record.identity or _identity_by_name(record),
+        "policy": record.server_per,
+        "device": _device(record),
+    }
+    return CaseResult(path=path, run=run, **_shared(CaseResult, record) | own)
+
+
+def _shared(kind: type[CaseResult | InitResult], record: Record) -> dict[str, Any]:
+    """What a result has under the same name as its record, and what all results read alike."""
+    names = {item.name for item in fields(kind)} & type(record).model_fields.keys()
+    return {name: getattr(record, name) for name in names} | {
+        "versions": _versions(record),
+        "hostname": str(record.host.get("hostname") or ""),
+    }
 
 
 def _identity_by_name(record: CaseRecord) -> Identity:
@@ -297,21 +285,11 @@ def _identity_by_name(record: CaseRecord) -> Identity:
 
 
 def _init(path: Path, run: str, record: StartRecord) -> InitResult:
-    return InitResult(
-        path=path,
-        run=run,
-        server=record.server,
-        launch=record.launch,
-        finished=record.finished,
-        failure=record.failure,
-        phases=record.phases,
-        argv=tuple(record.argv or ()),
-        env={name: value or "" for name, value in record.env.items()},
-        versions=_versions(record),
-        hostname=str(record.host.get("hostname") or ""),
-        verdict=record.verdict,
-        times=record.times,
-    )
+    own = {
+        "argv": tuple(record.argv or ()),
+        "env": {name: value or "" for name, value in record.env.items()},
+    }
+    return InitResult(path=path, run=run, **_shared(InitResult, record) | own)
 
 
 def _run_end(record: Mapping[str, Any]) -> RunEnd:

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.client_tools import ToolName
-from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.frozen import canonical_json
 from pytest_gpubench.model.secrets import hide_in
 from pytest_gpubench.model.specs import Launch, ServerSpec
@@ -98,13 +98,17 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     files.write_text(path, text + "\n", what="the record", remedy=_REMEDY)
 
 
-def try_to_write(path: Path, record: Mapping[str, Any]) -> str | None:
-    """Write a record; the sentence that says why it could not be written, or None."""
+def try_to_write(path: Path, record: Mapping[str, Any]) -> Failure | None:
+    """Write a record; why it could not be written, or None."""
     try:
         write_record(path, record)
     except GpubenchError as error:
-        return str(error)
+        return _unwritten(error)
     return None
+
+
+def _unwritten(error: GpubenchError) -> Failure:
+    return Failure("record-unwritten", "infrastructure", str(error))
 
 
 def records_of(run: Path, subject: str) -> list[dict[str, Any]]:
@@ -137,16 +141,20 @@ def write_requests(path: Path, requests: Iterable[Mapping[str, Any]]) -> None:
     """Write per-request records as gzipped JSON lines, whole or not at all.
 
     Raises:
-        GpubenchError: if the disk refuses it, with path and reason.
+        BenchmarkError: if the disk refuses it, with path and reason.
     """
     from pytest_gpubench.host import files
 
-    with (
-        files.writing(path, what="the record", remedy=_REMEDY) as raw,
-        gzip.open(raw, "wt", encoding="utf-8", errors="backslashreplace", compresslevel=6) as file,
-    ):
-        for request in requests:
-            file.write(_line(request) + "\n")
+    how: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "compresslevel": 6}
+    try:
+        with (
+            files.writing(path, what="the record", remedy=_REMEDY) as raw,
+            gzip.open(raw, "wt", **how) as file,
+        ):
+            for request in requests:
+                file.write(_line(request) + "\n")
+    except GpubenchError as error:
+        raise BenchmarkError(_unwritten(error)) from error
 
 
 def _line(request: Mapping[str, Any]) -> str:

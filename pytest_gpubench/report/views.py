@@ -3,7 +3,6 @@ Pure."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.failures import failure_words
 from pytest_gpubench.model.grouping import grouped
+from pytest_gpubench.model.metrics import mean_of
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.model.workload import Workload
@@ -181,7 +181,7 @@ def _view(attempts: Sequence[CaseResult]) -> CaseView:
         last=last,
         launches=tuple(group),
         metrics={
-            name: _mean([one.metrics[name] for one in group if name in one.metrics])
+            name: mean_of([one.metrics[name] for one in group if name in one.metrics])
             for name in names
         },
         hidden=frozenset(
@@ -231,10 +231,6 @@ def _accuracy_words(view: CaseView) -> str:
     ends = [end for value in sequence(part.get("interval")) if (end := finite(value)) is not None]
     between = f" (98% interval {ends[0]:.1%} to {ends[1]:.1%})" if len(ends) > 1 else ""
     return f"{view.load} {share:.1%} right{between}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.geometric_mean(values) if min(values) > 0 else statistics.fmean(values)
 
 
 def _size(value: object, least: int = 1) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_gpubench.host.gpus.samples import GpuSample
-from pytest_gpubench.measure.settling import Warmth, has_settled, warmth_of
+from pytest_gpubench.measure.energy import Warmth, has_settled, warmth_of
 
 
 def test_what_samples_of_a_load_say() -> None:

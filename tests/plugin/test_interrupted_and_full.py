@@ -17,7 +17,11 @@ def run_load(*_, **__):
     raise {error}
 
 runner.run_load = run_load
-runner.try_to_write = lambda path, record: "the record x.json could not be written: No space left on device; free space"
+runner.try_to_write = lambda path, record: Failure(
+    "record-unwritten",
+    "infrastructure",
+    "the record x.json could not be written: No space left on device; free space",
+)
 """
 _CTRL_C_TWICE = """
 import os, signal, threading
@@ -60,18 +64,15 @@ def test_a_full_disk_does_not_swallow_ctrl_c(project: Project) -> None:
 
 
 def test_requests_that_cannot_be_written_are_the_disk_s_fault(project: Project) -> None:
-    error = (
-        "runner.GpubenchError('the record y.gz could not be written: No space left on "
-        "device; free space')"
-    )
     text = (
-        "import pytest_gpubench.plugin.runner as runner\n\ndef full(*_):\n    raise "
-        f"{error}\n\nrunner.write_requests = full\n"
+        "import types\nimport pytest_gpubench.report.records as records\n\ndef full(*_, **__):\n"
+        "    raise OSError(28, 'No space left on device')\n\n"
+        "records.gzip = types.SimpleNamespace(open=full)\n"
     )
     (project.pytester.path / "conftest.py").write_text(text)
     result = project.run("benchmarks", "-m", "tiny and not mtp and c1")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*y.gz could not be written*?record-unwritten, infrastructure?"])
+    result.stdout.fnmatch_lines(["*.gz could not be written*?record-unwritten, infrastructure?"])
     (record,) = project.cases()
     assert record["failure"]["failure_class"] == "infrastructure"
 

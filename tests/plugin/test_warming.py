@@ -76,9 +76,11 @@ def test_a_warm_up_tells_an_engine_that_hangs_from_one_that_compiles(
         process=SimpleNamespace(compilers=lambda: compilers),
     )
     workload = Workload(isl=8, osl=8, conc=2, num_prompts=4, num_warmups=2)
-    spec, launch = SimpleNamespace(framework="vllm"), Launch("server")
+    server: Any = SimpleNamespace(
+        launch=Launch("server"), spec=SimpleNamespace(framework="vllm"), engine=engine
+    )
     warmer = warming.Warming(RunFolder(tmp_path), WorkerPool())
-    warmer._send(launch, spec, engine, workload, "0-0")  # type: ignore[arg-type]
+    warmer._send(server, workload, "0-0")
     assert [failure.cause for failure in seen if failure] == ["silent-engine"] * caught
 
 

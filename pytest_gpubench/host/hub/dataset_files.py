@@ -31,11 +31,7 @@ def local_path(address: str) -> Path:
 
     cache = default_cache_dir()
     found = try_to_load_from_cache(
-        repository,
-        wanted["file"],
-        cache_dir=cache,
-        revision=revision,
-        repo_type="dataset",
+        repository, wanted["file"], cache_dir=cache, revision=revision, repo_type="dataset"
     )
     if isinstance(found, str) and Path(found).is_file():
         return Path(found)
