@@ -113,11 +113,7 @@ def environment(
 
 
 def flag(
-    name: str,
-    value: Frozen,
-    *,
-    short: Mapping[str, str] | None = None,
-    negation: str = "no-",
+    name: str, value: Frozen, *, short: Mapping[str, str] | None = None, negation: str = "no-"
 ) -> list[str]:
     """One serve entry as words: true ``--flag``, false ``--no-flag``, map one JSON value, list
     ``--flag a b``, null nothing. A dotted name sets a key of a JSON value: its inner names keep

@@ -157,25 +157,16 @@ def _parsed(text: str) -> Scrape:
         cumulative = family.type in ("counter", "histogram", "summary")
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
-            samples.append(
-                Sample(
-                    sample.name,
-                    labels,
-                    float(sample.value),
-                    cumulative and not sample.name.endswith("_created"),
-                )
-            )
+            counts = cumulative and not sample.name.endswith("_created")
+            samples.append(Sample(sample.name, labels, float(sample.value), counts))
     return Scrape(tuple(samples))
 
 
 def _families(text: str) -> Iterator[Metric]:
     try:
         yield from text_string_to_metric_families(text)
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:  # the parser's own stumbling over other text
+    except (LookupError, TypeError, AttributeError) as error:
+        # the parser's own stumbling over other text
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 

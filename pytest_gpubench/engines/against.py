@@ -181,8 +181,7 @@ def _env_and_command(
         raise _wrong(text, _no_command(words[0]))
     if len(words) == 1 and Path(words[0]).name.startswith("python"):
         raise _wrong(
-            text,
-            f"names an interpreter and no program: add the engine's module, as in {NEXT!r}",
+            text, f"names an interpreter and no program: add the engine's module, as in {NEXT!r}"
         )
     return env, tuple(words)
 

@@ -116,9 +116,7 @@ def asking_environment() -> dict[str, str]:
 
 
 def check_requires(
-    requires: Mapping[str, Frozen],
-    distribution: EngineDistribution | None,
-    known: Sequence[str],
+    requires: Mapping[str, Frozen], distribution: EngineDistribution | None, known: Sequence[str]
 ) -> list[str]:
     """Sentences about what a recipe requires and the engine is not; empty if all holds.
 

@@ -311,7 +311,7 @@ def _await_ready(
             foreign = 0
         now = time.monotonic()
         if foreign > 2:
-            if identity.who == "wrong" and process.listens(_port_of(url)):
+            if identity.who == "wrong" and process.listens(urlsplit(url).port or 0):
                 raise BenchmarkError(_wrong_answer(identity))
             raise BenchmarkError(_named(process, Ending("foreign-server")))
         if now - checked > 1.0:
@@ -359,10 +359,6 @@ def _wrong_answer(identity: http_probe.Identity) -> Failure:
             "that has it."
         ),
     )
-
-
-def _port_of(url: str) -> int:
-    return urlsplit(url).port or 0
 
 
 def _with_marks(log: LogSink, process: ServerProcess, ready: float) -> EngineFacts:

@@ -111,11 +111,7 @@ def decode(reads: Sequence[tuple[int, bytes]]) -> Response:
         if not messages.whole:  # else it is what follows the answer, which nobody asked for
             fault = f"{MALFORMED}: {str(error) or type(error).__name__}"
     return Response(
-        messages.status,
-        messages.headers,
-        tuple(messages.pieces),
-        messages.whole,
-        fault,
+        messages.status, messages.headers, tuple(messages.pieces), messages.whole, fault
     )
 
 

@@ -44,9 +44,7 @@ class PrefixTree:
         return total
 
 
-def shared_tokens(
-    sent: Iterable[tuple[Exchange, Prompt]],
-) -> dict[int, tuple[int, int | None]]:
+def shared_tokens(sent: Iterable[tuple[Exchange, Prompt]]) -> dict[int, tuple[int, int | None]]:
     """Of each request of a trace of sessions, by the exchange's number: tokens that a prompt which
     was answered before it was sent began with as well, and those of any that was sent before
     (None: not known).

@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.model.cases import Identity, SourcePosition
-from pytest_gpubench.model.client_tools import (
-    DATA,
-    INPUT_FILE,
-    Tool,
-    arguments_fault,
-    key_fault,
-)
+from pytest_gpubench.model.client_tools import DATA, INPUT_FILE, Tool, arguments_fault, key_fault
 from pytest_gpubench.model.frozen import FrozenMap, freeze
 from pytest_gpubench.model.rounds import AS_USUAL, Rounds
 from pytest_gpubench.model.specs import ServerSpec, Topology

@@ -128,10 +128,7 @@ def parse_launches(text: str) -> tuple[int, int]:
 
 
 def plan_launches(
-    servers: Iterable[str],
-    launches: str | Callable[[str], str] = "1",
-    *,
-    against: bool = False,
+    servers: Iterable[str], launches: str | Callable[[str], str] = "1", *, against: bool = False
 ) -> tuple[Launch, ...]:
     """Every launch of every server, server by server, in the order in which they run.
 

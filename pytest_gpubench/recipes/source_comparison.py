@@ -19,11 +19,7 @@ from pytest_gpubench.model.frozen import FrozenMap, spelled, thaw
 from pytest_gpubench.model.secrets import shown_value
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.recipes.importing.foreign_server import ForeignServer
-from pytest_gpubench.recipes.importing.official_entries import (
-    Picks,
-    choice_like,
-    server_of,
-)
+from pytest_gpubench.recipes.importing.official_entries import Picks, choice_like, server_of
 from pytest_gpubench.recipes.importing.official_nodes import Profile
 
 _DRAFT = "speculative"

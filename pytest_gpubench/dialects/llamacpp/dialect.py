@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -47,7 +46,9 @@ class LlamacppDialect(Dialect):
 
     @property
     def log(self) -> EngineLog:
-        return _log()
+        from pytest_gpubench.dialects.llamacpp.log import LOG  # its patterns are not for every run
+
+        return LOG
 
     def default_command(self, installed: Callable[[str], bool]) -> tuple[str, ...]:
         """The server of this interpreter's own xllamacpp, else ``llama-server`` on PATH."""
@@ -154,13 +155,6 @@ class LlamacppDialect(Dialect):
 
     def tokens(self, answer: Any) -> tuple[int, Any]:
         return len(answer["tokens"]), answer["tokens"]
-
-
-@functools.cache
-def _log() -> EngineLog:
-    from pytest_gpubench.dialects.llamacpp.log import LOG  # its patterns are not for every run
-
-    return LOG
 
 
 def _tokenize(text: str, *, special: bool) -> TokenizeRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -30,6 +29,8 @@ ALGORITHMS = {
 _OPTIONS = {"topk", "draft_tokens", "quantization"}
 """Keys of a draft, beside those of every engine, that have a flag."""
 _LONGEST = 200
+_CALLED = {"speculative_draft_model_path": "draft_model"}
+"""Settings that are facts under another name."""
 _HIDDEN = ("api_key", "admin_api_key", "ssl_keyfile_password")
 
 
@@ -59,7 +60,9 @@ class SglangDialect(Dialect):
 
     @property
     def log(self) -> EngineLog:
-        return _log()
+        from pytest_gpubench.dialects.sglang.log import LOG  # its patterns are not for every run
+
+        return LOG
 
     def default_command(self, installed: Callable[[str], bool]) -> tuple[str, ...]:
         """This interpreter's own engine, else ``sglang serve`` on PATH."""
@@ -135,13 +138,6 @@ class SglangDialect(Dialect):
             if value is None or value == "auto" or key not in settings:
                 continue
             yield Check(name, _comparable(value), _comparable(settings[key]))
-
-
-@functools.cache
-def _log() -> EngineLog:
-    from pytest_gpubench.dialects.sglang.log import LOG  # its patterns are not for every run
-
-    return LOG
 
 
 def _parallel(topology: Topology) -> Iterator[str]:
@@ -258,17 +254,12 @@ def _told(info: dict[str, Any]) -> dict[str, object]:
         if name not in _HIDDEN and (isinstance(value, bool | int | float) or _is_short(name, value))
     }
     changes: dict[str, object] = {"settings": FrozenMap(settings)}
-    for name, fact in (("version", "version"), ("device", "device"), ("dtype", "dtype")):
-        if name in settings:
-            changes[fact] = str(settings[name])
-    for name, fact in (
-        ("kv_cache_dtype", "kv_cache_dtype"),
-        ("attention_backend", "attention_backend"),
-        ("quantization", "quantization"),
-        ("speculative_draft_model_path", "draft_model"),
+    for name in (
+        *("version", "device", "dtype"),
+        *("kv_cache_dtype", "attention_backend", "quantization", "speculative_draft_model_path"),
     ):
         if name in settings:
-            changes[fact] = str(settings[name])
+            changes[_CALLED.get(name, name)] = str(settings[name])
     for name, fact in (
         ("tp_size", "tensor_parallel_size"),
         ("dp_size", "data_parallel_size"),

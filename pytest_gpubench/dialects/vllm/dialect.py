@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,13 +11,54 @@ from pytest_gpubench.dialects.command_line import PORT, flag, json_text, plain_m
 from pytest_gpubench.dialects.dialect import Answers, Dialect, KeyDelivery
 from pytest_gpubench.dialects.engine_facts import Check, EngineFacts, whole_number
 from pytest_gpubench.dialects.engine_log import EngineLog
-from pytest_gpubench.dialects.vllm.draft_backend import default_backend, is_default
 from pytest_gpubench.dialects.vllm.flags import CACHE_CONFIG, COUNTERS, FLAGS, SHORT_JSON
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.hardware import platform_of
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 
 _READY = "VLLM_ENGINE_READY_TIMEOUT_S"
 _LONGEST_VERSION = 200
+FLASHINFER_PAGES = (16, 32, 64)
+"""Block sizes (tokens) that FlashInfer takes for every layout of heads; 128 and more it takes on
+Blackwell only, for grouped heads only (vLLM 0.26 and 0.32, flashinfer.py)."""
+DEFAULT_BACKEND = "FLASH_ATTN"
+"""Takes every multiple of 16, and any number of heads; no multi-head latent attention."""
+_QUESTION = """
+import json, typing
+import vllm.envs
+from vllm.entrypoints.cli.serve import cmd_init
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+[serve] = cmd_init()
+# what argparse looks words up in: spellings that help does not show are in it, too
+options = serve.subparser_init(FlexibleArgumentParser().add_subparsers())._option_string_actions
+flags = [word[2:] for word in options if word.startswith("--")]
+choices = {
+    word[2:]: [str(choice) for choice in action.choices]
+    for word, action in options.items()
+    if word.startswith("--") and action.choices and action.nargs is None
+}
+def also(flag, names):
+    try:
+        choices[flag] = sorted(names())
+    except Exception:  # it lives elsewhere in this version: nothing is said of such names
+        pass
+def attention():
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+    return AttentionBackendEnum.__members__
+def quantization():
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+    return QUANTIZATION_METHODS
+def cache():
+    from vllm.config.cache import CacheDType
+    return typing.get_args(CacheDType)
+also("attention-backend", attention)
+also("quantization", quantization)
+also("kv-cache-dtype", cache)
+variables = sorted(vllm.envs.environment_variables)
+print()
+print(json.dumps({"flags": sorted(flags), "variables": variables, "choices": choices}))
+"""
+"""What an installed vLLM is asked for the names that it takes: a program for its interpreter."""
 
 
 class VllmDialect(Dialect):
@@ -52,13 +92,13 @@ class VllmDialect(Dialect):
 
     @property
     def log(self) -> EngineLog:
-        return _log()
+        from pytest_gpubench.dialects.vllm.log import LOG  # its patterns are not for every run
+
+        return LOG
 
     @property
     def vocabulary_question(self) -> str:
-        from pytest_gpubench.dialects.vllm.vocabulary_question import QUESTION
-
-        return QUESTION
+        return _QUESTION
 
     def default_command(self, installed: Callable[[str], bool]) -> tuple[str, ...]:
         """This interpreter's own engine, else ``vllm serve`` on PATH.
@@ -165,11 +205,25 @@ class VllmDialect(Dialect):
         return checks(spec, facts)
 
 
-@functools.cache
-def _log() -> EngineLog:
-    from pytest_gpubench.dialects.vllm.log import LOG  # its patterns are not for every run
+def default_backend(method: str, hardware: str, serve: Mapping[str, object]) -> str | None:
+    """``FLASH_ATTN`` for an EAGLE3 draft on NVIDIA behind a block size that FlashInfer, which vLLM
+    may choose, cannot serve; else None, the engine's choice.
 
-    return LOG
+    An EAGLE3 draft is MHA or GQA unless its name or config says otherwise; the doctor looks into
+    the config.
+    """
+    size = serve.get("block-size")
+    if method != "eagle3" or platform_of(hardware) != "cuda":
+        return None
+    if not isinstance(size, int) or size in FLASHINFER_PAGES:
+        return None
+    return DEFAULT_BACKEND
+
+
+def is_default(draft: Speculative, hardware: str, serve: Mapping[str, object]) -> bool:
+    """Whether the draft's backend is the one that it gets by default."""
+    default = default_backend(draft.method, hardware, serve)
+    return default is not None and draft.attention_backend == default
 
 
 def _parallel(topology: Topology) -> Iterator[str]:

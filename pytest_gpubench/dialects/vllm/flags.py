@@ -20,11 +20,7 @@ from pytest_gpubench.dialects.server_flags import (
     FlagRules,
 )
 
-SHORT_JSON = {
-    "cc": "compilation-config",
-    "sc": "speculative-config",
-    "ac": "attention-config",
-}
+SHORT_JSON = {"cc": "compilation-config", "sc": "speculative-config", "ac": "attention-config"}
 """Short options for JSON values, which a single dash begins."""
 
 FLAGS = FlagRules(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gpubench.dialects.vllm.draft_backend import FLASHINFER_PAGES, is_default
+from pytest_gpubench.dialects.vllm.dialect import FLASHINFER_PAGES, is_default
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.doctor.memory_estimate import block_size_of
 from pytest_gpubench.doctor.shape import ModelShape

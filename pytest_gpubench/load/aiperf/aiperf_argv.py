@@ -11,11 +11,7 @@ from pytest_gpubench.model.client_tools import Tool
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, spelled, thaw
 from pytest_gpubench.model.workload import Workload
 
-_GOODPUT = {
-    "ttft": "time_to_first_token",
-    "tpot": "inter_token_latency",
-    "e2e": "request_latency",
-}
+_GOODPUT = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "e2e": "request_latency"}
 """Limits of goodput, by AIPerf's names; in milliseconds there."""
 _DEFAULTS: dict[str, Frozen] = {"gpu-telemetry": False, "server-metrics": False}
 """Said unless the recipe says otherwise: GPUs and counters are watched here."""

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 from pytest_gpubench.load.aiperf.running import RECORDS, WORKER
 from pytest_gpubench.load.protocol import Phase, RequestRecord
 from pytest_gpubench.model.failures import BenchmarkError, Failure
+from pytest_gpubench.model.grouping import grouped
 
 SUMMARY = "profile_export_aiperf.json"
 LOG = "logs/aiperf.log"
@@ -320,12 +321,9 @@ def _chunks(first: int | None, metrics: Mapping[str, Any]) -> tuple[int, ...]:
 def promised_hits(requests: Sequence[AiperfRequest], block: int) -> int:
     """Prompt tokens that had been in the prompt of the turn before, over all conversations, but for
     one block a turn that is not whole: what a prefix cache that forgets nothing finds, at least."""
-    by_instance: dict[str, list[RequestRecord]] = {}
-    for request in requests:
-        if request.record.ok:
-            by_instance.setdefault(request.record.session, []).append(request.record)
+    whole = (request.record for request in requests if request.record.ok)
     hits = 0
-    for records in by_instance.values():
+    for records in grouped(whole, lambda record: record.session).values():
         records.sort(key=lambda record: record.turn)
         for before, after in pairwise(records):
             if after.turn == before.turn + 1:

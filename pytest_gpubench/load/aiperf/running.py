@@ -203,11 +203,7 @@ class _Watch:
     """How far AIPerf is, by the requests that it has written down, and whether it goes on."""
 
     def __init__(
-        self,
-        plan: AiperfPlan,
-        engine_counts: Callable[[], object],
-        stall: float,
-        preparing: float,
+        self, plan: AiperfPlan, engine_counts: Callable[[], object], stall: float, preparing: float
     ) -> None:
         self._path = Path(plan.folder, RECORDS)
         load = plan.workload

@@ -7,11 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.recipes.importing.foreign_server import (
-    ForeignServer,
-    ServerKeys,
-    server_keys,
-)
+from pytest_gpubench.recipes.importing.foreign_server import ForeignServer, ServerKeys, server_keys
 from pytest_gpubench.recipes.importing.imported import (
     Imported,
     Origin,

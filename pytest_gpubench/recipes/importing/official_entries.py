@@ -20,12 +20,7 @@ from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import spelled
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.recipes.importing.foreign_server import ForeignServer
-from pytest_gpubench.recipes.importing.official_nodes import (
-    Profile,
-    as_map,
-    as_number,
-    own_profile,
-)
+from pytest_gpubench.recipes.importing.official_nodes import Profile, as_map, as_number, own_profile
 
 ENGINE = "vllm"
 ORIGIN = "https://raw.githubusercontent.com/vllm-project/recipes/main"
@@ -362,10 +357,7 @@ def _gpus(variant: Mapping[str, Any], strategy: Mapping[str, Any], choice: Choic
 
 
 def _hardware_layers(
-    entry: Mapping[str, Any],
-    variant: Mapping[str, Any],
-    strategy: Mapping[str, Any],
-    node: Profile,
+    entry: Mapping[str, Any], variant: Mapping[str, Any], strategy: Mapping[str, Any], node: Profile
 ) -> Iterator[Any]:
     """Overrides for the hardware, in order: a strategy's take the place of the entry's and the
     variant's."""
