@@ -15,7 +15,6 @@ where the outcome is milder. Seen on a GPU: an H100 or H200 with vLLM 0.26.0. Se
 configuration. Read in source: of vLLM 0.32.0.
 """
 _SUBJECTS = {
-    "all_reduce": "Parallelism",
     "minimax": "MiniMax-M3",
     "drafting": "Drafts",
     "capacity": "Lengths, batches, CUDA graphs",

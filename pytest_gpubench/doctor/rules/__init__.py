@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from pytest_gpubench.doctor.context import Rule
 from pytest_gpubench.doctor.rules import (
-    all_reduce,
     attention,
     capacity,
     drafting,
@@ -22,7 +21,6 @@ from pytest_gpubench.doctor.rules import (
 RULES: tuple[Rule, ...] = (
     *names.RULES,
     *parallelism.RULES,
-    *all_reduce.RULES,
     *attention.RULES,
     *minimax.RULES,
     *quantization.RULES,
