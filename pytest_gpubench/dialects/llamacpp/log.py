@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import re
 
-from pytest_gpubench.dialects.causes import SHARED_CAUSES, Cause, cause
+from pytest_gpubench.dialects.causes import Cause, cause
 from pytest_gpubench.dialects.engine_facts import EngineFacts
 from pytest_gpubench.dialects.engine_log import CRASHES, MAX_LINE, EngineLog, LogLine, count_of
+from pytest_gpubench.dialects.shared_causes import SHARED_CAUSES
 from pytest_gpubench.model.frozen import FrozenMap
 
 _LINE = re.compile(r"(?P<clock>\d+\.\d\d\.\d{3}\.\d{3}) (?P<level>[DIWE]) ")

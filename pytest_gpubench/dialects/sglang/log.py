@@ -13,7 +13,6 @@ import re
 from pytest_gpubench.dialects.causes import (
     GPU_MEMORY_FOREIGN,
     OUT_OF_MEMORY,
-    SHARED_CAUSES,
     WRONG_ARGUMENT,
     Cause,
     cause,
@@ -27,6 +26,7 @@ from pytest_gpubench.dialects.engine_log import (
     amount_of,
     count_of,
 )
+from pytest_gpubench.dialects.shared_causes import SHARED_CAUSES
 from pytest_gpubench.model.frozen import FrozenMap
 
 _LINE = re.compile(r"\[\d{4}-(?P<time>\d\d-\d\d \d\d:\d\d:\d\d)(?: (?P<rank>[A-Z0-9 ]+))?\] ?")

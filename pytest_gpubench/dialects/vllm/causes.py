@@ -5,10 +5,10 @@ from __future__ import annotations
 from pytest_gpubench.dialects.causes import (
     GPU_MEMORY_FOREIGN,
     OUT_OF_MEMORY,
-    SHARED_CAUSES,
     Cause,
     cause,
 )
+from pytest_gpubench.dialects.shared_causes import SHARED_CAUSES
 
 CAUSES: tuple[Cause, ...] = (
     cause(

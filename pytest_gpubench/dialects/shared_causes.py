@@ -1,0 +1,327 @@
+"""The causes that every engine shares: on the GPU, of the machine, its files and its network."""
+
+from __future__ import annotations
+
+from pytest_gpubench.dialects.causes import (
+    GPU_MEMORY_FOREIGN,
+    OUT_OF_MEMORY,
+    WRONG_ARGUMENT,
+    Cause,
+    cause,
+)
+
+SHARED_CAUSES: tuple[Cause, ...] = (
+    cause(
+        "illegal-memory-access",
+        "engine",
+        r"illegal memory access|cudaErrorIllegalAddress",
+        "A GPU kernel of the engine read or wrote outside its memory.",
+        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel; try another "
+        "attention, MoE or all-reduce backend.",
+    ),
+    cause(
+        "device-assert",
+        "engine",
+        r"device-side assert triggered|misaligned address|CUDA error: unspecified launch failure",
+        "A GPU kernel of the engine failed an assertion.",
+        "Run once with env CUDA_LAUNCH_BLOCKING=1 to find the kernel, then report it to "
+        "the engine's makers.",
+    ),
+    cause(
+        "gpu-memory-fault",
+        "engine",
+        r"Memory access fault by GPU",
+        "A GPU kernel of the engine read or wrote outside its memory (Memory access fault).",
+        "Try another attention or MoE backend; run once with env AMD_SERIALIZE_KERNEL=3 to find "
+        "the kernel.",
+    ),
+    cause(
+        "no-kernel-image",
+        "engine",
+        r"no kernel image is available|PTX was compiled with an unsupported toolchain"
+        r"|device kernel image is invalid|invalid device function|hipErrorNoBinaryForGpu"
+        r"|No supported CUDA architectures found"
+        r"|ptxas fatal\s*: Value 'sm_\w+' is not defined",
+        "The engine was not built for this GPU or driver.",
+        "Use a build of the engine for this GPU's compute capability, or a newer driver.",
+    ),
+    cause(
+        "fp8-not-on-this-gpu",
+        "recipe",
+        r"type fp8e4nv not supported in this architecture",
+        "This GPU cannot compute with the FP8 type of these weights.",
+        "Use weights of another format on this GPU, or one of compute capability 8.9 or newer.",
+    ),
+    GPU_MEMORY_FOREIGN,
+    cause(
+        "out-of-memory",
+        "recipe",
+        OUT_OF_MEMORY,
+        "The GPU ran out of memory.",
+        "Use more GPUs, or lower the share of memory that the engine takes and its batch sizes.",
+    ),
+    cause(
+        "out-of-memory-host",
+        "infrastructure",
+        r"DefaultCPUAllocator: (?:can't|not enough)|\bMemoryError\b|Errno "
+        r"12\]|[Cc]annot allocate memory",
+        "The host ran out of memory.",
+        "Free memory on the host or raise the job's memory limit; on the CPU lower what the "
+        "engine reserves for its KV cache.",
+    ),
+    cause(
+        "process-limit",
+        "infrastructure",
+        r"can't start new thread|Errno 11\].*temporarily unavailable",
+        "The engine may not start as many processes and threads as it needs.",
+        "Raise the limit of processes (`ulimit -u`, pids of the container).",
+    ),
+    cause(
+        "too-few-gpus",
+        "infrastructure",
+        r"is larger than the number of available GPUs|[Ww]orld size .* (?:exceeds|is greater "
+        r"than) .*GPU"
+        r"|invalid device ordinal",
+        "The server needs more GPUs than it was given.",
+        "Use a node with enough free GPUs; look at CUDA_VISIBLE_DEVICES.",
+    ),
+    cause(
+        "quantization-groups",
+        "recipe",
+        r"not aligned with the quantized weight shape",
+        "The groups of the quantized weights cannot be divided by the parallel size.",
+        "Use a smaller TP (or EP), or weights with smaller groups.",
+    ),
+    cause(
+        "parallel-size",
+        "recipe",
+        r"is not divisible by|must be divisible by|not evenly divisible|is greater than "
+        r"the number of experts",
+        "A size of the model cannot be divided by the parallel size.",
+        "Choose a TP (or DP) size that divides heads, experts and widths of the model, "
+        "vision tower and draft included.",
+    ),
+    cause(
+        "gated-repo",
+        "recipe",
+        r"GatedRepoError|Access to model .* is restricted|Cannot access gated repo",
+        "The model's repository is gated.",
+        "Accept its licence on the hub with the account of your token, then run `gpubench fetch`.",
+    ),
+    cause(
+        "repository-not-found",
+        "recipe",
+        r"RepositoryNotFoundError|RevisionNotFoundError|EntryNotFoundError: 404",
+        "The model's repository or revision does not exist on the hub, or is private.",
+        "Correct the model's name or revision in the recipe; for a private one set HF_TOKEN.",
+    ),
+    cause(
+        "hub-rate-limit",
+        "infrastructure",
+        r"429 Client Error|Too Many Requests for url",
+        "The hub refuses more requests from here (rate limit).",
+        "Run `gpubench fetch` beforehand, with HF_TOKEN; servers start offline then.",
+    ),
+    cause(
+        "hub-unavailable",
+        "infrastructure",
+        r"50[0-4] Server Error|Gateway Time-?out",
+        "The hub, or a proxy before it, is not well.",
+        "Run again later, or `gpubench fetch` beforehand.",
+    ),
+    cause(
+        "cache-locks",
+        "infrastructure",
+        r"PermissionError.*\.lock|does not appear to support flock|Errno 37\]",
+        "The cache's lock files cannot be used: they are another user's (permission denied), or "
+        "the file system has no locks.",
+        "Give the user write permission below the cache's .locks, or keep the cache on a local "
+        "disk (--gpubench-cache-dir).",
+    ),
+    cause(
+        "corrupt-snapshot",
+        "infrastructure",
+        r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|Error "
+        r"while deserializing header",
+        "A weight file is damaged or incomplete.",
+        "Delete the snapshot from the hub cache and run `gpubench fetch` again.",
+    ),
+    cause(
+        "tokenizer-missing",
+        "recipe",
+        r"(?:Can't load|Unable to load|Failed to load|Couldn't instantiate).{0,40}tokenizer",
+        "The model has no tokenizer that the engine can load.",
+        "Name one with `tokenizer:` under `serve`, or complete the model's folder.",
+    ),
+    cause(
+        "chat-template-missing",
+        "recipe",
+        r"supplied chat template|chat template is no longer allowed|ChatTemplateResolutionError",
+        "The chat template cannot be found.",
+        "Give `chat-template` under `serve` the path of a template that exists.",
+    ),
+    cause(
+        "missing-snapshot",
+        "infrastructure",
+        r"LocalEntryNotFoundError|IncompleteSnapshotError|OfflineModeIsEnabled|outgoing traffic "
+        r"has been disabled"
+        r"|Cannot find .* in the (?:disk )?cache"
+        r"|Invalid repository ID or local directory"
+        r"|Can't load the configuration of|does not appear to have a file named"
+        r"|not a local folder and is not a valid model identifier|couldn't connect to .* to "
+        r"load|Cannot find any model weights",
+        "The model is not, or not completely, on this machine.",
+        "Run `gpubench fetch` where there is a network, or correct the model's name, "
+        "path or revision.",
+    ),
+    cause(
+        "port-in-use",
+        "infrastructure",
+        r"[Aa]ddress already in use|Errno 98\]",
+        "The port that was free a moment ago was taken by another process.",
+        "Run again; a server that stays on a fixed port has to be stopped first.",
+        retried=True,
+    ),
+    cause(
+        "nccl-error",
+        "infrastructure",
+        r"NCCL error|nccl\w*Error|DistBackendError|NCCL WARN|ProcessGroupNCCL.*(?:timeout|Timeout)",
+        "The GPUs could not talk to each other (NCCL).",
+        "Run once with env NCCL_DEBUG=INFO; look at NVLink, shared memory (/dev/shm) "
+        "and network interfaces of the node.",
+    ),
+    cause(
+        "gpu-not-visible",
+        "infrastructure",
+        r"No (?:CUDA|HIP) GPUs are available|hipErrorNoDevice",
+        "No GPU is visible to the engine.",
+        "Look at nvidia-smi in the same container, its GPU runtime, and CUDA_VISIBLE_DEVICES.",
+    ),
+    cause(
+        "driver-error",
+        "infrastructure",
+        r"CUDA driver version is insufficient|NVIDIA driver on your system is too old"
+        r"|unsupported display driver|no CUDA-capable device|CUDA driver initialization "
+        r"failed"
+        r"|system not yet initialized|NVMLError|Found no NVIDIA driver"
+        r"|Failed to infer device type|uncorrectable (?:ECC|NVLink)|devices?\(s\) is/are busy or "
+        r"unavailable"
+        r"|forward compatibility was attempted|GPU is lost",
+        "The GPU driver is missing, too old or broken.",
+        "Look at nvidia-smi and the kernel log of the node; take the node out of "
+        "service until it is repaired.",
+    ),
+    cause(
+        "jit-failure",
+        "engine",
+        r"[Nn]inja build failed|ninja: build stopped|(?:Could not find|not find) nvcc"
+        r"|nvcc fatal|nvcc not found|CalledProcessError.*(?:ninja|nvcc|gcc|g\+\+|/cc\b)"
+        r"|Python\.h: No such file|InvalidCxxCompiler"
+        r"|No such file or directory: '(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc)'|CppCompileError|Failed "
+        r"to find C compiler",
+        "A kernel could not be compiled on this machine.",
+        "Install the compiler that the message names (nvcc, ninja, gcc; with gcc also "
+        "python3-dev), or an engine with its kernels built in.",
+    ),
+    cause(
+        "transformers-version",
+        "engine",
+        r"AttributeError: .*has no attribute|ImportError: cannot import name",
+        "The engine and its transformers library do not fit together.",
+        "Install the version of transformers that this engine asks for.",
+        frames=r"/transformers/",
+    ),
+    cause(
+        "missing-library",
+        "engine",
+        r"ModuleNotFoundError|ImportError|cannot open shared object file|undefined symbol",
+        "The engine's installation lacks a library.",
+        "Repair the engine's environment: install what the message names, in the "
+        "version that this engine needs.",
+    ),
+    cause(
+        "shared-memory-full",
+        "infrastructure",
+        r"No space left on device: '/(?:psm_|torch_|sem\.|nccl|dev/shm)|/dev/shm.*No space left"
+        r"|Bus error",
+        "The shared memory (/dev/shm) is too small.",
+        "Give the container more (docker's --shm-size, or --ipc=host).",
+    ),
+    cause(
+        "disk-quota",
+        "infrastructure",
+        r"Disk quota exceeded|Errno 122\]|Read-only file system|Errno 30\]",
+        "The engine may not write: the quota of the disk is used up, or it is read-only.",
+        "Free space, or choose another cache with --gpubench-cache-dir.",
+    ),
+    cause(
+        "disk-full",
+        "infrastructure",
+        r"No space left on device|Errno 28\]",
+        "The disk is full.",
+        "Free space on the disk (caches, logs), then run again.",
+    ),
+    cause(
+        "stale-file-handle",
+        "infrastructure",
+        r"Stale file handle|Errno 116\]",
+        "A network file system took a file away while it was read.",
+        "Run again; keep the model cache on a local disk if it happens often.",
+    ),
+    cause(
+        "too-many-files",
+        "infrastructure",
+        r"Too many open files|Errno 24\]",
+        "The engine may not open as many files as it needs.",
+        "Raise the limit (ulimit -n 65536).",
+    ),
+    cause(
+        "peer-died",
+        "engine",
+        r"gloo[\s\S]*(?:Connection (?:reset|closed) by peer|Connection closed|Broken pipe)"
+        r"|TCPStore.*(?:Connection reset|Broken pipe)|recvValue failed",
+        "A process of the engine lost another one, which died first.",
+        "Look in the log of the other ranks for what ended the first of them.",
+    ),
+    cause(
+        "rendezvous-timeout",
+        "infrastructure",
+        r"DistStoreError|store based barrier|Timed out waiting \d+ms for (?:send|recv)"
+        r"|Timed out initializing process group",
+        "The processes of the engine did not find one another in time.",
+        "Look in the log whether one of them died first; else at the network that NCCL and gloo "
+        "take (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME, a firewall on the node).",
+    ),
+    cause(
+        "worker-hangs",
+        "engine",
+        r"RPC call to \w+ timed out",
+        "A worker of the engine hangs: it did not answer its engine core in time.",
+        "Look in the log for the rank that is silent; try another all-reduce or attention backend.",
+    ),
+    cause(
+        "draft-weights",
+        "recipe",
+        r"^KeyError: ",
+        "The draft's weights are not those that the engine knows for it.",
+        "Use the draft that was made for this model, and an engine that supports it.",
+        frames=r"models/\w*(?:eagle|medusa|mtp|draft)[\s\S]*load_weights",
+    ),
+    cause(
+        "network",
+        "infrastructure",
+        r"Max retries exceeded|ConnectionError\b|ConnectTimeout|ReadTimeout|Temporary failure in "
+        r"name resolution"
+        r"|Connection reset by peer",
+        "The engine lost a network connection.",
+        "Run again; fetch models beforehand with `gpubench fetch`.",
+    ),
+    WRONG_ARGUMENT,
+    cause(
+        "invalid-configuration",
+        "recipe",
+        r"validation errors? for \w*(?:Config|Args)\b",
+        "The engine rejects a value of its configuration.",
+        "Correct the value that the message names in the recipe.",
+    ),
+)
