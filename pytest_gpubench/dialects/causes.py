@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from pytest_gpubench.model.failures import FailureClass
 
-OUT_OF_MEMORY = r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
+OUT_OF_MEMORY = (
+    r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
+    r"|CUBLAS_STATUS_ALLOC_FAILED|Cuda failure (?:\d+ )?'out of memory'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,19 @@ def cause(
         compiled(frames),
         compiled(log),
         retried,
+    )
+
+
+def refused_by(checks: str) -> Cause:
+    """What the engine's own check of its configuration raises: files whose path matches
+    ``checks``. Comes last, since what it says may be better known."""
+    return cause(
+        "invalid-configuration",
+        "recipe",
+        r"^(?:ValueError|AssertionError|NotImplementedError)\b",
+        "The engine rejects what the recipe asks for.",
+        "Correct the value that the message names in the recipe.",
+        frames=rf'{checks}", line \d+, in \S+(?:\n(?!\s*File ")[^\n]*)*\Z',
     )
 
 

@@ -66,12 +66,23 @@ class EngineLog:
     """A process says that it failed: the traceback that follows is the root, not an echo."""
     died: re.Pattern[str] = NEVER
     """A process has noticed that another one is gone."""
+    last_words: re.Pattern[str] = NEVER
+    """Lines without a level that say what it dies of, where no traceback does."""
     generic: re.Pattern[str] = NEVER
     """Headlines of tracebacks that only repeat another process's failure."""
     compiled: re.Pattern[str] = NEVER
     """A kernel was compiled while requests were served; group 1 names it."""
     worth_reading: re.Pattern[bytes] = re.compile(rb"Fatal Python error|CUDA error|Traceback")
     """Lines that are still read when a log has grown beyond what is kept."""
+
+
+_RANK = re.compile(r"\[rank(\d+)\]: ?(?!\[)")
+
+
+def without_rank(text: str) -> tuple[str, str]:
+    """A line that PyTorch wrote for one rank, as (``rank0``, its text); any other is all text."""
+    rank = _RANK.match(text)
+    return (f"rank{rank[1]}", text[rank.end() :]) if rank else ("", text)
 
 
 def seconds_of(stamp: str) -> float | None:

@@ -41,7 +41,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         r"no kernel image is available|PTX was compiled with an unsupported toolchain"
         r"|device kernel image is invalid|invalid device function|hipErrorNoBinaryForGpu"
         r"|No supported CUDA architectures found"
-        r"|ptxas fatal\s*: Value 'sm_\w+' is not defined",
+        r"|ptxas fatal\s*: Value 'sm_\w+' is not defined"
+        r"|requires GPUs with sm\d+|rocBLAS error: Cannot read \S*TensileLibrary",
         "The engine was not built for this GPU or driver.",
         "Use a build of the engine for this GPU's compute capability, or a newer driver.",
     ),
@@ -63,8 +64,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "out-of-memory-host",
         "infrastructure",
-        r"DefaultCPUAllocator: (?:can't|not enough)|\bMemoryError\b|Errno "
-        r"12\]|[Cc]annot allocate memory",
+        r"DefaultCPUAllocator: (?:can't|not enough)|\bMemoryError$|_ArrayMemoryError|Errno "
+        r"12\]|[Cc]annot allocate memory|std::bad_alloc",
         "The host ran out of memory.",
         "Free memory on the host or raise the job's memory limit; on the CPU lower what the "
         "engine reserves for its KV cache.",
@@ -72,7 +73,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "process-limit",
         "infrastructure",
-        r"can't start new thread|Errno 11\].*temporarily unavailable",
+        r"can't start new thread|Errno 11\].*temporarily unavailable|pthread_create failed"
+        r"|what\(\):\s+Resource temporarily unavailable",
         "The engine may not start as many processes and threads as it needs.",
         "Raise the limit of processes (`ulimit -u`, pids of the container).",
     ),
@@ -81,22 +83,25 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "infrastructure",
         r"is larger than the number of available GPUs|[Ww]orld size .* (?:exceeds|is greater "
         r"than) .*GPU"
-        r"|invalid device ordinal",
+        r"|invalid device ordinal|has no GPU available|number of required GPUs exceeds"
+        r"|Cannot provide a placement group|local rank \d+ is out of bounds",
         "The server needs more GPUs than it was given.",
         "Use a node with enough free GPUs; look at CUDA_VISIBLE_DEVICES.",
     ),
     cause(
         "quantization-groups",
         "recipe",
-        r"not aligned with the quantized weight shape",
+        r"not aligned with the quantized weight shape"
+        r"|not divisible by (?:weight quantization block|min_thread|group_size)",
         "The groups of the quantized weights cannot be divided by the parallel size.",
         "Use a smaller TP (or EP), or weights with smaller groups.",
     ),
     cause(
         "parallel-size",
         "recipe",
-        r"is not divisible by|must be divisible by|not evenly divisible|is greater than "
-        r"the number of experts",
+        r"(?:^|Error: |error, )\d+ is not divisible by \d|is greater than the number of experts"
+        r"|(?s:(?:[Pp]arallel|\b\w*[tdpec]+p_(?:world_)?size\b|\bworld_size\b|\bTP\b).{0,120}"
+        r"divisible by|divisible by.{0,120}(?:parallel|\b\w*[tdpec]+p_(?:world_)?size\b|\bTP\b))",
         "A size of the model cannot be divided by the parallel size.",
         "Choose a TP (or DP) size that divides heads, experts and widths of the model, "
         "vision tower and draft included.",
@@ -104,14 +109,15 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "gated-repo",
         "recipe",
-        r"GatedRepoError|Access to model .* is restricted|Cannot access gated repo",
+        r"GatedRepoError|Access to model .* is restricted|gated repo",
         "The model's repository is gated.",
         "Accept its licence on the hub with the account of your token, then run `gpubench fetch`.",
     ),
     cause(
         "repository-not-found",
         "recipe",
-        r"RepositoryNotFoundError|RevisionNotFoundError|EntryNotFoundError: 404",
+        r"RepositoryNotFoundError|RevisionNotFoundError|EntryNotFoundError: 404"
+        r"|HFValidationError: Repo id",
         "The model's repository or revision does not exist on the hub, or is private.",
         "Correct the model's name or revision in the recipe; for a private one set HF_TOKEN.",
     ),
@@ -149,16 +155,33 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "tokenizer-missing",
         "recipe",
-        r"(?:Can't load|Unable to load|Failed to load|Couldn't instantiate).{0,40}tokenizer",
+        r"(?:Can't load|Unable to load|Failed to load|Couldn't instantiate).{0,40}tokenizer"
+        r"|No tokenizer file found",
         "The model has no tokenizer that the engine can load.",
         "Name one with `tokenizer:` under `serve`, or complete the model's folder.",
     ),
     cause(
+        "trust-remote-code",
+        "recipe",
+        r"contains custom code which must be executed",
+        "The model brings code of its own, which the engine may not run.",
+        "Set `trust-remote-code: true` under `serve` if you trust the model's repository.",
+    ),
+    cause(
         "chat-template-missing",
         "recipe",
-        r"supplied chat template|chat template is no longer allowed|ChatTemplateResolutionError",
+        r"supplied chat template (?!is not supported)|chat template is no longer allowed"
+        r"|ChatTemplateResolutionError|not a built-in template name or a valid chat template",
         "The chat template cannot be found.",
         "Give `chat-template` under `serve` the path of a template that exists.",
+    ),
+    cause(
+        "chat-template-unusable",
+        "recipe",
+        r"TemplateSyntaxError|chat template (?:parsing error|is not supported)"
+        r"|[Uu]nable to generate parser for this template",
+        "The engine cannot read the chat template.",
+        "Give the server another template under `serve`.",
     ),
     cause(
         "missing-snapshot",
@@ -177,7 +200,7 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "port-in-use",
         "infrastructure",
-        r"[Aa]ddress already in use|Errno 98\]",
+        r"[Aa]ddress already in use|Errno 98\]|Port is already in use",
         "The port that was free a moment ago was taken by another process.",
         "Run again; a server that stays on a fixed port has to be stopped first.",
         retried=True,
@@ -185,7 +208,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "nccl-error",
         "infrastructure",
-        r"NCCL error|nccl\w*Error|DistBackendError|NCCL WARN|ProcessGroupNCCL.*(?:timeout|Timeout)",
+        r"NCCL error|nccl\w*Error|DistBackendError|NCCL WARN|ProcessGroupNCCL.*(?:timeout|Timeout)"
+        r"|Duplicate GPU detected",
         "The GPUs could not talk to each other (NCCL).",
         "Run once with env NCCL_DEBUG=INFO; look at NVLink, shared memory (/dev/shm) "
         "and network interfaces of the node.",
@@ -206,7 +230,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         r"|system not yet initialized|NVMLError|Found no NVIDIA driver"
         r"|Failed to infer device type|uncorrectable (?:ECC|NVLink)|devices?\(s\) is/are busy or "
         r"unavailable"
-        r"|forward compatibility was attempted|GPU is lost",
+        r"|forward compatibility was attempted|GPU is lost|CUDA unknown error"
+        r"|Unexpected error from (?:cuda|hip)GetDeviceCount",
         "The GPU driver is missing, too old or broken.",
         "Look at nvidia-smi and the kernel log of the node; take the node out of "
         "service until it is repaired.",
@@ -218,7 +243,7 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         r"|nvcc fatal|nvcc not found|CalledProcessError.*(?:ninja|nvcc|gcc|g\+\+|/cc\b)"
         r"|Python\.h: No such file|InvalidCxxCompiler"
         r"|No such file or directory: '(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc)'|CppCompileError|Failed "
-        r"to find C compiler",
+        r"to find C compiler|CUDA_HOME environment variable is not set|\[aiter\] build .* failed",
         "A kernel could not be compiled on this machine.",
         "Install the compiler that the message names (nvcc, ninja, gcc; with gcc also "
         "python3-dev), or an engine with its kernels built in.",
@@ -232,9 +257,18 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         frames=r"/transformers/",
     ),
     cause(
+        "transformers-version",
+        "engine",
+        r"cannot import name .* from 'transformers|has no attribute all_special_tokens_extended"
+        r"|Tokenizer class \w+ does not exist or is not currently imported",
+        "The engine and its transformers library do not fit together.",
+        "Install the version of transformers that this engine asks for.",
+    ),
+    cause(
         "missing-library",
         "engine",
-        r"ModuleNotFoundError|ImportError|cannot open shared object file|undefined symbol",
+        r"ModuleNotFoundError|ImportError|cannot open shared object file|undefined symbol"
+        r"|Exception: [\w.-]+ is not installed",
         "The engine's installation lacks a library.",
         "Repair the engine's environment: install what the message names, in the "
         "version that this engine needs.",
@@ -243,7 +277,7 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "shared-memory-full",
         "infrastructure",
         r"No space left on device: '/(?:psm_|torch_|sem\.|nccl|dev/shm)|/dev/shm.*No space left"
-        r"|Bus error",
+        r"|</torch_\w+>: No space left|Bus error",
         "The shared memory (/dev/shm) is too small.",
         "Give the container more (docker's --shm-size, or --ipc=host).",
     ),
@@ -279,7 +313,7 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "peer-died",
         "engine",
         r"gloo[\s\S]*(?:Connection (?:reset|closed) by peer|Connection closed|Broken pipe)"
-        r"|TCPStore.*(?:Connection reset|Broken pipe)|recvValue failed",
+        r"|TCPStore.*(?:Connection reset|Broken pipe)|recvValue failed|failed to recv, got 0 bytes",
         "A process of the engine lost another one, which died first.",
         "Look in the log of the other ranks for what ended the first of them.",
     ),
@@ -287,7 +321,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "rendezvous-timeout",
         "infrastructure",
         r"DistStoreError|store based barrier|Timed out waiting \d+ms for (?:send|recv)"
-        r"|Timed out initializing process group",
+        r"|Timed out initializing process group|client socket has timed out"
+        r"|connectFullMesh failed|Did not receive response from front-end process",
         "The processes of the engine did not find one another in time.",
         "Look in the log whether one of them died first; else at the network that NCCL and gloo "
         "take (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME, a firewall on the node).",
@@ -311,8 +346,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "network",
         "infrastructure",
         r"Max retries exceeded|ConnectionError\b|ConnectTimeout|ReadTimeout|Temporary failure in "
-        r"name resolution"
-        r"|Connection reset by peer",
+        r"name resolution|\bConnectError\b|CERTIFICATE_VERIFY_FAILED|CAS service error"
+        r"|Connection broken|Connection reset by peer",
         "The engine lost a network connection.",
         "Run again; fetch models beforehand with `gpubench fetch`.",
     ),
@@ -320,7 +355,7 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "invalid-configuration",
         "recipe",
-        r"validation errors? for \w*(?:Config|Args)\b",
+        r"validation errors? for \w*(?:Config|Args)\b|User-specified (?:max_model_len|context_len)",
         "The engine rejects a value of its configuration.",
         "Correct the value that the message names in the recipe.",
     ),

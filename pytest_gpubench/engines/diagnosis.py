@@ -20,14 +20,15 @@ from pytest_gpubench.model.failures import Failure
 EVIDENCE_LINES = 6
 """At most so many lines of an engine's log are shown."""
 _WIDTH = 240
-_HEADER = "Traceback (most recent call last)"
+_HEADER = re.compile(r"(?:[\w ]{1,60}: )?Traceback \(most recent call last\)")
 _CONNECTING = re.compile(
     r"^(?:During handling of the above exception|The above exception was the direct cause)"
 )
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::|$)")
 _LOUD = re.compile(
     r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|CUDA error: |NCCL "
-    r"WARN|Segmentation fault|Memory access fault by GPU|Bus error"
+    r"WARN|Segmentation fault|Memory access fault by GPU|Bus error|^ERROR: +\[Errno|rocBLAS error: "
+    r"|error while loading shared libraries|pthread_create failed"
 )
 _FRAME = re.compile(r"\s|$|Traceback \(most recent call last\)")
 """Lines of a traceback other than its message."""
@@ -145,7 +146,8 @@ def _without_traceback(parsed: Sequence[LogLine], ending: Ending, log: EngineLog
     loud = [
         line.text.strip()
         for line in parsed
-        if line.level in ("", "ERROR", "CRITICAL") and _LOUD.search(line.text)
+        if line.level in ("", "ERROR", "CRITICAL")
+        and (_LOUD.search(line.text) or (not line.level and log.last_words.search(line.text)))
     ]
     marked = [line.text for line in parsed if line.level in ("ERROR", "CRITICAL")]
     errors = [text for text in dict.fromkeys(marked) if not _FRAME.match(text)]
@@ -160,7 +162,7 @@ def _without_traceback(parsed: Sequence[LogLine], ending: Ending, log: EngineLog
         if line.level in ("", "ERROR", "CRITICAL") and log.died.search(line.text)
     ]
     if ending.returncode == -signal.SIGKILL or any(
-        re.search(r"exit code:? -9\b", text) for text in died
+        re.search(r"[Ee]xit code:? -9\b", text) for text in died
     ):
         victim = (
             "The engine"
@@ -325,7 +327,7 @@ def _of_stream(stream: Sequence[tuple[int, LogLine]], log: EngineLog) -> list[_T
         position += 1
         marked = marked or bool(log.mark.search(line.text))
         chained = chained or bool(_CONNECTING.match(line.text))
-        if not line.text.startswith(_HEADER):
+        if not _HEADER.match(line.text):
             continue
         begin = position
         # Frames are indented; a line without text belongs to them, since source lines may be empty.
@@ -355,7 +357,7 @@ def _message(stream: Sequence[tuple[int, LogLine]], begin: int, level: str) -> t
             not text.strip()
             or line.level != level
             or _CONNECTING.match(text)
-            or text.startswith(_HEADER)
+            or _HEADER.match(text)
         ):
             break
         names_exception = bool(_EXCEPTION.match(text))

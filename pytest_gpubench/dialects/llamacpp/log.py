@@ -56,23 +56,52 @@ CAUSES: tuple[Cause, ...] = (
     cause(
         "unsupported-architecture",
         "recipe",
-        r"unknown model architecture|unknown pre-tokenizer type",
+        r"unknown model architecture|unknown pre-tokenizer type|wrong number of tensors"
+        r"|missing tensor '",
         "This engine does not know the model's architecture.",
         "Use a newer llama.cpp, or weights that this one knows.",
     ),
     cause(
         "kv-cache-too-small",
         "recipe",
-        r"failed to (?:allocate|create|initialize).*(?:KV|kv|context|compute) ?(?:cache|buffer)?"
-        r"|unable to fit model into .*memory",
+        r"failed to allocate (?:buffer for (?:kv|rs) cache|compute (?:pp|tg) buffers)",
         "The KV cache does not fit beside the weights.",
         "Lower ctx-size or parallel, or use a smaller cache-type-k and cache-type-v.",
+    ),
+    cause(
+        "out-of-memory-host",
+        "infrastructure",
+        r"unable to allocate (?:CPU|\w+_Host)\S* buffer",
+        "The host ran out of memory.",
+        "Free memory on the host, raise the job's memory limit, or use smaller weights.",
+    ),
+    cause(
+        "out-of-memory-weights",
+        "recipe",
+        r"unable to allocate \S+ buffer|ErrorOutOfDeviceMemory",
+        "The GPU ran out of memory while the weights were loaded.",
+        "Lower n-gpu-layers, use a smaller quantization or more GPUs.",
+    ),
+    cause(
+        "draft-weights",
+        "recipe",
+        r"draft model vocab type must match|draft vocabs are not compatible"
+        r"|draft model is not compatible",
+        "The draft's vocabulary is not that of the model.",
+        "Use the draft that was made for this model.",
+    ),
+    cause(
+        "invalid-configuration",
+        "recipe",
+        r"requires? (?:Flash Attention|flash_attn)",
+        "The engine rejects what the recipe asks for.",
+        "Correct the value that the message names in the recipe.",
     ),
     cause(
         "wrong-argument",
         "recipe",
         r"error: (?:unrecognized arguments|argument |invalid argument|unknown argument"
-        r"|while handling argument)",
+        r"|unknown value)|error while handling (?:argument|environment)",
         "The engine does not accept an argument of the recipe.",
         "Correct the flag under `serve` (or in extra-args), or require an engine that knows it.",
     ),
@@ -114,5 +143,12 @@ LOG = EngineLog(
     reader=LogReader,
     causes=CAUSES,
     fatal=re.compile(rf"GGML_ASSERT|ggml_abort|{CRASHES}"),
+    # The prefix with the level may be switched off, and older ones have none.
+    last_words=re.compile(
+        r"^error(?: while handling \w+)?[: ]|error loading model|invalid magic characters"
+        r"|failed to (?:initialize the context|initialize CUDA|open GGUF)|couldn't bind"
+        r"|chat template parsing error|parser for this template|draft model (?:vocab|is not)"
+        r"|draft vocabs are not|requires? (?:Flash Attention|flash_attn)"
+    ),
     worth_reading=re.compile(rb"GGML_ASSERT|Fatal Python error|CUDA error| E "),
 )

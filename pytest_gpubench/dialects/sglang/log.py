@@ -16,6 +16,7 @@ from pytest_gpubench.dialects.causes import (
     WRONG_ARGUMENT,
     Cause,
     cause,
+    refused_by,
 )
 from pytest_gpubench.dialects.engine_facts import EngineFacts
 from pytest_gpubench.dialects.engine_log import (
@@ -31,9 +32,9 @@ from pytest_gpubench.model.frozen import FrozenMap
 
 _LINE = re.compile(r"\[\d{4}-(?P<time>\d\d-\d\d \d\d:\d\d:\d\d)(?: (?P<rank>[A-Z0-9 ]+))?\] ?")
 _COLOUR = re.compile(r"\x1b?\[[0-9;]*m")
-_EXCEPTION = "Scheduler hit an exception: "
+_EXCEPTION = re.compile(r"\w+ hit an exception: (?=Traceback)")
 _ROOT = " [of a scheduler]"
-"""Marks the header of a scheduler's own traceback."""
+"""Marks the header of the traceback of a part that died."""
 
 
 def parse_line(raw: str) -> LogLine:
@@ -43,9 +44,9 @@ def parse_line(raw: str) -> LogLine:
     if head is None:
         return LogLine("", None, "", "", line)
     text = line[head.end() :]
-    if text.startswith(f"{_EXCEPTION}Traceback"):
+    if _EXCEPTION.match(text):
         # The traceback's own lines have neither rank nor time: the header must belong to them.
-        return LogLine("", None, "", "", text.removeprefix(_EXCEPTION) + _ROOT)
+        return LogLine("", None, "", "", _EXCEPTION.sub("", text, count=1) + _ROOT)
     return LogLine((head["rank"] or "").replace(" ", "_"), None, "", head["time"], text)
 
 
@@ -55,10 +56,25 @@ CAUSES: tuple[Cause, ...] = (
         "kv-cache-too-small",
         "recipe",
         r"Not enough memory\. Please try to increase --mem-fraction-static"
-        r"|or increase --mem-fraction-static",
+        r"|(?:or increase|Raise) --mem-fraction-static|hybrid .* state cache|Hybrid .* state cache",
         "The KV cache does not fit beside the weights.",
         "Raise mem-fraction-static, lower context-length or max-running-requests, or use more "
         "GPUs.",
+    ),
+    cause(
+        "gpu-memory-taken",
+        "infrastructure",
+        r"memory capacity is unbalanced",
+        "One GPU has less free memory than another: part of it is taken.",
+        "Find the other process (nvidia-smi), end it or wait until its memory is free.",
+    ),
+    cause(
+        "worker-hangs",
+        "engine",
+        r"watchdog timeout \((?!.*soft=True)",
+        "A scheduler hangs: one batch took longer than watchdog-timeout.",
+        "Look in the log for what the ranks wait for; try another attention or all-reduce "
+        "backend, or raise watchdog-timeout where kernels are compiled meanwhile.",
     ),
     cause(
         "out-of-memory-capture",
@@ -88,21 +104,23 @@ CAUSES: tuple[Cause, ...] = (
     cause(
         "parallel-size",
         "recipe",
-        r"is not divisible by|must be divisible by|^AssertionError",
+        r"^AssertionError:?$",
         "A size of the model cannot be divided by the parallel size.",
         "Choose a TP (or DP) size that divides heads, experts and widths of the model, draft "
         "included.",
-        frames=r"tp_size|% tp|num_kv_heads|dp_attention|divide",
+        frames=r"\n\s*assert [^\n]*(?:tp|dp|world)_size[^\n]*(?:\n[ ~^]*)*\Z",
     ),
     cause(
         "unsupported-architecture",
         "recipe",
-        r"Model architectures? .* (?:are|is) not supported|does not recognize this architecture",
+        r"Model architectures? .* (?:are|is) not supported|does not recognize this architecture"
+        r"|has no SGlang implementation",
         "This engine does not know the model's architecture.",
         "Use an engine version that supports the model (`requires` in the recipe).",
     ),
     WRONG_ARGUMENT,
     *SHARED_CAUSES,
+    refused_by(r"/sglang/srt/(?:server_args|arg_groups/\w+)\.py"),
 )
 
 
@@ -152,7 +170,7 @@ _CACHE = re.compile(r"KV Cache is allocated\..*#tokens: (\d+)")
 _CAPTURING = re.compile(r"Capture target decode CUDA graph begin\..* bs=\[([\d, ]+)\]")
 _CAPTURED = re.compile(r"Capture \w+ \w+ CUDA graph end\. elapsed=([\d.]+) s")
 
-_DIED = r"Subprocess \S+ \(pid=\d+\) crashed|Rank \d+ scheduler died"
+_DIED = r"Subprocess \S+ \(pid=\d+\) crashed|Rank \d+ scheduler (?:died|is dead)|^Exit code: -\d"
 LOG = EngineLog(
     parse=parse_line,
     reader=LogReader,
@@ -162,9 +180,10 @@ LOG = EngineLog(
         rf"{re.escape(_ROOT)}|{_DIED}|SIGQUIT received\.|Received sigquit from a child|{CRASHES}"
     ),
     died=re.compile(_DIED),
+    last_words=re.compile(r"watchdog timeout \("),
     generic=re.compile(
         r"^(?:SystemExit|KeyboardInterrupt|GeneratorExit|asyncio\.exceptions\.CancelledError)\b"
-        r"|scheduler died during initialization"
+        r"|scheduler died during initialization|^EOFError$"
     ),
     worth_reading=re.compile(
         rb"Fatal Python error|CUDA error|Traceback|SIGQUIT|Subprocess .* crashed|Load weight end"

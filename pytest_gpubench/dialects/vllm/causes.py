@@ -7,6 +7,7 @@ from pytest_gpubench.dialects.causes import (
     OUT_OF_MEMORY,
     Cause,
     cause,
+    refused_by,
 )
 from pytest_gpubench.dialects.shared_causes import SHARED_CAUSES
 
@@ -37,7 +38,8 @@ CAUSES: tuple[Cause, ...] = (
     cause(
         "deep-gemm",
         "engine",
-        r"Unknown SF transformation|deep_?gemm.*[Aa]ssertion|Assertion error",
+        r"Unknown SF transformation|deep_?gemm.*[Aa]ssertion|Assertion error"
+        r"|DeepGEMM backend is not available",
         "DeepGEMM's kernels do not fit this GPU or these weights.",
         "Set env VLLM_USE_DEEP_GEMM: 0, or use the DeepGEMM that this engine was tested with.",
         frames=r"deep_?gemm",
@@ -116,9 +118,19 @@ CAUSES: tuple[Cause, ...] = (
         "Set num-speculative-tokens to a multiple of what the draft predicts at a time.",
     ),
     cause(
+        "backend-not-valid",
+        "recipe",
+        r"[Ss]elected backend .* is not valid|Unknown attention backend|No valid attention "
+        r"backend found"
+        r"|No \w+ MoE backends? available",
+        "A backend that the recipe asks for cannot serve this model on this GPU.",
+        "Remove the backend from the recipe or choose one that the engine's message allows.",
+    ),
+    cause(
         "block-size",
         "recipe",
-        r"[Bb]lock.size \d+ must be divisible|block_size.{0,40}(?:must be|not supported)",
+        r"[Bb]lock.size \d+ must be divisible"
+        r"|\bblock_size\b[^,]{0,40}(?:must be (?:a |divisible)|not supported)",
         "The attention backend does not take this block size.",
         "Change block-size to one that the message allows, or remove it.",
     ),
@@ -146,7 +158,8 @@ CAUSES: tuple[Cause, ...] = (
     cause(
         "dtype-unsupported",
         "recipe",
-        r"[Bb]float16 is only supported on GPUs|dtype.{0,60}not supported",
+        r"[Bb]float16 is only supported on GPUs|\bdtype\b.{0,60}not supported"
+        r"|torch\.\w+ is not supported for quantization",
         "This GPU or quantization does not take the dtype of the model.",
         "Set `dtype: half` under `serve`, or use a newer GPU.",
     ),
@@ -166,22 +179,14 @@ CAUSES: tuple[Cause, ...] = (
         "Set the draft's attention-backend to FLASH_ATTN.",
     ),
     cause(
-        "backend-not-valid",
-        "recipe",
-        r"[Ss]elected backend .* is not valid|Unknown attention backend|No valid attention "
-        r"backend found"
-        r"|No \w+ MoE backends? available",
-        "A backend that the recipe asks for cannot serve this model on this GPU.",
-        "Remove the backend from the recipe or choose one that the engine's message allows.",
-    ),
-    cause(
         "unsupported-architecture",
         "recipe",
         r"[Mm]odel architectures? .* (?:are not supported|failed to be inspected|is not supported)"
-        r"|does not recognize this architecture",
+        r"|does not recognize this architecture|has no vLLM implementation",
         "This engine does not know the model's architecture.",
         "Use an engine version that supports the model (`requires` in the recipe); the "
         "log may name a missing library.",
     ),
     *SHARED_CAUSES,
+    refused_by(r"/vllm/(?:config/\w+|engine/arg_utils)\.py"),
 )

@@ -23,18 +23,21 @@ from pytest_gpubench.dialects.engine_log import (
     seconds_of,
     text_of,
     truth_of,
+    without_rank,
 )
 from pytest_gpubench.model.frozen import FrozenMap
 
 _MOST_VARIABLES = 100
 _LINE = re.compile(
-    r"(?:(?:\([\w.-]+ pid=[0-9]+\) ?)*\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)\) ?)?"
+    r"(?:(?:\([\w.-]+ pid=[0-9]+(?:, ip=[^)]*)?\) ?)*"
+    r"\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)(?:, ip=[^)]*)?\) ?)?"
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) "
-    r"\[[^\]]*\] ?)?"
+    r"(?:\[[^\]]*\]|[\w.]+:\d+\]) ?)?"
 )
-"""What may stand before the text; it matches every line."""
+"""What may stand before the text; it matches every line. Ray adds the node, vLLM before 0.7 left a
+bracket out."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_BARE_COLOUR = re.compile(r"^\[[0-9;]+m(?=\()|(?<=\))\[[0-9;]+m")
+_BARE_COLOUR = re.compile(r"(?:^|(?<=\) ))\[[0-9;]+m(?=\()|(?<=\))\[[0-9;]+m")
 """Colour codes whose escape somebody has taken out, around the process."""
 _HEARTBEAT = re.compile(
     r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine"
@@ -48,8 +51,9 @@ def parse_line(raw: str) -> LogLine:
     head = cast("re.Match[str]", _LINE.match(line))
     process, pid, level, time = head.groups("")
     number = int(pid) if 0 < len(pid) <= _PID_DIGITS else None
-    text = line[head.end() :]
-    return LogLine(process, number, level, time, text, bool(_HEARTBEAT.search(text)))
+    rank, text = without_rank(line[head.end() :])
+    heartbeat = bool(_HEARTBEAT.search(text))
+    return LogLine(process or rank, number, level, time, text, heartbeat)
 
 
 @dataclass(slots=True)
