@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,15 @@ from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.load.stream_chunks import Chunk, chunk_of
 from pytest_gpubench.load.transport import Exchange
 
-FINISHED = frozenset({"stop", "length", "tool_calls", "function_call"})
-"""Reasons with which an answer ends well; with any other its request has failed."""
+FINISHED = frozenset({
+    "stop", "length", "tool_calls", "function_call",
+    "eos", "eos_token", "end_turn", "stop_sequence", "max_tokens", "tool_use",
+})  # fmt: skip
+"""Reasons with which an answer ends well, in small letters: OpenAI's, and those that gateways and
+older servers pass on. With any other its request has failed."""
+_HEARTBEATS = frozenset({b"ping", b"keepalive", b"keep-alive", b"heartbeat"})
+"""Names of events that say no more than that the connection lives."""
+_WHOLE_LINES = re.compile(rb"(?:(?:event:[^\n]*|data: ?\{[^\n]*\}[ \t]*)?\n)+")
 _BOM = b"\xef\xbb\xbf"
 _SHOWN_BYTES = 300
 
@@ -26,7 +34,8 @@ def events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes, by
     was completed.
 
     Lines end as the specification of server-sent events allows: CR, LF, CRLF. Comments, heartbeats
-    and events without data are left out; a last event lacks its empty line at some servers.
+    and events without data are left out. Some servers leave out the empty line after an event: one
+    whose data is a whole JSON object ends with its own line.
     """
     rest, stamp = b"", 0
     begun = skip_line_feed = False
@@ -46,21 +55,36 @@ def events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes, by
         *whole, rest = text.split(b"\n\n")
         for block in whole:
             yield from _event(stamp, block)
+        if rest.endswith(b"}\n") and _WHOLE_LINES.fullmatch(rest):
+            yield from _event(stamp, rest)
+            rest = b""
     yield from _event(stamp, rest)
 
 
 def _event(stamp: int, block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    name = b""
-    lines = []
+    """The event of a block, or its events where a server leaves out the empty lines."""
+    name = begun_as = b""
+    lines: list[bytes] = []
+    comment = b""
     for line in block.split(b"\n"):
         if line.startswith(b"data:"):
+            if len(lines) == 1 and lines[0].startswith(b"{") and lines[0].rstrip().endswith(b"}"):
+                yield stamp, begun_as, lines.pop()
+                name = b"" if name == begun_as else name
+            begun_as = name if not lines else begun_as
             lines.append(line[5:].removeprefix(b" "))
         elif line.startswith(b"event:"):
             name = line[6:].strip()
         elif line.startswith(b"error:"):  # llama.cpp before its pull request 16109
             name = b"error"
             lines.append(line[6:])
+        elif line.startswith(b":"):
+            comment = line[1:].strip()
     data = b"\n".join(lines)
+    if name == b"error" and not data.strip():  # a gateway that says why in a comment
+        data = comment or b"no reason given"
+    if name.lower() in _HEARTBEATS:
+        return
     if data.strip() and not data.startswith(b":"):  # a comment that a gateway took for data
         yield stamp, name, data
 
@@ -172,7 +196,7 @@ def _stream_fields(response: Response) -> dict[str, Any]:
             fields["error"] = "the stream ended without [DONE] or a finish reason"
         elif not stamps:
             fields["error"] = "the stream carried no token"
-        elif finish is not None and finish not in FINISHED:
+        elif finish is not None and finish.lower() not in FINISHED:
             fields["error"] = f"the answer ended with finish reason {_message(finish)!r}"
     return fields
 
@@ -191,7 +215,8 @@ def _take(chunk: Chunk, stamp: int, fields: dict[str, Any], seen: list[_Seen]) -
         fields["model"] = chunk.model
     if chunk.usage is not None:
         for name in ("prompt_tokens", "completion_tokens"):
-            if (count := getattr(chunk.usage, name)) is not None:
+            count = getattr(chunk.usage, name)
+            if count or (count == 0 and name not in fields):  # some end with a usage of zeros
                 fields[name] = count
         if chunk.usage.prompt_tokens_details is not None:
             fields["cached_tokens"] = chunk.usage.prompt_tokens_details.cached_tokens
@@ -223,7 +248,9 @@ def _stamps(seen: Sequence[_Seen]) -> tuple[list[int], list[int]]:
             totals.append(one.tokens)
             grown += one.written
     written = [one for one in seen if one.written]
-    runs = sum(one.tokens is not None for one in seen) > 1 and 2 * grown >= len(written)
+    told = sum(one.tokens is not None for one in seen)
+    # One step up is the usage at the end, though it may be told twice there.
+    runs = told > 1 and 2 * grown >= len(written) and (len(totals) > 1 or len(written) < 2)
     return (stamps, totals) if runs else ([one.stamp for one in written], [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -12,7 +13,14 @@ from pytest_gpubench.load.protocol import EngineView
 _MOST_TOKENS = 10**12
 _MOST_MS = 1e9
 _LONGEST_NAME = 200
-_Count = Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
+
+
+def _whole_number(value: object) -> object:
+    """A count as a gateway may write it: 12.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Count = Annotated[int, BeforeValidator(_whole_number), Field(strict=True, ge=0, le=_MOST_TOKENS)]
 """A count without which the request is not known."""
 TEXT_KEYS = (
     "content",
@@ -148,6 +156,11 @@ class Chunk(_View):
         return said if self.choices is None else None
 
 
+_SURROGATES = re.compile(
+    rb"((?:\\\\)+|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+"""Pairs, and escaped backslashes, in group 1; else a half of a pair."""
 _RESPONSE_TEXT = frozenset({
     "response.output_text.delta",
     "response.reasoning_text.delta",
@@ -156,12 +169,13 @@ _RESPONSE_TEXT = frozenset({
     "response.function_call_arguments.delta",
 })  # fmt: skip
 """Events of ``/v1/responses`` that carry what the model wrote."""
-_RESPONSE = b'{"type":"response.'
+_RESPONSE = re.compile(rb'"type"\s*:\s*"response\.')
+"""In a string these quotes would be escaped."""
 
 
 class _ResponseUsage(_View):
-    input_tokens: _Count
-    output_tokens: _Count
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
     input_tokens_details: Annotated[_PromptDetails | None, BeforeValidator(_map_or_none)] = None
 
 
@@ -189,7 +203,7 @@ class _ResponseEvent(_View):
         if self.type in _RESPONSE_TEXT and isinstance(self.delta, str):
             return Chunk(choices=[Choice(text=self.delta)])
         body = self.response
-        if self.type == "response.failed":
+        if self.type == "response.failed" or (body is not None and body.status == "failed"):
             return Chunk(error=(body and body.error) or "the response failed")
         if body is None or self.type not in ("response.completed", "response.incomplete"):
             return Chunk()
@@ -211,12 +225,22 @@ def chunk_of(name: bytes, data: bytes) -> Chunk:
     Raises:
         ValueError: if it is none.
     """
-    is_response = name.startswith(b"response.") or (
-        not name and data[:40].replace(b" ", b"").startswith(_RESPONSE)
-    )
+    if name == b"error" and not data.lstrip().startswith(b"{"):
+        return Chunk(error=data.decode("utf-8", "replace"))
+    is_response = name.startswith(b"response.") or (not name and _RESPONSE.search(data) is not None)
     if is_response:
-        return _ResponseEvent.model_validate_json(data).as_chunk()
-    return Chunk.model_validate_json(data)
+        return _ResponseEvent.model_validate_json(_with_whole_characters(data)).as_chunk()
+    return Chunk.model_validate_json(_with_whole_characters(data))
+
+
+def _with_whole_characters(data: bytes) -> bytes:
+    """JSON whose broken characters are U+FFFD: a server that cuts a token's bytes or a pair of
+    surrogates leaves halves of them in two chunks, which count as any other."""
+    if not data.isascii():
+        data = data.decode("utf-8", "replace").encode()
+    if b"\\u" in data:
+        data = _SURROGATES.sub(lambda found: found[0] if found[1] else rb"\ufffd", data)
+    return data
 
 
 def _strings(value: Any) -> Iterator[str]:

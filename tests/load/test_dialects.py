@@ -60,11 +60,21 @@ def stream(
     return reads(_events(before), _events(words), _events(after), end)
 
 
-def with_line_ends(end: bytes) -> tuple[bytes, ...]:
-    before, words, after = (
-        [sse(one).replace(b"\n", end) for one in part] for part in ([ROLE], WORDS, LAST)
+def with_line_ends(end: bytes, after: bytes = b"") -> tuple[bytes, ...]:
+    """``end`` for each line feed, or ``after`` for both that end an event."""
+    old, new = (b"\n\n", after) if after else (b"\n", end)
+    before, words, last = (
+        [sse(one).replace(old, new) for one in part] for part in ([ROLE], WORDS, LAST)
     )
-    return reads(before, words, after, DONE.replace(b"\n", end))
+    return reads(before, words, last, DONE.replace(old, new))
+
+
+def _over_lines() -> tuple[list[bytes], list[bytes], list[bytes]]:
+    def pretty(value: Any) -> bytes:
+        lines = json.dumps(value, indent=1).splitlines()
+        return "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
+
+    return [pretty(ROLE)], [pretty(one) for one in WORDS], [pretty(one) for one in LAST]
 
 
 FILTERED = {"prompt_index": 0, "content_filter_results": {"hate": {"filtered": False}}}
@@ -120,6 +130,33 @@ MEASURED = {
         ]
     ),
     "no [DONE] after a finish reason": stream(end=b": bye\n\n"),
+    "one line feed after every event": with_line_ends(b"\n", after=b"\n"),
+    "one carriage return and line feed after every event": with_line_ends(b"\r\n", after=b"\r\n"),
+    "genai-bench#159, the last events run together": stream(
+        after=[LAST[0], sse(LAST[1])[:-1]], end=DONE
+    ),
+    "JSON over several lines": reads(*_over_lines()),
+    "a heartbeat that is no JSON": stream([ROLE, b"event: keepalive\ndata: keepalive\n\n"]),
+    "counts with a decimal point": stream(
+        after=[LAST[0], {"choices": [], "usage": {"prompt_tokens": 10.0, "completion_tokens": 3.0}}]
+    ),
+    "litellm#37087, zeros after the usage": stream(
+        words=[*WORDS[:2], token({"content": "c"}, "length", usage=USAGE)],
+        after=[token({}, usage={"prompt_tokens": 0, "completion_tokens": 0})],
+    ),
+    "half of a pair of surrogates": stream(
+        words=[
+            WORDS[0],
+            b'data: {"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}\n\n',
+            b'data: {"choices": [{"index": 0, "delta": {"content": "\\ude00"}}]}\n\n',
+        ]
+    ),
+    "half of a character": stream(
+        words=[
+            *WORDS[:2],
+            b'data: {"choices": [{"index": 0, "delta": {"content": "\xe2\x82"}}]}\n\n',
+        ]
+    ),
     "CRLF": with_line_ends(b"\r\n"),
     "CR": with_line_ends(b"\r"),
 }
@@ -144,6 +181,8 @@ def test_a_dialect_is_measured_as_any_other(name: str) -> None:
         (b'error: {"code": 500, "message": "slot is gone"}\n\n', "slot is gone"),  # llama.cpp#16104
         (b'event: error\ndata: {"type": "error"}\n\n', "no reason given"),
         ({"detail": "Internal Server Error"}, "Internal Server Error"),
+        (b"event: error\n: stream is gone\n\n", "stream is gone"),  # Dynamo
+        (b"event: error\ndata: out of slots\n\n", "out of slots"),
     ],
 )
 def test_an_error_in_the_stream_is_told_in_its_words(last: Any, words: str) -> None:
@@ -206,6 +245,41 @@ def test_a_response_that_fails_says_why() -> None:
     filtered = {**FULL, "incomplete_details": {"reason": "content_filter"}}
     error = parsed(*reads([], SPOKEN, [response("incomplete", response=filtered)])).error
     assert error == "the answer ended with finish reason 'content_filter'"
+
+    lost = {"status": "failed", "error": {"message": "no slot"}}
+    error = parsed(*reads([], SPOKEN, [response("completed", response=lost)])).error
+    assert error == "the server reported an error in the stream: no slot"
+
+
+def test_events_of_a_response_are_known_wherever_their_type_stands() -> None:
+    spoken = [
+        f'data: {{"sequence_number": 1, "type": "response.output_text.delta", "delta": "{word}"}}'
+        "\n\n".encode()
+        for word in "abc"
+    ]
+    done = {"response": {**FULL, "usage": {"input_tokens": None, "output_tokens": 3}}}
+    record = parsed(*reads([], spoken, [sse({**done, "type": "response.completed"})], b": x\n\n"))
+    assert record.error == ""
+    assert record.chunk_ns == (2000, 3000, 4000)
+    assert (record.prompt_tokens, record.completion_tokens) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    "finish", ["eos", "eos_token", "stop_sequence", "max_tokens", "MAX_TOKENS", "STOP", "end_turn"]
+)
+def test_other_servers_words_for_a_good_end(finish: str) -> None:
+    """Together (vespa#33327), TGI, and what gateways pass on of Gemini and Anthropic."""
+    record = parsed(*stream(after=[token({}, finish), LAST[1]]))
+    assert record.error == ""
+    assert record.finish_reason == finish
+
+
+def test_a_usage_that_is_told_twice_is_no_usage_that_runs_along() -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 2}
+    last = [token({"content": "b"}, "length", usage=usage)]
+    record = parsed(*stream(words=[WORDS[0], *last], after=[token({}, usage=usage)]))
+    assert record.chunk_ns == (2000, 3000)
+    assert record.first_token_ns == 2000
 
 
 def body_of(*events: Any) -> bytes:
