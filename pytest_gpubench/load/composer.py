@@ -36,12 +36,11 @@ from pytest_gpubench.load.prompts import (
 from pytest_gpubench.load.protocol import LoadPlan, Phase
 from pytest_gpubench.load.session_prompts import SessionComposer
 from pytest_gpubench.load.tokenization import REFUSED
-from pytest_gpubench.load.traces import TraceRow, parse_trace
+from pytest_gpubench.load.traces import Trace, parse_trace
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.workload import Workload
 
 _PARALLEL = 8
-_BLOCK_TOKENS = 512
 _OPENING_WORDS = 4
 _LONGEST_WORDS = 200
 _PARSERS = {"sharegpt": parse_sharegpt, "jsonl": parse_jsonl}
@@ -86,13 +85,13 @@ class Composer:
             both = await replay.compose(on_done)
             self.notes = replay.notes
             return both
-        trace: tuple[TraceRow, ...] = ()
+        trace = Trace(())
         if workload.dataset == "trace":
-            read = parse_trace(read_text(workload.dataset_file), workload.dataset_file)
-            trace, self.notes = read.rows, read.notes
+            trace = parse_trace(read_text(workload.dataset_file), workload.dataset_file)
+            self.notes = trace.notes
         phases: tuple[tuple[Phase, int], ...] = (
             ("warmup", workload.num_warmups),
-            ("measured", min(workload.num_prompts, len(trace) or workload.num_prompts)),
+            ("measured", min(workload.num_prompts, len(trace.rows) or workload.num_prompts)),
         )
         make = await self._maker(trace)
         work = [
@@ -125,9 +124,7 @@ class Composer:
         warmups = [staggered(prompt, workload) for prompt in made if prompt.phase == "warmup"]
         return warmups, [prompt for prompt in made if prompt.phase == "measured"]
 
-    async def _maker(
-        self, trace: tuple[TraceRow, ...]
-    ) -> Callable[[Phase, int], Awaitable[list[Prompt]]]:
+    async def _maker(self, trace: Trace) -> Callable[[Phase, int], Awaitable[list[Prompt]]]:
         workload = self._workload
         if workload.dataset in _PARSERS:
             parse = _PARSERS[workload.dataset]
@@ -152,8 +149,8 @@ class Composer:
         async def make(phase: Phase, number: int) -> list[Prompt]:
             if first and phase == "warmup":
                 return [replace(first[0], phase="warmup")]
-            if trace and phase == "measured":
-                return [await self._replayed(material, number, trace[number])]
+            if trace.rows and phase == "measured":
+                return [await self._replayed(material, number, trace)]
             return await self._synthetic(material, phase, number)
 
         return make
@@ -198,14 +195,15 @@ class Composer:
         group = number % workload.prefix_groups
         return _draw(material, self._random(f"prefix/{group}"), workload.prefix_tokens)
 
-    async def _replayed(self, material: _Material, number: int, row: TraceRow) -> Prompt:
+    async def _replayed(self, material: _Material, number: int, trace: Trace) -> Prompt:
+        row, block_tokens = trace.rows[number], trace.block_tokens
         rng = self._random(f"measured/{number}/words")
         room = max(1, row.input_tokens - material.vocabulary.overhead)
         words: list[str] = []
         for block in row.blocks:
-            size = min(_BLOCK_TOKENS, room)
-            drawn = draw_words(self._random(f"block/{block}"), material.vocabulary, _BLOCK_TOKENS)
-            words += drawn[:size]
+            size = min(block_tokens, room)
+            of_block = self._random(f"block/{block}")
+            words += draw_words(of_block, material.vocabulary, block_tokens)[:size]
             room -= size
         words += draw_words(rng, material.vocabulary, room)
         isl = max(row.input_tokens, material.vocabulary.overhead + 1)

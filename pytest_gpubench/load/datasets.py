@@ -203,7 +203,8 @@ def parse_sharegpt(text: str, name: str) -> Conversations:
     value: ...}]}``.
 
     Entries that do not begin with a human are passed over, as everybody does; a conversation ends
-    where it does not go on in turns. Entries with values that are no text are left out.
+    where it does not go on in turns. Entries with values that are no text, or none that a request
+    can carry, are left out.
 
     Raises:
         BenchmarkError: if it is not such a file, or nothing is left.
@@ -228,7 +229,7 @@ def parse_sharegpt(text: str, name: str) -> Conversations:
             raise unusable(
                 f"{name}: entry {number} has a message without `from` or `value`"
             ) from error
-        odd = [at for at, (_, value) in enumerate(messages, 1) if not isinstance(value, str)]
+        odd = [at for at, (_, value) in enumerate(messages, 1) if not _is_text(value)]
         if odd:
             left_out.append(f"entry {number}: the value of its message {odd[0]} is no text")
         elif turns := _in_turns(messages):
@@ -338,7 +339,12 @@ def json_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, entry
 
 
-def _encodable(entry: Mapping[str, Any]) -> bool:
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and (value.isascii() or _encodable(value))
+
+
+def _encodable(entry: object) -> bool:
+    """Whether a request can carry it: half of a surrogate pair it cannot."""
     try:
         json.dumps(entry, ensure_ascii=False).encode()
     except UnicodeEncodeError:

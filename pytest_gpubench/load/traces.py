@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +33,10 @@ _OUTPUT = (
 tokens``), Vidur's."""
 
 
+BLOCK_TOKENS = 512
+"""Of a block that ``hash_ids`` name, in Mooncake's traces; others have smaller ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class TraceRow:
     """One recorded request: when, how long, and which parts of its prompt it shares with others."""
@@ -51,13 +55,14 @@ class Trace:
 
     rows: tuple[TraceRow, ...]
     notes: tuple[Note, ...] = ()
+    block_tokens: int = BLOCK_TOKENS
 
 
 def parse_trace(text: str, name: str) -> Trace:
     """A trace: JSON lines as Mooncake's, or CSV with a header.
 
     ``{"timestamp": MILLISECONDS, "input_length": N, "output_length": N, "hash_ids": [ids of
-    512-token blocks]}``. Timestamps are dates, seconds in CSV and where they have fractions, else
+    blocks]}``. Timestamps are dates, seconds in CSV and where they have fractions, else
     milliseconds. Requests without an answer (0 tokens) are left out.
 
     Raises:
@@ -85,9 +90,23 @@ def parse_trace(text: str, name: str) -> Trace:
         )
     elif not dates:
         scale = 1e-3
+    size = _block_tokens([row for row, _ in rows])
+    if not size:
+        raise unusable(f"{name} has requests of more `hash_ids` than input tokens")
+    if size != BLOCK_TOKENS:
+        notes.append(("trace-blocks", f"{name}: `hash_ids` are read as blocks of {size} tokens"))
     first = min(row.seconds for row, _ in rows)
     found = (replace(row, seconds=(row.seconds - first) * scale) for row, _ in rows)
-    return Trace(tuple(sorted(found, key=lambda row: row.seconds)), tuple(notes))
+    return Trace(tuple(sorted(found, key=lambda row: row.seconds)), tuple(notes), size)
+
+
+def _block_tokens(rows: Sequence[TraceRow]) -> int:
+    """Tokens of a block: the largest power of two, up to Mooncake's, with which no request has more
+    blocks than fit into it; 0 if there is none."""
+    size = BLOCK_TOKENS
+    while size and any(len(row.blocks) > -(-row.input_tokens // size) for row in rows):
+        size //= 2
+    return size
 
 
 def _csv_lines(text: str, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -412,6 +412,37 @@ def test_what_a_template_refuses_is_left_out(tmp_path: Path) -> None:
         asyncio.run(composer.compose(lambda done, total: None))
 
 
+def test_blocks_of_a_trace_are_as_large_as_its_prompts_say() -> None:
+    """Mooncake's have 512 tokens, those of Qwen-Bailian 16."""
+    row = '{{"timestamp": 1.5, "input_length": {}, "output_length": 3, "hash_ids": {}}}\n'
+    fine = row.format(521, list(range(33))) + row.format(48, list(range(3)))
+    found = parse_trace(fine, "t")
+    assert found.block_tokens == 16
+    assert ("trace-blocks", "t: `hash_ids` are read as blocks of 16 tokens") in found.notes
+    assert parse_trace(row.format(600, [1]) + row.format(513, [1, 2]), "t").block_tokens == 512
+    with pytest.raises(BenchmarkError, match="more `hash_ids` than input tokens"):
+        parse_trace(row.format(3, [1, 2, 3, 4]), "t")
+
+
+def test_prompts_share_blocks_of_that_size(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    row = '{{"timestamp": 1.5, "input_length": 64, "output_length": 3, "hash_ids": {}}}\n'
+    file.write_text(row.format([1, 2, 3, 4]) + row.format([1, 2, 5, 6]))
+    _, measured = make(dataset="trace", arrival="trace", dataset_file=str(file), num_prompts=2)
+    one, other = (prompt.text.split() for prompt in measured)
+    assert one[:32] == other[:32]
+    assert one[32:48] != other[32:48]
+
+
+def test_half_of_a_surrogate_pair_is_no_text() -> None:
+    talks = [
+        {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "b"}]}
+        for text in ("\ud83d", "a")
+    ]
+    found = parse_sharegpt(json.dumps(talks), "x")
+    assert found.left_out == ("entry 1: the value of its message 1 is no text",)
+
+
 MOONCAKE = """{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47]}
 {"timestamp": 30535, "input_length": 6472, "output_length": 26, "hash_ids": [46, 48]}"""
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
