@@ -37,6 +37,18 @@ def integers(value: object) -> tuple[int, ...]:
     return tuple(one for one in map(integer, entries(value)) if one is not None)
 
 
+def quantized_cache(quant: Mapping[str, Any]) -> str:
+    """The type of KV cache that weights were calibrated for, which ``kv-cache-dtype: auto`` takes:
+    ``fp8``, ``nvfp4``, or empty."""
+    scheme = quant.get("kv_cache_scheme")
+    if not isinstance(scheme, Mapping):
+        algorithm = word(quant, "kv_cache_scheme", "kv_cache_quant_algo").lower()
+        return algorithm if algorithm in ("fp8", "nvfp4") else ""
+    if scheme.get("type") != "float":
+        return ""
+    return {8: "fp8", 4: "nvfp4"}.get(integer(scheme.get("num_bits")) or 0, "")
+
+
 def words(value: object) -> list[str]:
     """The texts of a list."""
     return [one for one in entries(value) if isinstance(one, str)]

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pytest_gpubench.doctor.config_values import mapping
 from pytest_gpubench.host.hub.local import weight_size
 from pytest_gpubench.model.failures import GpubenchError
 
@@ -149,11 +150,22 @@ def read_model_configs(target: Path | None, draft: Path | None = None) -> ModelC
         GpubenchError: if a config.json is there and cannot be read as a JSON object.
     """
     return ModelConfigs(
-        _json_object(target, "config.json"),
-        _json_object(draft, "config.json"),
+        _described(target),
+        _described(draft),
         _chat_template(target),
         weight_size(target) if target is not None else None,
     )
+
+
+def _described(folder: Path | None) -> Mapping[str, Any] | None:
+    """The config.json; ModelOpt's older checkpoints describe their quantization beside it."""
+    config = _json_object(folder, "config.json")
+    if config is None or "quantization_config" in config:
+        return config
+    beside = mapping((_json_object(folder, "hf_quant_config.json") or {}).get("quantization"))
+    if not beside:
+        return config
+    return {**config, "quantization_config": {"quant_method": "modelopt", **beside}}
 
 
 def _chat_template(folder: Path | None) -> bool | None:

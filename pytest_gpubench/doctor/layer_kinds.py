@@ -8,6 +8,8 @@ from typing import Any
 
 from pytest_gpubench.doctor.config_values import mapping, number, word, words
 
+_STATE_KEYS = ("mamba_", "ssm_", "attn_layer_period", "attn_layer_indices")
+"""Beginnings of keys that only models with Mamba layers have; some (Jamba) do not name kinds."""
 _STATEFUL = ("mamba", "linear_attention", "conv", "recurrent", "short_conv")
 
 
@@ -159,5 +161,7 @@ def has_state(text: Mapping[str, Any]) -> bool:
     return (
         any(word in kind for kind in (*kinds, word(text, "model_type")) for word in _STATEFUL)
         or bool(mapping(text.get("linear_attn_config")))
+        or any(name.startswith(_STATE_KEYS) for name, value in text.items() if value)
+        or linear_layers(text) is not None
         or "M" in word(text, "hybrid_override_pattern")
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pytest_gpubench.doctor.config_values import quantized_cache
 from pytest_gpubench.doctor.mixer_weights import kv_heads_per_rank
 from pytest_gpubench.doctor.server_settings import Settings
 from pytest_gpubench.doctor.shape import BYTES, ModelShape
@@ -202,6 +203,8 @@ def block_size_of(settings: Settings, target: ModelShape | None, hardware: Hardw
 def _kv_width(settings: Settings, target: ModelShape | None) -> float | None:
     if settings.kv_cache_dtype != "auto":
         return _KV_WIDTHS.get(settings.kv_cache_dtype)
+    if target is not None and (kind := quantized_cache(target.quant_config)):
+        return _KV_WIDTHS[kind]
     if settings.dtype != "auto":
         return BYTES.get(settings.dtype)
     return BYTES.get(target.dtype if target and target.dtype else "bfloat16")

@@ -164,7 +164,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         hidden=hidden,
         layers=layers,
         heads=heads,
-        kv_heads=number(text, "num_key_value_heads", "num_kv_heads") or heads,
+        kv_heads=_kv_heads(text, heads),
         head_dim=number(text, "head_dim", "attention_head_dim")
         or (hidden and heads and hidden // heads)
         or None,
@@ -206,6 +206,15 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         n_predict=number(text, "n_predict"),
         puzzling=hybrid_layers(text) is None and any(map(_is_puzzling, text.items())),
     )
+
+
+def _kv_heads(text: Mapping[str, Any], heads: int | None) -> int | None:
+    """One per query head where nothing is said of them; None where layers differ."""
+    if any(text.get(name) for name in ("block_configs", "num_key_value_heads_per_layer")):
+        return None
+    shared = 1 if text.get("multi_query") is True else None
+    given = number(text, "num_key_value_heads", "num_kv_heads", "multi_query_group_num")
+    return given or shared or heads
 
 
 def _is_puzzling(item: tuple[str, object]) -> bool:

@@ -132,6 +132,62 @@ def test_kv_cache_types() -> None:
     assert narrow.kv_bytes_per_token - narrow_index.kv_bytes_per_token == 57 * 128
 
 
+QWEN3_NEXT = {  # as published: no `layer_types`
+    "model_type": "qwen3_next", "hidden_size": 2048, "num_hidden_layers": 48,
+    "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256, "vocab_size": 151936,
+    "intermediate_size": 5120, "moe_intermediate_size": 512, "num_experts": 512,
+    "shared_expert_intermediate_size": 512, "num_experts_per_tok": 10,
+    "max_position_embeddings": 262144, "torch_dtype": "bfloat16", "full_attention_interval": 4,
+    "linear_key_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+}  # fmt: skip
+
+
+def test_layers_that_keep_a_state_keep_no_tokens() -> None:
+    memory = of(server(tp=4), target=QWEN3_NEXT)
+    assert memory.kv_bytes_per_token == 12 * 2 * 1 * 256 * 2
+    assert not memory.exact_kv
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"attn_layer_period": 8, "attn_layer_offset": 4},  # Jamba
+        {"mamba_d_ssm": 4096, "mamba_n_heads": 32},  # Falcon-H1
+        {"attn_layer_indices": [9, 18, 27]},  # Bamba
+        {"block_configs": [{"attention": {"n_heads_in_group": 8}}]},  # Nemotron of NAS
+        {"num_key_value_heads_per_layer": [4, 1]},  # DeciLM
+    ],
+)
+def test_layers_that_are_not_told_apart_are_not_estimated(keys: dict[str, object]) -> None:
+    target = {**TINY_LLAMA, "num_key_value_heads": None, **keys}
+    assert memory_of(server(), hardware=HARDWARE["h100"], target=target) is None
+
+
+def test_heads_that_share_one_key() -> None:
+    target = {**TINY_LLAMA, "num_key_value_heads": None}
+    own, shared = of(server(), target=target), of(server(), target={**target, "multi_query": True})
+    assert own.kv_bytes_per_token == target["num_attention_heads"] * shared.kv_bytes_per_token
+
+
+@pytest.mark.parametrize(
+    ("told", "width"),
+    [
+        ({"kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": False}}, 1),
+        ({"kv_cache_quant_algo": "FP8"}, 1),
+        ({"kv_cache_quant_algo": "NVFP4"}, 0.5625),
+        ({"kv_cache_scheme": {"num_bits": 8, "type": "int"}}, 2),
+        ({"kv_cache_scheme": None, "kv_cache_quant_algo": None}, 2),
+    ],
+)
+def test_a_cache_that_the_checkpoint_asks_for(told: dict[str, object], width: float) -> None:
+    """vLLM takes it for `kv-cache-dtype: auto`."""
+    quant = {"quant_method": "modelopt", "quant_algo": "FP8", **told}
+    target = {**TINY_LLAMA, "torch_dtype": "bfloat16", "quantization_config": quant}
+    plain = of(server(kv_cache_dtype="bfloat16"), target=target)
+    assert of(server(), target=target).kv_bytes_per_token == plain.kv_bytes_per_token * width / 2
+
+
 def test_a_cpu_servers_cache_is_what_its_environment_says() -> None:
     spec = server(hardware="cpu", env={"VLLM_CPU_KVCACHE_SPACE": 1}, block_size=128, draft=eagle3())
     memory = of(spec, target=TINY_LLAMA, draft=TINY_DRAFT)

@@ -326,6 +326,11 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     (target / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     assert read_model_configs(target).chat_template is True
     assert read_model_configs(None) == ModelConfigs()
+    beside = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    (target / "hf_quant_config.json").write_text(json.dumps(beside))
+    described = read_model_configs(target).target
+    assert described is not None
+    assert described["quantization_config"]["kv_cache_quant_algo"] == "FP8"
 
 
 def test_a_template_inside_the_tokenizers_config(tmp_path: Path) -> None:
