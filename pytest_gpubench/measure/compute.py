@@ -23,6 +23,7 @@ from pytest_gpubench.measure.validity import (
     reasons,
     recount_flags,
     recounted,
+    unstreamed,
 )
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.specs import Topology
@@ -128,7 +129,8 @@ def compute(
         )
         invalid += not_injected(drafting, injected)
         invalid += compilation(compiled, attempts)
-        invalid += buffering(measured, metrics.get("acceptance_length", 1.0))
+        step = metrics.get("acceptance_length", 1.0)
+        invalid += buffering(measured, step) + unstreamed(measured, step)
         vanished = after.vanished(before, counters)
         flags = find_flags(
             metrics, totals, len(measured), workload, seen, client, attempts, vanished

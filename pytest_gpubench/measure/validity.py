@@ -46,6 +46,8 @@ CLOCK_SHARE, CLOCK_FLOOR = 0.001, 0.020
 BURST_SHARE, BURST_FLOOR = 0.25, 0.005
 """Of the chunks after the first of their stream, those that may come in one read with the chunk
 before; and seconds: a read that comes sooner after the one before it hides no waiting."""
+WHOLE_ANSWER = 16
+"""Tokens of an answer that no engine makes at once."""
 BURST_STEP = 1.25
 """Chunks of one read, over the tokens of one step of the engine: a draft's tokens come together."""
 LEAST = 0.7
@@ -302,6 +304,25 @@ def buffering(records: Sequence[RequestRecord], step: float = 1.0) -> tuple[str,
         f"{statistics.median(waits) * 1e3:.0f} ms (median): something between client and engine "
         "buffers, so that neither TTFT nor the times between tokens are the engine's; measure "
         "without it, or let it pass streams on (nginx: proxy_buffering off)",
+    )
+
+
+def unstreamed(records: Sequence[RequestRecord], step: float = 1.0) -> tuple[str, ...]:
+    """Why the measurement does not count where whole answers come as one chunk: a gateway asked for
+    them whole, and hands over as a stream what has no times.
+
+    Args:
+        step: tokens that the engine makes at a time, in the mean (acceptance length).
+    """
+    least = max(WHOLE_ANSWER, 4 * step)
+    long = [record for record in records if (record.completion_tokens or 0) >= least]
+    whole = sum(len(record.chunk_ns) == 1 for record in long)
+    if whole <= BURST_SHARE * len(long):
+        return ()
+    return (
+        f"{whole} of {len(long)} answers of {least:g} tokens or more came as one chunk: the "
+        "server, or a gateway before it, does not stream, so that TTFT and TPOT are not the "
+        "engine's; measure without it",
     )
 
 

@@ -8,7 +8,14 @@ import pytest
 from pytest_gpubench.load.client_error import Calibration
 from pytest_gpubench.load.protocol import ClientFacts, EngineView, RequestRecord
 from pytest_gpubench.measure.measurement import Totals
-from pytest_gpubench.measure.validity import Validity, compilation, look, most_in_flight, reasons
+from pytest_gpubench.measure.validity import (
+    Validity,
+    compilation,
+    look,
+    most_in_flight,
+    reasons,
+    unstreamed,
+)
 
 MS = 1_000_000
 TOTALS = Totals(10, 0, 100, 50, 55, 55, 0, 0)
@@ -175,6 +182,19 @@ def record(index: int, **fields: Any) -> RequestRecord:
         engine=EngineView(queue=0.010, ttft=0.037, generation=0.080),
     )
     return replace(base, **fields)
+
+
+def test_answers_that_come_whole_are_no_streams() -> None:
+    """A gateway that asks without streaming sends one chunk: TPOT was 0, and valid."""
+    whole = [
+        record(index, chunk_ns=(MS,), chunk_tokens=(), completion_tokens=32) for index in range(4)
+    ]
+    (reason,) = unstreamed([*whole, record(4, completion_tokens=32)])
+    assert reason.startswith("4 of 5 answers of 16 tokens or more came as one chunk")
+    assert unstreamed([record(index, completion_tokens=32) for index in range(4)]) == ()
+    assert unstreamed([replace(one, completion_tokens=8) for one in whole]) == ()
+    assert unstreamed(whole, step=9.0) == (), "a long draft"
+    assert unstreamed([]) == ()
 
 
 def test_look_collects_by_hand() -> None:
