@@ -7,14 +7,18 @@ A general HTTP client takes four times the CPU for each, and prompts are sized b
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from pytest_gpubench.load.framing import Response, decode
 from pytest_gpubench.load.transport import Exchange, Pool
 
 _LOOK_S = 1.0
+_TOKEN_S = 2.0
+_ENOUGH_BYTES = 2**20
 
 
 class NotAnsweredError(Exception):
@@ -70,3 +74,31 @@ class Asker:
         over = self._waiting.get(exchange.number)
         if over is not None and not over.done():
             over.set_result(None)
+
+
+def gives_a_token(root: str, api_key: str, model: str) -> bool:
+    """Whether the server makes a token now: proof that nothing of it has died, where all of it
+    takes part in each (no data parallelism)."""
+    body = {"model": model, "prompt": "a", "max_tokens": 1, "temperature": 0}
+
+    async def ask() -> bool:
+        asker = Asker(root, api_key, _TOKEN_S, keeps_connections=False)
+        try:
+            question = asker.post("/v1/completions", json.dumps(body).encode(), _ENOUGH_BYTES)
+            response = await asyncio.wait_for(question, _TOKEN_S)
+        except (NotAnsweredError, TimeoutError):
+            return False
+        finally:
+            asker.close()
+        return response.status == 200 and response.whole and _has_choice(response)
+
+    with ThreadPoolExecutor(1) as apart:  # this thread may have a loop that runs
+        return apart.submit(lambda: asyncio.run(ask())).result()
+
+
+def _has_choice(response: Response) -> bool:
+    try:
+        answer = json.loads(b"".join(piece for _, piece in response.pieces))
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and bool(answer.get("choices"))

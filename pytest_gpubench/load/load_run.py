@@ -172,8 +172,17 @@ def _as_on_dead_server(record: RequestRecord) -> bool:
     )
 
 
-def ask_again(check_server: Callable[[], Failure | None], grace: float = GRACE_S) -> None:
+def ask_again(
+    check_server: Callable[[], Failure | None],
+    grace: float = GRACE_S,
+    well: Callable[[], bool] = lambda: False,
+) -> None:
     """Give a server whose requests failed as on a dead one some seconds to be seen dead.
+
+    Args:
+        check_server: what is wrong with it.
+        grace: the seconds.
+        well: whether it is proven to live, so that there is nothing to wait for.
 
     Raises:
         BenchmarkError: with ``check_server``'s failure.
@@ -185,6 +194,9 @@ def ask_again(check_server: Callable[[], Failure | None], grace: float = GRACE_S
             raise BenchmarkError(failure)
         if time.monotonic() > limit:
             return
+        if well():
+            limit = -math.inf  # one more look, for it may have died of that very token
+            continue
         time.sleep(_POLL)
 
 

@@ -25,6 +25,7 @@ from pytest_gpubench.host.tool_environments import environment_of
 from pytest_gpubench.load.aiperf.aiperf_argv import AiperfPlan, aiperf_words
 from pytest_gpubench.load.aiperf.output import KEPT, AiperfOutput, read_output
 from pytest_gpubench.load.aiperf.running import AiperfRun, run_aiperf
+from pytest_gpubench.load.asking import gives_a_token
 from pytest_gpubench.load.load_run import MetricsSampler, ask_again
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.measure.aiperf_numbers import BLOCK, TABLE, left_out, measured_by_aiperf
@@ -43,6 +44,12 @@ from pytest_gpubench.plugin.spans import Spans, stages
 from pytest_gpubench.report.records import RunFolder, write_requests
 
 _INSTALL = "Install it with `gpubench tools install aiperf`, or name it: --gpubench-aiperf-command."
+
+
+def _lives(engine: Engine, case: Case) -> bool:
+    """Whether the engine is proven to live; of one with several ranks of data a token of one proves
+    nothing."""
+    return case.topology.dp == 1 and gives_a_token(engine.url, engine.api_key, engine.served_name)
 
 
 class ToolRuns:
@@ -111,7 +118,7 @@ class ToolRuns:
                 offset = time.time_ns() - time.monotonic_ns()
                 output = read_output(folder, run.log, offset, case.workload.osl)
                 if output.records and not output.records[-1].ok:  # as all do after a death
-                    ask_again(engine.alive)
+                    ask_again(engine.alive, well=lambda: _lives(engine, case))
             except BaseException:
                 spans.split(begun, {"load": time.monotonic()})
                 _without_key(folder, engine.api_key)
@@ -202,6 +209,7 @@ class ToolRuns:
                     api_key=engine.api_key,
                     cache_dir="" if cache is None else str(cache),
                     check=lambda: engine.alive() or watch.check(),
+                    well=lambda: _lives(engine, case),
                     engine_counts=counts,
                     on_progress=on_progress,
                 )

@@ -220,7 +220,7 @@ def test_its_last_words_are_the_reason(
     run: Callable[..., AiperfRun], fault: str, words: str, kind: str
 ) -> None:
     with pytest.raises(BenchmarkError) as caught:
-        run(fault)
+        run(fault, well=lambda: True)
     failure = caught.value.failure
     assert (failure.cause, failure.failure_class) == ("aiperf-failed", kind)
     assert words in failure.summary

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
-from pytest_gpubench.load.asking import Asker, NotAnsweredError
+from pytest_gpubench.load.asking import Asker, NotAnsweredError, gives_a_token
 from pytest_gpubench.load.framing import Response as Answer
+from pytest_gpubench.load.load_run import ask_again
 from pytest_gpubench.load.loopback.http_server import Connection, Request, Response
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 
 def ask(
@@ -88,3 +90,36 @@ def test_nobody_there() -> None:
         url = server.url
     with pytest.raises(NotAnsweredError, match="no connection: "):
         ask(url, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "lives"),
+    [
+        (200, b'{"choices": [{"text": "x", "finish_reason": "length"}]}', True),
+        (200, b'{"choices": []}', False),
+        (200, b"ok", False),
+        (500, b'{"error": "EngineDeadError"}', False),
+    ],
+)
+def test_a_token_proves_that_a_server_lives(status: int, body: bytes, lives: bool) -> None:
+    asked: list[Request] = []
+
+    def answer(request: Request) -> Response:
+        asked.append(request)
+        return Response(body, status)
+
+    routes = {("POST", "/v1/completions"): answer}
+    with LoopbackServer(routes=routes).in_thread() as server:
+        assert gives_a_token(server.url, "k", "m") is lives
+    assert b'"max_tokens": 1' in asked[0].body
+    assert not gives_a_token("http://127.0.0.1:9", "k", "m")
+
+
+def test_a_server_that_is_proven_to_live_is_not_waited_for() -> None:
+    looks: list[None] = []
+    ask_again(lambda: looks.append(None), grace=3600.0, well=lambda: True)
+    assert len(looks) == 2
+    dead = Failure("engine-died", "engine", "It died.")
+    answers = iter([None, dead])
+    with pytest.raises(BenchmarkError, match="It died"):
+        ask_again(lambda: next(answers), grace=3600.0, well=lambda: True)

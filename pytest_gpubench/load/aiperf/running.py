@@ -69,6 +69,7 @@ def run_aiperf(
     api_key: str,
     cache_dir: str = "",
     check: Callable[[], Failure | None] = lambda: None,
+    well: Callable[[], bool] = lambda: False,
     engine_counts: Callable[[], object] = lambda: None,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
     stall: float = STALL_S,
@@ -83,7 +84,8 @@ def run_aiperf(
         log: takes the process's output.
         api_key: of the server; handed over in the environment, never in a command line.
         cache_dir: cache of Hugging Face where it is not the usual one.
-        check: whether the server is well.
+        check: what is wrong with the server.
+        well: whether the server is proven to live; asked where AIPerf has failed.
         engine_counts: what the engine has counted; asked when AIPerf shows no sign of life.
         on_progress: is told of every second.
         stall: seconds without a sign of life that are too many once requests are sent.
@@ -133,7 +135,9 @@ def run_aiperf(
     if process.poll() != 0:
         failure = _failed(process.poll(), log)
         if failure.failure_class == "client":
-            ask_again(check)  # of a server that died it says no more than that requests failed
+            ask_again(
+                check, well=well
+            )  # of a server that died it says no more than that requests failed
         raise BenchmarkError(failure)
     return run
 
