@@ -53,6 +53,21 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "This GPU cannot compute with the FP8 type of these weights.",
         "Use weights of another format on this GPU, or one of compute capability 8.9 or newer.",
     ),
+    cause(
+        "format-not-on-this-gpu",
+        "recipe",
+        r"quantization method \S+ is not supported for the current GPU",
+        "This GPU cannot compute with the quantization of these weights.",
+        "Use weights of another format on this GPU, or a GPU of the capability that the message "
+        "names.",
+    ),
+    cause(
+        "kernel-resources",
+        "engine",
+        r"OutOfResources: out of resource|too many resources requested for launch",
+        "A kernel needs more shared memory or registers than this GPU has.",
+        "Try another attention or MoE backend, or an engine with kernels tuned for this GPU.",
+    ),
     GPU_MEMORY_FOREIGN,
     cause(
         "out-of-memory",
@@ -122,6 +137,14 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "Correct the model's name or revision in the recipe; for a private one set HF_TOKEN.",
     ),
     cause(
+        "hub-token",
+        "recipe",
+        r"Invalid user ?name or password|Invalid credentials in Authorization"
+        r"|401 Client Error: Unauthorized|[Tt]oken .{0,80} is expired",
+        "The hub does not accept the token that it was given.",
+        "Give HF_TOKEN (or the login of `hf auth`) a token that is valid.",
+    ),
+    cause(
         "hub-rate-limit",
         "infrastructure",
         r"429 Client Error|Too Many Requests for url",
@@ -143,6 +166,14 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "the file system has no locks.",
         "Give the user write permission below the cache's .locks, or keep the cache on a local "
         "disk (--gpubench-cache-dir).",
+    ),
+    cause(
+        "permission-denied",
+        "infrastructure",
+        r"PermissionError: \[Errno 13\] Permission denied: ['\"]",
+        "The engine may not use a file or folder.",
+        "Give its user the right to the path that the message names, or set HOME and the caches to "
+        "a folder of its own.",
     ),
     cause(
         "corrupt-snapshot",
@@ -243,7 +274,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         r"|nvcc fatal|nvcc not found|CalledProcessError.*(?:ninja|nvcc|gcc|g\+\+|/cc\b)"
         r"|Python\.h: No such file|InvalidCxxCompiler"
         r"|No such file or directory: '(?:\S*/)?(?:nvcc|ninja|g\+\+|gcc)'|CppCompileError|Failed "
-        r"to find C compiler|CUDA_HOME environment variable is not set|\[aiter\] build .* failed",
+        r"to find C compiler|CUDA_HOME environment variable is not set"
+        r"|CUDA version \(\S+\) mismatches|\[aiter\] build .* failed",
         "A kernel could not be compiled on this machine.",
         "Install the compiler that the message names (nvcc, ninja, gcc; with gcc also "
         "python3-dev), or an engine with its kernels built in.",
@@ -268,7 +300,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "missing-library",
         "engine",
         r"ModuleNotFoundError|ImportError|cannot open shared object file|undefined symbol"
-        r"|Exception: [\w.-]+ is not installed",
+        r"|Exception: [\w.-]+ is not installed|_OpNamespace' '\w+' object has no attribute"
+        r"|operator \S+ does not exist|numpy\.dtype size changed|version \(\S+\) does not match",
         "The engine's installation lacks a library.",
         "Repair the engine's environment: install what the message names, in the "
         "version that this engine needs.",
@@ -355,7 +388,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "invalid-configuration",
         "recipe",
-        r"validation errors? for \w*(?:Config|Args)\b|User-specified (?:max_model_len|context_len)",
+        r"validation errors? for \w*(?:Config|Args)\b|User-specified (?:max_model_len|context_len)"
+        r"|Quantization method specified in the model config",
         "The engine rejects a value of its configuration.",
         "Correct the value that the message names in the recipe.",
     ),

@@ -20,7 +20,7 @@ from pytest_gpubench.model.failures import Failure
 EVIDENCE_LINES = 6
 """At most so many lines of an engine's log are shown."""
 _WIDTH = 240
-_HEADER = re.compile(r"(?:[\w ]{1,60}: )?Traceback \(most recent call last\)")
+_HEADER = re.compile(r"(?:[\w ]{1,60}: +)?Traceback \(most recent call last\)")
 _CONNECTING = re.compile(
     r"^(?:During handling of the above exception|The above exception was the direct cause)"
 )
@@ -363,8 +363,10 @@ def _message(stream: Sequence[tuple[int, LogLine]], begin: int, level: str) -> t
         names_exception = bool(_EXCEPTION.match(text))
         if not message and not names_exception:
             break
-        # Where lines have no prefix, nothing but a new exception tells that the message is over.
-        if message and level == "" and names_exception and ": " in text:
+        # Where lines have no prefix, nothing but a new exception tells that the message is over;
+        # one that says what it was raised for goes on.
+        said = bool(message) and not message[-1].endswith("raised:")
+        if said and level == "" and names_exception and ": " in text:
             break
         message.append(text.strip())
     return tuple(message)

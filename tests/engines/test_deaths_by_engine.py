@@ -156,6 +156,46 @@ OF_VLLM = [
     ("disk-full", "RuntimeError: Data processing error: IO Error: No space left on device (28)"),
     ("tokenizer-missing", "FileNotFoundError: No tokenizer file found in directory: /models/x"),
     ("unsupported-architecture", "ValueError: FooForCausalLM has no vLLM implementation and the"),
+    (
+        "missing-library",
+        "RuntimeError: flashinfer-cubin version (0.5.2) does not match flashinfer version (0.5.3).",
+    ),
+    ("missing-library", "RuntimeError: operator torchvision::nms does not exist"),
+    ("missing-library", "AttributeError: '_OpNamespace' '_C' object has no attribute 'rms_norm'"),
+    (
+        "missing-library",
+        "ValueError: numpy.dtype size changed, may indicate binary incompatibility",
+    ),
+    (
+        "jit-failure",
+        "RuntimeError: The detected CUDA version (11.8) mismatches the version that was used to "
+        "compile PyTorch (12.1).",
+    ),
+    ("fork-after-cuda", "RuntimeError: Cannot re-initialize CUDA in forked subprocess. To use"),
+    ("ready-timeout", "TimeoutError: Timed out waiting for engine core processes to start."),
+    (  # vllm#12498, vllm#36802
+        "kernel-resources",
+        "triton.runtime.errors.OutOfResources: out of resource: shared memory, Required: 66560, "
+        "Hardware limit: 65536. Reducing block sizes or `num_stages` may help.",
+    ),
+    (
+        "format-not-on-this-gpu",
+        "ValueError: The quantization method modelopt_fp4 is not supported for the current GPU. "
+        "Minimum capability: 100. Current capability: 90.",
+    ),
+    ("backend-not-valid", "NotImplementedError: No NvFp4 MoE backend supports the deployment"),
+    ("permission-denied", "PermissionError: [Errno 13] Permission denied: '/root/.triton/cache/a'"),
+    ("unknown", "PermissionError: [Errno 13] Permission denied"),
+    (
+        "hub-token",
+        "huggingface_hub.errors.HfHubHTTPError: 401 Client Error: Unauthorized for url: https://x\n"
+        "Invalid username or password.",
+    ),
+    (
+        "repository-not-found",
+        "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error. (Request ID: Root=1)\n"
+        "Repository Not Found for url: https://x. Invalid username or password.",
+    ),
     # what the recipe asks for
     (
         "trust-remote-code",
@@ -457,3 +497,39 @@ def test_a_traceback_that_begins_behind_words_is_read() -> None:
         "RuntimeError: No CUDA GPUs are available",
     ]
     assert classify([f"{stamp} {line}" for line in body], DIED, VLLM).cause == "gpu-not-visible"
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["[2026-05-09 10:00:01 DP0 ATTN_CP1 MOE_DP0 TP0 EP0]", "[2026-05-09 10:00:01.123 PP0 TP1]"],
+)
+def test_every_rank_of_sglang_is_understood(prefix: str) -> None:
+    lines = [
+        f"{prefix} Scheduler hit an exception: Traceback (most recent call last):",
+        '  File "/x/y.py", line 3, in run',
+        "    call()",
+        "RuntimeError: No CUDA GPUs are available",
+    ]
+    assert classify(lines, DIED, SGLANG).cause == "gpu-not-visible"
+
+
+def test_a_traceback_of_the_web_server_is_read() -> None:
+    lines = [
+        "INFO:     Waiting for application startup.",
+        "ERROR:    Traceback (most recent call last):",
+        '  File "/x/starlette/routing.py", line 692, in lifespan',
+        "    async with self.lifespan_context(app) as maybe_state:",
+        "OSError: [Errno 28] No space left on device",
+        "",
+        "ERROR:    Application startup failed. Exiting.",
+    ]
+    assert classify(lines, Ending("exited", 3), SGLANG).cause == "disk-full"
+
+
+def test_an_exception_that_wraps_another_is_read_to_its_end() -> None:
+    failure = _sglang(
+        "torch._dynamo.exc.BackendCompilerFailed: backend='inductor' raised:\n"
+        "RuntimeError: Failed to find C compiler. Please specify via CC environment variable."
+    )
+    assert failure.cause == "jit-failure"
+    assert len(failure.evidence) == 2

@@ -30,7 +30,9 @@ from pytest_gpubench.dialects.engine_log import (
 from pytest_gpubench.dialects.shared_causes import SHARED_CAUSES
 from pytest_gpubench.model.frozen import FrozenMap
 
-_LINE = re.compile(r"\[\d{4}-(?P<time>\d\d-\d\d \d\d:\d\d:\d\d)(?: (?P<rank>[A-Z0-9 ]+))?\] ?")
+_LINE = re.compile(
+    r"\[\d{4}-(?P<time>\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)?(?: (?P<rank>[A-Z0-9_ ]+))?\] ?"
+)
 _COLOUR = re.compile(r"\x1b?\[[0-9;]*m")
 _EXCEPTION = re.compile(r"\w+ hit an exception: (?=Traceback)")
 _ROOT = " [of a scheduler]"

@@ -52,6 +52,20 @@ CAUSES: tuple[Cause, ...] = (
         "Use rejection-sample-method: synthetic on GPUs alone, real drafts on the CPU.",
     ),
     cause(
+        "ready-timeout",
+        "engine",
+        r"Timed out waiting for engine core processes to start",
+        "vLLM's own limit for the start has passed.",
+        "Set env VLLM_ENGINE_READY_TIMEOUT_S to more seconds if the weights load slowly.",
+    ),
+    cause(
+        "fork-after-cuda",
+        "engine",
+        r"Cannot re-initialize CUDA in forked subprocess",
+        "A worker was forked after CUDA had been used.",
+        "Set env VLLM_WORKER_MULTIPROC_METHOD: spawn.",
+    ),
+    cause(
         "kv-cache-too-small",
         "recipe",
         r"No available memory for the cache blocks|larger than the available KV cache"
@@ -122,7 +136,7 @@ CAUSES: tuple[Cause, ...] = (
         "recipe",
         r"[Ss]elected backend .* is not valid|Unknown attention backend|No valid attention "
         r"backend found"
-        r"|No \w+ MoE backends? available",
+        r"|No \w+ MoE backends? (?:available|supports)",
         "A backend that the recipe asks for cannot serve this model on this GPU.",
         "Remove the backend from the recipe or choose one that the engine's message allows.",
     ),
