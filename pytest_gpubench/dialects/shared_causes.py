@@ -140,7 +140,7 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "hub-token",
         "recipe",
         r"Invalid user ?name or password|Invalid credentials in Authorization"
-        r"|401 Client Error: Unauthorized|[Tt]oken .{0,80} is expired",
+        r"|[Tt]oken .{0,80} is expired",
         "The hub does not accept the token that it was given.",
         "Give HF_TOKEN (or the login of `hf auth`) a token that is valid.",
     ),

@@ -533,3 +533,21 @@ def test_an_exception_that_wraps_another_is_read_to_its_end() -> None:
     )
     assert failure.cause == "jit-failure"
     assert len(failure.evidence) == 2
+
+
+def test_a_refusal_is_judged_by_what_came_of_it() -> None:
+    """An answer of 401 is gated, private or not there; the hub's library says which."""
+    first = "requests.exceptions.HTTPError: 401 Client Error: Unauthorized for url: https://x"
+    body = [
+        *_TRACEBACK,
+        first,
+        "",
+        "The above exception was the direct cause of the following exception:",
+        "",
+        *_TRACEBACK,
+        "huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1)",
+    ]
+    assert classify(body, DIED, VLLM).cause == "gated-repo"
+
+
+_TRACEBACK = ["Traceback (most recent call last):", '  File "/x/y.py", line 3, in z', "    go()"]
