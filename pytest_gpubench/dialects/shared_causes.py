@@ -346,7 +346,8 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "peer-died",
         "engine",
         r"gloo[\s\S]*(?:Connection (?:reset|closed) by peer|Connection closed|Broken pipe)"
-        r"|TCPStore.*(?:Connection reset|Broken pipe)|recvValue failed|failed to recv, got 0 bytes",
+        r"|TCPStore.*(?:Connection reset|Broken pipe)|recvValue failed|failed to recv, got 0 bytes"
+        r"|ActorDiedError|RayActorError",
         "A process of the engine lost another one, which died first.",
         "Look in the log of the other ranks for what ended the first of them.",
     ),

@@ -24,7 +24,9 @@ _HEADER = re.compile(r"(?:[\w ]{1,60}: +)?Traceback \(most recent call last\)")
 _CONNECTING = re.compile(
     r"^(?:During handling of the above exception|The above exception was the direct cause)"
 )
-_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::|$)")
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:\(\w+\))?(?::|$)")
+_ELSEWHERE = re.compile(r"^[\w.]+\(\w+\): \w+::")
+"""An exception of another process (Ray): its frames, and what it says, follow."""
 _LOUD = re.compile(
     r"^(?:usage: |.*: error: )|terminate called|what\(\):|Fatal Python error|CUDA error: |NCCL "
     r"WARN|Segmentation fault|Memory access fault by GPU|Bus error|^ERROR: +\[Errno|rocBLAS error: "
@@ -335,6 +337,7 @@ def _of_stream(stream: Sequence[tuple[int, LogLine]], log: EngineLog) -> list[_T
             not stream[position][1].text or stream[position][1].text[0] in " \t"
         ):
             position += 1
+        position = _past_another_process(stream, position)
         frames = "\n".join(frame.text for _, frame in stream[begin:position])
         message = _message(stream, position, line.level)
         position += len(message)
@@ -345,6 +348,17 @@ def _of_stream(stream: Sequence[tuple[int, LogLine]], log: EngineLog) -> list[_T
             )
         chained = False
     return tracebacks
+
+
+def _past_another_process(stream: Sequence[tuple[int, LogLine]], position: int) -> int:
+    """Where the exception's own text begins, after the name under which another process sent it."""
+    if position < len(stream) and _ELSEWHERE.match(stream[position][1].text):
+        after = position + 1
+        while after < len(stream) and stream[after][1].text[:1] in ("", " ", "\t"):
+            after += 1
+        if after < len(stream) and _EXCEPTION.match(stream[after][1].text):
+            return after
+    return position
 
 
 def _message(stream: Sequence[tuple[int, LogLine]], begin: int, level: str) -> tuple[str, ...]:

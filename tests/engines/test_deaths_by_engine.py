@@ -551,3 +551,20 @@ def test_a_refusal_is_judged_by_what_came_of_it() -> None:
 
 
 _TRACEBACK = ["Traceback (most recent call last):", '  File "/x/y.py", line 3, in z', "    go()"]
+
+
+def test_what_ray_brings_from_another_process_is_read() -> None:
+    """vllm#15687 and others: the worker's own frames and words follow Ray's."""
+    says = [
+        "ray.exceptions.RayTaskError(OutOfMemoryError): ray::RayWorkerWrapper.execute_method() "
+        "(pid=512, ip=192.168.1.2, actor_id=1)",
+        '  File "/x/vllm/worker/worker.py", line 9, in load_model',
+        "    self.model_runner.load_model()",
+        *["    ^^^^^^^^^^"] * 6,
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+    ]
+    failure = _vllm("\n".join(says))
+    assert failure.cause == "out-of-memory-weights"
+    assert failure.evidence[0].startswith("torch.OutOfMemoryError")
+    died = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."
+    assert _vllm(died).cause == "peer-died"
