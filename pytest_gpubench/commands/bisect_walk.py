@@ -76,14 +76,15 @@ def begin(planned: Walk, folder: Path, *, resume: bool) -> Walk:
     return replace(planned, steps=earlier.steps)
 
 
-def walk_on(walk: Walk, ask: Callable[[int, int], Asked], folder: Path) -> int:
+def walk_on(walk: Walk, ask: Callable[[int, int, int], Asked], folder: Path) -> int:
     """Ask until the walk is over, and say what it has found; the exit code.
 
     What is known is on disk after every step.
 
     Args:
         walk: with the steps so far.
-        ask: compares the candidates of two places, the first of which may be the good end.
+        ask: given the number of the step, compares the candidates of two places, the first of which
+        may be the good end.
         folder: of the walk.
     """
     _say(_opening(walk))
@@ -97,7 +98,7 @@ def walk_on(walk: Walk, ask: Callable[[int, int], Asked], folder: Path) -> int:
             what += f", against the one before it, {walk.candidates[base].shown}"
         _say(f"step {number} of about {about}: {what}")
         began = time.monotonic()
-        asked = ask(base, place)
+        asked = ask(number, base, place)
         found = asked.verdict
         step = Step(
             place,

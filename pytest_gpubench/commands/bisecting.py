@@ -198,23 +198,19 @@ def _over_revisions(parsed: argparse.Namespace) -> int:
         [Candidate(one.hash, one.subject) for one in line.commits],
     )
     stepper = _stepper(parsed)
-    done = len(walk.steps)
     with checkouts(repository) as made:
         first = {GOOD_END: made.make(line.good.hash)} if walk.next else {}
 
-        def ask(base: int, place: int) -> Asked:
-            nonlocal done
+        def ask(number: int, base: int, place: int) -> Asked:
             if base not in first:
                 first[base] = made.make(line.commits[base].hash)
             commit = line.commits[place].hash
-            target = step_folder(folder, done + 1, commit[:SHOWN])
+            target = step_folder(folder, number, commit[:SHOWN])
             second = made.make(commit)
             try:
-                asked = stepper.ask([f"{CHECKOUT_OPTION}={second}"], first[base], target)
+                return stepper.ask([f"{CHECKOUT_OPTION}={second}"], first[base], target)
             finally:
                 made.remove(second)
-            done += 1
-            return asked
 
         return walk_on(walk, ask, folder)
 
@@ -244,16 +240,12 @@ def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
     folder = parsed.results.absolute()
     walk = _begun(parsed, Candidate(first), [Candidate(one) for one in others])
     stepper = _stepper(parsed)
-    done = len(walk.steps)
 
-    def ask(base: int, place: int) -> Asked:
-        nonlocal done
+    def ask(number: int, base: int, place: int) -> Asked:
         before = first if base == GOOD_END else others[base]
-        target = step_folder(folder, done + 1, f"engine-{place + 2}")
+        target = step_folder(folder, number, f"engine-{place + 2}")
         options = [f"--gpubench-first-engine={before}", f"--gpubench-against={others[place]}"]
-        asked = stepper.ask(options, Path.cwd(), target)
-        done += 1
-        return asked
+        return stepper.ask(options, Path.cwd(), target)
 
     return walk_on(walk, ask, folder)
 
