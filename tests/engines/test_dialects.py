@@ -122,6 +122,22 @@ class TestSglang:
         assert facts.weights_gib == pytest.approx(0.006)
         assert facts.capture_gib == pytest.approx(0.191)
 
+    def test_capture_as_newer_ones_tell_of_it(self) -> None:
+        """SGLang 0.5.23; a draft's pool is not the server's."""
+        reader = SGLANG.log.reader()
+        for text in (
+            "KV Cache is allocated. dtype: torch.bfloat16, #tokens: 900, KV size: 1.00 GB",
+            "draft KV Cache is allocated. dtype: torch.bfloat16, #tokens: 100, KV size: 0.10 GB",
+            "Capture target verify CUDA graph begin. backend=full, num_tokens_per_req=4, avail mem="
+            "9.50 GB",
+            "Capture target verify CUDA graph end. bs=[1, 2, 4], elapsed=2.50 s, mem usage=0.50 GB",
+            "Capture draft decode CUDA graph end. elapsed=1.25 s, mem usage=0.10 GB.",
+        ):
+            reader.feed(f"[2026-11-28 04:16:52 TP0] {text}")
+        facts = reader.facts()
+        assert (facts.kv_cache_tokens, facts.capture_sizes) == (900, (1, 2, 4))
+        assert dict(facts.phases) == {"graph_capture": 3.75}
+
     def test_every_flag_that_the_server_names_must_be_equal(self) -> None:
         asked = {
             "attention-backend": "fa3",

@@ -157,9 +157,9 @@ class LogReader:
             self._weights = max(self._weights or 0.0, amount_of(found[2]))
         elif found := _CACHE.search(text):
             self._tokens.append(count_of(found[1]))
-        elif found := _CAPTURING.search(text):
+        if found := _SIZES.search(text):
             self._sizes = tuple(count_of(size) for size in found[1].split(","))
-        elif found := _CAPTURED.search(text):
+        if found := _CAPTURED.search(text):
             spent = self._phases.get("graph_capture", 0.0)
             self._phases["graph_capture"] = round(spent + amount_of(found[1]), 3)
 
@@ -168,9 +168,10 @@ class LogReader:
 
 
 _LOADED = re.compile(r"Load weight end\. elapsed=([\d.]+) s, .*mem usage=([\d.]+) GB")
-_CACHE = re.compile(r"KV Cache is allocated\..*#tokens: (\d+)")
-_CAPTURING = re.compile(r"Capture target decode CUDA graph begin\..* bs=\[([\d, ]+)\]")
-_CAPTURED = re.compile(r"Capture \w+ \w+ CUDA graph end\. elapsed=([\d.]+) s")
+_CACHE = re.compile(r"^KV Cache is allocated\..*#tokens: (\d+)")
+# Sizes stand where the capture begins, in 0.5.23 where it ends; "verify" with a draft.
+_SIZES = re.compile(r"Capture target (?:decode|verify) \w+ graph \w+\..* bs=\[([\d, ]+)\]")
+_CAPTURED = re.compile(r"Capture \w+ \w+ \w+ graph end\.(?:.*,)? elapsed=([\d.]+) s")
 
 _DIED = r"Subprocess \S+ \(pid=\d+\) crashed|Rank \d+ scheduler (?:died|is dead)|^Exit code: -\d"
 LOG = EngineLog(
