@@ -16,6 +16,7 @@ from pytest_gpubench.model.failures import FailureClass
 OUT_OF_MEMORY = (
     r"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory"
     r"|CUBLAS_STATUS_ALLOC_FAILED|Cuda failure (?:\d+ )?'out of memory'"
+    r"|Triton Error \[\w+\]: out of memory"
 )
 
 

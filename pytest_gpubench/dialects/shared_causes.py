@@ -68,6 +68,13 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "A kernel needs more shared memory or registers than this GPU has.",
         "Try another attention or MoE backend, or an engine with kernels tuned for this GPU.",
     ),
+    cause(
+        "flashinfer-workspace",
+        "recipe",
+        r"Buffer overflow when allocating memory for \w+ .*workspace buffer",
+        "FlashInfer's workspace is too small for a batch.",
+        "Lower the batch sizes, or give the engine's variable for that workspace more bytes.",
+    ),
     GPU_MEMORY_FOREIGN,
     cause(
         "out-of-memory",
@@ -240,7 +247,7 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "nccl-error",
         "infrastructure",
         r"NCCL error|nccl\w*Error|DistBackendError|NCCL WARN|ProcessGroupNCCL.*(?:timeout|Timeout)"
-        r"|Duplicate GPU detected",
+        r"|Duplicate GPU detected|NCCL communicator was aborted",
         "The GPUs could not talk to each other (NCCL).",
         "Run once with env NCCL_DEBUG=INFO; look at NVLink, shared memory (/dev/shm) "
         "and network interfaces of the node.",
@@ -283,10 +290,10 @@ SHARED_CAUSES: tuple[Cause, ...] = (
     cause(
         "transformers-version",
         "engine",
-        r"AttributeError: .*has no attribute|ImportError: cannot import name",
+        r"AttributeError: (?!'NoneType').*has no attribute|ImportError: cannot import name",
         "The engine and its transformers library do not fit together.",
         "Install the version of transformers that this engine asks for.",
-        frames=r"/transformers/",
+        frames=r"(?<!/models)/transformers/",
     ),
     cause(
         "transformers-version",

@@ -61,6 +61,13 @@ OF_VLLM = [
         "cuda error\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
         "Cuda failure 2 'out of memory'",
     ),
+    ("out-of-memory", "RuntimeError: Triton Error [CUDA]: out of memory"),
+    (
+        "flashinfer-workspace",
+        "RuntimeError: Buffer overflow when allocating memory for batch_prefill_tmp_v with size 1 "
+        "and alignment 16, but only 0 bytes available. Increase the workspace buffer size.",
+    ),
+    ("nccl-error", "RuntimeError: NCCL communicator was aborted on rank 1."),
     # the driver, the GPUs, the machine
     (
         "driver-error",
@@ -254,6 +261,17 @@ OF_VLLM = [
 @pytest.mark.parametrize(("cause", "says"), OF_VLLM)
 def test_a_death_of_vllm(cause: str, says: str) -> None:
     assert _vllm(says).cause == cause
+
+
+def test_transformers_is_the_library_and_not_a_folder_of_that_name() -> None:
+    says = "AttributeError: 'Qwen3Config' object has no attribute 'rope_scaling'"
+    theirs = "/x/site-packages/transformers/configuration_utils.py"
+    ours = "/x/site-packages/vllm/model_executor/models/transformers/base.py"
+    assert _vllm(says, theirs).cause == "transformers-version"
+    assert _vllm(says, ours).cause == "unknown"
+    assert (
+        _vllm("AttributeError: 'NoneType' object has no attribute 'x'", theirs).cause == "unknown"
+    )
 
 
 def test_deep_gemm_is_known_by_its_frame() -> None:
