@@ -186,8 +186,9 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "corrupt-snapshot",
         "infrastructure",
         r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|Error "
-        r"while deserializing header",
-        "A weight file is damaged or incomplete.",
+        r"while deserializing header"
+        r"|(?:Unterminated string|Expecting [^\n:]*|Extra data)(?: starting at)?: line \d+ column",
+        "A weight file, or a description beside it, is damaged or incomplete.",
         "Delete the snapshot from the hub cache and run `gpubench fetch` again.",
     ),
     cause(
@@ -376,9 +377,17 @@ SHARED_CAUSES: tuple[Cause, ...] = (
         "Look in the log for the rank that is silent; try another all-reduce or attention backend.",
     ),
     cause(
+        "unknown-parser",
+        "recipe",
+        r"invalid (?:tool call|reasoning) parser|[Pp]arser '[^']*' not found"
+        r"|Unsupported tool_call_parser",
+        "The engine does not know the parser that the recipe names.",
+        "Take the parser out of the recipe, or one that the engine knows.",
+    ),
+    cause(
         "draft-weights",
         "recipe",
-        r"^KeyError: ",
+        r"^KeyError: |There is no module or parameter named|Attempted to load weight",
         "The draft's weights are not those that the engine knows for it.",
         "Use the draft that was made for this model, and an engine that supports it.",
         frames=r"models/\w*(?:eagle|medusa|mtp|draft)[\s\S]*load_weights",

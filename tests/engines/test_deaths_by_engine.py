@@ -27,7 +27,8 @@ def _vllm(says: str, place: str = "/x/vllm/v1/worker/gpu_worker.py", code: str =
         f"    {code}",
         *says.splitlines(),
     ]
-    return classify([f"{stamp} {line}" for line in body], DIED, VLLM)
+    lines = "\n".join(body).splitlines()
+    return classify([f"{stamp} {line}" for line in lines], DIED, VLLM)
 
 
 def _sglang(says: str, place: str = "/x/sglang/srt/layers/moe.py", code: str = "go()") -> Failure:
@@ -203,6 +204,18 @@ OF_VLLM = [
         "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error. (Request ID: Root=1)\n"
         "Repository Not Found for url: https://x. Invalid username or password.",
     ),
+    # seen with vLLM 0.32 on the CPU: a weight file that is cut off in its header, a wrong parser
+    (
+        "corrupt-snapshot",
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig\n"
+        "  Value error, Unterminated string starting at: line 1 column 984 (char 983) [type=x]",
+    ),
+    ("corrupt-snapshot", "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+    (
+        "unknown-parser",
+        "KeyError: 'invalid tool call parser: nosuch (chose from { apertus,hermes })'",
+    ),
+    ("unknown-parser", "KeyError: \"Reasoning parser 'glm46' not found. Available parsers: x\""),
     # what the recipe asks for
     (
         "trust-remote-code",
@@ -272,6 +285,15 @@ def test_transformers_is_the_library_and_not_a_folder_of_that_name() -> None:
     assert (
         _vllm("AttributeError: 'NoneType' object has no attribute 'x'", theirs).cause == "unknown"
     )
+
+
+def test_weights_of_another_draft() -> None:
+    """Seen with vLLM 0.32 on the CPU: a Llama given as the EAGLE3 draft of another."""
+    says = "ValueError: There is no module or parameter named 'model' in LlamaModel."
+    draft, model = "/x/vllm/model_executor/models/llama_eagle3.py", "/x/vllm/models/llama.py"
+    frame = 'go()\n  File "/x/vllm/model_executor/models/utils.py", line 9, in load_weights'
+    assert _vllm(says, draft, frame).cause == "draft-weights"
+    assert _vllm(says, model, frame).cause == "unknown"
 
 
 def test_deep_gemm_is_known_by_its_frame() -> None:
