@@ -7,12 +7,13 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from pytest_gpubench.gate import effort
-from pytest_gpubench.gate.baselines import Baseline
+from pytest_gpubench.gate.baselines import MIN_LAUNCHES, Baseline
 from pytest_gpubench.gate.effort import Compared, Cost, Effort, Known
-from pytest_gpubench.gate.policy import narrowed, policies
+from pytest_gpubench.gate.policy import MetricPolicy, narrowed, policies
 from pytest_gpubench.gate.statistics import POWER
 from pytest_gpubench.gate.wording import count, size
 from pytest_gpubench.model.cases import Case, RecipeBook
@@ -87,9 +88,12 @@ class Budget:
         numbers = sorted({one.index for one in planned if one.index >= certain}) or [1]
         self._efforts = effort.within(compared, numbers, self.total_s)
         known = {name for one in compared.values() for name in one.cases}
-        unknown = {
-            server: sum(case.id not in known for case in its) for server, its in chosen.items()
-        }
+        unknown = Counter(
+            (_unplanned(book, case, baselines.of(case.id), gate_only), server)
+            for server, its in chosen.items()
+            for case in its
+            if case.id not in known
+        )
         self.lines = tuple(self._told(compared, unknown))
 
     def rounds(self, case: Case) -> int | None:
@@ -109,7 +113,9 @@ class Budget:
             return f"{seconds(spent)} of the budget of {seconds(self.total_s)} are spent"
         return ""
 
-    def _told(self, compared: dict[str, Compared], unknown: dict[str, int]) -> Iterator[str]:
+    def _told(
+        self, compared: dict[str, Compared], unknown: Mapping[tuple[str, str], int]
+    ) -> Iterator[str]:
         needed = math.fsum(one.seconds for one in self._efforts.values())
         if compared:
             yield f"budget {seconds(self.total_s)}: {seconds(needed)} are planned"
@@ -132,9 +138,13 @@ class Budget:
                     f"{case.partition(':')[2]}"
                 )
             yield words
-        left = [f"{count(cases, 'case')} of {server}" for server, cases in unknown.items() if cases]
-        if left:
-            yield f"no baseline to plan by, so what these take is not in it: {', '.join(left)}"
+        for reason in dict.fromkeys(reason for reason, _ in unknown):
+            left = [
+                f"{count(cases, 'case')} of {server}"
+                for (why, server), cases in unknown.items()
+                if why == reason
+            ]
+            yield f"{reason}, so what these take is not in it: {', '.join(left)}"
 
 
 def _range(numbers: Iterable[int]) -> str:
@@ -151,7 +161,6 @@ def _compared(
     gate_only: Collection[str],
 ) -> Compared | None:
     """What the baselines know of a server; None where none of its cases has one."""
-    spec = dict(book.servers)[server]
     known: dict[str, tuple[Known, ...]] = {}
     rounds: dict[str, float] = {}
     for case in cases:
@@ -159,10 +168,7 @@ def _compared(
         key = _newest_key(baseline)
         if baseline is None or key is None:
             continue
-        found = narrowed(
-            policies(case.gates, case.workload, spec.speculative, spec.model), gate_only
-        )
-        metrics = effort.known_of(found, baseline, key)
+        metrics = effort.known_of(_gated(book, case, gate_only), baseline, key)
         if metrics:
             known[case.id] = metrics
             lasted = _middle(baseline, key, "duration") or 0.0
@@ -174,6 +180,36 @@ def _compared(
     start_s = _middle(start, key, "engine_init") if start and key else None
     each = {case.id: allowed or case.rounds for case in cases if case.id in known}
     return Compared(known, Cost(start_s or 0.0, rounds), each)
+
+
+def _gated(book: RecipeBook, case: Case, gate_only: Collection[str]) -> tuple[MetricPolicy, ...]:
+    """The metrics of a case that are compared with its baseline."""
+    spec = book.server(case.server)
+    found = policies(case.gates, case.workload, spec.speculative, spec.model)
+    return tuple(
+        one for one in narrowed(found, gate_only) if one.tolerance is not None and not one.refused
+    )
+
+
+def _unplanned(
+    book: RecipeBook, case: Case, baseline: Baseline | None, gate_only: Collection[str]
+) -> str:
+    """Why nothing is known of what a case takes, in words."""
+    if baseline is None or not baseline.launches:
+        return "no baseline to plan by"
+    key = _newest_key(baseline)
+    if key is None:
+        return "no baseline to plan by but one that was measured in another way"
+    gated = [one.metric for one in _gated(book, case, gate_only)]
+    if not gated:
+        return "no gate that compares with a baseline"
+    have = max(len(baseline.history(key, metric).window) for metric in gated)
+    if not have:
+        return f"a baseline that says nothing of {', '.join(gated)}"
+    return (
+        f"a baseline of {count(have, 'launch')}, where a plan takes {MIN_LAUNCHES} "
+        f"(record {MIN_LAUNCHES - have} more)"
+    )
 
 
 def warmup_share(workload: Workload) -> float:

@@ -129,8 +129,28 @@ def test_a_budget_promises_nothing_by_what_cannot_be_compared(repository: Projec
         baseline_file(repository), CASE, lambda before: append(before, FrozenMap(older), entries)
     )
     result = repository.inside(*ONE, "--gpubench-budget=1m", "--setup-only")
-    result.stdout.fnmatch_lines(["*no baseline to plan by, *: 1 case of tiny-bf16-cpu-vllm-tp1"])
+    result.stdout.fnmatch_lines(
+        [
+            "*no baseline to plan by but one that was measured in another way, so *: 1 case of "
+            "tiny-bf16-cpu-vllm-tp1"
+        ]
+    )
     assert "found in 95%" not in result.stdout.str()
+
+
+def test_a_budget_says_how_many_launches_a_baseline_lacks(repository: Project) -> None:
+    assert repository.run(*ONE).ret == 0
+    seed(repository, FAST, launches=4)
+    result = repository.inside(*ONE, "--gpubench-budget=1m", "--setup-only")
+    result.stdout.fnmatch_lines(
+        [
+            "gpubench: a baseline of 4 launches, where a plan takes 5 (record 1 more), so what "
+            "these take is not in it: 1 case of tiny-bf16-cpu-vllm-tp1"
+        ]
+    )
+    asked = [*ONE, "--gpubench-budget=1m", "--gpubench-gate-only=e2e_p50", "--setup-only"]
+    result = repository.inside(*asked)
+    result.stdout.fnmatch_lines(["gpubench: a baseline that says nothing of e2e_p50, so *"])
 
 
 def test_a_budget_that_is_spent_starts_no_launch_in_reserve(repository: Project) -> None:
