@@ -60,11 +60,13 @@ def _reason(result: CaseResult) -> str:
 
 
 def _asked(name: str) -> Callable[[CaseResult], object]:
-    """A number of the workload; a record may hold anything."""
+    """A number of the workload; empty for none, which a record of a replay (lengths) or of a closed
+    loop (rate) has as 0. A record may hold anything."""
 
     def read(result: CaseResult) -> object:
         value = result.workload.get(name)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else ""
+        known = isinstance(value, int | float) and not isinstance(value, bool) and value
+        return value if known else ""
 
     return read
 

@@ -322,6 +322,23 @@ def test_csv_comes_back_as_it_went(tmp_path: Path) -> None:
         assert {name: float(row[name]) for name in result.metrics} == dict(result.metrics)
 
 
+def test_csv_is_empty_where_a_replay_has_no_length_and_a_closed_loop_no_rate(
+    tmp_path: Path,
+) -> None:
+    write_results(tmp_path, 1)
+    (path,) = (path for path in tmp_path.rglob("launch-1.json") if path.parent.name != "init")
+    record = json.loads(path.read_text())
+    names = ("isl", "osl", "conc", "request_rate")
+    for workload, wanted in (
+        ({"isl": 0, "osl": 0, "dataset": "sessions", "request_rate": 0.0}, ["", "", "4", ""]),
+        ({"isl": 32, "osl": 8, "dataset": "random", "request_rate": 2.5}, ["32", "8", "4", "2.5"]),
+    ):
+        record["workload"] |= workload | {"conc": 4}
+        path.write_text(json.dumps(record))
+        (row,) = csv.DictReader(io.StringIO(csv_text(load_results([tmp_path]).cases())))
+        assert [row[name] for name in names] == wanted
+
+
 def test_csv_holds_no_formula(tmp_path: Path) -> None:
     write_results(tmp_path, 1)
     path = next(path for path in tmp_path.rglob("launch-1.json") if path.parent.name != "init")
