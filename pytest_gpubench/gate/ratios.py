@@ -3,16 +3,19 @@ hour, so its noise cancels."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pytest_gpubench.gate import wording
 from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.printing import listed
 from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 
 _NAMES = ("isl", "osl", "conc", "tp", "ep", "pp", "dp_attn")
@@ -24,7 +27,8 @@ class RatioPoint:
 
     name: str
     point: str
-    """What both sides share: ``1k1k-c1``, or ``tp8:1k1k-c1``."""
+    """What both sides share: ``1k1k-c1``, or ``tp8:1k1k-c1``; where several ratios of one name
+    share that, with the numerator behind it."""
     metric: str
     of: str
     """Case id of the numerator."""
@@ -34,9 +38,8 @@ class RatioPoint:
     at_most: float | None = None
 
     def __repr__(self) -> str:
-        # Two ratios may share a label; with the numerator it is unique, as Allure's history needs
-        # it.
-        return f"{self.label}:{self.of}"
+        # Stays the same where another ratio comes to share the name, as Allure's history needs it.
+        return f"{self.name}:{self.point.removesuffix(f':{self.of}')}:{self.of}"
 
     @property
     def label(self) -> str:
@@ -44,41 +47,81 @@ class RatioPoint:
         return f"{self.name}:{self.point}"
 
 
-def ratio_points(ratios: Iterable[FrozenMap], cases: Sequence[Case]) -> tuple[RatioPoint, ...]:
+def ratio_points(
+    ratios: Iterable[FrozenMap], cases: Sequence[Case], among: Iterable[Case] | None = None
+) -> tuple[RatioPoint, ...]:
     """Every pair of cases that the declared ratios speak of, in the order of the declarations and
     of the cases.
 
     ``of`` and ``over`` name a recipe, a server KEY, or tags joined by dashes. Cases pair up at the
     same workload, and at the same topology where several would fit. ``at`` narrows: tags
     (``1k1k-c1``), or a map of names to values (``{conc: 1}``).
+
+    Args:
+        cases: all that are declared: who is whose partner must not depend on a selection.
+        among: the selected ones, of which both sides must be; None: all.
     """
-    points: list[RatioPoint] = []
-    cases = [case for case in cases if case.evaluation is None]
-    for ratio in ratios:
-        over = [case for case in _named(str(ratio["over"]), cases) if _at(ratio.get("at"), case)]
-        for case in _named(str(ratio["of"]), cases):
-            partner = _partner(case, over) if _at(ratio.get("at"), case) else None
-            if partner is not None:
-                points.append(_point(ratio, case, partner))
+    points = [point for ratio in ratios for point in _points(ratio, cases)]
+    often = Counter(point.label for point in points)
+    points = [
+        one if often[one.label] == 1 else replace(one, point=f"{one.point}:{one.of}")
+        for one in points
+    ]
+    if among is not None:
+        chosen = {case.id for case in among}
+        points = [one for one in points if one.of in chosen and one.over in chosen]
     return tuple(points)
 
 
-def unmatched(ratios: Iterable[FrozenMap], cases: Sequence[Case]) -> tuple[str, ...]:
-    """Ratios that no two cases of the recipes satisfy, each as a sentence: a misspelt side would
-    otherwise pass in silence."""
-    words = []
-    for ratio in ratios:
-        if not ratio_points([ratio], cases):
-            side = next(
-                (side for side in ("of", "over") if not _named(str(ratio[side]), cases)), None
+def _points(ratio: FrozenMap, cases: Sequence[Case]) -> Iterator[RatioPoint]:
+    for case, partners in _pairs(ratio, cases):
+        if len(partners) == 1:
+            yield _point(ratio, case, partners[0])
+
+
+def _pairs(ratio: FrozenMap, cases: Sequence[Case]) -> Iterator[tuple[Case, list[Case]]]:
+    """Each case of the numerator with those that could stand below it."""
+    loads = [case for case in cases if case.evaluation is None]
+    above, below = (
+        [case for case in _named(str(ratio[side]), loads) if _at(ratio.get("at"), case)]
+        for side in ("of", "over")
+    )
+    for case in above:
+        yield case, _partners(case, below)
+
+
+def faults(ratios: Sequence[FrozenMap], cases: Sequence[Case]) -> tuple[tuple[int, str], ...]:
+    """What is wrong with ratios, each by its index and as a sentence: one that no two cases of the
+    recipes satisfy (a misspelt side would otherwise pass in silence), one whose denominator is
+    several cases, and two that cannot be told apart."""
+    first: dict[str, int] = {}
+    found = []
+    labels = iter(ratio_points(ratios, cases))
+    for index, ratio in enumerate(ratios):
+        name, pairs = ratio["name"], list(_pairs(ratio, cases))
+        points = list(itertools.islice(labels, sum(len(partners) == 1 for _, partners in pairs)))
+        several = next((pair for pair in pairs if len(pair[1]) > 1), None)
+        if several is not None:
+            among = listed([one.id for one in several[1]], 4)
+            words = (
+                f"{several[0].id} could stand over {among}; let `over` name one recipe or server"
             )
-            why = (
-                f"no case matches {side}: {ratio[side]}"
-                if side
-                else "no workload is common to both sides, `at` included"
-            )
-            words.append(f"the ratio {ratio['name']} judges nothing: {why}")
-    return tuple(words)
+            found.append((index, f"the ratio {name} has several cases to choose from: {words}"))
+        elif not points:
+            found.append((index, f"the ratio {name} judges nothing: {_unmatched(ratio, cases)}"))
+        for point in points:
+            if first.setdefault(point.label, index) != index:
+                words = f"judges {point.of}, as another ratio of that name does; rename one"
+                found.append((index, f"the ratio {name} {words}"))
+                break
+    return tuple(found)
+
+
+def _unmatched(ratio: FrozenMap, cases: Sequence[Case]) -> str:
+    for side in ("of", "over"):
+        if not _named(str(ratio[side]), cases):
+            return f"no case matches {side}: {ratio[side]}"
+    return "no workload is common to both sides, `at` included"
 
 
 def judge_ratio(
@@ -155,13 +198,13 @@ def _at(at: object, case: Case) -> bool:
     return set(str(at).split("-")) <= set(case.tags)
 
 
-def _partner(case: Case, over: Sequence[Case]) -> Case | None:
+def _partners(case: Case, over: Sequence[Case]) -> list[Case]:
     same_load = [
         one for one in over if one.workload.label == case.workload.label and one.id != case.id
     ]
     if len(same_load) > 1:
         same_load = [one for one in same_load if one.topology == case.topology]
-    return same_load[0] if len(same_load) == 1 else None
+    return same_load
 
 
 def _point(ratio: FrozenMap, case: Case, partner: Case) -> RatioPoint:

@@ -150,6 +150,8 @@ class RecipeBook:
     ratios: tuple[FrozenMap, ...] = ()
     """Gates across cases (``ratios``), as written: name, metric, of, over, at, at-least,
     at-most."""
+    ratio_places: tuple[SourcePosition, ...] = ()
+    """Where each of them stands."""
     declared: tuple[Hardware, ...] = ()
     """GPUs that the files describe because the hardware table lacks them."""
     _by_key: dict[str, ServerSpec] = field(init=False, repr=False, compare=False)

@@ -62,9 +62,9 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     benchmark = BenchmarkSession(
         config, settings, book, Parameters(book, launches), folder, launches
     )
-    unmatched = benchmark.unmatched_ratios() if processes else None
-    if unmatched:  # without workers it is said when one of our tests is collected
-        raise pytest.UsageError(unmatched)
+    wrong = benchmark.wrong_ratios() if processes else None
+    if wrong:  # without workers it is said when one of our tests is collected
+        raise pytest.UsageError(wrong)
     if settings.ignore_findings or (settings.against and settings.against.recipes):
         # Refuses an unknown rule, and wrong recipes of engine B, now and not at the first test.
         _ = benchmark.servers

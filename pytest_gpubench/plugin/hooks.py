@@ -113,7 +113,7 @@ class Hooks:
         positions = {item: index for index, item in enumerate(items)}
         if USES_US in config.stash and self._benchmark.book.problems:
             raise pytest.UsageError(problem_text(self._benchmark.book))
-        refusal = self._benchmark.unmatched_ratios() if USES_US in config.stash else None
+        refusal = self._benchmark.wrong_ratios() if USES_US in config.stash else None
         if refusal:
             raise pytest.UsageError(refusal)
         ratios = ratio_items.take_out(items)

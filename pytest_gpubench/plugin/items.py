@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -86,13 +85,7 @@ class Parameters:
             from pytest_gpubench.gate.ratios import ratio_points
 
             points = ratio_points(self._book.ratios, self._book.cases)
-            often = Counter(point.label for point in points)
-            return [
-                pytest.param(
-                    one, id=one.label if often[one.label] == 1 else f"{one.label}:{one.of}"
-                )
-                for one in points
-            ]
+            return [pytest.param(one, id=one.label) for one in points]
         marks = {
             server: server_mark(self._book.cases_of(server)[0]) for server, _ in self._book.servers
         }

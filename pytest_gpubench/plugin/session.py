@@ -198,20 +198,14 @@ class BenchmarkSession:
         runs = tuple(replace(run, spent=self.spent) for run in loaded.runs)
         return replace(loaded, runs=runs)
 
-    def unmatched_ratios(self) -> str | None:
-        """The ratios of the recipes that would judge nothing, as one text; None where there is
-        none."""
+    def wrong_ratios(self) -> str | None:
+        """What is wrong with the ratios of the recipes, as one text; None where nothing is."""
         if not self.book.ratios:
             return None
-        from pytest_gpubench.gate.ratios import unmatched
+        from pytest_gpubench.gate.ratios import faults
 
-        return (
-            "\n".join(
-                f"{', '.join(self.book.files)}: {words}"
-                for words in unmatched(self.book.ratios, self.book.cases)
-            )
-            or None
-        )
+        found = faults(self.book.ratios, self.book.cases)
+        return "\n".join(f"{self.book.ratio_places[at]}: {words}" for at, words in found) or None
 
     def read_baselines(self, subjects: Iterable[str]) -> None:
         """Read what the run will be judged against, before it starts anything.

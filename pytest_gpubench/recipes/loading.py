@@ -87,7 +87,7 @@ class _Loading:
         self._declared: dict[str, Hardware] = {}
         self._dram: dict[str, int] = {}
         """Memory of a label's hosts in MiB, where a file says it."""
-        self._ratios: list[FrozenMap] = []
+        self._ratios: list[tuple[FrozenMap, SourcePosition]] = []
         self._unsupported: list[Unsupported] = []
         self._cases: list[Case] = []
         self._servers: dict[str, ServerSpec] = {}
@@ -111,7 +111,8 @@ class _Loading:
             unsupported=tuple(sorted(self._unsupported, key=self._log.place)),
             policy=self._policy or (policies.pop() if len(policies) == 1 else "parallelism"),
             files=tuple(self._files),
-            ratios=tuple(self._ratios),
+            ratios=tuple(ratio for ratio, _ in self._ratios),
+            ratio_places=tuple(at for _, at in self._ratios),
             declared=tuple(self._declared.values()),
         )
 
@@ -141,7 +142,7 @@ class _Loading:
                 )
         for index, item in enumerate(root.items_of("ratios")):
             if check_section(schema.RatioGate, item, join_path("ratios", index), self._log):
-                self._ratios.append(FrozenMap(item.plain()))
+                self._ratios.append((FrozenMap(item.plain()), item.at))
         for key, kind, name in (
             ("runners", dict, "map"),
             ("templates", dict, "map"),

@@ -182,7 +182,7 @@ def matrix_document(
         "include": [
             asdict(job) | {"runs_on": (labels or {}).get(job.runner, job.runner)} for job in jobs
         ],
-        "ratios": [asdict(point) for point in ratio_points(book.ratios, runnable)],
+        "ratios": [asdict(point) for point in ratio_points(book.ratios, book.cases, runnable)],
         "left_out": [asdict(one) for one in skipped],
     }
 

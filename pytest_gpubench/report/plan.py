@@ -49,7 +49,7 @@ def plan_document(
             }
             for key, own in grouped(cases, lambda case: case.server).items()
         },
-        "ratios": [asdict(point) for point in ratio_points(book.ratios, cases)],
+        "ratios": [asdict(point) for point in ratio_points(book.ratios, book.cases, cases)],
         "unsupported": [
             {"recipe": it.recipe, "where": str(it.position), "reason": it.reason}
             for it in book.unsupported

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_gpubench.gate.ratios import unmatched
+from pytest_gpubench.gate.ratios import faults
 from pytest_gpubench.recipes import load_recipes
 from tests.docs.commands import Block, pages, read_blocks
 from tests.docs.sandbox import ROOT
@@ -67,7 +67,7 @@ def test_a_block_is_accepted(block: Block, found: dict[str, Any], tmp_path: Path
     book = load_recipes([path])
     assert not book.problems, "\n".join(map(str, book.problems))
     assert book.cases
-    assert not unmatched(book.ratios, book.cases)
+    assert not faults(book.ratios, book.cases)
 
 
 def _above(block: Block) -> str:

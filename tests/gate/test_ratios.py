@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_gpubench.gate.evidence import LaunchEvidence
-from pytest_gpubench.gate.ratios import RatioPoint, judge_ratio, ratio_points, unmatched
+from pytest_gpubench.gate.ratios import RatioPoint, faults, judge_ratio, ratio_points
 from pytest_gpubench.model.cases import Case, Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import Topology
@@ -81,11 +83,63 @@ def test_a_plain_recipe_does_not_match_its_mtp_twin() -> None:
 
 
 def test_a_ratio_that_judges_nothing_is_told() -> None:
-    words = unmatched([ratio(of="typo"), ratio(at={"conc": 7}), ratio()], CASES)
-    assert [sentence.split(": ", 1)[1] for sentence in words] == [
-        "no case matches of: typo",
-        "no workload is common to both sides, `at` included",
+    found = faults([ratio(), ratio(of="typo"), ratio(at={"conc": 7})], CASES)
+    assert [(index, sentence.split(": ", 1)[1]) for index, sentence in found] == [
+        (1, "no case matches of: typo"),
+        (2, "no workload is common to both sides, `at` included"),
     ]
+
+
+def test_a_ratio_whose_denominator_could_be_several_cases_is_told() -> None:
+    twin = [replace(one, id=f"twin-{one.id}", recipe="twin") for one in CASES]
+    (found,) = faults([ratio(over="h100-vllm", at={"conc": 1, "tp": 8})], [*CASES, *twin])
+    assert found == (
+        0,
+        "the ratio win has several cases to choose from: m3-fp8-h100-vllm-mtp-tp8:1k1k-c1 could "
+        "stand over m3-fp8-h100-vllm-tp8:1k1k-c1, twin-m3-fp8-h100-vllm-tp8:1k1k-c1, "
+        "twin-m3-fp8-h100-vllm-mtp-tp8:1k1k-c1; let `over` name one recipe or server",
+    )
+
+
+def test_two_ratios_that_cannot_be_told_apart_are_refused() -> None:
+    one = ratio(at={"conc": 1, "tp": 8})
+    found = faults([one, ratio(name="other"), FrozenMap({**one, "metric": "output_tput"})], CASES)
+    assert found == (
+        (
+            2,
+            "the ratio win judges m3-fp8-h100-vllm-mtp-tp8:1k1k-c1, as another ratio of that name "
+            "does; rename one",
+        ),
+    )
+
+
+def test_ratios_of_one_name_have_labels_of_their_own_in_a_run_and_in_its_matrix() -> None:
+    """The verdict on one would stand for the other's."""
+    both = [
+        ratio(at={"conc": 1, "tp": 8}),
+        ratio(of="m3-fp8-h100-vllm", over="m3-fp8-h100-vllm-mtp", at={"conc": 1, "tp": 8}),
+    ]
+    assert faults(both, CASES) == ()
+    labels = [
+        "win:tp8:1k1k-c1:m3-fp8-h100-vllm-mtp-tp8:1k1k-c1",
+        "win:tp8:1k1k-c1:m3-fp8-h100-vllm-tp8:1k1k-c1",
+    ]
+    points = ratio_points(both, CASES)
+    assert [one.label for one in points] == [repr(one) for one in points] == labels
+    assert ratio_points(both[:1], CASES)[0].label == "win:tp8:1k1k-c1"
+    assert repr(ratio_points(both[:1], CASES)[0]) == labels[0]
+
+
+def test_a_selection_pairs_no_cases_that_the_ratio_does_not_mean() -> None:
+    """Of two topologies below, the one that was selected is not the other's partner."""
+    selected = [
+        one
+        for one in CASES
+        if one.workload.conc == 1 and (one.topology.tp == 8) == (one.identity.spec == "mtp")
+    ]
+    assert len(selected) == 2
+    assert ratio_points([ratio()], CASES, selected) == ()
+    assert len(ratio_points([ratio()], CASES, CASES)) == 4
 
 
 POINT = RatioPoint(
