@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.plugin.items import Chosen
 
 if TYPE_CHECKING:
@@ -257,7 +258,8 @@ class BenchmarkSession:
                 self.load_workers.close()
 
     def write_documents(self, cases: list[Case]) -> None:
-        """Write the files that ``--gpubench-plan`` and ``--gpubench-matrix`` name.
+        """Write the files that ``--gpubench-plan`` and ``--gpubench-matrix`` name, and say which
+        files of the cases' loads are not there.
 
         Raises:
             pytest.UsageError: if a file cannot be written, or the matrix has too many kinds of
@@ -267,7 +269,7 @@ class BenchmarkSession:
         if plan is None and matrix is None:
             return
         from pytest_gpubench.model.failures import GpubenchError
-        from pytest_gpubench.plugin.planning import write_matrix, write_plan
+        from pytest_gpubench.plugin.planning import missing_files, write_matrix, write_plan
 
         option = "plan"
         try:
@@ -278,6 +280,10 @@ class BenchmarkSession:
                 write_matrix(matrix, self.book, cases, self.settings)
         except GpubenchError as error:
             raise pytest.UsageError(f"--gpubench-{option}: {error}") from None
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            for line in missing_files(cases):
+                reporter.write_line(for_terminal(line))
 
 
 SESSION = pytest.StashKey[BenchmarkSession]()

@@ -85,8 +85,15 @@ class RunFolder:
         return self.server(launch) / case.label / f"{launch.label}.evaluation"
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all, without the secrets of this environment.
+def write_record(
+    path: Path,
+    record: Mapping[str, Any],
+    *,
+    what: str = "the record",
+    remedy: str = _REMEDY,
+) -> None:
+    """Write a record, or another document, whole or not at all, without the secrets of this
+    environment.
 
     Raises:
         GpubenchError: if the disk refuses it, with path and reason.
@@ -95,7 +102,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
     shown = hide_in(plain(record), os.environ)
     text = json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=False)
-    files.write_text(path, text + "\n", what="the record", remedy=_REMEDY)
+    files.write_text(path, text + "\n", what=what, remedy=remedy)
 
 
 def try_to_write(path: Path, record: Mapping[str, Any]) -> Failure | None:

@@ -132,6 +132,35 @@ def test_a_trace_of_sessions_has_time_for_a_length_that_nothing_here_knows(
     assert minutes[1] >= 900
 
 
+@pytest.mark.parametrize("document", ["plan", "matrix"])
+@pytest.mark.parametrize(
+    ("client", "missing"),
+    [
+        ("{dataset: sessions, dataset-file: s.jsonl, prompts-per-conc: null}", "s.jsonl"),
+        ("{dataset: trace, arrival: trace, dataset-file: t.jsonl}", "t.jsonl"),
+        ("{dataset: text, dataset-file: recipes.yaml/x}", "x"),
+        ("{dataset: jsonl, dataset-file: 'hf://datasets/a/b/c.jsonl'}", ""),
+        ("{dataset: text, dataset-file: recipes.yaml}", ""),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_with_its_cases(
+    project: Project, document: str, client: str, missing: str
+) -> None:
+    text = (project.pytester.path / "recipes.yaml").read_text()
+    plain = "tiny-bf16-cpu-vllm: {extends: base"
+    project.recipes(text.replace(f"{plain}}}", f"{plain}, client: {client}}}"))
+    result = project.inside("benchmarks", "-qq", f"--gpubench-{document}=d.json")
+    said = [line for line in result.outlines if "cannot be read" in line]
+    if not missing:
+        assert said == []
+        return
+    (line,) = said
+    assert f"/{missing} cannot be read: No" in line
+    assert ": tiny-bf16-cpu-vllm: the dataset " in line
+    assert "recipes.yaml:" in line
+    assert line.endswith("without it 2 cases cannot be measured")
+
+
 def test_a_selection_without_cases_has_no_jobs(project: Project) -> None:
     found = _matrix(project, "-k", "nothing_of_that_name")
     assert (found["has_jobs"], found["include"]) == (False, [])
