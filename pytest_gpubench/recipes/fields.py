@@ -152,7 +152,8 @@ Ranks: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise fail(f"must be text, not {shown(value)}; quote it")
+        hint = "" if isinstance(value, dict | list) else "; quote it"
+        raise fail(f"must be text, not {shown(value)}{hint}")
     if not value.strip() or len(value) > 500:
         raise fail("must be text of 1 to 500 characters")
     return value

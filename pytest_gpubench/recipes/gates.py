@@ -105,7 +105,8 @@ def name_error(metric: str) -> str | None:
     """Why no gate of a load or a start can be on a metric of this name, None if one can."""
     if metric in METRICS and METRICS[metric].direction != "neutral" and metric != ACCURACY:
         return None
-    return f"{metric!r} is no metric that can be gated{did_you_mean(metric, METRICS)}"
+    gated = [name for name, one in METRICS.items() if one.direction != "neutral" and name != metric]
+    return f"{metric!r} is no metric that can be gated{did_you_mean(metric, gated)}"
 
 
 def check_gate(metric: str, value: Any) -> str | None:
@@ -126,6 +127,25 @@ def check_gate(metric: str, value: Any) -> str | None:
             return first["msg"]
         known = [field.alias or name for name, field in _model_of(metric).model_fields.items()]
         return f"unknown key '{key}'{did_you_mean(key, known)} (known: {', '.join(known)})"
+    return None
+
+
+def contradiction(metric: str, written: Frozen) -> str | None:
+    """What a gate says that nothing can satisfy, or that asks for nothing; None: it is sound. Asked
+    of a merged recipe, whose layers may each say a part of it."""
+    gate = read_gate(metric, written)
+    if gate is None:
+        return None
+    if all(value is None for _, value in gate):
+        return "asks for nothing; write a tolerance such as 5% or a limit, or remove it"
+    if gate.at_least is not None and gate.at_most is not None and gate.at_least > gate.at_most:
+        return (
+            f"'at-least' {gate.at_least:g} is above 'at-most' {gate.at_most:g}: nothing is both; "
+            "mend one of them"
+        )
+    compared = gate.tolerance is not None or gate.absolute is not None
+    if compared and METRICS[metric].direction == "neutral":
+        return "has no direction in which it could be worse; write at-least or at-most"
     return None
 
 

@@ -41,6 +41,7 @@ from pytest_gpubench.recipes.expressions import (
     parse,
     render,
 )
+from pytest_gpubench.recipes.gates import contradiction
 from pytest_gpubench.recipes.inheritance import overlay
 from pytest_gpubench.recipes.name_reads import names_read, server_reads
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
@@ -161,7 +162,7 @@ class Resolver:
                 None if self._leaves_length(layer) else max_model_len,
                 not why_not,
                 why_not,
-                self._frozen(layer, "gates"),
+                self._gates(layer),
             ),
             layer,
             names,
@@ -172,6 +173,13 @@ class Resolver:
         if node is None:
             return FrozenMap()
         return self._once(key, node, {}, lambda: FrozenMap(node.plain()))
+
+    def _gates(self, layer: Node) -> FrozenMap:
+        for metric, entry in layer.entries_of("gates").items():
+            if wrong := contradiction(metric, entry.node.plain()):
+                path = join_path(self.name, "gates", metric)
+                raise PointError(entry.node.at, path, wrong)
+        return self._frozen(layer, "gates")
 
     def _layer(self, names: Mapping[str, Value]) -> Node:
         """The recipe with every `when` part laid over it that holds."""

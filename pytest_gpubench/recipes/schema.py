@@ -363,6 +363,10 @@ class RatioGate(Section):
     def _bounded(self) -> RatioGate:
         if self.at_least is None and self.at_most is None:
             raise fail("needs at-least or at-most")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise fail(
+                f"at-least {self.at_least:g} is above at-most {self.at_most:g}: nothing is both"
+            )
         return self
 
 
