@@ -72,6 +72,8 @@ def read_baseline(path: Path, case: str) -> Baseline | None:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
+        if path.is_symlink():  # its level is lost, which is not to have none
+            raise _unusable(path, f"is a link to {path.readlink()}, which is not there") from None
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(path, f"cannot be read ({error})") from None
@@ -205,16 +207,30 @@ def _unusable(path: Path, what: str) -> GpubenchError:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-    lock = Path(tempfile.gettempdir()) / f"gpubench-{os.getuid()}" / "baselines" / f"{digest}.lock"
+    folder = Path(tempfile.gettempdir()) / f"gpubench-{os.getuid()}" / "baselines"
+    lock = FileLock(folder / f"{digest}.lock", timeout=_LOCK_TIMEOUT_S, mode=0o600)
+    reason = ""
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(lock, timeout=_LOCK_TIMEOUT_S):
-            yield
+        files.make_private_folder(folder)
+        reason = next(filter(None, map(files.not_private, (folder.parent, folder))), "")
+        if not reason:
+            lock.acquire()
     except Timeout:
         raise GpubenchError(
-            f"the baseline {path} was not updated: another process held {lock} for "
+            f"the baseline {path} was not updated: another process held {lock.lock_file} for "
             f"{_LOCK_TIMEOUT_S:.0f} s; run the update again"
         ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = str(getattr(error, "strerror", None) or error)
+    if reason:
+        raise GpubenchError(
+            f"the baseline {path} was not updated: the lock {lock.lock_file} cannot be taken: "
+            f"{reason}; mend that, or set TMPDIR to a folder of yours, and run the update again"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(path: Path, text: str) -> None:

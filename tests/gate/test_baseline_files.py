@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,45 @@ def test_a_lock_that_is_never_released_is_a_sentence(
     with baseline_files._locked(path), pytest.raises(GpubenchError, match="another process held"):
         stored(path)
     assert not path.exists()
+
+
+def test_a_link_to_nothing_is_no_case_without_a_baseline(tmp_path: Path) -> None:
+    """A level that is lost must not end as UNGATED."""
+    path = tmp_path / "b.json"
+    path.symlink_to(tmp_path / "gone.json")
+    with pytest.raises(GpubenchError, match=r"is a link to .*gone.json, which is not there; rest"):
+        read_baseline(path, CASE)
+
+
+@pytest.mark.parametrize("where", ["gpubench-{}", "gpubench-{}/baselines"])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("open", "can be written by other users (mode 0777)"),
+        ("file", "cannot be taken"),
+        ("link", "is not a folder of this user"),
+    ],
+)
+def test_a_lock_folder_that_cannot_be_trusted_or_made_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, kind: str, words: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    folder = tmp_path / "tmp" / where.format(os.getuid())
+    folder.parent.mkdir(parents=True, mode=0o700)
+    folder.parent.chmod(0o700)
+    if kind == "open":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif kind == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.write_text("")
+    with pytest.raises(GpubenchError, match=re.escape(words)) as caught:
+        stored(tmp_path / "b.json")
+    assert "was not updated" in str(caught.value)
+    assert "TMPDIR" in str(caught.value)
+    assert not (tmp_path / "b.json").exists()
 
 
 def test_a_disk_that_refuses_is_a_sentence(tmp_path: Path) -> None:
