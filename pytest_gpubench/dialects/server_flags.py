@@ -112,14 +112,19 @@ class FlagRules:
         for word in words:
             if (short or word.startswith("--")) and (ours := self.our_word(word)):
                 return f"holds {word.split('=', 1)[0]}, which is not a recipe's to set: {ours[1]}"
-            if name := secret_inside(word):
-                return (
-                    f"holds a value of {name}: {SECRET}; set it in the recipe's `env` as "
-                    "{from: NAME}"
-                )
+            if wrong := secret_error(word):
+                return wrong
             if "\0" in word:
                 return "holds a NUL character, which no command line can hold; remove it"
         return None
+
+
+def secret_error(text: str) -> str | None:
+    """What is wrong with a text that goes onto a command line and names a secret, None if it names
+    none."""
+    if name := secret_inside(text):
+        return f"holds a value of {name}: {SECRET}; set it in the recipe's `env` as {{from: NAME}}"
+    return None
 
 
 def follows_from_row(reason: str) -> bool:

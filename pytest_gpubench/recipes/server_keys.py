@@ -10,8 +10,8 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from pytest_gpubench.dialects.registry import common_rules
-from pytest_gpubench.dialects.server_flags import FlagRules
-from pytest_gpubench.model.frozen import spelled
+from pytest_gpubench.dialects.server_flags import FlagRules, secret_error
+from pytest_gpubench.model.frozen import canonical_json, spelled
 from pytest_gpubench.recipes.fields import TEXTS_SCHEMA, Number, fail, texts
 from pytest_gpubench.recipes.problems import shown
 
@@ -47,6 +47,8 @@ def check_flag(rules: FlagRules, name: str, value: Any) -> str | None:
     ):
         return "a list holds words and numbers only (--flag a b)"
     if isinstance(value, list) and (wrong := rules.words_error([str(item) for item in value])):
+        return wrong
+    if isinstance(value, dict | str) and (wrong := secret_error(f"{name}={canonical_json(value)}")):
         return wrong
     return _range_error(rules, name, value)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.model.cases import RecipeBook
 
@@ -107,6 +108,14 @@ LINES = {
     ),
     "command": ("command: vllm serve --api-key abcdef", "command: holds --api-key"),
     "command list": ("command: [python, -m, x, --config, y]", "command: holds --config"),
+    "secret in a map": (
+        "serve: {hf-overrides: {a: {api_key: pa55word}}}",
+        "serve.hf-overrides: holds a value of api_key: a command line can be read",
+    ),
+    "secret in a text": (
+        'serve: {hf-overrides: \'{"token": "pa55word"}\'}',
+        "serve.hf-overrides: holds a value of token",
+    ),
     "nul": ('serve: {extra-args: ["a\\0b"]}', "holds a NUL"),
     "token": (
         "serve: {hf-token: hf_ABCDEFGH}",
@@ -125,6 +134,22 @@ def test_a_recipe_is_refused_with_its_place(
     assert problems
     assert words in problems[0]
     assert re.search(r"r0\.yaml:\d+:\d+: ", problems[0])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["{token_type_ids: abcdefgh, max_tokens: 5}", "{token: '${conc}'}", "token"],
+)
+def test_what_only_sounds_like_a_secret_is_let_pass(
+    value: str, load: Callable[..., RecipeBook], whole: str
+) -> None:
+    text = whole.replace("serve: {block-size: 128}", f"serve: {{hf-overrides: {value}}}")
+    assert load(text).problems == ()
+
+
+@pytest.mark.parametrize("word", ["-hft", "-hfr", "-hfd", "-hfrd", "-dr", "--models-preset"])
+def test_other_spellings_of_llama_cpp_for_what_is_ours(word: str) -> None:
+    assert dialect_of("llamacpp").flags.words_error([word, "x"])
 
 
 def test_a_length_that_leaves_its_sequences_nothing(load: Callable[..., RecipeBook]) -> None:
