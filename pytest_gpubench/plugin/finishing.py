@@ -106,7 +106,8 @@ def _offer(config: pytest.Config, outcomes: Sequence[Outcome]) -> list[str]:
         return []
     cases = [key for key in without if last[key].case]
     words = ["pytest", *_paths(config)]
-    if cases and len(without) < len(last) and len(cases) <= _CASES_NAMED:
+    few = len(without) < len(last) and len(cases) <= _CASES_NAMED
+    if cases and (few or _named_one_by_one(config)):
         words += ["-m", " or ".join(f"gpubench(case='{case}')" for case in cases)]
     else:
         words += [
@@ -119,6 +120,12 @@ def _offer(config: pytest.Config, outcomes: Sequence[Outcome]) -> list[str]:
     words += [f"--gpubench-launches={LAUNCHES_TO_RECORD}", "--gpubench-update-baselines"]
     what = "1 verdict has" if len(without) == 1 else f"{len(without)} verdicts have"
     return [f"{what} no baseline to compare with; this records one:", f"  {shlex.join(words)}"]
+
+
+def _named_one_by_one(config: pytest.Config) -> bool:
+    """Whether the run was of tests named by their ids, or without some: its files alone, with -k
+    and -m, would select more."""
+    return bool(config.option.deselect) or any("::" in argument for argument in config.args)
 
 
 def _lacks_baseline(outcome: Outcome) -> bool:

@@ -116,8 +116,8 @@ class Hooks:
         refusal = self._benchmark.wrong_ratios() if USES_US in config.stash else None
         if refusal:
             raise pytest.UsageError(refusal)
-        ratios = ratio_items.take_out(items)
         self._unasked = outcomes.unasked(config, items, self._benchmark.book)
+        ratios = ratio_items.take_out(items)
         yield
         repeated = refuse_repeats(config, items)
         if repeated:

@@ -308,15 +308,25 @@ def waiver_lines(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def unasked(config: pytest.Config, items: Sequence[pytest.Item], book: RecipeBook) -> str:
-    """A sentence where the recipes have questions, and no test of the files that were collected
-    asks them; empty where single tests were named."""
-    asks = any(EVALUATION in getattr(item, "fixturenames", ()) for item in items)
-    named = any("::" in argument for argument in config.args)
-    if asks or named or not book.evaluations:
+    """A sentence for each thing that the recipes ask for and that no test of the files that were
+    collected judges; empty where single tests were named."""
+    if any("::" in argument for argument in config.args):
         return ""
-    return (
-        "the recipes have evals, and no test asks their questions: import test_accuracy from "
-        "pytest_gpubench.suite where test_throughput is imported"
+    wanted = {
+        EVALUATION: (book.evaluations, "have evals, and no test asks their questions", "accuracy"),
+        RATIO: (book.ratios, "have ratios, and no test judges them", "ratio"),
+        INIT_GATE: (
+            any(case.gates.get("engine_init") for case in book.cases),
+            "gate engine_init, and no test judges it",
+            "engine_init",
+        ),
+    }
+    used = {name for item in items for name in getattr(item, "fixturenames", ())}
+    return "\n".join(
+        f"the recipes {words}: import test_{test} from pytest_gpubench.suite where "
+        "test_throughput is imported"
+        for fixture, (asked, words, test) in wanted.items()
+        if asked and fixture not in used
     )
 
 

@@ -60,7 +60,7 @@ class SessionEnd:
 
     @pytest.hookimpl(trylast=True, specname="pytest_sessionfinish")
     def pytest_write_results(self, session: pytest.Session) -> None:
-        if session.config.option.collectonly:
+        if not _runs_tests(session.config):
             return
         for write in self._writers:
             write(session)
@@ -95,7 +95,7 @@ class SessionEnd:
         the terminal's summary included, may set the exit status."""
         self._session = session
         try:
-            if not session.config.option.collectonly:
+            if _runs_tests(session.config):
                 judge_left(self._benchmark, session)
             yield
         except BaseException as error:
@@ -130,7 +130,7 @@ class SessionEnd:
     def _write_run_file(self, session: pytest.Session) -> None:
         folder = self._benchmark.folder.path
         config = session.config
-        if USES_US not in config.stash or config.option.collectonly:
+        if USES_US not in config.stash or not _runs_tests(config):
             return
         if not folder.is_dir() and not self._failed and not self._benchmark.said:
             return
@@ -171,6 +171,12 @@ class SessionEnd:
         told = {one.case for one in loaded.cases()}
         told |= {one.case for one in self._benchmark.outcomes if one.outcome == "skipped"}
         return [case for case in self._benchmark.selected.cases if case not in told]
+
+
+def _runs_tests(config: pytest.Config) -> bool:
+    """Whether tests are to run: not where they, or their fixtures, are only listed."""
+    option = config.option
+    return not (option.collectonly or option.showfixtures or option.show_fixtures_per_test)
 
 
 def _nothing() -> Loaded:

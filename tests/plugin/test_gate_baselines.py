@@ -108,6 +108,22 @@ def test_launches_of_a_clean_tree_are_recorded_and_the_next_run_adds_to_them(
     assert len(json.loads(baseline_file(repository).read_text())["launches"]) == 3
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        [f"benchmarks/test_serving.py::test_throughput[{CASE}]"],
+        ["benchmarks", "-m", "c1 and not mtp", "--deselect", "benchmarks/test_serving.py::test_en"],
+    ],
+)
+def test_the_command_that_records_selects_no_more_than_the_run_did(
+    project: Project, named: list[str]
+) -> None:
+    result = project.run(*named)
+    assert result.ret == 0
+    (line,) = (line for line in result.outlines if "--gpubench-update-baselines" in line)
+    assert f"-m 'gpubench(case='\"'\"'{CASE}'\"'\"')'" in line
+
+
 def test_a_dirty_tree_is_refused_before_anything_starts(repository: Project) -> None:
     (repository.pytester.path / "benchmarks" / "test_serving.py").write_text("# changed\n")
     result = repository.inside(*ONE, UPDATE)

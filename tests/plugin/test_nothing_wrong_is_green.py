@@ -99,6 +99,15 @@ def test_a_gate_of_a_start_is_in_every_verdict(project: Project) -> None:
     assert _run_file(project)["failures"] == [], "its record says it"
 
 
+def test_a_gate_of_a_start_that_no_test_judges_is_told(project: Project) -> None:
+    with_gates(project, "{engine_init: {at-most: 0.001}}")
+    words = "the recipes gate engine_init, and no test judges it: import test_engine_init from"
+    assert words not in project.inside("benchmarks", "--collect-only").stdout.str()
+    suite = project.pytester.path / "benchmarks" / "test_serving.py"
+    suite.write_text("from pytest_gpubench.suite import test_throughput\n")
+    assert words in project.inside("benchmarks", "--collect-only").stdout.str()
+
+
 def test_a_case_is_measured_once_per_launch_and_its_fail_stays(project: Project) -> None:
     with_gates(project, "{ttft_p50: {at-most: 0.001}}")
     _own(
@@ -357,6 +366,14 @@ def test_a_run_that_is_ended_as_if_it_were_whole_is_undecided(project: Project) 
     result.stdout.fnmatch_lines([f"2 selected cases did not run, the first {CASE}: *"])
     assert _run_file(project)["exit"] == 10
     assert _run_file(project)["not_run"][0] == CASE
+
+
+@pytest.mark.parametrize("option", ["--fixtures", "--fixtures-per-test"])
+def test_a_list_of_fixtures_is_no_run_that_something_ended(project: Project, option: str) -> None:
+    result = project.inside("benchmarks", option)
+    assert result.ret == 0
+    assert "did not run" not in result.stdout.str()
+    assert not (project.pytester.path / "results").exists()
 
 
 def test_a_failure_that_a_plugin_turns_into_a_success_is_exit_1(

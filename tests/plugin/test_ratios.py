@@ -77,12 +77,22 @@ def test_without_ratios_there_is_no_trace_of_them(project: Project) -> None:
     result.stdout.fnmatch_lines(["8 tests collected*"])
 
 
+@pytest.mark.parametrize("imported", ["test_throughput", "test_throughput, test_ratio"])
+def test_files_that_do_not_judge_them_are_told(project: Project, imported: str) -> None:
+    _declare(project, "at-least: 50")
+    suite = project.pytester.path / "benchmarks" / "test_serving.py"
+    suite.write_text(f"from pytest_gpubench.suite import {imported}\n")
+    told = project.inside("benchmarks", "-m", "cpu", "--collect-only").stdout.str()
+    words = "the recipes have ratios, and no test judges them: import test_ratio from"
+    assert (words in told) is ("test_ratio" not in imported)
+
+
 def test_a_side_that_matches_nothing_is_a_sentence(project: Project) -> None:
     _declare(project, "at-least: 1.2", over="tiny-bf16-cpu-vlm")
     result = project.inside("benchmarks", "--collect-only")
     assert result.ret == 4
     words = (
-        "ERROR: *recipes.yaml: the ratio gain judges nothing: no case matches over: "
+        "ERROR: *recipes.yaml:*:3: the ratio gain judges nothing: no case matches over: "
         "tiny-bf16-cpu-vlm"
     )
     result.stderr.fnmatch_lines([words])
