@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_gpubench.commands import add_selection, print_json
-from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.failures import CommandError, GpubenchError
+from pytest_gpubench.model.printing import for_terminal, listed
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
 
 DEFAULT_FOLDER = Path("results/slurm")
+_NOTHING = 5
+"""As pytest's exit code where nothing is selected, or everything skipped."""
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -160,6 +163,10 @@ def _document(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def _matrix(parsed: argparse.Namespace) -> int:
     document = _document(parsed)
+    if not document["include"]:  # a CI that runs no job of it would be green
+        reasons = dict.fromkeys(f"{one['what']}: {one['reason']}" for one in document["left_out"])
+        words = f"no matrix: no case of the selection can run; {listed(list(reasons), 4)}"
+        raise CommandError(for_terminal(words), _NOTHING)
     if parsed.format == "github":
         print_json(document)
         return 0

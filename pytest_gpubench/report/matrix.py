@@ -274,6 +274,12 @@ def read_matrix(path: Path) -> Mapping[str, Any]:
             "--gpubench-matrix wrote"
         )
     found: Mapping[str, Any] = document
+    version = found.get("schema", MATRIX_VERSION)
+    if found["kind"] == "matrix" and version != MATRIX_VERSION:
+        raise GpubenchError(
+            f"--matrix {path} was written by another pytest-gpubench (schema {version}, this one "
+            f"reads {MATRIX_VERSION}): use that of the run that wrote it"
+        )
     return found
 
 
