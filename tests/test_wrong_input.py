@@ -63,6 +63,13 @@ FILES = {
     "circle.yaml": "include: [circle.yaml]\n",
     "lost.yaml": "include: [nowhere.yaml]\n",
     "included.yaml": "include: [port.yaml]\n",
+    "planned.yaml": f"{RECIPE}{SERVE}  plan-only: it never starts\n",
+    "templates.yaml": "templates: {base: {framework: vllm}}\n",
+    "bounds.yaml": f"{RECIPE}{SERVE}  gates: {{ttft_p50: {{at-least: 2, at-most: 1}}}}\n",
+    "idle.yaml": f"{RECIPE}{SERVE}  gates: {{e2e_p50: {{}}}}\n",
+    "neutral.yaml": f"{RECIPE}{SERVE}  gates: {{duration: 5%}}\n",
+    "ratio.yaml": f"{RECIPE}{SERVE}ratios:\n"
+    "- {name: a, metric: output_tput, of: nowhere, over: tiny-bf16-cpu-vllm, at-least: 1}\n",
     "image.yaml": f"{RECIPE}  image: me:pa55word@registry.example/vllm:v1\n",
     "tool.yaml": f"{RECIPE}{SERVE}  client:\n    {{tool: aiperf, arguments: {{x: 1, api-key: y}}}}\n",
     "evals.yaml": f"{RECIPE}{SERVE}  evals:\n  - {{task: gsm8k, at-least: 90}}\n",
@@ -77,6 +84,7 @@ FILES = {
     "odd.json": '{"kind": "matrix", "include": [{"cases": 5}]}',
     # one list in another too often
     "deep.json": "[" * 100_000,
+    "later.json": '{"kind": "matrix", "schema": 9, "include": [{"cases": ["a"]}]}',
     "matrix.json": '{"kind": "matrix", "include": [{"cases": ["a"]}]}',
     "two.sh": "vllm serve a\nvllm serve b\n",
     "open.sh": "vllm serve 'a\n",

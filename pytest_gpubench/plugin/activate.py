@@ -9,18 +9,21 @@ import os
 import signal
 import termios
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from pytest_gpubench.model.cases import RecipeBook
+from pytest_gpubench.model.cases import Problem, RecipeBook, SourcePosition
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin import gc_pause, reporting
 from pytest_gpubench.plugin.hooks import Hooks
+from pytest_gpubench.plugin.ini_names import UnknownNames
 from pytest_gpubench.plugin.items import MARK_FIELDS, Parameters
+from pytest_gpubench.plugin.options import source_of
 from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
 from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.settings import Settings
@@ -42,12 +45,13 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     ]
     if missing:
         raise pytest.UsageError(
-            f"--gpubench-recipes: {missing[0]} does not exist; give the path of a recipe file"
+            f"{source_of(config, 'recipes')}: {missing[0]} does not exist; give the path of a "
+            "recipe file"
         )
     worker = getattr(config, "workerinput", None)
     processes = getattr(config.option, "numprocesses", None)
     with gc_pause.paused():
-        book = load_recipes(settings.recipe_files, policy=settings.server_per)
+        book = _with_recipes(load_recipes(settings.recipe_files, policy=settings.server_per))
     gc_pause.spare_what_stays()
     if book.problems and processes:
         raise pytest.UsageError(problem_text(book))
@@ -57,7 +61,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
         and not (config.option.collectonly or settings.plan)
     ):
         _refuse_unclean_tree(settings)
-    launches = _planned(settings, book)
+    launches = _planned(config, settings, book)
     folder = RunFolder.create(settings.results, worker["gpubench_run"] if worker else None)
     benchmark = BenchmarkSession(
         config, settings, book, Parameters(book, launches), folder, launches
@@ -74,6 +78,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     if settings.plan is not None or settings.matrix is not None:
         config.option.collectonly = True
     config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
+    config.pluginmanager.register(UnknownNames(), name="gpubench-ini-names")
     if settings.changed_since is not None:
         from pytest_gpubench.plugin.narrowing import Changed
 
@@ -97,6 +102,15 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     end_cleanly(config)
 
 
+def _with_recipes(book: RecipeBook) -> RecipeBook:
+    """The book; with a problem where its files declare no recipe, which is no reason to be
+    green."""
+    if book.cases or book.unsupported or book.problems:
+        return book
+    words = "no recipe is declared, here or in a file that it includes; write one"
+    return replace(book, problems=(Problem(SourcePosition(book.files[0], 1, 1), "", words),))
+
+
 def _refuse_unclean_tree(settings: Settings) -> None:
     """Now, and not after hours of measuring."""
     from pytest_gpubench.gate.recording import tree_refusal
@@ -107,7 +121,7 @@ def _refuse_unclean_tree(settings: Settings) -> None:
         raise pytest.UsageError(f"--gpubench-update-baselines: {refusal}")
 
 
-def _planned(settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:
+def _planned(config: pytest.Config, settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:
     try:
         return plan_launches(
             (key for key, _ in book.servers),
@@ -115,7 +129,7 @@ def _planned(settings: Settings, book: RecipeBook) -> tuple[Launch, ...]:
             against=settings.against is not None,
         )
     except GpubenchError as error:
-        raise pytest.UsageError(f"--gpubench-launches: {error}") from None
+        raise pytest.UsageError(f"{source_of(config, 'launches')}: {error}") from None
 
 
 COMPARED = "1..3"

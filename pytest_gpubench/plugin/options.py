@@ -3,6 +3,7 @@ it imports nothing heavy."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -392,9 +393,15 @@ def _declared(option: Option) -> dict[str, Any]:
         return {"choices": option.choices}
     if not option.value:
         return {"action": "store_true"}
-    if option.many:
-        return {"action": "append", "metavar": option.value}
-    return {"metavar": option.value}
+    declared: dict[str, Any] = {"metavar": option.value, "type": _not_empty}
+    return declared | ({"action": "append"} if option.many else {})
+
+
+def _not_empty(value: str) -> str:
+    """A script's unset variable must not take an option away in silence."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("the value is empty; give one, or leave the option out")
+    return value
 
 
 def refuse_contradictions(config: pytest.Config) -> None:
@@ -415,6 +422,12 @@ def refuse_contradictions(config: pytest.Config) -> None:
         for other, why in option.needs.items():
             if other not in given:
                 raise pytest.UsageError(f"{option.flag} {why}")
+
+
+def source_of(config: pytest.Config, name: str) -> str:
+    """Where the value of an option with an ini twin comes from, as a message names it."""
+    flag = f"--gpubench-{name.replace('_', '-')}"
+    return flag if config.getoption(f"gpubench_{name}") else f"ini option gpubench_{name}"
 
 
 def words_to_repeat(config: pytest.Config, *kept: Repeat) -> list[str]:

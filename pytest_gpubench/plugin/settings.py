@@ -24,6 +24,7 @@ from pytest_gpubench.plugin.options import (
     given_path,
     recipe_files,
     refuse_contradictions,
+    source_of,
 )
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _rounds(config: pytest.Config) -> Rounds | None:
     try:
         return Rounds.parse(text) if text else None
     except ValueError as error:
-        raise pytest.UsageError(f"--gpubench-rounds: {error}") from None
+        raise pytest.UsageError(f"{source_of(config, 'rounds')}: {error}") from None
 
 
 def _commands(config: pytest.Config) -> dict[str, tuple[str, ...]]:
@@ -176,7 +177,7 @@ def _commands(config: pytest.Config) -> dict[str, tuple[str, ...]]:
         commands[engine] = _command(source, engine, command)
     of_one = _text(config, "vllm_command")
     if of_one:
-        commands["vllm"] = _command("--gpubench-vllm-command", "vllm", of_one)
+        commands["vllm"] = _command(source_of(config, "vllm_command"), "vllm", of_one)
     return commands
 
 
@@ -191,7 +192,7 @@ def _command(source: str, engine: str, text: str) -> tuple[str, ...]:
 
 def _aiperf_command(config: pytest.Config) -> tuple[str, ...]:
     text = _text(config, "aiperf_command")
-    return _split("--gpubench-aiperf-command", text, "AIPerf") if text else ()
+    return _split(source_of(config, "aiperf_command"), text, "AIPerf") if text else ()
 
 
 def _text(config: pytest.Config, name: str) -> str:
@@ -209,10 +210,7 @@ def _path(config: pytest.Config, root: Path, name: str) -> Path | None:
     except (OSError, RuntimeError, ValueError) as error:
         path, wrong = Path(given or listed), f"cannot be used: {error}"
     if wrong:
-        option = f"--gpubench-{name.replace('_', '-')}"
-        raise pytest.UsageError(
-            f"{option if given else f'ini option gpubench_{name}'}: {path} {wrong}"
-        )
+        raise pytest.UsageError(f"{source_of(config, name)}: {path} {wrong}")
     return path
 
 
