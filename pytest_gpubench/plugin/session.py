@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.plugin.items import Chosen
 
 if TYPE_CHECKING:
@@ -269,6 +268,7 @@ class BenchmarkSession:
         if plan is None and matrix is None:
             return
         from pytest_gpubench.model.failures import GpubenchError
+        from pytest_gpubench.model.printing import for_terminal
         from pytest_gpubench.plugin.planning import missing_files, write_matrix, write_plan
 
         option = "plan"
