@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pytest_gpubench.gate import wording
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.policy import GOLDEN_DATASET, MetricPolicy
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import MetricVerdict, Status
 
 _NEEDED = {
@@ -21,8 +22,6 @@ _NEEDED = {
     "(`dataset: sessions`), give it more time, or remove the gate",
 }
 """What metrics (or those that begin so) are not measured without, where no flag says it."""
-_MAY_BE_ZERO = frozenset({"prefix_hit_rate", "session_goodput", "goodput"})
-"""No hit in a cache, no request within its limits: a time or a rate of 0 was not measured."""
 
 
 def limit_results(
@@ -114,7 +113,7 @@ def refusal(
     remedies = (needed for start, needed in _NEEDED.items() if metric.startswith(start))
     remedy = next(remedies, "see the record's flags")
     if all(usable(launch, metric, zero=True) for launch in absent):
-        words, remedy = f"{metric} is 0 on {labels}", "give it a limit (at-least), which judges 0"
+        words, remedy = f"{metric} is 0 on {labels}", "give it a limit, which judges 0"
     return _inconclusive(metric, "not-measured", words, remedy)
 
 
@@ -125,7 +124,7 @@ def usable(launch: LaunchEvidence, metric: str, *, zero: bool = False) -> bool:
     Args:
         zero: whether 0 is one, where nothing but a count of nothing makes it.
     """
-    zero = zero and metric in _MAY_BE_ZERO
+    zero = zero and METRICS[metric].may_be_zero
     values = [one.get(metric) for one in (launch.metrics, *launch.rounds)]
     known = all(
         value is not None and math.isfinite(value) and (value > 0 or (zero and value == 0))

@@ -31,6 +31,9 @@ class Metric:
     """Measured requests below which it is in brackets."""
     gated_from: int = 1
     """Measured requests below which it is never gated."""
+    may_be_zero: bool = False
+    """Whether 0 is a value (no hit in a cache, no request within its limits), which a limit judges;
+    a time or a rate of 0 was not measured."""
 
 
 _STATISTICS = {"mean": (1, 1), "p50": (1, 1), "p90": (29, 100), "p99": (299, 1000)}
@@ -114,6 +117,7 @@ _TABLE: tuple[Metric, ...] = (
         "req/s",
         "higher",
         "measured requests within every SLO of the recipe / (last token - first start)",
+        may_be_zero=True,
     ),
     Metric(
         "steady_output_tput",
@@ -134,6 +138,7 @@ _TABLE: tuple[Metric, ...] = (
         "higher",
         "prompt tokens found in the prefix cache / prompt tokens looked up there, from /metrics, "
         "idle to idle",
+        may_be_zero=True,
     ),
     Metric(
         "session_duration_mean",
@@ -154,6 +159,7 @@ _TABLE: tuple[Metric, ...] = (
         "share",
         "higher",
         "sessions of which every request is within every SLO of the recipe / sessions that ended",
+        may_be_zero=True,
     ),
     Metric(
         "energy_per_output_token",

@@ -10,6 +10,8 @@ import pytest
 from pytest_gpubench.gate.bounds import limit_results, refusal, usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.policy import Limit, MetricPolicy
+from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.verdicts import Status
 
 
@@ -64,12 +66,20 @@ def test_a_share_of_nothing_is_a_measured_one(
     assert (verdict.status, words in verdict.reason) == (status, True), verdict
 
 
+def test_every_share_of_a_load_may_be_zero() -> None:
+    """A new share whose 0 no limit could judge would be INCONCLUSIVE where it is at its best or
+    worst."""
+    shares = {metric for metric in METRICS.values() if metric.unit == "share"}
+    refused = {metric.name for metric in shares if not metric.may_be_zero}
+    assert refused == {ACCURACY}, "set may_be_zero: model/metrics.py"
+
+
 def test_there_is_no_ratio_to_nothing() -> None:
     launch = LaunchEvidence("launch-1", {"prefix_hit_rate": 0.0}, 10)
     verdict = refusal(MetricPolicy("prefix_hit_rate", 0.05), [launch])
     assert verdict is not None
     assert verdict.reason == "prefix_hit_rate is 0 on launch-1"
-    assert verdict.remedy == "give it a limit (at-least), which judges 0"
+    assert verdict.remedy == "give it a limit, which judges 0"
 
 
 @pytest.mark.parametrize(
