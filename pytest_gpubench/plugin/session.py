@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.plugin.servers import ServerPool
     from pytest_gpubench.plugin.settings import Settings
     from pytest_gpubench.report.records import RunFolder
-    from pytest_gpubench.report.results import Loaded, Spent
+    from pytest_gpubench.report.results import Loaded
 
 
 @dataclass
@@ -179,14 +179,15 @@ class BenchmarkSession:
         return Baselines(self.settings.baselines, self.book, waive=waive)
 
     @property
-    def spent(self) -> Spent:
-        """How long the run has taken so far."""
+    def about(self) -> dict[str, Any]:
+        """What run.json and the run's own page, which is made before it, both say of the run, by
+        fields of ``results.Run``."""
         from pytest_gpubench.plugin.xdist import processes
         from pytest_gpubench.report.results import Spent
 
         collecting = 0.0 if self.collected is None else self.collected - self.begun
         seconds = time.monotonic() - self.begun
-        return Spent(round(seconds, 3), processes(self.config), round(collecting, 3))
+        return {"spent": Spent(round(seconds, 3), processes(self.config), round(collecting, 3))}
 
     def results(self) -> Loaded:
         """What lies in the run's folder so far."""
@@ -195,7 +196,7 @@ class BenchmarkSession:
 
         path = self.folder.path
         loaded = load_results([path]) if path.is_dir() else Loaded((), ())
-        runs = tuple(replace(run, spent=self.spent) for run in loaded.runs)
+        runs = tuple(replace(run, **self.about) for run in loaded.runs)
         return replace(loaded, runs=runs)
 
     def wrong_ratios(self) -> str | None:

@@ -142,7 +142,7 @@ class SessionEnd:
             "kind": "run",
             "exit": int(session.exitstatus),
             "finished": datetime.now(UTC).isoformat(),
-            "spent": self._benchmark.spent,
+            **self._benchmark.about,
             "selection": _selection(config),
             "failed": len(self._failed),
             "retryable": self._retryable(int(session.exitstatus), loaded),

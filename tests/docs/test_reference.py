@@ -21,6 +21,7 @@ from pytest_gpubench.gate.policy import DEFAULTS
 from pytest_gpubench.model.failures import FAILURE_CLASSES
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.recipes import json_schema
+from pytest_gpubench.report.results import RunEnd
 from tests.docs.sandbox import ROOT
 
 PAGES = pages()
@@ -110,6 +111,13 @@ def test_the_page_of_gates_has_the_gates_that_nobody_asks_for() -> None:
     ]
     needs = {name: "1,000 requests" in words for name, _, _, words in rows}
     assert needs == {one.metric: one.min_requests == 1000 for one in DEFAULTS}
+
+
+def test_the_page_of_results_has_what_is_read_of_the_end_of_a_run() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
+    told = {name for row in rows for name in re.findall(r"\w+", row)}
+    assert {one.name for one in fields(RunEnd)} <= told
 
 
 def test_failures_are_of_a_known_class() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 
 from pytest_gpubench.plugin.spans import Spans
+from pytest_gpubench.report.results import RunEnd
 from tests.plugin.conftest import Project
 
 
@@ -47,7 +49,9 @@ def test_a_run_tells_where_its_time_went(project: Project) -> None:
     stages = ["launch", "idle", "prompts", "warmup", "measured", "results"]
     assert all(list(one) == stages for one in times)
     (path,) = (project.pytester.path / "results").glob("*/run.json")
-    spent = json.loads(path.read_text())["spent"]
+    end = json.loads(path.read_text())
+    assert {one.name for one in fields(RunEnd)} <= end.keys(), "write it: plugin/session_end.py"
+    spent = end["spent"]
     told = sum(sum(one.values()) for one in [init["times"], *times]) + spent["collecting"]
     assert 0 < told <= spent["seconds"]
     assert spent["processes"] == 1
