@@ -135,9 +135,8 @@ def run_aiperf(
     if process.poll() != 0:
         failure = _failed(process.poll(), log)
         if failure.failure_class == "client":
-            ask_again(
-                check, well=well
-            )  # of a server that died it says no more than that requests failed
+            # Of a server that died it says no more than that requests failed.
+            ask_again(check, well=well)
         raise BenchmarkError(failure)
     return run
 
