@@ -123,7 +123,7 @@ OF_VLLM = [
     ("jit-failure", "OSError: CUDA_HOME environment variable is not set. Please set it"),
     (
         "jit-failure",
-        "RuntimeError: [aiter] build [module_rmsnorm] under /root/.aiter failed !!!!!!",
+        "RuntimeError: [aiter] build [module_rmsnorm] under /home/ci/.aiter failed !!!!!!",
     ),
     ("missing-library", "Exception: flashinfer_python is not installed. Please install it"),
     (
@@ -192,7 +192,7 @@ OF_VLLM = [
         "Minimum capability: 100. Current capability: 90.",
     ),
     ("backend-not-valid", "NotImplementedError: No NvFp4 MoE backend supports the deployment"),
-    ("permission-denied", "PermissionError: [Errno 13] Permission denied: '/root/.triton/cache/a'"),
+    ("permission-denied", "PermissionError: [Errno 13] Permission denied: '/home/ci/.cache/a'"),
     ("unknown", "PermissionError: [Errno 13] Permission denied"),
     (
         "hub-token",
