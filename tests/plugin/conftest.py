@@ -158,12 +158,16 @@ class Project:
         return [*words, f"--gpubench-cache-dir={self.hub}", *arguments]
 
     def records(self, name: str = "launch-1.json") -> list[dict[str, Any]]:
-        """All records of the run, init records included; each has only fields that the model of
-        records describes."""
-        found = [
-            json.loads(path.read_text())
-            for path in sorted((self.pytester.path / "results").rglob(name))
-        ]
+        """All records of the runs, the oldest run's first, init records included; each has only
+        fields that the model of records describes."""
+        results = self.pytester.path / "results"
+
+        def run_of(path: Path) -> int:
+            # Not by its name: two runs can begin within a second.
+            return (results / path.relative_to(results).parts[0]).stat().st_mtime_ns
+
+        paths = sorted(results.rglob(name), key=lambda path: (run_of(path), path))
+        found = [json.loads(path.read_text()) for path in paths]
         for record in found:
             model = CaseRecord if record["kind"] == "case" else StartRecord
             described = {field.alias or key for key, field in model.model_fields.items()}
