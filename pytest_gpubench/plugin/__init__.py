@@ -85,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
     files, _ = recipe_files(config)
     if files:
         from pytest_gpubench.plugin.activate import activate
-        from pytest_gpubench.plugin.settings import resolve_settings
+        from pytest_gpubench.plugin.resolve_settings import resolve_settings
 
         activate(config, resolve_settings(config))
 

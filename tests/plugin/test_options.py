@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_gpubench.plugin.options import OPTIONS
-from pytest_gpubench.plugin.settings import resolve_settings
+from pytest_gpubench.plugin.resolve_settings import resolve_settings
 
 
 class Asked:
@@ -35,5 +35,5 @@ def test_every_option_and_ini_value_becomes_a_setting(tmp_path: Path) -> None:
     resolve_settings(cast("pytest.Config", asked))
     # once for all of them, to find contradictions
     unread = [one.key for one in OPTIONS if asked.options[one.key] < 2]
-    assert unread == [], "give them a line: resolve_settings of plugin/settings.py"
+    assert unread == [], "give them a line: plugin/resolve_settings.py"
     assert {one.key for one in OPTIONS if one.ini} == asked.inis
