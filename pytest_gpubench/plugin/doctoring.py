@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pytest_gpubench.dialects.engine_facts import EngineFacts
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import (
@@ -30,7 +28,7 @@ from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.host.leases.owners import in_words
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.failures import Failure, GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.model_files import Wanted, models_of
@@ -50,7 +48,7 @@ class Doctor:
     ) -> None:
         unknown = unknown_rules(settings.ignore_findings, [rule.id for rule in every_rule()])
         if unknown:
-            raise pytest.UsageError(f"--gpubench-ignore-findings: {' '.join(unknown)}")
+            raise GpubenchError(f"--gpubench-ignore-findings: {' '.join(unknown)}")
         self._settings = settings
         self._book = book
         self._inventory = inventory

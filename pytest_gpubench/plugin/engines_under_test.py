@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.against import Against, differences
 from pytest_gpubench.engines.interpreter import EngineDistribution, probe_command
 from pytest_gpubench.gate.counterparts import NO_COUNTERPART, Counterparts, counterparts
 from pytest_gpubench.host.gpus.inventory import Inventory
 from pytest_gpubench.model.cases import Case, RecipeBook
-from pytest_gpubench.model.failures import Failure
+from pytest_gpubench.model.failures import Failure, GpubenchError
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
@@ -151,10 +149,10 @@ def _counterparts(settings: Settings, book: RecipeBook) -> Counterparts:
     """What the recipes of another checkout have for those of this run.
 
     Raises:
-        pytest.UsageError: if they are wrong.
+        GpubenchError: if they are wrong.
     """
     files = settings.against.recipes if settings.against else ()
     other = load_recipes(files, policy=settings.server_per)
     if other.problems:
-        raise pytest.UsageError(f"--gpubench-against-checkout: {problem_text(other)}")
+        raise GpubenchError(f"--gpubench-against-checkout: {problem_text(other)}")
     return counterparts(book, other)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gpubench.plugin.items import CASE, EVALUATION, LAUNCH, RATIO, USES_US
+from pytest_gpubench.plugin.items import CASE, EVALUATION, LAUNCH, RATIO, USES_US, note_on
 from pytest_gpubench.plugin.session import find_session, session_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,24 @@ if TYPE_CHECKING:
 _CLOSE_TIMEOUT_S = 10.0
 _NO_KEY = "none"
 """The OpenAI client insists on a key, which a server without one does not look at."""
+
+
+@contextlib.contextmanager
+def _as_outcomes() -> Iterator[None]:
+    """Endings of a run's parts become pytest's outcomes, without a traceback."""
+    from pytest_gpubench.plugin.endings import Ending, Failed, Interrupted, Skipped
+
+    try:
+        yield
+    except Ending as ending:
+        outcome: BaseException = pytest.xfail.Exception(str(ending))
+        if isinstance(ending, Failed):
+            outcome = pytest.fail.Exception(str(ending), pytrace=False)
+        elif isinstance(ending, Skipped):
+            outcome = pytest.skip.Exception(str(ending))
+        elif isinstance(ending, Interrupted):
+            outcome = pytest.exit.Exception(str(ending), pytest.ExitCode.INTERRUPTED)
+        raise outcome from None
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +83,7 @@ def _parameter(request: pytest.FixtureRequest, what: str) -> Any:
 
 @pytest.fixture(scope="session")
 def _gpubench_engine(pytestconfig: pytest.Config, _gpubench_launch: Launch) -> Iterator[Engine]:
-    with session_of(pytestconfig).servers.running(_gpubench_launch) as running:
+    with _as_outcomes(), session_of(pytestconfig).servers.running(_gpubench_launch) as running:
         yield running
 
 
@@ -80,37 +98,46 @@ def _gpubench_engine_check(
 def _gpubench_measure(
     request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case
 ) -> Callable[[], Measurement]:
-    runner = session_of(request.config).runner
-    return lambda: runner.measure(
-        request.node,
-        _gpubench_launch,
-        _gpubench_case,
-        lambda: request.getfixturevalue("_gpubench_engine"),
-    )
+    runner, note = session_of(request.config).runner, note_on(request.node)
+
+    @_as_outcomes()
+    def measure() -> Measurement:
+        return runner.measure(
+            note,
+            _gpubench_launch,
+            _gpubench_case,
+            lambda: request.getfixturevalue("_gpubench_engine"),
+        )
+
+    return measure
 
 
 @pytest.fixture
 def _gpubench_gate(
     request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_case: Case
 ) -> Callable[[Measurement], Verdict]:
-    runner = session_of(request.config).runner
-    return lambda measurement: runner.judge(
-        request.node, _gpubench_launch, _gpubench_case, measurement
-    )
+    runner, note = session_of(request.config).runner, note_on(request.node)
+
+    @_as_outcomes()
+    def gate(measurement: Measurement) -> Verdict:
+        return runner.judge(note, _gpubench_launch, _gpubench_case, measurement)
+
+    return gate
 
 
 @pytest.fixture
 def _gpubench_accuracy(
     request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_evaluation: Case
 ) -> Callable[[], Verdict]:
-    runner = session_of(request.config).runner
-    node, launch, case = request.node, _gpubench_launch, _gpubench_evaluation
+    runner, note = session_of(request.config).runner, note_on(request.node)
+    launch, case = _gpubench_launch, _gpubench_evaluation
 
+    @_as_outcomes()
     def evaluate() -> Verdict:
         measured = runner.measure(
-            node, launch, case, lambda: request.getfixturevalue("_gpubench_engine")
+            note, launch, case, lambda: request.getfixturevalue("_gpubench_engine")
         )
-        return runner.judge(node, launch, case, measured)
+        return runner.judge(note, launch, case, measured)
 
     return evaluate
 
@@ -119,8 +146,8 @@ def _gpubench_accuracy(
 def _gpubench_init_gate(
     request: pytest.FixtureRequest, _gpubench_launch: Launch, _gpubench_engine: Engine
 ) -> Callable[[], Verdict]:
-    runner = session_of(request.config).runner
-    return lambda: runner.judge_init(request.node, _gpubench_launch, _gpubench_engine)
+    runner, note = session_of(request.config).runner, note_on(request.node)
+    return _as_outcomes()(lambda: runner.judge_init(note, _gpubench_launch, _gpubench_engine))
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +162,8 @@ def _gpubench_ratio_gate(
 ) -> Callable[[], Verdict]:
     from pytest_gpubench.plugin.ratio_items import judge_item
 
-    return lambda: judge_item(session_of(request.config), request.node, _gpubench_ratio)
+    benchmark = session_of(request.config)
+    return _as_outcomes()(lambda: judge_item(benchmark, request.node, _gpubench_ratio))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ INIT_GATE = "_gpubench_init_gate"
 """Fixture of a test that judges the start of a server."""
 USES_US = pytest.StashKey[bool]()
 """In ``config.stash``: whether a collected test asked for one of our fixtures."""
+RESULT = pytest.StashKey[dict[str, Any]]()
+"""On an item: what it leaves on its report, fields of ``Outcome``."""
 PARAMETERS = frozenset({LAUNCH, CASE, EVALUATION})
 ASKING = PARAMETERS | {RATIO}
 """Fixtures of ours that a test is parametrized by."""
@@ -183,6 +185,15 @@ def parameters_of(item: pytest.Item) -> tuple[Launch | None, Case | None] | None
         launch if hasattr(launch, "server") else None,
         case if hasattr(case, "server") else None,
     )
+
+
+def note_on(item: pytest.Item) -> Callable[[dict[str, Any]], None]:
+    """Takes what is to be on the item's report; what is noted later replaces it."""
+
+    def note(fields: dict[str, Any]) -> None:
+        item.stash[RESULT] = fields
+
+    return note
 
 
 def run_order(

@@ -3,14 +3,10 @@ about both."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import pytest
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.host.gpus.amd import UNSEEN
@@ -21,7 +17,6 @@ from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted, memory_not_returned, server_env
 from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.model.hardware import Hardware
-from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.plugin.settings import Settings
 
@@ -30,16 +25,17 @@ _MEMORY_POLL_SECONDS = 0.2
 
 
 class Leasing:
-    """One lease at a time, as a pytest process runs one server at a time."""
+    """One lease at a time, as a process runs one server at a time."""
 
     def __init__(
-        self, config: pytest.Config, settings: Settings, run: str, side_by_side: int = 1
+        self, settings: Settings, run: str, say: Callable[[str], None], side_by_side: int = 1
     ) -> None:
-        self._config = config
         self._settings = settings
         self._run = run
         self._side_by_side = side_by_side
-        self._broker = Broker(notify=self.say)
+        self.say = say
+        """Tells the person at the terminal a line, now."""
+        self._broker = Broker(notify=say)
         self._lease: Lease | None = None
         self._said_unseen = False
 
@@ -102,20 +98,6 @@ class Leasing:
                 )
         finally:
             lease.release()
-
-    def say(self, text: str) -> None:
-        """A line for the person at the terminal, now, whatever pytest captures; from a worker of
-        xdist it goes to stderr."""
-        text = for_terminal(text)
-        capture = self._config.pluginmanager.get_plugin("capturemanager")
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            if hasattr(self._config, "workerinput"):  # a worker's reporter writes to nowhere
-                print(f"\ngpubench: {text}", file=sys.stderr, flush=True)
-            elif reporter is not None:
-                reporter.ensure_newline()
-                reporter.write_line(f"gpubench: {text}")
-                reporter.flush()
 
 
 def _gpus_now(hardware: Hardware) -> tuple[Gpu, ...]:

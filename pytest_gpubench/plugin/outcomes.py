@@ -21,6 +21,7 @@ from pytest_gpubench.plugin.items import (
     EVALUATION,
     INIT_GATE,
     RATIO,
+    RESULT,
     USES_US,
     Chosen,
     mark_values,
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 EXIT_UNDECIDED = 10
 """Exit code where pytest's own would be 0 although a verdict is INCONCLUSIVE or INVALID, or a
 selected case did not run."""
-
-RESULT = pytest.StashKey[dict[str, Any]]()
-"""What a case leaves on its item: fields of ``Outcome``."""
 
 _MEASURED, _SETTLED, _ACCEPTED = (
     ("measured", "m", "MEASURED"),

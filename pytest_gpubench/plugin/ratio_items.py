@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_gpubench.plugin.items import RATIO, parameters_of
-from pytest_gpubench.plugin.outcomes import RESULT, junit_properties, leave, takes_properties
+from pytest_gpubench.plugin.endings import Failed, Skipped
+from pytest_gpubench.plugin.items import RATIO, note_on, parameters_of
+from pytest_gpubench.plugin.outcomes import junit_properties, leave, takes_properties
 
 if TYPE_CHECKING:
     from pytest_gpubench.gate.ratios import RatioPoint
@@ -85,9 +86,13 @@ def verdict_on(benchmark: BenchmarkSession, point: RatioPoint) -> Verdict:
 
 
 def judge_item(benchmark: BenchmarkSession, item: pytest.Item, point: RatioPoint) -> Verdict:
-    """The verdict on a ratio; raises pytest's failure or skip where it is not PASS."""
+    """The verdict on a ratio.
+
+    Raises:
+        Ending: where it is not PASS.
+    """
     verdict = verdict_on(benchmark, point)
-    item.stash[RESULT] = _report_fields(benchmark, point, verdict)
+    note_on(item)(_report_fields(benchmark, point, verdict))
     benchmark.gate.enforce(subject_of_ratio(point), verdict)
     return verdict
 
@@ -113,9 +118,9 @@ def _judge_from_controller(benchmark: BenchmarkSession, nodeids: Iterable[str]) 
         words = ""
         try:
             benchmark.gate.enforce(subject_of_ratio(point), verdict)
-        except pytest.fail.Exception as error:
+        except Failed as error:
             outcome, words, failed = "failed", str(error), True
-        except pytest.skip.Exception as error:
+        except Skipped as error:
             outcome, words = "skipped", str(error)
         path, name = nodeid.split("::")[0], nodeid.partition("::")[2]
         for when in ("setup", "call", "teardown"):

@@ -1,5 +1,4 @@
-"""The gate of a run: evidence and key of a launch, the verdict on it, and what a verdict means for
-pytest."""
+"""The gate of a run: evidence and key of a launch, the verdict on it, and how it ends a test."""
 
 from __future__ import annotations
 
@@ -8,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
-
-import pytest
 
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.gate import wording
@@ -27,6 +24,7 @@ from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.secrets import hide_in
 from pytest_gpubench.model.specs import Launch, ServerSpec, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
+from pytest_gpubench.plugin.endings import Failed, Skipped, Waived
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.report.records import MEASUREMENT_VERSION, plain
 
@@ -172,11 +170,15 @@ class Gate:
         return {"subject": subject, "verdict": verdict, "note": note, "accepted": accepted}
 
     def enforce(self, subject: str, verdict: Verdict) -> None:
-        """Turn a verdict into pytest's outcome, without a traceback: FAIL fails, INVALID and
-        INCONCLUSIVE are skips with a reason, WAIVED is an expected failure.
+        """End the test as a verdict asks.
 
         A verdict that another planned launch may still change passes; so does a regression that is
         being accepted.
+
+        Raises:
+            Failed: for FAIL.
+            Skipped: for INVALID and INCONCLUSIVE.
+            Waived: for WAIVED.
         """
         if verdict.pending or self._accepts(verdict):
             return
@@ -188,11 +190,11 @@ class Gate:
             verdict.status.undecided and self._settings.inconclusive == "fail"
         ):
             section = f"\n\n{subject}: {for_terminal(verdict.section)}" if verdict.section else ""
-            pytest.fail(text + section, pytrace=False)
+            raise Failed(text + section)
         if verdict.status.undecided:
-            pytest.skip(text)
+            raise Skipped(text)
         if verdict.status is Status.WAIVED:
-            pytest.xfail(text)
+            raise Waived(text)
 
     def _accepts(self, verdict: Verdict) -> bool:
         bad = verdict.status in (Status.FAIL, Status.WAIVED)

@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NoReturn
-
-import pytest
+from typing import Any, NoReturn, TypeAlias
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import findings_for
@@ -38,13 +36,13 @@ from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.model.workload import SESSIONS
 from pytest_gpubench.plugin.doctoring import as_failure
+from pytest_gpubench.plugin.endings import Failed, Harness, Skipped, failure_of
 from pytest_gpubench.plugin.evaluator import ANSWERED, Evaluator
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
-from pytest_gpubench.plugin.live import Shows, ShowsLaunch, launch_unseen, nothing
-from pytest_gpubench.plugin.outcomes import RESULT
+from pytest_gpubench.plugin.live_line import Shows, ShowsLaunch, launch_unseen, nothing
 from pytest_gpubench.plugin.reuse import Reuse
 from pytest_gpubench.plugin.run_gate import Gate
-from pytest_gpubench.plugin.servers import ServerPool, ended_by, failure_of
+from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans, stages
 from pytest_gpubench.plugin.tool_runs import ToolRuns
@@ -63,6 +61,10 @@ ATTEMPTS = 3
 these count as its warm-up. What was measured has no part in that decision."""
 
 
+Note: TypeAlias = Callable[[dict[str, Any]], None]
+"""Takes what a test's report is to say (fields of `Outcome`); what is noted later replaces it."""
+
+
 class CaseRunner:
     """Measures cases on engines and writes their records."""
 
@@ -74,6 +76,7 @@ class CaseRunner:
         servers: ServerPool,
         gate: Gate,
         load_workers: WorkerPool,
+        harness: Harness,
         shows: Shows = nothing,
         shows_launch: ShowsLaunch = launch_unseen,
         cases_of: Callable[[Launch], Iterable[Case]] = lambda _launch: (),
@@ -84,6 +87,7 @@ class CaseRunner:
         self._folder = folder
         self._servers = servers
         self._load_workers = load_workers
+        self._harness = harness
         self._shows = shows
         self._cases_of = cases_of
         self._warming = Warming(folder, load_workers, shows_launch)
@@ -97,7 +101,7 @@ class CaseRunner:
         self.reuse = Reuse(settings, servers, folder, self._device) if settings.reuse else None
 
     def measure(
-        self, item: pytest.Item, launch: Launch, case: Case, get_engine: Callable[[], Engine]
+        self, note: Note, launch: Launch, case: Case, get_engine: Callable[[], Engine]
     ) -> Measurement:
         """The one measurement of the case on this launch; the record is on disk before this returns
         or fails.
@@ -105,19 +109,19 @@ class CaseRunner:
         Whoever asks again, gets the same: a case is measured once per launch.
         """
         if not case.runnable:
-            pytest.skip(f"not runnable: {case.why_not}")
+            raise Skipped(f"not runnable: {case.why_not}")
         before = self._measured_before.get((launch, case.id))
         if isinstance(before, Failure):
-            item.stash[RESULT] = {"verdict": Verdict(Status.FAIL, before.summary)}
+            note({"verdict": Verdict(Status.FAIL, before.summary)})
             text = f"{case.id}: {failure_words(before)}; it is not measured again"
-            pytest.fail(for_terminal(text), pytrace=False)
+            raise Failed(for_terminal(text))
         if before is not None:
-            self._note(item, before, {})
+            note(_told(before, {}))
             return before
-        self._refuse_doomed(item, launch, case)
+        self._refuse_doomed(note, launch, case)
         reused = self.reuse.find(launch, case) if self.reuse else None
         if self.reuse and reused:
-            return self._take_over(item, launch, case, self.reuse.take_over(launch, case, reused))
+            return self._take_over(note, launch, case, self.reuse.take_over(launch, case, reused))
         engine = get_engine()
         record = self._new_record(launch, case, engine)
         self._spans = Spans()
@@ -130,7 +134,7 @@ class CaseRunner:
                 not engine.attached and engine.alive() is not None
             ):
                 self._servers.mark_failed(launch, outcome)
-            self._fail(item, launch, case, record, outcome)
+            self._fail(note, launch, case, record, outcome)
         measurement, part = outcome
         record |= part
         record |= {
@@ -143,20 +147,20 @@ class CaseRunner:
         if measurement.problems:
             summary, *others = measurement.problems
             self._fail(
-                item,
+                note,
                 launch,
                 case,
                 record,
                 Failure("measurement-refused", "engine", summary, tuple(others)),
             )
         self._write(launch, case, record)
-        return self._keep(item, launch, case, measurement)
+        return self._keep(note, launch, case, measurement)
 
     def _keep(
-        self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement
+        self, note: Note, launch: Launch, case: Case, measurement: Measurement
     ) -> Measurement:
         self._measured_before[launch, case.id] = measurement
-        self._note(item, measurement, {})
+        note(_told(measurement, {}))
         return measurement
 
     def note_failure(self, launch: Launch, case: Case, failure: Failure) -> None:
@@ -168,30 +172,28 @@ class CaseRunner:
         self._try_to_write(launch, case, record)
         del self._records[launch, case.id]  # it may yet be measured by another test
 
-    def judge(
-        self, item: pytest.Item, launch: Launch, case: Case, measurement: Measurement
-    ) -> Verdict:
-        """The verdict on the case's launches so far; raises pytest's failure or skip where it is
-        not PASS or UNGATED."""
+    def judge(self, note: Note, launch: Launch, case: Case, measurement: Measurement) -> Verdict:
+        """The verdict on the case's launches so far.
+
+        Raises:
+            Ending: where it is not PASS or UNGATED."""
         if measurement is not self._measured_before.get((launch, case.id)):
-            pytest.fail(
-                f"{case.id}: gate() judges what measure() returned in this run", pytrace=False
-            )
+            raise Failed(f"{case.id}: gate() judges what measure() returned in this run")
         record = self._records[launch, case.id]
         if record["verdict"] is not None:  # another test has asked before
             known: Verdict = record["verdict"]
-            self._note(item, measurement, self.gate.report_fields(case.id, known))
+            note(_told(measurement, self.gate.report_fields(case.id, known)))
             self.gate.enforce(case.id, known)
             return known
         try:
             verdict = self._verdict(launch, case, measurement, record)
         except GpubenchError as error:
-            pytest.fail(f"{case.id}: {error}", pytrace=False)
+            raise Failed(f"{case.id}: {error}") from None
         record["verdict"] = verdict
         self._write(launch, case, record)
         said = [f"reused from run {record['reused_from']}"] if record.get("reused_from") else []
         said += [flag.message for flag in measurement.flags if flag.code in (VANISHED, ANSWERED)]
-        self._note(item, measurement, self.gate.report_fields(case.id, verdict, "; ".join(said)))
+        note(_told(measurement, self.gate.report_fields(case.id, verdict, "; ".join(said))))
         self.gate.enforce(case.id, verdict)
         return verdict
 
@@ -207,16 +209,16 @@ class CaseRunner:
         return self.gate.case_verdict(launch, case, spec, measurement, record)
 
     def _take_over(
-        self, item: pytest.Item, launch: Launch, case: Case, record: dict[str, Any]
+        self, note: Note, launch: Launch, case: Case, record: dict[str, Any]
     ) -> Measurement:
         """An earlier record as one of this run: what it measured is judged again."""
         record["gate"] = self.gate.part(case, self._servers.arms.spec(launch), record)
         measurement = Measurement.from_json(record["measurement"])
         self._records[launch, case.id] = record
         self._write(launch, case, record)
-        return self._keep(item, launch, case, measurement)
+        return self._keep(note, launch, case, measurement)
 
-    def judge_init(self, item: pytest.Item, launch: Launch, engine: Engine) -> Verdict:
+    def judge_init(self, note: Note, launch: Launch, engine: Engine) -> Verdict:
         """The verdict on the starts of the server so far; raises as ``judge``."""
         subject, path = init_subject(launch.server), self._folder.init_record(launch)
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -224,15 +226,15 @@ class CaseRunner:
         try:
             verdict = self.gate.init_verdict(launch, engine, record)
         except GpubenchError as error:
-            pytest.fail(f"{subject}: {error}", pytrace=False)
+            raise Failed(f"{subject}: {error}") from None
         unwritten = try_to_write(path, record | {"verdict": verdict})
         if unwritten is not None:
-            pytest.fail(f"{subject}: {unwritten}", pytrace=False)
-        item.stash[RESULT] = self.gate.report_fields(subject, verdict)
+            raise Failed(f"{subject}: {unwritten}")
+        note(self.gate.report_fields(subject, verdict))
         self.gate.enforce(subject, verdict)
         return verdict
 
-    def _refuse_doomed(self, item: pytest.Item, launch: Launch, case: Case) -> None:
+    def _refuse_doomed(self, note: Note, launch: Launch, case: Case) -> None:
         failure = self._servers.arms.no_counterpart(case.server, case)
         failure = failure or check_workload(case.workload) or self._tools.missing(case)
         if case.evaluation is not None:
@@ -241,7 +243,7 @@ class CaseRunner:
             found = self._servers.arms.doctor(launch).findings(case.server)
             failure = as_failure([finding for finding in found if case.id in finding.cases])
         if failure is not None:
-            self._fail(item, launch, case, self._new_record(launch, case, None), failure)
+            self._fail(note, launch, case, self._new_record(launch, case, None), failure)
 
     def _attempt(
         self, launch: Launch, case: Case, engine: Engine, record: dict[str, Any]
@@ -259,10 +261,10 @@ class CaseRunner:
             return self._run(launch, case, engine, plan), {}
         except GpubenchError as error:
             return failure_of(error)
-        except pytest.fail.Exception as error:  # a time limit of the test, for instance
-            return ended_by(error, "this case was measured")
+        except self._harness.limit as error:
+            return self._harness.failure(error, "this case was measured")
         except BaseException as error:
-            record["failure"] = ended_by(error, "this case was measured")
+            record["failure"] = self._harness.failure(error, "this case was measured")
             record |= {"times": self._spans.seconds} | self._tools.part(launch, case)
             self._try_to_write(launch, case, record)  # whatever the disk says, the error goes on
             raise
@@ -417,7 +419,7 @@ class CaseRunner:
     def _write(self, launch: Launch, case: Case, record: dict[str, Any]) -> None:
         unwritten = self._try_to_write(launch, case, record)
         if unwritten is not None:
-            pytest.fail(f"{case.id}: {unwritten}", pytrace=False)
+            raise Failed(f"{case.id}: {unwritten}")
 
     def _try_to_write(self, launch: Launch, case: Case, record: dict[str, Any]) -> Failure | None:
         if not record.get("reused_from"):
@@ -426,7 +428,7 @@ class CaseRunner:
 
     def _fail(
         self,
-        item: pytest.Item,
+        note: Note,
         launch: Launch,
         case: Case,
         record: dict[str, Any],
@@ -435,16 +437,14 @@ class CaseRunner:
         record["failure"] = failure
         self._measured_before[launch, case.id] = failure
         unwritten = self._try_to_write(launch, case, record)
-        item.stash[RESULT] = {"verdict": Verdict(Status.FAIL, failure.summary)}
+        note({"verdict": Verdict(Status.FAIL, failure.summary)})
         text = f"{case.id}: {failure}"
-        pytest.fail(
-            f"{text}\n{unwritten}" if unwritten and unwritten != failure else text, pytrace=False
-        )
+        raise Failed(f"{text}\n{unwritten}" if unwritten and unwritten != failure else text)
 
-    @staticmethod
-    def _note(item: pytest.Item, measurement: Measurement, more: dict[str, Any]) -> None:
-        item.stash[RESULT] = {
-            "metrics": dict(measurement.metrics),
-            "tentative": sorted(measurement.hidden),
-            **more,
-        }
+
+def _told(measurement: Measurement, more: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "metrics": dict(measurement.metrics),
+        "tentative": sorted(measurement.hidden),
+        **more,
+    }

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-import pytest
-
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.expectations import EngineCheck, check_engine
@@ -30,9 +28,10 @@ from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.plugin.doctoring import Doctor
+from pytest_gpubench.plugin.endings import Failed, Harness, Interrupted, Skipped, failure_of
 from pytest_gpubench.plugin.engines_under_test import Arms
 from pytest_gpubench.plugin.leasing import Leasing
-from pytest_gpubench.plugin.live import ShowsLaunch
+from pytest_gpubench.plugin.live_line import ShowsLaunch
 from pytest_gpubench.plugin.model_files import fetch_weights, files_of_weights, weights_files
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans
@@ -53,12 +52,14 @@ class ServerPool:
         leasing: Leasing,
         before_start: Callable[[Launch], None],
         shown: ShowsLaunch,
+        harness: Harness,
     ) -> None:
         """``before_start`` is called when a server of ours is about to start, its lease taken;
         ``shown`` tells the person at the terminal how far it is."""
         self._settings = settings
         self._before_start = before_start
         self._shown = shown
+        self._harness = harness
         self._leasing = leasing
         self._folder = folder
         self.arms = Arms(settings, book, self.inventory)
@@ -74,15 +75,16 @@ class ServerPool:
 
     @contextmanager
     def running(self, launch: Launch) -> Iterator[Engine]:
-        """The engine of a launch, for as long as pytest keeps the session fixture.
+        """The engine of a launch, for as long as somebody uses it.
 
-        Raises pytest's skip or failure, without a traceback, where the host lacks the hardware or
-        the engine did not start as the recipe asks.
+        Raises:
+            Skipped: where the host lacks the hardware.
+            Failed: where the engine did not start as the recipe asks.
         """
         spec = self.arms.spec(launch)
         self.require_hardware(launch, spec)
         if why_not := self.arms.never_runs(launch):
-            pytest.skip(f"not runnable: {why_not}")
+            raise Skipped(f"not runnable: {why_not}")
         doomed = self.arms.no_counterpart(launch.server)
         if doomed is None and not self._settings.base_url:
             doomed = self.arms.doctor(launch).death(launch.server)
@@ -127,7 +129,7 @@ class ServerPool:
             )
             lost = Failure("hardware-missing", "infrastructure", summary, remedy=remedy)
             self._give_up(launch, spec, None, lost)
-        pytest.skip(missing)
+        raise Skipped(missing)
 
     @property
     def doctor(self) -> Doctor:
@@ -231,10 +233,11 @@ class ServerPool:
             return self._start(launch, spec)
         except GpubenchError as error:
             return failure_of(error)
-        except pytest.fail.Exception as error:  # a time limit of the test, for instance
-            return ended_by(error, f"{launch.server} was starting")
+        except self._harness.limit as error:
+            return self._harness.failure(error, f"{launch.server} was starting")
         except BaseException as error:
-            self._write_init(launch, spec, None, ended_by(error, f"{launch.server} was starting"))
+            failure = self._harness.failure(error, f"{launch.server} was starting")
+            self._write_init(launch, spec, None, failure)
             raise
 
     def _start(self, launch: Launch, spec: ServerSpec) -> Engine:
@@ -346,7 +349,7 @@ class ServerPool:
         self._dead_starts.add(launch)
         unwritten = self._write_init(launch, spec, engine, failure)
         text = f"{launch.server}: {failure}"
-        pytest.fail(f"{text}\n{unwritten.summary}" if unwritten else text, pytrace=False)
+        raise Failed(f"{text}\n{unwritten.summary}" if unwritten else text)
 
     def _stop(self, launch: Launch, engine: Engine) -> None:
         self._running = None
@@ -355,10 +358,9 @@ class ServerPool:
                 stopped = engine.stop()
         except KeyboardInterrupt:
             # Not as such: at the session's end pytest has nobody left to catch it.
-            pytest.exit(
-                "interrupted while the server was being stopped; it is gone",
-                returncode=pytest.ExitCode.INTERRUPTED,
-            )
+            raise Interrupted(
+                "interrupted while the server was being stopped; it is gone"
+            ) from None
         finally:
             self._leasing.end()
         if stopped is not None and stopped.remaining:
@@ -400,35 +402,3 @@ class ServerPool:
             **self.engine_part(launch, engine),
         }
         return try_to_write(self._folder.init_record(launch), record)
-
-
-def failure_of(error: GpubenchError) -> Failure:
-    """The failure that an error carries, or one that is made of its sentence."""
-    return (
-        error.failure
-        if isinstance(error, BenchmarkError)
-        else Failure("recipe-error", "recipe", str(error))
-    )
-
-
-def ended_by(error: BaseException, doing: str) -> Failure:
-    """The failure of what was cut off by an exception that is none of ours: an interrupt, pytest's
-    own outcomes (a time limit of the test raises one), a plugin's or a bug.
-
-    Args:
-        doing: what was going on, for instance ``KEY was starting``.
-    """
-    if isinstance(error, KeyboardInterrupt | SystemExit | pytest.exit.Exception):
-        return Failure("interrupted", "client", f"the run was interrupted while {doing}")
-    words = next(iter(str(error).strip().splitlines()), "")
-    if isinstance(error, pytest.fail.Exception):
-        remedy = (
-            "A start takes up to --gpubench-start-timeout and a case as long as its requests. A "
-            "time limit of pytest-timeout must leave room for both: raise it with --timeout or "
-            "pytest.mark.timeout for these tests; timeout_func_only = true leaves starts out of it."
-        )
-        return Failure(
-            "test-ended", "client", f"the test was ended while {doing}: {words}", remedy=remedy
-        )
-    what = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    return Failure("unexpected-error", "client", f"an error ended it while {doing}: {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.model.specs import Launch
     from pytest_gpubench.plugin.baselining import Baselines
     from pytest_gpubench.plugin.budgeting import Budget
+    from pytest_gpubench.plugin.endings import Harness
     from pytest_gpubench.plugin.engines_under_test import Arms
     from pytest_gpubench.plugin.items import Parameters
     from pytest_gpubench.plugin.outcomes import Outcome
@@ -64,27 +66,39 @@ class BenchmarkSession:
         """The engines of this run.
 
         Raises:
-            pytest.UsageError: if ``--gpubench-ignore-findings`` names an unknown rule.
+            pytest.UsageError: if ``--gpubench-ignore-findings`` names an unknown rule, or the
+            recipes of engine B are wrong.
         """
+        from pytest_gpubench.model.failures import GpubenchError
         from pytest_gpubench.plugin.leasing import Leasing
-        from pytest_gpubench.plugin.live import launches_of
+        from pytest_gpubench.plugin.live import launches_of, say
         from pytest_gpubench.plugin.servers import ServerPool
 
         worker = getattr(self.config, "workerinput", None)
         leasing = Leasing(
-            self.config,
             self.settings,
             self.folder.path.name,
+            functools.partial(say, self.config),
             worker["workercount"] if worker else 1,
         )
-        return ServerPool(
-            self.settings,
-            self.book,
-            self.folder,
-            leasing,
-            self._expect_load,
-            launches_of(self.config),
-        )
+        try:
+            return ServerPool(
+                self.settings,
+                self.book,
+                self.folder,
+                leasing,
+                self._expect_load,
+                launches_of(self.config),
+                self._harness,
+            )
+        except GpubenchError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    @cached_property
+    def _harness(self) -> Harness:
+        from pytest_gpubench.plugin.endings import Harness
+
+        return Harness(limit=pytest.fail.Exception, interrupt=pytest.exit.Exception)
 
     @cached_property
     def load_workers(self) -> WorkerPool:
@@ -118,6 +132,7 @@ class BenchmarkSession:
             self.servers,
             self.gate,
             self.load_workers,
+            self._harness,
             shows_of(self.config),
             launches_of(self.config),
             self._cases_of,

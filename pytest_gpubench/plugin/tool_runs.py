@@ -37,7 +37,7 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin.gpu_watch import GpuWatch
-from pytest_gpubench.plugin.live import Shows
+from pytest_gpubench.plugin.live_line import Shows
 from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.spans import Spans, stages

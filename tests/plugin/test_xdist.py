@@ -200,7 +200,7 @@ def test_an_undecided_case_on_a_worker_makes_the_run_end_with_10(project: Projec
         test_own="""
         import pytest
         from pytest_gpubench.model.verdicts import Status, Verdict
-        from pytest_gpubench.plugin.outcomes import RESULT
+        from pytest_gpubench.plugin.items import RESULT
 
         def test_undecided(request, case):
             verdict = Verdict(Status.INCONCLUSIVE, "too few")
