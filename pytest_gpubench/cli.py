@@ -200,7 +200,7 @@ def _demo_model(parsed: argparse.Namespace) -> int:
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
+    from pytest_gpubench.commands.inner_pytest import selection_plan
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
     for group, names in plan["unsupported_groups"].items():
@@ -215,7 +215,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
         for rule in every_rule():
             print(f"{rule.severity:8} {rule.id:34} {rule.title} ({rule.evidence_class})")
         return 0
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
+    from pytest_gpubench.commands.inner_pytest import selection_plan
     from pytest_gpubench.report.plan import findings_by_server
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
@@ -266,11 +266,11 @@ def _vocabulary(parsed: argparse.Namespace) -> int:
 
 
 def _fetch(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands.inner_pytest import selection_plan
     from pytest_gpubench.host.hub.dataset_files import fetch_dataset
     from pytest_gpubench.model.workload import HUB_FILE
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
-    from pytest_gpubench.plugin.model_files import fetch_weights
     from pytest_gpubench.recipes import load_recipes
+    from pytest_gpubench.runs.model_files import fetch_weights
 
     if parsed.sources:
         return official_sources.fetch_sources(parsed)
@@ -307,7 +307,7 @@ def _fetch_questions(cases: Iterable[Case]) -> None:
 
 
 def _fetch_descriptions(servers: Iterable[ServerSpec], cache_dir: Path | None) -> int:
-    from pytest_gpubench.plugin.model_files import fetch_descriptions
+    from pytest_gpubench.runs.model_files import fetch_descriptions
 
     found: dict[str, tuple[str, int]] = {}
     for spec in servers:

@@ -24,8 +24,8 @@ from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.plugin.doctoring import Doctor
-from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.runs.doctoring import Doctor
+from pytest_gpubench.runs.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.plugin.gpu_watch import GpuWatch
-from pytest_gpubench.plugin.warming import Warming
 from pytest_gpubench.report.records import RunFolder, plain
+from pytest_gpubench.runs.gpu_watch import GpuWatch
+from pytest_gpubench.runs.warming import Warming
 
 START_LIMIT = float(os.environ.get("HARDWARE_START_LIMIT", "360"))
 """Seconds that a server of a crowd may take."""

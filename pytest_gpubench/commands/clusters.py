@@ -152,7 +152,7 @@ def _add_slurm(parser: argparse.ArgumentParser) -> None:
 
 
 def _document(parsed: argparse.Namespace) -> dict[str, Any]:
-    from pytest_gpubench.plugin.inner_pytest import selection_matrix
+    from pytest_gpubench.commands.inner_pytest import selection_matrix
 
     more = [f"--gpubench-launches={parsed.launches}"] if parsed.launches else []
     more += [f"--gpubench-{name}" for name in ("canary", "trim") if getattr(parsed, name, False)]

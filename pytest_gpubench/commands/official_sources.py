@@ -40,7 +40,7 @@ def add_commands(commands: Subparsers) -> None:
 
 def selected(parsed: argparse.Namespace) -> tuple[RecipeBook, list[Case]]:
     """The book of a selection, and its cases."""
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
+    from pytest_gpubench.commands.inner_pytest import selection_plan
     from pytest_gpubench.recipes import load_recipes
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)

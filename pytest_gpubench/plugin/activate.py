@@ -26,12 +26,12 @@ from pytest_gpubench.plugin.items import MARK_FIELDS, Parameters
 from pytest_gpubench.plugin.options import source_of
 from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
 from pytest_gpubench.plugin.session_end import SessionEnd
-from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.plugin.xdist import WorkerEnd
 from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
 from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.recipes.selection import field_errors
 from pytest_gpubench.report.records import RunFolder
+from pytest_gpubench.runs.settings import Settings
 
 
 def activate(config: pytest.Config, settings: Settings) -> None:
@@ -141,7 +141,7 @@ def _launches_by_baselines(settings: Settings, book: RecipeBook) -> Callable[[st
     one = settings.against is not None or settings.base_url is not None
     if one or not settings.baselines.is_dir():
         return lambda _server: "1"
-    from pytest_gpubench.plugin.budgeting import LAUNCHES
+    from pytest_gpubench.runs.budgeting import LAUNCHES
 
     specs = dict(book.servers)
     several = COMPARED if settings.budget_s is None else LAUNCHES

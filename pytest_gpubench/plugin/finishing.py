@@ -13,10 +13,10 @@ import pytest
 from pytest_gpubench.host import files
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.plugin.baselining import Baselines, Updated, update_baselines
 from pytest_gpubench.plugin.options import Repeat, words_to_repeat
 from pytest_gpubench.plugin.outcomes import Outcome, last_verdicts
-from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.runs.baselining import Baselines, Updated, update_baselines
+from pytest_gpubench.runs.settings import Settings
 
 RERUN_FILE = "rerun.txt"
 LAUNCHES_TO_RECORD = 8

@@ -36,7 +36,7 @@ _NO_KEY = "none"
 @contextlib.contextmanager
 def _as_outcomes() -> Iterator[None]:
     """Endings of a run's parts become pytest's outcomes, without a traceback."""
-    from pytest_gpubench.plugin.endings import Ending, Failed, Interrupted, Skipped
+    from pytest_gpubench.runs.endings import Ending, Failed, Interrupted, Skipped
 
     try:
         yield

@@ -18,7 +18,7 @@ from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.process import LaunchProgress
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.printing import for_terminal
-from pytest_gpubench.plugin.live_line import (
+from pytest_gpubench.runs.live_line import (
     Line,
     LiveCase,
     Showing,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_gpubench.plugin.endings import Failed, Skipped
 from pytest_gpubench.plugin.items import RATIO, note_on, parameters_of
 from pytest_gpubench.plugin.outcomes import junit_properties, leave, takes_properties
+from pytest_gpubench.runs.endings import Failed, Skipped
 
 if TYPE_CHECKING:
     from pytest_gpubench.gate.ratios import RatioPoint

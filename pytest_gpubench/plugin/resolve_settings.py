@@ -23,7 +23,7 @@ from pytest_gpubench.plugin.options import (
     refuse_contradictions,
     source_of,
 )
-from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.runs.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_gpubench.engines.against import Against
@@ -79,7 +79,7 @@ def _budget(config: pytest.Config) -> float | None:
     text = config.getoption("gpubench_budget")
     if not text:
         return None
-    from pytest_gpubench.plugin.budgeting import parse_budget
+    from pytest_gpubench.runs.budgeting import parse_budget
 
     try:
         return parse_budget(text)

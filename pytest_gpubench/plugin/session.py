@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from pytest_gpubench.load.workers import WorkerPool
     from pytest_gpubench.model.cases import Case, RecipeBook
     from pytest_gpubench.model.specs import Launch
-    from pytest_gpubench.plugin.baselining import Baselines
-    from pytest_gpubench.plugin.budgeting import Budget
-    from pytest_gpubench.plugin.endings import Harness
-    from pytest_gpubench.plugin.engines_under_test import Arms
     from pytest_gpubench.plugin.items import Parameters
     from pytest_gpubench.plugin.outcomes import Outcome
     from pytest_gpubench.plugin.reserves import Settling
-    from pytest_gpubench.plugin.run_gate import Gate
-    from pytest_gpubench.plugin.runner import CaseRunner
-    from pytest_gpubench.plugin.servers import ServerPool
-    from pytest_gpubench.plugin.settings import Settings
     from pytest_gpubench.report.records import RunFolder
     from pytest_gpubench.report.results import Loaded
+    from pytest_gpubench.runs.baselining import Baselines
+    from pytest_gpubench.runs.budgeting import Budget
+    from pytest_gpubench.runs.endings import Harness
+    from pytest_gpubench.runs.engines_under_test import Arms
+    from pytest_gpubench.runs.run_gate import Gate
+    from pytest_gpubench.runs.runner import CaseRunner
+    from pytest_gpubench.runs.servers import ServerPool
+    from pytest_gpubench.runs.settings import Settings
 
 
 @dataclass
@@ -70,9 +70,9 @@ class BenchmarkSession:
             recipes of engine B are wrong.
         """
         from pytest_gpubench.model.failures import GpubenchError
-        from pytest_gpubench.plugin.leasing import Leasing
         from pytest_gpubench.plugin.live import launches_of, say
-        from pytest_gpubench.plugin.servers import ServerPool
+        from pytest_gpubench.runs.leasing import Leasing
+        from pytest_gpubench.runs.servers import ServerPool
 
         worker = getattr(self.config, "workerinput", None)
         leasing = Leasing(
@@ -96,7 +96,7 @@ class BenchmarkSession:
 
     @cached_property
     def _harness(self) -> Harness:
-        from pytest_gpubench.plugin.endings import Harness
+        from pytest_gpubench.runs.endings import Harness
 
         return Harness(limit=pytest.fail.Exception, interrupt=pytest.exit.Exception)
 
@@ -123,7 +123,7 @@ class BenchmarkSession:
     def runner(self) -> CaseRunner:
         """Measures the cases of this run."""
         from pytest_gpubench.plugin.live import launches_of, shows_of
-        from pytest_gpubench.plugin.runner import CaseRunner
+        from pytest_gpubench.runs.runner import CaseRunner
 
         return CaseRunner(
             self.settings,
@@ -147,7 +147,7 @@ class BenchmarkSession:
     def gate(self) -> Gate:
         """Judges what this process measures."""
         from pytest_gpubench.gate.case_verdicts import Judging
-        from pytest_gpubench.plugin.run_gate import Gate
+        from pytest_gpubench.runs.run_gate import Gate
 
         judging = Judging(
             self.launches,
@@ -164,7 +164,7 @@ class BenchmarkSession:
         """The run's time, where it was given one; its clock starts with the first look."""
         if self.settings.budget_s is None:
             return None
-        from pytest_gpubench.plugin.budgeting import Budget
+        from pytest_gpubench.runs.budgeting import Budget
 
         return Budget(self.settings.budget_s)
 
@@ -188,7 +188,7 @@ class BenchmarkSession:
     @cached_property
     def baselines(self) -> Baselines:
         """The baseline files of this run's cases."""
-        from pytest_gpubench.plugin.baselining import Baselines
+        from pytest_gpubench.runs.baselining import Baselines
 
         waive = not self.config.getoption("runxfail", False)
         return Baselines(self.settings.baselines, self.book, waive=waive)
@@ -285,7 +285,7 @@ class BenchmarkSession:
             return
         from pytest_gpubench.model.failures import GpubenchError
         from pytest_gpubench.model.printing import for_terminal
-        from pytest_gpubench.plugin.planning import missing_files, write_matrix, write_plan
+        from pytest_gpubench.runs.planning import missing_files, write_matrix, write_plan
 
         option = "plan"
         try:

@@ -15,7 +15,7 @@ import pytest
 
 # Imported here because pytester forgets what an inner run imports, and numpy refuses to be imported
 # twice.
-import pytest_gpubench.plugin.runner  # noqa: F401
+import pytest_gpubench.runs.runner  # noqa: F401
 from pytest_gpubench.report.record import CaseRecord, StartRecord, record_adapter
 from tests.plugin.fork_server import ForkServer
 
@@ -61,12 +61,12 @@ import os
 import sys
 
 def pytest_runtest_call(item):
-    if "pytest_gpubench.plugin.runner" in sys.modules:
+    if "pytest_gpubench.runs.runner" in sys.modules:
         from pytest_gpubench.measure import validity
         for name in ("MEAN_LAG_FLOOR", "TAIL_LAG_FLOOR", "SEND_LAG_FLOOR", "CPU_LIMIT", "ENGINE_GAP_FLOOR", "CLOCK_FLOOR", "BURST_FLOOR"):
             setattr(validity, name, 100.0)
         if "GPUBENCH_STUB_WARM" not in os.environ:
-            from pytest_gpubench.plugin.warming import Warming
+            from pytest_gpubench.runs.warming import Warming
             Warming.warm = lambda *arguments: None
 """
 """A plugin of the inner runs: a busy test machine makes no measurement INVALID there, counts that
@@ -82,7 +82,7 @@ SHELF = Path({shelf!r})
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
     result = yield
-    runner = sys.modules.get("pytest_gpubench.plugin.runner")
+    runner = sys.modules.get("pytest_gpubench.runs.runner")
     if runner and runner.CaseRunner._measured is not canned:
         canned.measured, runner.CaseRunner._measured = runner.CaseRunner._measured, canned
         runner.WorkerPool.prepare = lambda pool, count: None  # most often nothing is measured
@@ -90,7 +90,7 @@ def pytest_runtest_setup(item):
 
 def canned(self, launch, case, engine, number, attempt):
     stub = sorted((name, value) for name, value in os.environ.items() if name.startswith("GPUBENCH_STUB"))
-    runner = sys.modules["pytest_gpubench.plugin.runner"]
+    runner = sys.modules["pytest_gpubench.runs.runner"]
     if "GPUBENCH_STUB_FAULT" in os.environ or runner.run_load.__module__ != "pytest_gpubench.load.load_run":
         return canned.measured(self, launch, case, engine, number, attempt)
     told = repr((case.workload, case.id, self._servers.arms.spec(launch), launch.arm, stub))
@@ -184,7 +184,7 @@ class Project:
 
 PLANTED = """
 import dataclasses
-from pytest_gpubench.plugin import run_gate
+from pytest_gpubench.runs import run_gate
 
 LEVELS, evidence_of = {levels!r}, run_gate.evidence_of
 

@@ -26,13 +26,13 @@ import pytest
 PRELOADED = (
     "pytest_gpubench.suite",
     "pytest_gpubench.plugin.activate",
-    "pytest_gpubench.plugin.gpu_watch",
+    "pytest_gpubench.runs.gpu_watch",
     "pytest_gpubench.plugin.live",
-    "pytest_gpubench.plugin.model_files",
+    "pytest_gpubench.runs.model_files",
     "pytest_gpubench.plugin.reporting",
-    "pytest_gpubench.plugin.reuse",
-    "pytest_gpubench.plugin.runner",
-    "pytest_gpubench.plugin.servers",
+    "pytest_gpubench.runs.reuse",
+    "pytest_gpubench.runs.runner",
+    "pytest_gpubench.runs.servers",
     "pytest_gpubench.plugin.session_end",
     "pytest_gpubench.recipes.loading",
 )

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.gate.accuracy_verdicts import decode_answers
-from pytest_gpubench.plugin.baselining import Baselines, update_baselines
 from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.runs.baselining import Baselines, update_baselines
 from tests.plugin.conftest import RECIPES, Project
 
 FAKE = Path(__file__).parents[1] / "fake_lm_eval"

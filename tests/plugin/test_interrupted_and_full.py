@@ -10,7 +10,7 @@ from tests.plugin.conftest import Project, project
 __all__ = ["project"]
 
 _FULL_DISK = """
-import pytest_gpubench.plugin.runner as runner
+import pytest_gpubench.runs.runner as runner
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 def run_load(*_, **__):
@@ -25,7 +25,7 @@ runner.try_to_write = lambda path, record: Failure(
 """
 _CTRL_C_TWICE = """
 import os, signal, threading
-import pytest_gpubench.plugin.runner as runner
+import pytest_gpubench.runs.runner as runner
 from pytest_gpubench.engines.process import ServerProcess
 
 def run_load(*_, **__):

@@ -11,7 +11,7 @@ from pytest_gpubench.gate.baseline_files import update_baseline
 from pytest_gpubench.gate.baselines import LaunchEntry, append
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.plugin.budgeting import warmup_share
+from pytest_gpubench.runs.budgeting import warmup_share
 from tests.plugin.conftest import Project, workers
 from tests.plugin.test_gate_baselines import (
     CASE,

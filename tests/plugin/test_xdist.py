@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 SIDE_BY_SIDE = ("--gpubench-exclusive=no", *workers(2))
 FAKE_GPUS = """
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory
-import pytest_gpubench.plugin.leasing as leasing, pytest_gpubench.plugin.servers as servers
+import pytest_gpubench.runs.leasing as leasing, pytest_gpubench.runs.servers as servers
 GIB = 1 << 30
 GPUS = tuple(Gpu(i, f"GPU-{i}", "NVIDIA H100 80GB HBM3", 80 * GIB, GIB // 2) for i in range(8))
 for module in (leasing, servers):
@@ -111,7 +111,7 @@ def test_alone_a_server_has_the_host(project: Project) -> None:
 LATE_NEIGHBOUR = """
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
-from pytest_gpubench.plugin import runner
+from pytest_gpubench.runs import runner
 
 run_load, leases = runner.run_load, []
 

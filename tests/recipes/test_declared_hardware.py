@@ -13,9 +13,9 @@ from pytest_gpubench.host.gpus import drivers
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.hardware import Hardware
-from pytest_gpubench.plugin.doctoring import Doctor
-from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.report.matrix import jobs_of
+from pytest_gpubench.runs.doctoring import Doctor
+from pytest_gpubench.runs.settings import Settings
 from tests.recipes.conftest import Load
 
 RUNNER = """\

@@ -15,12 +15,12 @@ from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_sna
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.plugin.model_files import models_of
-from pytest_gpubench.plugin.servers import ServerPool
-from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.report.read_results import load_results, read_whole
 from pytest_gpubench.report.records import RunFolder, fingerprint
 from pytest_gpubench.report.results import CaseResult
+from pytest_gpubench.runs.model_files import models_of
+from pytest_gpubench.runs.servers import ServerPool
+from pytest_gpubench.runs.settings import Settings
 
 
 class Reuse:

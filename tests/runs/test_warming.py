@@ -19,8 +19,8 @@ from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.plugin import warming
 from pytest_gpubench.report.records import RunFolder
+from pytest_gpubench.runs import warming
 from tests.plugin.conftest import Project
 
 ONE = ("benchmarks", "-m", "cpu and not mtp and (c1 or c2)")
@@ -65,7 +65,7 @@ def test_a_warm_up_tells_an_engine_that_hangs_from_one_that_compiles(
         return SimpleNamespace(records=())
 
     monkeypatch.setattr(warming, "run_load", load)
-    monkeypatch.setattr("pytest_gpubench.plugin.warming.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pytest_gpubench.runs.warming.time.monotonic", lambda: now[0])
     monkeypatch.setattr(warming, "HangWatch", partial(HangWatch, clock=lambda: now[0]))
     engine = SimpleNamespace(
         url="http://x",
@@ -139,7 +139,7 @@ def settled_after(temperatures: list[int], monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(warming, "run_load", load)
     monkeypatch.setattr(warming, "GpuSampler", lambda _: contextlib.nullcontext(sampler))
-    monkeypatch.setattr("pytest_gpubench.plugin.warming.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pytest_gpubench.runs.warming.time.monotonic", lambda: next(clock))
     folder, launch = RunFolder(tmp_path), Launch("server")
     path = folder.init_record(launch)
     path.parent.mkdir(parents=True)

@@ -10,7 +10,7 @@ from pytest_gpubench.dialects.command_line import DRAFT_WEIGHTS, WEIGHTS
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
-from pytest_gpubench.plugin.model_files import (
+from pytest_gpubench.runs.model_files import (
     fetch_weights,
     files_of_weights,
     models_of,

@@ -24,9 +24,9 @@ from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.secrets import hide_in
 from pytest_gpubench.model.specs import Launch, ServerSpec, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
-from pytest_gpubench.plugin.endings import Failed, Skipped, Waived
-from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.report.records import MEASUREMENT_VERSION, plain
+from pytest_gpubench.runs.endings import Failed, Skipped, Waived
+from pytest_gpubench.runs.settings import Settings
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 

@@ -36,12 +36,12 @@ from pytest_gpubench.model.client_tools import SERIES
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch
-from pytest_gpubench.plugin.gpu_watch import GpuWatch
-from pytest_gpubench.plugin.live_line import Shows
-from pytest_gpubench.plugin.servers import ServerPool
-from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.spans import Spans, stages
 from pytest_gpubench.report.records import RunFolder, write_requests
+from pytest_gpubench.runs.gpu_watch import GpuWatch
+from pytest_gpubench.runs.live_line import Shows
+from pytest_gpubench.runs.servers import ServerPool
+from pytest_gpubench.runs.settings import Settings
+from pytest_gpubench.runs.spans import Spans, stages
 
 _INSTALL = "Install it with `gpubench tools install aiperf`, or name it: --gpubench-aiperf-command."
 

@@ -7,8 +7,8 @@ from dataclasses import fields
 
 import pytest
 
-from pytest_gpubench.plugin.spans import Spans
 from pytest_gpubench.report.results import RunEnd
+from pytest_gpubench.runs.spans import Spans
 from tests.plugin.conftest import Project
 
 

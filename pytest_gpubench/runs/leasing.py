@@ -18,7 +18,7 @@ from pytest_gpubench.host.leases.choice import Wanted, memory_not_returned, serv
 from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.runs.settings import Settings
 
 _MEMORY_SECONDS = 5.0
 _MEMORY_POLL_SECONDS = 0.2

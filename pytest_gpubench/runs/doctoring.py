@@ -31,8 +31,8 @@ from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import Failure, GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.plugin.model_files import Wanted, models_of
-from pytest_gpubench.plugin.settings import Settings
+from pytest_gpubench.runs.model_files import Wanted, models_of
+from pytest_gpubench.runs.settings import Settings
 
 _GIB = 2**30
 FREE_MEMORY = "free-memory"

@@ -27,9 +27,9 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch
-from pytest_gpubench.plugin.live_line import Shows
-from pytest_gpubench.plugin.servers import ServerPool
 from pytest_gpubench.report.records import RunFolder, write_requests
+from pytest_gpubench.runs.live_line import Shows
+from pytest_gpubench.runs.servers import ServerPool
 
 ANSWERED = "answered"
 """Code of the flag that says how many questions were answered right, for tables."""

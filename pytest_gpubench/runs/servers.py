@@ -27,15 +27,15 @@ from pytest_gpubench.host.read_ahead import reading_ahead
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.specs import Launch, ServerSpec
-from pytest_gpubench.plugin.doctoring import Doctor
-from pytest_gpubench.plugin.endings import Failed, Harness, Interrupted, Skipped, failure_of
-from pytest_gpubench.plugin.engines_under_test import Arms
-from pytest_gpubench.plugin.leasing import Leasing
-from pytest_gpubench.plugin.live_line import ShowsLaunch
-from pytest_gpubench.plugin.model_files import fetch_weights, files_of_weights, weights_files
-from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.spans import Spans
 from pytest_gpubench.report.records import SCHEMA_VERSION, RunFolder, try_to_write
+from pytest_gpubench.runs.doctoring import Doctor
+from pytest_gpubench.runs.endings import Failed, Harness, Interrupted, Skipped, failure_of
+from pytest_gpubench.runs.engines_under_test import Arms
+from pytest_gpubench.runs.leasing import Leasing
+from pytest_gpubench.runs.live_line import ShowsLaunch
+from pytest_gpubench.runs.model_files import fetch_weights, files_of_weights, weights_files
+from pytest_gpubench.runs.settings import Settings
+from pytest_gpubench.runs.spans import Spans
 
 _PROGRESS_SECONDS = 30.0
 

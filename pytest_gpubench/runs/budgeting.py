@@ -21,9 +21,9 @@ from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.workload import SESSIONS, Workload
-from pytest_gpubench.plugin.baselining import Baselines
 from pytest_gpubench.report.numbers import seconds
 from pytest_gpubench.report.records import MEASUREMENT_VERSION
+from pytest_gpubench.runs.baselining import Baselines
 
 LAUNCHES = "1..4"
 """Of a run with a budget, where ``--gpubench-launches`` does not say."""

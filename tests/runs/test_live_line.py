@@ -9,7 +9,7 @@ from pytest_gpubench.dialects.vllm.flags import COUNTERS
 from pytest_gpubench.engines.process import LaunchProgress
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.plugin.live import Screen
-from pytest_gpubench.plugin.live_line import Line, LiveCase, Showing, launch_text
+from pytest_gpubench.runs.live_line import Line, LiveCase, Showing, launch_text
 
 
 def _page(tokens: float) -> str:

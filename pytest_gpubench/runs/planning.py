@@ -15,12 +15,12 @@ from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.model.workload import HUB_FILE, Workload
-from pytest_gpubench.plugin.engines_under_test import SECOND, Arms
-from pytest_gpubench.plugin.settings import Settings
 from pytest_gpubench.recipes.server_groups import parse_launches
 from pytest_gpubench.report.matrix import matrix_document
 from pytest_gpubench.report.plan import plan_document
 from pytest_gpubench.report.records import write_record
+from pytest_gpubench.runs.engines_under_test import SECOND, Arms
+from pytest_gpubench.runs.settings import Settings
 
 _REMEDY = "choose another file"
 

@@ -35,18 +35,6 @@ from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
 from pytest_gpubench.model.workload import SESSIONS
-from pytest_gpubench.plugin.doctoring import as_failure
-from pytest_gpubench.plugin.endings import Failed, Harness, Skipped, failure_of
-from pytest_gpubench.plugin.evaluator import ANSWERED, Evaluator
-from pytest_gpubench.plugin.gpu_watch import GpuWatch
-from pytest_gpubench.plugin.live_line import Shows, ShowsLaunch, launch_unseen, nothing
-from pytest_gpubench.plugin.reuse import Reuse
-from pytest_gpubench.plugin.run_gate import Gate
-from pytest_gpubench.plugin.servers import ServerPool
-from pytest_gpubench.plugin.settings import Settings
-from pytest_gpubench.plugin.spans import Spans, stages
-from pytest_gpubench.plugin.tool_runs import ToolRuns
-from pytest_gpubench.plugin.warming import SentTraces, Warming
 from pytest_gpubench.report.records import (
     SCHEMA_VERSION,
     RunFolder,
@@ -55,6 +43,18 @@ from pytest_gpubench.report.records import (
     try_to_write,
     write_requests,
 )
+from pytest_gpubench.runs.doctoring import as_failure
+from pytest_gpubench.runs.endings import Failed, Harness, Skipped, failure_of
+from pytest_gpubench.runs.evaluator import ANSWERED, Evaluator
+from pytest_gpubench.runs.gpu_watch import GpuWatch
+from pytest_gpubench.runs.live_line import Shows, ShowsLaunch, launch_unseen, nothing
+from pytest_gpubench.runs.reuse import Reuse
+from pytest_gpubench.runs.run_gate import Gate
+from pytest_gpubench.runs.servers import ServerPool
+from pytest_gpubench.runs.settings import Settings
+from pytest_gpubench.runs.spans import Spans, stages
+from pytest_gpubench.runs.tool_runs import ToolRuns
+from pytest_gpubench.runs.warming import SentTraces, Warming
 
 ATTEMPTS = 3
 """Measurements of a case on one launch, where the engine compiled kernels during the ones before:

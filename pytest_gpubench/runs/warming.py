@@ -24,8 +24,8 @@ from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import SESSIONS, Workload
-from pytest_gpubench.plugin.live_line import ShowsLaunch, launch_unseen
 from pytest_gpubench.report.records import RunFolder, try_to_write
+from pytest_gpubench.runs.live_line import ShowsLaunch, launch_unseen
 
 _MOST_TURNS = 3
 """Of each wave, while the engine still compiles kernels in it."""

@@ -1,0 +1,1 @@
+"""What a run does with its cases, whoever asks: servers, measurements, records, verdicts."""
