@@ -4,11 +4,14 @@ part."""
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import os
+import re
 import signal
 import termios
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,9 +24,8 @@ from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin import gc_pause, reporting
 from pytest_gpubench.plugin.hooks import Hooks
-from pytest_gpubench.plugin.ini_names import UnknownNames
 from pytest_gpubench.plugin.items import MARK_FIELDS, Parameters
-from pytest_gpubench.plugin.options import source_of
+from pytest_gpubench.plugin.options import OPTIONS, source_of
 from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
 from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.xdist import WorkerEnd
@@ -78,7 +80,7 @@ def activate(config: pytest.Config, settings: Settings) -> None:
     if settings.plan is not None or settings.matrix is not None:
         config.option.collectonly = True
     config.pluginmanager.register(Hooks(benchmark), name="gpubench-benchmark")
-    config.pluginmanager.register(UnknownNames(), name="gpubench-ini-names")
+    config.pluginmanager.register(_UnknownNames(), name="gpubench-ini-names")
     if settings.changed_since is not None:
         from pytest_gpubench.plugin.narrowing import Changed
 
@@ -169,6 +171,36 @@ def _refuse_ambiguous_selection(config: pytest.Config, book: RecipeBook) -> None
     wrong = field_errors(config.option.markexpr or "", MARK_FIELDS)
     if wrong:
         raise pytest.UsageError(f"-m {config.option.markexpr!r}: {'; '.join(wrong)}")
+
+
+_UNKNOWN = re.compile(r"Unknown config option: (gpubench_\w*)")
+"""As pytest warns of it, when the collection is over."""
+
+
+class _UnknownNames:
+    """Names of ours in the ini file that mean nothing: pytest warns of them, and the setting would
+    hold nowhere. Hears its warnings, and ends the run where one is about such a name."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
+        self._names += _UNKNOWN.findall(str(warning_message.message))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest's own, which warns at its end
+    def pytest_collection(self) -> Generator[None, object, object]:
+        result = yield
+        for name in self._names:
+            raise pytest.UsageError(f"ini option {name} does not exist; {_hint(name)}")
+        return result
+
+
+def _hint(name: str) -> str:
+    for option in OPTIONS:
+        if option.key == name:
+            return f"it is given on the command line (addopts may hold it): {option.flag}"
+    near = difflib.get_close_matches(name, [one.key for one in OPTIONS if one.ini], n=1)
+    return f"did you mean {near[0]}?" if near else "pytest --help lists them"
 
 
 def _be_careful_with_modes(config: pytest.Config) -> None:
