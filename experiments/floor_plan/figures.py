@@ -1,10 +1,11 @@
 """What the floor plan of a checkout amounts to, in numbers.
 
-    python experiments/floor_plan/figures.py [CHECKOUT]
+    python experiments/floor_plan/figures.py [CHECKOUT] [--loaded] [--since REVISION]
 
 Modules, lines, circles of imports (those under ``TYPE_CHECKING`` included), modules with a single
 importer, density of the text. ``--loaded`` runs one case on the stub engine and counts what it
-imports.
+imports. ``--since`` tells what of it a revision had already: git finds the predecessor of a module
+by its content, and formatting the old lines to 100 columns makes them comparable.
 """
 
 from __future__ import annotations
@@ -179,6 +180,59 @@ def measure(root: Path) -> dict[str, float | str]:
     }
 
 
+def since(root: Path, revision: str) -> dict[str, object]:
+    """What became of the modules and the tests that a revision had.
+
+    Args:
+        root: of a git checkout.
+        revision: with which its commit is compared.
+    """
+    changes = _git(
+        root, "-c", "diff.renameLimit=9999", "diff", "-M25%", "--name-status", revision, "HEAD"
+    ).splitlines()
+    added = {path for kind, path in (line.split("\t")[:2] for line in changes) if kind == "A"}
+    modules = _git(root, "ls-files", f"{PACKAGE}/*.py").split()
+    lines = {path: (root / path).read_text("utf-8").count("\n") for path in modules}
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "archive", revision, PACKAGE, "tests"],
+            cwd=root,
+            capture_output=True,
+            check=True,
+        )
+        subprocess.run(["tar", "x", "-C", folder], input=archive.stdout, check=True)
+        old = Path(folder)
+        before = sorted((old / PACKAGE).rglob("*.py"))
+        had = _tests(old)
+        words = ["ruff", "format", "-q", "--isolated", "--line-length=100", str(old / PACKAGE)]
+        subprocess.run(words, check=True)
+        formatted = sum(path.read_text("utf-8").count("\n") for path in before)
+    return {
+        "modules then": len(before),
+        "lines then, as the formatter has them today": formatted,
+        "modules now that have a predecessor": sum(path not in added for path in modules),
+        "lines in them": sum(lines[path] for path in modules if path not in added),
+        "modules that came since": sum(path in added for path in modules),
+        "lines in those": sum(lines[path] for path in modules if path in added),
+        "names of tests then and now": [len(had), len(_tests(root))],
+        "names of tests that are gone": sorted(had - _tests(root)),
+    }
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def _tests(root: Path) -> set[str]:
+    return {
+        name
+        for path in (root / "tests").rglob("*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text("utf-8"), re.M)
+    }
+
+
 def loaded(root: Path) -> int:
     """Modules of the package that a pytest run of one case on the stub engine imports."""
     count = "import atexit, sys\n" + (
@@ -227,12 +281,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--loaded", action="store_true", help="also run one case and count what it imports"
     )
+    parser.add_argument("--since", metavar="REVISION", help="also what became of its modules")
     parser.add_argument("--circles", action="store_true", help="name the modules of each circle")
     parsed = parser.parse_args(arguments)
     root = parsed.checkout.resolve()
     figures: dict[str, object] = dict(measure(root))
     if parsed.loaded:
         figures["modules loaded for one case"] = loaded(root)
+    if parsed.since:
+        figures[f"since {parsed.since}"] = since(root, parsed.since)
     print(json.dumps(figures, indent=1))
     if parsed.circles:
         for circle in circles(read_modules(root)):
