@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeAlias
 
@@ -13,48 +11,39 @@ from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor import findings_for
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.idleness import (
-    IDLE_TIMEOUT_S,
-    SILENCE_TIMEOUT_S,
     SILENT,
-    HangWatch,
-    wait_idle,
 )
 from pytest_gpubench.evals.evaluating import lm_eval_missing
 from pytest_gpubench.gate.effort import RoundPlan
-from pytest_gpubench.load.client_calibration import stored
-from pytest_gpubench.load.load_run import check_workload, run_load
-from pytest_gpubench.load.protocol import LoadPlan, Progress
+from pytest_gpubench.load.load_run import check_workload
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.checks import VANISHED
-from pytest_gpubench.measure.compute import compute, window_of
 from pytest_gpubench.measure.measurement import Measurement, combined
 from pytest_gpubench.measure.validity import accounting
 from pytest_gpubench.model.cases import Case, RecipeBook
-from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError, failure_words
+from pytest_gpubench.model.failures import Failure, GpubenchError, failure_words
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.specs import Launch, init_subject
 from pytest_gpubench.model.verdicts import Status, Verdict
-from pytest_gpubench.model.workload import SESSIONS
 from pytest_gpubench.report.records import (
     SCHEMA_VERSION,
     RunFolder,
     fingerprint,
     plain,
     try_to_write,
-    write_requests,
 )
+from pytest_gpubench.runs.client_runs import ClientRuns, Turn
 from pytest_gpubench.runs.doctoring import as_failure
 from pytest_gpubench.runs.endings import Failed, Harness, Skipped, failure_of
 from pytest_gpubench.runs.evaluator import ANSWERED, Evaluator
-from pytest_gpubench.runs.gpu_watch import GpuWatch
 from pytest_gpubench.runs.live_line import Shows, ShowsLaunch, launch_unseen, nothing
 from pytest_gpubench.runs.reuse import Reuse
 from pytest_gpubench.runs.run_gate import Gate
 from pytest_gpubench.runs.servers import ServerPool
 from pytest_gpubench.runs.settings import Settings
-from pytest_gpubench.runs.spans import Spans, stages
+from pytest_gpubench.runs.spans import Spans
 from pytest_gpubench.runs.tool_runs import ToolRuns
-from pytest_gpubench.runs.warming import SentTraces, Warming
+from pytest_gpubench.runs.warming import Warming
 
 ATTEMPTS = 3
 """Measurements of a case on one launch, where the engine compiled kernels during the ones before:
@@ -86,17 +75,15 @@ class CaseRunner:
         self._book = book
         self._folder = folder
         self._servers = servers
-        self._load_workers = load_workers
         self._harness = harness
-        self._shows = shows
         self._cases_of = cases_of
         self._warming = Warming(folder, load_workers, shows_launch)
         self._spans = Spans()
         """Of the case that is measured."""
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
-        self._sent = SentTraces()
         self._evaluator = Evaluator(book, folder, servers, shows)
+        self._client = ClientRuns(settings, folder, servers, shows, load_workers)
         self._tools = ToolRuns(settings, folder, servers, shows)
         self.reuse = Reuse(settings, servers, folder, self._device) if settings.reuse else None
 
@@ -276,100 +263,16 @@ class CaseRunner:
         return combined(rounds)
 
     def _round(self, launch: Launch, case: Case, engine: Engine, number: int) -> Measurement:
+        runs = self._client if case.workload.tool is None else self._tools
+        spec = self._servers.arms.spec(launch)
         attempt = 1
         while True:
-            measurement, spoilt = self._measured(launch, case, engine, number, attempt)
-            if not spoilt or attempt == ATTEMPTS:
+            turn = Turn(launch, case, spec, engine, number, attempt)
+            measurement, compiled = runs.measured(turn, self._spans)
+            # A failure stays one, whatever the engine compiled meanwhile.
+            if not compiled or measurement.problems or attempt == ATTEMPTS:
                 return measurement
             attempt += 1
-
-    def _measured(
-        self, launch: Launch, case: Case, engine: Engine, number: int, attempt: int
-    ) -> tuple[Measurement, bool]:
-        """One measurement, the ``attempt``-th of a round, and whether the engine compiled kernels
-        meanwhile."""
-        spec = self._servers.arms.spec(launch)
-        # Both launches of a pair get the same prompts, so that what prompts do to the numbers
-        # cancels.
-        prompts = replace(launch, arm="").label
-        prompts += f"-round-{number}" if number > 1 else ""
-        prompts += f"-again-{attempt}" if attempt > 1 else ""
-        if case.workload.tool is not None:
-            return self._tools.measured(launch, case, engine, number, attempt, prompts, self._spans)
-        dialect = dialect_of(spec.framework)
-        plan = LoadPlan(
-            engine.url,
-            engine.served_name,
-            case.workload,
-            spec.framework,
-            launch=prompts,
-            salt=case.id,
-            context=engine.facts.max_model_len or case.max_model_len,
-        )
-        calibrations = stored(self._settings.results, case.workload.workers)
-        sent_before = self._sent.note(launch, engine, case.workload)
-        with self._spans.of("idle"):
-            before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
-        watch = HangWatch(
-            engine.scrape,
-            SILENCE_TIMEOUT_S + case.workload.think_time,
-            dialect.counters,
-            # Sessions pause: an engine may rightly be idle.
-            open_loop=case.workload.open_loop or case.workload.dataset == SESSIONS,
-        )
-        with GpuWatch(self._servers.gpus, engine) as gpus, self._shows(case) as showing:
-
-            def on_progress(progress: Progress) -> None:
-                watch.note(None if progress.stage == "prompts" else progress.done)
-                showing.note(progress)
-
-            begun = time.monotonic()
-            try:
-                result = run_load(
-                    plan,
-                    api_key=engine.api_key,
-                    check_server=lambda: engine.alive() or watch.check(),
-                    on_progress=on_progress,
-                    fetch_metrics=lambda: showing.page(engine.scrape()),
-                    pool=self._load_workers,
-                )
-            except BaseException:
-                self._spans.split(begun, {"load": time.monotonic()})
-                raise
-            self._spans.split(begun, stages(result.records))
-        with self._spans.of("results"):
-            requests = (record.to_json() for record in result.records)
-            write_requests(self._folder.requests_file(launch, case, number), requests)
-        with self._spans.of("idle"):
-            after = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
-        compiled = engine.compiled_between(*window_of(result.records))
-        try:
-            measurement = compute(
-                result.records,
-                before,
-                after,
-                case.workload,
-                case.topology,
-                result.client,
-                counters=dialect.counters,
-                speculative=spec.speculative is not None,
-                prefix_caching=dialect.prefix_caching(spec),
-                pages=result.pages,
-                calibrations=calibrations,
-                compiled=compiled,
-                attempts=attempt,
-                made_up_weights=dialect.made_up_weights(spec),
-                served_name=engine.served_name,
-                cache_block=engine.facts.block_size,
-                injected=spec.speculative.injected_length if spec.speculative else None,
-                sent_before=sent_before,
-            )
-        except ValueError as error:
-            raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
-        # A failure stays one, whatever the engine compiled meanwhile.
-        return gpus.complete(measurement, result.records), bool(
-            compiled
-        ) and not measurement.problems
 
     def _new_record(self, launch: Launch, case: Case, engine: Engine | None) -> dict[str, Any]:
         spec = self._servers.arms.spec(launch)

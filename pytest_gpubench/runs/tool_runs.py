@@ -37,6 +37,7 @@ from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.secrets import Secrets
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.report.records import RunFolder, write_requests
+from pytest_gpubench.runs.client_runs import Turn
 from pytest_gpubench.runs.gpu_watch import GpuWatch
 from pytest_gpubench.runs.live_line import Shows
 from pytest_gpubench.runs.servers import ServerPool
@@ -77,34 +78,21 @@ class ToolRuns:
         part = self._parts.get((launch, case.id))
         return {} if part is None else {"tool": part}
 
-    def measured(
-        self,
-        launch: Launch,
-        case: Case,
-        engine: Engine,
-        number: int,
-        attempt: int,
-        prompts: str,
-        spans: Spans,
-    ) -> tuple[Measurement, bool]:
-        """One measurement, the ``attempt``-th of a round, and whether the engine compiled kernels
-        meanwhile.
-
-        Args:
-            prompts: label that differs where prompts are to differ.
+    def measured(self, turn: Turn, spans: Spans) -> tuple[Measurement, bool]:
+        """One measurement, and whether the engine compiled kernels meanwhile.
 
         Raises:
             BenchmarkError: if the server, or the tool, failed; what it wrote stays beside the
                 record.
         """
+        launch, case, spec, engine = turn.launch, turn.case, turn.spec, turn.engine
         interpreter = self._interpreter()
         if isinstance(interpreter, Failure):
             raise BenchmarkError(interpreter)
-        spec = self._servers.arms.spec(launch)
         dialect = dialect_of(spec.framework)
-        folder = self._folder.tool_files(launch, case, number).absolute()
+        folder = self._folder.tool_files(launch, case, turn.number).absolute()
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was spoilt
-        plan = self._plan(launch, case, engine, prompts, folder)
+        plan = self._plan(turn, folder)
         with spans.of("idle"):
             before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         argv = ["aiperf", *aiperf_words(plan)]
@@ -125,7 +113,7 @@ class ToolRuns:
                 raise
         spans.split(begun, stages(output.records))
         with spans.of("results"):
-            self._keep(launch, case, number, folder, output, engine.api_key)
+            self._keep(turn, folder, output)
         with spans.of("idle"):
             after = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         window = window_of(output.records)
@@ -143,7 +131,7 @@ class ToolRuns:
                 prefix_caching=dialect.prefix_caching(spec),
                 pages=pages,
                 compiled=compiled,
-                attempts=attempt,
+                attempts=turn.attempt,
                 started_unix=(window[0] + offset) / 1e9,
                 block=engine.facts.block_size or BLOCK,
                 injected=spec.speculative.injected_length if spec.speculative else None,
@@ -152,22 +140,19 @@ class ToolRuns:
             raise BenchmarkError(Failure("counters-reset", "engine", str(error))) from error
         self._parts[launch, case.id] |= _part(output)
         self._parts[launch, case.id]["files"] = [*earlier, *_files(folder)]
-        measurement = gpus.complete(measurement, output.records)
-        return measurement, bool(compiled) and not measurement.problems
+        return gpus.complete(measurement, output.records), bool(compiled)
 
-    def _plan(
-        self, launch: Launch, case: Case, engine: Engine, prompts: str, folder: Path
-    ) -> AiperfPlan:
-        spec = self._servers.arms.spec(launch)
-        salt = f"{case.workload.seed} {prompts} {case.id}".encode()
+    def _plan(self, turn: Turn, folder: Path) -> AiperfPlan:
+        spec, workload = turn.spec, turn.case.workload
+        salt = f"{workload.seed} {turn.prompts} {turn.case.id}".encode()
         return AiperfPlan(
-            url=engine.url,
-            model=engine.served_name,
-            workload=case.workload,
+            url=turn.engine.url,
+            model=turn.engine.served_name,
+            workload=workload,
             tokenizer=spec.model,
             folder=str(folder),
             seed=int.from_bytes(hashlib.sha256(salt).digest()[:4]) % 2**31,
-            revision=self._servers.commits(launch).get(spec.model) or "",
+            revision=self._servers.commits(turn.launch).get(spec.model) or "",
             trust_remote_code=spec.serve.get("trust-remote-code") is True,
         )
 
@@ -217,23 +202,17 @@ class ToolRuns:
                 pages = sampler.stop()
         return run, pages
 
-    def _keep(
-        self,
-        launch: Launch,
-        case: Case,
-        number: int,
-        folder: Path,
-        output: AiperfOutput,
-        api_key: str,
-    ) -> None:
+    def _keep(self, turn: Turn, folder: Path, output: AiperfOutput) -> None:
         """Our own form of its requests, and of its files those that hold no prompts."""
         requests = (record.to_json() for record in output.records)
-        write_requests(self._folder.requests_file(launch, case, number), requests)
+        write_requests(self._folder.requests_file(turn.launch, turn.case, turn.number), requests)
         for path in sorted(folder.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
                 if not any(path.iterdir()):
                     path.rmdir()
-            elif path.relative_to(folder).as_posix() not in KEPT or _holds(path, api_key):
+            elif path.relative_to(folder).as_posix() not in KEPT or _holds(
+                path, turn.engine.api_key
+            ):
                 path.unlink()
 
     def _interpreter(self) -> str | Failure:

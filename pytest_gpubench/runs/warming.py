@@ -23,7 +23,7 @@ from pytest_gpubench.measure.energy import Warmth, has_settled, warmth_of
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.specs import Launch, ServerSpec
-from pytest_gpubench.model.workload import SESSIONS, Workload
+from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.report.records import RunFolder, try_to_write
 from pytest_gpubench.runs.live_line import ShowsLaunch, launch_unseen
 
@@ -39,24 +39,6 @@ _EVERY_S = 1.0
 _COMPILING_S = 900.0
 """Of one wave, while a compiler runs among the engine's processes: kernels that are compiled for
 the first time on a host take minutes, in which nothing else tells a hung engine from a busy one."""
-
-
-class SentTraces:
-    """Which servers were sent which traces of sessions: their prefix caches may still hold what a
-    trace gives by text, since that is the same each time."""
-
-    def __init__(self) -> None:
-        self._sent: set[tuple[Launch | str, str]] = set()
-
-    def note(self, launch: Launch, engine: Engine, workload: Workload) -> bool:
-        """Whether this server was sent the workload's trace before; from now on it was."""
-        if workload.dataset != SESSIONS:
-            return False
-        # One that we attached to is the same in every launch.
-        sent = (engine.url if engine.attached else launch, workload.dataset_file)
-        known = sent in self._sent
-        self._sent.add(sent)
-        return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,31 +82,31 @@ SHELF = Path({shelf!r})
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
     result = yield
-    runner = sys.modules.get("pytest_gpubench.runs.runner")
-    if runner and runner.CaseRunner._measured is not canned:
-        canned.measured, runner.CaseRunner._measured = runner.CaseRunner._measured, canned
-        runner.WorkerPool.prepare = lambda pool, count: None  # most often nothing is measured
+    runs = sys.modules.get("pytest_gpubench.runs.client_runs")
+    if runs and runs.ClientRuns.measured is not canned:
+        canned.measured, runs.ClientRuns.measured = runs.ClientRuns.measured, canned
+        runs.WorkerPool.prepare = lambda pool, count: None  # most often nothing is measured
     return result
 
-def canned(self, launch, case, engine, number, attempt):
+def canned(self, turn, spans):
     stub = sorted((name, value) for name, value in os.environ.items() if name.startswith("GPUBENCH_STUB"))
-    runner = sys.modules["pytest_gpubench.runs.runner"]
-    if "GPUBENCH_STUB_FAULT" in os.environ or runner.run_load.__module__ != "pytest_gpubench.load.load_run":
-        return canned.measured(self, launch, case, engine, number, attempt)
-    told = repr((case.workload, case.id, self._servers.arms.spec(launch), launch.arm, stub))
+    runs = sys.modules["pytest_gpubench.runs.client_runs"]
+    if "GPUBENCH_STUB_FAULT" in os.environ or runs.run_load.__module__ != "pytest_gpubench.load.load_run":
+        return canned.measured(self, turn, spans)
+    told = repr((turn.case.workload, turn.case.id, turn.spec, turn.launch.arm, stub))
     path = SHELF / hashlib.sha256(told.encode()).hexdigest()
-    requests = self._folder.requests_file(launch, case, number)
+    requests = self._folder.requests_file(turn.launch, turn.case, turn.number)
     if path.exists():
         measurement, written = pickle.loads(path.read_bytes())
         requests.parent.mkdir(parents=True, exist_ok=True)
         requests.write_bytes(written)
         return measurement, False
-    measurement, spoilt = canned.measured(self, launch, case, engine, number, attempt)
-    if not (spoilt or measurement.problems or measurement.invalid):
+    measurement, compiled = canned.measured(self, turn, spans)
+    if not (compiled or measurement.problems or measurement.invalid):
         aside = path.with_suffix(f".{{os.getpid()}}")
         aside.write_bytes(pickle.dumps((measurement, requests.read_bytes())))
         aside.replace(path)
-    return measurement, spoilt
+    return measurement, compiled
 
 canned.measured = None
 """

@@ -10,13 +10,13 @@ from tests.plugin.conftest import Project, project
 __all__ = ["project"]
 
 _FULL_DISK = """
-import pytest_gpubench.runs.runner as runner
+from pytest_gpubench.runs import client_runs, runner
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 def run_load(*_, **__):
     raise {error}
 
-runner.run_load = run_load
+client_runs.run_load = run_load
 runner.try_to_write = lambda path, record: Failure(
     "record-unwritten",
     "infrastructure",
@@ -25,7 +25,7 @@ runner.try_to_write = lambda path, record: Failure(
 """
 _CTRL_C_TWICE = """
 import os, signal, threading
-import pytest_gpubench.runs.runner as runner
+from pytest_gpubench.runs import client_runs
 from pytest_gpubench.engines.process import ServerProcess
 
 def run_load(*_, **__):
@@ -35,7 +35,7 @@ def stop(process, *arguments):
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     return real_stop(process, *arguments)
 
-runner.run_load = run_load
+client_runs.run_load = run_load
 real_stop, ServerProcess.stop = ServerProcess.stop, stop
 """
 _DEAD = 'BenchmarkError(Failure("engine-died", "engine", "The engine died."))'

@@ -222,23 +222,23 @@ def test_a_fail_that_its_test_swallows_is_exit_1_all_the_same(
             "the vault is shut",
         ),
         (
-            "import pytest\nfrom pytest_gpubench.runs import runner\n"
+            "import pytest\nfrom pytest_gpubench.runs import client_runs\n"
             "def broken(*_args, **_more):\n    raise RuntimeError('a bug of somebody')\n"
-            "def pytest_runtest_call():\n    runner.run_load = broken\n",
+            "def pytest_runtest_call():\n    client_runs.run_load = broken\n",
             "unexpected-error",
             "RuntimeError: a bug of somebody",
         ),
         (
-            "import pytest\nfrom pytest_gpubench.runs import runner\n"
+            "import pytest\nfrom pytest_gpubench.runs import client_runs\n"
             "def late(*_args, **_more):\n    pytest.fail('Timeout (>1.0s) from pytest-timeout.')\n"
-            "def pytest_runtest_call():\n    runner.run_load = late\n",
+            "def pytest_runtest_call():\n    client_runs.run_load = late\n",
             "test-ended",
             "Timeout (>1.0s)",
         ),
         (
-            "import pytest\nfrom pytest_gpubench.runs import runner\n"
+            "import pytest\nfrom pytest_gpubench.runs import client_runs\n"
             "def gone(*_args, **_more):\n    pytest.exit('enough', returncode=7)\n"
-            "def pytest_runtest_call():\n    runner.run_load = gone\n",
+            "def pytest_runtest_call():\n    client_runs.run_load = gone\n",
             "interrupted",
             "interrupted while this case was measured",
         ),

@@ -111,16 +111,16 @@ def test_alone_a_server_has_the_host(project: Project) -> None:
 LATE_NEIGHBOUR = """
 from pytest_gpubench.host.leases.broker import Broker
 from pytest_gpubench.host.leases.choice import Wanted
-from pytest_gpubench.runs import runner
+from pytest_gpubench.runs import client_runs
 
-run_load, leases = runner.run_load, []
+run_load, leases = client_runs.run_load, []
 
 def with_neighbour(*arguments, **options):
     result = run_load(*arguments, **options)
     leases.append(Broker().acquire(Wanted("late", "another-run", exclusive=False), timeout=60))
     return result
 
-runner.run_load = with_neighbour
+client_runs.run_load = with_neighbour
 
 def pytest_unconfigure():
     for lease in leases:
