@@ -106,6 +106,9 @@ LINES = {
         "when: [{if: tp > 0, serve: {extra-args: [--uds, x]}}]",
         "serve.extra-args: holds --uds",
     ),
+    "no HTTP": ("serve: {extra-args: [--grpc]}", "holds --grpc"),
+    "several hosts": ("serve: {nnodes: 2}", "serve.nnodes: this flag is not a recipe's to set"),
+    "several hosts, short": ("serve: {extra-args: [-n, '2']}", "serve.extra-args: holds -n"),
     "command": ("command: vllm serve --api-key abcdef", "command: holds --api-key"),
     "command list": ("command: [python, -m, x, --config, y]", "command: holds --config"),
     "secret in a map": (
