@@ -111,6 +111,9 @@ def read_waivers(folder: Path, today: date | None = None) -> Waivers:
     try:
         data = _content(path)
     except FileNotFoundError:
+        other = path.with_suffix(".yml")
+        if other.exists():
+            raise GpubenchError(f"nobody reads {other}: call it {FILE}") from None
         return NO_WAIVERS
     except OSError as error:
         raise GpubenchError(

@@ -22,7 +22,12 @@ from pytest_gpubench.plugin.items import (
 )
 from pytest_gpubench.plugin.reserves import Settling, subject_of, subjects_of
 from pytest_gpubench.plugin.session import BenchmarkSession
-from pytest_gpubench.plugin.xdist import Selection, ServerScheduling, refuse_what_would_mislead
+from pytest_gpubench.plugin.xdist import (
+    UNASKED,
+    Selection,
+    ServerScheduling,
+    refuse_what_would_mislead,
+)
 from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.report.terminal import summary_lines
 
@@ -144,9 +149,11 @@ class Hooks:
             self._benchmark.write_documents(list(cases.values()))
         if session.config.option.collectonly:
             return
-        # a worker says it with the test that needs the file
-        if not hasattr(session.config, "workerinput"):
+        output = getattr(session.config, "workeroutput", None)
+        if output is None:  # a worker says it with the test that needs the file
             self._benchmark.read_baselines(subjects_of(session.items))
+        else:
+            output[UNASKED] = self._unasked
         self._benchmark.plan_budget(cases.values())
         if any(launch.reserve for launch in servers):
             benchmark = self._benchmark

@@ -245,7 +245,7 @@ class BenchmarkSession:
         session.exitstatus = outcomes.exit_status(
             session, self.outcomes, self.settings.inconclusive
         )
-        self.said = outcomes.swallowed(self.outcomes)
+        self.said += outcomes.swallowed(self.outcomes)
         self.said += outcomes.waiver_lines(self.outcomes)
         if not any(outcome.verdict for outcome in self.outcomes):
             return

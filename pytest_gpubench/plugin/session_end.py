@@ -13,7 +13,7 @@ import pytest
 from pytest_gpubench.plugin.items import USES_US
 from pytest_gpubench.plugin.outcomes import EXIT_UNDECIDED, Outcome
 from pytest_gpubench.plugin.ratio_items import judge_left
-from pytest_gpubench.plugin.xdist import RAISED
+from pytest_gpubench.plugin.xdist import RAISED, UNASKED
 
 if TYPE_CHECKING:
     from pytest_gpubench.plugin.session import BenchmarkSession
@@ -54,7 +54,11 @@ class SessionEnd:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """xdist would not tell that a hook of a worker failed after its last test."""
-        raised = getattr(node, "workeroutput", {}).get(RAISED)
+        output = getattr(node, "workeroutput", {})
+        unasked = output.get(UNASKED, "")
+        if unasked and unasked not in self._benchmark.said:  # every worker has found the same
+            self._benchmark.said.append(unasked)
+        raised = output.get(RAISED)
         if raised:
             self._failed.append(_Failed(node.gateway.id, raised[:_LONGEST_REASON]))
 

@@ -28,6 +28,8 @@ start the first."""
 
 RAISED = "gpubench_raised"
 """In a worker's output: what a hook raised at its end."""
+UNASKED = "gpubench_unasked"
+"""In a worker's output: what the recipes ask for and no test judges."""
 
 
 class WorkerEnd:

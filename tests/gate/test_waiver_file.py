@@ -130,3 +130,9 @@ def test_no_text_is_a_traceback(
         said = str(error)
     assert FILE in said
     assert "\x1b" not in said
+
+
+def test_a_file_that_nobody_would_read_is_refused(folder: Path) -> None:
+    (folder / "waivers.yml").write_text(WHOLE, encoding="utf-8")
+    with pytest.raises(GpubenchError, match=r"nobody reads .*waivers\.yml: call it waivers\.yaml"):
+        read_waivers(folder)

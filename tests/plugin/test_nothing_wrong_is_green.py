@@ -106,6 +106,11 @@ def test_a_gate_of_a_start_that_no_test_judges_is_told(project: Project) -> None
     suite = project.pytester.path / "benchmarks" / "test_serving.py"
     suite.write_text("from pytest_gpubench.suite import test_throughput\n")
     assert words in project.inside("benchmarks", "--collect-only").stdout.str()
+    result = project.run(
+        "benchmarks", "-k", f"{PLAIN} and c1", "--gpubench-exclusive=no", *workers(2)
+    )
+    assert result.ret == 0
+    assert result.stdout.str().count(words) == 1
 
 
 def test_a_case_is_measured_once_per_launch_and_its_fail_stays(project: Project) -> None:
