@@ -419,3 +419,21 @@ def test_under_xdist_every_launch_of_every_worker_is_recorded(repository: Projec
             "launch-1",
             "launch-2",
         ]
+
+
+INTERRUPTED = """
+def pytest_runtest_setup(item):
+    if "-c2]" in item.nodeid:
+        raise KeyboardInterrupt
+"""
+
+
+def test_an_interrupted_run_records_no_baseline(repository: Project) -> None:
+    (repository.pytester.path / "conftest.py").write_text(INTERRUPTED)
+    git(repository, "add", "conftest.py")
+    git(repository, "commit", "-q", "-m", "a person who presses Ctrl-C")
+    result = repository.run("benchmarks", "-m", "cpu and not mtp", UPDATE)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["no baseline is written: the run was interrupted"])
+    assert [record["failure"] for record in repository.cases()] == [None], "one had passed"
+    assert not baseline_file(repository).exists()
