@@ -9,7 +9,7 @@ rendered. The parser is argparse's: ``--flag=value``, any prefix of a flag, unde
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -119,6 +119,23 @@ class FlagRules:
             if "\0" in word:
                 return "holds a NUL character, which no command line can hold; remove it"
         return None
+
+    def said_twice(self, flags: Collection[str], words: Sequence[str]) -> str | None:
+        """What is wrong with words that go onto a command line behind flags, since they hold one of
+        these again; None if nothing. The engine would take the last, in silence."""
+        known = {self._name(flag): flag for flag in flags}
+        for word in words:
+            head = word.split("=", 1)[0]
+            if head.startswith("--") and (flag := known.get(self._name(head[2:]))):
+                return (
+                    f"holds {head}, and `serve` sets {flag}: say it once, under `serve` "
+                    "(null there leaves a flag out)"
+                )
+        return None
+
+    def _name(self, flag: str) -> str:
+        plain = flag.replace("_", "-").removeprefix(self.negation or "\0")
+        return self.synonyms.get(plain, plain)
 
 
 def secret_error(text: str) -> str | None:

@@ -152,7 +152,7 @@ class Hooks:
         output = getattr(session.config, "workeroutput", None)
         if output is None:  # a worker says it with the test that needs the file
             self._benchmark.read_baselines(subjects_of(session.items))
-        else:
+        elif USES_US in session.config.stash:
             output[UNASKED] = self._unasked
         self._benchmark.plan_budget(cases.values())
         if any(launch.reserve for launch in servers):

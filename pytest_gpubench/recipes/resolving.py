@@ -316,14 +316,16 @@ class Resolver:
                 extra = tuple(
                     str(word) for word in self._render(entry.node, join_path(path, flag), names)
                 )
-                if wrong := self._dialect.flags.words_error(extra):
-                    raise PointError(entry.node.at, join_path(path, flag), wrong)
             else:
                 made = partial(self._flag, flag, entry.node, path, names)
                 flags[flag] = self._once(flag, entry.node, names, made)
         if max_model_len is not None and not self._leaves_length(layer):
             length = max_model_len * self._sharing(layer, names)
             flags = {self._dialect.flags.length: length} | flags
+        rules = self._dialect.flags
+        if wrong := rules.words_error(extra) or rules.said_twice(flags, extra):
+            at = layer.entries_of("serve")["extra-args"].node.at
+            raise PointError(at, join_path(path, "extra-args"), wrong)
         return FrozenMap(flags), extra
 
     def _leaves_length(self, layer: Node) -> bool:

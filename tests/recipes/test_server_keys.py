@@ -109,6 +109,18 @@ LINES = {
     "no HTTP": ("serve: {extra-args: [--grpc]}", "holds --grpc"),
     "several hosts": ("serve: {nnodes: 2}", "serve.nnodes: this flag is not a recipe's to set"),
     "several hosts, short": ("serve: {extra-args: [-n, '2']}", "serve.extra-args: holds -n"),
+    "said twice": (
+        "serve: {block-size: 64, extra-args: ['--block_size=128']}",
+        "serve.extra-args: holds --block_size, and `serve` sets block-size: say it once",
+    ),
+    "the length": (
+        "serve: {extra-args: [--max-model-len, '9000']}",
+        "serve.extra-args: holds --max-model-len, and `serve` sets max-model-len: say it once",
+    ),
+    "turned off": (
+        "serve: {enable-prefix-caching: true, extra-args: [--no-enable-prefix-caching]}",
+        "holds --no-enable-prefix-caching, and `serve` sets enable-prefix-caching: say it once",
+    ),
     "command": ("command: vllm serve --api-key abcdef", "command: holds --api-key"),
     "command list": ("command: [python, -m, x, --config, y]", "command: holds --config"),
     "secret in a map": (
