@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.frozen import canonical_json, thaw
+from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import counted, listed
 from pytest_gpubench.model.secrets import shown_value
 
@@ -56,20 +57,18 @@ def changes(before: RecipeBook, after: RecipeBook) -> tuple[Change, ...]:
     )
 
 
-def grouped(changed: Iterable[Change]) -> Iterator[tuple[str, Kind, tuple[str, ...], list[str]]]:
+def groups_of(changed: Iterable[Change]) -> Iterator[tuple[str, Kind, tuple[str, ...], list[str]]]:
     """Changes that are the same for several cases of a recipe, together: recipe, kind, details,
     cases."""
-    groups: dict[tuple[str, Kind, tuple[str, ...]], list[str]] = {}
-    for change in changed:
-        groups.setdefault((change.recipe, change.kind, change.details), []).append(change.case)
-    for (recipe, kind, details), cases in groups.items():
-        yield recipe, kind, details, cases
+    alike = grouped(changed, lambda change: (change.recipe, change.kind, change.details))
+    for (recipe, kind, details), members in alike.items():
+        yield recipe, kind, details, [change.case for change in members]
 
 
 def lines(changed: Iterable[Change]) -> list[str]:
     """A line per group: which cases, and why."""
     text = []
-    for recipe, kind, details, cases in grouped(changed):
+    for recipe, kind, details, cases in groups_of(changed):
         line = f"{recipe}: {counted(len(cases), 'case')} {kind}"
         text.append(f"{line}: {listed(details, _SHOWN)}" if details else line)
     return text
@@ -79,7 +78,7 @@ def changelog(changed: Sequence[Change], revision: str) -> str:
     """Markdown: what is new, what changed and how, what is gone."""
     text = [f"## Recipes since {revision}", ""]
     for kind, title in (("new", "New"), ("changed", "Changed"), ("removed", "Removed")):
-        groups = [group for group in grouped(changed) if group[1] == kind]
+        groups = [group for group in groups_of(changed) if group[1] == kind]
         if not groups:
             continue
         text += [f"### {title}", ""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -14,23 +14,13 @@ from pytest_gpubench.dialects.registry import common_rules, every_dialect
 from pytest_gpubench.dialects.server_flags import FlagRules
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
-from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
-from pytest_gpubench.recipes.evaluations import EvaluationKeys
 from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse, split
+from pytest_gpubench.recipes.fields import Section
 from pytest_gpubench.recipes.gates import check_gate
 from pytest_gpubench.recipes.inheritance import without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
-from pytest_gpubench.recipes.schema import BRANCHES, ClientKeys, SloKeys
-from pytest_gpubench.recipes.search_space import (
-    AgenticCoding,
-    AgenticRow,
-    Component,
-    FixedSeqLen,
-    Row,
-    Scenarios,
-)
+from pytest_gpubench.recipes.schema import BRANCHES
 from pytest_gpubench.recipes.server_keys import check_env, check_flag
-from pytest_gpubench.recipes.source_keys import SourceKeys
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 CASE_NAMES = (
@@ -41,21 +31,7 @@ CASE_NAMES = (
 )  # fmt: skip
 """Every name that an expression may read."""
 
-_PARTS: dict[str, type[BaseModel]] = {
-    "scenarios": Scenarios,
-    "fixed-seq-len": FixedSeqLen,
-    "search-space": Row,
-    "agentic-coding": AgenticCoding,
-    "kv-offload-backend": Component,
-    "router": Component,
-    "speculative": SpeculativeKeys,
-    "client": ClientKeys,
-    "slo": SloKeys,
-    "when": schema.When,
-    "facts": schema.Facts,
-    "source": SourceKeys,
-    "evals": EvaluationKeys,
-}
+_Model = TypeVar("_Model", bound=BaseModel)
 _COMPUTED = ("serve", "speculative", "env", "client")
 
 
@@ -80,13 +56,7 @@ def check_section(
     for leaf, path in _leaves(cleaned, name):
         if leaf.doubt:
             log.add(leaf.at, path, leaf.doubt)
-    try:
-        model.model_validate(cleaned.plain())
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            _report(model, cleaned, name, detail, log)
-    except RecursionError:
-        log.add(node.at, name, "nested too deeply")
+    _read(model, cleaned, name, log)
     if model is schema.Recipe:
         rules = _rules(cleaned)
         _check_layer(cleaned, name, rules, log, names)
@@ -105,13 +75,18 @@ def check_section(
 
 def validated(node: Node, name: str, log: ProblemLog) -> schema.Recipe | None:
     """A merged recipe as a typed object; None after reporting what is wrong."""
-    cleaned = _without_list_nulls(without_nulls(node))
+    return _read(schema.Recipe, _without_list_nulls(without_nulls(node)), name, log)
+
+
+def _read(model: type[_Model], node: Node, name: str, log: ProblemLog) -> _Model | None:
     try:
-        return schema.Recipe.model_validate(cleaned.plain())
+        return model.model_validate(node.plain())
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            _report(schema.Recipe, cleaned, name, detail, log)
-        return None
+            _report(model, node, name, detail, log)
+    except RecursionError:
+        log.add(node.at, name, "nested too deeply")
+    return None
 
 
 def _without_list_nulls(node: Node) -> Node:
@@ -261,12 +236,19 @@ def _report(
 
 
 def _model_at(model: type[BaseModel], location: list[str | int]) -> type[BaseModel]:
-    for part in location:
-        if part == "search-space" and model is AgenticCoding:
-            model = AgenticRow
-        elif isinstance(part, str):
-            model = _PARTS.get(part, model)
+    """The part of the schema that stands at a location."""
+    for key in location:
+        known = {field.alias or name: field for name, field in model.model_fields.items()}
+        if key in known:
+            model = next(_parts(known[str(key)].annotation), model)
     return model
+
+
+def _parts(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)
 
 
 def _find(node: Node, location: list[str | int]) -> tuple[SourcePosition, SourcePosition]:
