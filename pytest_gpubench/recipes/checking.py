@@ -3,7 +3,9 @@ column."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import keyword
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar, get_args
 
@@ -14,22 +16,21 @@ from pytest_gpubench.dialects.registry import common_rules, every_dialect
 from pytest_gpubench.dialects.server_flags import FlagRules
 from pytest_gpubench.model.cases import SourcePosition
 from pytest_gpubench.recipes import schema
-from pytest_gpubench.recipes.expressions import Expression, ExpressionError, parse, split
+from pytest_gpubench.recipes.expressions import (
+    CASE_NAMES,
+    FUNCTIONS,
+    Expression,
+    ExpressionError,
+    Value,
+    parse,
+    split,
+)
 from pytest_gpubench.recipes.fields import Section
 from pytest_gpubench.recipes.gates import check_gate
-from pytest_gpubench.recipes.inheritance import without_nulls
+from pytest_gpubench.recipes.inheritance import branch, condition_text, without_nulls
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path, one_of, shown
-from pytest_gpubench.recipes.schema import BRANCHES
 from pytest_gpubench.recipes.server_keys import check_env, check_flag
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
-
-CASE_NAMES = (
-    "isl", "osl", "conc", "tp", "ep", "pp", "pcp", "dcp", "dp_attn", "gpus", "dp",
-    "tensor_parallel_size", "expert_parallel",
-    "max_model_len", "spec_tokens", "hardware", "precision", "framework",
-    "kv_offloading", "kv_offload_backend", "dram_gb",
-)  # fmt: skip
-"""Every name that an expression may read."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _COMPUTED = ("serve", "speculative", "env", "client")
@@ -110,14 +111,6 @@ def _rules(node: Node) -> FlagRules:
     framework = node.get("framework")
     known = {dialect.name: dialect.flags for dialect in every_dialect()}
     return known.get(str(framework.value) if framework else "") or common_rules()
-
-
-def branch(part: Node) -> tuple[str, Node | None]:
-    """Which of `if`, `elif`, `else` a part of `when` has, and its value."""
-    for key in BRANCHES:
-        if key in part.entries:
-            return key, part.get(key)
-    return "if", None
 
 
 def _check_layer(
@@ -201,12 +194,6 @@ def _check_condition(
             "a condition may not read spec_tokens: `when` may still change the draft; write "
             "the row's own values",
         )
-
-
-def condition_text(text: str) -> str:
-    """The expression of an ``if``; ``${...}`` around the whole is allowed."""
-    stripped = text.strip()
-    return stripped[2:-1] if stripped.startswith("${") and stripped.endswith("}") else stripped
 
 
 def _report(
@@ -315,3 +302,38 @@ def _words(kind: str, detail: ErrorDetails, key: str) -> str:
         ]
         return f"must be {one_of(allowed)}, not {shown(value)}{did_you_mean(str(value), allowed)}"
     return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+KEY = "host"
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def host_facts(roots: Iterable[Node], log: ProblemLog) -> dict[str, Value]:
+    """The facts of all files by name.
+
+    The first file that says one counts; a file comes before those that it includes, so that a
+    recipe's own file holds the usual value and a site's file may say otherwise.
+    """
+    facts: dict[str, Value] = {}
+    for root in roots:
+        section = root.get(KEY)
+        if section is not None and not isinstance(section.value, dict):
+            log.add(section.at, KEY, "must be a map from names to numbers, true/false or text")
+        for name, entry in root.entries_of(KEY).items():
+            value = entry.node.value
+            if wrong := _name_error(name):
+                log.add(entry.key_at, join_path(KEY, name), wrong)
+            elif isinstance(value, bool | int | float | str) and not entry.node.doubt:
+                facts.setdefault(name, value)
+            else:
+                words = entry.node.doubt or "must be a number, true/false or text"
+                log.add(entry.node.at, join_path(KEY, name), words)
+    return facts
+
+
+def _name_error(name: str) -> str | None:
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name in FUNCTIONS:
+        return f"{shown(name)} cannot be a name in expressions; write one such as mec_firmware"
+    if name in CASE_NAMES or name in ("true", "false"):
+        return f"'{name}' has a meaning in expressions already; choose another name"
+    return None

@@ -21,6 +21,14 @@ from pytest_gpubench.recipes.problems import did_you_mean, shown
 
 Value: TypeAlias = "int | float | bool | str"
 
+CASE_NAMES = (
+    "isl", "osl", "conc", "tp", "ep", "pp", "pcp", "dcp", "dp_attn", "gpus", "dp",
+    "tensor_parallel_size", "expert_parallel",
+    "max_model_len", "spec_tokens", "hardware", "precision", "framework",
+    "kv_offloading", "kv_offload_backend", "dram_gb",
+)  # fmt: skip
+"""Every name that an expression may read."""
+
 MAX_LENGTH = 300
 MAX_NODES = 150
 MAX_VALUE = 10**15

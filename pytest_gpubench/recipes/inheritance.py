@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
 
+from pytest_gpubench.recipes.expressions import (
+    CASE_NAMES,
+    ExpressionError,
+    is_computed,
+    names_in,
+    parse,
+)
 from pytest_gpubench.recipes.problems import ProblemLog, did_you_mean, join_path
 from pytest_gpubench.recipes.yaml_tree import Entry, Node
 
 MAX_GENERATIONS = 20
+BRANCHES = ("if", "elif", "else")
+"""Keys of a part of `when` that say where it holds."""
 KEEPS_NULL = ("env", "serve")
 """In these maps null is a value: it unsets the variable in the server, and leaves the flag to the
 engine, also one that we would set otherwise."""
@@ -115,3 +124,60 @@ class Lineage:
             )
             return None
         return self.resolve(parent.value)
+
+
+def branch(part: Node) -> tuple[str, Node | None]:
+    """Which of `if`, `elif`, `else` a part of `when` has, and its value."""
+    for key in BRANCHES:
+        if key in part.entries:
+            return key, part.get(key)
+    return "if", None
+
+
+def condition_text(text: str) -> str:
+    """The expression of an ``if``; ``${...}`` around the whole is allowed."""
+    stripped = text.strip()
+    return stripped[2:-1] if stripped.startswith("${") and stripped.endswith("}") else stripped
+
+
+_EVERYTHING = frozenset(CASE_NAMES)
+
+
+def names_read(node: Node) -> frozenset[str]:
+    """Names that the expressions inside a value read; all of them where one is not valid (its
+    evaluation will say so)."""
+    try:
+        return frozenset(
+            name for text in _texts(node) if is_computed(text) for name in names_in(text)
+        )
+    except ExpressionError:
+        return _EVERYTHING
+
+
+def server_reads(recipe: Node) -> frozenset[str]:
+    """Names that decide a recipe's server: those of its conditions, flags, draft and
+    environment."""
+    parts = recipe.items_of("when")
+    conditions = (_condition_reads(part) for part in parts)
+    layers = [
+        layer.get(key) for layer in (recipe, *parts) for key in ("serve", "speculative", "env")
+    ]
+    values = (names_read(layer) for layer in layers if layer)
+    return frozenset().union(*conditions, *values)
+
+
+def _condition_reads(part: Node) -> frozenset[str]:
+    _, condition = branch(part)
+    if condition is None or not isinstance(condition.value, str):
+        return frozenset()
+    try:
+        return parse(condition_text(condition.value)).names
+    except ExpressionError:
+        return _EVERYTHING
+
+
+def _texts(node: Node) -> Iterator[str]:
+    if isinstance(node.value, str):
+        yield node.value
+    for child in [entry.node for entry in node.entries.values()] or node.items:
+        yield from _texts(child)

@@ -16,8 +16,7 @@ from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.model.workload import AGENTIC
 from pytest_gpubench.recipes import inferencex, schema
-from pytest_gpubench.recipes.checking import CASE_NAMES, check_section, validated
-from pytest_gpubench.recipes.declared_facts import host_facts
+from pytest_gpubench.recipes.checking import check_section, host_facts, validated
 from pytest_gpubench.recipes.evaluations import evaluation_cases
 from pytest_gpubench.recipes.expansion import (
     Offload,
@@ -27,7 +26,7 @@ from pytest_gpubench.recipes.expansion import (
     dram_budget_gb,
     topology,
 )
-from pytest_gpubench.recipes.expressions import Value
+from pytest_gpubench.recipes.expressions import CASE_NAMES, Value
 from pytest_gpubench.recipes.including import read_files
 from pytest_gpubench.recipes.inferencex import (
     SPEC_WORD,

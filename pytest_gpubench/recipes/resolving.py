@@ -22,8 +22,6 @@ from pytest_gpubench.model.hardware import platform_of
 from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes.checking import branch, condition_text
-from pytest_gpubench.recipes.draft_keys import GOLDEN, SpeculativeKeys
 from pytest_gpubench.recipes.expansion import (
     MODEL_LEN_MARGIN,
     Point,
@@ -42,11 +40,16 @@ from pytest_gpubench.recipes.expressions import (
     render,
 )
 from pytest_gpubench.recipes.gates import contradiction
-from pytest_gpubench.recipes.inheritance import overlay
-from pytest_gpubench.recipes.name_reads import names_read, server_reads
+from pytest_gpubench.recipes.inheritance import (
+    branch,
+    condition_text,
+    names_read,
+    overlay,
+    server_reads,
+)
 from pytest_gpubench.recipes.problems import PointError, ProblemLog, join_path
 from pytest_gpubench.recipes.schema import ClientKeys, Recipe
-from pytest_gpubench.recipes.server_keys import check_flag
+from pytest_gpubench.recipes.server_keys import GOLDEN, SpeculativeKeys, check_flag
 from pytest_gpubench.recipes.yaml_tree import Node
 
 _T = TypeVar("_T")

@@ -7,16 +7,16 @@ recipe for completeness.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
+from pydantic_core import CoreSchema
 
 from pytest_gpubench.dialects.registry import dialect_of, frameworks
 from pytest_gpubench.model.client_tools import ToolName
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import HARDWARE, Hardware, name_words
 from pytest_gpubench.model.policies import SharingPolicy
-from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
 from pytest_gpubench.recipes.evaluations import EvaluationKeys
 from pytest_gpubench.recipes.fields import (
     ByteCount,
@@ -44,10 +44,43 @@ from pytest_gpubench.recipes.fields import (
     fail,
 )
 from pytest_gpubench.recipes.gates import Gates
+from pytest_gpubench.recipes.inheritance import BRANCHES
 from pytest_gpubench.recipes.problems import did_you_mean, one_of, shown
 from pytest_gpubench.recipes.search_space import AgenticCoding, FixedSeqLen, Row, Scenarios
-from pytest_gpubench.recipes.server_keys import Command
-from pytest_gpubench.recipes.source_keys import Source
+from pytest_gpubench.recipes.server_keys import Command, SpeculativeKeys
+
+
+class SourceKeys(Section):
+    """What is meant of an official recipe."""
+
+    at: Text
+    """Its address, shown in reports and read by `gpubench compare-source`."""
+    variant: Text | None = None
+    """The official variant (default: the one that serves the same model)."""
+    strategy: Text | None = None
+    """The official strategy (default: the one of the row's parallelism)."""
+    hardware: Text | None = None
+    """The official name of the node (default: the recipe's hardware)."""
+    features: list[Text] | None = None
+    """Official features that are on beside those that nobody has to ask for."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address(cls, value: Any) -> Any:
+        return {"at": value} if isinstance(value, str) else value
+
+
+class _OrAddress:
+    """For editors: the address alone will do, too."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
+Source: TypeAlias = Annotated[SourceKeys, _OrAddress()]
+"""An address, or a map with what is meant of it."""
 
 
 def _framework(value: Any) -> Any:
@@ -203,8 +236,6 @@ def _condition(value: Any) -> Any:
 Condition = Annotated[
     Any, BeforeValidator(_condition), WithJsonSchema({"type": ["string", "boolean"]})
 ]
-BRANCHES = ("if", "elif", "else")
-"""Keys of a part of `when` that say where it holds."""
 
 
 class When(Laid):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.recipes.name_reads import names_read, server_reads
+from pytest_gpubench.recipes.inheritance import names_read, server_reads
 from pytest_gpubench.recipes.problems import ProblemLog
 from pytest_gpubench.recipes.yaml_tree import Node, read_tree
 

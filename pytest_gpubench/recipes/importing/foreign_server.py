@@ -32,9 +32,8 @@ from pytest_gpubench.model.frozen import FrozenMap, freeze
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.secrets import is_secret
 from pytest_gpubench.model.specs import ServerSpec, Topology
-from pytest_gpubench.recipes.draft_keys import SpeculativeKeys
 from pytest_gpubench.recipes.search_space import Row
-from pytest_gpubench.recipes.server_keys import check_env, check_flag
+from pytest_gpubench.recipes.server_keys import SpeculativeKeys, check_env, check_flag
 from pytest_gpubench.recipes.yaml_tree import MOST
 
 _NEEDED = ("method", "num-speculative-tokens")
