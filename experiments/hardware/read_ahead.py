@@ -16,8 +16,7 @@ import tempfile
 from pathlib import Path
 
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine
-from pytest_gpubench.host.hub.local import weight_paths
-from pytest_gpubench.host.read_ahead import reading_ahead
+from pytest_gpubench.host.hub.local import reading_ahead, weight_paths
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Topology
 

@@ -178,7 +178,7 @@ def _stepper(parsed: argparse.Namespace) -> Stepper:
 def _over_revisions(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
     from pytest_gpubench.commands.bisect_walk import Asked, step_folder, walk_on
-    from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
+    from pytest_gpubench.host.git import SHOWN, Repository, checkouts
     from pytest_gpubench.report.walk import GOOD_END, Candidate
 
     repository = Repository.around(Path.cwd())
@@ -305,7 +305,7 @@ def _one_step(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
     from pytest_gpubench.commands.bisect_walk import step_folder
     from pytest_gpubench.gate.bisection import Answer
-    from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
+    from pytest_gpubench.host.git import SHOWN, Repository, checkouts
     from pytest_gpubench.model.printing import for_terminal
 
     _check(parsed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from pytest_gpubench.host.gpus.samples import CAPPED_BY, SLOWED_BY, GpuSample
+from pytest_gpubench.host.gpus.inventory import CAPPED_BY, SLOWED_BY, GpuSample
 from pytest_gpubench.measure.measurement import Flag
 from pytest_gpubench.model.grouping import grouped
 

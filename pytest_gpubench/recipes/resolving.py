@@ -32,13 +32,7 @@ from pytest_gpubench.recipes.expansion import (
     offload_error,
     workload_of,
 )
-from pytest_gpubench.recipes.expressions import (
-    ExpressionError,
-    Value,
-    is_computed,
-    parse,
-    render,
-)
+from pytest_gpubench.recipes.expressions import ExpressionError, Value, is_computed, parse, render
 from pytest_gpubench.recipes.gates import contradiction
 from pytest_gpubench.recipes.inheritance import (
     branch,

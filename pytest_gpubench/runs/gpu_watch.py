@@ -10,8 +10,8 @@ from types import TracebackType
 import psutil
 
 from pytest_gpubench.engines.engine import Engine
+from pytest_gpubench.host.gpus.drivers import GpuSampler
 from pytest_gpubench.host.gpus.inventory import Gpu
-from pytest_gpubench.host.gpus.sampling import GpuSampler
 from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.measure.energy import gpu_series, gpu_window
 from pytest_gpubench.measure.measurement import Measurement

@@ -13,9 +13,8 @@ from pytest_gpubench.host.gpus.amd import UNSEEN
 from pytest_gpubench.host.gpus.drivers import read_inventory
 from pytest_gpubench.host.gpus.inventory import Gpu, visible_inventory
 from pytest_gpubench.host.host_facts import physical_cores
-from pytest_gpubench.host.leases.broker import Broker
+from pytest_gpubench.host.leases.broker import Broker, Lease
 from pytest_gpubench.host.leases.choice import Wanted, memory_not_returned, server_env
-from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 from pytest_gpubench.runs.settings import Settings

@@ -22,8 +22,7 @@ from pytest_gpubench.host.gpus.drivers import gpu_facts, read_inventory
 from pytest_gpubench.host.gpus.inventory import Gpu, Inventory, missing_hardware, visible_inventory
 from pytest_gpubench.host.host_facts import client_versions, host_facts
 from pytest_gpubench.host.hub.fetch import Progress
-from pytest_gpubench.host.hub.local import server_cache_dir
-from pytest_gpubench.host.read_ahead import reading_ahead
+from pytest_gpubench.host.hub.local import reading_ahead, server_cache_dir
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.failures import BenchmarkError, Failure, GpubenchError
 from pytest_gpubench.model.specs import Launch, ServerSpec

@@ -13,8 +13,8 @@ from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.idleness import SILENCE_TIMEOUT_S, SILENT, HangWatch
 from pytest_gpubench.engines.process import LaunchProgress
+from pytest_gpubench.host.gpus.drivers import GpuSampler
 from pytest_gpubench.host.gpus.inventory import Gpu
-from pytest_gpubench.host.gpus.sampling import GpuSampler
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
 from pytest_gpubench.load.warmup_waves import waves_of

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.host.gpus.inventory import Gpu
+from pytest_gpubench.host.gpus.drivers import GpuSampler, sample_until_told
+from pytest_gpubench.host.gpus.inventory import Gpu, GpuSample
 from pytest_gpubench.host.gpus.nvidia import gpu_facts, sample_gpus, sampling
-from pytest_gpubench.host.gpus.samples import GpuSample
-from pytest_gpubench.host.gpus.sampling import GpuSampler, sample_until_told
 
 
 class _NvmlError(Exception):

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess
-from pytest_gpubench.host.leases.broker import Broker
+from pytest_gpubench.host.leases.broker import Broker, Lease
 from pytest_gpubench.host.leases.choice import Wanted
-from pytest_gpubench.host.leases.lease import Lease
 from pytest_gpubench.host.leases.lease_file import lease_folder
 from pytest_gpubench.host.leases.owners import ProcessId, identify, is_alive, kill_all, lock_holders
 from pytest_gpubench.model.failures import BenchmarkError

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.host import read_ahead
-from pytest_gpubench.host.hub.local import weight_paths
-from pytest_gpubench.host.read_ahead import has_room, reading_ahead
+from pytest_gpubench.host.hub import local
+from pytest_gpubench.host.hub.local import has_room, reading_ahead, weight_paths
 
 MIB = 2**20
 
@@ -49,7 +48,7 @@ def test_nothing_is_read_where_memory_has_no_room(
     tmp_path: Path, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "one").write_bytes(b"x" * MIB)
-    monkeypatch.setattr(read_ahead, "available_memory", lambda: MIB)
+    monkeypatch.setattr(local, "available_memory", lambda: MIB)
     with reading_ahead([tmp_path / "one"]):
         wait()
     assert not asked
@@ -68,7 +67,7 @@ def test_it_ends_with_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         gate.wait(60)
 
     monkeypatch.setattr(os, "posix_fadvise", slow)
-    monkeypatch.setattr(read_ahead, "_END_S", 0.0)  # as on a file system that hangs
+    monkeypatch.setattr(local, "_AHEAD_END_S", 0.0)  # as on a file system that hangs
     with reading_ahead([tmp_path / "one"]):
         begun.wait(60)
     gate.set()

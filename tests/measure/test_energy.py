@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.host.gpus.samples import GpuSample
+from pytest_gpubench.host.gpus.inventory import GpuSample
 from pytest_gpubench.measure.energy import GpuWindow, gpu_series, gpu_window
 
 SECOND = 1_000_000_000

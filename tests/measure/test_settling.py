@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.host.gpus.samples import GpuSample
+from pytest_gpubench.host.gpus.inventory import GpuSample
 from pytest_gpubench.measure.energy import Warmth, has_settled, warmth_of
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.engines.idleness import HangWatch
-from pytest_gpubench.host.gpus.samples import GpuSample
+from pytest_gpubench.host.gpus.inventory import GpuSample
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.model.failures import BenchmarkError, Failure

@@ -1,2 +1,2 @@
-"""GPUs of this host: which there are and what a case lacks (:mod:`inventory`), what they do
-meanwhile (:mod:`sampling`)."""
+"""GPUs of this host: which there are and what a case lacks (:mod:`inventory`), how they are set and
+what they do meanwhile (:mod:`drivers`)."""

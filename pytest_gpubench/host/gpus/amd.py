@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
-from pytest_gpubench.host.gpus.samples import GpuSample
+from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, GpuSample, Inventory
 
 UNSEEN = (
     "AMD GPUs are read as amdsmi's interface says; pytest-gpubench itself was never run on one: "

@@ -1,4 +1,5 @@
-"""The GPUs of a host as data: which of them a run may use, and what a case lacks. Pure."""
+"""The GPUs of a host as data: which of them a run may use, what a case lacks, and what one does at
+a moment. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from pytest_gpubench.model.hardware import Hardware, Platform, hardware_of_device, name_words
 
@@ -168,3 +170,50 @@ def _to_declare(inventory: Inventory) -> str:
 def _listed(inventory: Inventory) -> str:
     counts = Counter(gpu.name for gpu in inventory.gpus)
     return ", ".join(f"{count} x {name}" for name, count in counts.items())
+
+
+SLOWED_BY: Mapping[int, str] = {
+    0x008: "hardware slowdown",
+    0x020: "software thermal slowdown",
+    0x040: "hardware thermal slowdown",
+    0x080: "power brake",
+}
+"""Bits of NVML's clocks event reasons with which a GPU is slower than it was sold."""
+CAPPED_BY: Mapping[int, str] = {0x004: "power cap", 0x010: "sync boost"}
+"""Bits with which it is as fast as somebody allows it to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """One GPU at one moment; None where the driver does not support the question."""
+
+    gpu: str
+    """UUID."""
+    at_ns: int
+    """``time.monotonic_ns`` of this host."""
+    power: float | None = None
+    """Watts, averaged by the driver over about the last second on an H100."""
+    energy: float | None = None
+    """Joules since the driver was loaded."""
+    sm_clock: int | None = None
+    """MHz."""
+    memory_clock: int | None = None
+    """MHz."""
+    temperature: int | None = None
+    """Of the chip, in degrees Celsius."""
+    utilization: int | None = None
+    """Per cent of the driver's last sampling period in which a kernel ran."""
+    memory_used: int | None = None
+    """Bytes."""
+    reasons: int | None = None
+    """Bits of the clocks event reasons."""
+    pids: tuple[int, ...] = ()
+    """Processes that compute on it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for one line of JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> GpuSample:
+        return cls(**{**plain, "pids": tuple(plain["pids"])})

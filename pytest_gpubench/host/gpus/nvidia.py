@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
-from pytest_gpubench.host.gpus.samples import GpuSample
+from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, GpuSample, Inventory
 from pytest_gpubench.model.hardware import hardware_of_device
 
 _NVLINKS = 18
