@@ -252,8 +252,7 @@ def _gpus(_parsed: argparse.Namespace) -> int:
 
 def _vocabulary(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.dialects.registry import DEFAULT, dialect_of
-    from pytest_gpubench.engines.interpreter import default_command
-    from pytest_gpubench.engines.vocabulary import ask_vocabulary
+    from pytest_gpubench.engines.interpreter import ask_vocabulary, default_command
 
     words = parsed.words[0].split() if len(parsed.words) == 1 else parsed.words
     dialect = dialect_of(DEFAULT)

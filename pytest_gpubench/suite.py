@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_gpubench.engines.engine import Engine
-    from pytest_gpubench.engines.expectations import EngineCheck
+    from pytest_gpubench.engines.engine import Engine, EngineCheck
     from pytest_gpubench.measure.measurement import Measurement
     from pytest_gpubench.model.verdicts import Verdict
 

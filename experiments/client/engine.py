@@ -25,7 +25,7 @@ from client_tables import machine_line, replace_part
 from pytest_gpubench.demo.models import write_demo_models, write_trained_target
 from pytest_gpubench.demo.repository import publish_repository
 from pytest_gpubench.dialects.vllm import DIALECT as VLLM
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.engines.interpreter import default_command

@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 from client_tables import machine_line, replace_part
 
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.load.client_calibration import loopback_process
 from pytest_gpubench.load.load_run import run_load

@@ -17,7 +17,7 @@ from context import Context, cases_of, job_of
 from fleet import Crowd, Job, measure, say
 
 from pytest_gpubench.dialects.metrics_page import Scrape
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.model.cases import Case, RecipeBook

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pytest_gpubench.dialects.vllm import DIALECT as VLLM
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
-from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.expectations import check_engine
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
+from pytest_gpubench.engines.engine import Engine, check_engine
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.engines.lifecycle import EngineSettings, start_engine

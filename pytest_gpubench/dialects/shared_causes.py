@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_gpubench.dialects.causes import (
+from pytest_gpubench.dialects.engine_log import (
     GPU_MEMORY_FOREIGN,
     OUT_OF_MEMORY,
     WRONG_ARGUMENT,

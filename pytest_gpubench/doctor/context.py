@@ -23,7 +23,7 @@ from pytest_gpubench.doctor.memory_estimate import (
 )
 from pytest_gpubench.doctor.server_settings import Settings, backend_name, settings_of
 from pytest_gpubench.doctor.shape import ModelShape, shape_of
-from pytest_gpubench.engines.vocabulary import Vocabulary
+from pytest_gpubench.engines.interpreter import Vocabulary
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap, thaw
 from pytest_gpubench.model.hardware import Hardware

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from packaging.version import Version
 
-from pytest_gpubench.engines.vocabulary import Vocabulary, vocabulary_from
+from pytest_gpubench.engines.interpreter import Vocabulary, vocabulary_from
 
 Kind: TypeAlias = Literal["flags", "variables"]
 FILE = Path(__file__).with_name("vocabularies.json")

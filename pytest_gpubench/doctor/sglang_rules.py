@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.dialects.sglang.dialect import draft_tokens, topk
-from pytest_gpubench.dialects.sglang.flags import RENAMED
+from pytest_gpubench.dialects.sglang.dialect import RENAMED, draft_tokens, topk
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
 from pytest_gpubench.doctor.rules import SHARED_RULES
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_gpubench.dialects.causes import Cause
-from pytest_gpubench.dialects.engine_log import EngineLog, LogLine
+from pytest_gpubench.dialects.engine_log import Cause, EngineLog, LogLine
 from pytest_gpubench.model.failures import Failure
 
 EVIDENCE_LINES = 6

@@ -19,8 +19,7 @@ from pytest_gpubench.plugin.session import find_session, session_of
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-    from pytest_gpubench.engines.engine import Engine
-    from pytest_gpubench.engines.expectations import EngineCheck
+    from pytest_gpubench.engines.engine import Engine, EngineCheck
     from pytest_gpubench.gate.ratios import RatioPoint
     from pytest_gpubench.measure.measurement import Measurement
     from pytest_gpubench.model.cases import Case

@@ -22,8 +22,7 @@ from pytest_gpubench.doctor import (
     unknown_rules,
     without,
 )
-from pytest_gpubench.engines.interpreter import probe_command, starts_itself
-from pytest_gpubench.engines.vocabulary import kept_vocabulary
+from pytest_gpubench.engines.interpreter import kept_vocabulary, probe_command, starts_itself
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot
 from pytest_gpubench.host.leases.owners import in_words

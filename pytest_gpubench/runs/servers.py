@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.expectations import EngineCheck, check_engine
+from pytest_gpubench.engines.engine import Engine, EngineCheck, check_engine
 from pytest_gpubench.engines.interpreter import EngineDistribution, check_requires
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
 from pytest_gpubench.host.git import git_state

@@ -24,8 +24,12 @@ from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.dialects.vllm.causes import CAUSES
 from pytest_gpubench.doctor.known_vocabularies import known_vocabulary
 from pytest_gpubench.doctor.rules import names
-from pytest_gpubench.engines.interpreter import default_command, probe_command
-from pytest_gpubench.engines.vocabulary import Vocabulary, ask_vocabulary
+from pytest_gpubench.engines.interpreter import (
+    Vocabulary,
+    ask_vocabulary,
+    default_command,
+    probe_command,
+)
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.plugin.options import OPTIONS

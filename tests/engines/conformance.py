@@ -22,8 +22,7 @@ import psutil
 
 from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.expectations import check_engine
+from pytest_gpubench.engines.engine import Engine, check_engine
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
 from pytest_gpubench.load.load_run import run_load

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.dialects.vllm.log_reader import LogReader
+from pytest_gpubench.dialects.vllm.log import LogReader
 from pytest_gpubench.engines.lifecycle import EngineSettings
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology

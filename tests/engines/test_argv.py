@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.dialects.command_line import PORT, flag, record_env
 from pytest_gpubench.dialects.vllm import DIALECT as VLLM
-from pytest_gpubench.dialects.vllm.flags import SHORT_JSON
+from pytest_gpubench.dialects.vllm.dialect import SHORT_JSON
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap, freeze
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology

@@ -22,7 +22,7 @@ from pytest_gpubench.dialects.registry import common_rules, dialect_of, every_di
 from pytest_gpubench.dialects.sglang import DIALECT as SGLANG
 from pytest_gpubench.doctor import examine
 from pytest_gpubench.engines.diagnosis import Ending, classify
-from pytest_gpubench.engines.expectations import check_engine
+from pytest_gpubench.engines.engine import check_engine
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE

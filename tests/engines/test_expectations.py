@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.engines.expectations import EngineCheck, check_engine
+from pytest_gpubench.engines.engine import EngineCheck, check_engine
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 from tests.engines.conftest import facts_of_lines

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.engines.idleness import HangWatch
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 

@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from pytest_gpubench.dialects.vllm import DIALECT as VLLM
-from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.expectations import check_engine
+from pytest_gpubench.engines.engine import Engine, check_engine
 from pytest_gpubench.engines.lifecycle import EngineSettings, attach, start_engine
 from pytest_gpubench.load.loopback.http_server import Request, Response
 from pytest_gpubench.load.loopback.server import LoopbackServer

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.dialects.vllm.log_reader import LogReader, parse_line
+from pytest_gpubench.dialects.vllm.log import LogReader, parse_line
 from tests.engines.conftest import facts_of_lines
 
 DATA = Path(__file__).parent / "data"

@@ -12,7 +12,7 @@ import pytest
 from pytest_gpubench.cli import main
 from pytest_gpubench.dialects.vllm import DIALECT as VLLM
 from pytest_gpubench.engines import interpreter
-from pytest_gpubench.engines.vocabulary import Vocabulary, ask_vocabulary, kept_vocabulary
+from pytest_gpubench.engines.interpreter import Vocabulary, ask_vocabulary, kept_vocabulary
 from pytest_gpubench.model.failures import GpubenchError
 from tests.engines.fake_vllm import write_fake_vllm
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.dialects.metrics_page import Scrape, parse_metrics
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.schedule import Counters, Schedule

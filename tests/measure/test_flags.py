@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.load.loopback.schedule import Counters
 from pytest_gpubench.load.protocol import ClientFacts
 from pytest_gpubench.measure.checks import find_flags

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.dialects.metrics_page import parse_metrics
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.load.loopback.schedule import Counters
 from pytest_gpubench.load.protocol import ClientFacts, Phase, RequestRecord
 from pytest_gpubench.measure.compute import compute, series_of

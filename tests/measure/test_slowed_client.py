@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pytest_gpubench.dialects.metrics_page import Scrape
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.load.client_calibration import loopback_process
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.measuring import Measuring

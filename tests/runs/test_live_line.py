@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
-from pytest_gpubench.dialects.vllm.flags import COUNTERS
+from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.engines.process import LaunchProgress
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.plugin.live import Screen

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest_gpubench
 from docs_reference.markdown import attribute_docstrings, code, prose, sentence, table
 from pytest_gpubench import cli, commands
-from pytest_gpubench.dialects.causes import Cause
+from pytest_gpubench.dialects.engine_log import Cause
 from pytest_gpubench.dialects.registry import every_dialect
 from pytest_gpubench.model.failures import FAILURE_CLASSES
 from pytest_gpubench.model.verdicts import Status

@@ -9,9 +9,16 @@ from __future__ import annotations
 import contextlib
 import re
 
-from pytest_gpubench.dialects.causes import Cause, cause
 from pytest_gpubench.dialects.engine_facts import EngineFacts
-from pytest_gpubench.dialects.engine_log import CRASHES, MAX_LINE, EngineLog, LogLine, count_of
+from pytest_gpubench.dialects.engine_log import (
+    CRASHES,
+    MAX_LINE,
+    Cause,
+    EngineLog,
+    LogLine,
+    cause,
+    count_of,
+)
 from pytest_gpubench.dialects.shared_causes import SHARED_CAUSES
 from pytest_gpubench.model.frozen import FrozenMap
 

@@ -10,22 +10,20 @@ from __future__ import annotations
 import contextlib
 import re
 
-from pytest_gpubench.dialects.causes import (
-    GPU_MEMORY_FOREIGN,
-    OUT_OF_MEMORY,
-    WRONG_ARGUMENT,
-    Cause,
-    cause,
-    refused_by,
-)
 from pytest_gpubench.dialects.engine_facts import EngineFacts
 from pytest_gpubench.dialects.engine_log import (
     CRASHES,
+    GPU_MEMORY_FOREIGN,
     MAX_LINE,
+    OUT_OF_MEMORY,
+    WRONG_ARGUMENT,
+    Cause,
     EngineLog,
     LogLine,
     amount_of,
+    cause,
     count_of,
+    refused_by,
 )
 from pytest_gpubench.dialects.shared_causes import SHARED_CAUSES
 from pytest_gpubench.model.frozen import FrozenMap

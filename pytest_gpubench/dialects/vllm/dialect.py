@@ -8,13 +8,126 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pytest_gpubench.dialects.command_line import PORT, flag, json_text, plain_map
+from pytest_gpubench.dialects.counters import Counters
 from pytest_gpubench.dialects.dialect import Answers, Dialect, KeyDelivery
 from pytest_gpubench.dialects.engine_facts import Check, EngineFacts, whole_number
 from pytest_gpubench.dialects.engine_log import EngineLog
-from pytest_gpubench.dialects.vllm.flags import CACHE_CONFIG, COUNTERS, FLAGS, SHORT_JSON
+from pytest_gpubench.dialects.server_flags import (
+    DRAFT,
+    FILE,
+    GPU_VARIABLES,
+    HTTP,
+    KEY,
+    MAX_CONCURRENCY,
+    MAX_TOKENS,
+    MODEL,
+    NAME,
+    ONE_HOST,
+    PLACE,
+    REVISION,
+    ROW,
+    SECRET,
+    TCP,
+    FlagRules,
+)
 from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.hardware import platform_of
+from pytest_gpubench.model.hardware import HARDWARE, platform_of
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
+
+SHORT_JSON = {"cc": "compilation-config", "sc": "speculative-config", "ac": "attention-config"}
+"""Short options for JSON values, which a single dash begins."""
+
+FLAGS = FlagRules(
+    ours={
+        "tensor-parallel-size": ROW.format("tp"),
+        "pipeline-parallel-size": ROW.format("pp"),
+        "prefill-context-parallel-size": ROW.format("pcp-size"),
+        "decode-context-parallel-size": ROW.format("dcp-size"),
+        "data-parallel-size": ROW.format("dp-attn"),
+        "enable-expert-parallel": ROW.format("ep"),
+        "speculative-config": DRAFT,
+        "model": MODEL,
+        "revision": REVISION,
+        "host": PLACE,
+        "port": PLACE,
+        "uds": TCP,
+        "fd": TCP,
+        "headless": HTTP,
+        "grpc": HTTP,
+        "nnodes": ONE_HOST,
+        "node-rank": ONE_HOST,
+        "data-parallel-size-local": ONE_HOST,
+        "data-parallel-start-rank": ONE_HOST,
+        "ssl-keyfile": TCP,
+        "ssl-certfile": TCP,
+        "ssl-ca-certs": TCP,
+        "ssl-cert-reqs": TCP,
+        "ssl-keyfile-password": SECRET,
+        "enable-ssl-refresh": TCP,
+        "api-key": KEY,
+        "hf-token": f"{SECRET}; set HF_TOKEN where gpubench runs",
+        "served-model-name": NAME,
+        "config": FILE,
+    },
+    length="max-model-len",
+    short={
+        "-tp": "tensor-parallel-size",
+        "-pp": "pipeline-parallel-size",
+        "-pcp": "prefill-context-parallel-size",
+        "-dcp": "decode-context-parallel-size",
+        "-dp": "data-parallel-size",
+        "-ep": "enable-expert-parallel",
+        "-dpl": "data-parallel-size-local",
+        "-dpr": "data-parallel-start-rank",
+        "-n": "nnodes",
+        "-r": "node-rank",
+        "-sc": "speculative-config",
+    },
+    synonyms=SHORT_JSON,
+    env={"VLLM_API_KEY": KEY, **GPU_VARIABLES},
+    ranges={
+        "gpu-memory-utilization": ("number", 0.01, 1),
+        "max-model-len": ("integer", 1, MAX_TOKENS),
+        "max-num-batched-tokens": ("integer", 1, MAX_TOKENS),
+        "max-num-seqs": ("integer", 1, MAX_CONCURRENCY),
+        "max-cudagraph-capture-size": ("integer", 0, 65_536),
+        "block-size": ("integer", 1, 65_536),
+        "stream-interval": ("integer", 1, 100_000),
+        "swap-space": ("number", 0, 100_000),
+        "cpu-offload-gb": ("number", 0, 100_000),
+    },
+    offloading=("kv-transfer-config", "kv-offloading-size"),
+    capacities=(
+        "max-model-len",
+        "max-num-batched-tokens",
+        "max-num-seqs",
+        "max-cudagraph-capture-size",
+    ),
+    # Of vLLM 0.32 -O is the level alone; what followed it with a dot once went to the other.
+    instead={"O": ("optimization-level", "compilation-config")},
+)
+
+COUNTERS = Counters(
+    prefix="vllm:",
+    running="vllm:num_requests_running",
+    waiting="vllm:num_requests_waiting",
+    prompt_tokens="vllm:prompt_tokens_total",
+    generated_tokens="vllm:generation_tokens_total",
+    requests="vllm:request_success_total",
+    preemptions="vllm:num_preemptions_total",
+    prefix_cache_hits="vllm:prefix_cache_hits_total",
+    prefix_cache_queries="vllm:prefix_cache_queries_total",
+    offload_stored="vllm:kv_offload_store_bytes_total",
+    offload_loaded="vllm:kv_offload_load_bytes_total",
+    kv_cache_usage="vllm:kv_cache_usage_perc",
+    drafts="vllm:spec_decode_num_drafts_total",
+    draft_tokens="vllm:spec_decode_num_draft_tokens_total",
+    accepted_tokens="vllm:spec_decode_num_accepted_tokens_total",
+    accepted_per_position="vllm:spec_decode_num_accepted_tokens_per_pos_total",
+    stale_gauges=True,
+)
+CACHE_CONFIG = "vllm:cache_config_info"
+
 
 _READY = "VLLM_ENGINE_READY_TIMEOUT_S"
 _LONGEST_VERSION = 200
@@ -200,7 +313,6 @@ class VllmDialect(Dialect):
         return dataclasses.replace(facts, **changes)  # type: ignore[arg-type]
 
     def checks(self, spec: ServerSpec, facts: EngineFacts) -> Iterator[Check]:
-        from pytest_gpubench.dialects.vllm.expectations import checks
 
         return checks(spec, facts)
 
@@ -250,3 +362,104 @@ def _cache_labels(text: str) -> dict[str, str]:
     except ValueError:
         return {}
     return next((dict(sample.labels) for sample in samples if sample.name == CACHE_CONFIG), {})
+
+
+_SERVE = (
+    ("block-size", "block_size", "block size"),
+    ("max-model-len", "max_model_len", "maximum model length"),
+    ("enable-prefix-caching", "enable_prefix_caching", "prefix caching"),
+    ("dtype", "dtype", "dtype"),
+    ("quantization", "quantization", "quantization"),
+    ("kv-cache-dtype", "kv_cache_dtype", "KV cache dtype"),
+    ("enforce-eager", "enforce_eager", "eager mode"),
+    ("attention-backend", "attention_backend", "attention backend"),
+    ("api-server-count", "api_servers", "API servers"),
+)
+_M3 = "MiniMaxM3Sparse"
+_CAPTURE_STEP = 16
+"""Between the larger sizes that vLLM captures: a limit that is none of them is rounded down."""
+
+
+def checks(spec: ServerSpec, facts: EngineFacts) -> Iterator[Check]:
+    """One check per thing that the recipe states or that follows from it."""
+    topology = spec.topology
+    yield Check("tensor parallel size", topology.tensor_parallel_size, facts.tensor_parallel_size)
+    yield Check("data parallel size", topology.dp, facts.data_parallel_size)
+    yield Check("pipeline parallel size", topology.pp, facts.pipeline_parallel_size)
+    yield Check("expert parallelism", topology.expert_parallel, facts.expert_parallel)
+    if topology.dcp > 1 or facts.decode_context_parallel_size is not None:
+        yield Check(
+            "decode context parallel size", topology.dcp, facts.decode_context_parallel_size
+        )
+    if topology.pcp > 1 or facts.prefill_context_parallel_size is not None:
+        yield Check(
+            "prefill context parallel size", topology.pcp, facts.prefill_context_parallel_size
+        )
+    on_cpu = _on_cpu(spec, facts)
+    for key, attribute, name in _SERVE:
+        asked = spec.serve.get(key)
+        if asked is None or asked == "auto" or (on_cpu and key == "attention-backend"):
+            continue
+        yield Check(name, asked, getattr(facts, attribute))
+    for name, must, chosen in kernel_choices(spec, facts):
+        yield Check(name, must, chosen, source="model, GPU and recipe call for")
+    yield from _draft_checks(spec, facts, on_cpu)
+
+
+def _draft_checks(spec: ServerSpec, facts: EngineFacts, on_cpu: bool) -> Iterator[Check]:
+    draft = spec.speculative
+    running = facts.speculative_method
+    if running == "":
+        running = "none"
+    if draft is None:
+        yield Check("speculative decoding", "none", running)
+        return
+    # The engine has one name for all its MTP variants.
+    if running is not None and running.endswith("mtp") and draft.method.endswith("mtp"):
+        running = draft.method
+    yield Check("speculative method", draft.method, running)
+    if running == "none":
+        return
+    yield Check("speculative tokens", draft.num_speculative_tokens, facts.num_speculative_tokens)
+    if on_cpu:
+        # The CPU engine has one attention backend and ignores any other wish.
+        yield Check("attention backend", "CPU_ATTN", facts.attention_backend)
+    elif draft.attention_backend is not None:
+        yield Check(
+            "draft attention backend", draft.attention_backend, facts.draft_attention_backend
+        )
+
+
+def _on_cpu(spec: ServerSpec, facts: EngineFacts) -> bool:
+    if facts.device is not None:
+        return facts.device == "cpu"
+    hardware = HARDWARE.get(spec.hardware)
+    return hardware is not None and hardware.platform == "cpu"
+
+
+def kernel_choices(spec: ServerSpec, facts: EngineFacts) -> Iterator[tuple[str, object, object]]:
+    """(name, what it must be, what the engine said or None) for every choice that follows from
+    model, GPU and recipe."""
+    yield from _captures(spec, facts)
+    hardware = HARDWARE.get(spec.hardware)
+    if hardware is None or hardware.platform != "cuda" or facts.device not in (None, "cuda"):
+        return
+    hopper = hardware.compute_capability == 90
+    if hopper and any(name.startswith(_M3) for name in facts.architectures):
+        yield "sparse attention", "Triton", facts.other_backends.get("sparse_attention")
+    if hopper and facts.quantization == "mxfp8":
+        experts = "moe-backend" not in spec.serve and "moe" in facts.other_backends
+        if experts:
+            yield "MXFP8 experts", "MARLIN", facts.other_backends.get("moe")
+        if "linear-backend" not in spec.serve:
+            yield "MXFP8 matrices", "MarlinMxfp8LinearKernel", facts.other_backends.get("linear")
+
+
+def _captures(spec: ServerSpec, facts: EngineFacts) -> Iterator[tuple[str, object, object]]:
+    limit = spec.serve.get("max-cudagraph-capture-size")
+    if not isinstance(limit, int) or facts.enforce_eager or facts.device == "cpu":
+        return
+    largest = max(facts.capture_sizes, default=None)
+    if largest is not None and largest <= limit < largest + _CAPTURE_STEP:
+        largest = limit
+    yield "largest captured batch", limit, largest

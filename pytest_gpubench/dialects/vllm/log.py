@@ -1,12 +1,425 @@
-"""How vLLM writes its log."""
+"""How vLLM writes its log, read line by line: the same for a running server and for a file.
+
+Lines look like ``(EngineCore pid=12) INFO 11-22 08:15:24 [core.py:116] text``; workers add ranks to
+the process name, some engines leave the prefix out, and libraries print without any of it. The
+printed file and line are never relied on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 
-from pytest_gpubench.dialects.engine_log import CRASHES, EngineLog
+from pytest_gpubench.dialects.engine_facts import EngineFacts
+from pytest_gpubench.dialects.engine_log import (
+    CRASHES,
+    MAX_LINE,
+    EngineLog,
+    LogLine,
+    amount_of,
+    count_of,
+    number_of,
+    seconds_of,
+    text_of,
+    truth_of,
+    without_rank,
+)
 from pytest_gpubench.dialects.vllm.causes import CAUSES
-from pytest_gpubench.dialects.vllm.log_reader import LogReader, parse_line
+from pytest_gpubench.model.frozen import FrozenMap
+
+_MOST_VARIABLES = 100
+_LINE = re.compile(
+    r"(?:(?:\([\w.-]+ pid=[0-9]+(?:, ip=[^)]*)?\) ?)*"
+    r"\((?P<process>[\w.-]+) pid=(?P<pid>[0-9]+)(?:, ip=[^)]*)?\) ?)?"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?P<time>\d\d-\d\d \d\d:\d\d:\d\d) "
+    r"(?:\[[^\]]*\]|[\w.]+:\d+\]) ?)?"
+)
+"""What may stand before the text; it matches every line. Ray adds the node, vLLM before 0.7 left a
+bracket out."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_BARE_COLOUR = re.compile(r"(?:^|(?<=\) ))\[[0-9;]+m(?=\()|(?<=\))\[[0-9;]+m")
+"""Colour codes whose escape somebody has taken out, around the process."""
+_HEARTBEAT = re.compile(
+    r"No available shared memory broadcast block|Waiting for \d+ local, \d+ remote core engine"
+)
+_PID_DIGITS = 10
+
+
+def parse_line(raw: str) -> LogLine:
+    """Take a raw line apart; never fails."""
+    line = _BARE_COLOUR.sub("", _COLOUR.sub("", raw[:MAX_LINE].rstrip("\r\n")))
+    head = cast("re.Match[str]", _LINE.match(line))
+    process, pid, level, time = head.groups("")
+    number = int(pid) if 0 < len(pid) <= _PID_DIGITS else None
+    rank, text = without_rank(line[head.end() :])
+    heartbeat = bool(_HEARTBEAT.search(text))
+    return LogLine(process or rank, number, level, time, text, heartbeat)
+
+
+@dataclass(slots=True)
+class _Selection:
+    """Attention backends in the order in which one process selected them."""
+
+    names: list[tuple[str, bool]] = field(default_factory=list)
+    drafting: bool = False
+    draft: str | None = None
+
+
+_Rule: TypeAlias = "Callable[[LogReader, re.Match[str]], None]"
+"""What to do with a line; gets the match of the rule's pattern."""
+
+
+class LogReader:
+    """Collects `EngineFacts` from lines as they come."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, object] = {}
+        self._selections: dict[str, _Selection] = {}
+        self._architectures: list[str] = []
+        self._kv_tokens: list[int] = []
+        self._kv_memory: list[float] = []
+        self._weights: list[tuple[float, float]] = []
+        self._captures: list[tuple[float, float]] = []
+        self._loading: dict[str, float] = {}
+        self._compiling: dict[str, float] = {}
+        self._compilation: float | None = None
+        self._init: float | None = None
+        self._compile_cache: set[str] = set()
+        self._other: dict[str, str] = {}
+        self._expert_parallel = False
+        self._api_servers: set[str] = set()
+        self._times: dict[str, float] = {}
+        self._unknown_variables: dict[str, None] = {}
+        self._line = LogLine("", None, "", "", "")
+
+    def feed(self, raw: str) -> LogLine:
+        """Read one line and return it taken apart."""
+        line = self._line = parse_line(raw)
+        if line.level or line.process:
+            for needle, pattern, act in _RULES:
+                if needle in line.text:
+                    match = pattern.search(line.text)
+                    if match is not None:
+                        with contextlib.suppress(ValueError):  # no number anybody could have meant
+                            act(self, match)
+            if "_EP" in line.process:
+                self._expert_parallel = True
+            if line.process.lower().startswith("apiserver"):
+                self._api_servers.add(line.process)
+        return line
+
+    def facts(self) -> EngineFacts:
+        """What is known so far."""
+        target, draft, inferred = self._backends()
+        values = dict(self._values)
+        if "version" in values and "expert_parallel" not in values:
+            values["expert_parallel"] = self._expert_parallel
+        elif self._expert_parallel:
+            values["expert_parallel"] = True
+        return EngineFacts(
+            **values,  # type: ignore[arg-type]  # every key is set by a rule below, with the type of its field
+            api_servers=len({name for name in self._api_servers if "_" in name})
+            or len(self._api_servers)
+            or None,
+            architectures=tuple(self._architectures),
+            attention_backend=target,
+            draft_attention_backend=draft,
+            draft_attention_backend_inferred=inferred,
+            other_backends=FrozenMap(self._other),
+            kv_cache_tokens=min(self._kv_tokens, default=None),
+            kv_cache_tokens_per_rank=tuple(self._kv_tokens),
+            kv_cache_memory_gib=min(self._kv_memory, default=None),
+            weights_gib=max((gib for gib, _ in self._weights), default=None),
+            capture_gib=max((gib for _, gib in self._captures), default=None),
+            unknown_variables=tuple(self._unknown_variables),
+            compile_cache=next(
+                (state for state in ("cold", "warm") if state in self._compile_cache), None
+            ),
+            phases=FrozenMap(self._phases()),
+        )
+
+    def _backends(self) -> tuple[str | None, str | None, bool]:
+        target = next(
+            (selection.names[0][0] for selection in self._selections.values() if selection.names),
+            None,
+        )
+        if self._values.get("device") == "cpu":
+            # Only CPU_ATTN exists there; a request for another one is logged and ignored.
+            target = target or "CPU_ATTN"
+        if not self._values.get("speculative_method"):
+            return target, None, False
+        named = {selection.draft for selection in self._selections.values() if selection.draft}
+        if len(named) == 1:
+            return target, named.pop(), False
+        names = {
+            name for selection in self._selections.values() for name, _ in selection.names
+        } or ({target} - {None})
+        explicit = {
+            name
+            for selection in self._selections.values()
+            for name, asked in selection.names[1:]
+            if asked
+        }
+        automatic = any(
+            not asked for selection in self._selections.values() for _, asked in selection.names
+        )
+        if len(explicit) == 1 and automatic:
+            return target, explicit.pop(), False
+        if len(names) == 1:
+            return target, target, True
+        return target, None, False
+
+    def _phases(self) -> dict[str, float]:
+        phases: dict[str, float] = {}
+        times = self._times
+        if "args" in times and "initializing" in times:
+            phases["config"] = max(0.0, times["initializing"] - times["args"])
+        weights = max((seconds for _, seconds in self._weights), default=None)
+        if weights is None:
+            weights = max(self._loading.values(), default=None)
+        if weights is not None:
+            phases["weights"] = weights
+        compiled = self._compilation
+        if compiled is None:
+            compiled = max(self._compiling.values(), default=None)
+        if compiled is None and "compiling" in times and "compiled" in times:
+            compiled = max(0.0, times["compiled"] - times["compiling"])
+        if compiled is not None:
+            phases["compile"] = compiled
+        loaded = times.get("loaded", times.get("weights"))
+        if loaded is not None and "kv_cache" in times:
+            phases["kv_cache"] = max(0.0, times["kv_cache"] - loaded - (compiled or 0.0))
+        capture = max((seconds for seconds, _ in self._captures), default=None)
+        if capture is not None:
+            phases["graph_capture"] = capture
+        if self._init is not None:
+            phases["engine_init"] = self._init
+        return phases
+
+    def _mark(self, name: str, *, last: bool = False) -> None:
+        seconds = seconds_of(self._line.time)
+        if seconds is not None and (last or name not in self._times):
+            self._times[name] = seconds
+
+    def _selection(self) -> _Selection:
+        return self._selections.setdefault(self._line.process, _Selection())
+
+    def _selected(self, name: str, *, explicit: bool) -> None:
+        selection = self._selection()
+        selection.names.append((name, explicit))
+        if selection.drafting:
+            selection.draft = name
+
+    # Rules: what to do with a line's text; `match` is the match of the rule's pattern.
+
+    def _on_args(self, match: re.Match[str]) -> None:
+        self._mark("args")
+        if "'enable_expert_parallel': True" in match.string:
+            self._expert_parallel = True
+        self._values["prefill_context_parallel_size"] = 1
+        if pcp := re.search(r"'prefill_context_parallel_size': ([0-9]+)", match.string):
+            self._values["prefill_context_parallel_size"] = count_of(pcp[1])
+
+    def _on_init(self, match: re.Match[str]) -> None:
+        self._mark("initializing")
+        self._values["version"] = match["version"]
+        text = match["config"]
+        for key, (name, convert) in _CONFIG.items():
+            value = re.search(rf"(?<![\w']){key}=('[^']*'|[^,\s)]+)", text)
+            if value is not None:
+                converted = convert(value[1])
+                if converted is not None:
+                    self._values[name] = converted
+        draft = re.search(
+            r"speculative_config=SpeculativeConfig\(method='([^']*)', "
+            r"model=(None|'[^']*'), num_spec_tokens=(\d+)",
+            text,
+        )
+        if draft is not None:
+            self._values["speculative_method"] = draft[1]
+            self._values["num_speculative_tokens"] = number_of(draft[3])
+            if draft[2] != "None":
+                self._values["draft_model"] = draft[2].strip("'")
+        elif "speculative_config=None" in text:
+            self._values["speculative_method"] = ""
+        sizes = re.search(r"'cudagraph_capture_sizes': \[([\d, ]*)\]", text)
+        if sizes is not None:
+            self._values["capture_sizes"] = tuple(
+                count_of(size) for size in sizes[1].split(",") if size.strip()
+            )
+
+    def _on_architecture(self, match: re.Match[str]) -> None:
+        if match[1] not in self._architectures:
+            self._architectures.append(match[1])
+
+    def _on_drafter(self, _match: re.Match[str]) -> None:
+        self._selection().drafting = True
+
+    def _on_block_size(self, match: re.Match[str]) -> None:
+        self._values["block_size"] = count_of(match[1])
+
+    def _on_loading(self, match: re.Match[str]) -> None:
+        self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + amount_of(
+            match[1]
+        )
+        self._mark("weights", last=True)
+
+    def _on_loaded(self, match: re.Match[str]) -> None:
+        self._weights.append((amount_of(match[1]), amount_of(match[2])))
+        self._mark("loaded", last=True)
+
+    def _on_kv_memory(self, match: re.Match[str]) -> None:
+        self._kv_memory.append(amount_of(match[1]))
+
+    def _on_kv_tokens(self, match: re.Match[str]) -> None:
+        self._kv_tokens.append(count_of(match[1].replace(",", "")))
+        self._mark("kv_cache", last=True)
+
+    def _on_captured(self, match: re.Match[str]) -> None:
+        self._captures.append((amount_of(match[1]), amount_of(match[2])))
+
+    def _on_engine_init(self, match: re.Match[str]) -> None:
+        self._init = max(self._init or 0.0, amount_of(match[1]))
+        if match[2] is not None:
+            self._compilation = max(self._compilation or 0.0, amount_of(match[2]))
+
+    def _on_compiled(self, match: re.Match[str]) -> None:
+        self._compiling[self._line.process] = self._compiling.get(
+            self._line.process, 0.0
+        ) + amount_of(match[1])
+
+    def _on_unknown_variable(self, match: re.Match[str]) -> None:
+        if len(self._unknown_variables) < _MOST_VARIABLES:
+            self._unknown_variables[match[1]] = None
+
+    def _on_expert_parallel(self, _match: re.Match[str]) -> None:
+        self._expert_parallel = True
+
+    @staticmethod
+    def _backend(*, explicit: bool) -> _Rule:
+        return lambda reader, match: reader._selected(match[1], explicit=explicit)
+
+    @staticmethod
+    def _moment(name: str, *, last: bool = False) -> _Rule:
+        return lambda reader, _match: reader._mark(name, last=last)
+
+    @staticmethod
+    def _compile_state(state: str) -> _Rule:
+        return lambda reader, _match: reader._compile_cache.add(state)
+
+    @staticmethod
+    def _kernel(name: str) -> _Rule:
+        return lambda reader, match: reader._other.update({name: match[1]})
+
+
+_CONFIG: dict[str, tuple[str, Callable[[str], object]]] = {
+    "model": ("model", text_of),
+    "dtype": ("dtype", text_of),
+    "max_seq_len": ("max_model_len", number_of),
+    "tensor_parallel_size": ("tensor_parallel_size", number_of),
+    "pipeline_parallel_size": ("pipeline_parallel_size", number_of),
+    "data_parallel_size": ("data_parallel_size", number_of),
+    "decode_context_parallel_size": ("decode_context_parallel_size", number_of),
+    "quantization": ("quantization", text_of),
+    "enforce_eager": ("enforce_eager", truth_of),
+    "kv_cache_dtype": ("kv_cache_dtype", text_of),
+    "device_config": ("device", text_of),
+    "enable_prefix_caching": ("enable_prefix_caching", truth_of),
+}
+
+_RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
+    (needle, re.compile(pattern), act)
+    for needle, pattern, act in (
+        ("non-default args:", r"non-default args:", LogReader._on_args),
+        (
+            "Initializing a V1",
+            r"Initializing a V1 LLM engine \(v(?P<version>[^)\s]+)\) with config: (?P<config>.*)",
+            LogReader._on_init,
+        ),
+        ("Resolved architecture", r"Resolved architecture: (\w+)", LogReader._on_architecture),
+        (
+            "attention backend out of",
+            r"^Using (\w+) attention backend out of potential",
+            LogReader._backend(explicit=False),
+        ),
+        (
+            "AttentionBackendEnum.",
+            r"^Using AttentionBackendEnum\.(\w+) backend\.",
+            LogReader._backend(explicit=True),
+        ),
+        ("Loading drafter model", r"Loading drafter model", LogReader._on_drafter),
+        ("block size to", r"Setting kv cache block size to (\d+)", LogReader._on_block_size),
+        (
+            "Loading weights took",
+            r"Loading weights took ([\d.]+) seconds",
+            LogReader._on_loading,
+        ),
+        (
+            "Model loading took",
+            r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) seconds",
+            LogReader._on_loaded,
+        ),
+        (
+            "Available KV cache memory",
+            r"Available KV cache memory: ([\d.]+) GiB",
+            LogReader._on_kv_memory,
+        ),
+        ("KV cache size:", r"KV cache size: ([\d,]+) tokens", LogReader._on_kv_tokens),
+        (
+            "Graph capturing finished",
+            r"Graph capturing finished in ([\d.]+) secs, took (-?[\d.]+) GiB",
+            LogReader._on_captured,
+        ),
+        (
+            "init engine (",
+            r"init engine \([^)]*\) took ([\d.]+) s(?:econds)?(?: \(compilation: ([\d.]+) s\))?",
+            LogReader._on_engine_init,
+        ),
+        (
+            "torch.compile took",
+            r"torch\.compile took ([\d.]+) s in total",
+            LogReader._on_compiled,
+        ),
+        (
+            "Warming up model",
+            r"Warming up model for the compilation",
+            LogReader._moment("compiling"),
+        ),
+        ("Warming up done", r"Warming up done", LogReader._moment("compiled", last=True)),
+        (
+            "Compiling a graph",
+            r"Compiling a graph for compile range",
+            LogReader._compile_state("cold"),
+        ),
+        ("saved AOT", r"saved AOT compiled function", LogReader._compile_state("cold")),
+        (
+            "Directly load",
+            r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)",
+            LogReader._compile_state("warm"),
+        ),
+        (
+            "sparse attention selected",
+            r"sparse attention selected (\w+)",
+            LogReader._kernel("sparse_attention"),
+        ),
+        ("MoE backend", r"^Using '?(\w+)'? \w+ MoE backend", LogReader._kernel("moe")),
+        ("GEMM", r"^Using (\w+) for \w+ GEMM", LogReader._kernel("linear")),
+        (
+            "environment variable detected",
+            r"Unknown vLLM environment variable detected: (\w{1,200})",
+            LogReader._on_unknown_variable,
+        ),
+        (
+            "Expert parallelism is enabled",
+            r"Expert parallelism is enabled",
+            LogReader._on_expert_parallel,
+        ),
+    )
+)
+
 
 _MARK = (
     r"EngineCore failed to start|WorkerProc failed to start|WorkerProc hit an "

@@ -21,7 +21,7 @@ from pytest_gpubench.doctor.known_vocabularies import (
     newest_vocabulary,
     versions_with,
 )
-from pytest_gpubench.engines.vocabulary import Vocabulary
+from pytest_gpubench.engines.interpreter import Vocabulary
 from pytest_gpubench.model.printing import listed
 
 _PLUGINS = ("bitsandbytes", "gguf")
