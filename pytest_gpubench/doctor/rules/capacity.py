@@ -20,6 +20,28 @@ def _ids(cases: list[Case]) -> tuple[str, ...]:
 
 
 @rule(
+    "state-blocks",
+    "a number of sequences for which a hybrid model has state blocks",
+    "warning",
+    "read in source",
+    "max_num_seqs ({seqs}) exceeds available Mamba cache blocks (...)",
+)
+def state_blocks(context: ServerContext) -> Iterator[Symptom]:
+    """Each sequence of a hybrid model keeps a state, which needs a block of the cache."""
+    settings, target = context.settings, context.target
+    if target is None or not target.has_state or settings.eager or settings.max_num_seqs_given:
+        return
+    yield Symptom(
+        f"Some layers keep a state per sequence, and vLLM's default of {settings.max_num_seqs} "
+        "sequences needs as many blocks of the cache; with fewer it ends while it captures CUDA "
+        "graphs.",
+        "Set serve.max-num-seqs to what the cases need, for instance "
+        f"{max((case.workload.conc for case in context.cases), default=256)}.",
+        {"seqs": settings.max_num_seqs},
+    )
+
+
+@rule(
     "context-of-model",
     "max-model-len within the model's own context",
     "error",
@@ -125,27 +147,6 @@ def batch_below_decode(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "concurrency-above-sequences",
-    "max-num-seqs at least the concurrency of a data-parallel rank",
-    "warning",
-    "read in source",
-)
-def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
-    limit = context.settings.max_num_seqs
-    queued = [case for case in context.cases if context.conc_per_rank(case) > limit]
-    if queued:
-        most = max(context.conc_per_rank(case) for case in queued)
-        rank = context.per_rank
-        whose = "" if context.settings.max_num_seqs_given else " (vLLM's default here)"
-        yield Symptom(
-            f"{most} requests in flight{rank}, the server runs {limit}{whose} at once: the others "
-            "queue, and TTFT measures the queue.",
-            f"Raise max-num-seqs to {most}.",
-            cases=_ids(queued),
-        )
-
-
 def captured(limit: int) -> int:
     """The largest batch that vLLM captures for ``max_cudagraph_capture_size=limit``: 1, 2, 4, every
     8 below 256, every 16 above."""
@@ -170,6 +171,27 @@ def _capture(context: ServerContext) -> int:
 def _graphs(context: ServerContext) -> bool:
     mode = context.settings.part("compilation-config", "cudagraph_mode")
     return not context.settings.eager and (mode is None or str(mode).upper() not in ("NONE", "0"))
+
+
+@rule(
+    "concurrency-above-sequences",
+    "max-num-seqs at least the concurrency of a data-parallel rank",
+    "warning",
+    "read in source",
+)
+def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
+    limit = context.settings.max_num_seqs
+    queued = [case for case in context.cases if context.conc_per_rank(case) > limit]
+    if queued:
+        most = max(context.conc_per_rank(case) for case in queued)
+        rank = context.per_rank
+        whose = "" if context.settings.max_num_seqs_given else " (vLLM's default here)"
+        yield Symptom(
+            f"{most} requests in flight{rank}, the server runs {limit}{whose} at once: the others "
+            "queue, and TTFT measures the queue.",
+            f"Raise max-num-seqs to {most}.",
+            cases=_ids(queued),
+        )
 
 
 @rule(
@@ -242,28 +264,6 @@ def capture_truncated(context: ServerContext) -> Iterator[Symptom]:
             f"Write {kept}, if that is meant.",
             {"kept": kept},
         )
-
-
-@rule(
-    "state-blocks",
-    "a number of sequences for which a hybrid model has state blocks",
-    "warning",
-    "read in source",
-    "max_num_seqs ({seqs}) exceeds available Mamba cache blocks (...)",
-)
-def state_blocks(context: ServerContext) -> Iterator[Symptom]:
-    """Each sequence of a hybrid model keeps a state, which needs a block of the cache."""
-    settings, target = context.settings, context.target
-    if target is None or not target.has_state or settings.eager or settings.max_num_seqs_given:
-        return
-    yield Symptom(
-        f"Some layers keep a state per sequence, and vLLM's default of {settings.max_num_seqs} "
-        "sequences needs as many blocks of the cache; with fewer it ends while it captures CUDA "
-        "graphs.",
-        "Set serve.max-num-seqs to what the cases need, for instance "
-        f"{max((case.workload.conc for case in context.cases), default=256)}.",
-        {"seqs": settings.max_num_seqs},
-    )
 
 
 RULES: tuple[Rule, ...] = (

@@ -84,6 +84,25 @@ def weights(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
+    "cache-above-memory",
+    "kv-cache-memory-bytes that the GPU has",
+    "error",
+    "read in source",
+    "torch.OutOfMemoryError: CUDA out of memory.",
+)
+def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
+    memory = context.memory
+    if memory is None or context.on_cpu or not context.settings.flags.get("kv-cache-memory-bytes"):
+        return
+    if memory.loaded_gib + memory.kv_gib > memory.total_gib:
+        yield Symptom(
+            f"kv-cache-memory-bytes asks for {memory.kv_gib:.1f} GiB beside "
+            f"{memory.loaded_gib:.1f} GiB of weights, the GPU has {memory.total_gib:.1f} GiB.",
+            "Lower kv-cache-memory-bytes, or leave it out: gpu-memory-utilization then decides.",
+        )
+
+
+@rule(
     "cache-below-one-request",
     "the KV cache holds one request of max-model-len",
     "error",
@@ -102,25 +121,6 @@ def one_request(context: ServerContext) -> Iterator[Symptom]:
             f"most {memory.kv_gib_at_most:.1f} GiB are left.",
             "Lower max-model-len, use more GPUs, or an fp8 KV cache.",
             {"length": length, "needed": f"{needed:.2f}", "left": f"{memory.kv_gib_at_most:.2f}"},
-        )
-
-
-@rule(
-    "cache-above-memory",
-    "kv-cache-memory-bytes that the GPU has",
-    "error",
-    "read in source",
-    "torch.OutOfMemoryError: CUDA out of memory.",
-)
-def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
-    memory = context.memory
-    if memory is None or context.on_cpu or not context.settings.flags.get("kv-cache-memory-bytes"):
-        return
-    if memory.loaded_gib + memory.kv_gib > memory.total_gib:
-        yield Symptom(
-            f"kv-cache-memory-bytes asks for {memory.kv_gib:.1f} GiB beside "
-            f"{memory.loaded_gib:.1f} GiB of weights, the GPU has {memory.total_gib:.1f} GiB.",
-            "Lower kv-cache-memory-bytes, or leave it out: gpu-memory-utilization then decides.",
         )
 
 

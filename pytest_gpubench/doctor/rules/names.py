@@ -239,18 +239,6 @@ def removed_flag(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "removed-variable",
-    "environment variables that vLLM still reads",
-    "warning",
-    "seen on the CPU engine",
-    "Unknown vLLM environment variable detected: {name}",
-)
-def removed_variable(context: ServerContext) -> Iterator[Symptom]:
-    for name in _variables(context):
-        yield from _removed(context, "variables", name, REMOVED_VARIABLES.get(name))
-
-
-@rule(
     "unknown-flag",
     "flags that the vLLM at hand has",
     "error",
@@ -261,6 +249,18 @@ def unknown_flag(context: ServerContext) -> Iterator[Symptom]:
     for name in _flags(context):
         if name not in REMOVED_FLAGS:
             yield from _unknown(context, "flags", name)
+
+
+@rule(
+    "removed-variable",
+    "environment variables that vLLM still reads",
+    "warning",
+    "seen on the CPU engine",
+    "Unknown vLLM environment variable detected: {name}",
+)
+def removed_variable(context: ServerContext) -> Iterator[Symptom]:
+    for name in _variables(context):
+        yield from _removed(context, "variables", name, REMOVED_VARIABLES.get(name))
 
 
 @rule(

@@ -48,6 +48,17 @@ UNKNOWN_MODEL = "unknown-model"
 
 
 @rule(
+    "facts-contradict",
+    "the recipe's facts agree with the model's files",
+    "warning",
+    "read in source",
+)
+def facts_of_files(context: ServerContext) -> Iterator[Symptom]:
+    for sentence in context.contradictions:
+        yield Symptom(sentence, "Mend or remove it: what the files say counts.")
+
+
+@rule(
     UNKNOWN_MODEL,
     "the models' config.json are known",
     "note",
@@ -71,17 +82,6 @@ def unknown_model(context: ServerContext) -> Iterator[Symptom]:
                 f"The config.json of {stated} is not at hand: the recipe's facts stand for it.",
                 "Fetch it (gpubench fetch --configs) to see whether they are right.",
             )
-
-
-@rule(
-    "facts-contradict",
-    "the recipe's facts agree with the model's files",
-    "warning",
-    "read in source",
-)
-def facts_of_files(context: ServerContext) -> Iterator[Symptom]:
-    for sentence in context.contradictions:
-        yield Symptom(sentence, "Mend or remove it: what the files say counts.")
 
 
 RULES: tuple[Rule, ...] = (chat_template, prefix_caching, facts_of_files, unknown_model)

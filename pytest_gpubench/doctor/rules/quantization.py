@@ -61,6 +61,52 @@ def _dtype(context: ServerContext) -> str:
 
 
 @rule(
+    "quantization-groups",
+    "tensor parallelism that keeps the groups of AWQ weights and the blocks of FP8 weights whole",
+    "error",
+    "read in source",
+    "{sentence}",
+)
+def weight_groups(context: ServerContext) -> Iterator[Symptom]:
+    """Row-parallel layers are cut across the groups, or blocks, that share a scale."""
+    target, tp = context.target, context.tp
+    if target is None or target.puzzling or tp < 2:
+        return
+    method, quant = _method(context), target.quant_config
+    awq = "awq" in method and "modelopt" not in method
+    blocks = quant.get("weight_block_size")
+    if awq:
+        group, says = quant.get("group_size", quant.get("q_group_size")), _UNALIGNED
+    elif method == "fp8" and isinstance(blocks, list) and len(blocks) == 2:
+        group, says = blocks[1], _NO_BLOCKS
+    else:
+        return
+    if not isinstance(group, int) or isinstance(group, bool) or group < 2:
+        return
+    widths: dict[str, tuple[int | None, str]] = {}
+    if target.dense_layers and unquantized_share(target, *DENSE_MLP) < 1:
+        widths["MLP"] = (target.dense_intermediate, says)
+    if target.is_moe and unquantized_share(target, *SHARED_EXPERT) < 1:
+        widths["shared expert"] = (target.shared_intermediate or None, says)
+    if target.is_moe and not awq and not context.settings.expert_parallel:
+        widths["expert"] = (target.expert_intermediate, _NO_EXPERT_BLOCKS)
+    for name, (width, sentence) in widths.items():
+        if width is None or width % tp or (width // tp) % group == 0:
+            continue
+        severity = _severity_of_experts(context) if name == "expert" else "error"
+        if severity is None:
+            continue
+        yield Symptom(
+            f"Cut over {tp} ranks, the {name}'s intermediate size {width} leaves {width // tp}, "
+            f"which the {method} weights' groups of {group} do not divide.",
+            f"Use {_fitting(width, group, tp)}, or weights with smaller groups"
+            + (", or expert parallelism, which does not cut experts." if name == "expert" else "."),
+            {"sentence": sentence.format(width=width // tp, group=group)},
+            severity=severity,
+        )
+
+
+@rule(
     "quantization-capability",
     "quantized weights that this GPU can compute with",
     "error",
@@ -162,52 +208,6 @@ def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
             f"{target.expert_intermediate} leaves {width}, not n x 32.",
             "Use a smaller tp, or expert parallelism, which does not cut experts.",
             {"sentence": says},
-        )
-
-
-@rule(
-    "quantization-groups",
-    "tensor parallelism that keeps the groups of AWQ weights and the blocks of FP8 weights whole",
-    "error",
-    "read in source",
-    "{sentence}",
-)
-def weight_groups(context: ServerContext) -> Iterator[Symptom]:
-    """Row-parallel layers are cut across the groups, or blocks, that share a scale."""
-    target, tp = context.target, context.tp
-    if target is None or target.puzzling or tp < 2:
-        return
-    method, quant = _method(context), target.quant_config
-    awq = "awq" in method and "modelopt" not in method
-    blocks = quant.get("weight_block_size")
-    if awq:
-        group, says = quant.get("group_size", quant.get("q_group_size")), _UNALIGNED
-    elif method == "fp8" and isinstance(blocks, list) and len(blocks) == 2:
-        group, says = blocks[1], _NO_BLOCKS
-    else:
-        return
-    if not isinstance(group, int) or isinstance(group, bool) or group < 2:
-        return
-    widths: dict[str, tuple[int | None, str]] = {}
-    if target.dense_layers and unquantized_share(target, *DENSE_MLP) < 1:
-        widths["MLP"] = (target.dense_intermediate, says)
-    if target.is_moe and unquantized_share(target, *SHARED_EXPERT) < 1:
-        widths["shared expert"] = (target.shared_intermediate or None, says)
-    if target.is_moe and not awq and not context.settings.expert_parallel:
-        widths["expert"] = (target.expert_intermediate, _NO_EXPERT_BLOCKS)
-    for name, (width, sentence) in widths.items():
-        if width is None or width % tp or (width // tp) % group == 0:
-            continue
-        severity = _severity_of_experts(context) if name == "expert" else "error"
-        if severity is None:
-            continue
-        yield Symptom(
-            f"Cut over {tp} ranks, the {name}'s intermediate size {width} leaves {width // tp}, "
-            f"which the {method} weights' groups of {group} do not divide.",
-            f"Use {_fitting(width, group, tp)}, or weights with smaller groups"
-            + (", or expert parallelism, which does not cut experts." if name == "expert" else "."),
-            {"sentence": sentence.format(width=width // tp, group=group)},
-            severity=severity,
         )
 
 
