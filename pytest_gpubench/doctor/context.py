@@ -261,17 +261,21 @@ def _shape(repository: str, config: Config | None, overrides: Config) -> ModelSh
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """What a rule saw: the sentence with this server's numbers, what to do, and the values of
-    vLLM's own sentence."""
+    """What a rule saw: the sentence with this server's numbers, what to do, and vLLM's own
+    sentence, or the values of the rule's."""
 
     message: str
     remedy: str
-    says: Mapping[str, object] = field(default_factory=dict)
+    says: Mapping[str, object] | str = field(default_factory=dict)
     cases: tuple[str, ...] = ()
     severity: Severity | None = None
     """Where it differs from the rule's own."""
     evidence_class: EvidenceClass | None = None
     """Where we know this variant less well than the rule."""
+
+    def said(self, sentence: str) -> str:
+        """The engine's own sentence, of the rule's."""
+        return self.says if isinstance(self.says, str) else sentence.format(**self.says)
 
 
 Check: TypeAlias = Callable[[ServerContext], Iterable[Symptom]]
@@ -304,3 +308,8 @@ def rule(
     return lambda check: Rule(
         id, title, severity, evidence_class, engine_says, check, outcome_unknown
     )
+
+
+def rules_in(module: Mapping[str, object]) -> tuple[Rule, ...]:
+    """The rules of a module, in its order: at its end, ``rules_in(globals())``."""
+    return tuple(value for value in module.values() if isinstance(value, Rule))

@@ -65,7 +65,7 @@ def _finding(rule: Rule, symptom: Symptom) -> Finding:
         rule=rule.id,
         severity=symptom.severity or rule.severity,
         message=symptom.message,
-        engine_says=rule.engine_says.format(**symptom.says) if rule.engine_says else "",
+        engine_says=symptom.said(rule.engine_says),
         remedy=symptom.remedy,
         evidence_class=symptom.evidence_class or rule.evidence_class,
         cases=symptom.cases,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_gpubench.dialects.sglang.dialect import RENAMED, draft_tokens, topk
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.doctor.rules import SHARED_RULES
 
 _WITH_DRAFT = 48
@@ -117,11 +117,4 @@ def renamed_flags(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
-RULES: tuple[Rule, ...] = (
-    *SHARED_RULES,
-    running_below_concurrency,
-    capture_below_concurrency,
-    chain_tokens,
-    tapped_layers,
-    renamed_flags,
-)
+RULES: tuple[Rule, ...] = (*SHARED_RULES, *rules_in(globals()))

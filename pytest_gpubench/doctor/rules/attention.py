@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gpubench.dialects.vllm.dialect import FLASHINFER_PAGES, is_default
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.doctor.memory_estimate import block_size_of
 from pytest_gpubench.doctor.shape import ModelShape
 
@@ -279,7 +279,6 @@ def _target_backend(context: ServerContext) -> str | None:
     "attention backends of this platform",
     "error",
     "read in source",
-    "{sentence}",
 )
 def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
     platform = context.hardware.platform
@@ -291,9 +290,11 @@ def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
                 f"The CPU has one attention backend: {name} is passed over (and logged as "
                 "an error)."
             )
-            says = {"sentence": f"Cannot use AttentionBackendEnum.{name} backend on CPU."}
             yield Symptom(
-                message, "Nothing to do; on a GPU the setting counts.", says, severity="note"
+                message,
+                "Nothing to do; on a GPU the setting counts.",
+                f"Cannot use AttentionBackendEnum.{name} backend on CPU.",
+                severity="note",
             )
         elif (platform == "cuda" and name.startswith("ROCM_")) or (
             platform == "rocm" and name.startswith(_NVIDIA_ONLY)
@@ -301,12 +302,8 @@ def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
             yield Symptom(
                 f"{name} does not run on {context.hardware.key} ({platform}).",
                 "Choose a backend of this platform; TRITON_ATTN runs on both.",
-                {
-                    "sentence": (
-                        f"Selected backend AttentionBackendEnum.{name} is not valid for "
-                        "this configuration."
-                    )
-                },
+                f"Selected backend AttentionBackendEnum.{name} is not valid for "
+                "this configuration.",
             )
 
 
@@ -332,11 +329,4 @@ def fp8_cache_of_flash_attention(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-RULES: tuple[Rule, ...] = (
-    common_block_size,
-    flashinfer_page_of_mha_draft,
-    latent_attention,
-    head_size,
-    backend_of_other_platform,
-    fp8_cache_of_flash_attention,
-)
+RULES = rules_in(globals())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.model.cases import Case
 
 
@@ -266,15 +266,4 @@ def capture_truncated(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-RULES: tuple[Rule, ...] = (
-    state_blocks,
-    context_of_model,
-    context_of_requests,
-    batch_below_sequences,
-    batch_below_context,
-    batch_below_decode,
-    concurrency_above_sequences,
-    capture_below_batch,
-    capture_contradiction,
-    capture_truncated,
-)
+RULES = rules_in(globals())

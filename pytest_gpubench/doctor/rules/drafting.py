@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 
 _EAGLE = ("eagle", "eagle3")
 
 
-@rule("draft-tokens", "draft tokens per step", "error", "seen on the CPU engine", "{sentence}")
+@rule("draft-tokens", "draft tokens per step", "error", "seen on the CPU engine")
 def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
     if context.spec.speculative is None:
         return
@@ -18,13 +18,13 @@ def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
         yield Symptom(
             f"{count} draft tokens per step.",
             "Set speculative.num-speculative-tokens to 1 or more.",
-            {"sentence": "num_speculative_tokens: Input should be greater than 0"},
+            "num_speculative_tokens: Input should be greater than 0",
         )
     elif step and count > step and count % step:
         yield Symptom(
             f"{count} draft tokens per step with a draft that predicts {step} at a time.",
             f"Use a multiple of {step}.",
-            {"sentence": f"num_speculative_tokens:{count} must be divisible by n_predict={step}"},
+            f"num_speculative_tokens:{count} must be divisible by n_predict={step}",
             evidence_class="read in source",
         )
 
@@ -34,29 +34,22 @@ def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
     "the draft's tensor parallel size",
     "error",
     "seen on the CPU engine",
-    "{sentence}",
 )
 def draft_tp(context: ServerContext) -> Iterator[Symptom]:
     if context.draft_option("tensor_parallel_size") is not None:
-        says = (
-            "'tensor_parallel_size' is not a valid argument in the speculative_config. "
-            "Please pass 'draft_tensor_parallel_size' instead."
-        )
         yield Symptom(
             "speculative has a key tensor_parallel_size.",
             "Name it draft-tensor-parallel-size.",
-            {"sentence": says},
+            "'tensor_parallel_size' is not a valid argument in the speculative_config. "
+            "Please pass 'draft_tensor_parallel_size' instead.",
         )
     asked = context.draft_option("draft_tensor_parallel_size")
     if asked is not None and asked not in (1, context.tp):
-        says = (
-            f"speculative_draft_tensor_parallel_size={asked} cannot be other value than 1 "
-            "or target model tensor_parallel_size"
-        )
         yield Symptom(
             f"The draft's tensor parallel size is {asked}, the model's {context.tp}.",
             f"Use 1 or {context.tp}.",
-            {"sentence": says},
+            f"speculative_draft_tensor_parallel_size={asked} cannot be other value than 1 "
+            "or target model tensor_parallel_size",
         )
 
 
@@ -65,7 +58,6 @@ def draft_tp(context: ServerContext) -> Iterator[Symptom]:
     "the draft's heads divide by its tensor parallel size",
     "error",
     "seen on the CPU engine",
-    "{sentence}",
 )
 def draft_heads(context: ServerContext) -> Iterator[Symptom]:
     draft, tp = context.draft, context.draft_tp
@@ -74,19 +66,15 @@ def draft_heads(context: ServerContext) -> Iterator[Symptom]:
             f"The draft's {draft.heads} attention heads cannot be divided by tensor "
             f"parallel size {tp}.",
             "Set speculative.draft-tensor-parallel-size to 1.",
-            {
-                "sentence": (
-                    f"Total number of attention heads ({draft.heads}) must be divisible by "
-                    f"tensor parallel size ({tp})."
-                )
-            },
+            f"Total number of attention heads ({draft.heads}) must be divisible by "
+            f"tensor parallel size ({tp}).",
         )
     elif draft and draft.kv_heads and draft.kv_heads % tp and tp % draft.kv_heads:
         yield Symptom(
             f"The draft's {draft.kv_heads} KV heads and tensor parallel size {tp}: "
             "neither divides the other.",
             "Set speculative.draft-tensor-parallel-size to 1.",
-            {"sentence": "AssertionError"},
+            "AssertionError",
             evidence_class="read in source",
         )
 
@@ -181,7 +169,6 @@ def draft_length(context: ServerContext) -> Iterator[Symptom]:
     "synthetic acceptance is whole and in range",
     "error",
     "seen on the CPU engine",
-    "{sentence}",
 )
 def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
     method = context.draft_option("rejection_sample_method")
@@ -190,40 +177,32 @@ def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
     most = context.spec_tokens + 1
     if method != "synthetic":
         if length is not None or rates is not None:
-            says = (
-                "synthetic_acceptance_rates / synthetic_acceptance_length are only valid "
-                "with rejection_sample_method='synthetic'."
-            )
             yield Symptom(
                 "A synthetic acceptance without its method.",
                 "Set rejection_sample_method: synthetic.",
-                {"sentence": says},
+                "synthetic_acceptance_rates / synthetic_acceptance_length are only valid "
+                "with rejection_sample_method='synthetic'.",
             )
         return
     if context.on_cpu:
-        says = "Synthetic acceptance not supported with CPU sampling"
         yield Symptom(
             "Synthetic acceptance does not work on the CPU.",
             "Use real drafts there.",
-            {"sentence": says},
+            "Synthetic acceptance not supported with CPU sampling",
             evidence_class="read in source",
         )
     if (length is None) == (rates is None):
-        says = (
-            "rejection_sample_method='synthetic' requires exactly one of "
-            "synthetic_acceptance_rates or synthetic_acceptance_length."
-        )
         yield Symptom(
             "Synthetic acceptance needs a length or rates, one of them.",
             "Give one.",
-            {"sentence": says},
+            "rejection_sample_method='synthetic' requires exactly one of "
+            "synthetic_acceptance_rates or synthetic_acceptance_length.",
         )
     elif isinstance(length, int | float) and not 1 <= length <= most:
-        says = f"synthetic_acceptance_length must be in [1, {most}], got {length}."
         yield Symptom(
             f"An acceptance length of {length} with {most - 1} draft tokens.",
             f"Use 1 to {most}.",
-            {"sentence": says},
+            f"synthetic_acceptance_length must be in [1, {most}], got {length}.",
         )
 
 
@@ -263,15 +242,4 @@ def sampling_with_draft(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
-RULES: tuple[Rule, ...] = (
-    draft_tokens,
-    draft_tp,
-    draft_heads,
-    draft_hidden,
-    draft_vocabulary,
-    draft_aux_layers,
-    draft_length,
-    synthetic_acceptance,
-    metrics_without_draft,
-    sampling_with_draft,
-)
+RULES = rules_in(globals())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.doctor.memory_estimate import GIB
 
 _THIN = 0.05
@@ -54,7 +54,7 @@ def free_memory(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("weights-above-memory", "the weights leave room", "error", "read in source", "{sentence}")
+@rule("weights-above-memory", "the weights leave room", "error", "read in source")
 def weights(context: ServerContext) -> Iterator[Symptom]:
     memory, least = context.memory, context.least_weights_gib
     if context.on_cpu or (memory is None and least is None):
@@ -79,7 +79,7 @@ def weights(context: ServerContext) -> Iterator[Symptom]:
     yield Symptom(
         f"About {loaded:.1f} GiB of weights per GPU, vLLM may use {budget:.1f} GiB.",
         "Use more GPUs, a smaller format, or a higher gpu-memory-utilization.",
-        {"sentence": says},
+        says,
     )
 
 
@@ -200,14 +200,4 @@ def cpu_cache_not_set(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-RULES: tuple[Rule, ...] = (
-    utilization_range,
-    free_memory,
-    weights,
-    fixed_cache,
-    one_request,
-    thin_memory,
-    requests_in_cache,
-    cpu_memory,
-    cpu_cache_not_set,
-)
+RULES = rules_in(globals())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 
 
 @rule(
@@ -92,7 +92,6 @@ def minimax_m3_text_config(context: ServerContext) -> Iterator[Symptom]:
     "sizes that MiniMax-M3's kernels are written for",
     "error",
     "read in source",
-    "{sentence}",
 )
 def minimax_m3_shape(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
@@ -107,26 +106,16 @@ def minimax_m3_shape(context: ServerContext) -> Iterator[Symptom]:
             "MiniMax-M3's kernels are written for head, index and block sizes of 128, "
             f"not {', '.join(map(str, sizes))}.",
             "Use a config.json with these sizes at 128.",
-            {"sentence": "AssertionError"},
+            "AssertionError",
         )
     if sparse.index_heads is not None and sparse.index_heads != target.kv_heads:
         yield Symptom(
             f"{sparse.index_heads} index heads, but {target.kv_heads} KV heads: they "
             "must be equal.",
             "Set sparse_num_index_heads to num_key_value_heads.",
-            {
-                "sentence": (
-                    "MinimaxM3QKVParallelLinearWithIndexer requires total_num_index_heads "
-                    "== total_num_kv_heads"
-                )
-            },
+            "MinimaxM3QKVParallelLinearWithIndexer requires total_num_index_heads "
+            "== total_num_kv_heads",
         )
 
 
-RULES: tuple[Rule, ...] = (
-    top_k_layout,
-    nvfp4_cache,
-    minimax_m3_on_cpu,
-    minimax_m3_text_config,
-    minimax_m3_shape,
-)
+RULES = rules_in(globals())

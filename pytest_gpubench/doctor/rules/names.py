@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.doctor.findings import Severity
 from pytest_gpubench.doctor.known_vocabularies import (
     Kind,
@@ -362,14 +362,4 @@ def _hint(name: str, known: tuple[str, ...]) -> str:
     return f"Did you mean {near[0]}?" if near else f"Known names: {listed(known, 8)}."
 
 
-RULES: tuple[Rule, ...] = (
-    attention_backend,
-    flag_choice,
-    quantization_method,
-    doubled_flag,
-    exclusive_flags,
-    removed_flag,
-    unknown_flag,
-    removed_variable,
-    unknown_variable,
-)
+RULES = rules_in(globals())

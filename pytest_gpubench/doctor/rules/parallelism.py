@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from pytest_gpubench.doctor.config_values import mapping
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 
 _ALL_REDUCE_BACKEND = "VLLM_FLASHINFER_ALLREDUCE_BACKEND"
 _LOOKS_FOR_MULTICAST = Version("0.32")
@@ -192,38 +192,31 @@ def stages_above_layers(context: ServerContext) -> Iterator[Symptom]:
     "expert load balancing needs a GPU, expert parallelism and several ranks",
     "error",
     "seen on the CPU engine",
-    "{sentence}",
 )
 def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
     settings, topology = context.settings, context.spec.topology
     if not settings.eplb:
         return
     if context.on_cpu:
-        says = (
-            "Expert parallelism load balancing is only supported on CUDA devices or ROCm "
-            "devices or XPU devices now."
-        )
         yield Symptom(
             "Expert load balancing does not run on the CPU.",
             "Drop enable-eplb.",
-            {"sentence": says},
+            "Expert parallelism load balancing is only supported on CUDA devices or ROCm "
+            "devices or XPU devices now.",
         )
     elif not settings.expert_parallel:
         yield Symptom(
             "Expert load balancing without expert parallelism.",
             "Set ep in the row, or drop enable-eplb.",
-            {"sentence": "enable_expert_parallel must be True to use EPLB."},
+            "enable_expert_parallel must be True to use EPLB.",
             evidence_class="read in source",
         )
     elif topology.expert_ranks <= 1:
-        says = (
-            "EPLB requires tensor, prefill-context, or data parallelism, but got "
-            f"TP={context.tp}, PCP=1, DP=1."
-        )
         yield Symptom(
             "Expert load balancing on a single rank.",
             "Drop enable-eplb.",
-            {"sentence": says},
+            "EPLB requires tensor, prefill-context, or data parallelism, but got "
+            f"TP={context.tp}, PCP=1, DP=1.",
             evidence_class="read in source",
         )
 
@@ -273,27 +266,22 @@ def redundant_without_eplb(context: ServerContext) -> Iterator[Symptom]:
     "decode context parallelism divides its group",
     "error",
     "seen on the CPU engine",
-    "{sentence}",
 )
 def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
     tp, dcp, pcp = context.tp, context.spec.topology.dcp, context.spec.topology.pcp
     if pcp == 1 and tp % dcp:
-        says = f"tp_size={tp} must be divisible by dcp_size={dcp}."
         yield Symptom(
             f"dcp {dcp} does not divide tensor parallel size {tp}.",
             f"Use a dcp that divides {tp}.",
-            {"sentence": says},
+            f"tp_size={tp} must be divisible by dcp_size={dcp}.",
         )
     elif pcp > 1 and dcp not in (1, pcp, tp * pcp):
         valid = sorted({1, pcp, tp * pcp})
-        says = (
-            "When PCP is enabled, DCP must be disabled, span the PCP axis, or span the full TP x "
-            f"PCP axis. Got TP={tp}, PCP={pcp}, DCP={dcp}; valid DCP sizes are {valid}."
-        )
         yield Symptom(
             f"dcp {dcp} does not go with pcp {pcp} and tp {tp}.",
             f"Use a dcp out of {valid}.",
-            {"sentence": says},
+            "When PCP is enabled, DCP must be disabled, span the PCP axis, or span the full TP x "
+            f"PCP axis. Got TP={tp}, PCP={pcp}, DCP={dcp}; valid DCP sizes are {valid}.",
         )
 
 
@@ -302,7 +290,6 @@ def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
     "decode context parallelism needs ranks that share a KV head",
     "error",
     "seen on the CPU engine",
-    "{sentence}",
 )
 def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
     target, tp, dcp = context.target, context.tp, context.spec.topology.dcp
@@ -311,35 +298,26 @@ def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
     kv_heads = target.kv_heads
     most = tp // kv_heads
     if tp <= kv_heads:
-        says = (
-            f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to "
-            f"be greater than the model's total number of KV heads ({kv_heads}). Increase "
-            "`--tensor-parallel-size` or set `--decode-context-parallel-size 1`."
-        )
         yield Symptom(
             f"dcp {dcp} needs a tp above the {kv_heads} KV heads, not {tp}.",
             "Raise tp or drop dcp.",
-            {"sentence": says},
+            f"Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({tp}) to "
+            f"be greater than the model's total number of KV heads ({kv_heads}). Increase "
+            "`--tensor-parallel-size` or set `--decode-context-parallel-size 1`.",
         )
     elif dcp > most:
-        says = (
-            f"`--decode-context-parallel-size` ({dcp}) exceeds the maximum supported value "
-            f"({most}) for `--tensor-parallel-size` ({tp}) and {kv_heads} model KV heads."
-        )
         yield Symptom(
             f"dcp {dcp} is above tp {tp} / {kv_heads} KV heads = {most}.",
             f"Use dcp {most} or less.",
-            {"sentence": says},
+            f"`--decode-context-parallel-size` ({dcp}) exceeds the maximum supported value "
+            f"({most}) for `--tensor-parallel-size` ({tp}) and {kv_heads} model KV heads.",
         )
     elif target.heads // kv_heads % dcp:
-        says = (
-            f"The model's number of query heads per KV head ({target.heads // kv_heads}) must be "
-            f"divisible by `--decode-context-parallel-size` ({dcp}) for GQA/MQA."
-        )
         yield Symptom(
             f"dcp {dcp} does not divide the {target.heads // kv_heads} query heads per KV head.",
             "Use another dcp.",
-            {"sentence": says},
+            f"The model's number of query heads per KV head ({target.heads // kv_heads}) must be "
+            f"divisible by `--decode-context-parallel-size` ({dcp}) for GQA/MQA.",
         )
 
 
@@ -410,21 +388,4 @@ def all_reduce_compiles(context: ServerContext) -> Iterator[Symptom]:
     )
 
 
-RULES: tuple[Rule, ...] = (
-    heads_by_tp,
-    kv_heads_by_tp,
-    vision_heads_by_tp,
-    experts_below_tp,
-    intermediate_by_tp,
-    ep_without_experts,
-    ep_above_experts,
-    gpus_above_node,
-    stages_above_layers,
-    eplb_needs_ep,
-    eplb_even_split,
-    redundant_without_eplb,
-    dcp_splits_tp,
-    dcp_needs_spare_heads,
-    all_reduce_multicast,
-    all_reduce_compiles,
-)
+RULES = rules_in(globals())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.model.workload import AGENTIC, SESSIONS
 
 
@@ -84,4 +84,4 @@ def unknown_model(context: ServerContext) -> Iterator[Symptom]:
             )
 
 
-RULES: tuple[Rule, ...] = (chat_template, prefix_caching, facts_of_files, unknown_model)
+RULES = rules_in(globals())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule
+from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.doctor.findings import Severity
 from pytest_gpubench.doctor.weight_estimate import DENSE_MLP, SHARED_EXPERT, unquantized_share
 
@@ -65,7 +65,6 @@ def _dtype(context: ServerContext) -> str:
     "tensor parallelism that keeps the groups of AWQ weights and the blocks of FP8 weights whole",
     "error",
     "read in source",
-    "{sentence}",
 )
 def weight_groups(context: ServerContext) -> Iterator[Symptom]:
     """Row-parallel layers are cut across the groups, or blocks, that share a scale."""
@@ -101,7 +100,7 @@ def weight_groups(context: ServerContext) -> Iterator[Symptom]:
             f"which the {method} weights' groups of {group} do not divide.",
             f"Use {_fitting(width, group, tp)}, or weights with smaller groups"
             + (", or expert parallelism, which does not cut experts." if name == "expert" else "."),
-            {"sentence": sentence.format(width=width // tp, group=group)},
+            sentence.format(width=width // tp, group=group),
             severity=severity,
         )
 
@@ -184,7 +183,6 @@ def contradicting_method(context: ServerContext) -> Iterator[Symptom]:
     "MXFP8 experts cut into whole blocks of 32",
     "error",
     "read in source",
-    "{sentence}",
 )
 def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
@@ -192,22 +190,20 @@ def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
         return
     ranks = 1 if context.settings.expert_parallel else context.tp
     if target.hidden is not None and target.hidden % 32:
-        says = f"MXFP8 MoE requires hidden_size divisible by 32, got {target.hidden}."
         yield Symptom(
             f"MXFP8 blocks are 32 wide, the hidden size is {target.hidden}.",
             "This checkpoint cannot be MXFP8.",
-            {"sentence": says},
+            f"MXFP8 MoE requires hidden_size divisible by 32, got {target.hidden}.",
         )
     if target.expert_intermediate is None:
         return
     width, rest = divmod(target.expert_intermediate, ranks)
     if not rest and width % 32:
-        says = f"MXFP8 MoE requires intermediate_size_per_partition divisible by 32, got {width}."
         yield Symptom(
             f"Cut over {ranks} ranks, an expert's intermediate size "
             f"{target.expert_intermediate} leaves {width}, not n x 32.",
             "Use a smaller tp, or expert parallelism, which does not cut experts.",
-            {"sentence": says},
+            f"MXFP8 MoE requires intermediate_size_per_partition divisible by 32, got {width}.",
         )
 
 
@@ -228,7 +224,6 @@ def _fitting(width: int, group: int, tp: int) -> str:
     "Marlin's hidden size is a multiple of 128",
     "error",
     "read in source",
-    "{sentence}",
 )
 def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
@@ -238,19 +233,17 @@ def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
     if target.hidden is None or target.hidden % 128 == 0:
         return
     if asked == "marlin":
-        says = "No supported MXFP8 expert class for MARLIN: ..."
         yield Symptom(
             f"Marlin needs a hidden size that 128 divides, not {target.hidden}.",
             "Drop moe-backend.",
-            {"sentence": says},
+            "No supported MXFP8 expert class for MARLIN: ...",
         )
     elif context.is_family(90) and asked in (None, "auto"):
-        says = "No MXFP8 MoE backends available."
         yield Symptom(
             "On Hopper MXFP8 experts run through Marlin, which needs a hidden size that 128 "
             f"divides, not {target.hidden}: vLLM falls back to emulation or finds no backend.",
             "Use a model whose hidden size is a multiple of 128.",
-            {"sentence": says},
+            "No MXFP8 MoE backends available.",
             severity="warning",
         )
 
@@ -268,12 +261,4 @@ def dummy_scales(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-RULES: tuple[Rule, ...] = (
-    weight_groups,
-    capability,
-    activation_dtype,
-    contradicting_method,
-    mx_blocks,
-    marlin_hidden,
-    dummy_scales,
-)
+RULES = rules_in(globals())
