@@ -13,10 +13,9 @@ import math
 from dataclasses import dataclass
 
 from pytest_gpubench.doctor.config_values import quantized_cache
-from pytest_gpubench.doctor.mixer_weights import kv_heads_per_rank
 from pytest_gpubench.doctor.server_settings import Settings
 from pytest_gpubench.doctor.shape import BYTES, ModelShape
-from pytest_gpubench.doctor.weight_estimate import draft_bytes, weight_bytes
+from pytest_gpubench.doctor.weight_estimate import draft_bytes, kv_heads_per_rank, weight_bytes
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Topology
 
