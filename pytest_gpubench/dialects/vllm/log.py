@@ -11,7 +11,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import TypeVar, cast
 
 from pytest_gpubench.dialects.engine_facts import EngineFacts
 from pytest_gpubench.dialects.engine_log import (
@@ -68,8 +68,19 @@ class _Selection:
     draft: str | None = None
 
 
-_Rule: TypeAlias = "Callable[[LogReader, re.Match[str]], None]"
-"""What to do with a line; gets the match of the rule's pattern."""
+_RULES: list[tuple[str, re.Pattern[str], Callable[[LogReader, re.Match[str]], None]]] = []
+"""What to do with a line that has a text in it: the pattern, and what gets its match."""
+_Act = TypeVar("_Act", bound="Callable[[LogReader, re.Match[str]], None]")
+
+
+def _rule(needle: str, pattern: str) -> Callable[[_Act], _Act]:
+    """Has the method below it called for lines with this text in which the pattern is found."""
+
+    def noted(act: _Act) -> _Act:
+        _RULES.append((needle, re.compile(pattern), act))
+        return act
+
+    return noted
 
 
 class LogReader:
@@ -213,8 +224,7 @@ class LogReader:
         if selection.drafting:
             selection.draft = name
 
-    # Rules: what to do with a line's text; `match` is the match of the rule's pattern.
-
+    @_rule("non-default args:", r"non-default args:")
     def _on_args(self, match: re.Match[str]) -> None:
         self._mark("args")
         if "'enable_expert_parallel': True" in match.string:
@@ -223,6 +233,10 @@ class LogReader:
         if pcp := re.search(r"'prefill_context_parallel_size': ([0-9]+)", match.string):
             self._values["prefill_context_parallel_size"] = count_of(pcp[1])
 
+    @_rule(
+        "Initializing a V1",
+        r"Initializing a V1 LLM engine \(v(?P<version>[^)\s]+)\) with config: (?P<config>.*)",
+    )
     def _on_init(self, match: re.Match[str]) -> None:
         self._mark("initializing")
         self._values["version"] = match["version"]
@@ -251,68 +265,105 @@ class LogReader:
                 count_of(size) for size in sizes[1].split(",") if size.strip()
             )
 
+    @_rule("Resolved architecture", r"Resolved architecture: (\w+)")
     def _on_architecture(self, match: re.Match[str]) -> None:
         if match[1] not in self._architectures:
             self._architectures.append(match[1])
 
+    @_rule("Loading drafter model", r"Loading drafter model")
     def _on_drafter(self, _match: re.Match[str]) -> None:
         self._selection().drafting = True
 
+    @_rule("block size to", r"Setting kv cache block size to (\d+)")
     def _on_block_size(self, match: re.Match[str]) -> None:
         self._values["block_size"] = count_of(match[1])
 
+    @_rule("Loading weights took", r"Loading weights took ([\d.]+) seconds")
     def _on_loading(self, match: re.Match[str]) -> None:
         self._loading[self._line.process] = self._loading.get(self._line.process, 0.0) + amount_of(
             match[1]
         )
         self._mark("weights", last=True)
 
+    @_rule(
+        "Model loading took", r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) seconds"
+    )
     def _on_loaded(self, match: re.Match[str]) -> None:
         self._weights.append((amount_of(match[1]), amount_of(match[2])))
         self._mark("loaded", last=True)
 
+    @_rule("Available KV cache memory", r"Available KV cache memory: ([\d.]+) GiB")
     def _on_kv_memory(self, match: re.Match[str]) -> None:
         self._kv_memory.append(amount_of(match[1]))
 
+    @_rule("KV cache size:", r"KV cache size: ([\d,]+) tokens")
     def _on_kv_tokens(self, match: re.Match[str]) -> None:
         self._kv_tokens.append(count_of(match[1].replace(",", "")))
         self._mark("kv_cache", last=True)
 
+    @_rule(
+        "Graph capturing finished",
+        r"Graph capturing finished in ([\d.]+) secs, took (-?[\d.]+) GiB",
+    )
     def _on_captured(self, match: re.Match[str]) -> None:
         self._captures.append((amount_of(match[1]), amount_of(match[2])))
 
+    @_rule(
+        "init engine (",
+        r"init engine \([^)]*\) took ([\d.]+) s(?:econds)?(?: \(compilation: ([\d.]+) s\))?",
+    )
     def _on_engine_init(self, match: re.Match[str]) -> None:
         self._init = max(self._init or 0.0, amount_of(match[1]))
         if match[2] is not None:
             self._compilation = max(self._compilation or 0.0, amount_of(match[2]))
 
+    @_rule("torch.compile took", r"torch\.compile took ([\d.]+) s in total")
     def _on_compiled(self, match: re.Match[str]) -> None:
         self._compiling[self._line.process] = self._compiling.get(
             self._line.process, 0.0
         ) + amount_of(match[1])
 
+    @_rule(
+        "environment variable detected", r"Unknown vLLM environment variable detected: (\w{1,200})"
+    )
     def _on_unknown_variable(self, match: re.Match[str]) -> None:
         if len(self._unknown_variables) < _MOST_VARIABLES:
             self._unknown_variables[match[1]] = None
 
+    @_rule("Expert parallelism is enabled", r"Expert parallelism is enabled")
     def _on_expert_parallel(self, _match: re.Match[str]) -> None:
         self._expert_parallel = True
 
-    @staticmethod
-    def _backend(*, explicit: bool) -> _Rule:
-        return lambda reader, match: reader._selected(match[1], explicit=explicit)
+    @_rule("attention backend out of", r"^Using (\w+) attention backend out of potential")
+    def _on_automatic_backend(self, match: re.Match[str]) -> None:
+        self._selected(match[1], explicit=False)
 
-    @staticmethod
-    def _moment(name: str, *, last: bool = False) -> _Rule:
-        return lambda reader, _match: reader._mark(name, last=last)
+    @_rule("AttentionBackendEnum.", r"^Using AttentionBackendEnum\.(\w+) backend\.")
+    def _on_explicit_backend(self, match: re.Match[str]) -> None:
+        self._selected(match[1], explicit=True)
 
-    @staticmethod
-    def _compile_state(state: str) -> _Rule:
-        return lambda reader, _match: reader._compile_cache.add(state)
+    @_rule("Warming up model", r"Warming up model for the compilation")
+    def _on_compiling(self, _match: re.Match[str]) -> None:
+        self._mark("compiling")
 
-    @staticmethod
-    def _kernel(name: str) -> _Rule:
-        return lambda reader, match: reader._other.update({name: match[1]})
+    @_rule("Warming up done", r"Warming up done")
+    def _on_compile_end(self, _match: re.Match[str]) -> None:
+        self._mark("compiled", last=True)
+
+    @_rule("Compiling a graph", r"Compiling a graph for compile range")
+    @_rule("saved AOT", r"saved AOT compiled function")
+    def _on_cold_cache(self, _match: re.Match[str]) -> None:
+        self._compile_cache.add("cold")
+
+    @_rule("Directly load", r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)")
+    def _on_warm_cache(self, _match: re.Match[str]) -> None:
+        self._compile_cache.add("warm")
+
+    @_rule("sparse attention selected", r"sparse attention selected (?P<sparse_attention>\w+)")
+    @_rule("MoE backend", r"^Using '?(?P<moe>\w+)'? \w+ MoE backend")
+    @_rule("GEMM", r"^Using (?P<linear>\w+) for \w+ GEMM")
+    def _on_kernel(self, match: re.Match[str]) -> None:
+        self._other |= match.groupdict()
 
 
 _CONFIG: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -329,97 +380,6 @@ _CONFIG: dict[str, tuple[str, Callable[[str], object]]] = {
     "device_config": ("device", text_of),
     "enable_prefix_caching": ("enable_prefix_caching", truth_of),
 }
-
-_RULES: tuple[tuple[str, re.Pattern[str], _Rule], ...] = tuple(
-    (needle, re.compile(pattern), act)
-    for needle, pattern, act in (
-        ("non-default args:", r"non-default args:", LogReader._on_args),
-        (
-            "Initializing a V1",
-            r"Initializing a V1 LLM engine \(v(?P<version>[^)\s]+)\) with config: (?P<config>.*)",
-            LogReader._on_init,
-        ),
-        ("Resolved architecture", r"Resolved architecture: (\w+)", LogReader._on_architecture),
-        (
-            "attention backend out of",
-            r"^Using (\w+) attention backend out of potential",
-            LogReader._backend(explicit=False),
-        ),
-        (
-            "AttentionBackendEnum.",
-            r"^Using AttentionBackendEnum\.(\w+) backend\.",
-            LogReader._backend(explicit=True),
-        ),
-        ("Loading drafter model", r"Loading drafter model", LogReader._on_drafter),
-        ("block size to", r"Setting kv cache block size to (\d+)", LogReader._on_block_size),
-        (
-            "Loading weights took",
-            r"Loading weights took ([\d.]+) seconds",
-            LogReader._on_loading,
-        ),
-        (
-            "Model loading took",
-            r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) seconds",
-            LogReader._on_loaded,
-        ),
-        (
-            "Available KV cache memory",
-            r"Available KV cache memory: ([\d.]+) GiB",
-            LogReader._on_kv_memory,
-        ),
-        ("KV cache size:", r"KV cache size: ([\d,]+) tokens", LogReader._on_kv_tokens),
-        (
-            "Graph capturing finished",
-            r"Graph capturing finished in ([\d.]+) secs, took (-?[\d.]+) GiB",
-            LogReader._on_captured,
-        ),
-        (
-            "init engine (",
-            r"init engine \([^)]*\) took ([\d.]+) s(?:econds)?(?: \(compilation: ([\d.]+) s\))?",
-            LogReader._on_engine_init,
-        ),
-        (
-            "torch.compile took",
-            r"torch\.compile took ([\d.]+) s in total",
-            LogReader._on_compiled,
-        ),
-        (
-            "Warming up model",
-            r"Warming up model for the compilation",
-            LogReader._moment("compiling"),
-        ),
-        ("Warming up done", r"Warming up done", LogReader._moment("compiled", last=True)),
-        (
-            "Compiling a graph",
-            r"Compiling a graph for compile range",
-            LogReader._compile_state("cold"),
-        ),
-        ("saved AOT", r"saved AOT compiled function", LogReader._compile_state("cold")),
-        (
-            "Directly load",
-            r"Directly load (?:AOT compilation|the compiled graph|the \S+ graph)",
-            LogReader._compile_state("warm"),
-        ),
-        (
-            "sparse attention selected",
-            r"sparse attention selected (\w+)",
-            LogReader._kernel("sparse_attention"),
-        ),
-        ("MoE backend", r"^Using '?(\w+)'? \w+ MoE backend", LogReader._kernel("moe")),
-        ("GEMM", r"^Using (\w+) for \w+ GEMM", LogReader._kernel("linear")),
-        (
-            "environment variable detected",
-            r"Unknown vLLM environment variable detected: (\w{1,200})",
-            LogReader._on_unknown_variable,
-        ),
-        (
-            "Expert parallelism is enabled",
-            r"Expert parallelism is enabled",
-            LogReader._on_expert_parallel,
-        ),
-    )
-)
-
 
 _MARK = (
     r"EngineCore failed to start|WorkerProc failed to start|WorkerProc hit an "
