@@ -48,95 +48,37 @@ def download_failure(
         (link.errno for link in chain if isinstance(link, OSError) and isinstance(link.errno, int)),
         None,
     )
-    evidence = _evidence(error)
-
-    def failure(cause: str, whose: FailureClass, words: str, remedy: str) -> Failure:
-        return Failure(cause, whose, f"{without_shapes(model)}: {words}", evidence, remedy)
-
-    if "HFValidationError" in names:
-        return failure(
-            "invalid-model-name",
-            "recipe",
-            "neither a repository (org/name) nor a folder",
-            "Correct the recipe's model.",
-        )
-    if "GatedRepoError" in names:
-        return failure(
-            "gated-repository",
-            "recipe",
-            "the repository is gated, and the account at hand has no access",
-            f"Ask for access at {endpoint}/{model}, then set HF_TOKEN to that account's token.",
-        )
-    if "EntryNotFoundError" in names:
-        return failure(
-            "file-not-found",
-            "recipe",
-            "the repository has no such file at that revision",
-            "Correct the recipe's dataset-file.",
-        )
-    if "RevisionNotFoundError" in names:
-        return failure(
-            "revision-not-found",
-            "recipe",
-            f"the repository has no revision {revision}",
-            "Correct the recipe's revision.",
-        )
-    if "RepositoryNotFoundError" in names or "DisabledRepoError" in names:
-        return failure(
-            "repository-not-found",
-            "recipe",
-            f"there is no such repository at {endpoint}, or it is private",
-            "Correct the recipe's model; for a private one set HF_TOKEN.",
-        )
-    if status in (401, 403):
-        return failure(
-            "hub-refused",
-            "recipe",
-            f"{endpoint} refused access (HTTP {status})",
-            "Check HF_TOKEN and its permissions.",
-        )
-    if number in _DISK_FULL:
-        return failure(
-            "disk-full",
-            "infrastructure",
-            f"no space left in {cache}",
-            "Free space, or choose another --gpubench-cache-dir.",
-        )
-    if number in _READ_ONLY:
-        return failure(
-            "cache-unwritable",
-            "infrastructure",
-            f"{cache} cannot be written",
-            "Choose another --gpubench-cache-dir.",
-        )
-    if number in _STALE:
-        return failure(
-            "stale-file-handle",
-            "infrastructure",
-            f"{cache} failed to read or write (errno {number}), as a network file "
-            "system does under several writers",
-            "Run again, or put the cache on a local disk.",
-        )
-    if status == 429:
-        return failure(
-            "hub-rate-limit",
-            "infrastructure",
-            f"{endpoint} limits our rate (HTTP 429)",
-            "Set HF_TOKEN, or wait and run again.",
-        )
-    if status is not None:
-        return failure(
-            "hub-unavailable",
-            "infrastructure",
-            f"{endpoint} answered HTTP {status}",
-            "Run again later.",
-        )
-    return failure(
-        "download-failed",
-        "infrastructure",
-        f"the download from {endpoint} broke off",
-        "Check the network and run gpubench fetch again.",
-    )
+    known: tuple[tuple[object, str, FailureClass, str, str], ...] = (
+        ("HFValidationError" in names, "invalid-model-name", "recipe",
+         "neither a repository (org/name) nor a folder", "Correct the recipe's model."),
+        ("GatedRepoError" in names, "gated-repository", "recipe",
+         "the repository is gated, and the account at hand has no access",
+         f"Ask for access at {endpoint}/{model}, then set HF_TOKEN to that account's token."),
+        ("EntryNotFoundError" in names, "file-not-found", "recipe",
+         "the repository has no such file at that revision", "Correct the recipe's dataset-file."),
+        ("RevisionNotFoundError" in names, "revision-not-found", "recipe",
+         f"the repository has no revision {revision}", "Correct the recipe's revision."),
+        (names & {"RepositoryNotFoundError", "DisabledRepoError"}, "repository-not-found", "recipe",
+         f"there is no such repository at {endpoint}, or it is private",
+         "Correct the recipe's model; for a private one set HF_TOKEN."),
+        (status in (401, 403), "hub-refused", "recipe",
+         f"{endpoint} refused access (HTTP {status})", "Check HF_TOKEN and its permissions."),
+        (number in _DISK_FULL, "disk-full", "infrastructure",
+         f"no space left in {cache}", "Free space, or choose another --gpubench-cache-dir."),
+        (number in _READ_ONLY, "cache-unwritable", "infrastructure",
+         f"{cache} cannot be written", "Choose another --gpubench-cache-dir."),
+        (number in _STALE, "stale-file-handle", "infrastructure",
+         f"{cache} failed to read or write (errno {number}), as a network file system does under "
+         "several writers", "Run again, or put the cache on a local disk."),
+        (status == 429, "hub-rate-limit", "infrastructure",
+         f"{endpoint} limits our rate (HTTP 429)", "Set HF_TOKEN, or wait and run again."),
+        (status is not None, "hub-unavailable", "infrastructure",
+         f"{endpoint} answered HTTP {status}", "Run again later."),
+        (True, "download-failed", "infrastructure", f"the download from {endpoint} broke off",
+         "Check the network and run gpubench fetch again."),
+    )  # fmt: skip
+    _, cause, whose, words, remedy = next(row for row in known if row[0])
+    return Failure(cause, whose, f"{without_shapes(model)}: {words}", _evidence(error), remedy)
 
 
 def is_transient(error: BaseException) -> bool:
