@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pytest_gpubench.load.datasets import Note, json_lines, left_out_note, unusable
+from pytest_gpubench.model.workload import BLOCK_TOKENS
 
 _TIME = ("timestamp", "arrived_at", "arrival_time", "time")
 _INPUT = (
@@ -31,10 +32,6 @@ _OUTPUT = (
 )
 """Names of columns, in lower case: Mooncake's, Azure's (``ContextTokens``), BurstGPT's (``Request
 tokens``), Vidur's."""
-
-
-BLOCK_TOKENS = 512
-"""Of a block that ``hash_ids`` name, in Mooncake's traces; others have smaller ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,8 @@ every length that its cases will use. Pure."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
-from pytest_gpubench.model.frozen import FrozenMap
-from pytest_gpubench.model.workload import BLOCK_TOKENS, Workload
+from pytest_gpubench.model.workload import Workload
 
 _OUTPUT_TOKENS = 12
 """Enough for some steps of a draft and its target, few enough to cost a second."""
@@ -15,6 +13,11 @@ _INPUT_TOKENS = 512
 """Of a workload whose lengths are those of a trace."""
 _BUSY = 16
 """Requests in flight for each rank: cases warm up at their own concurrency, too."""
+_KIND = (
+    *("profile", "api", "chat_template", "chat_template_kwargs"),
+    *("ignore_eos", "temperature", "range_ratio", "seed"),
+)
+"""Fields of a workload that say what its requests are like, whatever their number and schedule."""
 
 
 def waves_of(workloads: Iterable[Workload], ranks: int) -> tuple[Workload, ...]:
@@ -42,32 +45,11 @@ def waves_of(workloads: Iterable[Workload], ranks: int) -> tuple[Workload, ...]:
 
 def _wave(workload: Workload, conc: int, times: int) -> Workload:
     """The same kind of request, briefly, in a closed loop; a file's texts are replaced by words."""
-    return replace(
-        workload,
+    return Workload(
+        isl=workload.isl or _INPUT_TOKENS,
+        osl=min(workload.osl or _OUTPUT_TOKENS, _OUTPUT_TOKENS),
         conc=conc,
         num_prompts=conc * times,
         num_warmups=0,
-        isl=workload.isl or _INPUT_TOKENS,
-        osl=min(workload.osl or _OUTPUT_TOKENS, _OUTPUT_TOKENS),
-        dataset="random",
-        dataset_file="",
-        prefix_tokens=0,
-        prefix_groups=1,
-        arrival="closed",
-        request_rate=0.0,
-        burstiness=1.0,
-        ramp=0.0,
-        handover="drain",
-        duration=None,
-        interval=None,
-        interval_metric="output_tput",
-        turns=1,
-        think_time=0.0,
-        time_scale=1.0,
-        sessions=0,
-        idle_cap=None,
-        block_tokens=BLOCK_TOKENS,
-        workers=1,
-        slo=FrozenMap(),
-        tool=None,
+        **{name: getattr(workload, name) for name in _KIND},
     )
