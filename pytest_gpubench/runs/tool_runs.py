@@ -22,9 +22,8 @@ from pytest_gpubench.engines.idleness import IDLE_TIMEOUT_S, SILENCE_TIMEOUT_S, 
 from pytest_gpubench.engines.interpreter import interpreter_of, version_in
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.host.tool_environments import environment_of
-from pytest_gpubench.load.aiperf.aiperf_argv import AiperfPlan, aiperf_words
 from pytest_gpubench.load.aiperf.output import KEPT, AiperfOutput, read_output
-from pytest_gpubench.load.aiperf.running import AiperfRun, run_aiperf
+from pytest_gpubench.load.aiperf.running import AiperfPlan, AiperfRun, aiperf_words, run_aiperf
 from pytest_gpubench.load.asking import gives_a_token
 from pytest_gpubench.load.load_run import MetricsSampler, ask_again
 from pytest_gpubench.load.protocol import Progress

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.log_sink import LogSink
-from pytest_gpubench.load.aiperf.aiperf_argv import AiperfPlan, aiperf_words
 from pytest_gpubench.load.aiperf.output import (
     LOG,
     SUMMARY,
@@ -26,7 +25,9 @@ from pytest_gpubench.load.aiperf.output import (
 )
 from pytest_gpubench.load.aiperf.running import (
     RECORDS,
+    AiperfPlan,
     AiperfRun,
+    aiperf_words,
     last_words,
     run_aiperf,
     tokenizer_cache,
