@@ -13,7 +13,7 @@ from types import FrameType
 
 from pytest_gpubench.commands import EXIT_USAGE
 from pytest_gpubench.commands.bisect_walk import Asked
-from pytest_gpubench.host.signal_handlers import handled
+from pytest_gpubench.host.own_processes import handled
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.report.read_results import load_results

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_gpubench.host.signal_handlers import handled
+from pytest_gpubench.host.own_processes import handled
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.printing import printable
 from pytest_gpubench.recipes.including import included_by

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pytest_gpubench.host import files
 from pytest_gpubench.host.host_facts import cpu_model
+from pytest_gpubench.host.own_processes import environment_for_ours
 from pytest_gpubench.load.client_error import Calibration, compare
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.server import TRUTH_PATH
@@ -90,11 +91,6 @@ def loopback_process(*options: str) -> Iterator[str]:
     Raises:
         BenchmarkError: if it does not start.
     """
-    package_root = str(Path(__file__).parents[2])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), package_root))),
-    }
     argv = [sys.executable, "-P", "-m", "pytest_gpubench.load.loopback", *options]
     with subprocess.Popen(
         argv,
@@ -103,7 +99,7 @@ def loopback_process(*options: str) -> Iterator[str]:
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=environment,
+        env=environment_for_ours(),
     ) as process:
         assert process.stdout is not None  # noqa: S101  # it was asked for
         try:

@@ -9,7 +9,6 @@ import json
 import os
 import queue
 import signal
-import site
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from pytest_gpubench.host.own_processes import environment_for_ours
 from pytest_gpubench.load.protocol import ClientFacts, LoadPlan, Progress, RequestRecord
 from pytest_gpubench.model.failures import Failure
 
@@ -56,20 +56,11 @@ class Surroundings:
     @classmethod
     def now(cls) -> Surroundings:
         """Those of a worker that would be started now."""
-        environment = {
-            name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS
-        }
-        package_root = str(Path(__file__).parents[2])
-        installed = (*site.getsitepackages(), site.getusersitepackages())
-        if package_root not in installed:  # a checkout
-            environment["PYTHONPATH"] = os.pathsep.join(
-                filter(None, (os.environ.get("PYTHONPATH"), package_root))
-            )
         folder = ""
         with contextlib.suppress(OSError):  # somebody removed it
             folder = str(Path.cwd())
         return cls(
-            environment,
+            environment_for_ours(without=_NOT_FOR_WORKERS),
             folder,
             frozenset(os.sched_getaffinity(0)),
             os.getpriority(os.PRIO_PROCESS, 0),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import signal
 import subprocess
@@ -21,12 +20,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from pytest_gpubench.host.gpus import amd, nvidia
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuSample, Inventory
+from pytest_gpubench.host.own_processes import environment_for_ours
 
 
 def read_inventory() -> Inventory:
@@ -76,10 +75,6 @@ class GpuSampler:
     def __enter__(self) -> GpuSampler:
         if len(self._arguments) < 2:
             return self
-        environment = {**os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parents[3])))
-        )
         # What cannot be started cannot be sampled: the record then holds no telemetry, and says so.
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
@@ -87,7 +82,7 @@ class GpuSampler:
                 stdin=subprocess.PIPE,  # stays open: its end is the end of the sampler
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=environment,
+                env=environment_for_ours(),
                 start_new_session=True,
             )
             self._reader = threading.Thread(target=self._read, name="gpu-samples", daemon=True)

@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from pytest_gpubench.host.signal_handlers import handled
+from pytest_gpubench.host.own_processes import handled
 
 
 def test_a_signal_goes_to_the_handler_and_later_to_the_one_before() -> None:
