@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.interpreter import default_command
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.runs.model_files import fetch_weights, weights_files
 from tests.engines import conformance
 from tests.engines.conformance import Subject

@@ -27,7 +27,8 @@ from pytest_gpubench.commands import (
     tools,
     tracing,
 )
-from pytest_gpubench.doctor import every_rule, format_findings
+from pytest_gpubench.doctor.examination import every_rule
+from pytest_gpubench.doctor.findings import format_findings
 from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import counted, listed
@@ -268,7 +269,7 @@ def _fetch(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.commands.inner_pytest import selection_plan
     from pytest_gpubench.host.hub.dataset_files import fetch_dataset
     from pytest_gpubench.model.workload import HUB_FILE
-    from pytest_gpubench.recipes import load_recipes
+    from pytest_gpubench.recipes.loading import load_recipes
     from pytest_gpubench.runs.model_files import fetch_weights
 
     if parsed.sources:
@@ -333,7 +334,7 @@ def _schema(parsed: argparse.Namespace) -> int:
 
         print_json(record_schema())
         return 0
-    from pytest_gpubench.recipes import json_schema
+    from pytest_gpubench.recipes.schema import json_schema
 
     print_json(json_schema())
     return 0

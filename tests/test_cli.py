@@ -13,8 +13,8 @@ import pytest
 from pytest_gpubench import __version__
 from pytest_gpubench.cli import main
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES
-from pytest_gpubench.doctor import every_rule
-from pytest_gpubench.recipes import json_schema
+from pytest_gpubench.doctor.examination import every_rule
+from pytest_gpubench.recipes.schema import json_schema
 from tests.host.fake_hub import fake_hub, model_files
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.cli import main
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 
 def test_a_recipe_goes_to_stdout_and_what_is_lost_to_stderr(

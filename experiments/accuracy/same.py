@@ -31,7 +31,7 @@ from pytest_gpubench.evals.answered import read_answered
 from pytest_gpubench.evals.evaluating import run_lm_eval
 from pytest_gpubench.evals.lm_eval_run import EvalPlan
 from pytest_gpubench.model.evaluation import Evaluation
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.runs.model_files import fetch_weights, weights_files
 from tests.engines import conformance
 from tests.engines.conformance import Subject

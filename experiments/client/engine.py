@@ -37,7 +37,7 @@ from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes.yaml"
 SERVER = "tiny-bf16-cpu-vllm-mtp"

@@ -23,7 +23,7 @@ from pytest_gpubench.load.protocol import LoadPlan
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.compute import window_of
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.runs.model_files import fetch_weights, weights_files
 
 _KEY = "tiny-f32-cpu-llamacpp-tp1"

@@ -34,7 +34,7 @@ from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.policy import DEFAULTS
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.recipes import plan_launches
+from pytest_gpubench.recipes.server_groups import plan_launches
 from pytest_gpubench.report.walk import read_walk
 
 HERE = Path(__file__).parent

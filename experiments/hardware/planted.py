@@ -21,7 +21,7 @@ from fleet import Job, fleet, gpus_now, measure, say, warm
 sys.path.insert(0, str(Path(__file__).parents[1] / "gate"))
 from slower_steps import write_plugin
 
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 PLANTS = ("0", "0.1 device", "0.1", "0.05")
 METRICS = ("output_tput", "tpot_p50", "ttft_p50")

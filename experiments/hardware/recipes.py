@@ -16,7 +16,7 @@ from pytest_gpubench.demo.tokenizer import to_json
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.policies import SharingPolicy
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = (REPOSITORY / "recipes.yaml", Path(__file__).with_name("m3mini.yaml"))

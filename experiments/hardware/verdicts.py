@@ -41,7 +41,7 @@ from pytest_gpubench.measure.measurement import Measurement, combined
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.rounds import Rounds
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 KEY = FrozenMap({"experiment": "verdicts"})
 LOSSES = (0.10, 0.075, 0.05)

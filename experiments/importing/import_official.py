@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.commands.importing_recipes import checked, profiles_beside, tree_of
-from pytest_gpubench.doctor import Finding, examine
+from pytest_gpubench.doctor.examination import examine
+from pytest_gpubench.doctor.findings import Finding
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import HARDWARE
-from pytest_gpubench.recipes import load_recipes
 from pytest_gpubench.recipes.importing.imported import Imported, Wishes, text_of
 from pytest_gpubench.recipes.importing.makers import recipes_of_entry
 from pytest_gpubench.recipes.importing.official_entries import Picks, address_of, choices, server_of
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.recipes.source_comparison import compare
 
 HERE = Path(__file__).parent

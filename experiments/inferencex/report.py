@@ -24,7 +24,7 @@ from pytest_gpubench.dialects.command_line import CommandLine
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.workload import AGENTIC
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 SHIPPED = HERE.parents[1] / "recipes.yaml"
 _OURS = {

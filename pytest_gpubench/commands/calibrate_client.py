@@ -147,7 +147,7 @@ def _check(parsed: argparse.Namespace) -> None:
 def _selected(parsed: argparse.Namespace) -> set[tuple[int, int]]:
     from pytest_gpubench.commands.inner_pytest import selection_plan
     from pytest_gpubench.model.failures import GpubenchError
-    from pytest_gpubench.recipes import load_recipes
+    from pytest_gpubench.recipes.loading import load_recipes
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
     book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)

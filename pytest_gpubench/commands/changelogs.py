@@ -28,8 +28,8 @@ def add_commands(commands: Subparsers) -> None:
 
 def _changelog(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.host.git import files_at
-    from pytest_gpubench.recipes import load_recipes
     from pytest_gpubench.recipes.changes import broken_before, changelog, changes
+    from pytest_gpubench.recipes.loading import load_recipes
     from pytest_gpubench.recipes.problems import problem_text
 
     files = parsed.recipes or [Path("recipes.yaml")]

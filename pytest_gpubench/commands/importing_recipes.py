@@ -139,8 +139,8 @@ def profiles_beside(entry: Path) -> dict[str, Any]:
 
 def checked(recipes: list[Imported], source: str) -> list[Imported]:
     """The recipes, loaded and planned as they would be printed."""
-    from pytest_gpubench.recipes import load_recipes
     from pytest_gpubench.recipes.importing.imported import text_of, verified
+    from pytest_gpubench.recipes.loading import load_recipes
 
     with tempfile.TemporaryDirectory(prefix="gpubench-import-") as folder:
         file = Path(folder) / "recipes.yaml"

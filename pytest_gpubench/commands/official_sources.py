@@ -41,7 +41,7 @@ def add_commands(commands: Subparsers) -> None:
 def selected(parsed: argparse.Namespace) -> tuple[RecipeBook, list[Case]]:
     """The book of a selection, and its cases."""
     from pytest_gpubench.commands.inner_pytest import selection_plan
-    from pytest_gpubench.recipes import load_recipes
+    from pytest_gpubench.recipes.loading import load_recipes
 
     plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
     book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)

@@ -29,9 +29,10 @@ from pytest_gpubench.plugin.options import OPTIONS, source_of
 from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
 from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.xdist import WorkerEnd
-from pytest_gpubench.recipes import find_ambiguity, load_recipes, plan_launches
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.recipes.problems import problem_text
-from pytest_gpubench.recipes.selection import field_errors
+from pytest_gpubench.recipes.selection import field_errors, find_ambiguity
+from pytest_gpubench.recipes.server_groups import plan_launches
 from pytest_gpubench.report.records import RunFolder
 from pytest_gpubench.runs.settings import Settings
 

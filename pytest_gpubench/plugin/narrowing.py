@@ -23,8 +23,8 @@ class Changed:
 
     def __init__(self, benchmark: BenchmarkSession, revision: str) -> None:
         from pytest_gpubench.host.git import files_at
-        from pytest_gpubench.recipes import load_recipes
         from pytest_gpubench.recipes.changes import changes
+        from pytest_gpubench.recipes.loading import load_recipes
 
         settings, book = benchmark.settings, benchmark.book
         try:

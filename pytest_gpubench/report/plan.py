@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_gpubench.dialects.command_line import CommandLine
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.doctor import Finding
+from pytest_gpubench.doctor.findings import Finding
 from pytest_gpubench.gate.policy import policies, policy_document
 from pytest_gpubench.gate.ratios import ratio_points
 from pytest_gpubench.model.cases import Case, RecipeBook

@@ -15,7 +15,7 @@ from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import Failure, GpubenchError
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Launch, ServerSpec
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.recipes.problems import problem_text
 from pytest_gpubench.runs.doctoring import Doctor
 from pytest_gpubench.runs.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_gpubench.dialects.command_line import CommandLine
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.doctor import findings_for
+from pytest_gpubench.doctor.findings import findings_for
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.specs import Launch

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeAlias
 
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.doctor import findings_for
+from pytest_gpubench.doctor.findings import findings_for
 from pytest_gpubench.engines.engine import Engine
 from pytest_gpubench.engines.idleness import (
     SILENT,

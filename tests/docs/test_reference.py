@@ -20,7 +20,7 @@ from docs_reference.schema import schema_keys
 from pytest_gpubench.gate.policy import DEFAULTS
 from pytest_gpubench.model.failures import FAILURE_CLASSES
 from pytest_gpubench.model.metrics import METRICS
-from pytest_gpubench.recipes import json_schema
+from pytest_gpubench.recipes.schema import json_schema
 from pytest_gpubench.report.results import RunEnd
 from tests.docs.sandbox import ROOT
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pytest_gpubench.gate.ratios import faults
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 from tests.docs.commands import Block, pages, read_blocks
 from tests.docs.sandbox import ROOT
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.doctor import Node
+from pytest_gpubench.doctor.context import Node
 from pytest_gpubench.model.cases import Case, Identity, SourcePosition
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware

@@ -10,20 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_gpubench.doctor import (
-    RULES,
+from pytest_gpubench.doctor.configs import ModelConfigs, known_config, read_model_configs
+from pytest_gpubench.doctor.context import memory_of
+from pytest_gpubench.doctor.examination import examine
+from pytest_gpubench.doctor.findings import (
     Finding,
-    ModelConfigs,
-    examine,
     findings_for,
     format_findings,
-    known_config,
-    memory_of,
     prognosis,
-    read_model_configs,
     unknown_rules,
     without,
 )
+from pytest_gpubench.doctor.rules import RULES
 from pytest_gpubench.doctor.server_settings import settings_of
 from pytest_gpubench.doctor.shape import shape_of
 from pytest_gpubench.model.cases import Case

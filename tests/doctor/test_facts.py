@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.cli import main
-from pytest_gpubench.doctor import Finding, examine, memory_of
+from pytest_gpubench.doctor.context import memory_of
+from pytest_gpubench.doctor.examination import examine
+from pytest_gpubench.doctor.findings import Finding
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 from tests.doctor.doctor_support import TINY_DRAFT, TINY_LLAMA, eagle3, server
 
 MARK = "(From the recipe's facts.)"

@@ -33,7 +33,7 @@ from pytest_gpubench.engines.interpreter import (
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Topology
 from pytest_gpubench.plugin.options import OPTIONS
-from pytest_gpubench.recipes import json_schema
+from pytest_gpubench.recipes.schema import json_schema
 from tests.doctor.test_doctor_rules import ILL, examined
 
 FOUND = known_vocabulary(Version("0.32.0"))

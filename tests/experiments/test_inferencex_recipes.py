@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "inferencex"))
 import captured

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.gate.counterparts import Counterparts, counterparts
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 BASE = """
 tiny-bf16-cpu-vllm:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.gate.accuracy_verdicts import decode_answers
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.runs.baselining import Baselines, update_baselines
 from tests.plugin.conftest import RECIPES, Project
 

@@ -15,7 +15,7 @@ from _pytest.mark.expression import Expression
 
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.plugin.items import CASE, EVALUATION, LAUNCH
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.report.matrix import MAX_JOBS, jobs_of, matrix_document
 from tests.plugin.conftest import Project
 

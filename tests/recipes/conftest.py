@@ -11,7 +11,7 @@ import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.policies import SharingPolicy
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 Load: TypeAlias = Callable[..., RecipeBook]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.model.cases import Case, RecipeBook, lowest_of_servers
-from pytest_gpubench.recipes import find_ambiguity, load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
+from pytest_gpubench.recipes.selection import find_ambiguity
 
 RECIPE = """\
 t-bf16-h100-vllm:

@@ -12,7 +12,7 @@ from pytest_gpubench.dialects.command_line import CommandLine
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.specs import ServerSpec
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 SERVE = "serve: {block-size: 128}"
 

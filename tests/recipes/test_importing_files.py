@@ -13,10 +13,10 @@ import yaml
 
 from pytest_gpubench.commands.importing_recipes import checked, recipes_of_file
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.recipes import load_recipes
 from pytest_gpubench.recipes.importing.imported import Imported, Wishes, text_of
 from pytest_gpubench.recipes.importing.official_entries import Picks
 from pytest_gpubench.recipes.importing.official_nodes import our_key, own_profile
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.recipes.source_comparison import compare
 
 ENTRY: dict[str, Any] = yaml.safe_load("""

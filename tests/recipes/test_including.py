@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.recipes import load_recipes
 from pytest_gpubench.recipes.including import MAX_DEPTH, MAX_FILES, included_by
+from pytest_gpubench.recipes.loading import load_recipes
 
 
 def write(folder: Path, **texts: str) -> Path:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.recipes import plan_launches
+from pytest_gpubench.recipes.server_groups import plan_launches
 
 
 def labels(launches: str, against: bool = False) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.recipes import json_schema
+from pytest_gpubench.recipes.schema import json_schema
 
 ODD = [
     "0x" + "f" * 400,

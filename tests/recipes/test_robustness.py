@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.cases import RecipeBook
-from pytest_gpubench.recipes import json_schema, load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
+from pytest_gpubench.recipes.schema import json_schema
 
 pytestmark = pytest.mark.slow
 

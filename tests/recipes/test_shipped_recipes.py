@@ -11,7 +11,7 @@ from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.frozen import thaw
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.workload import AGENTIC
-from pytest_gpubench.recipes import load_recipes
+from pytest_gpubench.recipes.loading import load_recipes
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "recipes.yaml"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.recipes import load_recipes
 from pytest_gpubench.recipes.importing.official_entries import entry_path
+from pytest_gpubench.recipes.loading import load_recipes
 from pytest_gpubench.recipes.source_comparison import (
     Comparison,
     compare,

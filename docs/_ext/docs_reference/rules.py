@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 
 from docs_reference.markdown import code, prose, table
-from pytest_gpubench.doctor import every_rule
 from pytest_gpubench.doctor.context import Rule
+from pytest_gpubench.doctor.examination import every_rule
 
 _HEAD = """# Rules of the doctor
 

@@ -9,8 +9,8 @@ from docs_reference.markdown import attribute_docstrings, cell, code, prose, tab
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.rounds import AS_USUAL
 from pytest_gpubench.model.workload import Workload
-from pytest_gpubench.recipes import json_schema
 from pytest_gpubench.recipes.expansion import PROMPTS_PER_CONC, WARMUPS_PER_CONC
+from pytest_gpubench.recipes.schema import json_schema
 
 _HEAD = """# Keys of recipes.yaml
 
