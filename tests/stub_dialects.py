@@ -26,8 +26,8 @@ from typing import Any, ClassVar
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pytest_gpubench.load.loopback.http_server import Request, Response
-from pytest_gpubench.load.loopback.schedule import Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer, serve_forever
+from pytest_gpubench.load.loopback.stream import Schedule
 
 FAULTS = {
     "exception-at-load": "the engine says what it dies of, and ends with exit code 1",

@@ -32,8 +32,8 @@ from typing import NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pytest_gpubench.load.loopback.http_server import Request, Response
-from pytest_gpubench.load.loopback.schedule import Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer, serve_forever
+from pytest_gpubench.load.loopback.stream import Fault, Schedule
 from tests.busy import compute_on
 
 FAULTS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pytest_gpubench.host.files import open_regular, unread_because
-from pytest_gpubench.host.hub.dataset_files import local_path
+from pytest_gpubench.host.hub.fetch import local_path
 from pytest_gpubench.load.prompts import Message
 from pytest_gpubench.model.client_tools import INPUT_FILE, Tool
 from pytest_gpubench.model.failures import BenchmarkError, Failure

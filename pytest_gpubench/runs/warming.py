@@ -15,9 +15,8 @@ from pytest_gpubench.engines.idleness import SILENCE_TIMEOUT_S, SILENT, HangWatc
 from pytest_gpubench.engines.process import LaunchProgress
 from pytest_gpubench.host.gpus.drivers import GpuSampler
 from pytest_gpubench.host.gpus.inventory import Gpu
-from pytest_gpubench.load.load_run import run_load
+from pytest_gpubench.load.load_run import run_load, waves_of
 from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
-from pytest_gpubench.load.warmup_waves import waves_of
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.measure.energy import Warmth, has_settled, warmth_of
 from pytest_gpubench.model.cases import Case

@@ -13,7 +13,7 @@ from pytest_gpubench.dialects import metrics_page
 from pytest_gpubench.dialects.metrics_page import parse_metrics
 from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.engines.idleness import wait_idle
-from pytest_gpubench.load.loopback.schedule import Counters
+from pytest_gpubench.load.loopback.stream import Counters
 from pytest_gpubench.model.failures import BenchmarkError
 
 PAGE = """\

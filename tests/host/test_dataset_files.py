@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.cli import main
-from pytest_gpubench.host.hub.dataset_files import fetch_dataset, local_path
-from pytest_gpubench.host.hub.fetch import FetchSettings
+from pytest_gpubench.host.hub.fetch import FetchSettings, fetch_dataset, local_path
 from pytest_gpubench.load.datasets import comparable, dataset_problem, parse_sharegpt, read_text
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import HUB_FILE, Workload

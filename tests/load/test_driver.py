@@ -7,8 +7,8 @@ import pytest
 
 from pytest_gpubench.load import transport
 from pytest_gpubench.load.driver import Driver, Job
-from pytest_gpubench.load.loopback.schedule import Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Schedule
 from pytest_gpubench.load.openai_wire import build_requests
 from pytest_gpubench.load.prompts import Prompt
 from pytest_gpubench.load.protocol import LoadPlan

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from pytest_gpubench.load.driver import Driver, Job, StopRule, sessions_of
-from pytest_gpubench.load.loopback.schedule import Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Fault, Schedule
 from pytest_gpubench.load.openai_wire import build_requests
 from pytest_gpubench.load.prompts import Prompt
 from pytest_gpubench.load.protocol import LoadPlan

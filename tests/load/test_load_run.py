@@ -19,8 +19,8 @@ import pytest
 
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.http_server import Request, Response
-from pytest_gpubench.load.loopback.schedule import Fault, Schedule, Served
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Fault, Schedule, Served
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress, RequestRecord
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 from pytest_gpubench.model.frozen import FrozenMap

@@ -15,8 +15,8 @@ import pytest
 from pytest_gpubench.load.client_calibration import loopback_process
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.http_server import Request
-from pytest_gpubench.load.loopback.schedule import Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Fault, Schedule
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, RequestRecord
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.frozen import FrozenMap

@@ -26,8 +26,8 @@ from pytest_gpubench.load.loopback.http_server import (
     Response,
     arrival_of,
 )
-from pytest_gpubench.load.loopback.schedule import Counters, Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer, word_tokens, words_text
+from pytest_gpubench.load.loopback.stream import Counters, Fault, Schedule
 
 FAST = Schedule(ttft=0.02, token_time=0.002)
 

@@ -15,8 +15,8 @@ from pytest_gpubench.load import workers
 from pytest_gpubench.load.framing import decode, parse_head
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.http_server import STREAM_HEAD, Request, Response, chunk
-from pytest_gpubench.load.loopback.schedule import Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Schedule
 from pytest_gpubench.load.protocol import LoadPlan, Progress, RequestRecord
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload

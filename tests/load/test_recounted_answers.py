@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.http_server import Request, Response
-from pytest_gpubench.load.loopback.schedule import Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer, count_word_tokens
+from pytest_gpubench.load.loopback.stream import Fault, Schedule
 from pytest_gpubench.load.parser import Answer, answer_of
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult
 from pytest_gpubench.load.tokenization import SAMPLE, recount, sample, tokens_of

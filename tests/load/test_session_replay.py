@@ -15,8 +15,8 @@ import pytest
 from pytest_gpubench.dialects.metrics_page import parse_metrics
 from pytest_gpubench.load.composer import Composer
 from pytest_gpubench.load.load_run import check_workload, run_load
-from pytest_gpubench.load.loopback.schedule import Fault, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Fault, Schedule
 from pytest_gpubench.load.prefix_sharing import PrefixTree
 from pytest_gpubench.load.prompts import Message, Prompt
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, RequestRecord

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_gpubench.load.composer import staggered
+from pytest_gpubench.load.load_run import waves_of
 from pytest_gpubench.load.prompts import Prompt
-from pytest_gpubench.load.warmup_waves import waves_of
 from pytest_gpubench.model.workload import Workload, contradictions
 
 SHORT = Workload(isl=1024, osl=1024, conc=64, num_prompts=640, num_warmups=128)

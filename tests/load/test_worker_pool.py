@@ -14,8 +14,8 @@ import pytest
 
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.loopback.http_server import Connection, Request, Response
-from pytest_gpubench.load.loopback.schedule import Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Schedule
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, Progress
 from pytest_gpubench.load.workers import WorkerPool
 from pytest_gpubench.model.failures import BenchmarkError

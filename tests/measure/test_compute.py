@@ -11,8 +11,8 @@ from pytest_gpubench.dialects.metrics_page import Scrape, parse_metrics
 from pytest_gpubench.dialects.vllm.dialect import COUNTERS
 from pytest_gpubench.engines.idleness import wait_idle
 from pytest_gpubench.load.load_run import run_load
-from pytest_gpubench.load.loopback.schedule import Counters, Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer
+from pytest_gpubench.load.loopback.stream import Counters, Schedule
 from pytest_gpubench.load.protocol import ClientFacts, EngineView, LoadPlan, Phase, RequestRecord
 from pytest_gpubench.measure.compute import compute
 from pytest_gpubench.measure.measurement import Measurement

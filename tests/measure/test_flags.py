@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.dialects.vllm.dialect import COUNTERS
-from pytest_gpubench.load.loopback.schedule import Counters
+from pytest_gpubench.load.loopback.stream import Counters
 from pytest_gpubench.load.protocol import ClientFacts
 from pytest_gpubench.measure.checks import find_flags
 from pytest_gpubench.measure.compute import series_of

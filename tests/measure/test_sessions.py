@@ -10,7 +10,7 @@ import pytest
 
 from pytest_gpubench.dialects.metrics_page import parse_metrics
 from pytest_gpubench.dialects.vllm.dialect import COUNTERS
-from pytest_gpubench.load.loopback.schedule import Counters
+from pytest_gpubench.load.loopback.stream import Counters
 from pytest_gpubench.load.protocol import ClientFacts, Phase, RequestRecord
 from pytest_gpubench.measure.compute import compute, series_of
 from pytest_gpubench.measure.measurement import Measurement

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gpubench.load.datasets import comparable, dataset_problem
-from pytest_gpubench.load.warmup_waves import waves_of
+from pytest_gpubench.load.load_run import waves_of
 from pytest_gpubench.model.cases import RecipeBook
 from pytest_gpubench.model.client_tools import Tool
 from pytest_gpubench.model.frozen import FrozenMap

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 
-from pytest_gpubench.load.loopback.schedule import Schedule
 from pytest_gpubench.load.loopback.server import LoopbackServer, serve_forever
+from pytest_gpubench.load.loopback.stream import Schedule
 
 
 def main(argv: list[str] | None = None) -> None:

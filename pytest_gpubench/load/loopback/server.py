@@ -28,8 +28,14 @@ from pytest_gpubench.load.loopback.http_server import (
     Request,
     Response,
 )
-from pytest_gpubench.load.loopback.schedule import Counters, Fault, Schedule, Served
-from pytest_gpubench.load.loopback.stream import Completion, Ticker
+from pytest_gpubench.load.loopback.stream import (
+    Completion,
+    Counters,
+    Fault,
+    Schedule,
+    Served,
+    Ticker,
+)
 
 __all__ = [
     "Counters",
