@@ -70,7 +70,7 @@ def find_ambiguity(expression: str, cases: Sequence[Case]) -> Ambiguity | None:
     taken as true and as false. An expression that pytest itself refuses gives None.
     """
     try:
-        tree = _Parser(expression).parse()
+        tree = _parsed(expression)
     except _InvalidError:
         return None
     words = list(dict.fromkeys(_words(tree)))
@@ -197,68 +197,37 @@ def _joined(kind: str, operands: Sequence[Tree]) -> Tree:
     return operands[0] if len(operands) == 1 else (kind, tuple(operands))
 
 
-class _Parser:
-    """expression: or_expr; or: and (`or` and)*; and: not (`and` not)*; not: `not` not | ( expr ) |
-    word; empty is invalid here."""
+def _parsed(text: str) -> Tree:
+    """The expression: pytest's grammar is Python's, but for the words and what may be done to
+    them."""
+    words: list[str] = []
 
-    def __init__(self, text: str) -> None:
-        self._tokens: list[str] = []
-        position = 0
-        text = text.rstrip()
-        while position < len(text):
-            match = _TOKEN.match(text, position)
-            if not match:
-                raise _InvalidError
-            self._tokens.append(match["paren"] or match["word"])
-            position = match.end()
-        self._position = 0
-        self._depth = 0
+    def plain(match: re.Match[str]) -> str:
+        token = match["paren"] or match["word"]
+        if match["word"] and token not in ("and", "or", "not"):
+            words.append(token)
+            token = f"w{len(words) - 1}"
+        return f" {token} "
 
-    def parse(self) -> Tree:
-        tree = self._or()
-        if self._position < len(self._tokens):
-            raise _InvalidError
-        return tree
+    if _TOKEN.sub("", text).strip():
+        raise _InvalidError
+    try:
+        return _tree(ast.parse(_TOKEN.sub(plain, text).strip(), mode="eval").body, words)
+    except (SyntaxError, MemoryError, RecursionError):
+        raise _InvalidError from None
 
-    def _next(self) -> str:
-        return self._tokens[self._position] if self._position < len(self._tokens) else ""
 
-    def _take(self, token: str) -> bool:
-        is_next = self._next() == token
-        self._position += is_next
-        return is_next
-
-    def _or(self) -> Tree:
-        operands = [self._and()]
-        while self._take("or"):
-            operands.append(self._and())
-        return _joined("or", operands)
-
-    def _and(self) -> Tree:
-        operands = [self._not()]
-        while self._take("and"):
-            operands.append(self._not())
-        return _joined("and", operands)
-
-    def _not(self) -> Tree:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise _InvalidError
-        try:
-            if self._take("not"):
-                return ("not", (self._not(),))
-            if self._take("("):
-                tree = self._or()
-                if not self._take(")"):
-                    raise _InvalidError
-                return tree
-            word = self._next()
-            if word in ("", ")", "and", "or"):
-                raise _InvalidError
-            self._position += 1
-            return word
-        finally:
-            self._depth -= 1
+def _tree(node: ast.expr, words: Sequence[str], depth: int = 0) -> Tree:
+    if depth <= MAX_DEPTH:
+        match node:
+            case ast.Name():
+                return words[int(node.id[1:])]
+            case ast.UnaryOp(op=ast.Not()):
+                return ("not", (_tree(node.operand, words, depth + 1),))
+            case ast.BoolOp():
+                kind = "and" if isinstance(node.op, ast.And) else "or"
+                return (kind, tuple(_tree(value, words, depth + 1) for value in node.values))
+    raise _InvalidError
 
 
 MARK = "gpubench"
