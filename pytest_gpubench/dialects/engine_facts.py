@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_gpubench.model.frozen import FrozenMap
+from pytest_gpubench.model.frozen import FrozenMap, is_whole
 
 _LONGEST_NAME = 200
 
@@ -100,9 +100,7 @@ def whole_number(value: object, most: int = 10**15) -> int | None:
         and len(value) <= len(str(most))
     ):
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        return None
-    return value
+    return value if is_whole(value) and 0 <= value <= most else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_gpubench.model.frozen import is_whole
+
 
 def mapping(value: object) -> Mapping[str, Any]:
     """The value, or nothing where it is no map."""
@@ -18,7 +20,7 @@ def entries(value: object) -> Sequence[Any]:
 
 def integer(value: object) -> int | None:
     """The value, None where it is no whole number."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if is_whole(value) else None
 
 
 def number(source: Mapping[str, Any], *keys: str) -> int | None:

@@ -25,7 +25,7 @@ from pytest_gpubench.doctor.server_settings import Settings, backend_name, setti
 from pytest_gpubench.doctor.shape import ModelShape, shape_of
 from pytest_gpubench.engines.interpreter import Vocabulary
 from pytest_gpubench.model.cases import Case
-from pytest_gpubench.model.frozen import FrozenMap, thaw
+from pytest_gpubench.model.frozen import FrozenMap, is_whole, thaw
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 
@@ -120,7 +120,7 @@ class ServerContext:
     @property
     def draft_tp(self) -> int:
         size = self.draft_option("draft_tensor_parallel_size")
-        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        if is_whole(size) and size > 0:
             return size
         return self.tp
 

@@ -16,6 +16,7 @@ from pytest_gpubench.doctor.config_values import quantized_cache
 from pytest_gpubench.doctor.server_settings import Settings
 from pytest_gpubench.doctor.shape import BYTES, ModelShape
 from pytest_gpubench.doctor.weight_estimate import draft_bytes, kv_heads_per_rank, weight_bytes
+from pytest_gpubench.model.frozen import is_number
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Topology
 
@@ -261,9 +262,7 @@ def _allowance(target: ModelShape, settings: Settings, topology: Topology) -> fl
 def _amount(settings: Settings, flag: str) -> float:
     """A flag's number, 0 where it is not set."""
     value = settings.flags.get(flag)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return 0.0
-    return max(0.0, float(value))
+    return max(0.0, float(value)) if is_number(value) else 0.0
 
 
 def _cpu_space(settings: Settings) -> float | None:

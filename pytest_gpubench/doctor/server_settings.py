@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_gpubench.doctor.config_values import entries, mapping
-from pytest_gpubench.model.frozen import thaw
+from pytest_gpubench.model.frozen import is_number, thaw
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 
@@ -212,6 +212,4 @@ def _integers(value: object) -> tuple[int, ...]:
 
 
 def _fraction(value: object, default: float) -> float:
-    return (
-        float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
-    )
+    return float(value) if is_number(value) else default

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from pytest_gpubench.dialects.sglang.dialect import RENAMED, draft_tokens, topk
 from pytest_gpubench.doctor.context import Rule, ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.doctor.rules import SHARED_RULES
+from pytest_gpubench.model.frozen import is_whole
 
 _WITH_DRAFT = 48
 """Requests that run at once where a draft is given and nothing is said."""
 
 
 def _number(context: ServerContext, *flags: str) -> int | None:
-    for flag in flags:
-        value = context.spec.serve.get(flag)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    return None
+    values = map(context.spec.serve.get, flags)
+    return next((value for value in values if is_whole(value)), None)
 
 
 @rule(

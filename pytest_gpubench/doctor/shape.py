@@ -22,6 +22,7 @@ from pytest_gpubench.doctor.layer_kinds import (
     sparse_attention,
     vision_tower,
 )
+from pytest_gpubench.model.frozen import is_number
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _LENGTHS = (
@@ -252,12 +253,7 @@ def _max_length(text: Mapping[str, Any]) -> tuple[int | None, str]:
     rope = mapping(text.get("rope_scaling")) or mapping(text.get("rope_parameters"))
     kind = word(rope, "rope_type", "type")
     factor = rope.get("factor")
-    if (
-        kind not in _PRESCALED_ROPE
-        and isinstance(factor, int | float)
-        and not isinstance(factor, bool)
-        and 0 < factor < 1e6
-    ):
+    if kind not in _PRESCALED_ROPE and is_number(factor) and 0 < factor < 1e6:
         length = int(length * factor)
     return length, key
 

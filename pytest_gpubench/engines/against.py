@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_gpubench.dialects.registry import DEFAULT, common_rules, dialect_of, every_dialect
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.frozen import Frozen, FrozenMap, canonical_json, thaw
+from pytest_gpubench.model.frozen import Frozen, FrozenMap, canonical_json, is_whole, thaw
 from pytest_gpubench.model.secrets import is_secret, secret_inside, shown_value, without_shapes
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from pytest_gpubench.recipes.server_keys import check_flag
@@ -288,12 +288,7 @@ def _draft(text: str, values: list[str]) -> Speculative:
         )
     config = _json_map(text, _DRAFT, values[0])
     method, tokens = config.pop("method", None), config.pop("num_speculative_tokens", None)
-    if (
-        not isinstance(method, str)
-        or not isinstance(tokens, int)
-        or isinstance(tokens, bool)
-        or tokens < 1
-    ):
+    if not isinstance(method, str) or not is_whole(tokens) or tokens < 1:
         raise _wrong(
             text,
             f"gives --{_DRAFT} without 'method' (text) and 'num_speculative_tokens' (a "

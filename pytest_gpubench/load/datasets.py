@@ -18,7 +18,7 @@ from pytest_gpubench.host.hub.fetch import local_path
 from pytest_gpubench.load.prompts import Message
 from pytest_gpubench.model.client_tools import INPUT_FILE, Tool
 from pytest_gpubench.model.failures import BenchmarkError, Failure
-from pytest_gpubench.model.frozen import thaw
+from pytest_gpubench.model.frozen import is_whole, thaw
 from pytest_gpubench.model.workload import SESSION_FIELDS, SESSIONS, Workload
 
 CORPUS = Path(__file__).with_name("corpus.txt")
@@ -263,7 +263,7 @@ def parse_jsonl(text: str, name: str) -> Conversations:
 def _output_tokens(entry: Mapping[str, Any], where: str) -> int | None:
     told = {key: entry[key] for key in _OUTPUT_KEYS if entry.get(key) is not None}
     for key, value in told.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_whole(value) or value < 1:
             raise unusable(f"{where}: `{key}` must be a number of at least 1")
     if len(set(told.values())) > 1:
         raise unusable(f"{where}: {' and '.join(f'`{key}`' for key in told)} disagree; keep one")

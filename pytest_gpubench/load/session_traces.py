@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from pytest_gpubench.load.datasets import Note, json_lines, unusable
 from pytest_gpubench.load.prompts import Message
+from pytest_gpubench.model.frozen import is_number, is_whole
 
 MOST_PAUSE_S = 86_400.0
 MOST_TOKENS = 10**8
@@ -267,7 +268,7 @@ def _pause(reading: _Reading, line: int, value: Any) -> float:
     if value is None:
         return 0.0
     delay = math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if is_number(value):
         with suppress(OverflowError):  # of more digits than a float has room for
             delay = float(value)
     if not math.isfinite(delay):
@@ -288,14 +289,14 @@ def _output(reading: _Reading, line: int, entry: Mapping[str, Any]) -> int | Non
 
 
 def _count(reading: _Reading, line: int, key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_TOKENS:
+    if not is_whole(value) or not 1 <= value <= MOST_TOKENS:
         reading.wrong(line, f"`{key}` must be a number of tokens, at least 1")
     return value
 
 
 def _blocks(reading: _Reading, line: int, ids: Any, length: int) -> tuple[int, ...]:
     parts = _list(reading, line, "hash_ids", ids)
-    if any(isinstance(part, bool) or not isinstance(part, int) for part in parts):
+    if any(not is_whole(part) for part in parts):
         reading.wrong(line, "`hash_ids` must be a list of numbers")
     most = -(-length // reading.block_tokens)
     if len(parts) > most:
@@ -359,7 +360,7 @@ def _note_spawn(reading: _Reading, parent: str, line: int, turn: int, key: str, 
         reading.wrong(line, f"an entry of `{key}` is the id of a session, or has {words}")
     joins = said.get("join", not forks)
     at = said.get("join_at", turn + 1)
-    if not isinstance(joins, bool) or isinstance(at, bool) or not isinstance(at, int) or at <= turn:
+    if not isinstance(joins, bool) or not is_whole(at) or at <= turn:
         reading.wrong(
             line, f"`join_at` is the number of a later turn than {turn}, `join` true or false"
         )

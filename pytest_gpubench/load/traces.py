@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pytest_gpubench.load.datasets import Note, json_lines, left_out_note, unusable
+from pytest_gpubench.model.frozen import is_number, is_whole
 from pytest_gpubench.model.workload import BLOCK_TOKENS
 
 _TIME = ("timestamp", "arrived_at", "arrival_time", "time")
@@ -145,7 +146,7 @@ def _moment(value: Any) -> tuple[float, bool] | None:
         except ValueError:
             return None
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), True
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         return None
     return float(value), False
 
@@ -153,5 +154,4 @@ def _moment(value: Any) -> tuple[float, bool] | None:
 def _count(value: Any) -> int | None:
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 19:
         return int(value)
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value if is_count else None
+    return value if is_whole(value) and value >= 0 else None

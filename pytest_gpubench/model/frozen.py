@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeGuard, cast
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 Frozen: TypeAlias = "Scalar | tuple[Frozen, ...] | FrozenMap"
@@ -95,6 +95,17 @@ def thaw(value: Frozen) -> Any:
     if isinstance(value, tuple):
         return [thaw(item) for item in value]
     return value
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a JSON value is a whole number; true and false, which Python counts as such, are
+    none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a JSON value is a number, likewise."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def spelled(value: object) -> str:

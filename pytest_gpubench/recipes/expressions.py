@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from pytest_gpubench.model.frozen import spelled
+from pytest_gpubench.model.frozen import is_number, spelled
 from pytest_gpubench.recipes.problems import did_you_mean, shown
 
 Value: TypeAlias = "int | float | bool | str"
@@ -226,7 +226,7 @@ class _Evaluation:
 
     def _number(self, node: ast.expr) -> int | float:
         value = self.value(node)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise ExpressionError(f"{shown(value)} is not a number")
         return value
 
@@ -253,7 +253,7 @@ class _Evaluation:
         if isinstance(operation, ast.Eq | ast.NotEq):
             return self._equal(left, right) is isinstance(operation, ast.Eq)
         for side in (left, right):
-            if isinstance(side, bool) or not isinstance(side, int | float):
+            if not is_number(side):
                 raise ExpressionError(f"{shown(side)} is not a number; only == and != compare it")
         return _ORDER[type(operation)](left, right)
 

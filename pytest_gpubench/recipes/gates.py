@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_gpubench.model.evaluation import ACCURACY
-from pytest_gpubench.model.frozen import Frozen, thaw
+from pytest_gpubench.model.frozen import Frozen, is_number, thaw
 from pytest_gpubench.model.metrics import ACCEPTANCE, METRICS
 from pytest_gpubench.recipes.fields import NOT_A_LOADS, MetricName, Section, fail
 from pytest_gpubench.recipes.problems import did_you_mean, shown
@@ -36,7 +36,7 @@ def _share(value: Any) -> float:
 
 
 def _amount(value: Any, info: ValidationInfo) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if not is_number(value) or value < 0:
         key = str(info.field_name).replace("_", "-")
         raise fail(f"'{key}' must be a number of at least 0, not {shown(value)}")
     return float(value)

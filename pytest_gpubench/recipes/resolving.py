@@ -17,7 +17,7 @@ from pytest_gpubench.dialects.dialect import Dialect
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.acceptance_curves import published_length, thinks
 from pytest_gpubench.model.cases import Identity
-from pytest_gpubench.model.frozen import FrozenMap, freeze, spelled
+from pytest_gpubench.model.frozen import FrozenMap, freeze, is_whole, spelled
 from pytest_gpubench.model.hardware import platform_of
 from pytest_gpubench.model.rounds import Rounds
 from pytest_gpubench.model.specs import ServerSpec, Speculative
@@ -266,7 +266,7 @@ class Resolver:
         if node is None:
             raise PointError(draft.at, path, "missing key 'num-speculative-tokens'; add it")
         value = self._render(node, path, names)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+        if not is_whole(value) or not 1 <= value <= 1000:
             raise PointError(node.at, path, f"must be an integer from 1 to 1000, not {value!r}")
         return value
 

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.frozen import FrozenMap, canonical_json
+from pytest_gpubench.model.frozen import FrozenMap, canonical_json, is_whole
 from pytest_gpubench.model.policies import SharingPolicy
 from pytest_gpubench.model.specs import Launch, ServerSpec
 from pytest_gpubench.model.workload import Workload
@@ -64,7 +64,7 @@ def _load(workload: Workload, policy: SharingPolicy) -> str:
 def _is_capacity(framework: str, flag: str, value: object) -> bool:
     if flag not in dialect_of(framework).flags.capacities:
         return False
-    return isinstance(value, int) and not isinstance(value, bool)
+    return is_whole(value)
 
 
 def _without_capacities(spec: ServerSpec) -> ServerSpec:

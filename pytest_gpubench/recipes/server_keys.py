@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from pytest_gpubench.dialects.registry import common_rules
 from pytest_gpubench.dialects.server_flags import FlagRules, secret_error
-from pytest_gpubench.model.frozen import canonical_json, spelled
+from pytest_gpubench.model.frozen import canonical_json, is_whole, spelled
 from pytest_gpubench.recipes.fields import (
     TEXTS_SCHEMA,
     Count,
@@ -98,11 +98,7 @@ def check_env(rules: FlagRules, name: str, value: Any) -> str | None:
             return "default and optional exclude each other; keep one"
         if value is None:
             return None
-    if (
-        value is None
-        or (isinstance(value, str) and "\0" not in value)
-        or (isinstance(value, int) and not isinstance(value, bool))
-    ):
+    if value is None or (isinstance(value, str) and "\0" not in value) or is_whole(value):
         return None
     return f"must be text or an integer, not {shown(value)}; quote it: '{spelled(value)}'"
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import yaml
 
 from pytest_gpubench.model.cases import SourcePosition
+from pytest_gpubench.model.frozen import is_number
 from pytest_gpubench.recipes.problems import ProblemLog, join_path, shown
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -420,7 +421,7 @@ def _doubt(event: yaml.ScalarEvent, value: Leaf) -> str:
         if event.implicit[0] and _EXPONENT.fullmatch(text) and not math.isfinite(float(text)):
             return _no_number(text)
         return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return ""
     if _ODD_NUMBER.fullmatch(text) or (value == 0 and text.startswith("-")):
         return f"YAML reads {text} as {value:g}; write that, or quote it"

@@ -31,7 +31,7 @@ from pytest_gpubench.dialects.server_flags import (
     TCP,
     FlagRules,
 )
-from pytest_gpubench.model.frozen import Frozen, FrozenMap, thaw
+from pytest_gpubench.model.frozen import Frozen, FrozenMap, is_number, thaw
 from pytest_gpubench.model.secrets import is_secret
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 
@@ -410,6 +410,6 @@ def _memory(info: dict[str, Any]) -> dict[str, object]:
         value = usage.get(name)
         if isinstance(value, dict):  # of the graphs, by kind
             value = sum(part for part in value.values() if isinstance(part, int | float))
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if is_number(value):
             told[fact] = float(value)
     return told

@@ -9,6 +9,7 @@ from packaging.version import Version
 from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.doctor.findings import Severity
 from pytest_gpubench.doctor.weight_estimate import DENSE_MLP, SHARED_EXPERT, unquantized_share
+from pytest_gpubench.model.frozen import is_whole
 
 _MIN_CAPABILITY: dict[str, int] = {
     "awq": 75,
@@ -80,7 +81,7 @@ def weight_groups(context: ServerContext) -> Iterator[Symptom]:
         group, says = blocks[1], _NO_BLOCKS
     else:
         return
-    if not isinstance(group, int) or isinstance(group, bool) or group < 2:
+    if not is_whole(group) or group < 2:
         return
     widths: dict[str, tuple[int | None, str]] = {}
     if target.dense_layers and unquantized_share(target, *DENSE_MLP) < 1:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, GpuSample, Inventory
+from pytest_gpubench.model.frozen import is_number
 
 UNSEEN = (
     "AMD GPUs are read as amdsmi's interface says; pytest-gpubench itself was never run on one: "
@@ -267,9 +268,7 @@ def _ask(smi: Any, ask: Callable[[], Any]) -> Any:
 
 def _number(value: Any) -> float | None:
     """The library writes ``N/A`` where it knows nothing."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value
+    return value if is_number(value) else None
 
 
 def _millionth(value: Any) -> float | None:

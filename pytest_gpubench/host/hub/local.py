@@ -23,6 +23,7 @@ import psutil
 
 from pytest_gpubench.host.files import expanded, make_private_folder, not_private
 from pytest_gpubench.host.host_facts import cgroup_limits
+from pytest_gpubench.model.frozen import is_whole
 
 DEFAULT_REVISION = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -270,7 +271,7 @@ def _indexed_size(index: Path) -> int | None:
     """What an index says that its weights hold."""
     metadata = _json(index).get("metadata") if index.is_file() else None
     size = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+    return size if is_whole(size) and size > 0 else None
 
 
 class _UnreadableError(Exception):

@@ -28,7 +28,7 @@ from pytest_gpubench.dialects.server_flags import (
     follows_from_row,
 )
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.frozen import FrozenMap, freeze
+from pytest_gpubench.model.frozen import FrozenMap, freeze, is_number
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.secrets import is_secret
 from pytest_gpubench.model.specs import ServerSpec, Topology
@@ -245,7 +245,7 @@ def _candidates(option: Option) -> Iterator[Any]:
     if "." in option.name and word in ("true", "false"):
         yield word == "true"
     yield _scalar(word)
-    if isinstance(value, int | float) and not isinstance(value, bool) and _held(value):
+    if is_number(value) and _held(value):
         yield value  # spelled otherwise, and checked as a number
     yield literal(word)
 
@@ -253,7 +253,7 @@ def _candidates(option: Option) -> Iterator[Any]:
 def _scalar(word: str) -> Any:
     """A number where a recipe would print the same word, else text."""
     value = meaning(word)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if is_number(value):
         return value if str(value) == word and _held(value) else literal(word)
     return literal(word)
 

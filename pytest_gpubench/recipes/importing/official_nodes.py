@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_gpubench.model.frozen import is_number
 from pytest_gpubench.model.hardware import HARDWARE
 
 _GENERATIONS = {80: "ampere", 86: "ampere", 89: "ada", 90: "hopper"}
@@ -81,7 +82,7 @@ def as_map(value: Any) -> dict[str, Any]:
 
 def as_number(value: Any) -> float:
     """A number of somebody's file; anything else is 0."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    return float(value) if is_number(value) else 0.0
 
 
 def _first(value: Any) -> Any:
