@@ -78,7 +78,7 @@ def settings_of(spec: ServerSpec, hardware: Hardware) -> Settings:
         batched = batched_default
     if length is not None and length <= 0:
         length = None
-    quantization = flags.get("quantization")
+    quantization, utilization = flags.get("quantization"), flags.get("gpu-memory-utilization")
     return Settings(
         flags=flags,
         environment=_environment(spec),
@@ -101,7 +101,7 @@ def settings_of(spec: ServerSpec, hardware: Hardware) -> Settings:
         kv_cache_dtype=str(flags.get("kv-cache-dtype") or "auto"),
         quantization=quantization if isinstance(quantization, str) else None,
         dtype=str(flags.get("dtype") or "auto"),
-        utilization=_fraction(flags.get("gpu-memory-utilization"), 0.92),
+        utilization=float(utilization) if is_number(utilization) else 0.92,
         load_format=str(flags.get("load-format") or "auto"),
         expert_parallel=spec.topology.expert_parallel
         or flags.get("enable-expert-parallel") is True,
@@ -209,7 +209,3 @@ def _first_integer(*values: object) -> int | None:
 
 def _integers(value: object) -> tuple[int, ...]:
     return tuple(number for number in map(_integer, entries(value)) if number is not None)
-
-
-def _fraction(value: object, default: float) -> float:
-    return float(value) if is_number(value) else default

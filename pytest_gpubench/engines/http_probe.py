@@ -140,7 +140,9 @@ def get(url: str, api_key: str | None = None, timeout: float = 5.0) -> Answer:
         if parts.query:
             target += f"?{parts.query}"
         connection.request("GET", target, headers=headers)
-        return _read(connection.answer_by(deadline))
+        response = connection.answer_by(deadline)
+        location = _clipped(response.headers.get("Location") or "")
+        return Answer(response.status, response.read(), location)
     except TimeoutError:
         return Answer(fault=f"no whole answer within {timeout:.1f} s")
     except http.client.HTTPException as error:
@@ -213,12 +215,6 @@ def identity(url: str, api_key: str, served_name: str, timeout: float = 2.0) -> 
         return Identity("foreign", said)
     final = listed.problem or listed.answer.hopeless or listed.answer.status in (404, 405, 501)
     return Identity("wrong" if final else "waiting", said)
-
-
-def _read(response: http.client.HTTPResponse) -> Answer:
-    location = _clipped(response.headers.get("Location") or "")
-    body = response.read()
-    return Answer(response.status, body, location)
 
 
 def _left(deadline: float) -> float:

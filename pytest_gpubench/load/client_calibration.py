@@ -63,7 +63,8 @@ def calibrate(
     )
     with loopback_process("--ttft", str(_TTFT), "--token-time", repr(token_time)) as url:
         result = run_load(LoadPlan(url, "loopback", workload))
-        truth = json.loads(_get(url + TRUTH_PATH))
+        with urllib.request.urlopen(url + TRUTH_PATH, timeout=60) as response:  # noqa: S310  # ours
+            truth = json.load(response)
     try:
         return compare(
             result.records,
@@ -110,11 +111,6 @@ def loopback_process(*options: str) -> Iterator[str]:
             yield url
         finally:
             process.kill()
-
-
-def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  # our own server's URL
-        return bytes(response.read())
 
 
 def software_name() -> str:

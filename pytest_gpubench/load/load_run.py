@@ -140,13 +140,9 @@ def _supervise(
             remedy = "See whether the server is far slower than planned."
             return Failure("load-deadline", "client", summary, remedy=remedy)
         release(workers)
-        _pause(workers)
-
-
-def _pause(workers: list[Worker]) -> None:
-    limit = time.monotonic() + _POLL
-    for worker in workers:  # asleep until it has something to say that ends the run
-        worker.over.wait(max(0.0, limit - time.monotonic()))
+        until = time.monotonic() + _POLL
+        for worker in workers:  # asleep until it has something to say that ends the run
+            worker.over.wait(max(0.0, until - time.monotonic()))
 
 
 def _listen(

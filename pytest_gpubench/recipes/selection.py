@@ -190,11 +190,7 @@ def _text(conjuncts: Sequence[Tree], spell: Callable[[str], str]) -> str:
         words = f" {kind} ".join(write(operand, True) for operand in operands)
         return f"({words})" if inner else words
 
-    return write(_joined("and", conjuncts), False)
-
-
-def _joined(kind: str, operands: Sequence[Tree]) -> Tree:
-    return operands[0] if len(operands) == 1 else (kind, tuple(operands))
+    return write(conjuncts[0] if len(conjuncts) == 1 else ("and", tuple(conjuncts)), False)
 
 
 def _parsed(text: str) -> Tree:

@@ -92,10 +92,10 @@ def compare(
             values[0].append(_shown(name, ours))
             values[1].append(_shown(name, theirs))
     told = {name: str(why) for name, why in first.differs.items()}
-    made = [
-        Difference(name, _each(ours), _each(theirs), _reason(told, name), len(ours))
-        for name, (ours, theirs) in sorted(found.items())
-    ]
+    made = []
+    for name, (ours, theirs) in sorted(found.items()):
+        why = next((why for known, why in told.items() if _explains(known, name)), "")
+        made.append(Difference(name, _each(ours), _each(theirs), why, len(ours)))
     idle = [name for name in told if not any(_explains(name, one.name) for one in made)]
     return Comparison(
         first.recipe, first.source, _each(meant), tuple(made), len(specs), tuple(idle)
@@ -134,10 +134,6 @@ def _picks(case: Case, spec: ServerSpec) -> Picks:
         hardware=str(said.get("hardware") or spec.hardware),
         features=tuple(map(str, features)),
     )
-
-
-def _reason(told: Mapping[str, str], name: str) -> str:
-    return next((why for known, why in told.items() if _explains(known, name)), "")
 
 
 def _explains(known: str, name: str) -> bool:

@@ -187,6 +187,7 @@ def _sample(smi: Any, uuid: str, handle: Any) -> GpuSample:
     at = time.monotonic_ns()
     power, energy = ask("amdsmi_get_power_info"), ask("amdsmi_get_energy_count")
     violations = _ask(smi, lambda: smi.amdsmi_get_violation_status(handle))
+    listed = _ask(smi, lambda: smi.amdsmi_get_gpu_process_list(handle)) or []
     used = _ask(smi, lambda: smi.amdsmi_get_gpu_memory_usage(handle, smi.AmdSmiMemoryType.VRAM))
     core = _number(ask("amdsmi_get_clock_info", smi.AmdSmiClkType.GFX).get("clk"))
     memory = _number(ask("amdsmi_get_clock_info", smi.AmdSmiClkType.MEM).get("clk"))
@@ -204,12 +205,8 @@ def _sample(smi: Any, uuid: str, handle: Any) -> GpuSample:
         utilization=None if busy is None else int(busy),
         memory_used=None if used is None else int(used),
         reasons=None if violations is None else _reasons(violations),
-        pids=tuple(int(process["pid"]) for process, _ in _computing(_processes(smi, handle))),
+        pids=tuple(int(process["pid"]) for process, _ in _computing(listed)),
     )
-
-
-def _processes(smi: Any, handle: Any) -> Sequence[Mapping[str, Any]]:
-    return _ask(smi, lambda: smi.amdsmi_get_gpu_process_list(handle)) or []
 
 
 def _reasons(violations: Mapping[str, Any]) -> int:

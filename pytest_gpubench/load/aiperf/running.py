@@ -69,7 +69,8 @@ class AiperfPlan:
 def aiperf_words(plan: AiperfPlan) -> tuple[str, ...]:
     """The words behind ``aiperf``, without the server's key."""
     told = {**_DEFAULTS, **_own(plan), **plan.tool.arguments}
-    told["extra-inputs"] = FrozenMap(_inputs(plan.workload) | dict(_more_inputs(plan.tool)))
+    inputs, more = _inputs(plan.workload), plan.tool.arguments.get("extra-inputs")
+    told["extra-inputs"] = FrozenMap(inputs | (dict(more) if isinstance(more, FrozenMap) else {}))
     words = [word for name, value in told.items() for word in _flag(name, value)]
     return ("profile", *words)
 
@@ -120,11 +121,6 @@ def _inputs(load: Workload) -> dict[str, Any]:
     if load.chat_template_kwargs and load.api == "chat":
         inputs["chat_template_kwargs"] = thaw(load.chat_template_kwargs)
     return inputs
-
-
-def _more_inputs(tool: Tool) -> Mapping[str, Frozen]:
-    given = tool.arguments.get("extra-inputs")
-    return given if isinstance(given, FrozenMap) else {}
 
 
 def _flag(name: str, value: Frozen) -> Iterator[str]:

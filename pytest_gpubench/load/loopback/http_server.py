@@ -84,11 +84,10 @@ class Response:
         )
 
     def encoded(self) -> bytes:
+        phrase = HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else "Unknown"
         lines = [
-            f"HTTP/1.1 {self.status} {_phrase(self.status)}",
+            f"HTTP/1.1 {self.status} {phrase}",
             f"content-type: {self.content_type}",
-        ]
-        lines += [
             f"content-length: {len(self.body)}",
             *(f"{name}: {value}" for name, value in self.headers.items()),
         ]
@@ -106,10 +105,6 @@ class App(Protocol):
     connections: set[Connection]
 
     def handle(self, request: Request) -> Response | Awaitable[Response | None] | None: ...
-
-
-def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
 
 
 def arrival_of(notes: Iterable[tuple[int, int, bytes]]) -> int:
@@ -277,34 +272,26 @@ class Connection:
             self.answer(answer)
 
     def _refuse(self, status: int, message: str) -> None:
-        self._write(Response.error(status, message).encoded())
+        self.send_raw(Response.error(status, message).encoded())
         self.drop()
 
     def answer(self, response: Response) -> None:
         """Send a whole answer and take the next request."""
-        self._write(response.encoded())
-        self._done()
+        self.send_raw(response.encoded())
+        self.end_raw()
 
     def begin_stream(self) -> None:
         """Send the head of a chunked answer."""
-        self._write(STREAM_HEAD)
+        self.send_raw(STREAM_HEAD)
 
     def send(self, payload: bytes) -> None:
         """Send one chunk of a stream at once."""
-        self._write(chunk(payload))
-
-    def send_raw(self, data: bytes) -> None:
-        """Send a part of an answer that has its framing already."""
-        self._write(data)
+        self.send_raw(chunk(payload))
 
     def end_stream(self) -> None:
         """End a chunked answer properly and take the next request."""
-        self._write(STREAM_END)
-        self._done()
-
-    def end_raw(self) -> None:
-        """The end of the answer has been sent: take the next request."""
-        self._done()
+        self.send_raw(STREAM_END)
+        self.end_raw()
 
     def drop(self) -> None:
         """Close the connection in the middle of whatever it is doing, after what was sent."""
@@ -345,7 +332,8 @@ class Connection:
         with contextlib.suppress(OSError):  # gone: the next read says so
             self._socket.shutdown(socket.SHUT_WR)
 
-    def _write(self, data: bytes) -> None:
+    def send_raw(self, data: bytes) -> None:
+        """Send a part of an answer that has its framing already."""
         if not self.open or self._closing or self._half_closing:
             return
         sent = 0
@@ -379,7 +367,8 @@ class Connection:
         elif self._half_closing:
             self._shut_down()
 
-    def _done(self) -> None:
+    def end_raw(self) -> None:
+        """The end of the answer has been sent: take the next request."""
         self.on_lost = None
         self._busy = False
         if self._buffer and self.open:
