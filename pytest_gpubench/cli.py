@@ -27,8 +27,8 @@ from pytest_gpubench.commands import (
     tools,
     tracing,
 )
-from pytest_gpubench.doctor.examination import every_rule
 from pytest_gpubench.doctor.findings import format_findings
+from pytest_gpubench.doctor.rules import every_rule
 from pytest_gpubench.host.files import careful_umask
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import counted, listed

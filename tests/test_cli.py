@@ -13,7 +13,7 @@ import pytest
 from pytest_gpubench import __version__
 from pytest_gpubench.cli import main
 from pytest_gpubench.demo.models import DEMO_REPOSITORIES
-from pytest_gpubench.doctor.examination import every_rule
+from pytest_gpubench.doctor.rules import every_rule
 from pytest_gpubench.recipes.schema import json_schema
 from tests.host.fake_hub import fake_hub, model_files
 

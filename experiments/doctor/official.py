@@ -23,8 +23,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_gpubench.doctor.examination import examine
 from pytest_gpubench.doctor.findings import Finding
+from pytest_gpubench.doctor.rules import examine
 from pytest_gpubench.doctor.shape import shape_of
 from pytest_gpubench.doctor.weight_estimate import weight_bytes
 from pytest_gpubench.model.frozen import FrozenMap, freeze

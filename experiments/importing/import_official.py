@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_gpubench.commands.importing_recipes import checked, profiles_beside, tree_of
-from pytest_gpubench.doctor.examination import examine
 from pytest_gpubench.doctor.findings import Finding
+from pytest_gpubench.doctor.rules import examine
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.recipes.importing.imported import Imported, Wishes, text_of

@@ -1,5 +1,5 @@
 """The doctor: a server's death, foretold before the launch.
 
-`examination` turns a server spec, its cases, the models' config.json and the hardware into
-findings; everything is pure except what `configs` reads.
+`rules` turn a server spec, its cases, the models' config.json and the hardware into findings;
+everything is pure except what `configs` reads.
 """

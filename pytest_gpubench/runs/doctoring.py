@@ -13,8 +13,8 @@ from pytest_gpubench.dialects.engine_facts import EngineFacts
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor.configs import read_model_configs
 from pytest_gpubench.doctor.context import Known, Node, memory_of
-from pytest_gpubench.doctor.examination import every_rule, examine
 from pytest_gpubench.doctor.findings import Finding, unknown_rules, without
+from pytest_gpubench.doctor.rules import every_rule, examine
 from pytest_gpubench.engines.interpreter import kept_vocabulary, probe_command, starts_itself
 from pytest_gpubench.host.gpus.inventory import Gpu, GpuProcess, Inventory
 from pytest_gpubench.host.hub.local import Snapshot, default_cache_dir, find_snapshot

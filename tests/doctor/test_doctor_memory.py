@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_gpubench.doctor.context import Node, memory_of
-from pytest_gpubench.doctor.examination import examine
 from pytest_gpubench.doctor.memory_estimate import MemoryEstimate
+from pytest_gpubench.doctor.rules import examine
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.model.specs import ServerSpec, Speculative
 from tests.doctor.doctor_support import TINY_DRAFT, TINY_LLAMA, config, eagle3, served, server

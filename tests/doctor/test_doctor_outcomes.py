@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_gpubench.doctor.examination import examine
 from pytest_gpubench.doctor.findings import Finding, prognosis
+from pytest_gpubench.doctor.rules import examine
 from tests.doctor.doctor_support import LOGS, served
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from pytest_gpubench.doctor.configs import ModelConfigs, known_config, read_model_configs
 from pytest_gpubench.doctor.context import memory_of
-from pytest_gpubench.doctor.examination import examine
 from pytest_gpubench.doctor.findings import (
     Finding,
     findings_for,
@@ -21,7 +20,7 @@ from pytest_gpubench.doctor.findings import (
     unknown_rules,
     without,
 )
-from pytest_gpubench.doctor.rules import RULES
+from pytest_gpubench.doctor.rules import RULES, examine
 from pytest_gpubench.doctor.server_settings import settings_of
 from pytest_gpubench.doctor.shape import shape_of
 from pytest_gpubench.model.cases import Case

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.doctor.context import Node
-from pytest_gpubench.doctor.examination import examine
 from pytest_gpubench.doctor.findings import Finding
-from pytest_gpubench.doctor.rules import RULES
+from pytest_gpubench.doctor.rules import RULES, examine
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, Hardware

@@ -10,8 +10,8 @@ import pytest
 
 from pytest_gpubench.cli import main
 from pytest_gpubench.doctor.context import memory_of
-from pytest_gpubench.doctor.examination import examine
 from pytest_gpubench.doctor.findings import Finding
+from pytest_gpubench.doctor.rules import examine
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE
 from pytest_gpubench.recipes.loading import load_recipes

@@ -20,7 +20,7 @@ from pytest_gpubench.dialects.llamacpp import DIALECT as LLAMACPP
 from pytest_gpubench.dialects.metrics_page import parse_metrics
 from pytest_gpubench.dialects.registry import common_rules, dialect_of, every_dialect, frameworks
 from pytest_gpubench.dialects.sglang import DIALECT as SGLANG
-from pytest_gpubench.doctor.examination import examine
+from pytest_gpubench.doctor.rules import examine
 from pytest_gpubench.engines.diagnosis import Ending, classify
 from pytest_gpubench.engines.engine import check_engine
 from pytest_gpubench.model.failures import GpubenchError

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from docs_reference.markdown import code, prose, table
 from pytest_gpubench.doctor.context import Rule
-from pytest_gpubench.doctor.examination import every_rule
+from pytest_gpubench.doctor.rules import every_rule
 
 _HEAD = """# Rules of the doctor
 
