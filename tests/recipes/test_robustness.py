@@ -218,8 +218,8 @@ def test_json_schema_names_every_key() -> None:
 def test_the_room_is_lazy(module: str) -> None:
     loaded = f"{module!r} in sys.modules"
     code = (
-        f"import sys, pytest_gpubench.recipes as r; before = {loaded}; r.load_recipes; "
-        f"print(before, {loaded})"
+        f"import sys, pytest_gpubench.recipes; before = {loaded}; "
+        f"import pytest_gpubench.recipes.loading; print(before, {loaded})"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
