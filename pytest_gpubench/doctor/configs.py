@@ -20,9 +20,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pytest_gpubench.doctor.config_values import mapping
 from pytest_gpubench.host.hub.local import weight_size
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import mapping
 
 _DENSE_THEN_SPARSE = [0] * 3 + [1] * 57
 M3_TEXT_DEFAULTS: Mapping[str, Any] = MappingProxyType(

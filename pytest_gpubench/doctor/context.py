@@ -11,7 +11,6 @@ from typing import Any, Required, TypeAlias, TypedDict, Unpack
 from packaging.version import InvalidVersion, Version
 
 from pytest_gpubench.dialects.registry import dialect_of
-from pytest_gpubench.doctor.config_values import mapping
 from pytest_gpubench.doctor.configs import known_config
 from pytest_gpubench.doctor.findings import EvidenceClass, Severity
 from pytest_gpubench.doctor.known_vocabularies import known_vocabulary
@@ -25,7 +24,7 @@ from pytest_gpubench.doctor.server_settings import Settings, backend_name, setti
 from pytest_gpubench.doctor.shape import ModelShape, shape_of
 from pytest_gpubench.engines.interpreter import Vocabulary
 from pytest_gpubench.model.cases import Case
-from pytest_gpubench.model.frozen import FrozenMap, is_whole, thaw
+from pytest_gpubench.model.frozen import FrozenMap, is_whole, mapping, thaw
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 

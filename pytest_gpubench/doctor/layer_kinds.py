@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gpubench.doctor.config_values import mapping, number, word, words
+from pytest_gpubench.model.frozen import mapping, number, word, words
 
 _STATE_KEYS = ("mamba_", "ssm_", "attn_layer_period", "attn_layer_indices")
 """Beginnings of keys that only models with Mamba layers have; some (Jamba) do not name kinds."""

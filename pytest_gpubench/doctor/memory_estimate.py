@@ -10,13 +10,14 @@ without it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from pytest_gpubench.doctor.config_values import quantized_cache
 from pytest_gpubench.doctor.server_settings import Settings
 from pytest_gpubench.doctor.shape import BYTES, ModelShape
 from pytest_gpubench.doctor.weight_estimate import draft_bytes, kv_heads_per_rank, weight_bytes
-from pytest_gpubench.model.frozen import is_number
+from pytest_gpubench.model.frozen import integer, is_number, word
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import Topology
 
@@ -203,7 +204,7 @@ def block_size_of(settings: Settings, target: ModelShape | None, hardware: Hardw
 def _kv_width(settings: Settings, target: ModelShape | None) -> float | None:
     if settings.kv_cache_dtype != "auto":
         return _KV_WIDTHS.get(settings.kv_cache_dtype)
-    if target is not None and (kind := quantized_cache(target.quant_config)):
+    if target is not None and (kind := _quantized_cache(target.quant_config)):
         return _KV_WIDTHS[kind]
     if settings.dtype != "auto":
         return BYTES.get(settings.dtype)
@@ -268,3 +269,15 @@ def _amount(settings: Settings, flag: str) -> float:
 def _cpu_space(settings: Settings) -> float | None:
     value = settings.environment.get("VLLM_CPU_KVCACHE_SPACE", "")
     return float(value) if value.isascii() and value.isdigit() else None
+
+
+def _quantized_cache(quant: Mapping[str, Any]) -> str:
+    """The type of KV cache that weights were calibrated for, which ``kv-cache-dtype: auto`` takes:
+    ``fp8``, ``nvfp4``, or empty."""
+    scheme = quant.get("kv_cache_scheme")
+    if not isinstance(scheme, Mapping):
+        algorithm = word(quant, "kv_cache_scheme", "kv_cache_quant_algo").lower()
+        return algorithm if algorithm in ("fp8", "nvfp4") else ""
+    if scheme.get("type") != "float":
+        return ""
+    return {8: "fp8", 4: "nvfp4"}.get(integer(scheme.get("num_bits")) or 0, "")

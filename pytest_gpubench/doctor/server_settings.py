@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gpubench.doctor.config_values import entries, mapping
-from pytest_gpubench.model.frozen import is_number, thaw
+from pytest_gpubench.model.frozen import entries, is_number, mapping, thaw
 from pytest_gpubench.model.hardware import Hardware
 from pytest_gpubench.model.specs import ServerSpec
 

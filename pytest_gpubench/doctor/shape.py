@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gpubench.doctor.config_values import integers, mapping, number, word
 from pytest_gpubench.doctor.configs import M3_TEXT_DEFAULTS
 from pytest_gpubench.doctor.layer_kinds import (
     HybridLayers,
@@ -22,7 +21,7 @@ from pytest_gpubench.doctor.layer_kinds import (
     sparse_attention,
     vision_tower,
 )
-from pytest_gpubench.model.frozen import is_number
+from pytest_gpubench.model.frozen import integers, is_number, mapping, number, word
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _LENGTHS = (

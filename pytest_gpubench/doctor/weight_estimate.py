@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gpubench.doctor.config_values import entries, mapping, number
 from pytest_gpubench.doctor.layer_kinds import HybridLayers, LatentAttention, LinearAttention
 from pytest_gpubench.doctor.shape import BYTES, AttentionSizes, ModelShape
+from pytest_gpubench.model.frozen import entries, mapping, number
 from pytest_gpubench.model.specs import Topology
 
 

@@ -1,4 +1,4 @@
-"""Immutable, hashable JSON values.
+"""JSON values: immutable, hashable ones, and reading those that may be anything.
 
 Recipes carry free-form maps (server flags, JSON flags, environments). A frozen copy can be a field
 of a frozen dataclass, a dictionary key and a pytest parameter. Equality is strict about types:
@@ -9,7 +9,7 @@ lines.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard, cast
 
 Scalar: TypeAlias = "str | int | float | bool | None"
@@ -106,6 +106,42 @@ def is_whole(value: object) -> TypeGuard[int]:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a JSON value is a number, likewise."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value, or nothing where it is no map."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def entries(value: object) -> Sequence[Any]:
+    """The entries of a list, none where the value is no list."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def integer(value: object) -> int | None:
+    """The value, None where it is no whole number."""
+    return value if is_whole(value) else None
+
+
+def number(source: Mapping[str, Any], *keys: str) -> int | None:
+    """The first of the keys that holds a positive integer."""
+    given = (integer(source.get(key)) for key in keys)
+    return next((one for one in given if one is not None and one > 0), None)
+
+
+def word(source: Mapping[str, Any], *keys: str) -> str:
+    """The first of the keys that holds a text; empty where none does."""
+    return next((source[key] for key in keys if isinstance(source.get(key), str)), "")
+
+
+def integers(value: object) -> tuple[int, ...]:
+    """The whole numbers of a list."""
+    return tuple(one for one in map(integer, entries(value)) if one is not None)
+
+
+def words(value: object) -> list[str]:
+    """The texts of a list."""
+    return [one for one in entries(value) if isinstance(one, str)]
 
 
 def spelled(value: object) -> str:

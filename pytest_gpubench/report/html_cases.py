@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_gpubench.model.evaluation import ACCURACY
+from pytest_gpubench.model.frozen import entries, mapping
 from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.report.columns import Column, columns, with_values
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
@@ -25,7 +26,7 @@ from pytest_gpubench.report.html_markup import (
 )
 from pytest_gpubench.report.merge_runs import Row
 from pytest_gpubench.report.numbers import finite, seconds, shown
-from pytest_gpubench.report.views import CaseView, mapping, sequence, server_views
+from pytest_gpubench.report.views import CaseView, server_views
 
 _COLUMNS = (
     *columns("output_tput_per_gpu", "output_tput", "interactivity", "ttft_p50", "ttft_p99"),
@@ -106,7 +107,7 @@ def case_details(view: CaseView, record: Mapping[str, Any], anchor: str, *, char
         [tag("p", clip(doubt, 1000), class_="problem") for doubt in view.doubts],
         [
             tag("p", clip(str(mapping(flag).get("message")), 1000), class_="note")
-            for flag in sequence(measurement.get("flags"))
+            for flag in entries(measurement.get("flags"))
         ],
         tag("p", launches, class_="muted") if launches else None,
         tag("p", f"Not measured again: reused from run {view.last.reused_from}.", class_="muted")
@@ -126,7 +127,7 @@ def _metric(view: CaseView, name: str) -> Markup:
 
 
 def _charts(measurement: Mapping[str, Any], view: CaseView) -> Iterator[Markup]:
-    points = [mapping(point) for point in sequence(measurement.get("series"))]
+    points = [mapping(point) for point in entries(measurement.get("series"))]
     for name, title, top in _GAUGES:
         factor = 100.0 if name == "kv_cache_usage" else 1.0
         found = _thinned(_over_time(points, name, factor))
@@ -134,7 +135,7 @@ def _charts(measurement: Mapping[str, Any], view: CaseView) -> Iterator[Markup]:
             yield tag("figure", sparkline(found, f"{view.id}: {title}", title, top=top))
     for chart in conversation_charts(measurement, view.id):
         yield tag("figure", chart)
-    gpus = [mapping(point) for point in sequence(measurement.get("gpu_series"))]
+    gpus = [mapping(point) for point in entries(measurement.get("gpu_series"))]
     for name, title in (("power", "GPU power, W"), ("sm_clock", "lowest SM clock, MHz")):
         found = _thinned(_over_time(gpus, name, 1.0))
         if len(found) > 1:
@@ -176,7 +177,7 @@ def _distribution(measurement: Mapping[str, Any], view: CaseView) -> Markup | No
     quantiles = mapping(measurement.get("quantiles"))
     series = []
     for index, (name, title) in enumerate((("tpot", "TPOT"), ("ttft", "TTFT"), ("e2e", "E2E"))):
-        values = [finite(value) for value in sequence(quantiles.get(name))]
+        values = [finite(value) for value in entries(quantiles.get(name))]
         pairs = [
             (value, 100 * place / (len(values) - 1))
             for place, value in enumerate(values)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
+from pytest_gpubench.model.frozen import entries, mapping
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
 from pytest_gpubench.report.html_markup import Markup
 from pytest_gpubench.report.numbers import finite, seconds
-from pytest_gpubench.report.views import mapping, sequence
 
 _MOST_ROWS = 120
 _LARGEST = 1e12
@@ -23,7 +23,7 @@ def conversation_charts(measurement: Mapping[str, Any], case: str) -> Iterator[M
     yield from _by_turn(turns, case)
     yield from _tokens(turns, case)
     yield from _by_prefix(prefixes, case)
-    points = [mapping(point) for point in sequence(measurement.get("series"))]
+    points = [mapping(point) for point in entries(measurement.get("series"))]
     for name, title, unit in (
         ("prefix_cache_hits", "tokens found in the prefix cache, tok/s", 1.0),
         ("offload_stored", "KV offloaded, MB/s", 1e6),
@@ -35,7 +35,7 @@ def conversation_charts(measurement: Mapping[str, Any], case: str) -> Iterator[M
 
 
 def _rows(value: object) -> list[Mapping[str, Any]]:
-    return [mapping(row) for row in sequence(value)][:_MOST_ROWS]
+    return [mapping(row) for row in entries(value)][:_MOST_ROWS]
 
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:

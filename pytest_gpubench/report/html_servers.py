@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pytest_gpubench.model.frozen import entries, mapping
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.model.printing import counted
@@ -30,7 +31,7 @@ from pytest_gpubench.report.html_markup import (
 )
 from pytest_gpubench.report.numbers import finite, seconds, short
 from pytest_gpubench.report.results import PHASE_NAMES, START_PHASES, InitResult
-from pytest_gpubench.report.views import CaseView, mapping, sequence
+from pytest_gpubench.report.views import CaseView
 
 _MOST_STARTS = 60
 
@@ -199,7 +200,7 @@ def _server(
         omitted += spent >= budget
         spent += len(detail)
         made.append(detail)
-    argv = [word for word in sequence(record.get("argv")) if isinstance(word, str)]
+    argv = [word for word in entries(record.get("argv")) if isinstance(word, str)]
     env = {
         str(name): value
         for name, value in mapping(record.get("env")).items()
@@ -225,12 +226,12 @@ def _server(
 
 def _facts(record: Mapping[str, Any], views: Sequence[CaseView]) -> list[tuple[str, Child]]:
     engine, host, git = (mapping(record.get(name)) for name in ("engine", "host", "git"))
-    gpus = [str(mapping(gpu).get("name")) for gpu in sequence(host.get("gpus"))]
+    gpus = [str(mapping(gpu).get("name")) for gpu in entries(host.get("gpus"))]
     hardware = (
         f"{len(gpus)} x {gpus[0]}" if gpus else str(mapping(host.get("cpu")).get("model") or "")
     )
     checks = mapping(record.get("checks"))
-    unseen = ", ".join(str(item) for item in sequence(checks.get("unseen")))
+    unseen = ", ".join(str(item) for item in entries(checks.get("unseen")))
     commits = [
         f"{name} {str(commit)[:12]}" for name, commit in mapping(record.get("commits")).items()
     ]
@@ -253,7 +254,7 @@ def _facts(record: Mapping[str, Any], views: Sequence[CaseView]) -> list[tuple[s
         ("Recipe's source", link(source) if source else ""),
         ("Weights", ", ".join(commits)),
         ("Repository", commit),
-        ("Checked", ", ".join(str(item) for item in sequence(checks.get("checked")))),
+        ("Checked", ", ".join(str(item) for item in entries(checks.get("checked")))),
         ("Not shown by the log", unseen),
     ]
 

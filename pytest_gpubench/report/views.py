@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.failures import failure_words
+from pytest_gpubench.model.frozen import entries
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import mean_of
 from pytest_gpubench.model.printing import counted
@@ -156,16 +156,6 @@ def status_counts(views: Iterable[CaseView]) -> dict[Status, int]:
     return {status: found.count(status) for status in Status if status in found}
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def sequence(value: object) -> Sequence[Any]:
-    """The value if it is a list, else an empty one."""
-    return value if isinstance(value, list | tuple) else ()
-
-
 def _view(attempts: Sequence[CaseResult]) -> CaseView:
     group = attempts_that_count(attempts)
     failed = [one for one in group if one.failure is not None]
@@ -228,7 +218,7 @@ def _accuracy_words(view: CaseView) -> str:
     part, share = view.last.evaluation, view.metrics.get(ACCURACY)
     if share is None:
         return ""
-    ends = [end for value in sequence(part.get("interval")) if (end := finite(value)) is not None]
+    ends = [end for value in entries(part.get("interval")) if (end := finite(value)) is not None]
     between = f" (98% interval {ends[0]:.1%} to {ends[1]:.1%})" if len(ends) > 1 else ""
     return f"{view.load} {share:.1%} right{between}"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from pytest_gpubench.doctor.config_values import mapping
 from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
+from pytest_gpubench.model.frozen import mapping
 
 _ALL_REDUCE_BACKEND = "VLLM_FLASHINFER_ALLREDUCE_BACKEND"
 _LOOKS_FOR_MULTICAST = Version("0.32")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import mapping
 from pytest_gpubench.recipes.importing.foreign_server import ForeignServer, ServerKeys, server_keys
 from pytest_gpubench.recipes.importing.imported import (
     Imported,
@@ -31,7 +32,7 @@ from pytest_gpubench.recipes.importing.official_entries import (
     server_of,
     unknown_nodes,
 )
-from pytest_gpubench.recipes.importing.official_nodes import Profile, as_map
+from pytest_gpubench.recipes.importing.official_nodes import Profile
 
 _KINDS = {"single_node_tp": "tp", "single_node_tep": "tep", "single_node_dep": "dep"}
 
@@ -163,7 +164,7 @@ def _source(entry: Mapping[str, Any], choice: Choice, picks: Picks, address: str
         return None
     said: dict[str, Any] = {"at": address}
     model = model_of(entry, choice.variant)
-    alike = [name for name in as_map(entry.get("variants")) if model_of(entry, name) == model]
+    alike = [name for name in mapping(entry.get("variants")) if model_of(entry, name) == model]
     if alike[0] != choice.variant:
         said["variant"] = choice.variant
     if choice.profile.id != choice.profile.key:

@@ -17,10 +17,10 @@ from packaging.version import InvalidVersion, Version
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.frozen import spelled
+from pytest_gpubench.model.frozen import mapping, spelled
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.recipes.importing.foreign_server import ForeignServer
-from pytest_gpubench.recipes.importing.official_nodes import Profile, as_map, as_number, own_profile
+from pytest_gpubench.recipes.importing.official_nodes import Profile, as_number, own_profile
 
 ENGINE = "vllm"
 ORIGIN = "https://raw.githubusercontent.com/vllm-project/recipes/main"
@@ -93,10 +93,10 @@ def choices(
     Raises:
         GpubenchError: if it has no server of one node, or not what was picked.
     """
-    if as_map(entry.get("omni")) or "omni" in _list(as_map(entry.get("meta")).get("tasks")):
+    if mapping(entry.get("omni")) or "omni" in _list(mapping(entry.get("meta")).get("tasks")):
         raise GpubenchError("the entry is one of vLLM-Omni, whose servers no case can measure")
     nodes = _nodes(entry, profiles, picks.hardware)
-    variants = as_map(entry.get("variants"))
+    variants = mapping(entry.get("variants"))
     if picks.variant and picks.variant not in variants:
         raise GpubenchError(f"no variant '{picks.variant}'; the entry has {_names(variants)}")
     offered = _offered(entry)
@@ -111,7 +111,7 @@ def choices(
         for variant, node, strategy in product(variants, nodes, strategies)
         if picks.variant in ("", variant)
         and picks.strategy in ("", strategy)
-        and _runs(as_map(variants[variant]), node)
+        and _runs(mapping(variants[variant]), node)
         and (strategy == _ONE_GPU or node.gpus > 1)
         and _gate(entry, strategy, node)
     ]
@@ -142,7 +142,7 @@ def choice_like(
     Raises:
         GpubenchError: if the entry has nothing like it.
     """
-    variants = as_map(entry.get("variants"))
+    variants = mapping(entry.get("variants"))
     same = [name for name in variants if model_of(entry, name) == model]
     variant = picks.variant or next(iter(same), "")
     if not variant:
@@ -171,19 +171,19 @@ def choice_like(
 
 
 def _refuse_unknown_features(entry: Mapping[str, Any], picks: Picks) -> None:
-    known = as_map(entry.get("features"))
+    known = mapping(entry.get("features"))
     for name in picks.features:
         if name not in known:
             raise GpubenchError(f"no feature '{name}'; the entry has {_names(known)}")
 
 
-def _variant(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return as_map(as_map(entry.get("variants")).get(name))
+def _variant(entry: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return mapping(mapping(entry.get("variants")).get(name))
 
 
 def model_of(entry: Mapping[str, Any], variant: str) -> str:
     """The repository that a variant serves."""
-    model = _variant(entry, variant).get("model_id") or as_map(entry.get("model")).get("model_id")
+    model = _variant(entry, variant).get("model_id") or mapping(entry.get("model")).get("model_id")
     return str(model or "")
 
 
@@ -194,21 +194,21 @@ def precision_word(entry: Mapping[str, Any], variant: str) -> str:
 
 def server_of(entry: Mapping[str, Any], choice: Choice) -> ForeignServer:
     """The server that the builder prints for a choice."""
-    model, node = as_map(entry.get("model")), choice.profile
+    model, node = mapping(entry.get("model")), choice.profile
     variant = _variant(entry, choice.variant)
-    exact = as_map(as_map(variant.get("hardware_overrides")).get(node.id))
-    strategy = as_map(as_map(entry.get("strategy_overrides")).get(choice.strategy))
+    exact = mapping(mapping(variant.get("hardware_overrides")).get(node.id))
+    strategy = mapping(mapping(entry.get("strategy_overrides")).get(choice.strategy))
     flags, parallel = STRATEGIES[choice.strategy]
     words = [*_list(model.get("base_args")), *_list(variant.get("extra_args"))]
     words += _list(exact.get("extra_args"))
     words += [*flags, parallel, str(_gpus(variant, strategy, choice))]
     words += [*_list(strategy.get("extra_args")), *_list(strategy.get("vllm_args"))]
-    layers = [as_map(layer) for layer in _hardware_layers(entry, variant, strategy, node)]
+    layers = [mapping(layer) for layer in _hardware_layers(entry, variant, strategy, node)]
     for layer in layers:
         words += _list(layer.get("extra_args"))
     lost: list[str] = []
     for name in choice.features:
-        feature = as_map(as_map(entry.get("features")).get(name))
+        feature = mapping(mapping(entry.get("features")).get(name))
         allowed = _list(feature.get("strategies"))
         if allowed and choice.strategy not in allowed:
             continue
@@ -218,9 +218,9 @@ def server_of(entry: Mapping[str, Any], choice: Choice) -> ForeignServer:
     env: dict[str, Any] = {}
     sources = (model.get("base_env"), variant.get("extra_env"), exact.get("extra_env"))
     for source in (*sources, strategy.get("env"), strategy.get("extra_env")):
-        env |= as_map(source)
+        env |= mapping(source)
     for layer in layers:
-        env |= as_map(layer.get("extra_env"))
+        env |= mapping(layer.get("extra_env"))
     return ForeignServer(
         dialect_of(ENGINE),
         (model_of(entry, choice.variant), *_last_of_each([word for word in words if word])),
@@ -233,9 +233,9 @@ def image_of(entry: Mapping[str, Any], choice: Choice) -> tuple[str, str]:
     """The image that the entry pins (empty: none), and what is wrong with it (empty: nothing)."""
     variant = _variant(entry, choice.variant)
     brand = {"NVIDIA": "nvidia", "AMD": "amd", "Intel": "intel"}.get(choice.profile.brand, "")
-    exact = as_map(as_map(variant.get("hardware_overrides")).get(choice.profile.id))
+    exact = mapping(mapping(variant.get("hardware_overrides")).get(choice.profile.id))
     image = exact.get("docker_image")
-    for source in (variant.get("docker_image"), as_map(entry.get("model")).get("docker_image")):
+    for source in (variant.get("docker_image"), mapping(entry.get("model")).get("docker_image")):
         if image:
             break
         if isinstance(source, str) and brand == "nvidia":
@@ -252,7 +252,7 @@ def image_of(entry: Mapping[str, Any], choice: Choice) -> tuple[str, str]:
 
 def required_version(entry: Mapping[str, Any], variant: str) -> str:
     """The specifier of vLLM's version; empty: none."""
-    name, model = "min_vllm_version", as_map(entry.get("model"))
+    name, model = "min_vllm_version", mapping(entry.get("model"))
     try:
         return f">={Version(str(_variant(entry, variant).get(name) or model.get(name)))}"
     except InvalidVersion:
@@ -265,7 +265,7 @@ def unknown_nodes(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _marked(entry: Mapping[str, Any]) -> list[str]:
-    words = as_map(as_map(entry.get("meta")).get("hardware"))
+    words = mapping(mapping(entry.get("meta")).get("hardware"))
     return sorted(name for name, word in words.items() if word == "verified")
 
 
@@ -290,13 +290,13 @@ def _nodes(entry: Mapping[str, Any], profiles: Mapping[str, Profile], wanted: st
 def _offered(entry: Mapping[str, Any]) -> list[str]:
     """Strategies that the entry lists, or grants on some hardware."""
     listed = _list(entry.get("compatible_strategies"))
-    gates = as_map(entry.get("strategy_hardware"))
-    granted = [name for name, gate in gates.items() if "supported" in as_map(gate).values()]
+    gates = mapping(entry.get("strategy_hardware"))
+    granted = [name for name, gate in gates.items() if "supported" in mapping(gate).values()]
     return [*listed, *(name for name in granted if name not in listed)]
 
 
 def _gate(entry: Mapping[str, Any], strategy: str, node: Profile) -> bool:
-    gate = _keyed(as_map(entry.get("strategy_hardware")).get(strategy), node)
+    gate = _keyed(mapping(entry.get("strategy_hardware")).get(strategy), node)
     if gate is not None:
         return bool(gate != "unsupported")
     if strategy not in _list(entry.get("compatible_strategies")):
@@ -317,7 +317,7 @@ def _runs(variant: Mapping[str, Any], node: Profile) -> bool:
     constraint = variant.get("precision_hardware")
     if constraint is None and variant.get("precision") in _BLACKWELL_ONLY:
         constraint = {"brand": "NVIDIA", "generation": "blackwell"}
-    wanted = as_map(constraint)
+    wanted = mapping(constraint)
     fits = wanted.get("brand") in (None, node.brand)
     fits = fits and wanted.get("generation") in (None, node.generation)
     least = as_number(variant.get("vram_minimum_gb"))
@@ -329,13 +329,13 @@ def _features(
 ) -> tuple[str, ...]:
     off = {
         *_list(entry.get("opt_in_features")),
-        *_list(as_map(entry.get("hardware_opt_in_features")).get(node.id)),
+        *_list(mapping(entry.get("hardware_opt_in_features")).get(node.id)),
     }
-    forced = as_map(_variant(entry, variant).get("default_modes"))
+    forced = mapping(_variant(entry, variant).get("default_modes"))
     wanted = {*more}
     return tuple(
         name
-        for name in as_map(entry.get("features"))
+        for name in mapping(entry.get("features"))
         if name in wanted or name in forced or name not in off
     )
 
@@ -367,11 +367,11 @@ def _hardware_layers(
         yield layer
     else:
         yield from (_of_generation(entry, node), _of_generation(variant, node))
-    yield as_map(strategy.get("hardware_overrides")).get(node.id)
+    yield mapping(strategy.get("hardware_overrides")).get(node.id)
 
 
 def _of_generation(source: Mapping[str, Any], node: Profile) -> Any:
-    overrides = as_map(source.get("hardware_overrides"))
+    overrides = mapping(source.get("hardware_overrides"))
     found = overrides.get(node.generation)
     return overrides.get("nvidia") if found is None and node.brand == "NVIDIA" else found
 
@@ -379,22 +379,22 @@ def _of_generation(source: Mapping[str, Any], node: Profile) -> Any:
 def _feature_words(
     feature: Mapping[str, Any], name: str, variant: Mapping[str, Any], choice: Choice
 ) -> list[str]:
-    node, modes = choice.profile, as_map(feature.get("modes"))
+    node, modes = choice.profile, mapping(feature.get("modes"))
     if not modes:
-        words = as_map(_of_generation(feature, node)).get("args")
+        words = mapping(_of_generation(feature, node)).get("args")
         return _list(feature.get("args") if words is None else words)
-    allowed = [key for key, mode in modes.items() if _mode_fits(as_map(mode), choice)]
-    wishes = (as_map(variant.get("default_modes")).get(name), feature.get("default_mode"))
+    allowed = [key for key, mode in modes.items() if _mode_fits(mapping(mode), choice)]
+    wishes = (mapping(variant.get("default_modes")).get(name), feature.get("default_mode"))
     key = next((wish for wish in (*wishes, *allowed) if wish in allowed), None)
     if key is None:
         return []
-    mode = as_map(modes[key])
-    words = as_map(_keyed(mode.get("hardware_overrides"), node)).get("args")
+    mode = mapping(modes[key])
+    words = mapping(_keyed(mode.get("hardware_overrides"), node)).get("args")
     return _list(mode.get("args") if words is None else words)
 
 
 def _mode_fits(mode: Mapping[str, Any], choice: Choice) -> bool:
-    variants, hardware = _list(mode.get("variants")), as_map(mode.get("hardware"))
+    variants, hardware = _list(mode.get("variants")), mapping(mode.get("hardware"))
     node = choice.profile
     barred = "unsupported" in (hardware.get(node.generation), hardware.get(node.id))
     return not barred and (not variants or choice.variant in variants)
@@ -403,16 +403,17 @@ def _mode_fits(mode: Mapping[str, Any], choice: Choice) -> bool:
 def _beside(entry: Mapping[str, Any]) -> Iterator[str]:
     """What the entry asks for beside the server."""
     for step in entry.get("dependencies") or ():
-        note = " ".join(str(as_map(step).get("note") or as_map(step).get("command") or "").split())
+        said = mapping(step)
+        note = " ".join(str(said.get("note") or said.get("command") or "").split())
         yield f"dependencies: {note}"
-    for way, install in as_map(as_map(entry.get("model")).get("install")).items():
-        if as_map(install).get("command"):
+    for way, install in mapping(mapping(entry.get("model")).get("install")).items():
+        if mapping(install).get("command"):
             yield f"install.{way}: the environment is made by a command of its own"
 
 
 def _keyed(values: Any, node: Profile) -> Any:
     """The value for a node: by its name, its generation, its maker, or the default."""
-    values = as_map(values)
+    values = mapping(values)
     names = (node.id, node.generation, node.brand.lower(), "default")
     return next((values[name] for name in names if values.get(name) is not None), None)
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gpubench.model.frozen import is_number
+from pytest_gpubench.model.frozen import is_number, mapping
 from pytest_gpubench.model.hardware import HARDWARE
 
 _GENERATIONS = {80: "ampere", 86: "ampere", 89: "ada", 90: "hopper"}
@@ -41,7 +41,7 @@ def profiles_of(taxonomy: Any) -> dict[str, Profile]:
             as_number(one.get("vram_gb")),
             one.get("scalable") is not False,
         )
-        for name, one in as_map(as_map(taxonomy).get("hardware_profiles")).items()
+        for name, one in mapping(mapping(taxonomy).get("hardware_profiles")).items()
         if isinstance(one, dict)
     }
 
@@ -73,11 +73,6 @@ def our_key(name: str) -> str:
         if key in HARDWARE:
             return key
     return ""
-
-
-def as_map(value: Any) -> dict[str, Any]:
-    """A map of somebody's file; anything else is an empty one."""
-    return value if isinstance(value, dict) else {}
 
 
 def as_number(value: Any) -> float:

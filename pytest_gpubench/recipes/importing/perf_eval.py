@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.frozen import mapping
 from pytest_gpubench.recipes.importing.foreign_server import ForeignServer, server_keys
 from pytest_gpubench.recipes.importing.imported import (
     Imported,
@@ -22,7 +23,6 @@ from pytest_gpubench.recipes.importing.imported import (
     precision_in,
 )
 from pytest_gpubench.recipes.importing.makers import quantized
-from pytest_gpubench.recipes.importing.official_nodes import as_map
 
 _ENGINE = "vllm"
 _HOSTS = ("HF_HOME",)
@@ -36,7 +36,7 @@ _OTHERS = {
 
 def is_workload(document: Any) -> bool:
     """Whether a parsed YAML file is such a workload."""
-    return "gpu" in as_map(document) and isinstance(document.get("vllm"), dict)
+    return "gpu" in mapping(document) and isinstance(document.get("vllm"), dict)
 
 
 def recipe_of_workload(document: Mapping[str, Any], gpu_profiles: Any, wishes: Wishes) -> Imported:
@@ -57,14 +57,14 @@ def recipe_of_workload(document: Mapping[str, Any], gpu_profiles: Any, wishes: W
     profile = gpu_profiles.get(gpu) if isinstance(gpu_profiles, dict) else None
     if gpu_profiles is None:
         lost.append(f"gpu {gpu}: variables of lib/gpu_profiles.yaml, which is not at hand")
-    given = {**as_map(as_map(profile).get("env")), **as_map(vllm.get("env"))}
+    given = {**mapping(mapping(profile).get("env")), **mapping(vllm.get("env"))}
     lost += [f"env {name}: where files lie is the machine's" for name in _HOSTS if name in given]
     env = {name: str(value) for name, value in given.items() if name not in _HOSTS}
     words = str(vllm.get("serve_args") or "").split()
     server = ForeignServer(dialect_of(_ENGINE), (model, *words), env, tuple(lost))
     hardware = labels(model, wishes, runner=gpu.lower()).hardware
     keys = server_keys(server, hardware)
-    said = str(as_map(as_map(document.get("vllm_bench")).get("metadata")).get("precision") or "")
+    said = str(mapping(mapping(document.get("vllm_bench")).get("metadata")).get("precision") or "")
     precision = precision_in(model) or precision_in(said) or quantized(keys)
     names = labels(model, wishes, runner=gpu.lower(), precision=precision)
     lengths, client, when, unsaid = _measured(document)
@@ -94,7 +94,7 @@ def _measured(
 ) -> tuple[list[Lengths], dict[str, Any], list[dict[str, Any]], list[str]]:
     """Lengths, the client's keys, those that only hold for some cases, and what is lost."""
     configs = [
-        one for one in as_map(document.get("vllm_bench")).get("configs") or () if as_map(one)
+        one for one in mapping(document.get("vllm_bench")).get("configs") or () if mapping(one)
     ]
     if not configs:
         return [], {}, [], []
@@ -119,7 +119,7 @@ def _measured(
             lost.append(f"{name}: its lengths or concurrencies are no numbers")
             continue
         lengths.append(Lengths(int(isl), int(osl), tuple(dict.fromkeys(concs))))
-        args, counts = as_map(config.get("args")), config.get("num_prompts")
+        args, counts = mapping(config.get("args")), config.get("num_prompts")
         prompts = counts if isinstance(counts, list) else [counts] * len(concs)
         for conc, number in zip(concs, prompts, strict=False):
             said = {
