@@ -138,6 +138,11 @@ class FlagRules:
         return self.synonyms.get(plain, plain)
 
 
+def for_reasons(flags: Mapping[str, str]) -> dict[str, str]:
+    """`FlagRules.ours` from the flags of each reason, with spaces between."""
+    return {flag: reason for reason, names in flags.items() for flag in names.split()}
+
+
 def secret_error(text: str) -> str | None:
     """What is wrong with a text that goes onto a command line and names a secret, None if it names
     none."""

@@ -18,6 +18,7 @@ from pytest_gpubench.dialects.server_flags import (
     KEY,
     MAX_CONCURRENCY,
     MAX_TOKENS,
+    METRICS,
     MODEL,
     NAME,
     PLACE,
@@ -25,6 +26,7 @@ from pytest_gpubench.dialects.server_flags import (
     SECRET,
     TCP,
     FlagRules,
+    for_reasons,
 )
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
@@ -34,32 +36,22 @@ FILE_FLAG = "hf-file"
 """Names the file of weights where a repository has several; it is not passed on."""
 
 FLAGS = FlagRules(
-    ours={
-        "model": MODEL,
-        "hf-repo": _ONE_MODEL,
-        "model-url": _ONE_MODEL,
-        "models-dir": _ONE_MODEL,
-        "models-preset": _ONE_MODEL,
-        "docker-repo": _ONE_MODEL,
-        "hf-repo-draft": DRAFT,
-        "model-draft": DRAFT,
-        "spec-type": DRAFT,
-        "spec-draft-n-max": DRAFT,
-        "spec-draft-model": DRAFT,
-        "draft-max": DRAFT,
-        "split-mode": ROW.format("tp (row) or pp (layer)"),
-        "host": PLACE,
-        "port": PLACE,
-        "reuse-port": PLACE,
-        "alias": NAME,
-        "metrics": "the plugin sets it: token totals are checked against the engine's",
-        "api-key": KEY,
-        "api-key-file": KEY,
-        "api-prefix": PLACE,
-        "ssl-key-file": TCP,
-        "ssl-cert-file": TCP,
-        "hf-token": f"{SECRET}; set HF_TOKEN where gpubench runs",
-    },
+    ours=for_reasons(
+        {
+            MODEL: "model",
+            _ONE_MODEL: "hf-repo model-url models-dir models-preset docker-repo",
+            DRAFT: (
+                "hf-repo-draft model-draft spec-type spec-draft-n-max spec-draft-model draft-max"
+            ),
+            ROW.format("tp (row) or pp (layer)"): "split-mode",
+            KEY: "api-key api-key-file",
+            PLACE: "host port reuse-port api-prefix",
+            NAME: "alias",
+            METRICS: "metrics",
+            TCP: "ssl-key-file ssl-cert-file",
+            f"{SECRET}; set HF_TOKEN where gpubench runs": "hf-token",
+        }
+    ),
     length="ctx-size",
     length_of="parallel",
     slots=4,

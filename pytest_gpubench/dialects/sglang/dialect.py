@@ -30,50 +30,38 @@ from pytest_gpubench.dialects.server_flags import (
     SECRET,
     TCP,
     FlagRules,
+    for_reasons,
 )
 from pytest_gpubench.model.frozen import Frozen, FrozenMap, is_number, thaw
 from pytest_gpubench.model.secrets import is_secret
 from pytest_gpubench.model.specs import ServerSpec, Speculative, Topology
 
 FLAGS = FlagRules(
-    ours={
-        "tp-size": ROW.format("tp"),
-        "tensor-parallel-size": ROW.format("tp"),
-        "pp-size": ROW.format("pp"),
-        "pipeline-parallel-size": ROW.format("pp"),
-        "dcp-size": ROW.format("dcp-size"),
-        "dp-size": ROW.format("dp-attn"),
-        "data-parallel-size": ROW.format("dp-attn"),
-        "attn-dp-size": ROW.format("dp-attn"),
-        "enable-dp-attention": ROW.format("dp-attn"),
-        "ep-size": ROW.format("ep"),
-        "expert-parallel-size": ROW.format("ep"),
-        "speculative-algorithm": DRAFT,
-        "speculative-draft-model-path": DRAFT,
-        "speculative-draft-model-revision": DRAFT,
-        "speculative-num-steps": DRAFT,
-        "speculative-eagle-topk": DRAFT,
-        "speculative-num-draft-tokens": DRAFT,
-        "speculative-draft-attention-backend": DRAFT,
-        "model-path": MODEL,
-        "revision": REVISION,
-        "grpc-mode": HTTP,
-        "smg-grpc-mode": HTTP,
-        "grpc-port": HTTP,
-        "nnodes": ONE_HOST,
-        "node-rank": ONE_HOST,
-        "host": PLACE,
-        "port": PLACE,
-        "ssl-keyfile": TCP,
-        "ssl-certfile": TCP,
-        "ssl-ca-certs": TCP,
-        "ssl-keyfile-password": SECRET,
-        "api-key": KEY,
-        "admin-api-key": SECRET,
-        "served-model-name": NAME,
-        "config": FILE,
-        "enable-metrics": METRICS,
-    },
+    ours=for_reasons(
+        {
+            ROW.format("tp"): "tp-size tensor-parallel-size",
+            ROW.format("pp"): "pp-size pipeline-parallel-size",
+            ROW.format("dcp-size"): "dcp-size",
+            ROW.format("dp-attn"): "dp-size data-parallel-size attn-dp-size enable-dp-attention",
+            ROW.format("ep"): "ep-size expert-parallel-size",
+            DRAFT: (
+                "speculative-algorithm speculative-draft-model-path "
+                "speculative-draft-model-revision speculative-num-steps speculative-eagle-topk "
+                "speculative-num-draft-tokens speculative-draft-attention-backend"
+            ),
+            MODEL: "model-path",
+            REVISION: "revision",
+            PLACE: "host port",
+            HTTP: "grpc-mode smg-grpc-mode grpc-port",
+            ONE_HOST: "nnodes node-rank",
+            TCP: "ssl-keyfile ssl-certfile ssl-ca-certs",
+            SECRET: "ssl-keyfile-password admin-api-key",
+            KEY: "api-key",
+            NAME: "served-model-name",
+            FILE: "config",
+            METRICS: "enable-metrics",
+        }
+    ),
     length="context-length",
     synonyms={
         "tensor-parallel-size": "tp-size",

@@ -29,6 +29,7 @@ from pytest_gpubench.dialects.server_flags import (
     SECRET,
     TCP,
     FlagRules,
+    for_reasons,
 )
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.hardware import HARDWARE, platform_of
@@ -38,37 +39,28 @@ SHORT_JSON = {"cc": "compilation-config", "sc": "speculative-config", "ac": "att
 """Short options for JSON values, which a single dash begins."""
 
 FLAGS = FlagRules(
-    ours={
-        "tensor-parallel-size": ROW.format("tp"),
-        "pipeline-parallel-size": ROW.format("pp"),
-        "prefill-context-parallel-size": ROW.format("pcp-size"),
-        "decode-context-parallel-size": ROW.format("dcp-size"),
-        "data-parallel-size": ROW.format("dp-attn"),
-        "enable-expert-parallel": ROW.format("ep"),
-        "speculative-config": DRAFT,
-        "model": MODEL,
-        "revision": REVISION,
-        "host": PLACE,
-        "port": PLACE,
-        "uds": TCP,
-        "fd": TCP,
-        "headless": HTTP,
-        "grpc": HTTP,
-        "nnodes": ONE_HOST,
-        "node-rank": ONE_HOST,
-        "data-parallel-size-local": ONE_HOST,
-        "data-parallel-start-rank": ONE_HOST,
-        "ssl-keyfile": TCP,
-        "ssl-certfile": TCP,
-        "ssl-ca-certs": TCP,
-        "ssl-cert-reqs": TCP,
-        "ssl-keyfile-password": SECRET,
-        "enable-ssl-refresh": TCP,
-        "api-key": KEY,
-        "hf-token": f"{SECRET}; set HF_TOKEN where gpubench runs",
-        "served-model-name": NAME,
-        "config": FILE,
-    },
+    ours=for_reasons(
+        {
+            ROW.format("tp"): "tensor-parallel-size",
+            ROW.format("pp"): "pipeline-parallel-size",
+            ROW.format("pcp-size"): "prefill-context-parallel-size",
+            ROW.format("dcp-size"): "decode-context-parallel-size",
+            ROW.format("dp-attn"): "data-parallel-size",
+            ROW.format("ep"): "enable-expert-parallel",
+            DRAFT: "speculative-config",
+            MODEL: "model",
+            REVISION: "revision",
+            PLACE: "host port",
+            TCP: "uds fd ssl-keyfile ssl-certfile ssl-ca-certs ssl-cert-reqs enable-ssl-refresh",
+            HTTP: "headless grpc",
+            ONE_HOST: "nnodes node-rank data-parallel-size-local data-parallel-start-rank",
+            SECRET: "ssl-keyfile-password",
+            KEY: "api-key",
+            f"{SECRET}; set HF_TOKEN where gpubench runs": "hf-token",
+            NAME: "served-model-name",
+            FILE: "config",
+        }
+    ),
     length="max-model-len",
     short={
         "-tp": "tensor-parallel-size",
