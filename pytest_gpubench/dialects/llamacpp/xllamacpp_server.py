@@ -112,52 +112,18 @@ _SWITCHES = {
 }
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 _DRAFTERS = (
-    "none",
-    "draft-simple",
-    "draft-eagle3",
-    "draft-mtp",
-    "draft-dflash",
-    "draft-dspark",
-    "ngram-simple",
-    "ngram-map-k",
-    "ngram-map-k4v",
-    "ngram-mod",
-    "ngram-cache",
+    *("none", "draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark"),
+    *("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache"),
 )
-# Words that are members of an enumeration of xllamacpp: its name, and what precedes the word.
+# Words that are members of an enumeration of xllamacpp: its name begins theirs.
 _WORDS = {
-    "cache_type_k": ("-ctk --cache-type-k", _KV_TYPES, "ggml_type", "GGML_TYPE_"),
-    "cache_type_v": ("-ctv --cache-type-v", _KV_TYPES, "ggml_type", "GGML_TYPE_"),
-    "split_mode": (
-        "-sm --split-mode",
-        ("none", "layer", "row", "tensor"),
-        "llama_split_mode",
-        "LLAMA_SPLIT_MODE_",
-    ),
-    "load_mode": (
-        "-lm --load-mode",
-        ("auto", "none", "mmap", "mlock"),
-        "llama_load_mode",
-        "LLAMA_LOAD_MODE_",
-    ),
-    "numa": (
-        "--numa",
-        ("distribute", "isolate", "numactl"),
-        "ggml_numa_strategy",
-        "GGML_NUMA_STRATEGY_",
-    ),
-    "rope_scaling_type": (
-        "--rope-scaling",
-        ("none", "linear", "yarn"),
-        "llama_rope_scaling_type",
-        "LLAMA_ROPE_SCALING_TYPE_",
-    ),
-    "flash_attn_type": (
-        "-fa --flash-attn",
-        ("on", "off", "auto"),
-        "llama_flash_attn_type",
-        "LLAMA_FLASH_ATTN_TYPE_",
-    ),
+    "cache_type_k": ("-ctk --cache-type-k", _KV_TYPES, "ggml_type"),
+    "cache_type_v": ("-ctv --cache-type-v", _KV_TYPES, "ggml_type"),
+    "split_mode": ("-sm --split-mode", ("none", "layer", "row", "tensor"), "llama_split_mode"),
+    "load_mode": ("-lm --load-mode", ("auto", "none", "mmap", "mlock"), "llama_load_mode"),
+    "numa": ("--numa", ("distribute", "isolate", "numactl"), "ggml_numa_strategy"),
+    "rope_scaling_type": ("--rope-scaling", ("none", "linear", "yarn"), "llama_rope_scaling_type"),
+    "flash_attn_type": ("-fa --flash-attn", ("on", "off", "auto"), "llama_flash_attn_type"),
 }
 _FLASH_ATTENTION = {"on": "enabled", "off": "disabled"}
 _THREADS = (
@@ -239,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         inverted = name.startswith("no_")
         for flags, value in zip(both, (not inverted, inverted), strict=True):
             parser.add_argument(*flags.split(), dest=name, action="store_const", const=value)
-    for name, (flags, words, _, _) in _WORDS.items():
+    for name, (flags, words, _) in _WORDS.items():
         parser.add_argument(*flags.split(), dest=name, choices=words)
     for name, flags in _THREADS:
         parser.add_argument(*flags.split(), dest=f"{name}.n_threads", type=int, metavar="int")
@@ -323,9 +289,10 @@ def _resolved(xllamacpp: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Parameter to value as the package takes it."""
     values = dict(given)
     for name in values.keys() & _WORDS.keys():
-        _, _, enumeration, prefix = _WORDS[name]
+        *_, enumeration = _WORDS[name]
         word = _FLASH_ATTENTION.get(values[name], values[name])
-        values[name] = getattr(getattr(xllamacpp, enumeration), prefix + word.upper())
+        member = f"{enumeration}_{word}".upper()
+        values[name] = getattr(getattr(xllamacpp, enumeration), member)
     if "speculative.types" in values:
         kinds = xllamacpp.common_speculative_type
         values["speculative.types"] = [
