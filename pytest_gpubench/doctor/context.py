@@ -295,7 +295,6 @@ class Rule:
 
 
 def rule(
-    id: str,
     title: str,
     severity: Severity,
     evidence_class: EvidenceClass,
@@ -303,10 +302,14 @@ def rule(
     *,
     outcome_unknown: bool = False,
 ) -> Callable[[Check], Rule]:
-    """Makes a rule of the generator function below it."""
-    return lambda check: Rule(
-        id, title, severity, evidence_class, engine_says, check, outcome_unknown
-    )
+    """Makes a rule of the generator function below it, whose name is the rule's with dashes in
+    recipes and on command lines: to rename it changes what users write."""
+
+    def made(check: Check) -> Rule:
+        id = check.__name__.replace("_", "-")
+        return Rule(id, title, severity, evidence_class, engine_says, check, outcome_unknown)
+
+    return made
 
 
 def rules_in(module: Mapping[str, object]) -> tuple[Rule, ...]:

@@ -18,13 +18,8 @@ def _number(context: ServerContext, *flags: str) -> int | None:
     return next((value for value in values if is_whole(value)), None)
 
 
-@rule(
-    "sglang-running-below-concurrency",
-    "max-running-requests at least the concurrency (SGLang)",
-    "warning",
-    "seen on a GPU",
-)
-def running_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
+@rule("max-running-requests at least the concurrency (SGLang)", "warning", "seen on a GPU")
+def sglang_running_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
     """``max-running-requests`` is of the whole server."""
     given = _number(context, "max-running-requests")
     drafting = context.spec.speculative is not None
@@ -43,12 +38,9 @@ def running_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "sglang-capture-below-concurrency",
-    "CUDA graphs for the concurrency of a data-parallel rank (SGLang)",
-    "warning",
-    "read in source",
+    "CUDA graphs for the concurrency of a data-parallel rank (SGLang)", "warning", "read in source"
 )
-def capture_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
+def sglang_capture_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
     """CUDA graphs are captured by sequences, whatever a draft adds to each."""
     limit = _number(context, "cuda-graph-max-bs-decode", "cuda-graph-max-bs")
     if limit is None or context.spec.serve.get("disable-cuda-graph") is True or context.on_cpu:
@@ -64,13 +56,8 @@ def capture_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "sglang-chain-tokens",
-    "draft-tokens is steps + 1 for a chain (SGLang)",
-    "error",
-    "read in source",
-)
-def chain_tokens(context: ServerContext) -> Iterator[Symptom]:
+@rule("draft-tokens is steps + 1 for a chain (SGLang)", "error", "read in source")
+def sglang_chain_tokens(context: ServerContext) -> Iterator[Symptom]:
     draft = context.spec.speculative
     if draft is None or draft.method == "ngram" or topk(draft) != 1:
         return
@@ -83,13 +70,12 @@ def chain_tokens(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "sglang-tapped-layers",
     "an EAGLE3 draft names its layers where SGLang looks",
     "error",
     "seen on a GPU",
     "The size of tensor a must match the size of tensor b",
 )
-def tapped_layers(context: ServerContext) -> Iterator[Symptom]:
+def sglang_tapped_layers(context: ServerContext) -> Iterator[Symptom]:
     """Seen on an H100: with vLLM's place of the key alone the start dies of a shape."""
     draft = context.spec.speculative
     shape = context.draft
@@ -105,8 +91,8 @@ def tapped_layers(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("sglang-renamed-flag", "flags that SGLang still calls so", "note", "seen on a GPU")
-def renamed_flags(context: ServerContext) -> Iterator[Symptom]:
+@rule("flags that SGLang still calls so", "note", "seen on a GPU")
+def sglang_renamed_flag(context: ServerContext) -> Iterator[Symptom]:
     for flag, successor in RENAMED.items():
         if flag in context.spec.serve:
             yield Symptom(

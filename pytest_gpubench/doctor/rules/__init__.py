@@ -23,7 +23,6 @@ from pytest_gpubench.doctor.rules import (
     prompting,
     quantization,
 )
-from pytest_gpubench.doctor.rules.prompting import UNKNOWN_MODEL
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.specs import ServerSpec
@@ -39,23 +38,14 @@ RULES: tuple[Rule, ...] = (
     *prompting.RULES,
 )
 """The rules for vLLM's servers."""
-_SHARED = frozenset(
-    {
-        "heads-by-tp",
-        "kv-heads-by-tp",
-        "experts-below-tp",
-        "ep-without-experts",
-        "gpus-above-node",
-        "stages-above-layers",
-        "chat-template",
-        "facts-contradict",
-        "unknown-model",
-    }
-)
 SHARED_RULES: tuple[Rule, ...] = tuple(
     replace(rule, engine_says="")
-    for rule in (*parallelism.RULES, *prompting.RULES)
-    if rule.id in _SHARED
+    for rule in (
+        *(parallelism.heads_by_tp, parallelism.kv_heads_by_tp, parallelism.experts_below_tp),
+        *(parallelism.ep_without_experts, parallelism.gpus_above_node),
+        *(parallelism.stages_above_layers, prompting.chat_template),
+        *(prompting.facts_contradict, prompting.unknown_model),
+    )
 )
 """Rules that hold for every engine, in the words of none: what another one says is not known."""
 
@@ -96,7 +86,7 @@ def _sourced(found: list[Finding], without: list[Finding]) -> list[Finding]:
     """The findings, with a word on those that would not be there without the recipe's facts."""
     return [
         one
-        if one in without or one.rule == UNKNOWN_MODEL
+        if one in without or one.rule == prompting.unknown_model.id
         else replace(one, message=f"{one.message} (From the recipe's facts.)")
         for one in found
     ]

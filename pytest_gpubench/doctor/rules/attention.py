@@ -119,7 +119,6 @@ def _kernels(context: ServerContext) -> list[_Kernel]:
 
 
 @rule(
-    "common-block-size",
     "one block size for every attention backend of the server",
     "error",
     "seen on a GPU",
@@ -167,13 +166,12 @@ def _block_remedy(context: ServerContext, kernels: list[_Kernel]) -> str:
 
 
 @rule(
-    "mha-draft-page-size",
     "no FlashInfer pages above 64 tokens for a draft without grouped heads (Blackwell)",
     "error",
     "read in source",
     "AssertionError: Unexpected FlashInfer page size {size} without trtllm-gen GQA",
 )
-def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
+def mha_draft_page_size(context: ServerContext) -> Iterator[Symptom]:
     draft, target = context.draft, context.target
     if (
         draft is None
@@ -200,7 +198,6 @@ def flashinfer_page_of_mha_draft(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "latent-attention",
     "a backend that has the model's, and the draft's, kind of attention",
     "error",
     "read in source",
@@ -236,7 +233,6 @@ def latent_attention(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "head-size",
     "head sizes that the chosen backend has",
     "error",
     "read in source",
@@ -275,12 +271,7 @@ def _target_backend(context: ServerContext) -> str | None:
     return "CPU_ATTN" if context.on_cpu else context.settings.attention_backend
 
 
-@rule(
-    "backend-of-other-platform",
-    "attention backends of this platform",
-    "error",
-    "read in source",
-)
+@rule("attention backends of this platform", "error", "read in source")
 def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
     platform = context.hardware.platform
     for name in dict.fromkeys((context.settings.attention_backend, context.asked_draft_backend)):
@@ -309,7 +300,6 @@ def backend_of_other_platform(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "fp8-cache-of-flash-attention",
     "KV cache types that FLASH_ATTN reads",
     "error",
     "read in source",
@@ -331,13 +321,12 @@ def fp8_cache_of_flash_attention(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "minimax-m3-top-k-layout",
     "a vLLM that reads MiniMax-M3's top-k buffer as it is written",
     "error",
     "seen on a GPU",
     "Triton Error [CUDA]: an illegal memory access was encountered",
 )
-def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
+def minimax_m3_top_k_layout(context: ServerContext) -> Iterator[Symptom]:
     """vLLM issue 48603: the model's top-k buffer became token-major for Blackwell's kernels while
     the Triton ones, which every other GPU takes, went on to read it head-major. Seen in 0.25.1
     (there) and 0.26.0 (here, on an H100); 0.32 transposes it."""
@@ -363,14 +352,13 @@ def top_k_layout(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "nvfp4-cache-needs-blackwell",
     "an NVFP4 KV cache for MiniMax-M3 on Blackwell only",
     "error",
     "read in source",
     "MiniMax M3 sparse attention supports an NVFP4 KV cache only with the SM100 MSA backend "
     "(kv_cache_dtype={kind}, topk_blocks={topk})",
 )
-def nvfp4_cache(context: ServerContext) -> Iterator[Symptom]:
+def nvfp4_cache_needs_blackwell(context: ServerContext) -> Iterator[Symptom]:
     kind, target = context.settings.kv_cache_dtype, context.target
     if target is None or not target.is_minimax_m3 or not kind.startswith("nvfp4"):
         return
@@ -384,7 +372,7 @@ def nvfp4_cache(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("minimax-m3-on-cpu", "no MiniMax-M3 on the CPU", "error", "read in source")
+@rule("no MiniMax-M3 on the CPU", "error", "read in source")
 def minimax_m3_on_cpu(context: ServerContext) -> Iterator[Symptom]:
     if context.target and context.target.is_minimax_m3 and context.on_cpu:
         yield Symptom(
@@ -394,7 +382,6 @@ def minimax_m3_on_cpu(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "minimax-m3-text-config",
     "MiniMax-M3's whole config.json",
     "error",
     "seen on the CPU engine",
@@ -410,12 +397,7 @@ def minimax_m3_text_config(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "minimax-m3-shape",
-    "sizes that MiniMax-M3's kernels are written for",
-    "error",
-    "read in source",
-)
+@rule("sizes that MiniMax-M3's kernels are written for", "error", "read in source")
 def minimax_m3_shape(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
     if target is None or target.sparse is None or not target.is_minimax_m3:

@@ -20,7 +20,6 @@ def _ids(cases: list[Case]) -> tuple[str, ...]:
 
 
 @rule(
-    "state-blocks",
     "a number of sequences for which a hybrid model has state blocks",
     "warning",
     "read in source",
@@ -42,7 +41,6 @@ def state_blocks(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "context-of-model",
     "max-model-len within the model's own context",
     "error",
     "seen on the CPU engine",
@@ -68,7 +66,6 @@ def context_of_model(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "context-of-requests",
     "input, template and output fit into max-model-len (vLLM cuts the output silently)",
     "error",
     "read in source",
@@ -92,7 +89,6 @@ def context_of_requests(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "batch-below-sequences",
     "max-num-batched-tokens at least max-num-seqs",
     "error",
     "seen on the CPU engine",
@@ -110,7 +106,6 @@ def batch_below_sequences(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "batch-below-context",
     "without chunked prefill, max-num-batched-tokens at least max-model-len",
     "error",
     "seen on the CPU engine",
@@ -133,7 +128,7 @@ def batch_below_context(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("batch-below-decode", "one batch holds every request's step", "warning", "read in source")
+@rule("one batch holds every request's step", "warning", "read in source")
 def batch_below_decode(context: ServerContext) -> Iterator[Symptom]:
     width, limit = 1 + context.spec_tokens, context.settings.max_num_batched_tokens
     cut = [case for case in context.cases if context.conc_per_rank(case) * width > limit]
@@ -173,12 +168,7 @@ def _graphs(context: ServerContext) -> bool:
     return not context.settings.eager and (mode is None or str(mode).upper() not in ("NONE", "0"))
 
 
-@rule(
-    "concurrency-above-sequences",
-    "max-num-seqs at least the concurrency of a data-parallel rank",
-    "warning",
-    "read in source",
-)
+@rule("max-num-seqs at least the concurrency of a data-parallel rank", "warning", "read in source")
 def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
     limit = context.settings.max_num_seqs
     queued = [case for case in context.cases if context.conc_per_rank(case) > limit]
@@ -195,7 +185,6 @@ def concurrency_above_sequences(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "capture-below-batch",
     "CUDA graphs for concurrency x (1 + draft tokens), per data-parallel rank",
     "warning",
     "read in source",
@@ -221,7 +210,6 @@ def capture_below_batch(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "capture-contradiction",
     "one capture limit",
     "error",
     "read in source",
@@ -241,7 +229,6 @@ def capture_contradiction(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "capture-truncated",
     "a capture limit that vLLM keeps",
     "note",
     "read in source",

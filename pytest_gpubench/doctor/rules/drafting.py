@@ -9,7 +9,7 @@ from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_i
 _EAGLE = ("eagle", "eagle3")
 
 
-@rule("draft-tokens", "draft tokens per step", "error", "seen on the CPU engine")
+@rule("draft tokens per step", "error", "seen on the CPU engine")
 def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
     if context.spec.speculative is None:
         return
@@ -29,13 +29,8 @@ def draft_tokens(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "draft-tensor-parallel",
-    "the draft's tensor parallel size",
-    "error",
-    "seen on the CPU engine",
-)
-def draft_tp(context: ServerContext) -> Iterator[Symptom]:
+@rule("the draft's tensor parallel size", "error", "seen on the CPU engine")
+def draft_tensor_parallel(context: ServerContext) -> Iterator[Symptom]:
     if context.draft_option("tensor_parallel_size") is not None:
         yield Symptom(
             "speculative has a key tensor_parallel_size.",
@@ -53,13 +48,8 @@ def draft_tp(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "draft-heads-by-tp",
-    "the draft's heads divide by its tensor parallel size",
-    "error",
-    "seen on the CPU engine",
-)
-def draft_heads(context: ServerContext) -> Iterator[Symptom]:
+@rule("the draft's heads divide by its tensor parallel size", "error", "seen on the CPU engine")
+def draft_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
     draft, tp = context.draft, context.draft_tp
     if draft and draft.heads and draft.heads % tp:
         yield Symptom(
@@ -80,13 +70,12 @@ def draft_heads(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "draft-hidden-size",
     "a draft made for this model's hidden size",
     "error",
     "read in source",
     "a shape mismatch while the draft's weights load",
 )
-def draft_hidden(context: ServerContext) -> Iterator[Symptom]:
+def draft_hidden_size(context: ServerContext) -> Iterator[Symptom]:
     draft, target = context.draft, context.target
     speculative = context.spec.speculative
     if (
@@ -110,7 +99,6 @@ def draft_hidden(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "draft-vocabulary",
     "draft and model share a vocabulary",
     "error",
     "seen on the CPU engine",
@@ -131,12 +119,7 @@ def draft_vocabulary(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "draft-aux-layers",
-    "layers that an EAGLE3 draft reads exist and differ",
-    "error",
-    "read in source",
-)
+@rule("layers that an EAGLE3 draft reads exist and differ", "error", "read in source")
 def draft_aux_layers(context: ServerContext) -> Iterator[Symptom]:
     draft, target = context.draft, context.target
     if draft is None or target is None or not draft.aux_layers or not target.layers:
@@ -150,10 +133,8 @@ def draft_aux_layers(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "draft-context", "the draft's context is as long as the requests", "warning", "read in source"
-)
-def draft_length(context: ServerContext) -> Iterator[Symptom]:
+@rule("the draft's context is as long as the requests", "warning", "read in source")
+def draft_context(context: ServerContext) -> Iterator[Symptom]:
     draft, needs = context.draft, context.settings.max_model_len
     longest = max((case.workload.isl + case.workload.osl for case in context.cases), default=0)
     if draft and draft.max_length and needs and draft.max_length < min(needs, longest or needs):
@@ -164,12 +145,7 @@ def draft_length(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "synthetic-acceptance",
-    "synthetic acceptance is whole and in range",
-    "error",
-    "seen on the CPU engine",
-)
+@rule("synthetic acceptance is whole and in range", "error", "seen on the CPU engine")
 def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
     method = context.draft_option("rejection_sample_method")
     length = context.draft_option("synthetic_acceptance_length")
@@ -207,14 +183,13 @@ def synthetic_acceptance(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "draft-metrics-without-draft",
     "draft metrics need a draft",
     "error",
     "seen on the CPU engine",
     "--per-request-spec-decode-metrics requires speculative decoding to be enabled "
     "(via --speculative-config).",
 )
-def metrics_without_draft(context: ServerContext) -> Iterator[Symptom]:
+def draft_metrics_without_draft(context: ServerContext) -> Iterator[Symptom]:
     asked = context.settings.word("per-request-spec-decode-metrics")
     if asked not in (None, "none") and context.spec.speculative is None:
         yield Symptom(
@@ -223,7 +198,6 @@ def metrics_without_draft(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "sampling-with-draft",
     "no min_p or logit_bias with speculative decoding",
     "error",
     "read in source",

@@ -12,7 +12,6 @@ _THIN = 0.05
 
 
 @rule(
-    "utilization-range",
     "gpu-memory-utilization is a fraction",
     "error",
     "seen on the CPU engine",
@@ -30,7 +29,6 @@ def utilization_range(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "free-memory",
     "the GPUs are free enough",
     "error",
     "read in source",
@@ -54,8 +52,8 @@ def free_memory(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("weights-above-memory", "the weights leave room", "error", "read in source")
-def weights(context: ServerContext) -> Iterator[Symptom]:
+@rule("the weights leave room", "error", "read in source")
+def weights_above_memory(context: ServerContext) -> Iterator[Symptom]:
     memory, least = context.memory, context.least_weights_gib
     if context.on_cpu or (memory is None and least is None):
         return
@@ -84,13 +82,12 @@ def weights(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "cache-above-memory",
     "kv-cache-memory-bytes that the GPU has",
     "error",
     "read in source",
     "torch.OutOfMemoryError: CUDA out of memory.",
 )
-def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
+def cache_above_memory(context: ServerContext) -> Iterator[Symptom]:
     memory = context.memory
     if memory is None or context.on_cpu or not context.settings.flags.get("kv-cache-memory-bytes"):
         return
@@ -103,14 +100,13 @@ def fixed_cache(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "cache-below-one-request",
     "the KV cache holds one request of max-model-len",
     "error",
     "read in source",
     "To serve at least one request with the model's max seq len ({length}), ({needed} GiB KV "
     "cache is needed, which is larger than the available KV cache memory ({left} GiB).",
 )
-def one_request(context: ServerContext) -> Iterator[Symptom]:
+def cache_below_one_request(context: ServerContext) -> Iterator[Symptom]:
     memory, length = context.memory, context.settings.max_model_len
     if memory is None or length is None or memory.kv_gib_at_most <= 0 or not memory.exact_kv:
         return
@@ -125,7 +121,6 @@ def one_request(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "thin-memory",
     "more than 5% of the memory is left for the KV cache",
     "warning",
     "read in source",
@@ -144,13 +139,8 @@ def thin_memory(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "cache-below-concurrency",
-    "the KV cache holds the requests in flight",
-    "warning",
-    "read in source",
-)
-def requests_in_cache(context: ServerContext) -> Iterator[Symptom]:
+@rule("the KV cache holds the requests in flight", "warning", "read in source")
+def cache_below_concurrency(context: ServerContext) -> Iterator[Symptom]:
     memory = context.memory
     if memory is None or memory.kv_gib <= 0 or not memory.exact_kv:
         return
@@ -171,7 +161,7 @@ def requests_in_cache(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("cpu-memory", "weights and cache fit into main memory", "error", "read in source")
+@rule("weights and cache fit into main memory", "error", "read in source")
 def cpu_memory(context: ServerContext) -> Iterator[Symptom]:
     memory, available = context.memory, context.node.memory_gib
     if memory is None or not context.on_cpu or available is None:
@@ -186,7 +176,7 @@ def cpu_memory(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("cpu-cache-not-set", "the CPU engine's cache has a size", "warning", "read in source")
+@rule("the CPU engine's cache has a size", "warning", "read in source")
 def cpu_cache_not_set(context: ServerContext) -> Iterator[Symptom]:
     flags = context.settings.flags
     sized = (

@@ -29,13 +29,12 @@ _PLUGINS = ("bitsandbytes", "gguf")
 
 
 @rule(
-    "unknown-attention-backend",
     "attention backends that vLLM knows",
     "error",
     "seen on the CPU engine",
     "Unknown attention backend: '{name}'. Valid options are: FLASH_ATTN, ...",
 )
-def attention_backend(context: ServerContext) -> Iterator[Symptom]:
+def unknown_attention_backend(context: ServerContext) -> Iterator[Symptom]:
     known = _choices(context, "attention-backend")
     draft = context.asked_draft_backend
     for place, name in (
@@ -52,13 +51,12 @@ def attention_backend(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "unknown-flag-value",
     "values of flags, such as MoE and linear backends, that vLLM knows",
     "error",
     "seen on the CPU engine",
     "error: argument --{flag}: invalid choice: '{name}'",
 )
-def flag_choice(context: ServerContext) -> Iterator[Symptom]:
+def unknown_flag_value(context: ServerContext) -> Iterator[Symptom]:
     for flag in context.settings.flags:
         name, known = context.settings.word(flag), _choices(context, flag)
         if name is None or not known or flag in ("attention-backend", "quantization"):
@@ -73,13 +71,12 @@ def flag_choice(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "unknown-quantization",
     "quantization methods that vLLM knows",
     "error",
     "seen on the CPU engine",
     "Unknown quantization method: {name}. Must be one of [...].",
 )
-def quantization_method(context: ServerContext) -> Iterator[Symptom]:
+def unknown_quantization(context: ServerContext) -> Iterator[Symptom]:
     known = _choices(context, "quantization")
     asked = context.settings.quantization
     name = asked or context.checkpoint_quantization
@@ -121,13 +118,8 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-@rule(
-    "flag-given-twice",
-    "a JSON flag whole or in dotted parts, not both",
-    "warning",
-    "seen on the CPU engine",
-)
-def doubled_flag(context: ServerContext) -> Iterator[Symptom]:
+@rule("a JSON flag whole or in dotted parts, not both", "warning", "seen on the CPU engine")
+def flag_given_twice(context: ServerContext) -> Iterator[Symptom]:
     for flag in context.settings.doubled:
         yield Symptom(
             f"--{flag} is given as one JSON value and again in dotted parts: vLLM takes "
@@ -137,7 +129,6 @@ def doubled_flag(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "exclusive-flags",
     "one spelling of a setting",
     "error",
     "seen on the CPU engine",
@@ -227,7 +218,6 @@ REMOVED_VARIABLES: dict[str, str] = {
 
 
 @rule(
-    "removed-flag",
     "flags that vLLM still has",
     "warning",
     "seen on the CPU engine",
@@ -239,7 +229,6 @@ def removed_flag(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "unknown-flag",
     "flags that the vLLM at hand has",
     "error",
     "seen on the CPU engine",
@@ -252,7 +241,6 @@ def unknown_flag(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "removed-variable",
     "environment variables that vLLM still reads",
     "warning",
     "seen on the CPU engine",
@@ -264,7 +252,6 @@ def removed_variable(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "unknown-variable",
     "environment variables that the vLLM at hand reads",
     "warning",
     "seen on the CPU engine",

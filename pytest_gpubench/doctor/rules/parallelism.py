@@ -14,7 +14,6 @@ _LOOKS_FOR_MULTICAST = Version("0.32")
 
 
 @rule(
-    "heads-by-tp",
     "attention heads divide by tensor parallel size",
     "error",
     "seen on the CPU engine",
@@ -31,7 +30,6 @@ def heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "kv-heads-by-tp",
     "KV heads and tensor parallel size divide one another",
     "error",
     "read in source",
@@ -53,7 +51,6 @@ def kv_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "vision-heads-by-tp",
     "vision heads divide by tensor parallel size, also with --language-model-only",
     "error",
     "seen on a GPU",
@@ -78,7 +75,6 @@ def vision_heads_by_tp(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "experts-below-tp",
     "no more tensor-parallel ranks than experts",
     "error",
     "read in source",
@@ -95,7 +91,6 @@ def experts_below_tp(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "intermediate-by-tp",
     "intermediate sizes divide by tensor parallel size",
     "error",
     "read in source",
@@ -121,7 +116,6 @@ def intermediate_by_tp(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "ep-without-experts",
     "expert parallelism only with experts",
     "error",
     "seen on the CPU engine",
@@ -141,7 +135,7 @@ def ep_without_experts(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("ep-above-experts", "every expert-parallel rank has an expert", "warning", "read in source")
+@rule("every expert-parallel rank has an expert", "warning", "read in source")
 def ep_above_experts(context: ServerContext) -> Iterator[Symptom]:
     target, topology = context.target, context.spec.topology
     ranks = topology.expert_ranks
@@ -153,7 +147,6 @@ def ep_above_experts(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "gpus-above-node",
     "the server fits on one node",
     "error",
     "read in source",
@@ -178,7 +171,7 @@ def gpus_above_node(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("stages-above-layers", "no more pipeline stages than layers", "error", "read in source")
+@rule("no more pipeline stages than layers", "error", "read in source")
 def stages_above_layers(context: ServerContext) -> Iterator[Symptom]:
     target, pp = context.target, context.spec.topology.pp
     if target and target.layers and pp > target.layers:
@@ -188,7 +181,6 @@ def stages_above_layers(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "eplb-needs-ep",
     "expert load balancing needs a GPU, expert parallelism and several ranks",
     "error",
     "seen on the CPU engine",
@@ -222,7 +214,6 @@ def eplb_needs_ep(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "eplb-even-split",
     "expert load balancing needs an even split",
     "error",
     "read in source",
@@ -244,7 +235,6 @@ def eplb_even_split(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "redundant-without-eplb",
     "redundant experts need expert load balancing",
     "error",
     "seen on the CPU engine",
@@ -261,12 +251,7 @@ def redundant_without_eplb(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "dcp-splits-tp",
-    "decode context parallelism divides its group",
-    "error",
-    "seen on the CPU engine",
-)
+@rule("decode context parallelism divides its group", "error", "seen on the CPU engine")
 def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
     tp, dcp, pcp = context.tp, context.spec.topology.dcp, context.spec.topology.pcp
     if pcp == 1 and tp % dcp:
@@ -286,10 +271,7 @@ def dcp_splits_tp(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "dcp-needs-spare-heads",
-    "decode context parallelism needs ranks that share a KV head",
-    "error",
-    "seen on the CPU engine",
+    "decode context parallelism needs ranks that share a KV head", "error", "seen on the CPU engine"
 )
 def dcp_needs_spare_heads(context: ServerContext) -> Iterator[Symptom]:
     target, tp, dcp = context.target, context.tp, context.spec.topology.dcp
@@ -334,7 +316,6 @@ def _is_minimax(context: ServerContext) -> bool:
 
 
 @rule(
-    "all-reduce-multicast",
     "NVLink multicast for the all-reduce that vLLM fuses with the norm",
     "warning",
     "seen on a GPU",
@@ -367,12 +348,7 @@ def all_reduce_multicast(context: ServerContext) -> Iterator[Symptom]:
     )
 
 
-@rule(
-    "all-reduce-compiles",
-    "time to compile the fused all-reduce at the first start",
-    "note",
-    "seen on a GPU",
-)
+@rule("time to compile the fused all-reduce at the first start", "note", "seen on a GPU")
 def all_reduce_compiles(context: ServerContext) -> Iterator[Symptom]:
     """Seen with 0.26.0 on two H100s: ranks say nothing after "Using flashinfer allreduce backend:
     trtllm" while nvcc compiles; one file alone was not done after 170 s of a core that had nothing

@@ -9,7 +9,6 @@ from pytest_gpubench.model.workload import AGENTIC, SESSIONS
 
 
 @rule(
-    "chat-template",
     "a chat template for chat requests",
     "error",
     "read in source",
@@ -30,7 +29,7 @@ def chat_template(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("prefix-caching", "prefix caching is off while prefill is measured", "note", "read in source")
+@rule("prefix caching is off while prefill is measured", "note", "read in source")
 def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
     if context.cases and all(
         case.workload.dataset in (AGENTIC, SESSIONS) for case in context.cases
@@ -44,27 +43,13 @@ def prefix_caching(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-UNKNOWN_MODEL = "unknown-model"
-
-
-@rule(
-    "facts-contradict",
-    "the recipe's facts agree with the model's files",
-    "warning",
-    "read in source",
-)
-def facts_of_files(context: ServerContext) -> Iterator[Symptom]:
+@rule("the recipe's facts agree with the model's files", "warning", "read in source")
+def facts_contradict(context: ServerContext) -> Iterator[Symptom]:
     for sentence in context.contradictions:
         yield Symptom(sentence, "Mend or remove it: what the files say counts.")
 
 
-@rule(
-    UNKNOWN_MODEL,
-    "the models' config.json are known",
-    "note",
-    "read in source",
-    outcome_unknown=True,
-)
+@rule("the models' config.json are known", "note", "read in source", outcome_unknown=True)
 def unknown_model(context: ServerContext) -> Iterator[Symptom]:
     unknown = []
     if context.target is None:

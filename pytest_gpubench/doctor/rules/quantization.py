@@ -62,12 +62,11 @@ def _dtype(context: ServerContext) -> str:
 
 
 @rule(
-    "quantization-groups",
     "tensor parallelism that keeps the groups of AWQ weights and the blocks of FP8 weights whole",
     "error",
     "read in source",
 )
-def weight_groups(context: ServerContext) -> Iterator[Symptom]:
+def quantization_groups(context: ServerContext) -> Iterator[Symptom]:
     """Row-parallel layers are cut across the groups, or blocks, that share a scale."""
     target, tp = context.target, context.tp
     if target is None or target.puzzling or tp < 2:
@@ -107,14 +106,13 @@ def weight_groups(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "quantization-capability",
     "quantized weights that this GPU can compute with",
     "error",
     "read in source",
     "The quantization method {method} is not supported for the current GPU. "
     "Minimum capability: {needs}. Current capability: {has}.",
 )
-def capability(context: ServerContext) -> Iterator[Symptom]:
+def quantization_capability(context: ServerContext) -> Iterator[Symptom]:
     method, has = _method(context), context.hardware.compute_capability
     needs = _MIN_CAPABILITY.get(method, 0)
     if context.hardware.platform == "cuda" and has and has < needs:
@@ -127,14 +125,13 @@ def capability(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "quantization-dtype",
     "activation types of the quantization method",
     "error",
     "seen on the CPU engine",
     "torch.{dtype} is not supported for quantization method {method}. Supported "
     "dtypes: [torch.bfloat16]",
 )
-def activation_dtype(context: ServerContext) -> Iterator[Symptom]:
+def quantization_dtype(context: ServerContext) -> Iterator[Symptom]:
     method, dtype = _method(context), _dtype(context)
     if method == "mxfp8" and context.target is not None and not context.target.quantization:
         return  # quantized while loading: another path, which takes float16 as well
@@ -149,14 +146,13 @@ def activation_dtype(context: ServerContext) -> Iterator[Symptom]:
 
 
 @rule(
-    "quantization-contradiction",
     "--quantization agrees with the model",
     "error",
     "seen on the CPU engine",
     "Quantization method specified in the model config ({has}) does not match the quantization "
     "method specified in the `quantization` argument ({asked}).",
 )
-def contradicting_method(context: ServerContext) -> Iterator[Symptom]:
+def quantization_contradiction(context: ServerContext) -> Iterator[Symptom]:
     asked, has = context.settings.quantization, context.checkpoint_quantization
     families = (
         {"awq", "awq_marlin", "auto_awq", "moe_wna16"},
@@ -179,13 +175,8 @@ def contradicting_method(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule(
-    "mxfp8-blocks",
-    "MXFP8 experts cut into whole blocks of 32",
-    "error",
-    "read in source",
-)
-def mx_blocks(context: ServerContext) -> Iterator[Symptom]:
+@rule("MXFP8 experts cut into whole blocks of 32", "error", "read in source")
+def mxfp8_blocks(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
     if target is None or not target.is_moe or _method(context) not in _MX8:
         return
@@ -220,13 +211,8 @@ def _fitting(width: int, group: int, tp: int) -> str:
     return f"tp {fits}" if width % (fits * group) == 0 else "another checkpoint"
 
 
-@rule(
-    "marlin-hidden-size",
-    "Marlin's hidden size is a multiple of 128",
-    "error",
-    "read in source",
-)
-def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
+@rule("Marlin's hidden size is a multiple of 128", "error", "read in source")
+def marlin_hidden_size(context: ServerContext) -> Iterator[Symptom]:
     target = context.target
     asked = context.settings.word("moe-backend")
     if target is None or not target.is_moe or _method(context) not in _MX8:
@@ -249,8 +235,8 @@ def marlin_hidden(context: ServerContext) -> Iterator[Symptom]:
         )
 
 
-@rule("dummy-mxfp8", "dummy MXFP8 weights have no scales", "note", "seen on a GPU")
-def dummy_scales(context: ServerContext) -> Iterator[Symptom]:
+@rule("dummy MXFP8 weights have no scales", "note", "seen on a GPU")
+def dummy_mxfp8(context: ServerContext) -> Iterator[Symptom]:
     if (
         context.settings.load_format == "dummy"
         and context.target
