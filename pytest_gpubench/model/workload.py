@@ -214,21 +214,15 @@ def _numbers(it: Workload) -> Iterator[Contradiction]:
     }
     if it.conc < 1:
         yield "conc", f"the concurrency must be at least 1, not {it.conc}"
-    yield from (
-        (key, f"{key} must be above 0, not {value:g}")
-        for key, value in positive.items()
-        if value <= 0
-    )
-    yield from (
-        (key, f"{key} must be at least 1, not {value}")
-        for key, value in counts.items()
-        if value < 1
-    )
-    yield from (
-        (key, f"{key} must be at least 0, not {value:g}")
-        for key, value in natural.items()
-        if value < 0
-    )
+    for key, value in positive.items():
+        if value <= 0:
+            yield key, f"{key} must be above 0, not {value:g}"
+    for key, count in counts.items():
+        if count < 1:
+            yield key, f"{key} must be at least 1, not {count}"
+    for key, value in natural.items():
+        if value < 0:
+            yield key, f"{key} must be at least 0, not {value:g}"
     if it.workers > it.conc:
         yield (
             "workers",
@@ -362,11 +356,9 @@ def _sessions(it: Workload) -> Iterator[Contradiction]:
             "idle-cap": it.idle_cap is not None,
             "block-tokens": it.block_tokens != BLOCK_TOKENS,
         }
-        yield from (
-            (key, "is for traces of sessions; add `dataset: sessions`, or remove it")
-            for key, written in only.items()
-            if written
-        )
+        for key, written in only.items():
+            if written:
+                yield key, "is for traces of sessions; add `dataset: sessions`, or remove it"
         return
     wanted: dict[str, tuple[object, object, str]] = {
         "arrival": (it.arrival, "closed", "the next session begins when one is over"),
