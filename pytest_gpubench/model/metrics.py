@@ -57,123 +57,59 @@ def _latency(name: str, words: str, tolerance: float = 0.05, guard: float = 0.0)
 
 
 _TABLE: tuple[Metric, ...] = (
-    Metric(
-        "output_tput",
-        "tok/s",
-        "higher",
-        "output tokens of the measured requests / (last token - first start)",
-    ),
+    Metric("output_tput", "tok/s", "higher",
+        "output tokens of the measured requests / (last token - first start)"),
     Metric("output_tput_per_gpu", "tok/s/GPU", "higher", "output_tput / (tp * pp * pcp)"),
-    Metric(
-        "input_tput_per_gpu",
-        "tok/s/GPU",
-        "higher",
-        "prompt tokens / (last token - first start) / (tp * pp * pcp)",
-    ),
-    Metric(
-        "total_tput_per_gpu",
-        "tok/s/GPU",
-        "higher",
-        "prompt and output tokens / (last token - first start) / (tp * pp * pcp)",
-    ),
+    Metric("input_tput_per_gpu", "tok/s/GPU", "higher",
+        "prompt tokens / (last token - first start) / (tp * pp * pcp)"),
+    Metric("total_tput_per_gpu", "tok/s/GPU", "higher",
+        "prompt and output tokens / (last token - first start) / (tp * pp * pcp)"),
     Metric("request_tput", "req/s", "higher", "measured requests / (last token - first start)"),
-    *_latency(
-        "ttft",
-        "time to first token: due time to the first chunk that carries a token",
-        tolerance=0.15,
-        guard=0.010,
-    ),
+    *_latency("ttft", "time to first token: due time to the first chunk that carries a token",
+        tolerance=0.15, guard=0.010),
     *_latency("tpot", "time per output token: (E2E - TTFT) / (output tokens - 1)"),
     *_latency("e2e", "end to end: due time to the last token"),
-    *_latency(
-        "icl", "inter-chunk latency: gap between chunks of one stream", tolerance=0.10, guard=0.001
-    ),
-    *_latency(
-        "itl",
-        "inter-token latency: each gap shared equally among the tokens of its chunk, "
-        "where their number is known",
-    ),
-    *_latency(
-        "engine_ttft",
+    *_latency("icl", "inter-chunk latency: gap between chunks of one stream",
+        tolerance=0.10, guard=0.001),
+    *_latency("itl", "inter-token latency: each gap shared equally among the tokens of its chunk, "
+        "where their number is known"),
+    *_latency("engine_ttft",
         "the engine's own time from scheduling to the first token, where it tells",
-        tolerance=0.15,
-        guard=0.010,
-    ),
-    *_latency(
-        "queue",
-        "the engine's own time from arrival to scheduling, where it tells",
-        tolerance=0.15,
-        guard=0.010,
-    ),
+        tolerance=0.15, guard=0.010),
+    *_latency("queue", "the engine's own time from arrival to scheduling, where it tells",
+        tolerance=0.15, guard=0.010),
     Metric("interactivity", "tok/s/user", "higher", "1 / tpot_p50"),
-    Metric(
-        "peak_output_tput",
-        "tok/s",
-        "higher",
-        "highest rate in one of the run's equal parts of about 1 s",
-    ),
-    Metric(
-        "goodput",
-        "req/s",
-        "higher",
+    Metric("peak_output_tput", "tok/s", "higher",
+        "highest rate in one of the run's equal parts of about 1 s"),
+    Metric("goodput", "req/s", "higher",
         "measured requests within every SLO of the recipe / (last token - first start)",
-        may_be_zero=True,
-    ),
-    Metric(
-        "steady_output_tput",
-        "tok/s",
-        "higher",
-        "output tokens per second inside the steady-state window",
-    ),
-    Metric(
-        "acceptance_length",
-        "tok",
-        "higher",
+        may_be_zero=True),
+    Metric("steady_output_tput", "tok/s", "higher",
+        "output tokens per second inside the steady-state window"),
+    Metric("acceptance_length", "tok", "higher",
         "1 + accepted draft tokens / drafts, from /metrics, idle to idle",
-        tolerance=0.03,
-    ),
-    Metric(
-        "prefix_hit_rate",
-        "share",
-        "higher",
+        tolerance=0.03),
+    Metric("prefix_hit_rate", "share", "higher",
         "prompt tokens found in the prefix cache / prompt tokens looked up there, from /metrics, "
         "idle to idle",
-        may_be_zero=True,
-    ),
-    Metric(
-        "session_duration_mean",
-        "s",
-        "lower",
+        may_be_zero=True),
+    Metric("session_duration_mean", "s", "lower",
         "first turn due to the last token of the session and its sub-sessions, pauses included; "
-        "mean of the sessions that ended",
-    ),
+        "mean of the sessions that ended"),
     Metric("session_duration_p50", "s", "lower", "likewise; median of the sessions that ended"),
-    Metric(
-        "session_output_tput",
-        "tok/s",
-        "higher",
-        "output tokens of a session / its duration; median of the sessions that ended",
-    ),
-    Metric(
-        "session_goodput",
-        "share",
-        "higher",
+    Metric("session_output_tput", "tok/s", "higher",
+        "output tokens of a session / its duration; median of the sessions that ended"),
+    Metric("session_goodput", "share", "higher",
         "sessions of which every request is within every SLO of the recipe / sessions that ended",
-        may_be_zero=True,
-    ),
-    Metric(
-        "energy_per_output_token",
-        "J/tok",
-        "lower",
-        "energy of the server's GPUs / output tokens, over the measured window",
-    ),
-    Metric(
-        ACCURACY, "share", "higher", "questions answered right / questions asked", tolerance=0.01
-    ),
+        may_be_zero=True),
+    Metric("energy_per_output_token", "J/tok", "lower",
+        "energy of the server's GPUs / output tokens, over the measured window"),
+    Metric(ACCURACY, "share", "higher", "questions answered right / questions asked",
+        tolerance=0.01),
     Metric("gpu_power", "W", "neutral", "energy of the server's GPUs / duration"),
     Metric("duration", "s", "neutral", "last token - first start"),
     Metric("engine_init", "s", "lower", "process start to ready", tolerance=0.30, guard=20.0),
-)
+)  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 
 

@@ -37,83 +37,49 @@ def parse_line(raw: str) -> LogLine:
 
 
 CAUSES: tuple[Cause, ...] = (
-    cause(
-        "port-in-use",
-        "infrastructure",
-        r"couldn't bind HTTP server socket",
+    cause("port-in-use", "infrastructure", r"couldn't bind HTTP server socket",
         "The port that was free a moment ago was taken by another process.",
         "Run again; a server that stays on a fixed port has to be stopped first.",
-        retried=True,
-    ),
-    cause(
-        "missing-snapshot",
-        "infrastructure",
-        r"failed to open GGUF file",
+        retried=True),
+    cause("missing-snapshot", "infrastructure", r"failed to open GGUF file",
         "The model is not, or not completely, on this machine.",
         "Run `gpubench fetch` where there is a network, or correct the model's name, path or "
-        "revision.",
-    ),
-    cause(
-        "corrupt-snapshot",
-        "infrastructure",
+        "revision."),
+    cause("corrupt-snapshot", "infrastructure",
         r"invalid magic characters|model is corrupted or incomplete|failed to read (?:tensor|key)",
         "The file of weights is no GGUF file, or not a whole one.",
-        "Remove it from the cache and run `gpubench fetch` again.",
-    ),
-    cause(
-        "unsupported-architecture",
-        "recipe",
+        "Remove it from the cache and run `gpubench fetch` again."),
+    cause("unsupported-architecture", "recipe",
         r"unknown model architecture|unknown pre-tokenizer type|wrong number of tensors"
         r"|missing tensor '",
         "This engine does not know the model's architecture.",
-        "Use a newer llama.cpp, or weights that this one knows.",
-    ),
-    cause(
-        "kv-cache-too-small",
-        "recipe",
+        "Use a newer llama.cpp, or weights that this one knows."),
+    cause("kv-cache-too-small", "recipe",
         r"failed to allocate (?:buffer for (?:kv|rs) cache|compute (?:pp|tg) buffers)",
         "The KV cache does not fit beside the weights.",
-        "Lower ctx-size or parallel, or use a smaller cache-type-k and cache-type-v.",
-    ),
-    cause(
-        "out-of-memory-host",
-        "infrastructure",
-        r"unable to allocate (?:CPU|\w+_Host)\S* buffer",
+        "Lower ctx-size or parallel, or use a smaller cache-type-k and cache-type-v."),
+    cause("out-of-memory-host", "infrastructure", r"unable to allocate (?:CPU|\w+_Host)\S* buffer",
         "The host ran out of memory.",
-        "Free memory on the host, raise the job's memory limit, or use smaller weights.",
-    ),
-    cause(
-        "out-of-memory-weights",
-        "recipe",
+        "Free memory on the host, raise the job's memory limit, or use smaller weights."),
+    cause("out-of-memory-weights", "recipe",
         r"unable to allocate \S+ buffer|ErrorOutOfDeviceMemory",
         "The GPU ran out of memory while the weights were loaded.",
-        "Lower n-gpu-layers, use a smaller quantization or more GPUs.",
-    ),
-    cause(
-        "draft-weights",
-        "recipe",
+        "Lower n-gpu-layers, use a smaller quantization or more GPUs."),
+    cause("draft-weights", "recipe",
         r"draft model vocab type must match|draft vocabs are not compatible"
         r"|draft model is not compatible",
         "The draft's vocabulary is not that of the model.",
-        "Use the draft that was made for this model.",
-    ),
-    cause(
-        "invalid-configuration",
-        "recipe",
-        r"requires? (?:Flash Attention|flash_attn)",
+        "Use the draft that was made for this model."),
+    cause("invalid-configuration", "recipe", r"requires? (?:Flash Attention|flash_attn)",
         "The engine rejects what the recipe asks for.",
-        "Correct the value that the message names in the recipe.",
-    ),
-    cause(
-        "wrong-argument",
-        "recipe",
+        "Correct the value that the message names in the recipe."),
+    cause("wrong-argument", "recipe",
         r"error: (?:unrecognized arguments|argument |invalid argument|unknown argument"
         r"|unknown value)|error while handling (?:argument|environment)",
         "The engine does not accept an argument of the recipe.",
-        "Correct the flag under `serve` (or in extra-args), or require an engine that knows it.",
-    ),
+        "Correct the flag under `serve` (or in extra-args), or require an engine that knows it."),
     *SHARED_CAUSES,
-)
+)  # fmt: skip
 
 _LOADED = re.compile(r"n_slots = (\d+), n_ctx_slot = (\d+)")
 _THREADS = re.compile(r"threadpool init, n_threads = (\d+)")

@@ -52,76 +52,47 @@ def parse_line(raw: str) -> LogLine:
 
 CAUSES: tuple[Cause, ...] = (
     GPU_MEMORY_FOREIGN,
-    cause(
-        "kv-cache-too-small",
-        "recipe",
+    cause("kv-cache-too-small", "recipe",
         r"Not enough memory\. Please try to increase --mem-fraction-static"
         r"|(?:or increase|Raise) --mem-fraction-static|hybrid .* state cache|Hybrid .* state cache",
         "The KV cache does not fit beside the weights.",
         "Raise mem-fraction-static, lower context-length or max-running-requests, or use more "
-        "GPUs.",
-    ),
-    cause(
-        "gpu-memory-taken",
-        "infrastructure",
-        r"memory capacity is unbalanced",
+        "GPUs."),
+    cause("gpu-memory-taken", "infrastructure", r"memory capacity is unbalanced",
         "One GPU has less free memory than another: part of it is taken.",
-        "Find the other process (nvidia-smi), end it or wait until its memory is free.",
-    ),
-    cause(
-        "worker-hangs",
-        "engine",
-        r"watchdog timeout \((?!.*soft=True)",
+        "Find the other process (nvidia-smi), end it or wait until its memory is free."),
+    cause("worker-hangs", "engine", r"watchdog timeout \((?!.*soft=True)",
         "A scheduler hangs: one batch took longer than watchdog-timeout.",
         "Look in the log for what the ranks wait for; try another attention or all-reduce "
-        "backend, or raise watchdog-timeout where kernels are compiled meanwhile.",
-    ),
-    cause(
-        "out-of-memory-capture",
-        "recipe",
-        OUT_OF_MEMORY,
+        "backend, or raise watchdog-timeout where kernels are compiled meanwhile."),
+    cause("out-of-memory-capture", "recipe", OUT_OF_MEMORY,
         "The GPU ran out of memory while CUDA graphs were captured.",
         "Lower mem-fraction-static or cuda-graph-max-bs-decode.",
-        frames=r"cuda_graph_runner|capture",
-    ),
-    cause(
-        "out-of-memory-weights",
-        "recipe",
-        OUT_OF_MEMORY,
+        frames=r"cuda_graph_runner|capture"),
+    cause("out-of-memory-weights", "recipe", OUT_OF_MEMORY,
         "The GPU ran out of memory while the weights were loaded.",
         "Use more GPUs (a larger TP or EP), a smaller precision, or free the GPU.",
-        frames=r"load_model|load_weights|create_weights|process_weights",
-    ),
-    cause(
-        "draft-tapped-layers",
-        "recipe",
+        frames=r"load_model|load_weights|create_weights|process_weights"),
+    cause("draft-tapped-layers", "recipe",
         r"size of tensor a \(\d+\) must match the size of tensor b",
         "The draft takes another number of the target's layers than the engine taps.",
         "Give the draft's config.json an eagle_config with eagle_aux_hidden_state_layer_ids, "
         "counted one lower than vLLM does.",
-        frames=r"speculative/eagle|draft_hidden_states|llama_eagle3",
-    ),
-    cause(
-        "parallel-size",
-        "recipe",
-        r"^AssertionError:?$",
+        frames=r"speculative/eagle|draft_hidden_states|llama_eagle3"),
+    cause("parallel-size", "recipe", r"^AssertionError:?$",
         "A size of the model cannot be divided by the parallel size.",
         "Choose a TP (or DP) size that divides heads, experts and widths of the model, draft "
         "included.",
-        frames=r"\n\s*assert [^\n]*(?:tp|dp|world)_size[^\n]*(?:\n[ ~^]*)*\Z",
-    ),
-    cause(
-        "unsupported-architecture",
-        "recipe",
+        frames=r"\n\s*assert [^\n]*(?:tp|dp|world)_size[^\n]*(?:\n[ ~^]*)*\Z"),
+    cause("unsupported-architecture", "recipe",
         r"Model architectures? .* (?:are|is) not supported|does not recognize this architecture"
         r"|has no SGlang implementation",
         "This engine does not know the model's architecture.",
-        "Use an engine version that supports the model (`requires` in the recipe).",
-    ),
+        "Use an engine version that supports the model (`requires` in the recipe)."),
     WRONG_ARGUMENT,
     *SHARED_CAUSES,
     refused_by(r"/sglang/srt/(?:server_args|arg_groups/\w+)\.py"),
-)
+)  # fmt: skip
 
 
 class LogReader:
