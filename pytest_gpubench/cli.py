@@ -267,7 +267,6 @@ def _vocabulary(parsed: argparse.Namespace) -> int:
 
 def _fetch(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.commands.inner_pytest import selection_plan
-    from pytest_gpubench.host.hub.dataset_files import fetch_dataset
     from pytest_gpubench.host.hub.fetch import fetch_dataset
     from pytest_gpubench.model.workload import HUB_FILE
     from pytest_gpubench.recipes.loading import load_recipes
