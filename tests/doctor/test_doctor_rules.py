@@ -1030,3 +1030,10 @@ def test_what_another_program_reads_first_is_not_certain() -> None:
     [found] = about_names(spec, "0.26.0", wrapped=True)
     assert found.startswith("warning: ")
     assert "gpubench vocabulary" not in found
+
+
+@pytest.mark.parametrize(("engine", "warned"), [("0.26.0", True), (None, True), ("0.32.0", False)])
+def test_marlin_is_not_asked_where_humming_stands_first(engine: str | None, warned: bool) -> None:
+    target = {**MOE, "hidden_size": 320, "quantization_config": MXFP8}
+    found = examine(server(), hardware=HARDWARE["h100"], target=target, node=Node(engine=engine))
+    assert ("marlin-hidden-size" in [one.rule for one in found]) is warned

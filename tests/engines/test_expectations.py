@@ -218,6 +218,34 @@ def test_other_kernels_and_captures_are_deviations(
     assert any(found.startswith(deviation) for found in result.deviations), result.deviations
 
 
+HUMMING = {"moe": "HUMMING", "linear": "HummingMxfp8LinearKernel", "sparse_attention": "Triton"}
+MARLIN = {"moe": "MARLIN", "linear": "MarlinMxfp8LinearKernel", "sparse_attention": "Triton"}
+
+
+@pytest.mark.parametrize(
+    ("version", "backends"),
+    [("0.31.0", MARLIN), ("0.32.0", HUMMING), ("0.33.0.dev7+g12", HUMMING), ("", HUMMING)],
+)
+def test_on_hopper_mxfp8_runs_as_its_version_chooses(
+    version: str, backends: dict[str, str]
+) -> None:
+    """Since 0.32 Humming stands before Marlin there; seen on an H200."""
+    any_version = {"requires": FrozenMap()}
+    result = check(any_version, {"version": version, "other_backends": FrozenMap(backends)})
+    assert result.ok, result.deviations
+    slow = FrozenMap({**backends, "moe": "EMULATION", "linear": "EmulationMxfp8LinearKernel"})
+    found = check(any_version, {"version": version, "other_backends": slow}).deviations
+    assert len(found) == 2
+
+
+def test_before_humming_stood_first_it_was_the_recipes_affair() -> None:
+    result = check({}, {"version": "0.26.0", "other_backends": FrozenMap(HUMMING)})
+    assert [found.partition(":")[0] for found in result.deviations] == [
+        "MXFP8 experts",
+        "MXFP8 matrices",
+    ]
+
+
 def test_a_backend_that_the_recipe_names_is_the_recipes_affair() -> None:
     result = check(
         {"serve": FrozenMap({"moe-backend": "humming", "linear-backend": "humming"})},

@@ -116,6 +116,17 @@ def test_no_line_breaks_the_reader(raw: str) -> None:
             },
         ),
         (
+            "m3mini-mxfp8-eagle3-h200-vllm-0.32-ready.log",
+            {
+                "version": "0.32.0",
+                "quantization": "mxfp8",
+                "attention_backend": "FLASH_ATTN",
+                "draft_attention_backend": "FLASH_ATTN",
+                "kv_cache_tokens": 4_233_856,
+                "kv_cache_memory_gib": 67.63,
+            },
+        ),
+        (
             "m3mini-mxfp8-tep4-h200-died-vision-heads.log",
             {"tensor_parallel_size": 4, "expert_parallel": True, "attention_backend": None},
         ),
@@ -131,6 +142,12 @@ def test_facts_of_real_logs(name: str, expected: dict[str, object]) -> None:
 
 
 def test_kernels_of_minimax_m3() -> None:
+    newer = facts_of("m3mini-mxfp8-eagle3-h200-vllm-0.32-ready.log").other_backends
+    assert dict(newer) == {
+        "linear": "HummingMxfp8LinearKernel",
+        "sparse_attention": "Triton",
+        "moe": "HUMMING",
+    }
     assert dict(facts_of("m3mini-mxfp8-eagle3-flash-attn-ready.log").other_backends) == {
         "linear": "MarlinMxfp8LinearKernel",
         "sparse_attention": "Triton",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
+from pytest_gpubench.dialects.vllm.expectations import HUMMING_FIRST
 from pytest_gpubench.doctor.context import ServerContext, Symptom, rule, rules_in
 from pytest_gpubench.doctor.findings import Severity
 from pytest_gpubench.doctor.weight_estimate import DENSE_MLP, SHARED_EXPERT, unquantized_share
@@ -225,10 +226,15 @@ def marlin_hidden_size(context: ServerContext) -> Iterator[Symptom]:
             "Drop moe-backend.",
             "No supported MXFP8 expert class for MARLIN: ...",
         )
-    elif context.is_family(90) and asked in (None, "auto"):
+    elif (
+        context.is_family(90)
+        and asked in (None, "auto")
+        and (context.engine is None or context.engine < HUMMING_FIRST)
+    ):
         yield Symptom(
-            "On Hopper MXFP8 experts run through Marlin, which needs a hidden size that 128 "
-            f"divides, not {target.hidden}: vLLM falls back to emulation or finds no backend.",
+            "On Hopper vLLM before 0.32 runs MXFP8 experts through Marlin, which needs a hidden "
+            f"size that 128 divides, not {target.hidden}: it falls back to emulation or finds no "
+            "backend.",
             "Use a model whose hidden size is a multiple of 128.",
             "No MXFP8 MoE backends available.",
             severity="warning",
