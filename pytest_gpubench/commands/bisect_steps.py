@@ -18,7 +18,7 @@ from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.report.read_results import load_results
 from pytest_gpubench.report.results import Run
-from pytest_gpubench.report.walk_steps import step_verdict
+from pytest_gpubench.report.walk import step_verdict
 
 LOG = "pytest.log"
 _NOTHING_SELECTED = 5

@@ -17,6 +17,7 @@ from pytest_gpubench.report.walk import (
     PAGE_FILE,
     WALK_FILE,
     Step,
+    StepVerdict,
     Walk,
     document,
     page,
@@ -24,7 +25,6 @@ from pytest_gpubench.report.walk import (
     step_line,
     table,
 )
-from pytest_gpubench.report.walk_steps import StepVerdict
 
 EXIT_FOUND = 0
 EXIT_UNDECIDED = 10

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
-    from pytest_gpubench.report.exports_common import Exported
+    from pytest_gpubench.report.exports_json import Exported
     from pytest_gpubench.report.merge_runs import Merged
     from pytest_gpubench.report.results import Loaded
 

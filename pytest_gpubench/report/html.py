@@ -19,12 +19,12 @@ from pytest_gpubench.host.files import write_text
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table, server_table
-from pytest_gpubench.report.html_diff import difference
 from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, tag
 from pytest_gpubench.report.html_performance import performance
 from pytest_gpubench.report.html_servers import acceptance, servers, startup
 from pytest_gpubench.report.html_verdicts import (
     attention,
+    difference,
     intervals,
     ratios,
     verdict_counts,

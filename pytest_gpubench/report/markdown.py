@@ -14,8 +14,8 @@ from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.columns import columns, with_values
 from pytest_gpubench.report.html_markup import GLYPHS, clip
 from pytest_gpubench.report.merge_runs import Merged, Row, merge
-from pytest_gpubench.report.pareto import frontier
 from pytest_gpubench.report.results import Loaded
+from pytest_gpubench.report.terminal import frontier
 from pytest_gpubench.report.views import (
     CaseView,
     case_views,
