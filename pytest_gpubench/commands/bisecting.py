@@ -12,7 +12,7 @@ from pytest_gpubench.model.failures import CommandError, GpubenchError
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
-    from pytest_gpubench.commands.bisect_steps import Stepper
+    from pytest_gpubench.commands.bisect_walk import Stepper
     from pytest_gpubench.report.walk import Candidate, Walk
 
 DEFAULT_FOLDER = Path("results/bisect")
@@ -113,7 +113,7 @@ def _speaks_to_git(words: Sequence[str]) -> bool:
 
 
 def _bisect(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.bisect_steps import signals_interrupt
+    from pytest_gpubench.commands.bisect_walk import signals_interrupt
 
     if parsed.exit_code != GIT:
         with signals_interrupt():
@@ -168,7 +168,7 @@ def _names_of(arguments: Sequence[str]) -> list[str]:
 
 
 def _stepper(parsed: argparse.Namespace) -> Stepper:
-    from pytest_gpubench.commands.bisect_steps import Stepper
+    from pytest_gpubench.commands.bisect_walk import Stepper
 
     return Stepper(
         tuple(parsed.arguments), parsed.launches, tuple(parsed.metric), parsed.failure_is_bad
@@ -176,8 +176,7 @@ def _stepper(parsed: argparse.Namespace) -> Stepper:
 
 
 def _over_revisions(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
-    from pytest_gpubench.commands.bisect_walk import Asked, step_folder, walk_on
+    from pytest_gpubench.commands.bisect_walk import CHECKOUT_OPTION, Asked, step_folder, walk_on
     from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
     from pytest_gpubench.report.walk import GOOD_END, Candidate
 
@@ -302,8 +301,7 @@ def _lines(path: Path) -> list[str]:
 
 def _one_step(parsed: argparse.Namespace) -> int:
     """What ``git bisect run`` asks of a revision that it has checked out."""
-    from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
-    from pytest_gpubench.commands.bisect_walk import step_folder
+    from pytest_gpubench.commands.bisect_walk import CHECKOUT_OPTION, step_folder
     from pytest_gpubench.gate.bisection import Answer
     from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
     from pytest_gpubench.model.printing import for_terminal

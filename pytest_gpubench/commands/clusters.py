@@ -203,7 +203,7 @@ def _step(parsed: argparse.Namespace) -> int:
 
 
 def _retry(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.retry import run_pytest
+    from pytest_gpubench.commands.slurm_steps import run_pytest
 
     if parsed.attempts < 1:
         raise GpubenchError(f"--attempts {parsed.attempts}: write 1 or more")
