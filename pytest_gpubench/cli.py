@@ -22,8 +22,10 @@ from pytest_gpubench.commands import (
     calibrate_client,
     clusters,
     importing_recipes,
+    plan_of,
     print_json,
     reports,
+    selected,
     tracing,
 )
 from pytest_gpubench.doctor import every_rule, format_findings
@@ -240,9 +242,7 @@ def _demo_model(parsed: argparse.Namespace) -> int:
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
-
-    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+    plan = plan_of(parsed)
     for group, names in plan["unsupported_groups"].items():
         shown = listed(names, _SHOWN_ENTRIES)
         print(f"not supported: {len(names)} {group}: {shown}", file=sys.stderr)
@@ -255,10 +255,9 @@ def _doctor(parsed: argparse.Namespace) -> int:
         for rule in every_rule():
             print(f"{rule.severity:8} {rule.id:34} {rule.title} ({rule.evidence_class})")
         return 0
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
     from pytest_gpubench.report.plan import findings_by_server
 
-    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+    plan = plan_of(parsed)
     errors = 0
     for server, findings in findings_by_server(plan).items():
         print(format_findings(findings, title=server))
@@ -308,29 +307,22 @@ def _vocabulary(parsed: argparse.Namespace) -> int:
 def _fetch(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.host.hub.dataset_files import fetch_dataset
     from pytest_gpubench.model.workload import HUB_FILE
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
     from pytest_gpubench.plugin.model_files import fetch_weights
-    from pytest_gpubench.recipes import load_recipes
 
     if parsed.sources:
         return importing_recipes.fetch_sources(parsed)
-    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
-    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
+    _, cases, servers = selected(parsed)
     if parsed.configs:
-        return _fetch_descriptions(map(book.server, plan["servers"]), parsed.cache_dir)
+        return _fetch_descriptions(servers, parsed.cache_dir)
     done: set[str] = set()
-    for key in plan["servers"]:
-        for repository, commit in fetch_weights(
-            book.server(key), parsed.cache_dir, _show_progress
-        ).items():
+    for spec in servers:
+        for repository, commit in fetch_weights(spec, parsed.cache_dir, _show_progress).items():
             if repository not in done:
                 done.add(repository)
                 print(f"{repository} {commit or 'local folder'}")
-    chosen = {case["id"] for case in plan["cases"]}
-    files = {case.workload.dataset_file for case in book.cases if case.id in chosen}
-    for address in sorted(filter(HUB_FILE.match, files)):
+    for address in sorted(filter(HUB_FILE.match, {case.workload.dataset_file for case in cases})):
         print(f"{address} {fetch_dataset(address)}")
-    _fetch_questions([case for case in book.evaluations if case.id in chosen])
+    _fetch_questions(cases)
     return 0
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
+    from pytest_gpubench.model.cases import Case, RecipeBook
+    from pytest_gpubench.model.specs import ServerSpec
+
     Subparsers: TypeAlias = argparse._SubParsersAction["CommandParser"]
 
 EXIT_USAGE = 4
@@ -57,6 +60,26 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server-per", choices=("parallelism", "shape", "point"), help="as --gpubench-server-per"
     )
+
+
+def plan_of(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The plan of a selection (``add_selection``)."""
+    from pytest_gpubench.plugin.inner_pytest import selection_plan
+
+    return selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+
+
+def selected(parsed: argparse.Namespace) -> tuple[RecipeBook, list[Case], list[ServerSpec]]:
+    """The book of a selection, its cases, and its servers in the order of the plan."""
+    from pathlib import Path
+
+    from pytest_gpubench.recipes import load_recipes
+
+    plan = plan_of(parsed)
+    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
+    chosen = {case["id"] for case in plan["cases"]}
+    cases = [case for case in book.cases if case.id in chosen]
+    return book, cases, list(map(book.server, plan["servers"]))
 
 
 def print_json(document: Any) -> None:

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_gpubench.commands import add_selection, selected
+from pytest_gpubench.model.failures import GpubenchError
+
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
 
@@ -19,8 +22,6 @@ MOST_CHUNKS = 10_000_000
 
 def add_commands(commands: Subparsers) -> None:
     """Add the parsers."""
-    from pytest_gpubench.commands import add_selection
-
     parser = commands.add_parser(
         "calibrate",
         help="measure the client's own error on this host, at the loads that are planned",
@@ -89,8 +90,6 @@ def _calibrate(parsed: argparse.Namespace) -> int:
 
 def _points(parsed: argparse.Namespace) -> list[tuple[int, int, float]]:
     """(concurrency, workers, chunks/s), each once, the greatest first."""
-    from pytest_gpubench.model.failures import GpubenchError
-
     _check(parsed)
     if parsed.conc:
         loads = {(conc, parsed.workers or 1) for conc in parsed.conc}
@@ -115,8 +114,6 @@ def _points(parsed: argparse.Namespace) -> list[tuple[int, int, float]]:
 
 
 def _check(parsed: argparse.Namespace) -> None:
-    from pytest_gpubench.model.failures import GpubenchError
-
     if parsed.conc and (parsed.recipes or parsed.keyword or parsed.markexpr):
         raise GpubenchError(
             "--conc says what to calibrate, and so do recipes, -k and -m: give one of them"
@@ -145,17 +142,10 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def _selected(parsed: argparse.Namespace) -> set[tuple[int, int]]:
-    from pytest_gpubench.model.failures import GpubenchError
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
-    from pytest_gpubench.recipes import load_recipes
-
-    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
-    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
-    wanted = {entry["id"] for entry in plan["cases"]}
     loads = {
         (case.workload.conc, case.workload.workers)
-        for case in book.loads
-        if case.id in wanted and case.workload.tool is None
+        for case in selected(parsed)[1]
+        if case.evaluation is None and case.workload.tool is None
     }
     if not loads:
         raise GpubenchError(

@@ -9,14 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.commands import add_selection
+from pytest_gpubench.commands import add_selection, selected
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import counted, for_terminal
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
-    from pytest_gpubench.model.cases import Case, RecipeBook
     from pytest_gpubench.recipes.importing.imported import Imported, Wishes
     from pytest_gpubench.recipes.importing.official_entries import Picks
 
@@ -218,23 +217,12 @@ TAXONOMY = "taxonomy.yaml"
 """What a node is, for all official recipes."""
 
 
-def selected(parsed: argparse.Namespace) -> tuple[RecipeBook, list[Case]]:
-    """The book of a selection, and its cases."""
-    from pytest_gpubench.plugin.inner_pytest import selection_plan
-    from pytest_gpubench.recipes import load_recipes
-
-    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
-    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
-    chosen = {case["id"] for case in plan["cases"]}
-    return book, [case for case in book.cases if case.id in chosen]
-
-
 def fetch_sources(parsed: argparse.Namespace) -> int:
     """Fetch the official recipes of a selection into the cache."""
     from pytest_gpubench.host.source_files import fetch_source
     from pytest_gpubench.recipes.importing.official_entries import ORIGIN, entry_path
 
-    _, cases = selected(parsed)
+    _, cases, _ = selected(parsed)
     wanted = list(dict.fromkeys(filter(None, (entry_path(case.source) for case in cases))))
     if not wanted:
         raise GpubenchError("no recipe of the selection has an official `source` that can be read")
@@ -247,7 +235,7 @@ def _compare(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.recipes.importing.official_entries import entry_path
     from pytest_gpubench.recipes.source_comparison import compare, idle_everywhere, lines_of
 
-    book, cases = selected(parsed)
+    book, cases, _ = selected(parsed)
     servers = dict(book.servers)
     made = []
     unread: list[str] = []
