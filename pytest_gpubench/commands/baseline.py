@@ -110,7 +110,7 @@ def add_commands(commands: Subparsers) -> None:
 
 
 def _show(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.gate.baseline_view import show_lines
+    from pytest_gpubench.gate.histories import show_lines
 
     for path, case in _chosen(parsed.baselines, parsed.cases):
         for line in show_lines(_read(path, case)):
@@ -119,8 +119,7 @@ def _show(parsed: argparse.Namespace) -> int:
 
 
 def _history(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.gate.baseline_view import history_lines
-    from pytest_gpubench.gate.histories import change_lines, metric_histories
+    from pytest_gpubench.gate.histories import change_lines, history_lines, metric_histories
 
     found = {case: _read(path, case) for path, case in _matching(parsed.baselines, parsed.case)}
     metric = parsed.metric
@@ -224,8 +223,8 @@ def _subjects(recipes: list[Path], folder: Path) -> list[str]:
 
 def _accept(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.gate.baseline_files import baseline_path, update_baseline
-    from pytest_gpubench.gate.baseline_view import accepted_entries
     from pytest_gpubench.gate.baselines import append
+    from pytest_gpubench.gate.recording import accepted_entries
     from pytest_gpubench.report.records import records_of
 
     records = records_of(parsed.run_folder, parsed.case)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_gpubench.gate import wording
-from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
@@ -134,7 +133,7 @@ def judge_ratio(
     launches to see it.
     """
     sides = [
-        [one.metrics[point.metric] for one in side if not one.invalid and usable(one, point.metric)]
+        [one.metrics[point.metric] for one in side if not one.invalid and one.has(point.metric)]
         for side in (of, over)
     ]
     if not all(sides):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_gpubench.gate.baselines import LaunchEntry, mark
-from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
 from pytest_gpubench.gate.waivers import WAIVER_UNNEEDED
 from pytest_gpubench.measure.measurement import Measurement
@@ -156,7 +155,7 @@ def entries_of(
 
 
 def _entry(run: str, evidence: LaunchEvidence, date: str, axis: FrozenMap) -> LaunchEntry:
-    names = [name for name in sorted(evidence.metrics) if usable(evidence, name)]
+    names = [name for name in sorted(evidence.metrics) if evidence.has(name)]
     noises = {name: evidence.noise(name) for name in names}
     return LaunchEntry(
         run=run,
@@ -170,3 +169,45 @@ def _entry(run: str, evidence: LaunchEvidence, date: str, axis: FrozenMap) -> La
         rounds=max(1, len(evidence.rounds)),
         noise=FrozenMap({name: one for name, one in noises.items() if one is not None}),
     )
+
+
+def accepted_entries(
+    run: str,
+    records: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str] | None = None,
+    note: str = "",
+) -> tuple[str, FrozenMap, tuple[LaunchEntry, ...]]:
+    """Case, key and entries of a case's records in one run, as the new anchor of what failed in
+    them (or of ``metrics``).
+
+    Args:
+        run: name of the run's folder.
+        records: plain JSON data of ``launch-*.json``, in the order of the launches.
+
+    Raises:
+        GpubenchError: if a record is of a failed case, of another case, or was written without its
+            key.
+    """
+    if not records:
+        raise GpubenchError(
+            f"the run {run} has no record of this case; name a results folder that has"
+        )
+    case, gate = subject_of(records[-1]), records[-1].get("gate") or {}
+    key = gate.get("key")
+    for record in records:
+        own = (record.get("gate") or {}).get("key")
+        if subject_of(record) != case or not own or own != key:
+            raise GpubenchError(
+                f"the records of run {run} are not of one case with one key; accept one "
+                "case at a time"
+            )
+    verdict = records[-1].get("verdict") or {}
+    failed = [
+        one["metric"]
+        for one in verdict.get("metrics", ())
+        if one["code"] in ("regressed", "drifted", "straddles", "too-noisy")
+    ]
+    anchors = dict.fromkeys(metrics or failed, f"accepted: {note}" if note else "accepted")
+    launches = [launch_of(record) for record in records]
+    axis = FrozenMap(gate.get("axis") or {})
+    return case, FrozenMap(key), entries_of(run, launches, axis, anchors)

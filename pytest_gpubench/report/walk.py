@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pytest_gpubench.gate import wording
+from pytest_gpubench.gate.baseline_key import NO_COUNTERPART
 from pytest_gpubench.gate.bisection import Answer, Bisection
-from pytest_gpubench.gate.counterparts import NO_COUNTERPART
 from pytest_gpubench.model.failures import Failure, GpubenchError, failure_words
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import counted, for_terminal
