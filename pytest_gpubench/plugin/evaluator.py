@@ -142,7 +142,7 @@ def task_file(evaluation: Evaluation, folder: Path) -> Path | None:
         return Path(evaluation.task)
     if evaluation.task != EMBEDDED_TASK:
         return None
-    from pytest_gpubench.demo.recall_task import write_task
+    from pytest_gpubench.demo.models import write_task
 
     return write_task(folder / "task")
 
