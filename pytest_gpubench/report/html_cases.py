@@ -3,7 +3,7 @@ latencies are distributed, what turns and prefixes of conversations took."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -218,12 +218,25 @@ _LARGEST = 1e12
 
 
 def conversation_charts(measurement: Mapping[str, Any], case: str) -> Iterator[Markup]:
-    """Those that the record has numbers for."""
-    turns = _rows(measurement.get("turns"))
-    prefixes = _rows(measurement.get("prefixes"))
-    yield from _by_turn(turns, case)
-    yield from _tokens(turns, case)
-    yield from _by_prefix(prefixes, case)
+    """Times by turn and by shared prefix, what the prefix cache found, what was offloaded: those
+    that the record has numbers for."""
+    turns, prefixes = (_rows(measurement.get(name)) for name in ("turns", "prefixes"))
+    by_turn, by_prefix = Axis("turn", zero=False), Axis("tokens seen before")
+    marks = _marks(turns, "begin", "ttft", 1e3, _turn_tip)
+    yield from _small(case, "TTFT p50 by turn", by_turn, "TTFT, ms", [("", marks)])
+    lines = [
+        (title, marks)
+        for name, title in (
+            ("prompt_tokens", "prompt"),
+            ("kept_tokens", "seen before"),
+            ("cached_tokens", "found"),
+        )
+        if len(marks := _marks(turns, "begin", name)) > 1
+    ]
+    if len(lines) > 1:
+        yield from _small(case, "prompt tokens by turn", by_turn, "tokens, mean", lines)
+    marks = _marks(prefixes, "kept_tokens", "ttft", 1e3, _prefix_tip)
+    yield from _small(case, "TTFT p50 by shared prefix", by_prefix, "TTFT, ms", [("", marks)])
     points = [mapping(point) for point in sequence(measurement.get("series"))]
     for name, title, unit in (
         ("prefix_cache_hits", "tokens found in the prefix cache, tok/s", 1.0),
@@ -244,52 +257,36 @@ def _number(row: Mapping[str, Any], name: str) -> float | None:
     return value if value is not None and 0 <= value < _LARGEST else None
 
 
-def _by_turn(turns: Sequence[Mapping[str, Any]], case: str) -> Iterator[Markup]:
-    marks = []
-    for row in turns:
-        turn, ttft = _number(row, "begin"), _number(row, "ttft")
-        if turn is not None and ttft is not None:
-            tip = f"turn {turn:.0f}\n{seconds(ttft)}\n{_number(row, 'requests') or 0:.0f} requests"
-            marks.append(Mark(turn, ttft * 1e3, tip))
-    if len(marks) > 1:
-        yield _small(case, "TTFT p50 by turn", Axis("turn", zero=False), "TTFT, ms", [("", marks)])
+def _marks(
+    rows: Sequence[Mapping[str, Any]],
+    x: str,
+    y: str,
+    factor: float = 1.0,
+    tip: Callable[[Mapping[str, Any], float, float], str] = lambda _row, _x, _y: "",
+) -> list[Mark]:
+    """A mark for each row that has both numbers."""
+    pairs = [(row, _number(row, x), _number(row, y)) for row in rows]
+    return [
+        Mark(at, value * factor, tip(row, at, value))
+        for row, at, value in pairs
+        if at is not None and value is not None
+    ]
 
 
-def _tokens(turns: Sequence[Mapping[str, Any]], case: str) -> Iterator[Markup]:
-    lines = []
-    for name, title in (
-        ("prompt_tokens", "prompt"),
-        ("kept_tokens", "seen before"),
-        ("cached_tokens", "found"),
-    ):
-        marks = [
-            Mark(turn, value)
-            for row in turns
-            if (turn := _number(row, "begin")) is not None
-            and (value := _number(row, name)) is not None
-        ]
-        if len(marks) > 1:
-            lines.append((title, marks))
-    if len(lines) > 1:
-        axis = Axis("turn", zero=False)
-        yield _small(case, "prompt tokens by turn", axis, "tokens, mean", lines)
+def _turn_tip(row: Mapping[str, Any], turn: float, ttft: float) -> str:
+    return f"turn {turn:.0f}\n{seconds(ttft)}\n{_number(row, 'requests') or 0:.0f} requests"
 
 
-def _by_prefix(prefixes: Sequence[Mapping[str, Any]], case: str) -> Iterator[Markup]:
-    marks = []
-    for row in prefixes:
-        kept, ttft = _number(row, "kept_tokens"), _number(row, "ttft")
-        if kept is not None and ttft is not None:
-            tip = f"{kept:,.0f} tokens seen before\n{seconds(ttft)}"
-            marks.append(Mark(kept, ttft * 1e3, tip))
-    if len(marks) > 1:
-        axis = Axis("tokens seen before")
-        yield _small(case, "TTFT p50 by shared prefix", axis, "TTFT, ms", [("", marks)])
+def _prefix_tip(_row: Mapping[str, Any], kept: float, ttft: float) -> str:
+    return f"{kept:,.0f} tokens seen before\n{seconds(ttft)}"
 
 
 def _small(
     case: str, title: str, x: Axis, y_title: str, lines: Sequence[tuple[str, list[Mark]]]
-) -> Markup:
+) -> Iterator[Markup]:
+    """A chart of lines with more than one mark; the same order as their colours."""
+    if len(lines[0][1]) < 2:
+        return
     series = tuple(
         Series(name, tuple(marks), colour, named=bool(name), dots=not name)
         for colour, (name, marks) in enumerate(lines)
@@ -298,19 +295,14 @@ def _small(
     words = f"from {min(values):.3g} to {max(values):.3g}"
     names: Literal["inside", "none"] = "inside" if len(lines) > 1 else "none"
     chart = Chart(f"{case}: {title}", words, x, Axis(y_title), series, names)
-    return draw(chart, 300, 130, "small-chart")
+    yield draw(chart, 300, 130, "small-chart")
 
 
 def _rates(
     points: Sequence[Mapping[str, Any]], name: str, unit: float
 ) -> list[tuple[float, float]]:
     """What a counter grew by, per second, between the looks at it."""
-    known = []
-    for point in points:
-        at, value = finite(point.get("seconds")), _number(point, name)
-        if at is not None and abs(at) < _LARGEST and value is not None:
-            known.append((at, value))
-    known.sort()
+    known = _over_time(points, name, 1.0)
     rates = [
         ((before + after) / 2, max(0.0, now - then) / (after - before) / unit)
         for (before, then), (after, now) in pairwise(known)

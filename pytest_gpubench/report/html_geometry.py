@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
-
-from pytest_gpubench.report.numbers import tick
 
 Kind: TypeAlias = Literal["linear", "log2", "log10"]
 
@@ -71,11 +69,6 @@ def scale_for(
     return Scale(kind, low / 1.12, high * 1.12, start, end)
 
 
-def tick_labels(ticks: Sequence[float], form: Callable[[float], str] = tick) -> list[str]:
-    """Labels of ticks."""
-    return [form(value) for value in ticks]
-
-
 def _step(length: float, most: int) -> float:
     raw = length / max(most, 1)
     power = 10 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
@@ -106,6 +99,8 @@ def _log_ticks(low: float, high: float, most: int, base: int) -> list[float]:
     return powers[::stride]
 
 
+FONT = 11.0
+"""Of every text in a chart, pixels."""
 CHARACTER = 0.7
 """Width of a character, as a share of the font's size; generous, since the reader's font is not
 ours and names are bold."""
@@ -141,9 +136,9 @@ class Placed:
     y: float
 
 
-def text_width(text: str, size: float) -> float:
+def text_width(text: str) -> float:
     """Estimated width in pixels; wide scripts count double."""
-    return size * sum(map(_letter_width, text))
+    return FONT * sum(map(_letter_width, text))
 
 
 def _letter_width(letter: str) -> float:
@@ -152,12 +147,12 @@ def _letter_width(letter: str) -> float:
     return _WIDE if letter in _WIDE_LETTERS else CHARACTER
 
 
-def shortened(text: str, room: float, size: float) -> str:
+def shortened(text: str, room: float) -> str:
     """The text, or as much of it as fits, with an ellipsis."""
-    if text_width(text, size) <= room:
+    if text_width(text) <= room:
         return text
     keep = len(text) - 1
-    while keep > 1 and text_width(text[:keep] + "…", size) > room:
+    while keep > 1 and text_width(text[:keep] + "…") > room:
         keep -= 1
     return text[:keep].rstrip() + "…"
 
@@ -167,7 +162,6 @@ class Placer:
     """Places texts one after the other; what has no room is not placed."""
 
     area: Box
-    size: float
     taken: list[Box] = field(default_factory=list)
     marks: list[Box] = field(default_factory=list)
 
@@ -191,7 +185,7 @@ class Placer:
             crossings: points of lines, better not covered.
             over: whether marks may be covered; other texts never are.
         """
-        width, height, gap = text_width(text, self.size), self.size * LINE, 7.0
+        width, height, gap = text_width(text), FONT * LINE, 7.0
         best: tuple[int, Box] | None = None
         for x, y in anchors:
             for left, middle in (
