@@ -29,7 +29,6 @@ from pytest_gpubench.host import files
 from pytest_gpubench.host.files import TooLongError, bounded_lines, open_regular
 from pytest_gpubench.load.protocol import RequestRecord
 from pytest_gpubench.measure import definitions
-from pytest_gpubench.model.frozen import FrozenMap, thaw
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.report.merge_runs import attempts_that_count
 from pytest_gpubench.report.numbers import finite
@@ -412,7 +411,8 @@ def export(
             left_out.append(LeftOut(result.path, str(error)))
             continue
         path = folder / f"{prefix}{_new_name(result, names, every_launch=every_launch)}.json"
-        write_json(path, document)
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+        files.write_text(path, text, what="the export", remedy="choose another folder")
         written.append(path)
     return Exported(tuple(written), tuple(left_out), len(results) - len(wanted))
 
@@ -449,14 +449,3 @@ def _new_name(result: CaseResult, taken: set[str], *, every_launch: bool) -> str
             taken.add(safe.lower())
             return safe
     raise AssertionError("numbers do not end")
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a document.
-
-    Raises:
-        GpubenchError: if the disk refuses it.
-    """
-    plain = thaw(document) if isinstance(document, FrozenMap) else document
-    text = json.dumps(plain, indent=1, allow_nan=False) + "\n"
-    files.write_text(path, text, what="the export", remedy="choose another folder")

@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_gpubench._version import __version__
 from pytest_gpubench.host.files import write_text
-from pytest_gpubench.model.printing import counted
+from pytest_gpubench.model.printing import counted, listed
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table, server_table
 from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, tag
@@ -188,8 +188,7 @@ def _highlights(views: Sequence[CaseView]) -> Markup | None:
 
 def _facts(loaded: Loaded, views: Sequence[CaseView]) -> Markup:
     def different(values: Any) -> str:
-        found = sorted({clip(str(value), 120) for value in values if value})
-        return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+        return listed(sorted({clip(str(value), 120) for value in values if value}), 6)
 
     everything: list[CaseResult | InitResult] = [*loaded.cases(), *loaded.inits()]
     return facts(

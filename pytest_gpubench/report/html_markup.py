@@ -149,7 +149,7 @@ def table(
     )
 
 
-def table_row(cells: Sequence[Child], tags: str = "", name: str = "") -> Markup:
+def table_row(cells: Sequence[Child], tags: str = "") -> Markup:
     """A row whose first cell names it."""
     first, *others = cells
     return tag(
@@ -157,7 +157,6 @@ def table_row(cells: Sequence[Child], tags: str = "", name: str = "") -> Markup:
         tag("th", first, scope="row"),
         [tag("td", cell) for cell in others],
         data_tags=tags or None,
-        id=name or None,
     )
 
 

@@ -155,20 +155,14 @@ def matrix_document(
     cases: Sequence[Case],
     *,
     launches: int = 1,
-    labels: Mapping[str, str] | None = None,
-    most: int = MAX_JOBS,
     canary: bool = False,
 ) -> dict[str, Any]:
     """The matrix as JSON data.
 
     ``include`` is what GitHub's ``strategy.matrix.include`` takes; ``ratios`` and ``cases`` tell a
     merge what must have reported.
-
-    Args:
-        labels: runner label of a recipe to the label that GitHub knows (``cpu`` to
-            ``ubuntu-latest``).
     """
-    jobs, skipped = jobs_of(book, cases, launches=launches, most=most, canary=canary)
+    jobs, skipped = jobs_of(book, cases, launches=launches, canary=canary)
     skipped += [
         Skipped(entry.recipe, f"not supported: {entry.reason} ({entry.position})")
         for entry in book.unsupported
@@ -179,9 +173,7 @@ def matrix_document(
         "schema": MATRIX_VERSION,
         "has_jobs": bool(jobs),
         "launches": launches,
-        "include": [
-            asdict(job) | {"runs_on": (labels or {}).get(job.runner, job.runner)} for job in jobs
-        ],
+        "include": [asdict(job) | {"runs_on": job.runner} for job in jobs],
         "ratios": [asdict(point) for point in ratio_points(book.ratios, book.cases, runnable)],
         "left_out": [asdict(one) for one in skipped],
     }

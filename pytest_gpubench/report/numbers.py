@@ -4,7 +4,6 @@ written."""
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 
 from pytest_gpubench.gate.wording import quantity
 from pytest_gpubench.model.metrics import METRICS
@@ -54,11 +53,3 @@ def seconds(value: float) -> str:
     if value < 3600:
         return f"{int(value // 60)} min {int(value % 60)} s"
     return f"{int(value // 3600)} h {int(value % 3600 // 60):02d} min"
-
-
-def moment(text: object) -> str:
-    """``2026-11-25 09:36 UTC`` of an ISO time; empty for what is none."""
-    try:
-        return f"{datetime.fromisoformat(str(text)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    except (ValueError, OverflowError):
-        return ""
