@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -52,14 +52,6 @@ _SAME = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a step gave, and where its records are."""
-
-    verdict: StepVerdict
-    folder: Path
-
-
 def begin(planned: Walk, folder: Path, *, resume: bool) -> Walk:
     """The walk to go on with: as planned, or with the steps that are on disk.
 
@@ -87,7 +79,9 @@ def begin(planned: Walk, folder: Path, *, resume: bool) -> Walk:
     return replace(planned, steps=earlier.steps)
 
 
-def walk_on(walk: Walk, ask: Callable[[int, int, int], Asked], folder: Path) -> int:
+def walk_on(
+    walk: Walk, ask: Callable[[int, int, int], tuple[StepVerdict, Path]], folder: Path
+) -> int:
     """Ask until the walk is over, and say what it has found; the exit code.
 
     What is known is on disk after every step.
@@ -95,7 +89,7 @@ def walk_on(walk: Walk, ask: Callable[[int, int, int], Asked], folder: Path) -> 
     Args:
         walk: with the steps so far.
         ask: given the number of the step, compares the candidates of two places, the first of which
-        may be the good end.
+        may be the good end; the answer, and the folder of its run.
         folder: of the walk.
     """
     _say(_opening(walk))
@@ -109,18 +103,13 @@ def walk_on(walk: Walk, ask: Callable[[int, int, int], Asked], folder: Path) -> 
             what += f", against the one before it, {walk.candidates[base].shown}"
         _say(f"step {number} of about {about}: {what}")
         began = time.monotonic()
-        asked = ask(number, base, place)
-        found = asked.verdict
+        found, run = ask(number, base, place)
         step = Step(
-            place,
-            found.answer,
-            found.verdict,
-            found.reason,
-            found.change,
-            found.pairs,
-            round(time.monotonic() - began, 1),
-            os.path.relpath(asked.folder, folder),
-            base,
+            **asdict(found),
+            place=place,
+            seconds=round(time.monotonic() - began, 1),
+            run=os.path.relpath(run, folder),
+            base=base,
         )
         walk = walk.told(step)
         _write(walk, folder)
@@ -175,8 +164,8 @@ class Stepper:
     metrics: tuple[str, ...] = ()
     failure_is_bad: bool = False
 
-    def ask(self, options: Sequence[str], cwd: Path, folder: Path) -> Asked:
-        """One step.
+    def ask(self, options: Sequence[str], cwd: Path, folder: Path) -> tuple[StepVerdict, Path]:
+        """One step: what it says, and the folder.
 
         Args:
             options: of pytest, that say what engine B is.
@@ -195,7 +184,7 @@ class Stepper:
         if code == _NOTHING_SELECTED or (code == EXIT_USAGE and not candidates):
             raise CommandError(f"bisect: pytest says: {said} ({log})", code)
         found = step_verdict(_run_in(folder), code, said, failure_is_bad=self.failure_is_bad)
-        return Asked(found, folder)
+        return found, folder
 
     def command(self, options: Sequence[str], folder: Path) -> list[str]:
         """What a step starts. ``-P``: what lies in a checkout is no library, as for the command

@@ -13,7 +13,7 @@ from pytest_gpubench.model.failures import CommandError, GpubenchError
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
     from pytest_gpubench.commands.bisect_walk import Stepper
-    from pytest_gpubench.report.walk import Candidate, Walk
+    from pytest_gpubench.report.walk import Candidate, StepVerdict, Walk
 
 DEFAULT_FOLDER = Path("results/bisect")
 DEFAULT_LAUNCHES = "2..6"
@@ -176,7 +176,7 @@ def _stepper(parsed: argparse.Namespace) -> Stepper:
 
 
 def _over_revisions(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.bisect_walk import CHECKOUT_OPTION, Asked, step_folder, walk_on
+    from pytest_gpubench.commands.bisect_walk import CHECKOUT_OPTION, step_folder, walk_on
     from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
     from pytest_gpubench.report.walk import GOOD_END, Candidate
 
@@ -200,7 +200,7 @@ def _over_revisions(parsed: argparse.Namespace) -> int:
     with checkouts(repository) as made:
         first = {GOOD_END: made.make(line.good.hash)} if walk.next else {}
 
-        def ask(number: int, base: int, place: int) -> Asked:
+        def ask(number: int, base: int, place: int) -> tuple[StepVerdict, Path]:
             if base not in first:
                 first[base] = made.make(line.commits[base].hash)
             commit = line.commits[place].hash
@@ -232,7 +232,7 @@ def _begun(parsed: argparse.Namespace, good: Candidate, candidates: Sequence[Can
 
 
 def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
-    from pytest_gpubench.commands.bisect_walk import Asked, step_folder, walk_on
+    from pytest_gpubench.commands.bisect_walk import step_folder, walk_on
     from pytest_gpubench.report.walk import GOOD_END, Candidate
 
     first, *others = engines
@@ -240,7 +240,7 @@ def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
     walk = _begun(parsed, Candidate(first), [Candidate(one) for one in others])
     stepper = _stepper(parsed)
 
-    def ask(number: int, base: int, place: int) -> Asked:
+    def ask(number: int, base: int, place: int) -> tuple[StepVerdict, Path]:
         before = first if base == GOOD_END else others[base]
         target = step_folder(folder, number, f"engine-{place + 2}")
         options = [f"--gpubench-first-engine={before}", f"--gpubench-against={others[place]}"]
@@ -324,8 +324,8 @@ def _one_step(parsed: argparse.Namespace) -> int:
     good = repository.commit(parsed.revisions[0])
     folder = step_folder(parsed.results.absolute(), 1, commit.hash[:SHOWN])
     with checkouts(repository) as made:
-        asked = _stepper(parsed).ask([f"{CHECKOUT_OPTION}={here}"], made.make(good.hash), folder)
-    found = asked.verdict
+        first, options = made.make(good.hash), [f"{CHECKOUT_OPTION}={here}"]
+        found, _ = _stepper(parsed).ask(options, first, folder)
     print(
         for_terminal(
             f"{commit.hash[:SHOWN]} {commit.subject}: {found.answer.value} ({found.verdict}, "

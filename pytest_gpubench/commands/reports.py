@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
     from pytest_gpubench.report.exports_json import Exported
     from pytest_gpubench.report.merge_runs import Merged
-    from pytest_gpubench.report.results import Loaded
+    from pytest_gpubench.report.results import LeftOut, Loaded
 
 _SHOWN = 10
+_FOLDERS = {"agg": "--agg", "vllm_json": "--vllm-json"}
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -74,15 +75,8 @@ def _report(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.report.merge_runs import merge
     from pytest_gpubench.report.read_results import load_results
 
-    wanted = (
-        parsed.matrix,
-        parsed.output,
-        parsed.csv,
-        parsed.markdown,
-        parsed.agg,
-        parsed.vllm_json,
-    )
-    if not any(wanted):
+    given = vars(parsed)
+    if not any(given[name] for name in ("matrix", "output", "csv", "markdown", *_FOLDERS)):
         raise GpubenchError(
             "report: say what to make of them: -o FILE.html, --csv, --markdown, --agg, "
             "--vllm-json or --matrix"
@@ -91,14 +85,11 @@ def _report(parsed: argparse.Namespace) -> int:
         raise GpubenchError(
             "report: --against-run shows differences in the page: give -o FILE.html too"
         )
-    for option, folder in (("--agg", parsed.agg), ("--vllm-json", parsed.vllm_json)):
-        if folder and folder.exists() and not folder.is_dir():
-            raise GpubenchError(f"report: {option} {folder} is a file; give a folder")
+    for name, option in _FOLDERS.items():
+        if given[name] and given[name].exists() and not given[name].is_dir():
+            raise GpubenchError(f"report: {option} {given[name]} is a file; give a folder")
     loaded = load_results(parsed.results)
-    for one in loaded.left_out[:_SHOWN]:
-        print(f"left out: {one}", file=sys.stderr)
-    if len(loaded.left_out) > _SHOWN:
-        print(f"left out: {len(loaded.left_out) - _SHOWN} more", file=sys.stderr)
+    _left_out("left out", loaded.left_out)
     if not parsed.matrix and not any(run.cases or run.inits or run.end for run in loaded.runs):
         raise GpubenchError(
             f"no result records in {', '.join(map(str, parsed.results))}; give a folder "
@@ -115,17 +106,12 @@ def _report(parsed: argparse.Namespace) -> int:
         from pytest_gpubench.report.markdown import markdown
 
         _write(parsed.markdown, markdown(loaded, merged=merged, title=parsed.title))
-    if parsed.agg:
-        from pytest_gpubench.report.exports_json import export_agg
+    if parsed.agg or parsed.vllm_json:
+        from pytest_gpubench.report.exports_json import export_agg, export_vllm
 
-        _told(parsed.agg, export_agg(loaded.cases(), parsed.agg, every_launch=parsed.every_launch))
-    if parsed.vllm_json:
-        from pytest_gpubench.report.exports_json import export_vllm
-
-        _told(
-            parsed.vllm_json,
-            export_vllm(loaded.cases(), parsed.vllm_json, every_launch=parsed.every_launch),
-        )
+        for folder, export in ((parsed.agg, export_agg), (parsed.vllm_json, export_vllm)):
+            if folder:
+                _told(folder, export(loaded.cases(), folder, every_launch=parsed.every_launch))
     if not parsed.matrix:
         return 0
     print("\n".join(merged.lines()))
@@ -166,8 +152,11 @@ def _told(folder: Path, exported: Exported) -> None:
             "--every-launch exports all",
             file=sys.stderr,
         )
-    lines: Sequence[object] = exported.left_out[:_SHOWN]
-    for one in lines:
-        print(f"not exported: {one}", file=sys.stderr)
-    if len(exported.left_out) > _SHOWN:
-        print(f"not exported: {len(exported.left_out) - _SHOWN} more", file=sys.stderr)
+    _left_out("not exported", exported.left_out)
+
+
+def _left_out(what: str, found: Sequence[LeftOut]) -> None:
+    for one in found[:_SHOWN]:
+        print(f"{what}: {one}", file=sys.stderr)
+    if len(found) > _SHOWN:
+        print(f"{what}: {len(found) - _SHOWN} more", file=sys.stderr)

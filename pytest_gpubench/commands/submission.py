@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ MERGE_MINUTES = 30
 
 @dataclass(frozen=True, slots=True)
 class SlurmOptions:
-    """What the site and the person decide; values that are empty are left to Slurm."""
+    """What the site and the person decide, by the names of the command's options; values that are
+    empty are left to Slurm."""
 
     account: str = ""
     partition: str = ""
@@ -40,7 +41,7 @@ class SlurmOptions:
     container_mounts: str = ""
     max_parallel: int = 0
     """Tasks of one array that run at the same time; 0: no limit."""
-    sbatch: tuple[str, ...] = ()
+    sbatch_arg: tuple[str, ...] = ()
     """Further arguments of every ``sbatch``."""
 
 
@@ -119,7 +120,7 @@ def _check(folder: Path, options: SlurmOptions) -> None:
             f"the results folder {str(folder)!r} has a quote, %, backslash or control "
             "character; choose another"
         )
-    for value in (options.container_image, options.container_mounts, *options.sbatch):
+    for value in (options.container_image, options.container_mounts, *options.sbatch_arg):
         if re.search(r"[\x00-\x1f\x7f]", value):
             raise GpubenchError(f"{value!r} has a control character; leave it out")
     if options.max_parallel < 0:
@@ -165,24 +166,11 @@ SUITE = ("--pyargs", "pytest_gpubench.suite")
 
 def scripts_of(document: Mapping[str, Any], parsed: argparse.Namespace) -> list[Script]:
     """The batch scripts that a submission with these arguments would consist of."""
-    options = SlurmOptions(
-        account=parsed.account,
-        partition=parsed.partition,
-        time=parsed.time,
-        gres_type=parsed.gres_type,
-        container_image=parsed.container_image,
-        container_mounts=parsed.container_mounts,
-        max_parallel=parsed.max_parallel,
-        sbatch=tuple(parsed.sbatch_arg),
-    )
+    values = {item.name: getattr(parsed, item.name) for item in fields(SlurmOptions)}
+    options = SlurmOptions(**values | {"sbatch_arg": tuple(parsed.sbatch_arg)})
     python = "python" if parsed.container_image else sys.executable
-    return scripts(
-        document,
-        parsed.results.resolve(),
-        python,
-        options,
-        fetch=not getattr(parsed, "no_fetch", False),
-    )
+    fetch = not getattr(parsed, "no_fetch", False)
+    return scripts(document, parsed.results.resolve(), python, options, fetch=fetch)
 
 
 def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:

@@ -49,16 +49,26 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepVerdict:
+    """What is concluded from a step, and why."""
+
+    answer: Answer
+    verdict: str
+    """The gate's word, or ``not measured``."""
+    reason: str
+    """One sentence."""
+    change: str = ""
+    """The metric that decided, or that came nearest to it, with its interval."""
+    pairs: int = 0
+    """Pairs of launches that it rests on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(StepVerdict):
     """One candidate that was asked."""
 
     place: int
     """In the row."""
-    answer: Answer
-    verdict: str
-    reason: str
-    change: str
-    pairs: int
     seconds: float
     """Wall time."""
     run: str
@@ -295,21 +305,6 @@ _CANDIDATES = "b"
 _NOT_ITS_FAULT = ("infrastructure", "client")
 
 
-@dataclass(frozen=True, slots=True)
-class StepVerdict:
-    """What is concluded from a step, and why."""
-
-    answer: Answer
-    verdict: str
-    """The gate's word, or ``not measured``."""
-    reason: str
-    """One sentence."""
-    change: str = ""
-    """The metric that decided, or that came nearest to it, with its interval."""
-    pairs: int = 0
-    """Pairs of launches that it rests on."""
-
-
 def step_verdict(
     run: Run | None, exit_code: int, said: str, *, failure_is_bad: bool = False
 ) -> StepVerdict:
@@ -329,33 +324,33 @@ def step_verdict(
     worst = max(results, key=_how_bad, default=None)
     change = _change(worst)
     pairs = _pairs(run) if run else 0
+
+    def told(answer: Answer, verdict: str, reason: str) -> StepVerdict:
+        return StepVerdict(answer, verdict, reason, change, pairs)
+
     for verdict in verdicts.values():
         if Answer.of(verdict.status) is Answer.BAD:
-            status = verdict.status.value
-            return StepVerdict(Answer.BAD, status, verdict.reason, change, pairs)
+            return told(Answer.BAD, verdict.status.value, verdict.reason)
     for arm, failure in _failures(run) if run else ():
         own = arm == _CANDIDATES and failure.cause != NO_COUNTERPART
         bad = failure_is_bad and own and failure.failure_class not in _NOT_ITS_FAULT
         whose = "engine B" if arm == _CANDIDATES else "engine A, the good end's,"
         reason = f"{whose} failed: {failure_words(failure)}"
-        answer = Answer.BAD if bad else Answer.SKIPPED
-        return StepVerdict(answer, NOT_MEASURED, reason, change, pairs)
+        return told(Answer.BAD if bad else Answer.SKIPPED, NOT_MEASURED, reason)
     broken = _broken(run, exit_code, said)
     if broken:
-        return StepVerdict(Answer.SKIPPED, NOT_MEASURED, broken, change, pairs)
-    statuses = {verdict.status for verdict in verdicts.values()}
-    undecided = [verdict for verdict in verdicts.values() if verdict.status.undecided]
-    if undecided:
-        leading = undecided[0]
-        return StepVerdict(Answer.SKIPPED, leading.status.value, leading.reason, change, pairs)
-    if Status.PASS not in statuses:
+        return told(Answer.SKIPPED, NOT_MEASURED, broken)
+    undecided = next((one for one in verdicts.values() if one.status.undecided), None)
+    if undecided is not None:
+        return told(Answer.SKIPPED, undecided.status.value, undecided.reason)
+    if not any(verdict.status is Status.PASS for verdict in verdicts.values()):
         words = "nothing is gated in the selected cases"
-        return StepVerdict(Answer.SKIPPED, Status.UNGATED.value, words, change, pairs)
+        return told(Answer.SKIPPED, Status.UNGATED.value, words)
     if exit_code:
         words = f"every verdict is PASS, and pytest ended with {exit_code}: {said}"
-        return StepVerdict(Answer.SKIPPED, NOT_MEASURED, words, change, pairs)
+        return told(Answer.SKIPPED, NOT_MEASURED, words)
     reason = f"{counted(len(verdicts), 'subject')} judged, none worse than allowed"
-    return StepVerdict(Answer.GOOD, Status.PASS.value, reason, change, pairs)
+    return told(Answer.GOOD, Status.PASS.value, reason)
 
 
 def _last_verdicts(run: Run) -> dict[str, Verdict]:
