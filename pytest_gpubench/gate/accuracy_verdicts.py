@@ -122,25 +122,23 @@ def _score(lost: int, won: int, asked: int, loss: float) -> float:
     return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
 
 
-def paired_verdict(
-    lost: int, won: int, asked: int, *, against: Against, tolerance: float = TOLERANCE
-) -> MetricVerdict:
+def paired_verdict(lost: int, won: int, asked: int, *, against: Against) -> MetricVerdict:
     """FAIL where the loss is beyond the tolerance without doubt, PASS where it is within."""
     low, high = paired_interval(lost, won, asked)
     loss = (lost - won) / asked
     words = (
         f"{lost} of {asked} questions were right before and are wrong now, {won} the other way "
-        f"round: {loss:+.1%} lost (98% interval {low:+.1%} to {high:+.1%}), {tolerance:.1%} allowed"
+        f"round: {loss:+.1%} lost (98% interval {low:+.1%} to {high:+.1%}), {TOLERANCE:.1%} allowed"
     )
-    if low > tolerance:
+    if low > TOLERANCE:
         status, code, remedy = Status.FAIL, "less-accurate", "look at the answers in the record"
-    elif high <= tolerance:
+    elif high <= TOLERANCE:
         status, code, remedy = Status.PASS, "as-accurate", ""
     else:
         status, code = Status.INCONCLUSIVE, "too-few-questions"
         remedy = "more questions would settle it (limit: in the eval)"
     return MetricVerdict(
-        ACCURACY, status, code, words, remedy, against, tolerance=tolerance, improved=high < 0
+        ACCURACY, status, code, words, remedy, against, tolerance=TOLERANCE, improved=high < 0
     )
 
 

@@ -94,7 +94,8 @@ def update_baseline(path: Path, case: str, change: Callable[[Baseline], Baseline
         before = read_baseline(path, case)
         after = change(before or Baseline(case))
         if before is None or after != before:
-            _write(path, baseline_text(after))
+            text = baseline_text(after)
+            files.write_text(path, text, what="the baseline", remedy="it is as it was")
     return after
 
 
@@ -231,7 +232,3 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _write(path: Path, text: str) -> None:
-    files.write_text(path, text, what="the baseline", remedy="it is as it was")

@@ -257,7 +257,9 @@ def limit_results(
     return [
         _limit(policy, launches)
         for policy in policies
-        if policy.limit is not None and launches and not _refused_twice(policy)
+        if policy.limit is not None
+        and launches
+        and not (policy.refused and policy.tolerance is not None)  # the comparison says so
     ]
 
 
@@ -340,10 +342,6 @@ def refusal(
     if all(launch.has(metric, zero=True) for launch in absent):
         words, remedy = f"{metric} is 0 on {labels}", "give it a limit, which judges 0"
     return _inconclusive(metric, "not-measured", words, remedy)
-
-
-def _refused_twice(policy: MetricPolicy) -> bool:
-    return bool(policy.refused) and policy.tolerance is not None
 
 
 def _inconclusive(metric: str, code: str, reason: str, remedy: str) -> MetricVerdict:

@@ -23,10 +23,16 @@ class LaunchPlan:
         return self.certain + self.reserve
 
     @property
+    def first_fail(self) -> int:
+        """From how many launches on a run may FAIL: all certain ones have run, and one is not
+        enough where there is another. A single odd launch cannot be told from a regression; a
+        second one can, and costs only where something is about to fail."""
+        return max(self.certain, min(2, self.total))
+
+    @property
     def looks(self) -> int:
-        """How often a run may be found to have regressed: from two launches on, where two are
-        planned."""
-        return self.total - max(self.certain, min(2, self.total)) + 1
+        """How often a run may be found to have regressed."""
+        return self.total - self.first_fail + 1
 
     def pass_looks(self, launches: int) -> int:
         """By how much the chance of a wrong PASS is divided at the look after so many launches.

@@ -137,9 +137,7 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
             code, words = "improved", f"{moved}, an improvement"
             refresh = "then refresh the baseline with --gpubench-update-baselines"
             remedy = f"check the workload, {refresh}" if against == "baseline" else ""
-    elif statistics.worse(estimate, limit, plan.looks) and statistics.confirmed(
-        estimate.launches, plan.certain, plan.total
-    ):
+    elif statistics.worse(estimate, limit, plan.looks) and estimate.launches >= plan.first_fail:
         status, code = Status.FAIL, "drifted" if against == "anchor" else "regressed"
         words, remedy = f"{moved}, {wording.size(tolerance)} allowed", _remedy_of_fail(against)
     elif statistics.worse(estimate, limit, plan.looks):

@@ -220,10 +220,10 @@ def _acceptance_checked(policy: MetricPolicy, workload: Workload | None) -> Metr
 def policy_document(found: tuple[MetricPolicy, ...]) -> dict[str, dict[str, object]]:
     """What ``--gpubench-plan`` shows of a case's gates: metric to its settings, unset ones left
     out."""
-    return {policy.metric: _document(policy) for policy in found}
+    return {policy.metric: _settings(policy) for policy in found}
 
 
-def _document(policy: MetricPolicy) -> dict[str, object]:
+def _settings(policy: MetricPolicy) -> dict[str, object]:
     shown: dict[str, object] = {
         "tolerance": f"{policy.tolerance * 100:g}%" if policy.tolerance is not None else None,
         "absolute": policy.absolute or None,

@@ -53,7 +53,7 @@ def tree_refusal(git: Mapping[str, Any] | None) -> str:
     return ""
 
 
-def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = "") -> Recording:
+def recording(verdict: Verdict, *, accept_regression: bool = False) -> Recording:
     """Whether the launches behind the last verdict of a case may be recorded.
 
     Recorded are PASS, UNGATED, and what is INCONCLUSIVE only because evidence is missing or because
@@ -68,7 +68,7 @@ def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = 
     if barred:
         return Recording(False, f"not recorded: {_why_barred(barred)}")
     anchors = {one.metric: "improved" for one in verdict.metrics if one.improved}
-    anchors |= {one.metric: f"accepted: {note}" if note else "accepted" for one in objections}
+    anchors |= dict.fromkeys((one.metric for one in objections), "accepted")
     return Recording(True, anchors=anchors)
 
 

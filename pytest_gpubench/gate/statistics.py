@@ -208,8 +208,6 @@ def against_baseline(
     *,
     earlier: Array | None = None,
     rounds: Rounds | None = None,
-    floor: float = SPREAD_FLOOR,
-    session: float = SESSION,
 ) -> Estimate:
     """Change from a baseline's launches to the launches of one run, as a prediction interval.
 
@@ -236,18 +234,11 @@ def against_baseline(
     sides = [old, shown]
     if earlier is not None:
         sides.append(pulled_summary(earlier))
-    spread, df = _pooled(sides, floor)
-    return _predicted(new.mean - old.mean, spread, df, old, candidate.shape[-1], rounds, session)
+    spread, df = _pooled(sides)
+    return _predicted(new.mean - old.mean, spread, df, old, candidate.shape[-1], rounds)
 
 
-def foreseen(
-    baseline: Array,
-    launches: int,
-    *,
-    rounds: Rounds | None = None,
-    floor: float = SPREAD_FLOOR,
-    session: float = SESSION,
-) -> Estimate:
+def foreseen(baseline: Array, launches: int, *, rounds: Rounds | None = None) -> Estimate:
     """What a run of so many launches, of ``rounds.now`` rounds each, would be compared by, before
     it has run: an estimate without change.
 
@@ -255,8 +246,8 @@ def foreseen(
         ValueError: for a baseline of other than 5 to 20 launches.
     """
     old = pulled_summary(baseline)
-    spread, df = _pooled([old], floor)
-    return _predicted(np.zeros_like(old.mean), spread, df, old, launches, rounds, session)
+    spread, df = _pooled([old])
+    return _predicted(np.zeros_like(old.mean), spread, df, old, launches, rounds)
 
 
 def _predicted(
@@ -266,7 +257,6 @@ def _predicted(
     old: Summary,
     launches: int,
     rounds: Rounds | None,
-    session: float,
 ) -> Estimate:
     """The estimate for ``launches`` new launches, which may have more or fewer rounds than those
     that showed ``spread``: their variance is that of launches plus that of rounds by their
@@ -278,8 +268,8 @@ def _predicted(
         least = np.maximum(rounds.variance * rounds.now, SPREAD_FLOOR**2)
         now = np.maximum(shown + _of_rounds(rounds), least)
     before = shown * old.variance_of_mean
-    error = np.sqrt(before + now / launches + session**2)
-    return Estimate(change, error, df, np.sqrt(now), launches, before, session, rounds)
+    error = np.sqrt(before + now / launches + SESSION**2)
+    return Estimate(change, error, df, np.sqrt(now), launches, before, SESSION, rounds)
 
 
 def _of_rounds(rounds: Rounds) -> Array:
@@ -287,7 +277,7 @@ def _of_rounds(rounds: Rounds) -> Array:
     return rounds.variance * (rounds.now - rounds.before)
 
 
-def paired(first: Array, second: Array, *, floor: float = SPREAD_FLOOR) -> Estimate:
+def paired(first: Array, second: Array) -> Estimate:
     """Change from the first engine to the second by pairs of neighbouring launches of one run
     (ABBA).
 
@@ -301,14 +291,14 @@ def paired(first: Array, second: Array, *, floor: float = SPREAD_FLOOR) -> Estim
     if pairs < 2 or first.shape[-1] != pairs:
         raise ValueError("a paired comparison needs two or more whole pairs")
     differences = plain_summary(second - first)
-    spread = np.maximum(np.sqrt(differences.variance / 2), floor)
+    spread = np.maximum(np.sqrt(differences.variance / 2), SPREAD_FLOOR)
     return Estimate(differences.mean, spread * np.sqrt(2 / pairs), differences.df, spread, pairs)
 
 
-def _pooled(sides: list[Summary], floor: float) -> tuple[Array, float]:
+def _pooled(sides: list[Summary]) -> tuple[Array, float]:
     df = sum(side.df for side in sides)
     variance = sum((side.variance * side.df for side in sides), np.zeros(())) / df
-    return np.sqrt(np.maximum(variance, floor**2)), df
+    return np.sqrt(np.maximum(variance, SPREAD_FLOOR**2)), df
 
 
 def worse(estimate: Estimate, limit: Any, looks: int = 1) -> NDArray[np.bool_]:
@@ -339,13 +329,3 @@ def beyond(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
 def within(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
     """Whether the interval lies inside the limit, whatever the spread."""
     return np.asarray(estimate.change + estimate.half_width() < limit)
-
-
-def confirmed(launches: int, certain: int, planned: int) -> bool:
-    """Whether so many launches may end in a FAIL: all certain ones have run, and one is not enough
-    where the plan has another.
-
-    A single odd launch cannot be told from a regression; a second one can. It costs a launch only
-    where something is about to fail.
-    """
-    return launches >= max(certain, min(2, planned))

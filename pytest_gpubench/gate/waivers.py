@@ -141,8 +141,7 @@ def _told(
 ) -> list[MetricVerdict]:
     """The verdicts that one waiver covers, with what it says of them."""
     if any(_waivable(one) for one in results):
-        mark = _expired if ended else _waived
-        return [mark(waiver, ended, one) if _waivable(one) else one for one in results]
+        return [_failing(waiver, ended, one) if _waivable(one) else one for one in results]
     held = [one for one in results if one.status is Status.PASS]
     if not held or any(one.status not in (Status.PASS, Status.UNGATED) for one in results):
         return list(results)
@@ -159,20 +158,13 @@ def _waivable(one: MetricVerdict) -> bool:
     return one.status is Status.FAIL and one.code not in _NOT_WAIVED
 
 
-def _waived(waiver: Waiver, _ended: str, one: MetricVerdict) -> MetricVerdict:
-    words = f"waived until {waiver.until_words}: {waiver.words} ({waiver.place})"
-    return replace(
-        one,
-        status=Status.WAIVED,
-        reason=f"{one.reason}; {words}",
-        remedy="",
-        waiver=_use(waiver, "holds"),
-    )
-
-
-def _expired(waiver: Waiver, ended: str, one: MetricVerdict) -> MetricVerdict:
-    words = f"the waiver {waiver.place} ({waiver.words}) has expired: {ended}"
-    return replace(one, reason=f"{one.reason}; {words}", waiver=_use(waiver, "expired"))
+def _failing(waiver: Waiver, ended: str, one: MetricVerdict) -> MetricVerdict:
+    if ended:
+        words = f"the waiver {waiver.place} ({waiver.words}) has expired: {ended}"
+        return replace(one, reason=f"{one.reason}; {words}", waiver=_use(waiver, "expired"))
+    reason = f"{one.reason}; waived until {waiver.until_words}: {waiver.words} ({waiver.place})"
+    use = _use(waiver, "holds")
+    return replace(one, status=Status.WAIVED, reason=reason, remedy="", waiver=use)
 
 
 def _unneeded(waiver: Waiver, one: MetricVerdict, *, fails: bool) -> MetricVerdict:
