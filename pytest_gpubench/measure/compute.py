@@ -132,12 +132,13 @@ def compute(
         step = metrics.get("acceptance_length", 1.0)
         invalid += buffering(measured, step) + unstreamed(measured, step)
         vanished = after.vanished(before, counters)
-        flags = find_flags(
-            metrics, totals, len(measured), workload, seen, client, attempts, vanished
+        flags = (
+            *find_flags(metrics, totals, len(measured), workload, seen, client, attempts, vanished),
+            *recount_flags(recount),
+            *other_name(measured, served_name),
+            *session_figures.missed(cache, prefix_caching=prefix_caching),
+            *session_figures.unfinished_flag(records, client.stopped_by),
         )
-        flags += recount_flags(recount) + other_name(measured, served_name)
-        flags += session_figures.missed(cache, prefix_caching=prefix_caching)
-        flags += session_figures.unfinished_flag(records, client.stopped_by)
     start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
         metrics=metrics,
