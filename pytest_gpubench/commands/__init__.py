@@ -1,5 +1,4 @@
-"""Commands of ``gpubench``, one module per subject; each adds its parsers and imports what it runs
-only when it runs."""
+"""Commands of ``gpubench``, a module per subject, which imports what it runs when it runs."""
 
 from __future__ import annotations
 
@@ -83,7 +82,6 @@ def selected(parsed: argparse.Namespace) -> tuple[RecipeBook, list[Case], list[S
 
 
 def print_json(document: Any) -> None:
-    """Print a document; where the output takes no UTF-8, other characters become JSON's own
-    escapes."""
+    """Print a document; where the output takes no UTF-8, in JSON's own escapes."""
     takes_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json.dumps(document, indent=1, ensure_ascii=not takes_all))

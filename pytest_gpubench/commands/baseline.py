@@ -206,8 +206,7 @@ def _waivers(parsed: argparse.Namespace) -> int:
 
 
 def _subjects(recipes: list[Path], folder: Path) -> list[str]:
-    """Every case and start of a server: of the recipes, or where there are none, those that have
-    a baseline."""
+    """Every case and start of a server: of the recipes, else those that have a baseline."""
     from pytest_gpubench.model.specs import init_subject
     from pytest_gpubench.recipes import load_recipes
     from pytest_gpubench.recipes.problems import problem_text

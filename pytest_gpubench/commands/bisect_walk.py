@@ -1,5 +1,4 @@
-"""The walk of ``gpubench bisect``: asks one candidate after another, each by a run of pytest, and
-keeps what it was told."""
+"""The walk of ``gpubench bisect``: asks candidate after candidate by a run of pytest."""
 
 from __future__ import annotations
 

@@ -145,8 +145,7 @@ def recipes_of_file(path: Path, wishes: Wishes, picks: Picks, key: str = "") -> 
 
 
 def profiles_beside(entry: Path) -> dict[str, Any]:
-    """The nodes of the taxonomy.yaml of the checkout in which an entry lies; none where there is
-    no such file."""
+    """The nodes of the taxonomy.yaml of an entry's checkout; none where there is no such file."""
     from pytest_gpubench.recipes.importing.official_nodes import profiles_of
 
     taxonomy = entry.absolute().parents[min(2, len(entry.absolute().parents) - 1)] / "taxonomy.yaml"

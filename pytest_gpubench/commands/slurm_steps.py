@@ -4,7 +4,6 @@ long as every failure was of the class infrastructure; a verdict is never tried 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 from pytest_gpubench.commands.submission import ended_of, read_manifest
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.report.records import RUN_FILE, write_record
+from pytest_gpubench.report.records import RUN_FILE, json_object, write_record
 
 ATTEMPTS = 2
 """Of one task on one node, where every failure was of the infrastructure."""
@@ -167,12 +166,5 @@ def _own_results(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _ends(results: Path) -> dict[Path, dict[str, Any]]:
-    found: dict[Path, dict[str, Any]] = {}
-    for path in results.glob(f"*/{RUN_FILE}"):
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(data, dict):
-            found[path] = data
-    return found
+    found = {path: json_object(path) for path in results.glob(f"*/{RUN_FILE}")}
+    return {path: end for path, end in found.items() if end is not None}

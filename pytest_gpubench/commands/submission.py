@@ -17,7 +17,7 @@ from pytest_gpubench.host.slurm_queue import JobState, sbatch, states
 from pytest_gpubench.host.slurm_queue import cancel as cancel_jobs
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.printing import counted, for_terminal
-from pytest_gpubench.report.records import write_record
+from pytest_gpubench.report.records import json_object, write_record
 
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=/-]+")
 _UNSAFE_PATH = re.compile(r"[\x00-\x1f\x7f\"'\\%]")
@@ -27,8 +27,7 @@ MERGE_MINUTES = 30
 
 @dataclass(frozen=True, slots=True)
 class SlurmOptions:
-    """What the site and the person decide, by the names of the command's options; values that are
-    empty are left to Slurm."""
+    """What site and person decide, by the options' names; what is empty is left to Slurm."""
 
     account: str = ""
     partition: str = ""
@@ -277,13 +276,7 @@ def _told(state: JobState | None, ended: Mapping[str, Any]) -> str:
 
 def ended_of(folder: Path, name: str) -> dict[str, Any]:
     """What a task or job wrote down of itself; empty before it has."""
-    try:
-        found: dict[str, Any] = json.loads(
-            (folder / "steps" / f"{name}.json").read_text(encoding="utf-8")
-        )
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return json_object(folder / "steps" / f"{name}.json") or {}
 
 
 def cancel(folder: Path) -> int:

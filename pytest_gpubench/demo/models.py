@@ -34,8 +34,7 @@ DEMO_REPOSITORIES = (DEMO_TARGET, DEMO_DRAFT, DEMO_TARGET_GGUF, DEMO_DRAFT_GGUF)
 
 @dataclass(frozen=True, slots=True)
 class LlamaShape:
-    """Sizes of a Llama target, in the words of its config.json; a draft takes the hidden and head
-    sizes of its target."""
+    """Sizes of a Llama, in the words of its config.json; a draft takes those of its target."""
 
     hidden: int = 256
     layers: int = 4
@@ -48,8 +47,7 @@ class LlamaShape:
 
     @property
     def aux_layers(self) -> tuple[int, int, int]:
-        """The layers before which the draft reads the target's hidden state: early, middle and
-        late."""
+        """The layers before which the draft reads the target's state: early, middle and late."""
         return (1, self.layers // 2, self.layers - 1)
 
 

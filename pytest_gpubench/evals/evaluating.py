@@ -1,5 +1,4 @@
-"""Runs lm-eval beside a server: in a process of its own, offline, watched, and never left
-behind."""
+"""Runs lm-eval beside a server: a process of its own, offline, watched, never left behind."""
 
 from __future__ import annotations
 

@@ -161,8 +161,7 @@ async def _ask(client: Any, plan: EvalPlan, prompt: str, wanted: Mapping[str, An
 
 
 def run(plan: EvalPlan) -> list[dict[str, Any]]:
-    """Evaluate, and return what ``judged.jsonl`` holds: of the task, then of each question and
-    filter."""
+    """Evaluate; what ``judged.jsonl`` holds: of the task, then of each question and filter."""
     import lm_eval
 
     name, tasks = _task(plan)

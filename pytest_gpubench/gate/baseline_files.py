@@ -1,5 +1,4 @@
-"""Baseline files: one JSON file per case, kept in git; read with suspicion, written under a lock
-and whole."""
+"""One JSON file per case, kept in git; read with suspicion, written under a lock and whole."""
 
 from __future__ import annotations
 
@@ -100,8 +99,7 @@ def update_baseline(path: Path, case: str, change: Callable[[Baseline], Baseline
 
 
 def baseline_text(baseline: Baseline) -> str:
-    """The file's content: sorted keys, one line per launch, so that a diff in git reads well and a
-    merge keeps both sides."""
+    """Sorted keys, one line per launch, so that a diff reads well and a merge keeps both sides."""
     keys = ",\n".join(
         f"  {json.dumps(name)}: {_line(thaw(key))}" for name, key in sorted(baseline.keys.items())
     )

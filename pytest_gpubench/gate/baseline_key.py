@@ -71,8 +71,7 @@ def comparison_key(
 
 
 def measurement_axis(spec: ServerSpec, record: Mapping[str, Any]) -> FrozenMap:
-    """The axis, from a record as plain JSON data: recorded with each launch, shown when a verdict
-    is not a plain PASS."""
+    """The axis, from a record as plain JSON data; shown when a verdict is not a plain PASS."""
     engine, host = record.get("engine") or {}, record.get("host") or {}
     git, versions = record.get("git") or {}, record.get("versions") or {}
     client = (record.get("measurement") or {}).get("client") or {}

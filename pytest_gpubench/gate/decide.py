@@ -209,8 +209,7 @@ def _invalid(launches: Sequence[LaunchEvidence]) -> list[str]:
 
 
 def no_baseline(metric: str, mismatch: tuple[str, ...], required: bool) -> MetricVerdict:
-    """The verdict on a metric that nothing can be compared with; ``mismatch``: why a baseline that
-    is there cannot be."""
+    """The verdict without a baseline; ``mismatch``: why one that is there cannot be compared."""
     status, option = Status.FAIL if required else Status.UNGATED, "--gpubench-update-baselines"
     if mismatch:
         reason = f"NOT COMPARABLE with the baseline: {'; '.join(mismatch)}"
@@ -252,8 +251,7 @@ _NEEDED = {
 def limit_results(
     policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]
 ) -> list[MetricVerdict]:
-    """Verdicts on declared bounds. They hold for every launch: one that breaks them fails, for its
-    own reason."""
+    """Verdicts on declared bounds. They hold for every launch: one that breaks them fails."""
     return [
         _limit(policy, launches)
         for policy in policies
@@ -284,8 +282,7 @@ def _limit(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricVe
 def golden_results(
     policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]
 ) -> list[MetricVerdict]:
-    """Verdicts on acceptance lengths that others measured for the same draft; the mean over
-    launches counts."""
+    """Verdicts on acceptance lengths that others measured for the draft, by the launches' mean."""
     return [
         _golden(policy, policy.golden, launches)
         for policy in policies

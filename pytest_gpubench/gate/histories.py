@@ -21,8 +21,7 @@ from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import listed
 
 GATED = tuple(policy.metric for policy in DEFAULTS)
-"""What is looked at where no metric is named: every further one is another chance of a false
-alarm."""
+"""What is looked at unless a metric is named: each more is another chance of a false alarm."""
 _CHANGES_SHOWN = 6
 
 
@@ -180,8 +179,7 @@ def _changed(before: FrozenMap, after: FrozenMap) -> tuple[str, ...]:
 
 
 def show_lines(baseline: Baseline) -> Iterator[str]:
-    """Per key: what it is of, and per metric level, spread and what one and three launches would
-    find; newest key last."""
+    """Per key what it is of; per metric level, spread and what 1 and 3 launches would find."""
     yield f"{baseline.case}: {wording.count(len(baseline.launches), 'launch')}"
     newest = {
         name: max((one.date for one in baseline.launches if one.key == name), default="")

@@ -38,8 +38,7 @@ class Recording:
 
 
 def tree_refusal(git: Mapping[str, Any] | None) -> str:
-    """Why no baseline is written in this working tree, empty if one may be: a number must belong to
-    a commit."""
+    """Why no baseline is written in this tree, empty if one may: a number belongs to a commit."""
     if git is None:
         return (
             "no baseline is written: this is not a git working tree, or there is no git "

@@ -21,8 +21,7 @@ from scipy.special import stdtrit
 Array: TypeAlias = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-"""Of the interval, two-sided: each verdict is wrong at most once in forty at the tolerance itself,
-for one look."""
+"""Two-sided: each verdict is wrong at most once in forty at the tolerance itself, for one look."""
 CHANCE = 0.001
 """Of a verdict on the wrong side of what its tolerance is for, by noise alone: FAIL where nothing
 changed, PASS at twice the tolerance. An interval about the tolerance keeps both far below that
@@ -128,8 +127,7 @@ class Estimate:
         return replace(self, error=error, df=self.df + launches - self.launches, launches=launches)
 
     def detectable(self, limit: float, power: float = POWER) -> Array:
-        """Worsening (log scale) that would be found beyond the limit with this probability, at
-        this spread."""
+        """Worsening (log scale) found beyond the limit with this probability, at this spread."""
         return np.maximum(limit + self.half_width(), self.sure_width()) + self._width(power)
 
     def _width(self, probability: float) -> Array:
@@ -163,8 +161,7 @@ def quantile(probability: float, df: float) -> float:
 
 
 def plain_summary(values: Array) -> Summary:
-    """Mean and variance of launches, each counted as it is; with one launch the variance is 0 with
-    no degree of freedom."""
+    """Mean and variance, each launch as it is; of one: 0, with no degree of freedom."""
     count = values.shape[-1]
     mean = values.mean(axis=-1)
     squares = ((values - mean[..., None]) ** 2).sum(axis=-1)

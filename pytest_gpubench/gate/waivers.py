@@ -64,8 +64,7 @@ class Waiver:
         return fnmatchcase(subject, self.case)
 
     def ended(self, today: date, framework: str = "", version: str = "") -> str:
-        """Why it does not hold any more, empty while it does; a version that cannot be read has
-        not reached a bound."""
+        """Why it holds no more, empty while it does; an unreadable version has reached no bound."""
         if today > self.until:
             return f"it held until {self.until.isoformat()}"
         bound = self.until_version.get(framework)

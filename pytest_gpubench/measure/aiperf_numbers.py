@@ -1,5 +1,4 @@
-"""From what AIPerf wrote to a Measurement: its numbers by our names, and our rules where they can
-be applied. Pure."""
+"""What AIPerf wrote as a Measurement: its numbers by our names, our rules where they fit. Pure."""
 
 from __future__ import annotations
 
@@ -47,8 +46,7 @@ from pytest_gpubench.model.workload import AGENTIC, Workload
 MEASURED_BY = "measured-by"
 """Code of the flag that says which tool measured."""
 LATE_SHARE = 0.01
-"""Of the looks at its event loops: as many may find one later than our own 99th percentile may
-be."""
+"""Of the looks at its event loops: so many may be later than our 99th percentile may be."""
 LOOK_S = 0.25
 """Between AIPerf's looks at an event loop."""
 _NOT_ITS = frozenset({"no-steady-state", "prompts-exhausted"})
@@ -234,8 +232,7 @@ def metrics_of(summary: Mapping[str, Mapping[str, Any]], topology: Topology) -> 
 def busiest(
     cpu: Sequence[tuple[int, Mapping[int, float]]], window: tuple[int, int]
 ) -> float | None:
-    """CPU seconds per second of the busiest worker within a window; None: they were looked at less
-    than twice in it."""
+    """CPU share of the busiest worker within a window; None: looked at less than twice in it."""
     inside = [look for look in cpu if window[0] <= look[0] <= window[1] and look[1]]
     if len(inside) < 2:
         return None
@@ -249,8 +246,7 @@ def _client(**more: Any) -> ClientFacts:
 
 
 def _asked(workload: Workload, records: Sequence[RequestRecord]) -> Workload:
-    """The workload as our checks are to see it: a trace brings counts of its own, and its prompts
-    share prefixes."""
+    """The workload as our checks see it: a trace brings its own counts and shares prefixes."""
     if not workload.traced:
         return workload
     warm = sum(record.phase == "warmup" for record in records)

@@ -21,8 +21,7 @@ _SHOWN_REASONS = 3
 _PROMPT_TOLERANCE = 1
 VANISHED = "counters-vanished"
 _BLUR = 0.25
-"""Of the median gap between chunks: a client that is this late at times cannot tell how uneven the
-gaps are."""
+"""Of the median gap between chunks: a client as late as this cannot tell how uneven they are."""
 _OUTSIDE, _OUTSIDE_FLOOR = 0.10, 0.020
 """Of the median TTFT, and seconds."""
 _INJECTED = 0.02

@@ -178,8 +178,7 @@ def hit_rate(
 
 
 def window_of(records: Sequence[RequestRecord]) -> tuple[int, int]:
-    """From the first start to the last end of measured requests, in the records' nanoseconds; (0,
-    0) if there are none."""
+    """First start to last end of measured requests, in nanoseconds; (0, 0) if there are none."""
     measured = [record for record in records if record.phase == "measured"]
     return min((record.due_ns for record in measured), default=0), max(
         (record.end_ns or 0 for record in measured), default=0

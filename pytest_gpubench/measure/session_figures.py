@@ -157,16 +157,14 @@ class PrefixCache:
     """By the engine's counter, idle to idle."""
     prompt_tokens: int
     promised: int
-    """Whole blocks that a prompt which was answered before had as well: a cache with room for
-    everything finds them."""
+    """Whole blocks that an answered prompt before had as well: a cache with room finds them."""
     most: int | None
     """Whole blocks that any prompt sent before had as well: no cache can find more."""
     block: int
     slack: int
     """One block for each request: where the template's own tokens end is not known."""
     over: int = 0
-    """Requests for which more was found than any prompt before had, by more than a block, where the
-    engine tells of each."""
+    """Requests for which a block more was found than any prompt before had, where it is told."""
     under: int = 0
     """Likewise less than what a prompt before that was answered had."""
 

@@ -25,16 +25,14 @@ MEAN_LAG_SHARE, MEAN_LAG_FLOOR = 0.01, 0.0005
 TAIL_LAG_SHARE, TAIL_LAG_FLOOR = 0.10, 0.005
 """Likewise for the 99th percentile of the event-loop lag."""
 SEND_LAG_SHARE, SEND_LAG_FLOOR = 0.05, 0.002
-"""Likewise for the mean send lag: a closed loop's first wave is due at one moment and can only be
-sent one by one."""
+"""Likewise for the mean send lag: a first wave is due at one moment, and sent one by one."""
 CPU_LIMIT = 0.85
 """CPU seconds per second of one client process."""
 ENGINE_GAP_SHARE, ENGINE_GAP_FLOOR = 0.50, 0.100
 """Of the median TTFT, and seconds: median of client TTFT minus the engine's own queue and
 first-token time. Generous, since the API server's part of it is the server's; less is flagged."""
 ENGINE_STRETCH = 0.05
-"""By how much the client may see a stream last longer than the engine took to generate it, in the
-median."""
+"""By how much a stream may last longer at the client than at the engine, in the median."""
 CLEARED = 0.2
 """Of time that passed outside the engine: a client whose own event loop was never later than this,
 at the 99th percentile, did not cause it. An API server that cannot keep up is the server's
@@ -55,8 +53,7 @@ LEAST = 0.7
 above: what a model writes is nearly always what its tokenizer makes of the text, and even of ids
 drawn at random it makes as many or a few more."""
 MOST = 2.0
-"""Likewise, and some tokens more per answer: a few pieces of words make a short answer that reads
-otherwise."""
+"""Likewise, and some more per answer: a few pieces of words make a short one read otherwise."""
 _MORE = 4
 _SILENT = 0.2
 
@@ -200,8 +197,7 @@ def _client(seen: Validity, ttft_p50: float) -> Iterator[str]:
 
 
 def cleared(seen: Validity, seconds: float | None) -> bool:
-    """Whether the client's own probes rule it out as the cause of so much time outside the engine;
-    unprobed, nothing does."""
+    """Whether the client's own probes rule it out as the cause; unprobed, nothing does."""
     if seconds is None or seen.lag_p99 is None or (seen.cpu_share or 0.0) > CPU_LIMIT:
         return False
     return seen.lag_p99 <= CLEARED * seconds
@@ -314,8 +310,7 @@ def unstreamed(records: Sequence[RequestRecord], step: float = 1.0) -> tuple[str
 
 
 def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
-    """A measured window in which the engine compiled kernels: at low concurrency that is most of
-    what is measured."""
+    """A window in which the engine compiled: at low concurrency most of what is measured."""
     if not compiled:
         return ()
     return (

@@ -149,8 +149,7 @@ def otava_csv(histories: Sequence[MetricHistory]) -> tuple[str, tuple[str, ...],
 
 
 def otava_config(case: str, file: str, metrics: Sequence[str]) -> list[str]:
-    """The lines of ``otava.yaml`` for that table; what is text is quoted as JSON, which YAML
-    reads."""
+    """The lines of ``otava.yaml`` for that table; text is quoted as JSON, which YAML reads."""
     lines = [
         "tests:",
         f"  {json.dumps(case)}:",

@@ -37,8 +37,7 @@ from pytest_gpubench.report.results import CaseResult, LeftOut
 
 _PERCENTILES = (90, 99, 99.9)
 _POWER_SCHEMA = 2
-"""Version of its power fields in which the watts are per GPU and the joules those of the whole
-deployment."""
+"""Version of its power fields: watts are per GPU, joules those of the whole deployment."""
 _NEEDED = ("total_tput_per_gpu", "output_tput_per_gpu", "input_tput_per_gpu")
 
 
@@ -239,8 +238,7 @@ def vllm_document(
 def statistics_of(
     requests: Sequence[RequestRecord], percentiles: Sequence[float]
 ) -> dict[str, float]:
-    """Statistics of ttft, tpot, itl and e2el in milliseconds, under the names of vLLM's client and
-    its forks."""
+    """Statistics of ttft, tpot, itl and e2el in milliseconds, by the names of vLLM's client."""
     found = statistics_ms("ttft", _known(map(definitions.ttft, requests)), percentiles)
     found |= statistics_ms("tpot", _known(map(definitions.tpot, requests)), percentiles)
     found |= statistics_ms("itl", list(definitions.chunk_gaps(requests)), percentiles)
@@ -252,8 +250,7 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 
 def _busiest_second(requests: Sequence[RequestRecord]) -> tuple[float, int]:
-    """Most tokens and most requests in one of the run's whole seconds, counted as vLLM's client
-    does."""
+    """Most tokens and most requests in one of the run's whole seconds, as vLLM's client counts."""
     start = min(request.due_ns for request in requests)
     tokens: dict[int, int] = {}
     active: dict[int, int] = {}
@@ -355,8 +352,7 @@ def _no_constant(word: str) -> float:
 def statistics_ms(
     name: str, values: Sequence[float], percentiles: Sequence[float]
 ) -> dict[str, float]:
-    """``mean_``, ``median_``, ``std_`` and ``p.._{name}_ms`` of values in seconds; nothing without
-    values."""
+    """``mean_``, ``median_``, ``std_`` and ``p.._{name}_ms`` of seconds; nothing without values."""
     import numpy as np
 
     if not len(values):
@@ -371,8 +367,7 @@ def statistics_ms(
 
 
 def model_of(record: Mapping[str, Any], result: CaseResult) -> str:
-    """The repository that was served, from the command line that ran; the model prefix where there
-    is none."""
+    """The repository that was served, by the command line that ran, else the model prefix."""
     argv = [word for word in record.get("argv") or () if isinstance(word, str)]
     for flag in ("--model", "serve"):
         if flag in argv[:-1]:
@@ -435,8 +430,7 @@ def _representative(found: Sequence[CaseResult]) -> CaseResult:
 
 
 def _new_name(result: CaseResult, taken: set[str], *, every_launch: bool) -> str:
-    """A name that any file system takes and that no other file of the export has, upper and lower
-    case being equal."""
+    """A name for any file system, that no other file of the export has in upper or lower case."""
     label = result.case
     if every_launch and (result.launch.index > 1 or result.launch.arm):
         label += f"-{result.launch.label}"

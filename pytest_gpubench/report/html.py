@@ -38,8 +38,7 @@ from pytest_gpubench.report.views import CaseView, case_views
 from pytest_gpubench.report.wall_time import wall_section
 
 DETAILS_BUDGET = 4_200_000
-"""Characters for the details of servers and cases: with 200 cases the whole file stays below 6
-MB."""
+"""Characters for the details of servers and cases: with 200 cases the file stays below 6 MB."""
 _MOST_NAMED = 100
 
 
@@ -100,13 +99,12 @@ def write(path: Path, page: str) -> None:
     write_text(path, page, what="the report", remedy="choose another file")
 
 
-def _in_order(results: Any) -> list[CaseResult]:
-    return sorted(results, key=_place)
+def _in_order(results: Iterable[CaseResult]) -> list[CaseResult]:
+    def place(result: CaseResult) -> tuple[Any, ...]:
+        sizes = (finite(result.workload.get(name)) or 0.0 for name in ("isl", "osl", "conc"))
+        return result.identity.label, result.topology.label, *sizes, result.finished
 
-
-def _place(result: CaseResult) -> tuple[str, str, float, float, float, Any]:
-    sizes = (finite(result.workload.get(name)) or 0.0 for name in ("isl", "osl", "conc"))
-    return result.identity.label, result.topology.label, *sizes, result.finished  # type: ignore[return-value]
+    return sorted(results, key=place)
 
 
 def _asset(name: str) -> Markup:
@@ -161,12 +159,8 @@ def _subtitle(loaded: Loaded) -> Markup:
     servers_seen = len(
         {case.server for case in loaded.cases()} | {init.server for init in loaded.inits()}
     )
-    words = [
-        counted(cases, "case"),
-        counted(servers_seen, "server"),
-        counted(len(loaded.runs), "run"),
-        span,
-    ]
+    words = [counted(cases, "case"), counted(servers_seen, "server")]
+    words += [counted(len(loaded.runs), "run"), span]
     return tag("p", " · ".join(word for word in words if word), class_="muted")
 
 
@@ -265,9 +259,8 @@ def _merge_notes(merged: Merged) -> Markup | None:
 
 
 def _footer(loaded: Loaded) -> str:
-    names = ", ".join(run.name for run in loaded.runs[:20]) + (
-        " …" if len(loaded.runs) > 20 else ""
-    )
+    names = ", ".join(run.name for run in loaded.runs[:20])
+    names += " …" if len(loaded.runs) > 20 else ""
     return (
         f"Made by pytest-gpubench {__version__} from {names or 'no runs'}. The "
         "definitions of metrics are in its documentation."

@@ -43,8 +43,7 @@ _GAUGES = (
 def case_table(
     views: Sequence[CaseView], starts: Sequence[Row], link_of: dict[int, str]
 ) -> Markup | None:
-    """All cases and starts of servers in one table; the page's script sorts it by a click on a
-    heading."""
+    """All cases and starts in one table; the page's script sorts it by a click on a heading."""
     if not views and not starts:
         return None
     shown_columns = with_values(_COLUMNS, [view.metrics for view in views])
@@ -156,8 +155,7 @@ def _over_time(
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most so many points, the least and the greatest of each stretch, so that no peak is
-    lost."""
+    """At most so many points, the least and the greatest of each stretch: no peak is lost."""
     if len(points) <= _MOST_POINTS:
         return points
     stretch = -(-len(points) * 2 // _MOST_POINTS)
@@ -171,8 +169,7 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _distribution(measurement: Mapping[str, Any], view: CaseView) -> Markup | None:
-    """Share of requests (or tokens) that took at most so long, from the record's quantiles, else
-    from the percentiles."""
+    """Share of requests that took at most so long, from the quantiles, else the percentiles."""
     quantiles = mapping(measurement.get("quantiles"))
     series = []
     for index, (name, title) in enumerate((("tpot", "TPOT"), ("ttft", "TTFT"), ("e2e", "E2E"))):

@@ -71,8 +71,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn; every series must hold values that its axes can show (above 0 where
-    logarithmic)."""
+    """What is drawn; every value must be one that its axis can show (above 0 if logarithmic)."""
 
     title: str
     description: str

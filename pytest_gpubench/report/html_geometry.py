@@ -12,8 +12,7 @@ Kind: TypeAlias = Literal["linear", "log2", "log10"]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Maps values between ``low`` and ``high`` to pixels between ``start`` and ``end`` (which may
-    run backwards)."""
+    """Maps values from ``low`` to ``high`` to pixels from ``start`` to ``end``, also backwards."""
 
     kind: Kind
     low: float
@@ -102,8 +101,7 @@ def _log_ticks(low: float, high: float, most: int, base: int) -> list[float]:
 FONT = 11.0
 """Of every text in a chart, pixels."""
 CHARACTER = 0.7
-"""Width of a character, as a share of the font's size; generous, since the reader's font is not
-ours and names are bold."""
+"""Width of a character, a share of the font's size; generous: the reader's font is not ours."""
 _WIDE = 0.88
 _WIDE_LETTERS = frozenset("ABCDEFGHKLMNOPQRSTUVWXYZmw%@…")
 LINE = 1.25
@@ -231,8 +229,7 @@ class Placer:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near the wanted ones, in the same order, at least ``gap`` apart and within the bounds
-    as far as they fit."""
+    """Places near the wanted ones, in order, ``gap`` apart and in bounds as far as they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     gap = min(gap, (high - low) / max(1, len(wanted) - 1)) if len(wanted) > 1 else gap
     placed = [0.0] * len(wanted)

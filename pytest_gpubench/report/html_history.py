@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pytest_gpubench._version import __version__
 from pytest_gpubench.gate.change_points import FALSE_ALARM, MIN_RUNS
 from pytest_gpubench.gate.histories import MetricHistory, Moved
-from pytest_gpubench.gate.wording import count, percent, quantity
+from pytest_gpubench.gate.wording import percent, quantity
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.report.html import document
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw
 from pytest_gpubench.report.html_markup import (
@@ -40,8 +41,8 @@ def history_page(histories: Sequence[MetricHistory], title: str = "Baselines ove
     cases = grouped(drawn, lambda history: history.case)
     found = [(history, move) for history in histories for move in history.moves]
     words = (
-        f"{count(len(cases), 'case')}, {len(histories):,} series, "
-        f"{count(len(found), 'change point')}"
+        f"{counted(len(cases), 'case')}, {len(histories):,} series, "
+        f"{counted(len(found), 'change point')}"
     )
     sections = [
         _changes(found),
@@ -99,7 +100,7 @@ def _case(number: int, case: str, histories: Sequence[MetricHistory]) -> Markup:
 
 
 def _figure(history: MetricHistory, *, several: bool) -> Markup:
-    words = [count(len(history.runs), "run"), history.device, history.key if several else ""]
+    words = [counted(len(history.runs), "run"), history.device, history.key if several else ""]
     note = ", ".join(filter(None, words))
     return figure(history.metric, draw(_chart(history), 520, 236, "wide"), note)
 

@@ -171,8 +171,7 @@ def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
 
 
 def link(address: str, words: str = "") -> Markup | str:
-    """A link for http(s) addresses, plain text for anything else: an address may come from
-    anywhere."""
+    """A link for http(s) addresses, plain text else: an address may come from anywhere."""
     if address.startswith(("https://", "http://")) and not any(
         letter.isspace() for letter in address
     ):
@@ -194,7 +193,6 @@ def shell_text(argv: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def copyable(text: str, what: str) -> Markup:
-    """Text with a button that copies it; the button is of use with the page's script only and
-    hidden without."""
+    """Text with a button that copies it; without the page's script the button is hidden."""
     button = tag("button", "Copy", type="button", class_="copy", aria_label=f"Copy {what}")
     return tag("div", button, tag("pre", tag("code", text), tabindex=0), class_="copyable")

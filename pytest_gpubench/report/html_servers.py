@@ -1,5 +1,4 @@
-"""Servers: how long they took to start, what drafts achieved, and per server what ran, to copy,
-with its cases."""
+"""Servers: their starts, what drafts achieved, what ran (to copy), and their cases."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 
 from pytest_gpubench.dialects.registry import common_rules
 from pytest_gpubench.gate.waivers import Told
-from pytest_gpubench.gate.wording import count, percent, size
+from pytest_gpubench.gate.wording import interval, percent, size
+from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status
@@ -83,20 +84,22 @@ def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int,
     if not found and not others:
         doubtful = sum(bool(view.doubts) for view in views)
         words = (
-            f"No case failed. The times of {count(doubtful, 'case')} are in doubt: the "
+            f"No case failed. The times of {counted(doubtful, 'case')} are in doubt: the "
             "details say why."
         )
         lead = words if doubtful else "No case failed, and every measurement counts."
         return section("attention", "Nothing needs attention", lead=lead)
-    lines = [table_row((row.name, badge(row.status), _why(row))) for row in others[:_MOST_ROWS]]
-    lines += [
-        table_row((case_link(view, link_of), badge(view.status), _reason(view)), view.tags)
-        for view in found[:_MOST_ROWS]
-    ]
+    lines = []
+    for row in others[:_MOST_ROWS]:
+        why = _why(row.reason, row.failure.remedy if row.failure else "", row.failure)
+        lines.append(table_row((row.name, badge(row.status), why)))
+    for view in found[:_MOST_ROWS]:
+        why = _why(view.reason, view.remedy, view.last.failure)
+        lines.append(table_row((case_link(view, link_of), badge(view.status), why), view.tags))
     parts = other_counts(rows)
     if found:
         parts.append(
-            f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"
+            f"{counted(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"
         )
     head = ("Case", "Verdict", "Why, and what next")
     return section(
@@ -107,18 +110,8 @@ def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int,
     )
 
 
-def _why(row: Row) -> Markup:
-    failure = row.failure
-    return _words(
-        row.reason, failure.remedy if failure else "", failure.evidence if failure else ()
-    )
-
-
-def _reason(view: CaseView) -> Markup:
-    return _words(view.reason, view.remedy, view.last.failure.evidence if view.last.failure else ())
-
-
-def _words(reason: str, remedy: str, evidence: Sequence[str]) -> Markup:
+def _why(reason: str, remedy: str, failure: Failure | None) -> Markup:
+    evidence = failure.evidence if failure else ()
     return join(
         tag("p", clip(reason, 800)),
         tag("p", clip(remedy, 800), class_="muted") if remedy else None,
@@ -168,10 +161,9 @@ def ratios(rows: Sequence[Row]) -> Markup | None:
 
 
 def intervals(views: Sequence[CaseView]) -> Markup | None:
-    """What gates compared: change, 95% interval and tolerance of every metric, worst first; what
-    held is folded."""
+    """What gates compared: change, interval, tolerance, worst first; what held is folded."""
     found = [
-        _Compared(view, one, one.change)
+        (view, one, one.change)
         for view in views
         if view.last.verdict
         for one in view.last.verdict.metrics
@@ -180,15 +172,15 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
     if not found:
         return None
     order = list(Status)
-    found.sort(key=lambda one: (order.index(one.metric.status), one.change.estimate))
+    found.sort(key=lambda compared: (order.index(compared[1].status), compared[2].estimate))
     reach = max(
-        max(abs(one.change.low), abs(one.change.high), one.metric.tolerance or 0) for one in found
+        max(abs(change.low), abs(change.high), one.tolerance or 0) for _, one, change in found
     )
     edge = min(max(reach, 0.02), 0.5) * 1.05
     scale = Scale("linear", -edge, edge, 4, 196)
     within = (Status.PASS, Status.UNGATED)
-    open_ones = [one for one in found if one.metric.status not in within]
-    held = [one for one in found if one.metric.status in within]
+    open_ones = [compared for compared in found if compared[1].status not in within]
+    held = [compared for compared in found if compared[1].status in within]
     lead = (
         f"A bar is the 95% interval of the change, from -{scale.high:.0%} to +{scale.high:.0%}, "
         "its dot the estimate; the shaded side is what the tolerance does not allow."
@@ -203,26 +195,16 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    """A metric of a case that was compared with before."""
-
-    view: CaseView
-    metric: MetricVerdict
-    change: Change
-
-
-def _comparisons(found: Sequence[_Compared], scale: Scale) -> Markup:
+def _comparisons(found: Sequence[tuple[CaseView, MetricVerdict, Change]], scale: Scale) -> Markup:
     head = ("Case", "Verdict", "Metric", "Interval", "Change", "From, to")
-    rows = [_row(one, scale) for one in found[:_MOST_ROWS]]
+    rows = [_row(*compared, scale) for compared in found[:_MOST_ROWS]]
     return join(
         table(head, rows, class_="numbers intervals", caption="Changes with intervals"),
         more(len(found) - _MOST_ROWS, _LEFT_OUT),
     )
 
 
-def _row(compared: _Compared, scale: Scale) -> Markup:
-    view, one, change = compared.view, compared.metric, compared.change
+def _row(view: CaseView, one: MetricVerdict, change: Change, scale: Scale) -> Markup:
     moved = _delta(percent(change.estimate), f"{percent(change.low)} to {percent(change.high)}")
     sides = _delta(shown(one.metric, change.now), f"from {shown(one.metric, change.before)}")
     bar = _bar(one, change, scale)
@@ -241,9 +223,7 @@ def _bar(one: MetricVerdict, change: Change, scale: Scale) -> Markup:
         edge = scale(one.tolerance if lower_is_better else -one.tolerance)
         left, right = (edge, 200.0) if lower_is_better else (0.0, edge)
         zone = tag("rect", x=left, y=0, width=max(right - left, 0), height=18, class_="zone")
-    words = (
-        f"{percent(change.estimate)}, 95% interval {percent(change.low)} to {percent(change.high)}"
-    )
+    words = interval(change)
     words += f", tolerance {size(one.tolerance)}" if one.tolerance is not None else ""
     return tag(
         "svg",

@@ -29,8 +29,7 @@ from pytest_gpubench.report.views import (
 from pytest_gpubench.report.wall_time import wall_rows
 
 LONGEST_COMMENT = 60_000
-"""GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves
-both."""
+"""GitHub takes 65,536 characters for a comment, 1 MiB for a job's summary; one limit for both."""
 _MOST_ATTENTION = 50
 _LONGEST_WAIVER = 800
 """With the address of the bug, which comes after what failed."""
@@ -182,8 +181,7 @@ def _first(lines: Sequence[str], most: int, bullet: str = "- … ") -> list[str]
 
 
 def _within(parts: Sequence[str], longest: int) -> str:
-    """The parts as far as they fit; one that does not is cut at a line, and its folding is
-    closed."""
+    """The parts as far as they fit; one that does not is cut at a line, its folding closed."""
     note = (
         "\n\n_The rest is left out here: it is too long for this place. The HTML report "
         "has everything._\n"

@@ -30,8 +30,7 @@ SLOW_TPOT = {"cpu": 0.25, "cuda": 0.06, "rocm": 0.06, "hpu": 0.06}
 SLOW_PREFILL = {"cpu": 1e3, "cuda": 2e4, "rocm": 2e4, "hpu": 2e4}
 """Prompt tokens per second of a slow server, all requests together."""
 TOOL_PREPARES_S, TRACE_S = 1800.0, 3600.0
-"""For a tool that reads a trace, and for a trace without a duration: nothing here knows its
-length."""
+"""For a tool that reads a trace, and for a trace without a duration: its length is not known."""
 MARGIN = 1.5
 LEAST_MINUTES = 30
 _MAX_MATRIX = 2**28

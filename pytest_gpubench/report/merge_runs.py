@@ -22,8 +22,7 @@ EXIT_NOTHING = 5
 EXIT_UNDECIDED = 10
 INTERRUPTED = "interrupted"
 _UNDECIDED = (2, EXIT_NOTHING, EXIT_UNDECIDED)
-"""Exit codes of pytest after which what is missing is INCONCLUSIVE: interrupted, nothing,
-undecided."""
+"""Exit codes of pytest after which what is missing is INCONCLUSIVE."""
 _WHOLE = (0, EXIT_FAILED, EXIT_NOTHING, EXIT_UNDECIDED)
 """Exit codes of a run that came to its end."""
 Attempt = TypeVar("Attempt", CaseResult, InitResult)
@@ -236,8 +235,7 @@ def _other_failures(
 
 
 def gave_answer(result: CaseResult | InitResult) -> bool:
-    """Whether an attempt says something about its subject: neither interrupted nor failed by the
-    infrastructure."""
+    """Whether an attempt says something: neither interrupted nor failed by the infrastructure."""
     failure = result.failure
     return failure is None or (
         failure.failure_class != "infrastructure" and failure.cause != INTERRUPTED
@@ -245,8 +243,7 @@ def gave_answer(result: CaseResult | InitResult) -> bool:
 
 
 def attempts_that_count(found: Sequence[Attempt]) -> list[Attempt]:
-    """Of each launch the newest attempt that gave an answer, else the newest, in the order in which
-    they ended."""
+    """Of each launch the newest attempt that gave an answer, else the newest, as they ended."""
     ordered = sorted(found, key=lambda one: one.finished)
     by_launch = grouped(ordered, lambda one: one.launch.label)
     chosen = [next(filter(gave_answer, reversed(mine)), mine[-1]) for mine in by_launch.values()]
@@ -351,8 +348,7 @@ def _ratio_row(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) ->
 
 
 def _disagreements(results: Sequence[CaseResult]) -> Iterable[str]:
-    """Two engines of one run (arms), and hardware of different kinds, may differ in engine and
-    driver."""
+    """Arms of one run, and hardware of different kinds, may differ in engine and driver."""
     for name in (item.name for item in fields(Versions)):
         groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for one in results:

@@ -1,5 +1,4 @@
-"""Numbers as people read them, and what counts as a number in a file that anybody may have
-written."""
+"""Numbers as people read them, and what counts as one in a file that anybody may have written."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Result folders to typed runs. Files come from anywhere: what cannot be read is left out with a
-sentence."""
+"""Result folders to typed runs. Files come from anywhere: what is unreadable is left out, told."""
 
 from __future__ import annotations
 

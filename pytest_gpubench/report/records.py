@@ -118,6 +118,15 @@ def _unwritten(error: GpubenchError) -> Failure:
     return Failure("record-unwritten", "infrastructure", str(error))
 
 
+def json_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object of a file; None where it cannot be read or holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def records_of(run: Path, subject: str) -> list[dict[str, Any]]:
     """The records of a case or of the start of a server (``KEY:init``) in a run's folder, in the
     order of its launches.

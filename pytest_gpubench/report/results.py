@@ -180,8 +180,7 @@ class InitResult:
 
 @dataclass(frozen=True, slots=True)
 class TestFailure:
-    """A test that failed and that no record stands for: a user's own, an error of a fixture, a file
-    that cannot be collected."""
+    """A test that failed and that no record stands for: a user's own, a fixture, a file."""
 
     test: str
     """pytest's node id."""
@@ -208,8 +207,7 @@ class RunEnd:
     """pytest's exit code."""
     finished: datetime | None = None
     selection: tuple[str, ...] = ()
-    """What was asked for: files, ``-k``, ``-m``. A later run of the same selection is another
-    attempt."""
+    """Files, ``-k``, ``-m``: a later run of the same selection is another attempt."""
     failures: tuple[TestFailure, ...] = ()
     ratios: tuple[TestFailure, ...] = ()
     """Gates across cases that failed, under the names by which they are judged."""

@@ -90,8 +90,7 @@ def _server_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def speed_words(points: Sequence[tuple[str, Mapping[str, float]]]) -> list[str]:
-    """The highest output throughput of a server and where, and how much of its draft is
-    accepted there."""
+    """The highest output throughput of a server and where, and the acceptance there."""
     measured = [(name, metrics) for name, metrics in points if "output_tput" in metrics]
     if not measured:
         return []
@@ -110,8 +109,7 @@ def worst_status(statuses: Sequence[str]) -> str:
 
 
 def _frontiers(rows: Sequence[Row]) -> list[str]:
-    """A plot in text per shape (the lengths) that has enough points; an INVALID measurement counts
-    for none."""
+    """A plot in text per shape (the lengths) with enough points; an INVALID one counts for none."""
     shapes: dict[str, list[tuple[str, float, float]]] = {}
     for row in rows:
         across, up = row.metrics.get("interactivity"), row.metrics.get("output_tput_per_gpu")

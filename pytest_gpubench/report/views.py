@@ -1,5 +1,4 @@
-"""Loaded results as a report shows them: one view per case, with its launches side by side.
-Pure."""
+"""Loaded results as a report shows them: one view per case, its launches side by side. Pure."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ class CaseView:
     """The one that decides: a launch that failed, else the last."""
     launches: tuple[CaseResult, ...] = field(repr=False)
     metrics: Mapping[str, float]
-    """Geometric means over the launches, as in the terminal; those that rest on too few requests
-    included."""
+    """Geometric means over the launches; those that rest on too few requests included."""
     hidden: frozenset[str]
     """Metrics that rest on too few requests."""
     isl: int
@@ -115,8 +113,7 @@ class CaseView:
 
 
 def case_views(results: Iterable[CaseResult]) -> list[CaseView]:
-    """Views of the results, in the order in which their cases appear; of several attempts that of a
-    merge counts."""
+    """Views of the results, in the order of their cases; of several attempts the merge's counts."""
     groups = grouped(results, lambda result: (result.case, result.launch.arm))
     return [_view(group) for group in groups.values()]
 

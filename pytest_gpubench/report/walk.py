@@ -1,5 +1,4 @@
-"""The walk of ``gpubench bisect``: what one step says, the walk as it lies on disk, and as a person
-reads it."""
+"""The walk of ``gpubench bisect``: what a step says, the file, and what a person reads."""
 
 from __future__ import annotations
 
@@ -110,8 +109,7 @@ class Walk:
 
     @property
     def next(self) -> tuple[int, int] | None:
-        """Places to be compared now, what is before and the candidate; None where the walk is
-        over."""
+        """Places to be compared now, what is before and the candidate; None: the walk is over."""
         state = self.state
         if state.next is not None:
             return GOOD_END, state.next

@@ -47,8 +47,7 @@ class WallTime:
 
     parts: tuple[Part, ...]
     whole: float | None
-    """Seconds of the runs, times the processes that ran tests side by side; None where a run does
-    not say."""
+    """Seconds of the runs, times their processes side by side; None where a run does not say."""
     processes: int = 1
 
     @property
