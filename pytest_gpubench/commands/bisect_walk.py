@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -9,13 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 
 from pytest_gpubench.commands import EXIT_USAGE
+from pytest_gpubench.gate.bisection import Answer
 from pytest_gpubench.host import files
 from pytest_gpubench.host.signal_handlers import handled
+from pytest_gpubench.host.worktrees import SHOWN, Repository, checkouts
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import counted, for_terminal
 from pytest_gpubench.report.read_results import load_results
@@ -25,6 +28,7 @@ from pytest_gpubench.report.walk import (
     GOOD_END,
     PAGE_FILE,
     WALK_FILE,
+    Candidate,
     Step,
     StepVerdict,
     Walk,
@@ -37,6 +41,7 @@ from pytest_gpubench.report.walk import (
 )
 
 EXIT_FOUND = 0
+EXIT_SKIP = 125
 EXIT_UNDECIDED = 10
 """As pytest's for a verdict that leaves the question open."""
 
@@ -49,6 +54,86 @@ _SAME = {
     "confirm": "--no-confirm",
     "arguments": "the arguments of pytest",
 }
+
+
+def over_revisions(parsed: argparse.Namespace) -> int:
+    """Between two commits, each in a checkout of its own."""
+    repository = Repository.around(Path.cwd())
+    good_end, bad_end = parsed.revisions
+    line = repository.line(good_end, bad_end, parsed.path)
+    if line.forked:
+        print(
+            f"{good_end} is no ancestor of {bad_end}: the walk begins at "
+            f"{line.commits[0].hash[:SHOWN]}, where they parted"
+        )
+    if repository.is_dirty():
+        print("what is not committed does not count: every step is a checkout of its own")
+    folder = parsed.results.absolute()
+    good, *candidates = [Candidate(one.hash, one.subject) for one in (line.good, *line.commits)]
+    walk = begin(_planned(parsed, good, candidates), folder, resume=parsed.resume)
+    with checkouts(repository) as made:
+        first = {GOOD_END: made.make(line.good.hash)} if walk.next else {}
+
+        def ask(number: int, base: int, place: int) -> tuple[StepVerdict, Path]:
+            if base not in first:
+                first[base] = made.make(line.commits[base].hash)
+            commit = line.commits[place].hash
+            target = step_folder(folder, number, commit[:SHOWN])
+            second = made.make(commit)
+            try:
+                return _asked(walk, [f"{CHECKOUT_OPTION}={second}"], first[base], target)
+            finally:
+                made.remove(second)
+
+        return walk_on(walk, ask, folder)
+
+
+def over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
+    """Between two engines, in the words of ``--gpubench-against``."""
+    first, *others = engines
+    folder = parsed.results.absolute()
+    planned = _planned(parsed, Candidate(first), [Candidate(one) for one in others])
+    walk = begin(planned, folder, resume=parsed.resume)
+
+    def ask(number: int, base: int, place: int) -> tuple[StepVerdict, Path]:
+        before = first if base == GOOD_END else others[base]
+        target = step_folder(folder, number, f"engine-{place + 2}")
+        options = [f"--gpubench-first-engine={before}", f"--gpubench-against={others[place]}"]
+        return _asked(walk, options, Path.cwd(), target)
+
+    return walk_on(walk, ask, folder)
+
+
+def one_step(parsed: argparse.Namespace) -> int:
+    """What ``git bisect run`` asks of a revision that it has checked out."""
+    here = Path.cwd()
+    repository = Repository.around(here)
+    commit = repository.commit("HEAD")
+    good = repository.commit(parsed.revisions[0])
+    folder = step_folder(parsed.results.absolute(), 1, commit.hash[:SHOWN])
+    with checkouts(repository) as made:
+        first, options = made.make(good.hash), [f"{CHECKOUT_OPTION}={here}"]
+        found, _ = _asked(_planned(parsed, Candidate(good.hash), ()), options, first, folder)
+    print(
+        for_terminal(
+            f"{commit.hash[:SHOWN]} {commit.subject}: {found.answer.value} ({found.verdict}, "
+            f"{found.change or found.reason}); {folder}"
+        )
+    )
+    return {Answer.GOOD: 0, Answer.BAD: 1, Answer.SKIPPED: EXIT_SKIP}[found.answer]
+
+
+def _planned(parsed: argparse.Namespace, good: Candidate, candidates: Sequence[Candidate]) -> Walk:
+    """The walk that the command line asks for."""
+    return Walk(
+        good,
+        tuple(candidates),
+        parsed.launches,
+        tuple(parsed.metric),
+        parsed.failure_is_bad,
+        not parsed.no_confirm,
+        tuple(parsed.arguments),
+    )
 
 
 def begin(planned: Walk, folder: Path, *, resume: bool) -> Walk:
@@ -153,47 +238,38 @@ _WORDS_SHOWN = 400
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True)
-class Stepper:
-    """What every step of a walk has in common."""
+def _asked(walk: Walk, options: Sequence[str], cwd: Path, folder: Path) -> tuple[StepVerdict, Path]:
+    """One step: what it says, and the folder.
 
-    arguments: tuple[str, ...]
-    """Of pytest, as the user gave them."""
-    launches: str
-    metrics: tuple[str, ...] = ()
-    failure_is_bad: bool = False
+    Args:
+        options: of pytest, that say what engine B is.
+        cwd: where pytest is started.
+        folder: of the step; pytest's output and records are kept there.
 
-    def ask(self, options: Sequence[str], cwd: Path, folder: Path) -> tuple[StepVerdict, Path]:
-        """One step: what it says, and the folder.
+    Raises:
+        CommandError: if nothing is selected or the command line is wrong: tests, arguments and the
+            good end are the same in every step, so no other one would do better.
+    """
+    folder.mkdir(parents=True)
+    log = folder / LOG
+    code = run_step(_command(walk, options, folder), cwd, log)
+    said = last_words(log)
+    candidates = said.startswith(CHECKOUT_OPTION)
+    if code == _NOTHING_SELECTED or (code == EXIT_USAGE and not candidates):
+        raise CommandError(f"bisect: pytest says: {said} ({log})", code)
+    found = step_verdict(_run_in(folder), code, said, failure_is_bad=walk.failure_is_bad)
+    return found, folder
 
-        Args:
-            options: of pytest, that say what engine B is.
-            cwd: where pytest is started.
-            folder: of the step; pytest's output and records are kept there.
 
-        Raises:
-            CommandError: if nothing is selected or the command line is wrong: tests, arguments and
-                the good end are the same in every step, so no other one would do better.
-        """
-        folder.mkdir(parents=True)
-        log = folder / LOG
-        code = run_step(self.command(options, folder), cwd, log)
-        said = last_words(log)
-        candidates = said.startswith(CHECKOUT_OPTION)
-        if code == _NOTHING_SELECTED or (code == EXIT_USAGE and not candidates):
-            raise CommandError(f"bisect: pytest says: {said} ({log})", code)
-        found = step_verdict(_run_in(folder), code, said, failure_is_bad=self.failure_is_bad)
-        return found, folder
-
-    def command(self, options: Sequence[str], folder: Path) -> list[str]:
-        """What a step starts. ``-P``: what lies in a checkout is no library, as for the command
-        ``pytest``. A FAIL of any metric ends the step."""
-        only = [f"--gpubench-gate-only={metric}" for metric in self.metrics]
-        ours = [f"--gpubench-results={folder}", f"--gpubench-launches={self.launches}", *only]
-        ours += ["--gpubench-inconclusive=exit", "-x", *options]
-        place = self.arguments.index("--") if "--" in self.arguments else len(self.arguments)
-        before, after = self.arguments[:place], self.arguments[place:]
-        return [sys.executable, "-P", "-m", "pytest", *before, *ours, *after]
+def _command(walk: Walk, options: Sequence[str], folder: Path) -> list[str]:
+    """What a step starts. ``-P``: what lies in a checkout is no library, as for the command
+    ``pytest``. A FAIL of any metric ends the step."""
+    only = [f"--gpubench-gate-only={metric}" for metric in walk.metrics]
+    ours = [f"--gpubench-results={folder}", f"--gpubench-launches={walk.launches}", *only]
+    ours += ["--gpubench-inconclusive=exit", "-x", *options]
+    place = walk.arguments.index("--") if "--" in walk.arguments else len(walk.arguments)
+    before, after = walk.arguments[:place], walk.arguments[place:]
+    return [sys.executable, "-P", "-m", "pytest", *before, *ours, *after]
 
 
 def run_step(command: Sequence[str], cwd: Path, log: Path) -> int:
