@@ -159,8 +159,10 @@ def measured_by_aiperf(
     )
     asked = _asked(workload, records)
     drafting = drafting_of(counted, counters, records)
-    problems = _problems(output, workload)
-    problems += find_problems(records, asked, drafting, client, speculative=speculative)
+    problems = (
+        *_problems(output, workload),
+        *find_problems(records, asked, drafting, client, speculative=speculative),
+    )
     metrics: dict[str, float] = {}
     invalid: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
@@ -253,12 +255,11 @@ def _asked(workload: Workload, records: Sequence[RequestRecord]) -> Workload:
     return replace(workload, num_warmups=warm, dataset=AGENTIC)
 
 
-def _problems(output: AiperfOutput, workload: Workload) -> tuple[str, ...]:
-    problems = []
+def _problems(output: AiperfOutput, workload: Workload) -> Iterator[str]:
     over = [request for request in output.requests if request.overflowed]
     if over:
         first = over[0]
-        problems.append(
+        yield (
             f"{len(over)} prompts were longer than the server's context, the first one in turn "
             f"{first.record.turn + 1} of session {first.session}: give the server a longer one, or "
             "leave such sessions out (max-context-length under client.arguments)"
@@ -266,24 +267,21 @@ def _problems(output: AiperfOutput, workload: Workload) -> tuple[str, ...]:
     failed = [it for it in output.requests if not it.record.ok and not it.overflowed]
     if failed and workload.traced:
         first = failed[0]
-        problems.append(
+        yield (
             f"session {first.session} failed in turn {first.record.turn + 1}: {first.record.error}"
         )
     begun, finished = output.sessions, output.finished
     early = not output.timed_out and not output.cancelled
     if early and begun is not None and finished is not None and finished < begun:
-        problems.append(
-            f"{begun - finished} of {begun} sessions ended early, though the time was not over"
-        )
+        yield (f"{begun - finished} of {begun} sessions ended early, though the time was not over")
     off = [it for it in output.requests if it.off_length and it.record.ok]
     if off and workload.ignore_eos and workload.traced:
         first = off[0]
-        problems.append(
+        yield (
             f"{len(off)} outputs are not as long as the trace asks, for instance turn "
             f"{first.record.turn + 1} of session {first.session}: "
             f"{first.record.completion_tokens} tokens"
         )
-    return tuple(problems)
 
 
 def _invalid(
