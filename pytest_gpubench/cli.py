@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from pytest_gpubench._version import __version__
 from pytest_gpubench.commands import (
     EXIT_USAGE,
+    FLAG,
+    FOLDER,
     CommandParser,
     add_selection,
     baseline,
@@ -120,7 +122,7 @@ def _parser() -> CommandParser:
 
     doctor = commands.add_parser("doctor", help="foretell which servers cannot start, and why")
     add_selection(doctor)
-    doctor.add_argument("--rules", action="store_true", help="print all its rules, and no findings")
+    doctor.add_argument("--rules", **FLAG, help="print all its rules, and no findings")
     doctor.set_defaults(run=_doctor)
 
     gpus = commands.add_parser(
@@ -144,15 +146,15 @@ def _parser() -> CommandParser:
         "fetch", help="download the weights of a selection, under the lock, ahead of a run"
     )
     add_selection(fetch)
-    fetch.add_argument("--cache-dir", type=Path, metavar="DIR", help="as --gpubench-cache-dir")
+    fetch.add_argument("--cache-dir", **FOLDER, help="as --gpubench-cache-dir")
     fetch.add_argument(
         "--configs",
-        action="store_true",
+        **FLAG,
         help="config, tokenizer and the index of the weights only: what the doctor needs",
     )
     fetch.add_argument(
         "--sources",
-        action="store_true",
+        **FLAG,
         help="the official recipes that the selection follows, instead: what gpubench "
         "compare-source reads",
     )
@@ -166,7 +168,7 @@ def _parser() -> CommandParser:
     schema = commands.add_parser(
         "schema", help="print the JSON Schema of recipes.yaml, for editors"
     )
-    schema.add_argument("--record", action="store_true", help="of result records instead")
+    schema.add_argument("--record", **FLAG, help="of result records instead")
     schema.set_defaults(run=_schema)
 
     for add_commands in (

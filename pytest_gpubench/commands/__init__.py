@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
 EXIT_USAGE = 4
 """As pytest's: the command line or a file that it names cannot be used."""
+
+
+FLAG: dict[str, Any] = {"action": "store_true"}
+"""What ``add_argument`` takes for an option of a kind; this one has no value."""
+FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
+MANY: dict[str, Any] = {"action": "append", "default": []}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -49,8 +58,6 @@ class CommandParser(argparse.ArgumentParser):
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """The arguments of a command that works on selected cases."""
-    from pathlib import Path
-
     parser.add_argument(
         "recipes", nargs="*", type=Path, help="recipe files (default: recipes.yaml)"
     )
@@ -70,8 +77,6 @@ def plan_of(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def selected(parsed: argparse.Namespace) -> tuple[RecipeBook, list[Case], list[ServerSpec]]:
     """The book of a selection, its cases, and its servers in the order of the plan."""
-    from pathlib import Path
-
     from pytest_gpubench.recipes import load_recipes
 
     plan = plan_of(parsed)

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_gpubench.commands import FILE, FOLDER, MANY, NUMBER
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.printing import for_terminal, listed
 
@@ -49,13 +50,10 @@ def add_commands(commands: Subparsers) -> None:
         metavar="METRIC",
         help="for instance tpot_p50 (default: where the level of those gated by default moved)",
     )
-    history.add_argument(
-        "--html", type=Path, metavar="FILE", help="write a page with a chart for each metric"
-    )
+    history.add_argument("--html", **FILE, help="write a page with a chart for each metric")
     history.add_argument(
         "--otava-csv",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="write the case's newest series as the CSV that Apache Otava reads; stdout is an "
         "otava.yaml for it",
     )
@@ -81,7 +79,7 @@ def add_commands(commands: Subparsers) -> None:
     )
     accept.add_argument(
         "--metric",
-        action="append",
+        **MANY,
         metavar="NAME",
         help="begin the anchor of this metric anew (default: what failed)",
     )
@@ -92,20 +90,15 @@ def add_commands(commands: Subparsers) -> None:
     prune.add_argument("cases", nargs="*", metavar="CASE", help="case ids (default: all)")
     prune.add_argument(
         "--keep",
-        type=int,
+        **NUMBER,
         default=_RECENT,
-        metavar="N",
         help=f"newest launches of each key that stay (default: {_RECENT})",
     )
     prune.set_defaults(run=_prune)
 
     for action in (show, history, waivers, accept, prune):
         action.add_argument(
-            "--baselines",
-            type=Path,
-            default=DEFAULT_FOLDER,
-            metavar="DIR",
-            help=f"default: {DEFAULT_FOLDER}",
+            "--baselines", **FOLDER, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}"
         )
 
 
@@ -193,12 +186,13 @@ def _write_otava(target: Path, baselines: list[Baseline], metric: str | None) ->
 
 
 def _waivers(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.gate.waiver_file import FILE, read_waivers
+    from pytest_gpubench.gate.waiver_file import FILE as WAIVERS
+    from pytest_gpubench.gate.waiver_file import read_waivers
     from pytest_gpubench.gate.waivers import waiver_lines
 
     waivers = read_waivers(parsed.baselines)
     if not waivers.entries:
-        print(f"no waivers: {parsed.baselines / FILE} has none")
+        print(f"no waivers: {parsed.baselines / WAIVERS} has none")
         return 0
     for line in waiver_lines(waivers, _subjects(parsed.recipes, parsed.baselines)):
         print(for_terminal(line))

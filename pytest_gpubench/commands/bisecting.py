@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_gpubench.commands import FILE, FLAG, FOLDER, MANY
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 
 if TYPE_CHECKING:
@@ -49,21 +50,14 @@ def add_commands(commands: Subparsers) -> None:
     )
     bisect.add_argument(
         "--engine",
-        action="append",
-        default=[],
+        **MANY,
         metavar="ENGINE|ARGS",
         help="instead of revisions: an engine, in the words of --gpubench-against; repeatable, the "
         "good one first, the bad one last",
     )
+    bisect.add_argument("--engines", **FILE, help="the same from a file, an engine a line")
     bisect.add_argument(
-        "--engines", type=Path, metavar="FILE", help="the same from a file, an engine a line"
-    )
-    bisect.add_argument(
-        "--path",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="only commits that touch it, repeatable",
+        "--path", **MANY, metavar="PATH", help="only commits that touch it, repeatable"
     )
     bisect.add_argument(
         "--launches",
@@ -74,29 +68,27 @@ def add_commands(commands: Subparsers) -> None:
     )
     bisect.add_argument(
         "--metric",
-        action="append",
-        default=[],
+        **MANY,
         metavar="METRIC",
         help="that decides, repeatable (default: every metric that the recipes gate)",
     )
     bisect.add_argument(
         "--failure-is-bad",
-        action="store_true",
+        **FLAG,
         help="a candidate whose engine does not start, or fails, is bad instead of skipped",
     )
     bisect.add_argument(
         "--no-confirm",
-        action="store_true",
+        **FLAG,
         help="do not compare the first bad candidate with the one right before it",
     )
     bisect.add_argument(
         "--results",
-        type=Path,
+        **FOLDER,
         default=DEFAULT_FOLDER,
-        metavar="DIR",
         help=f"folder of the walk and its runs (default: {DEFAULT_FOLDER})",
     )
-    bisect.add_argument("--resume", action="store_true", help="go on with the walk of that folder")
+    bisect.add_argument("--resume", **FLAG, help="go on with the walk of that folder")
     bisect.add_argument(
         "--exit-code",
         choices=(GIT,),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_gpubench.commands import add_selection, selected
+from pytest_gpubench.commands import FOLDER, MANY, NUMBER, add_selection, selected
 from pytest_gpubench.model.failures import GpubenchError
 
 if TYPE_CHECKING:
@@ -28,11 +28,7 @@ def add_commands(commands: Subparsers) -> None:
     )
     add_selection(parser)
     parser.add_argument(
-        "--conc",
-        type=int,
-        action="append",
-        metavar="N",
-        help="requests in flight, repeatable, instead of recipes",
+        "--conc", **MANY, **NUMBER, help="requests in flight, repeatable, instead of recipes"
     )
     parser.add_argument(
         "--rate",
@@ -47,10 +43,7 @@ def add_commands(commands: Subparsers) -> None:
         help=f"chunks per second of each stream (default: {STREAM_RATE:g})",
     )
     parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="client processes (default: 1, or as the recipe says)",
+        "--workers", **NUMBER, help="client processes (default: 1, or as the recipe says)"
     )
     parser.add_argument(
         "--seconds",
@@ -60,11 +53,7 @@ def add_commands(commands: Subparsers) -> None:
         help="length of each measurement (default: 3)",
     )
     parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="where runs leave their results",
+        "--results", **FOLDER, default=Path("results"), help="where runs leave their results"
     )
     parser.set_defaults(run=_calibrate)
 
@@ -136,7 +125,7 @@ def _check(parsed: argparse.Namespace) -> None:
         raise GpubenchError(f"--seconds {parsed.seconds:g}: must be from 0.5 to 600")
     if parsed.workers is not None and not 1 <= parsed.workers <= 256:
         raise GpubenchError(f"--workers {parsed.workers}: must be from 1 to 256")
-    for conc in parsed.conc or ():
+    for conc in parsed.conc:
         if not 1 <= conc <= MOST_STREAMS:
             raise GpubenchError(f"--conc {conc}: must be from 1 to {MOST_STREAMS:,} streams")
 

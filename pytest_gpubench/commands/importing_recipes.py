@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.commands import add_selection, selected
+from pytest_gpubench.commands import MANY, NUMBER, add_selection, selected
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import counted, for_terminal
@@ -40,17 +40,13 @@ def add_commands(commands: Subparsers) -> None:
     command.add_argument("--runner", default="", metavar="LABEL", help="as a recipe's runner")
     command.add_argument("--model-prefix", default="", metavar="WORD", help="as a recipe's")
     command.add_argument("--precision", default="", metavar="WORD", help="as a recipe's")
-    command.add_argument("--isl", type=int, metavar="N", help="input length to measure")
-    command.add_argument("--osl", type=int, metavar="N", help="output length to measure")
-    command.add_argument(
-        "--conc", type=int, action="append", default=[], metavar="N", help="concurrency, repeatable"
-    )
+    command.add_argument("--isl", **NUMBER, help="input length to measure")
+    command.add_argument("--osl", **NUMBER, help="output length to measure")
+    command.add_argument("--conc", **MANY, **NUMBER, help="concurrency, repeatable")
     official = command.add_argument_group("of an entry of vllm-project/recipes")
     official.add_argument("--variant", default="", help="one variant (default: all that fit)")
     official.add_argument("--strategy", default="", help="one strategy (default: all of one node)")
-    official.add_argument(
-        "--feature", action="append", default=[], help="a feature that is off by default"
-    )
+    official.add_argument("--feature", **MANY, help="a feature that is off by default")
     captured = command.add_argument_group("of captured points")
     captured.add_argument("--key", default="", help="one entry of the master file (default: all)")
     command.set_defaults(run=_import)

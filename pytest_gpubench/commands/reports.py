@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_gpubench.commands import FILE, FLAG, FOLDER
+
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
     from pytest_gpubench.report.exports_json import Exported
@@ -34,36 +36,25 @@ def add_commands(commands: Subparsers) -> None:
         "-o", "--output", type=Path, metavar="FILE.html", help="one self-contained page"
     )
     report.add_argument(
-        "--against-run",
-        type=Path,
-        metavar="DIR",
-        help="show differences to these results in the page",
+        "--against-run", **FOLDER, help="show differences to these results in the page"
     )
     report.add_argument(
         "--title", default="Serving benchmarks", help="heading of page and Markdown"
     )
-    report.add_argument("--csv", type=Path, metavar="FILE", help="one row per case and launch")
+    report.add_argument("--csv", **FILE, help="one row per case and launch")
+    report.add_argument("--markdown", **FILE, help="for a pull-request comment; - prints it")
     report.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="for a pull-request comment; - prints it"
+        "--agg", **FOLDER, help="InferenceX's agg_*.json, of cases with client profile inferencex"
     )
-    report.add_argument(
-        "--agg",
-        type=Path,
-        metavar="DIR",
-        help="InferenceX's agg_*.json, of cases with client profile inferencex",
-    )
-    report.add_argument(
-        "--vllm-json", type=Path, metavar="DIR", help="result JSON as 'vllm bench serve' writes it"
-    )
+    report.add_argument("--vllm-json", **FOLDER, help="result JSON as 'vllm bench serve' writes it")
     report.add_argument(
         "--every-launch",
-        action="store_true",
+        **FLAG,
         help="JSON exports: a file per launch and attempt, not one per case",
     )
     report.add_argument(
         "--matrix",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="a matrix of which every entry must report; the exit code is the merged one",
     )
     report.set_defaults(run=_report)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_gpubench.commands import NUMBER
 from pytest_gpubench.model.failures import GpubenchError
 
 if TYPE_CHECKING:
@@ -26,18 +27,14 @@ def add_commands(commands: Subparsers) -> None:
     make.add_argument(
         "--profile", choices=("coding", "chat"), default="coding", help="lengths (default: coding)"
     )
-    make.add_argument("--sessions", type=int, default=64, metavar="N", help="(default: 64)")
-    make.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
-    make.add_argument(
-        "--block-tokens", type=int, default=512, metavar="N", help="tokens of a block (512)"
-    )
+    make.add_argument("--sessions", **NUMBER, default=64, help="(default: 64)")
+    make.add_argument("--seed", **NUMBER, default=0, help="(default: 0)")
+    make.add_argument("--block-tokens", **NUMBER, default=512, help="tokens of a block (512)")
     make.add_argument(
         "--scale", type=float, default=1.0, metavar="F", help="factor on lengths (default: 1)"
     )
-    make.add_argument(
-        "--most-tokens", type=int, metavar="N", help="of a prompt with its answer, at most"
-    )
-    make.add_argument("--turns", type=int, metavar="N", help="of every session, instead of drawn")
+    make.add_argument("--most-tokens", **NUMBER, help="of a prompt with its answer, at most")
+    make.add_argument("--turns", **NUMBER, help="of every session, instead of drawn")
     make.add_argument(
         "--pauses", type=float, default=1.0, metavar="F", help="factor on pauses (default: 1)"
     )
@@ -51,9 +48,7 @@ def add_commands(commands: Subparsers) -> None:
     make.set_defaults(run=_make)
     show = kinds.add_parser("show", help="what a trace of sessions holds, and what it shares")
     show.add_argument("file", type=Path, help="a trace as `client.dataset-file` names it")
-    show.add_argument(
-        "--block-tokens", type=int, default=512, metavar="N", help="tokens of a block (512)"
-    )
+    show.add_argument("--block-tokens", **NUMBER, default=512, help="tokens of a block (512)")
     show.set_defaults(run=_show)
 
 
