@@ -19,7 +19,7 @@ from pytest_gpubench.host.files import write_text
 from pytest_gpubench.model.printing import counted, listed
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table, server_table
-from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, tag
+from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, shown, tag
 from pytest_gpubench.report.html_performance import performance
 from pytest_gpubench.report.html_servers import acceptance, servers, startup
 from pytest_gpubench.report.html_verdicts import (
@@ -31,7 +31,7 @@ from pytest_gpubench.report.html_verdicts import (
     waivers,
 )
 from pytest_gpubench.report.merge_runs import Merged, merge
-from pytest_gpubench.report.numbers import finite, shown
+from pytest_gpubench.report.numbers import finite
 from pytest_gpubench.report.read_results import read_whole
 from pytest_gpubench.report.results import CaseResult, InitResult, Loaded
 from pytest_gpubench.report.views import CaseView, case_views

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.metrics import ACCEPTANCE
-from pytest_gpubench.report.columns import Column, columns, with_values
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
 from pytest_gpubench.report.html_markup import (
     ABSENT,
@@ -19,12 +18,13 @@ from pytest_gpubench.report.html_markup import (
     clip,
     join,
     section,
+    shown,
     table,
     table_row,
     tag,
 )
 from pytest_gpubench.report.merge_runs import Row
-from pytest_gpubench.report.numbers import finite, seconds, shown
+from pytest_gpubench.report.numbers import Column, columns, finite, seconds, with_values
 from pytest_gpubench.report.views import CaseView, mapping, sequence, server_views
 
 _COLUMNS = (

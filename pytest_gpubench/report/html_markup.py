@@ -8,8 +8,11 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from pytest_gpubench.gate.wording import quantity
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import printable
 from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.report.numbers import short
 
 LONGEST_TEXT = 4000
 """Characters of one text in the page; the rest is left out, with a word about it."""
@@ -77,6 +80,11 @@ def _text(value: str | float) -> str:
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else "-"
     return printable(clip(str(value)))
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric's value with its unit; a metric that this version does not know has none."""
+    return quantity(metric, value) if metric in METRICS else short(value)
 
 
 GLYPHS = {

@@ -25,12 +25,12 @@ from pytest_gpubench.report.html_markup import (
     link,
     more,
     section,
+    shown,
     table,
     table_row,
     tag,
 )
 from pytest_gpubench.report.merge_runs import Row
-from pytest_gpubench.report.numbers import shown
 from pytest_gpubench.report.results import InitResult, Versions
 from pytest_gpubench.report.views import (
     CaseView,

@@ -11,10 +11,9 @@ from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.model.printing import counted, printable
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.columns import columns, with_values
 from pytest_gpubench.report.html_markup import GLYPHS, clip
 from pytest_gpubench.report.merge_runs import Merged, Row, merge
-from pytest_gpubench.report.numbers import seconds
+from pytest_gpubench.report.numbers import columns, seconds, with_values
 from pytest_gpubench.report.results import Loaded
 from pytest_gpubench.report.terminal import frontier
 from pytest_gpubench.report.views import (

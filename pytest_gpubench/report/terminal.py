@@ -12,7 +12,7 @@ from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.columns import columns, with_values
+from pytest_gpubench.report.numbers import columns, with_values
 
 
 @dataclass(frozen=True, slots=True)
