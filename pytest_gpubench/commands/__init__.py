@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from pytest_gpubench.model.printing import for_terminal
+
 if TYPE_CHECKING:
     from pytest_gpubench.model.cases import Case, RecipeBook
     from pytest_gpubench.model.specs import ServerSpec
@@ -90,3 +92,22 @@ def print_json(document: Any) -> None:
     """Print a document; where the output takes no UTF-8, in JSON's own escapes."""
     takes_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json.dumps(document, indent=1, ensure_ascii=not takes_all))
+
+
+def say(*lines: str) -> None:
+    """Print lines in which there may be anything."""
+    for line in lines:
+        print(for_terminal(line), flush=True)
+
+
+def warn(*lines: str) -> None:
+    """The same on stderr."""
+    for line in lines:
+        print(for_terminal(line), file=sys.stderr)
+
+
+def warn_of(what: str, found: Sequence[object], most: int = 10) -> None:
+    """Name the first of what was left out, and count the others."""
+    warn(*(f"{what}: {one}" for one in found[:most]))
+    if len(found) > most:
+        warn(f"{what}: {len(found) - most} more")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.commands import FILE, FOLDER, MANY, NUMBER
+from pytest_gpubench.commands import FILE, FOLDER, MANY, NUMBER, say, warn
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.printing import for_terminal, listed
+from pytest_gpubench.model.printing import listed
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
@@ -106,8 +105,7 @@ def _show(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.gate.histories import show_lines
 
     for path, case in _chosen(parsed.baselines, parsed.cases):
-        for line in show_lines(_read(path, case)):
-            print(for_terminal(line))
+        say(*show_lines(_read(path, case)))
     return 0
 
 
@@ -129,10 +127,9 @@ def _history(parsed: argparse.Namespace) -> int:
         return 0
     for case, own in histories.items():
         if len(found) > 1:
-            print(for_terminal(f"{case}:"))
+            say(f"{case}:")
         lines = [] if parsed.html else launches.get(case, [])
-        for line in (*lines, *(line for one in own for line in change_lines(one))):
-            print(for_terminal(line))
+        say(*lines, *(line for one in own for line in change_lines(one)))
     return 0
 
 
@@ -156,7 +153,7 @@ def _write_page(target: Path, histories: list[MetricHistory]) -> None:
     from pytest_gpubench.report.html_history import history_page
 
     write_text(target, history_page(histories), what="the page", remedy="choose another file")
-    print(for_terminal(f"page: {target}"), file=sys.stderr)
+    warn(f"page: {target}")
 
 
 def _write_otava(target: Path, baselines: list[Baseline], metric: str | None) -> None:
@@ -177,12 +174,10 @@ def _write_otava(target: Path, baselines: list[Baseline], metric: str | None) ->
     newest = [one for one in found if one.key == found[-1].key]
     text, metrics, left_out = otava_csv(newest)
     write_text(target, text, what="the CSV", remedy="choose another file")
-    print(for_terminal(f"CSV: {target}; stdout is an otava.yaml for it"), file=sys.stderr)
-    for line in otava_config(baseline.case, str(target), metrics):
-        print(for_terminal(line))
+    warn(f"CSV: {target}; stdout is an otava.yaml for it")
+    say(*otava_config(baseline.case, str(target), metrics))
     if left_out:
-        words = f"left out, since some run lacks it: {', '.join(left_out)}"
-        print(for_terminal(words), file=sys.stderr)
+        warn(f"left out, since some run lacks it: {', '.join(left_out)}")
 
 
 def _waivers(parsed: argparse.Namespace) -> int:
@@ -194,8 +189,7 @@ def _waivers(parsed: argparse.Namespace) -> int:
     if not waivers.entries:
         print(f"no waivers: {parsed.baselines / WAIVERS} has none")
         return 0
-    for line in waiver_lines(waivers, _subjects(parsed.recipes, parsed.baselines)):
-        print(for_terminal(line))
+    say(*waiver_lines(waivers, _subjects(parsed.recipes, parsed.baselines)))
     return 0
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 
-from pytest_gpubench.commands import EXIT_USAGE
+from pytest_gpubench.commands import EXIT_USAGE, say
 from pytest_gpubench.gate.bisection import Answer
 from pytest_gpubench.host import files
 from pytest_gpubench.host.signal_handlers import handled
@@ -114,11 +114,9 @@ def one_step(parsed: argparse.Namespace) -> int:
     with checkouts(repository) as made:
         first, options = made.make(good.hash), [f"{CHECKOUT_OPTION}={here}"]
         found, _ = _asked(_planned(parsed, Candidate(good.hash), ()), options, first, folder)
-    print(
-        for_terminal(
-            f"{commit.hash[:SHOWN]} {commit.subject}: {found.answer.value} ({found.verdict}, "
-            f"{found.change or found.reason}); {folder}"
-        )
+    say(
+        f"{commit.hash[:SHOWN]} {commit.subject}: {found.answer.value} ({found.verdict}, "
+        f"{found.change or found.reason}); {folder}"
     )
     return {Answer.GOOD: 0, Answer.BAD: 1, Answer.SKIPPED: EXIT_SKIP}[found.answer]
 
@@ -176,7 +174,7 @@ def walk_on(
         may be the good end; the answer, and the folder of its run.
         folder: of the walk.
     """
-    _say(_opening(walk))
+    say(_opening(walk))
     _write(walk, folder)
     while (places := walk.next) is not None:
         base, place = places
@@ -185,7 +183,7 @@ def walk_on(
         what = walk.candidates[place].shown
         if base != GOOD_END:
             what += f", against the one before it, {walk.candidates[base].shown}"
-        _say(f"step {number} of about {about}: {what}")
+        say(f"step {number} of about {about}: {what}")
         began = time.monotonic()
         found, run = ask(number, base, place)
         step = Step(
@@ -197,8 +195,8 @@ def walk_on(
         )
         walk = walk.told(step)
         _write(walk, folder)
-        _say(step_line(walk, step))
-    _say("", *table(walk), "", walk.conclusion(), f"the walk: {folder / PAGE_FILE}")
+        say(step_line(walk, step))
+    say("", *table(walk), "", walk.conclusion(), f"the walk: {folder / PAGE_FILE}")
     return EXIT_FOUND if walk.is_decided else EXIT_UNDECIDED
 
 
@@ -222,11 +220,6 @@ def _opening(walk: Walk) -> str:
 def _write(walk: Walk, folder: Path) -> None:
     write_record(folder / WALK_FILE, document(walk))
     files.write_text(folder / PAGE_FILE, page(walk))
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(for_terminal(line), flush=True)
 
 
 LOG = "pytest.log"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.commands import MANY, NUMBER, add_selection, selected
+from pytest_gpubench.commands import MANY, NUMBER, add_selection, say, selected, warn
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.grouping import grouped
-from pytest_gpubench.model.printing import counted, for_terminal
+from pytest_gpubench.model.printing import counted
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
@@ -95,10 +94,9 @@ def _import(parsed: argparse.Namespace) -> int:
     recipes = checked(recipes, source)
     print(text_of(recipes, source), end="")
     for recipe in recipes:
-        for lost in recipe.lost:
-            print(for_terminal(f"{recipe.name}: not carried over: {lost}"), file=sys.stderr)
+        warn(*(f"{recipe.name}: not carried over: {lost}" for lost in recipe.lost))
     lossless = sum(not recipe.lost for recipe in recipes)
-    print(f"gpubench: {counted(len(recipes), 'recipe')}, {lossless} without loss", file=sys.stderr)
+    warn(f"gpubench: {counted(len(recipes), 'recipe')}, {lossless} without loss")
     return 0
 
 
@@ -241,9 +239,7 @@ def _compare(parsed: argparse.Namespace) -> int:
             continue
         entry, profiles = _entry(parsed.official, entry_path(source))
         made.append(compare(members, servers, entry, profiles))
-    for one in made:
-        for line in lines_of(one):
-            print(for_terminal(line))
+    say(*(line for one in made for line in lines_of(one)))
     open_ones = sum(len(one.unexplained) for one in made)
     all_ones = sum(len(one.differences) for one in made)
     print(
@@ -254,7 +250,7 @@ def _compare(parsed: argparse.Namespace) -> int:
         print(f"explained, but as in the official recipe everywhere: {', '.join(idle)}; remove it")
     if unread:
         print(f"not compared, {counted(len(unread), 'recipe')} without an official source:")
-        print("\n".join(f"  {for_terminal(line)}" for line in unread))
+        say(*(f"  {line}" for line in unread))
     return EXIT_UNEXPLAINED if open_ones else 0
 
 

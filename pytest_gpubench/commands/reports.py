@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_gpubench.commands import FILE, FLAG, FOLDER
+from pytest_gpubench.commands import FILE, FLAG, FOLDER, warn_of
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
     from pytest_gpubench.report.exports_json import Exported
     from pytest_gpubench.report.merge_runs import Merged
-    from pytest_gpubench.report.results import LeftOut, Loaded
+    from pytest_gpubench.report.results import Loaded
 
-_SHOWN = 10
 _FOLDERS = {"agg": "--agg", "vllm_json": "--vllm-json"}
 
 
@@ -80,7 +78,7 @@ def _report(parsed: argparse.Namespace) -> int:
         if given[name] and given[name].exists() and not given[name].is_dir():
             raise GpubenchError(f"report: {option} {given[name]} is a file; give a folder")
     loaded = load_results(parsed.results)
-    _left_out("left out", loaded.left_out)
+    warn_of("left out", loaded.left_out)
     if not parsed.matrix and not any(run.cases or run.inits or run.end for run in loaded.runs):
         raise GpubenchError(
             f"no result records in {', '.join(map(str, parsed.results))}; give a folder "
@@ -143,11 +141,4 @@ def _told(folder: Path, exported: Exported) -> None:
             "--every-launch exports all",
             file=sys.stderr,
         )
-    _left_out("not exported", exported.left_out)
-
-
-def _left_out(what: str, found: Sequence[LeftOut]) -> None:
-    for one in found[:_SHOWN]:
-        print(f"{what}: {one}", file=sys.stderr)
-    if len(found) > _SHOWN:
-        print(f"{what}: {len(found) - _SHOWN} more", file=sys.stderr)
+    warn_of("not exported", exported.left_out)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pytest_gpubench.commands import say, warn_of
 from pytest_gpubench.host import files
 from pytest_gpubench.host.slurm_queue import JobState, sbatch, states
 from pytest_gpubench.host.slurm_queue import cancel as cancel_jobs
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.printing import counted, for_terminal
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.report.records import json_object, write_record
 
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=/-]+")
@@ -180,10 +181,7 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
         GpubenchError: if nothing can run, the folder is taken, or Slurm refuses; jobs submitted so
             far are cancelled then.
     """
-    for one in document["left_out"][:10]:
-        print(for_terminal(f"in no task: {one['what']}: {one['reason']}"), file=sys.stderr)
-    if len(document["left_out"]) > 10:
-        print(f"in no task: {len(document['left_out']) - 10} more", file=sys.stderr)
+    warn_of("in no task", [f"{one['what']}: {one['reason']}" for one in document["left_out"]])
     if not document["include"]:
         raise GpubenchError("submit: the selection has no case that can run")
     folder = parsed.results.resolve()
@@ -247,9 +245,7 @@ def status(folder: Path) -> int:
     known = {state.job: state for job in manifest["jobs"].values() for state in states(job)}
     for name, job in manifest["jobs"].items():
         if not name.startswith("tasks"):
-            print(
-                for_terminal(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}")
-            )
+            say(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}")
     done = {
         path.parent.parent.name + ":" + path.parent.name
         for path in (folder / "results").glob("*/*/*/*.json")
@@ -258,11 +254,8 @@ def status(folder: Path) -> int:
         task = next((state for job, state in known.items() if job.endswith(f"_{index}")), None)
         reported = sum(case in done for case in entry["cases"])
         told = _told(task, ended_of(folder, f"task-{index}"))
-        words = (
-            f"task {index} {entry['name']}: {told}, {reported} of "
-            f"{counted(len(entry['cases']), 'case')}"
-        )
-        print(for_terminal(words))
+        cases = counted(len(entry["cases"]), "case")
+        say(f"task {index} {entry['name']}: {told}, {reported} of {cases}")
     return 0
 
 
