@@ -15,17 +15,6 @@ from pytest_gpubench.load.protocol import RequestRecord
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 
-def percentile(values: Sequence[float], q: float) -> float:
-    """The q-th percentile (0 to 100) by linear interpolation between the two nearest ranks.
-
-    Raises:
-        ValueError: without values.
-    """
-    if not values:
-        raise ValueError("a percentile needs at least one value")
-    return float(np.percentile(np.asarray(values, dtype=np.float64), q, method="linear"))
-
-
 def quantiles(values: Sequence[float]) -> tuple[float, ...]:
     """The least value, every 5%, the greatest: 21 values by linear interpolation, rounded to a
     microsecond's tenth.

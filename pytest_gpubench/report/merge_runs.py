@@ -50,11 +50,6 @@ class Row:
     starts: tuple[InitResult, ...] = ()
     """Of the start of a server: the attempt of each launch that counts."""
 
-    @property
-    def infrastructure(self) -> bool:
-        """Whether it failed for a reason that a machine may try again."""
-        return self.failure is not None and self.failure.failure_class == "infrastructure"
-
 
 @dataclass(frozen=True, slots=True)
 class Merged:
@@ -78,13 +73,6 @@ class Merged:
         if statuses & {Status.INCONCLUSIVE, Status.INVALID}:
             return EXIT_UNDECIDED
         return 0 if self.rows else EXIT_NOTHING
-
-    @property
-    def retryable(self) -> bool:
-        """Whether there are failures and every one of them is of the class infrastructure: no
-        verdict is among them."""
-        failed = [row for row in self.rows if row.status is Status.FAIL]
-        return bool(failed) and all(row.infrastructure for row in failed)
 
     @property
     def waivers(self) -> tuple[Told, ...]:
