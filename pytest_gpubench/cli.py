@@ -21,14 +21,13 @@ from pytest_gpubench.commands import (
     add_selection,
     baseline,
     bisecting,
-    calibrate_client,
+    client_commands,
     clusters,
     importing_recipes,
     plan_of,
     print_json,
     reports,
     selected,
-    tracing,
 )
 from pytest_gpubench.doctor import every_rule, format_findings
 from pytest_gpubench.host.files import careful_umask
@@ -172,7 +171,7 @@ def _parser() -> CommandParser:
     schema.set_defaults(run=_schema)
 
     for add_commands in (
-        calibrate_client.add_commands,
+        client_commands.add_commands,
         baseline.add_commands,
         bisecting.add_commands,
         _add_changelog,
@@ -180,7 +179,7 @@ def _parser() -> CommandParser:
         clusters.add_commands,
         importing_recipes.add_commands,
         _add_tools,
-        tracing.add_commands,
+        client_commands.add_trace,
     ):
         add_commands(commands)
     return parser
