@@ -169,10 +169,8 @@ def walk_on(
     What is known is on disk after every step.
 
     Args:
-        walk: with the steps so far.
         ask: given the number of the step, compares the candidates of two places, the first of which
         may be the good end; the answer, and the folder of its run.
-        folder: of the walk.
     """
     say(_opening(walk))
     _write(walk, folder)
@@ -236,7 +234,6 @@ def _asked(walk: Walk, options: Sequence[str], cwd: Path, folder: Path) -> tuple
 
     Args:
         options: of pytest, that say what engine B is.
-        cwd: where pytest is started.
         folder: of the step; pytest's output and records are kept there.
 
     Raises:

@@ -132,7 +132,6 @@ def run_pytest(arguments: Sequence[str], results: Path, attempts: int) -> int:
     Args:
         arguments: of pytest; a ``--gpubench-results`` among them is the folder.
         results: else the folder. What an attempt has measured, the next one reuses.
-        attempts: at most.
     """
     given, arguments = _own_results(arguments)
     results = given or results

@@ -67,11 +67,7 @@ def scripts(
     """The scripts of a submission, in the order in which they are submitted.
 
     Args:
-        manifest: the matrix of the selection.
         folder: shared; holds ``manifest.json``, logs and results.
-        python: interpreter of the tasks.
-        options: checked here.
-        fetch: whether a job fetches the weights first.
 
     Raises:
         GpubenchError: for a value that cannot stand in a batch script.

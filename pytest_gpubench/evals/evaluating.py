@@ -52,8 +52,6 @@ def run_lm_eval(
     """Ask all questions of a plan; what came of them is in the plan's folder.
 
     Args:
-        plan: what is asked.
-        log: takes the process's output.
         api_key: of the server; handed over in the environment.
         cwd: from where a task's files are found.
         check: whether the server is well, given the number of answers so far.

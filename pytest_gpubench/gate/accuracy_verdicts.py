@@ -100,7 +100,6 @@ def paired_interval(lost: int, won: int, asked: int) -> tuple[float, float]:
     Args:
         lost: questions that were right before and are wrong now.
         won: the other way round.
-        asked: all questions.
     """
     z = float(ndtri(1 - CHANCE))
 

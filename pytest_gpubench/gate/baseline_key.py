@@ -43,8 +43,6 @@ def comparison_key(
         device: product name of the accelerator, or of the CPU with the number of cores that the run
         may use.
         commits: repository to commit of the weights that ran.
-        measurement_version: of our way of measuring.
-        policy: how servers are shared.
         shared_host: whether other servers ran on the host at the same time.
         compile_cache: ``cold`` or ``warm``, for the start of a server.
     """

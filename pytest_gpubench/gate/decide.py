@@ -34,7 +34,6 @@ def judge(
     """The verdict of a case on all its launches so far.
 
     Args:
-        policies: from ``policy.policies``.
         launches: in the order in which they ran.
         baseline: as read from its file; None where there is none.
         key: of this run; what the baseline must have to be comparable.
@@ -150,12 +149,9 @@ def verdict_of(
 
     Args:
         results: on metrics; none of them where no launch is valid.
-        launches: all of them.
         valid: how many of them, or of their pairs, count.
-        plan: of launches, or pairs.
         notes: without effect on the status.
         done: how many of the plan are over; as many as there are launches if not given.
-        unit: of the plan.
     """
     done = len(launches) if done is None else done
     left = max(plan.total - done, 0)

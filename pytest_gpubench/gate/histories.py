@@ -106,7 +106,6 @@ def metric_histories(baseline: Baseline, metrics: Sequence[str] = ()) -> list[Me
     """The histories of a case, the key with the newest launch last.
 
     Args:
-        baseline: of the case.
         metrics: only these; those that are gated by default if empty.
     """
     newest = {entry.key: entry.date for entry in baseline.launches}  # ordered by date

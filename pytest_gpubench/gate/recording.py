@@ -144,10 +144,7 @@ def entries_of(
     """Entries for a baseline from the launches of one case in one run, invalid ones left out.
 
     Args:
-        run: name of the run's folder.
         launches: each with its date, ISO 8601 with offset.
-        axis: of the run.
-        anchors: from ``Recording``.
     """
     entries = [_entry(run, *launch, axis) for launch in launches if not launch[0].invalid]
     return mark(entries, anchors or {})
@@ -180,7 +177,6 @@ def accepted_entries(
     them (or of ``metrics``).
 
     Args:
-        run: name of the run's folder.
         records: plain JSON data of ``launch-*.json``, in the order of the launches.
 
     Raises:

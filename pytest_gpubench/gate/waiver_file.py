@@ -101,7 +101,6 @@ def read_waivers(folder: Path, today: date | None = None) -> Waivers:
     """The waivers of a baselines folder; none where it has no such file.
 
     Args:
-        folder: of the baselines.
         today: the day on which they hold or not (UTC); the clock's if not given.
 
     Raises:

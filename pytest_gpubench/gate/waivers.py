@@ -236,7 +236,6 @@ def idle_words(waivers: Waivers, subjects: Iterable[str]) -> list[str]:
     """A sentence for each waiver that covers nothing of the recipes, or whose date has passed.
 
     Args:
-        waivers: of the baselines folder.
         subjects: every case of the recipes, and every start of a server.
     """
     known = list(subjects)
@@ -252,12 +251,7 @@ def idle_words(waivers: Waivers, subjects: Iterable[str]) -> list[str]:
 
 
 def waiver_lines(waivers: Waivers, subjects: Sequence[str]) -> list[str]:
-    """Three lines for each waiver: where it stands, the bug, when it ends and what it covers.
-
-    Args:
-        waivers: of the baselines folder.
-        subjects: what there is to cover.
-    """
+    """Three lines for each waiver: where it stands, the bug, when it ends and what it covers."""
     lines = []
     for one in waivers.entries:
         covered = [subject for subject in subjects if one.matches(subject)]

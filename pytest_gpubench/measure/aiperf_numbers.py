@@ -131,7 +131,6 @@ def measured_by_aiperf(
     """The measurement of a run of AIPerf.
 
     Args:
-        output: what it wrote.
         cpu: CPU seconds of each of its workers, by ``monotonic_ns``.
         before: scrape of the idle engine before its first request.
         after: likewise after its last one.

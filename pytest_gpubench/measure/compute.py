@@ -81,11 +81,9 @@ def compute(
         records: of all requests, warm-up included.
         before: scrape of the idle engine before the first request (of the warm-up).
         after: scrape of the idle engine after the last one.
-        client: of the load run.
         counters: the engine's names for what is counted.
         speculative: whether the server was asked to draft; then it must have.
         prefix_caching: whether hits are allowed.
-        pages: of ``/metrics`` during the load run.
         calibrations: of this host's client; none: it was never calibrated, and nothing is said
         about its capacity.
         compiled: kernels that the engine compiled in the measured window (``window_of``).

@@ -146,7 +146,6 @@ def steady_throughput(
     Args:
         records: also of a warm-up that was not drained: its requests were in flight with the first
         measured ones.
-        concurrency: of the closed loop.
         not_before_ns: the window opens no earlier than this.
     """
     ends = sorted(record.last_token_ns for record in records if record.last_token_ns is not None)

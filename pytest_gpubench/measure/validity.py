@@ -158,10 +158,8 @@ def reasons(
     """Why the measurement does not count, one sentence each; empty: it does.
 
     Args:
-        seen: of ``look``.
         ttft_p50: median TTFT in seconds; what delays are measured against.
         window: length of the measured window in seconds.
-        prefix_caching: whether the recipe allows it.
     """
     return (
         *_client(seen, ttft_p50),

@@ -85,10 +85,6 @@ def agg_document(
 ) -> dict[str, Any]:
     """One case's result as ``agg_*.json`` has it: times in seconds, rates in tokens per second,
     ``dp_attention`` as text.
-
-    Args:
-        record: the whole record of the case.
-        requests: the measured requests that were answered.
     """
     topology, workload, metrics = result.topology, result.workload, result.metrics
     document: dict[str, Any] = {
@@ -172,12 +168,7 @@ def export_vllm(
 def vllm_document(
     result: CaseResult, record: Mapping[str, Any], requests: Sequence[RequestRecord]
 ) -> dict[str, Any]:
-    """One case's result as ``vllm bench serve`` writes it.
-
-    Args:
-        record: the whole record of the case.
-        requests: the measured requests that were answered.
-    """
+    """One case's result as ``vllm bench serve`` writes it."""
     workload, model = result.workload, model_of(record, result)
     backend = "openai" if workload.get("api") == "completions" else "openai-chat"
     rate = finite(workload.get("request_rate")) or 0.0

@@ -53,10 +53,8 @@ def render(
     """The page of everything that was loaded.
 
     Args:
-        against: results to show differences to.
         merged: what a merge says about it (with a matrix: also what has not reported); made here if
         not given.
-        against_name: how to call them.
     """
     merged = merged or merge(loaded)
     views = case_views(_in_order(loaded.cases()))

@@ -178,7 +178,6 @@ class Placer:
         """Put a text beside one of the anchors, the first with room.
 
         Args:
-            text: what is put.
             anchors: points that it may stand beside, best first.
             crossings: points of lines, better not covered.
             over: whether marks may be covered; other texts never are.

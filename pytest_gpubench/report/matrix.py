@@ -79,9 +79,7 @@ def jobs_of(
 
     Args:
         book: everything declared; a server of which all cases are selected is named as a whole.
-        cases: the selected ones.
         launches: fresh starts of every server, for the time limit.
-        most: jobs at most, of a stage.
         canary: the lowest concurrency of every server is a job of its own, in a stage before.
 
     Raises:

@@ -108,7 +108,6 @@ def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
     are named.
 
     Args:
-        loaded: from ``read_results.load_results``.
         matrix: from ``read_matrix``; None: only what the folders hold can be told.
     """
     given = matrix or {}

@@ -48,7 +48,6 @@ def summary_lines(
     Args:
         frontier: draw the Pareto frontier under the table of a recipe with enough points of one
         shape.
-        verbose: more columns.
     """
     lines: list[str] = []
     for recipe, own in grouped(rows, lambda row: row.recipe).items():
