@@ -33,7 +33,7 @@ from pytest_gpubench.report.html_verdicts import (
 from pytest_gpubench.report.merge_runs import Merged, merge
 from pytest_gpubench.report.numbers import finite
 from pytest_gpubench.report.read_results import read_whole
-from pytest_gpubench.report.results import CaseResult, InitResult, Loaded
+from pytest_gpubench.report.results import CaseResult, Loaded, Result
 from pytest_gpubench.report.views import CaseView, case_views
 from pytest_gpubench.report.wall_time import wall_section
 
@@ -182,7 +182,7 @@ def _facts(loaded: Loaded, views: Sequence[CaseView]) -> Markup:
     def different(values: Any) -> str:
         return listed(sorted({clip(str(value), 120) for value in values if value}), 6)
 
-    everything: list[CaseResult | InitResult] = [*loaded.cases(), *loaded.inits()]
+    everything: list[Result] = [*loaded.cases(), *loaded.inits()]
     return facts(
         (
             ("Engine", different(one.versions.engine for one in everything)),

@@ -15,7 +15,15 @@ from pytest_gpubench.model.failures import Failure, failure_words
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status, Verdict
-from pytest_gpubench.report.results import CaseResult, InitResult, Loaded, Run, RunEnd, Versions
+from pytest_gpubench.report.results import (
+    CaseResult,
+    InitResult,
+    Loaded,
+    Result,
+    Run,
+    RunEnd,
+    Versions,
+)
 
 EXIT_FAILED = 1
 EXIT_NOTHING = 5
@@ -25,7 +33,7 @@ _UNDECIDED = (2, EXIT_NOTHING, EXIT_UNDECIDED)
 """Exit codes of pytest after which what is missing is INCONCLUSIVE."""
 _WHOLE = (0, EXIT_FAILED, EXIT_NOTHING, EXIT_UNDECIDED)
 """Exit codes of a run that came to its end."""
-Attempt = TypeVar("Attempt", CaseResult, InitResult)
+Attempt = TypeVar("Attempt", bound=Result)
 RowKind: TypeAlias = Literal["case", "start", "ratio", "test"]
 """What a row is about; ``test``: a test that is none of ours, or a run as a whole."""
 
@@ -190,8 +198,8 @@ def _unfinished(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 def _done(run: Run) -> dict[tuple[str, str], float]:
     """Case or start, and launch, of each record, and when it ended."""
-    found = {(one.case, one.launch.label): one.finished.timestamp() for one in run.cases}
-    return found | {(one.subject, one.launch.label): one.finished.timestamp() for one in run.inits}
+    results = (*run.cases, *run.inits)
+    return {(one.subject, one.launch.label): one.finished.timestamp() for one in results}
 
 
 def _finished(run: Run) -> float:
@@ -210,8 +218,8 @@ def _other_failures(
         told = [*end.failures, *(ratio for ratio in end.ratios if ratio.test not in judged)]
         for one in told:
             rows.setdefault(one.test, Row(one.test, "", "test", Status.FAIL, one.reason))
-        statuses = [*(one.status for one in run.cases), *(one.status for one in run.inits)]
-        says_why = bool(told or end.ratios or Status.FAIL in statuses)
+        failed = any(one.status is Status.FAIL for one in (*run.cases, *run.inits))
+        says_why = bool(told or end.ratios or failed)
         if end.exit not in (0, *_UNDECIDED) and not (end.exit == EXIT_FAILED and says_why):
             words = "see what it printed; nothing in its records says why"
             name = f"run {run.name}"
@@ -221,7 +229,7 @@ def _other_failures(
     return list(rows.values())
 
 
-def gave_answer(result: CaseResult | InitResult) -> bool:
+def gave_answer(result: Result) -> bool:
     """Whether an attempt says something: neither interrupted nor failed by the infrastructure."""
     failure = result.failure
     return failure is None or (

@@ -353,20 +353,14 @@ def step_verdict(
 
 def _last_verdicts(run: Run) -> dict[str, Verdict]:
     """By case, or start of a server, the verdict on all its launches."""
-    found: dict[str, Verdict] = {}
-    for case in run.cases:  # in the order in which they ended
-        if case.verdict is not None:
-            found[case.case] = case.verdict
-    for start in run.inits:
-        if start.verdict is not None:
-            found[start.subject] = start.verdict
-    return found
+    results = (*run.cases, *run.inits)  # in the order in which they ended
+    return {one.subject: one.verdict for one in results if one.verdict is not None}
 
 
 def _failures(run: Run) -> Iterator[tuple[str, Failure]]:
     """Those of the good end's engine first: after them nothing can be said of the other one."""
-    found = [(one.launch.arm, one.failure) for one in run.inits if one.failure is not None]
-    found += [(one.launch.arm, one.failure) for one in run.cases if one.failure is not None]
+    results = (*run.inits, *run.cases)
+    found = [(one.launch.arm, one.failure) for one in results if one.failure is not None]
     yield from sorted(found, key=lambda one: one[0] == _CANDIDATES)
 
 
