@@ -25,6 +25,7 @@ from pytest_gpubench.report.results import (
     InitResult,
     LeftOut,
     Loaded,
+    Result,
     Run,
     RunEnd,
     Versions,
@@ -225,31 +226,30 @@ def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
         raise _UnreadableError(f"is no whole record: {_first_fault(error, 1)}") from None
     except RecursionError:
         raise _UnreadableError("is nested too deeply for a record") from None
-    run = path.parents[2].name
     if (parsed.server, parsed.launch.label) != (path.parents[1].name, path.stem):
         raise _UnreadableError(
             f"says that it is {parsed.launch.label[:80]} of {parsed.server[:200]}, "
             "where it does not lie"
         )
-    return _case(path, run, parsed) if isinstance(parsed, CaseRecord) else _init(path, run, parsed)
-
-
-def _case(path: Path, run: str, record: CaseRecord) -> CaseResult:
-    own = {
-        "identity": record.identity or _identity_by_name(record),
-        "policy": record.server_per,
-        "device": _device(record),
+    own: dict[str, Any] = {
+        "path": path,
+        "run": path.parents[2].name,
+        "versions": _versions(parsed),
+        "hostname": str(parsed.host.get("hostname") or ""),
     }
-    return CaseResult(path=path, run=run, **_shared(CaseResult, record) | own)
+    if isinstance(parsed, StartRecord):
+        own["argv"] = tuple(parsed.argv or ())
+        own["env"] = {name: value or "" for name, value in parsed.env.items()}
+        return InitResult(**_shared(InitResult, parsed) | own)
+    own["identity"] = parsed.identity or _identity_by_name(parsed)
+    own |= {"policy": parsed.server_per, "device": _device(parsed)}
+    return CaseResult(**_shared(CaseResult, parsed) | own)
 
 
-def _shared(kind: type[CaseResult | InitResult], record: Record) -> dict[str, Any]:
-    """What a result has under the same name as its record, and what all results read alike."""
+def _shared(kind: type[Result], record: Record) -> dict[str, Any]:
+    """What a result has under the same name as its record."""
     names = {item.name for item in fields(kind)} & type(record).model_fields.keys()
-    return {name: getattr(record, name) for name in names} | {
-        "versions": _versions(record),
-        "hostname": str(record.host.get("hostname") or ""),
-    }
+    return {name: getattr(record, name) for name in names}
 
 
 def _identity_by_name(record: CaseRecord) -> Identity:
@@ -260,14 +260,6 @@ def _identity_by_name(record: CaseRecord) -> Identity:
     spec = "mtp" if "mtp" in record.tags else ""
     variant = "-".join(word for word in words[_IDENTITY_WORDS:] if word != "mtp")
     return Identity(words[0], words[1], record.hardware or words[2], words[3], spec, variant)
-
-
-def _init(path: Path, run: str, record: StartRecord) -> InitResult:
-    own = {
-        "argv": tuple(record.argv or ()),
-        "env": {name: value or "" for name, value in record.env.items()},
-    }
-    return InitResult(path=path, run=run, **_shared(InitResult, record) | own)
 
 
 def _run_end(record: Mapping[str, Any]) -> RunEnd:
