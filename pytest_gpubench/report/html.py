@@ -32,7 +32,6 @@ from pytest_gpubench.report.html_verdicts import (
 )
 from pytest_gpubench.report.merge_runs import Merged, merge
 from pytest_gpubench.report.numbers import finite
-from pytest_gpubench.report.read_results import read_whole
 from pytest_gpubench.report.results import CaseResult, Loaded, Result
 from pytest_gpubench.report.views import CaseView, case_views
 from pytest_gpubench.report.wall_time import wall_section
@@ -76,7 +75,7 @@ def render(
         wall_section(loaded),
         server_table(views),
         case_table(views, [row for row in merged.rows if row.kind == "start"], link_of),
-        servers(views, inits, read_whole, link_of, DETAILS_BUDGET),
+        servers(views, inits, link_of, DETAILS_BUDGET),
         _left_out(loaded, against),
     ]
     header = join(
