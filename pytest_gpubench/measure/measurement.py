@@ -42,7 +42,8 @@ class Totals:
     output_tokens_with_warmup: int
     """Comparable with the engine's counter."""
     engine_output_tokens: int | None
-    """By the engine's counter, idle to idle; None: the engine does not count."""
+    """Difference of the engine's counter of output tokens, idle to idle; None: the engine does not
+    count."""
     preemptions: int | None = None
     prefix_cache_hits: int | None = None
     """In tokens."""
@@ -58,7 +59,8 @@ class Drafting:
     acceptance_per_position: tuple[float, ...] = ()
     """Share of drafts whose token at the position was accepted, from the first position on."""
     requests_acceptance_length: float | None = None
-    """Acceptance length by per-request numbers, where the server gives them."""
+    """Acceptance length by the per-request numbers, where the server gives them: the same requests,
+    counted elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Measurement:
     """Metrics with what is needed to trust them."""
 
     metrics: Mapping[str, float]
-    """By the names of ``METRICS``; what is undefined is absent. Empty when there are problems."""
+    """By the names of ``model.metrics.METRICS``; a metric that is undefined here is absent. Empty
+    when there are problems."""
     totals: Totals
     problems: tuple[str, ...] = ()
     """Reasons to fail before any statistics, one sentence each."""
@@ -79,7 +82,8 @@ class Measurement:
     send_lag_max: float = 0.0
     """Seconds between the due time and the write of a request, the worst of the measured ones."""
     client_cpu_share: float | None = None
-    """CPU seconds per second of the load generator; near 1 it is the client that was measured."""
+    """CPU seconds per second of the load generator within the measured window; near 1 it is the
+    client that was measured."""
     started_unix: float | None = None
     """Wall-clock start of the measured window, seconds since 1970."""
     client: Mapping[str, str] = field(default_factory=dict)
@@ -87,11 +91,13 @@ class Measurement:
     validity: Mapping[str, float | int | None] = field(default_factory=dict)
     """What the validity rules looked at: the fields of ``measure.validity.Validity``."""
     calibration: Mapping[str, Any] | None = None
-    """The calibration that speaks for this run; None: the client was never calibrated here."""
+    """The calibration of this host's client that speaks for this run; None: the client was never
+    calibrated here."""
     series: tuple[Mapping[str, float | None], ...] = ()
     """The engine over the run: the fields of ``measure.compute.Point``."""
     gpus: tuple[Mapping[str, Any], ...] = ()
-    """The server's GPUs over the window (``measure.energy``); empty: they were not sampled."""
+    """The server's GPUs over the window, one summary each (``measure.energy``); empty where they
+    were not sampled."""
     gpu_series: tuple[Mapping[str, float], ...] = ()
     """Power and lowest clock of the server's GPUs over the run (``measure.energy.gpu_series``)."""
     quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
