@@ -84,7 +84,7 @@ def load_results(folders: Sequence[Path]) -> Loaded:
         started = sorted(inits.get(path, []), key=lambda one: (one.finished, one.server))
         end = ends.get(path)
         spent = end.spent if end else None
-        runs.append(Run(path.name, path, tuple(measured), tuple(started), end, spent))
+        runs.append(Run(path.name, tuple(measured), tuple(started), end, spent))
     return Loaded(tuple(runs), tuple(left_out))
 
 

@@ -84,7 +84,6 @@ class CaseResult(Result):
     recipe: str
     identity: Identity
     """From the recipe's name, which must spell its fields."""
-    tags: tuple[str, ...]
     policy: SharingPolicy
     fingerprint: str
     hardware: str
@@ -112,11 +111,6 @@ class CaseResult(Result):
     @property
     def gpus(self) -> int:
         return self.topology.gpus
-
-    @property
-    def point(self) -> str:
-        """Topology and workload: the id without the identity."""
-        return self.case.removeprefix(self.identity.label + "-")
 
     def requests_path(self, number: int = 1) -> Path:
         """Where the per-request records of a round are, if they were kept."""
@@ -218,7 +212,6 @@ class Run:
     """One run folder, records in the order in which they ended."""
 
     name: str
-    path: Path
     cases: tuple[CaseResult, ...]
     inits: tuple[InitResult, ...]
     end: RunEnd | None = None

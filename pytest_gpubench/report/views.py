@@ -30,8 +30,6 @@ class CaseView:
     """Geometric means over the launches; those that rest on too few requests included."""
     hidden: frozenset[str]
     """Metrics that rest on too few requests."""
-    isl: int
-    osl: int
     conc: int
     shape: str
     """Lengths: ``1k1k``; ``agentic`` of traces, which have none."""
@@ -67,11 +65,6 @@ class CaseView:
         """What stays the same along one curve over concurrency: ``TP8 mtp``."""
         arm = f" [{self.last.launch.arm}]" if self.last.launch.arm else ""
         return " ".join(word for word in (self.topology, self.spec) if word) + arm
-
-    @property
-    def point(self) -> str:
-        """Topology and workload, as the terminal's table has it."""
-        return self.last.point
 
     @property
     def status(self) -> Status:
@@ -184,8 +177,6 @@ def _view(attempts: Sequence[CaseResult]) -> CaseView:
         hidden=frozenset(
             name for one in group if one.measurement for name in one.measurement.hidden
         ),
-        isl=isl,
-        osl=osl,
         conc=conc,
         shape=workload.shape,
         load=str(last.evaluation.get("name") or "")

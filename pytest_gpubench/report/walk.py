@@ -123,12 +123,6 @@ class Walk:
         state = self.state
         return state.found is not None and (state.confirmed or not self.confirm)
 
-    @property
-    def found(self) -> Candidate | None:
-        """The first bad candidate, where it is known."""
-        place = self.state.found
-        return None if place is None else self.candidates[place]
-
     def conclusion(self) -> str:
         """What the walk has found, in a sentence or a few lines."""
         state = self.state
