@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from pytest_gpubench.report.html_geometry import (
@@ -79,8 +79,6 @@ class Chart:
     y: Axis
     series: tuple[Series, ...]
     names: Literal["margin", "inside", "none"] = "margin"
-    extra: tuple[tuple[float, str], ...] = field(default=())
-    """Horizontal lines with a name, for instance a limit."""
 
 
 def draw(chart: Chart, width: int = 352, height: int = 236, class_: str = "") -> Markup:
@@ -118,7 +116,7 @@ class _Frame:
 
 def _frame(chart: Chart, width: float, height: float) -> _Frame:
     marks = [mark for series in chart.series for mark in series.marks]
-    ys = [mark.y for mark in marks] + [value for value, _ in chart.extra]
+    ys = [mark.y for mark in marks]
     top, bottom = FONT * 2.3, height - FONT * 3.1
     y = scale_for(ys, chart.y.kind, bottom, top, zero=chart.y.zero, top=chart.y.top)
     y_ticks = [(value, chart.y.form(value)) for value in y.ticks(FONT * 2.6)]
@@ -163,12 +161,6 @@ def _grid(chart: Chart, frame: _Frame, width: float, height: float) -> Markup:
         parts.append(tag("line", x1=at, x2=at, y1=area.bottom, y2=area.bottom + 4, class_="axis"))
         place = min(max(at, half), width - half)
         parts.append(tag("text", label, x=place, y=area.bottom + FONT * 1.5, class_="tick mid"))
-    for value, name in chart.extra:
-        at = frame.y(value)
-        parts.append(tag("line", x1=area.left, x2=frame.right, y1=at, y2=at, class_="limit"))
-        placed = frame.placer.place(name, [(frame.right - text_width(name) - 8, at)])
-        if placed:
-            parts.append(tag("text", placed.text, x=placed.x, y=placed.y, class_="tick"))
     bottom, end = area.bottom, frame.right
     parts.append(tag("line", x1=area.left, x2=end, y1=bottom, y2=bottom, class_="axis"))
     across = shortened(chart.x.title, width - area.left)
