@@ -22,7 +22,6 @@ _RECENT = 20
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parsers."""
     baseline = commands.add_parser(
         "baseline", help="look at recorded baselines, accept a new level, prune"
     )

@@ -34,7 +34,6 @@ _OURS = (
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parser."""
     bisect = commands.add_parser(
         "bisect",
         help="find the change that made a benchmark worse, each step judged by the gate",

@@ -24,7 +24,6 @@ MOST_CHUNKS = 10_000_000
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parsers."""
     parser = commands.add_parser(
         "calibrate",
         help="measure the client's own error on this host, at the loads that are planned",
@@ -157,7 +156,6 @@ MOST_SESSIONS = 100_000
 
 
 def add_trace(commands: Subparsers) -> None:
-    """Add the parsers."""
     parser = commands.add_parser("trace", help="traces of sessions: draw one, look at one")
     kinds = parser.add_subparsers(required=True, metavar="WHAT")
     make = kinds.add_parser("make", help="draw sessions by a seed and write them as JSON lines")

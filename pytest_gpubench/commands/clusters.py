@@ -26,7 +26,6 @@ _NOTHING = 5
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parsers."""
     matrix = commands.add_parser(
         "matrix", help="cut a selection into jobs, one per server, for a CI matrix or for Slurm"
     )

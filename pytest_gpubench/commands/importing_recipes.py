@@ -23,7 +23,6 @@ _MOST = 64 << 20
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parsers."""
     command = commands.add_parser(
         "import",
         help="print as a recipe what a command line or somebody else's file serves",

@@ -19,7 +19,6 @@ _FOLDERS = {"agg": "--agg", "vllm_json": "--vllm-json"}
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parsers."""
     report = commands.add_parser(
         "report", help="make one HTML file, tables or exports of result folders"
     )

@@ -220,7 +220,6 @@ def _task(plan: EvalPlan) -> tuple[str, Any]:
 
 
 def main() -> None:
-    """Command line."""
     plan = EvalPlan(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     if plan.only_fetch:
         name, tasks = _task(plan)
