@@ -40,37 +40,35 @@ def find_problems(
     client: ClientFacts,
     *,
     speculative: bool,
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     """Everything that makes the measurement worthless, the root cause first."""
     planned_requests = workload.num_prompts if client.planned is None else client.planned
     phases: tuple[tuple[Phase, str, int], ...] = (
         ("warmup", "warm-up", workload.num_warmups),
         ("measured", "measured", planned_requests),
     )
-    problems = []
     for phase, name, planned in phases:
         of_phase = [record for record in records if record.phase == phase]
-        problems += _failed(of_phase, name)
+        yield from _failed(of_phase, name)
         ended_early = phase == "measured" and client.stopped_by != "count"
         if len(of_phase) != planned and not (ended_early and of_phase):
-            problems.append(f"{len(of_phase)} of {planned} {name} requests were made")
+            yield (f"{len(of_phase)} of {planned} {name} requests were made")
     good = [record for record in records if record.ok]
     models = sorted({record.model for record in good if record.model})
     if len(models) > 1:
-        problems.append(
+        yield (
             f"the answers came from {len(models)} models ({some_names(models, 3)}): a gateway "
             "falls back from one to the other; measure one of them"
         )
-    problems += _wrong_lengths(good, workload)
+    yield from _wrong_lengths(good, workload)
     if speculative and good and (drafting is None or drafting.drafts == 0):
-        problems.append("the recipe asks for speculative decoding, but the engine counted no draft")
-    return tuple(problems)
+        yield "the recipe asks for speculative decoding, but the engine counted no draft"
 
 
-def _failed(records: Sequence[RequestRecord], name: str) -> list[str]:
+def _failed(records: Sequence[RequestRecord], name: str) -> Iterator[str]:
     failed = [record for record in records if not record.ok]
     if not failed:
-        return []
+        return
     reasons = Counter(record.error for record in failed).most_common()
     shown = [
         f"{reason} ({count}x)" if count > 1 else reason
@@ -78,7 +76,7 @@ def _failed(records: Sequence[RequestRecord], name: str) -> list[str]:
     ]
     if len(reasons) > _SHOWN_REASONS:
         shown.append(f"and {len(reasons) - _SHOWN_REASONS} other reasons")
-    return [f"{len(failed)} of {len(records)} {name} requests failed: {'; '.join(shown)}"]
+    yield f"{len(failed)} of {len(records)} {name} requests failed: {'; '.join(shown)}"
 
 
 def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> Iterator[str]:

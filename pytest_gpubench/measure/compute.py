@@ -43,15 +43,14 @@ class Point:
     kv_cache_usage: float | None = None
     """Share of the KV cache in use, 0 to 1, the mean over the engines of a data-parallel server."""
     preemptions: float | None = None
-    """Since the engine's start."""
+    """This and what follows since the engine's start."""
     generated_tokens: float | None = None
-    """Since the engine's start."""
     prefix_cache_hits: float | None = None
-    """In tokens, since the engine's start."""
+    """In tokens."""
     offload_stored: float | None = None
-    """Bytes of keys and values, since the engine's start."""
+    """Bytes of keys and values."""
     offload_loaded: float | None = None
-    """Bytes that came back, since the engine's start."""
+    """Bytes that came back."""
 
 
 def compute(
@@ -103,8 +102,10 @@ def compute(
     totals = totals_of(records, counted, counters)
     drafting = drafting_of(counted, counters, records)
     cache = session_figures.prefix_cache(records, totals.prefix_cache_hits, cache_block)
-    problems = session_figures.ended_early(records)
-    problems += find_problems(records, workload, drafting, client, speculative=speculative)
+    problems = (
+        *session_figures.ended_early(records),
+        *find_problems(records, workload, drafting, client, speculative=speculative),
+    )
     calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
     recount = recounted(measured, client, made_up_weights=made_up_weights)

@@ -74,7 +74,7 @@ def server_table(views: Sequence[CaseView]) -> Markup | None:
     if not found:
         return None
     rows = [
-        table_row((one.name, badge(one.status), ", ".join(one.speed), "; ".join(one.accuracy)))
+        (one.name, badge(one.status), ", ".join(one.speed), "; ".join(one.accuracy))
         for one in found
     ]
     head = ("Server", "Verdict", "Speed", "Accuracy")

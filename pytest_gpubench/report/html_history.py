@@ -16,13 +16,13 @@ from pytest_gpubench.model.printing import counted
 from pytest_gpubench.report.html import document
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw
 from pytest_gpubench.report.html_markup import (
+    Child,
     Markup,
     clip,
     figure,
     more,
     section,
     table,
-    table_row,
     tag,
 )
 
@@ -77,19 +77,16 @@ def _changes(found: Sequence[tuple[MetricHistory, Moved]]) -> Markup:
     )
 
 
-def _row(history: MetricHistory, move: Moved) -> Markup:
+def _row(history: MetricHistory, move: Moved) -> tuple[Child, ...]:
     first = history.runs[move.index]
-    return table_row(
-        (
-            history.case,
-            history.metric,
-            f"{percent(move.size)} {history.word(move)}",
-            f"{quantity(history.metric, move.before)} to {quantity(history.metric, move.after)}",
-            f"{first.date[:16]}, {first.run}",
-            tag("ul", [tag("li", clip(one, 300)) for one in move.changed])
-            if move.changed
-            else "nothing that is recorded",
-        )
+    changed = [tag("li", clip(one, 300)) for one in move.changed]
+    return (
+        history.case,
+        history.metric,
+        f"{percent(move.size)} {history.word(move)}",
+        f"{quantity(history.metric, move.before)} to {quantity(history.metric, move.after)}",
+        f"{first.date[:16]}, {first.run}",
+        tag("ul", changed) if changed else "nothing that is recorded",
     )
 
 

@@ -148,7 +148,7 @@ def ratios(rows: Sequence[Row]) -> Markup | None:
     if not found:
         return None
     lines = [
-        table_row((row.name.removeprefix("ratio "), badge(row.status), clip(row.reason, 800)))
+        (row.name.removeprefix("ratio "), badge(row.status), clip(row.reason, 800))
         for row in found[:_MOST_ROWS]
     ]
     head = ("Ratio", "Verdict", "Why")
