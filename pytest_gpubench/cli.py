@@ -6,26 +6,28 @@ import argparse
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_gpubench._version import __version__
 from pytest_gpubench.commands import (
     EXIT_USAGE,
+    FLAG,
+    FOLDER,
     CommandParser,
     add_selection,
     baseline,
     bisecting,
-    calibrate_client,
-    changelogs,
+    client_commands,
     clusters,
     importing_recipes,
-    official_sources,
+    plan_of,
     print_json,
     reports,
-    tools,
-    tracing,
+    selected,
 )
 from pytest_gpubench.doctor.findings import format_findings
 from pytest_gpubench.doctor.rules import every_rule
@@ -34,6 +36,7 @@ from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import counted, listed
 
 if TYPE_CHECKING:
+    from pytest_gpubench.commands import Subparsers
     from pytest_gpubench.host.hub.fetch import Progress
     from pytest_gpubench.model.cases import Case
     from pytest_gpubench.model.specs import ServerSpec
@@ -42,6 +45,10 @@ EXIT_FINDINGS = 1
 """The doctor found errors."""
 EXIT_UNREAD = 141
 """As a shell says of a program that nobody reads from any more."""
+_STARTER_FILES = {
+    "recipes.yaml": "starter_recipes.yaml",
+    "benchmarks/test_serving.py": "starter_test_serving.py",
+}
 _SHOWN_ENTRIES = 4
 """Names of a group of entries that are not supported, where it is told to a person."""
 
@@ -115,7 +122,7 @@ def _parser() -> CommandParser:
 
     doctor = commands.add_parser("doctor", help="foretell which servers cannot start, and why")
     add_selection(doctor)
-    doctor.add_argument("--rules", action="store_true", help="print all its rules, and no findings")
+    doctor.add_argument("--rules", **FLAG, help="print all its rules, and no findings")
     doctor.set_defaults(run=_doctor)
 
     gpus = commands.add_parser(
@@ -139,15 +146,15 @@ def _parser() -> CommandParser:
         "fetch", help="download the weights of a selection, under the lock, ahead of a run"
     )
     add_selection(fetch)
-    fetch.add_argument("--cache-dir", type=Path, metavar="DIR", help="as --gpubench-cache-dir")
+    fetch.add_argument("--cache-dir", **FOLDER, help="as --gpubench-cache-dir")
     fetch.add_argument(
         "--configs",
-        action="store_true",
+        **FLAG,
         help="config, tokenizer and the index of the weights only: what the doctor needs",
     )
     fetch.add_argument(
         "--sources",
-        action="store_true",
+        **FLAG,
         help="the official recipes that the selection follows, instead: what gpubench "
         "compare-source reads",
     )
@@ -161,33 +168,69 @@ def _parser() -> CommandParser:
     schema = commands.add_parser(
         "schema", help="print the JSON Schema of recipes.yaml, for editors"
     )
-    schema.add_argument("--record", action="store_true", help="of result records instead")
+    schema.add_argument("--record", **FLAG, help="of result records instead")
     schema.set_defaults(run=_schema)
 
-    for subject in (
-        calibrate_client,
-        baseline,
-        bisecting,
-        changelogs,
-        reports,
-        clusters,
-        importing_recipes,
-        official_sources,
-        tools,
-        tracing,
+    for add_commands in (
+        client_commands.add_commands,
+        baseline.add_commands,
+        bisecting.add_commands,
+        _add_changelog,
+        reports.add_commands,
+        clusters.add_commands,
+        importing_recipes.add_commands,
+        _add_tools,
+        client_commands.add_trace,
     ):
-        subject.add_commands(commands)
+        add_commands(commands)
     return parser
 
 
-def _init(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.report.starter import write_starter
+def _add_changelog(commands: Subparsers) -> None:
+    changelog = commands.add_parser(
+        "changelog", help="print as Markdown what changed in the recipes since a git revision"
+    )
+    changelog.add_argument("revision", metavar="REV", help="commit, branch or tag")
+    changelog.add_argument(
+        "recipes", nargs="*", type=Path, help="recipe files (default: recipes.yaml)"
+    )
+    changelog.set_defaults(run=_changelog)
 
-    written, kept = write_starter(parsed.folder)
-    for path in written:
-        print(f"wrote {path}")
-    for path in kept:
-        print(f"kept {path}: it exists")
+
+def _add_tools(commands: Subparsers) -> None:
+    tools = commands.add_parser(
+        "tools", help="install the load generators that `client: {tool: ...}` runs, or list them"
+    )
+    actions = tools.add_subparsers(required=True, metavar="ACTION")
+    install = actions.add_parser("install", help="make an environment for one of them")
+    install.add_argument("name", metavar="TOOL", help="aiperf")
+    install.add_argument(
+        "--python", default="", metavar="PATH", help="interpreter to make it with (default: this)"
+    )
+    install.set_defaults(run=_install_tool)
+    there = actions.add_parser("list", help="say which are there")
+    there.set_defaults(run=_list_tools)
+
+
+def _init(parsed: argparse.Namespace) -> int:
+    """Write what is missing of the starter files, and say what was there."""
+    root: Path = parsed.folder
+    if not root.is_dir():
+        raise GpubenchError(f"{root} is not a folder; give the root of a repository")
+    told = []
+    for name, source in _STARTER_FILES.items():
+        path, text = root / name, resources.files("pytest_gpubench.report") / "starter" / source
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text.read_text(encoding="utf-8"))
+            told.append(f"wrote {path}")
+        except FileExistsError:
+            told.append(f"kept {path}: it exists")
+        except OSError as error:
+            raise GpubenchError(f"{path} could not be written: {error.strerror}") from error
+    for words in sorted(told, key=lambda words: words.startswith("kept")):
+        print(words)
     print("next: pytest benchmarks -k tiny")
     return 0
 
@@ -201,9 +244,7 @@ def _demo_model(parsed: argparse.Namespace) -> int:
 
 
 def _plan(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.inner_pytest import selection_plan
-
-    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+    plan = plan_of(parsed)
     for group, names in plan["unsupported_groups"].items():
         shown = listed(names, _SHOWN_ENTRIES)
         print(f"not supported: {len(names)} {group}: {shown}", file=sys.stderr)
@@ -216,10 +257,9 @@ def _doctor(parsed: argparse.Namespace) -> int:
         for rule in every_rule():
             print(f"{rule.severity:8} {rule.id:34} {rule.title} ({rule.evidence_class})")
         return 0
-    from pytest_gpubench.commands.inner_pytest import selection_plan
     from pytest_gpubench.report.plan import findings_by_server
 
-    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+    plan = plan_of(parsed)
     errors = 0
     for server, findings in findings_by_server(plan).items():
         print(format_findings(findings, title=server))
@@ -266,31 +306,24 @@ def _vocabulary(parsed: argparse.Namespace) -> int:
 
 
 def _fetch(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.inner_pytest import selection_plan
     from pytest_gpubench.host.hub.fetch import fetch_dataset
     from pytest_gpubench.model.workload import HUB_FILE
-    from pytest_gpubench.recipes.loading import load_recipes
     from pytest_gpubench.runs.model_files import fetch_weights
 
     if parsed.sources:
-        return official_sources.fetch_sources(parsed)
-    plan = selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
-    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
+        return importing_recipes.fetch_sources(parsed)
+    _, cases, servers = selected(parsed)
     if parsed.configs:
-        return _fetch_descriptions(map(book.server, plan["servers"]), parsed.cache_dir)
+        return _fetch_descriptions(servers, parsed.cache_dir)
     done: set[str] = set()
-    for key in plan["servers"]:
-        for repository, commit in fetch_weights(
-            book.server(key), parsed.cache_dir, _show_progress
-        ).items():
+    for spec in servers:
+        for repository, commit in fetch_weights(spec, parsed.cache_dir, _show_progress).items():
             if repository not in done:
                 done.add(repository)
                 print(f"{repository} {commit or 'local folder'}")
-    chosen = {case["id"] for case in plan["cases"]}
-    files = {case.workload.dataset_file for case in book.cases if case.id in chosen}
-    for address in sorted(filter(HUB_FILE.match, files)):
+    for address in sorted(filter(HUB_FILE.match, {case.workload.dataset_file for case in cases})):
         print(f"{address} {fetch_dataset(address)}")
-    _fetch_questions([case for case in book.evaluations if case.id in chosen])
+    _fetch_questions(cases)
     return 0
 
 
@@ -337,6 +370,47 @@ def _schema(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.recipes.schema import json_schema
 
     print_json(json_schema())
+    return 0
+
+
+def _changelog(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.host.git import files_at
+    from pytest_gpubench.recipes.changes import broken_before, changelog, changes
+    from pytest_gpubench.recipes.loading import load_recipes
+    from pytest_gpubench.recipes.problems import problem_text
+
+    files = parsed.recipes or [Path("recipes.yaml")]
+    missing = next((path for path in files if not path.exists()), None)
+    if missing is not None:
+        raise GpubenchError(f"{missing} does not exist; give the path of a recipe file")
+    book = load_recipes(files)
+    if book.problems:
+        raise GpubenchError(problem_text(book))
+    with tempfile.TemporaryDirectory(prefix="gpubench-revision-") as folder:
+        before = load_recipes(files_at(files, parsed.revision, Path(folder)))
+    if before.problems:
+        print(
+            f"gpubench: at {parsed.revision} {broken_before(len(before.problems))}", file=sys.stderr
+        )
+    print(changelog(changes(before, book), parsed.revision))
+    return 0
+
+
+def _install_tool(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.host.tool_environments import install_tool
+
+    environment = install_tool(parsed.name, parsed.python)
+    print(f"{environment.name} {environment.version}: {environment.python}")
+    return 0
+
+
+def _list_tools(_parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.host.tool_environments import PINNED, environment_of
+
+    for name in PINNED:
+        it = environment_of(name)
+        where = str(it.python) if it.installed else f"not installed: gpubench tools install {name}"
+        print(f"{it.name} {it.version}: {where}")
     return 0
 
 

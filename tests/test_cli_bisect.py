@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.cli import main
-from pytest_gpubench.commands import bisect_steps
+from pytest_gpubench.commands import bisect_walk
 from tests.report.result_files import case_record, init_record, write
 
 GOOD, BAD, UNSURE = ("PASS", 0.001), ("FAIL", 0.1), ("INCONCLUSIVE", 0.05)
@@ -134,7 +134,7 @@ def _end(run: Path, **more: Any) -> None:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     made = Steps()
-    monkeypatch.setattr(bisect_steps, "run_step", made)
+    monkeypatch.setattr(bisect_walk, "run_step", made)
     return made
 
 
@@ -551,7 +551,7 @@ def test_a_damaged_walk_is_a_sentence(
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from pytest_gpubench.commands.bisect_steps import run_step
+from pytest_gpubench.commands.bisect_walk import run_step
 child = '''
 import signal, time
 from pathlib import Path

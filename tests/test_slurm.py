@@ -218,7 +218,7 @@ def test_a_recipe_s_image_and_mounts_reach_srun_quoted() -> None:
         ("/shared/50%", SlurmOptions()),
         ('/shared/"x"', SlurmOptions()),
         ("/shared", SlurmOptions(container_image="a\nb")),
-        ("/shared", SlurmOptions(sbatch=("--x\n#SBATCH -w y",))),
+        ("/shared", SlurmOptions(sbatch_arg=("--x\n#SBATCH -w y",))),
         ("/shared", SlurmOptions(max_parallel=-1)),
     ],
 )

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
-from pytest_gpubench.demo.recall_task import write_task
+from pytest_gpubench.demo.models import write_task
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.interpreter import default_command
 from pytest_gpubench.engines.log_sink import LogSink

@@ -23,11 +23,12 @@ from pytest_gpubench.demo.repository import publish_repository
 from pytest_gpubench.demo.tokenizer import (
     BOS_ID,
     EOS_ID,
+    SPACE,
     VOCAB_SIZE,
-    draft_token_ids,
-    text_token_ids,
     to_json,
     tokenizer_files,
+    vocabulary,
+    words,
 )
 from pytest_gpubench.model.failures import GpubenchError
 
@@ -39,6 +40,21 @@ _SHARD_BYTES = 2 << 30
 _BIAS_CHANNEL = 0
 _BIAS = 4.0
 _FORBID = -16.0
+_PUNCTUATION = ".,?!:"
+
+
+def text_token_ids() -> list[int]:
+    """Ids that a demo model may write: words and punctuation, so that any output is valid text and
+    encodes back to itself."""
+    table = vocabulary()
+    return [table[SPACE + word] for word in words()] + [table[mark] for mark in _PUNCTUATION]
+
+
+def draft_token_ids(count: int) -> list[int]:
+    """The ids of the first ``count`` words, ascending: the smaller vocabulary of an EAGLE3
+    draft."""
+    table = vocabulary()
+    return [table[SPACE + word] for word in words()[:count]]
 
 
 def write_random_models(

@@ -16,7 +16,7 @@ from scipy.stats import binom
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pytest_gpubench.gate.accuracy import TOLERANCE, limit_verdict, paired_verdict
+from pytest_gpubench.gate.accuracy_verdicts import TOLERANCE, limit_verdict, paired_verdict
 from pytest_gpubench.model.verdicts import Status
 
 ASKED = (200, 500, 1319)

@@ -120,7 +120,8 @@ class Simulated:
             self.levels[place] += float(np.log1p(LOSS))
         state = Bisection(EDITS)
         while (place_asked := state.next) is not None:
-            state = state.told(place_asked, Answer.of(self._step(self.levels[place_asked])))
+            answer = Answer.of(self._step(self.levels[place_asked]))
+            state = replace(state, answers={**state.answers, place_asked: answer})
         if (first_bad := state.unconfirmed) is not None:
             alone = self._step(self.levels[first_bad] - self.levels[first_bad - 1])
             state = replace(state, alone=Answer.of(alone))

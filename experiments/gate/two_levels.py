@@ -142,7 +142,7 @@ def gate_rates(
             )
             open_ = verdict == 0
             verdict[open_ & statistics.inside(estimate, limit, plan.pass_looks(launches))] = -1
-            if statistics.confirmed(launches, plan.certain, plan.total):
+            if launches >= plan.first_fail:
                 verdict[open_ & statistics.worse(estimate, limit, plan.looks)] = 1
             used[open_ & (verdict != 0)] = launches
         verdicts[these] = verdict
@@ -189,7 +189,7 @@ def today_rates(
         estimate = statistics.against_baseline(baseline, now[:, :launches])
         open_ = verdict == 0
         verdict[open_ & statistics.inside(estimate, limit, plan.pass_looks(launches))] = -1
-        if statistics.confirmed(launches, plan.certain, plan.total):
+        if launches >= plan.first_fail:
             verdict[open_ & statistics.worse(estimate, limit, plan.looks)] = 1
         used[open_ & (verdict != 0)] = launches
     spent = used * (START_S + world.round_s)

@@ -109,7 +109,7 @@ def gate_verdicts(
         undecided = verdicts == 0
         used[undecided] = launches
         verdicts[undecided & statistics.inside(estimate, limit, plan.pass_looks(launches))] = -1
-        if statistics.confirmed(launches, plan.certain, plan.total):
+        if launches >= plan.first_fail:
             verdicts[undecided & statistics.worse(estimate, limit, plan.looks)] = 1
     return verdicts, used
 

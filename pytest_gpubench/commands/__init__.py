@@ -1,5 +1,4 @@
-"""Commands of ``gpubench``, one module per subject; each adds its parsers and imports what it runs
-only when it runs."""
+"""Commands of ``gpubench``, a module per subject, which imports what it runs when it runs."""
 
 from __future__ import annotations
 
@@ -7,13 +6,27 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from pytest_gpubench.model.printing import for_terminal
+
 if TYPE_CHECKING:
+    from pytest_gpubench.model.cases import Case, RecipeBook
+    from pytest_gpubench.model.specs import ServerSpec
+
     Subparsers: TypeAlias = argparse._SubParsersAction["CommandParser"]
 
 EXIT_USAGE = 4
 """As pytest's: the command line or a file that it names cannot be used."""
+
+
+FLAG: dict[str, Any] = {"action": "store_true"}
+"""What ``add_argument`` takes for an option of a kind; this one has no value."""
+FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
+MANY: dict[str, Any] = {"action": "append", "default": []}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -47,8 +60,6 @@ class CommandParser(argparse.ArgumentParser):
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """The arguments of a command that works on selected cases."""
-    from pathlib import Path
-
     parser.add_argument(
         "recipes", nargs="*", type=Path, help="recipe files (default: recipes.yaml)"
     )
@@ -59,8 +70,44 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def plan_of(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The plan of a selection (``add_selection``)."""
+    from pytest_gpubench.commands.inner_pytest import selection_plan
+
+    return selection_plan(parsed.recipes, parsed.keyword, parsed.markexpr, parsed.server_per)
+
+
+def selected(parsed: argparse.Namespace) -> tuple[RecipeBook, list[Case], list[ServerSpec]]:
+    """The book of a selection, its cases, and its servers in the order of the plan."""
+    from pytest_gpubench.recipes.loading import load_recipes
+
+    plan = plan_of(parsed)
+    book = load_recipes([Path(file) for file in plan["files"]], policy=parsed.server_per)
+    chosen = {case["id"] for case in plan["cases"]}
+    cases = [case for case in book.cases if case.id in chosen]
+    return book, cases, list(map(book.server, plan["servers"]))
+
+
 def print_json(document: Any) -> None:
-    """Print a document; where the output takes no UTF-8, other characters become JSON's own
-    escapes."""
+    """Print a document; where the output takes no UTF-8, in JSON's own escapes."""
     takes_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json.dumps(document, indent=1, ensure_ascii=not takes_all))
+
+
+def say(*lines: str) -> None:
+    """Print lines in which there may be anything."""
+    for line in lines:
+        print(for_terminal(line), flush=True)
+
+
+def warn(*lines: str) -> None:
+    """The same on stderr."""
+    for line in lines:
+        print(for_terminal(line), file=sys.stderr)
+
+
+def warn_of(what: str, found: Sequence[object], most: int = 10) -> None:
+    """Name the first of what was left out, and count the others."""
+    warn(*(f"{what}: {one}" for one in found[:most]))
+    if len(found) > most:
+        warn(f"{what}: {len(found) - most} more")

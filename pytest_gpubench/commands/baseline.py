@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_gpubench.commands import FILE, FOLDER, MANY, NUMBER, say, warn
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.printing import for_terminal, listed
+from pytest_gpubench.model.printing import listed
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
@@ -22,7 +22,6 @@ _RECENT = 20
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parsers."""
     baseline = commands.add_parser(
         "baseline", help="look at recorded baselines, accept a new level, prune"
     )
@@ -49,13 +48,10 @@ def add_commands(commands: Subparsers) -> None:
         metavar="METRIC",
         help="for instance tpot_p50 (default: where the level of those gated by default moved)",
     )
-    history.add_argument(
-        "--html", type=Path, metavar="FILE", help="write a page with a chart for each metric"
-    )
+    history.add_argument("--html", **FILE, help="write a page with a chart for each metric")
     history.add_argument(
         "--otava-csv",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="write the case's newest series as the CSV that Apache Otava reads; stdout is an "
         "otava.yaml for it",
     )
@@ -81,7 +77,7 @@ def add_commands(commands: Subparsers) -> None:
     )
     accept.add_argument(
         "--metric",
-        action="append",
+        **MANY,
         metavar="NAME",
         help="begin the anchor of this metric anew (default: what failed)",
     )
@@ -92,35 +88,28 @@ def add_commands(commands: Subparsers) -> None:
     prune.add_argument("cases", nargs="*", metavar="CASE", help="case ids (default: all)")
     prune.add_argument(
         "--keep",
-        type=int,
+        **NUMBER,
         default=_RECENT,
-        metavar="N",
         help=f"newest launches of each key that stay (default: {_RECENT})",
     )
     prune.set_defaults(run=_prune)
 
     for action in (show, history, waivers, accept, prune):
         action.add_argument(
-            "--baselines",
-            type=Path,
-            default=DEFAULT_FOLDER,
-            metavar="DIR",
-            help=f"default: {DEFAULT_FOLDER}",
+            "--baselines", **FOLDER, default=DEFAULT_FOLDER, help=f"default: {DEFAULT_FOLDER}"
         )
 
 
 def _show(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.gate.baseline_view import show_lines
+    from pytest_gpubench.gate.histories import show_lines
 
     for path, case in _chosen(parsed.baselines, parsed.cases):
-        for line in show_lines(_read(path, case)):
-            print(for_terminal(line))
+        say(*show_lines(_read(path, case)))
     return 0
 
 
 def _history(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.gate.baseline_view import history_lines
-    from pytest_gpubench.gate.histories import change_lines, metric_histories
+    from pytest_gpubench.gate.histories import change_lines, history_lines, metric_histories
 
     found = {case: _read(path, case) for path, case in _matching(parsed.baselines, parsed.case)}
     metric = parsed.metric
@@ -137,10 +126,9 @@ def _history(parsed: argparse.Namespace) -> int:
         return 0
     for case, own in histories.items():
         if len(found) > 1:
-            print(for_terminal(f"{case}:"))
+            say(f"{case}:")
         lines = [] if parsed.html else launches.get(case, [])
-        for line in (*lines, *(line for one in own for line in change_lines(one))):
-            print(for_terminal(line))
+        say(*lines, *(line for one in own for line in change_lines(one)))
     return 0
 
 
@@ -164,7 +152,7 @@ def _write_page(target: Path, histories: list[MetricHistory]) -> None:
     from pytest_gpubench.report.html_history import history_page
 
     write_text(target, history_page(histories), what="the page", remedy="choose another file")
-    print(for_terminal(f"page: {target}"), file=sys.stderr)
+    warn(f"page: {target}")
 
 
 def _write_otava(target: Path, baselines: list[Baseline], metric: str | None) -> None:
@@ -185,30 +173,27 @@ def _write_otava(target: Path, baselines: list[Baseline], metric: str | None) ->
     newest = [one for one in found if one.key == found[-1].key]
     text, metrics, left_out = otava_csv(newest)
     write_text(target, text, what="the CSV", remedy="choose another file")
-    print(for_terminal(f"CSV: {target}; stdout is an otava.yaml for it"), file=sys.stderr)
-    for line in otava_config(baseline.case, str(target), metrics):
-        print(for_terminal(line))
+    warn(f"CSV: {target}; stdout is an otava.yaml for it")
+    say(*otava_config(baseline.case, str(target), metrics))
     if left_out:
-        words = f"left out, since some run lacks it: {', '.join(left_out)}"
-        print(for_terminal(words), file=sys.stderr)
+        warn(f"left out, since some run lacks it: {', '.join(left_out)}")
 
 
 def _waivers(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.gate.waiver_file import FILE, read_waivers
+    from pytest_gpubench.gate.waiver_file import FILE as WAIVERS
+    from pytest_gpubench.gate.waiver_file import read_waivers
     from pytest_gpubench.gate.waivers import waiver_lines
 
     waivers = read_waivers(parsed.baselines)
     if not waivers.entries:
-        print(f"no waivers: {parsed.baselines / FILE} has none")
+        print(f"no waivers: {parsed.baselines / WAIVERS} has none")
         return 0
-    for line in waiver_lines(waivers, _subjects(parsed.recipes, parsed.baselines)):
-        print(for_terminal(line))
+    say(*waiver_lines(waivers, _subjects(parsed.recipes, parsed.baselines)))
     return 0
 
 
 def _subjects(recipes: list[Path], folder: Path) -> list[str]:
-    """Every case and start of a server: of the recipes, or where there are none, those that have
-    a baseline."""
+    """Every case and start of a server: of the recipes, else those that have a baseline."""
     from pytest_gpubench.model.specs import init_subject
     from pytest_gpubench.recipes.loading import load_recipes
     from pytest_gpubench.recipes.problems import problem_text
@@ -224,8 +209,8 @@ def _subjects(recipes: list[Path], folder: Path) -> list[str]:
 
 def _accept(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.gate.baseline_files import baseline_path, update_baseline
-    from pytest_gpubench.gate.baseline_view import accepted_entries
     from pytest_gpubench.gate.baselines import append
+    from pytest_gpubench.gate.recording import accepted_entries
     from pytest_gpubench.report.records import records_of
 
     records = records_of(parsed.run_folder, parsed.case)

@@ -1,32 +1,47 @@
-"""The walk of ``gpubench bisect``: asks one candidate after another, and keeps what it was told."""
+"""The walk of ``gpubench bisect``: asks candidate after candidate by a run of pytest."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import FrameType
 
+from pytest_gpubench.commands import EXIT_USAGE, say
+from pytest_gpubench.gate.bisection import Answer
 from pytest_gpubench.host import files
-from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.host.git import SHOWN, Repository, checkouts
+from pytest_gpubench.host.own_processes import handled
+from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import counted, for_terminal
+from pytest_gpubench.report.read_results import load_results
 from pytest_gpubench.report.records import write_record
+from pytest_gpubench.report.results import Run
 from pytest_gpubench.report.walk import (
     GOOD_END,
     PAGE_FILE,
     WALK_FILE,
+    Candidate,
     Step,
+    StepVerdict,
     Walk,
     document,
     page,
     read_walk,
     step_line,
+    step_verdict,
     table,
 )
-from pytest_gpubench.report.walk_steps import StepVerdict
 
 EXIT_FOUND = 0
+EXIT_SKIP = 125
 EXIT_UNDECIDED = 10
 """As pytest's for a verdict that leaves the question open."""
 
@@ -41,12 +56,82 @@ _SAME = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a step gave, and where its records are."""
+def over_revisions(parsed: argparse.Namespace) -> int:
+    """Between two commits, each in a checkout of its own."""
+    repository = Repository.around(Path.cwd())
+    good_end, bad_end = parsed.revisions
+    line = repository.line(good_end, bad_end, parsed.path)
+    if line.forked:
+        print(
+            f"{good_end} is no ancestor of {bad_end}: the walk begins at "
+            f"{line.commits[0].hash[:SHOWN]}, where they parted"
+        )
+    if repository.is_dirty():
+        print("what is not committed does not count: every step is a checkout of its own")
+    folder = parsed.results.absolute()
+    good, *candidates = [Candidate(one.hash, one.subject) for one in (line.good, *line.commits)]
+    walk = begin(_planned(parsed, good, candidates), folder, resume=parsed.resume)
+    with checkouts(repository) as made:
+        first = {GOOD_END: made.make(line.good.hash)} if walk.next else {}
 
-    verdict: StepVerdict
-    folder: Path
+        def ask(number: int, base: int, place: int) -> tuple[StepVerdict, Path]:
+            if base not in first:
+                first[base] = made.make(line.commits[base].hash)
+            commit = line.commits[place].hash
+            target = step_folder(folder, number, commit[:SHOWN])
+            second = made.make(commit)
+            try:
+                return _asked(walk, [f"{CHECKOUT_OPTION}={second}"], first[base], target)
+            finally:
+                made.remove(second)
+
+        return walk_on(walk, ask, folder)
+
+
+def over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
+    """Between two engines, in the words of ``--gpubench-against``."""
+    first, *others = engines
+    folder = parsed.results.absolute()
+    planned = _planned(parsed, Candidate(first), [Candidate(one) for one in others])
+    walk = begin(planned, folder, resume=parsed.resume)
+
+    def ask(number: int, base: int, place: int) -> tuple[StepVerdict, Path]:
+        before = first if base == GOOD_END else others[base]
+        target = step_folder(folder, number, f"engine-{place + 2}")
+        options = [f"--gpubench-first-engine={before}", f"--gpubench-against={others[place]}"]
+        return _asked(walk, options, Path.cwd(), target)
+
+    return walk_on(walk, ask, folder)
+
+
+def one_step(parsed: argparse.Namespace) -> int:
+    """What ``git bisect run`` asks of a revision that it has checked out."""
+    here = Path.cwd()
+    repository = Repository.around(here)
+    commit = repository.commit("HEAD")
+    good = repository.commit(parsed.revisions[0])
+    folder = step_folder(parsed.results.absolute(), 1, commit.hash[:SHOWN])
+    with checkouts(repository) as made:
+        first, options = made.make(good.hash), [f"{CHECKOUT_OPTION}={here}"]
+        found, _ = _asked(_planned(parsed, Candidate(good.hash), ()), options, first, folder)
+    say(
+        f"{commit.hash[:SHOWN]} {commit.subject}: {found.answer.value} ({found.verdict}, "
+        f"{found.change or found.reason}); {folder}"
+    )
+    return {Answer.GOOD: 0, Answer.BAD: 1, Answer.SKIPPED: EXIT_SKIP}[found.answer]
+
+
+def _planned(parsed: argparse.Namespace, good: Candidate, candidates: Sequence[Candidate]) -> Walk:
+    """The walk that the command line asks for."""
+    return Walk(
+        good,
+        tuple(candidates),
+        parsed.launches,
+        tuple(parsed.metric),
+        parsed.failure_is_bad,
+        not parsed.no_confirm,
+        tuple(parsed.arguments),
+    )
 
 
 def begin(planned: Walk, folder: Path, *, resume: bool) -> Walk:
@@ -76,18 +161,18 @@ def begin(planned: Walk, folder: Path, *, resume: bool) -> Walk:
     return replace(planned, steps=earlier.steps)
 
 
-def walk_on(walk: Walk, ask: Callable[[int, int, int], Asked], folder: Path) -> int:
+def walk_on(
+    walk: Walk, ask: Callable[[int, int, int], tuple[StepVerdict, Path]], folder: Path
+) -> int:
     """Ask until the walk is over, and say what it has found; the exit code.
 
     What is known is on disk after every step.
 
     Args:
-        walk: with the steps so far.
         ask: given the number of the step, compares the candidates of two places, the first of which
-        may be the good end.
-        folder: of the walk.
+        may be the good end; the answer, and the folder of its run.
     """
-    _say(_opening(walk))
+    say(_opening(walk))
     _write(walk, folder)
     while (places := walk.next) is not None:
         base, place = places
@@ -96,25 +181,20 @@ def walk_on(walk: Walk, ask: Callable[[int, int, int], Asked], folder: Path) -> 
         what = walk.candidates[place].shown
         if base != GOOD_END:
             what += f", against the one before it, {walk.candidates[base].shown}"
-        _say(f"step {number} of about {about}: {what}")
+        say(f"step {number} of about {about}: {what}")
         began = time.monotonic()
-        asked = ask(number, base, place)
-        found = asked.verdict
+        found, run = ask(number, base, place)
         step = Step(
-            place,
-            found.answer,
-            found.verdict,
-            found.reason,
-            found.change,
-            found.pairs,
-            round(time.monotonic() - began, 1),
-            os.path.relpath(asked.folder, folder),
-            base,
+            **asdict(found),
+            place=place,
+            seconds=round(time.monotonic() - began, 1),
+            run=os.path.relpath(run, folder),
+            base=base,
         )
         walk = walk.told(step)
         _write(walk, folder)
-        _say(step_line(walk, step))
-    _say("", *table(walk), "", walk.conclusion(), f"the walk: {folder / PAGE_FILE}")
+        say(step_line(walk, step))
+    say("", *table(walk), "", walk.conclusion(), f"the walk: {folder / PAGE_FILE}")
     return EXIT_FOUND if walk.is_decided else EXIT_UNDECIDED
 
 
@@ -140,6 +220,107 @@ def _write(walk: Walk, folder: Path) -> None:
     files.write_text(folder / PAGE_FILE, page(walk))
 
 
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(for_terminal(line), flush=True)
+LOG = "pytest.log"
+_NOTHING_SELECTED = 5
+CHECKOUT_OPTION = "--gpubench-against-checkout"
+"""Also begins pytest's sentence about a candidate's recipes that are wrong or not there."""
+_TAIL_BYTES = 20_000
+_WORDS_SHOWN = 400
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def _asked(walk: Walk, options: Sequence[str], cwd: Path, folder: Path) -> tuple[StepVerdict, Path]:
+    """One step: what it says, and the folder.
+
+    Args:
+        options: of pytest, that say what engine B is.
+        folder: of the step; pytest's output and records are kept there.
+
+    Raises:
+        CommandError: if nothing is selected or the command line is wrong: tests, arguments and the
+            good end are the same in every step, so no other one would do better.
+    """
+    folder.mkdir(parents=True)
+    log = folder / LOG
+    code = run_step(_command(walk, options, folder), cwd, log)
+    said = last_words(log)
+    candidates = said.startswith(CHECKOUT_OPTION)
+    if code == _NOTHING_SELECTED or (code == EXIT_USAGE and not candidates):
+        raise CommandError(f"bisect: pytest says: {said} ({log})", code)
+    found = step_verdict(_run_in(folder), code, said, failure_is_bad=walk.failure_is_bad)
+    return found, folder
+
+
+def _command(walk: Walk, options: Sequence[str], folder: Path) -> list[str]:
+    """What a step starts. ``-P``: what lies in a checkout is no library, as for the command
+    ``pytest``. A FAIL of any metric ends the step."""
+    only = [f"--gpubench-gate-only={metric}" for metric in walk.metrics]
+    ours = [f"--gpubench-results={folder}", f"--gpubench-launches={walk.launches}", *only]
+    ours += ["--gpubench-inconclusive=exit", "-x", *options]
+    place = walk.arguments.index("--") if "--" in walk.arguments else len(walk.arguments)
+    before, after = walk.arguments[:place], walk.arguments[place:]
+    return [sys.executable, "-P", "-m", "pytest", *before, *ours, *after]
+
+
+def run_step(command: Sequence[str], cwd: Path, log: Path) -> int:
+    """Run pytest with its output in a file; the exit code, negative: the signal that ended it.
+
+    pytest has a process group of its own, so that Ctrl-C reaches it once, from here and as SIGTERM
+    (a job in the background ignores SIGINT): it stops its engines, then this raises.
+
+    Raises:
+        KeyboardInterrupt: when pytest has ended after one.
+    """
+    interrupted = False
+    with log.open("wb") as output, signals_interrupt():
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+    if interrupted:
+        raise KeyboardInterrupt
+    return code
+
+
+def signals_interrupt() -> contextlib.AbstractContextManager[None]:
+    """Within the block a scheduler's SIGTERM and a lost terminal are as Ctrl-C."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    ours = (number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL)
+    return handled(dict.fromkeys(ours, interrupt))
+
+
+def last_words(log: Path) -> str:
+    """What pytest said last: its error, else its last line."""
+    with log.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _TAIL_BYTES))
+        text = file.read().decode("utf-8", "replace")
+    lines = [line.strip() for line in for_terminal(text).splitlines() if line.strip()]
+    errors = [index for index, line in enumerate(lines) if line.startswith("ERROR: ")]
+    if errors:
+        chosen = lines[errors[-1] :]
+        return " ".join(chosen).removeprefix("ERROR: ")[:_WORDS_SHOWN]
+    return lines[-1].strip("= ")[:_WORDS_SHOWN] if lines else "it said nothing"
+
+
+def _run_in(folder: Path) -> Run | None:
+    try:
+        runs = load_results([folder]).runs
+    except GpubenchError:
+        return None
+    return runs[-1] if runs else None

@@ -8,17 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_gpubench.commands import FILE, FLAG, FOLDER, MANY
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
-    from pytest_gpubench.commands.bisect_steps import Stepper
-    from pytest_gpubench.report.walk import Candidate, Walk
 
 DEFAULT_FOLDER = Path("results/bisect")
 DEFAULT_LAUNCHES = "2..6"
 GIT = "git-bisect"
-EXIT_SKIP = 125
 EXIT_ABORT = 128
 """From here on ``git bisect run`` ends; a smaller code of a mistake would be taken for bad."""
 _OURS = (
@@ -36,7 +34,6 @@ _OURS = (
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parser."""
     bisect = commands.add_parser(
         "bisect",
         help="find the change that made a benchmark worse, each step judged by the gate",
@@ -52,21 +49,14 @@ def add_commands(commands: Subparsers) -> None:
     )
     bisect.add_argument(
         "--engine",
-        action="append",
-        default=[],
+        **MANY,
         metavar="ENGINE|ARGS",
         help="instead of revisions: an engine, in the words of --gpubench-against; repeatable, the "
         "good one first, the bad one last",
     )
+    bisect.add_argument("--engines", **FILE, help="the same from a file, an engine a line")
     bisect.add_argument(
-        "--engines", type=Path, metavar="FILE", help="the same from a file, an engine a line"
-    )
-    bisect.add_argument(
-        "--path",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="only commits that touch it, repeatable",
+        "--path", **MANY, metavar="PATH", help="only commits that touch it, repeatable"
     )
     bisect.add_argument(
         "--launches",
@@ -77,29 +67,27 @@ def add_commands(commands: Subparsers) -> None:
     )
     bisect.add_argument(
         "--metric",
-        action="append",
-        default=[],
+        **MANY,
         metavar="METRIC",
         help="that decides, repeatable (default: every metric that the recipes gate)",
     )
     bisect.add_argument(
         "--failure-is-bad",
-        action="store_true",
+        **FLAG,
         help="a candidate whose engine does not start, or fails, is bad instead of skipped",
     )
     bisect.add_argument(
         "--no-confirm",
-        action="store_true",
+        **FLAG,
         help="do not compare the first bad candidate with the one right before it",
     )
     bisect.add_argument(
         "--results",
-        type=Path,
+        **FOLDER,
         default=DEFAULT_FOLDER,
-        metavar="DIR",
         help=f"folder of the walk and its runs (default: {DEFAULT_FOLDER})",
     )
-    bisect.add_argument("--resume", action="store_true", help="go on with the walk of that folder")
+    bisect.add_argument("--resume", **FLAG, help="go on with the walk of that folder")
     bisect.add_argument(
         "--exit-code",
         choices=(GIT,),
@@ -113,7 +101,7 @@ def _speaks_to_git(words: Sequence[str]) -> bool:
 
 
 def _bisect(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.bisect_steps import signals_interrupt
+    from pytest_gpubench.commands.bisect_walk import signals_interrupt
 
     if parsed.exit_code != GIT:
         with signals_interrupt():
@@ -129,16 +117,18 @@ def _bisect(parsed: argparse.Namespace) -> int:
 
 
 def _walk(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.commands.bisect_walk import over_engines, over_revisions
+
     _check(parsed)
     engines = _engines(parsed)
     if engines:
-        return _over_engines(parsed, engines)
+        return over_engines(parsed, engines)
     if len(parsed.revisions) != 2:
         raise GpubenchError(
             f"bisect: {len(parsed.revisions)} revisions given; name two, GOOD and BAD, before the "
             "--, or engines with --engine"
         )
-    return _over_revisions(parsed)
+    return over_revisions(parsed)
 
 
 def _check(parsed: argparse.Namespace) -> None:
@@ -165,89 +155,6 @@ def _names_of(arguments: Sequence[str]) -> list[str]:
     words = list(arguments)
     before = words[: words.index("--")] if "--" in words else words
     return [word.partition("=")[0] for word in before if word.startswith("--")]
-
-
-def _stepper(parsed: argparse.Namespace) -> Stepper:
-    from pytest_gpubench.commands.bisect_steps import Stepper
-
-    return Stepper(
-        tuple(parsed.arguments), parsed.launches, tuple(parsed.metric), parsed.failure_is_bad
-    )
-
-
-def _over_revisions(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
-    from pytest_gpubench.commands.bisect_walk import Asked, step_folder, walk_on
-    from pytest_gpubench.host.git import SHOWN, Repository, checkouts
-    from pytest_gpubench.report.walk import GOOD_END, Candidate
-
-    repository = Repository.around(Path.cwd())
-    good_end, bad_end = parsed.revisions
-    line = repository.line(good_end, bad_end, parsed.path)
-    if line.forked:
-        print(
-            f"{good_end} is no ancestor of {bad_end}: the walk begins at "
-            f"{line.commits[0].hash[:SHOWN]}, where they parted"
-        )
-    if repository.is_dirty():
-        print("what is not committed does not count: every step is a checkout of its own")
-    folder = parsed.results.absolute()
-    walk = _begun(
-        parsed,
-        Candidate(line.good.hash, line.good.subject),
-        [Candidate(one.hash, one.subject) for one in line.commits],
-    )
-    stepper = _stepper(parsed)
-    with checkouts(repository) as made:
-        first = {GOOD_END: made.make(line.good.hash)} if walk.next else {}
-
-        def ask(number: int, base: int, place: int) -> Asked:
-            if base not in first:
-                first[base] = made.make(line.commits[base].hash)
-            commit = line.commits[place].hash
-            target = step_folder(folder, number, commit[:SHOWN])
-            second = made.make(commit)
-            try:
-                return stepper.ask([f"{CHECKOUT_OPTION}={second}"], first[base], target)
-            finally:
-                made.remove(second)
-
-        return walk_on(walk, ask, folder)
-
-
-def _begun(parsed: argparse.Namespace, good: Candidate, candidates: Sequence[Candidate]) -> Walk:
-    """The walk that the command line asks for, or the one that it resumes."""
-    from pytest_gpubench.commands.bisect_walk import begin
-    from pytest_gpubench.report.walk import Walk
-
-    planned = Walk(
-        good,
-        tuple(candidates),
-        parsed.launches,
-        tuple(parsed.metric),
-        parsed.failure_is_bad,
-        not parsed.no_confirm,
-        tuple(parsed.arguments),
-    )
-    return begin(planned, parsed.results.absolute(), resume=parsed.resume)
-
-
-def _over_engines(parsed: argparse.Namespace, engines: Sequence[str]) -> int:
-    from pytest_gpubench.commands.bisect_walk import Asked, step_folder, walk_on
-    from pytest_gpubench.report.walk import GOOD_END, Candidate
-
-    first, *others = engines
-    folder = parsed.results.absolute()
-    walk = _begun(parsed, Candidate(first), [Candidate(one) for one in others])
-    stepper = _stepper(parsed)
-
-    def ask(number: int, base: int, place: int) -> Asked:
-        before = first if base == GOOD_END else others[base]
-        target = step_folder(folder, number, f"engine-{place + 2}")
-        options = [f"--gpubench-first-engine={before}", f"--gpubench-against={others[place]}"]
-        return stepper.ask(options, Path.cwd(), target)
-
-    return walk_on(walk, ask, folder)
 
 
 def _engines(parsed: argparse.Namespace) -> list[str]:
@@ -301,12 +208,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _one_step(parsed: argparse.Namespace) -> int:
-    """What ``git bisect run`` asks of a revision that it has checked out."""
-    from pytest_gpubench.commands.bisect_steps import CHECKOUT_OPTION
-    from pytest_gpubench.commands.bisect_walk import step_folder
-    from pytest_gpubench.gate.bisection import Answer
-    from pytest_gpubench.host.git import SHOWN, Repository, checkouts
-    from pytest_gpubench.model.printing import for_terminal
+    from pytest_gpubench.commands.bisect_walk import one_step
 
     _check(parsed)
     if (
@@ -320,18 +222,4 @@ def _one_step(parsed: argparse.Namespace) -> int:
             f"bisect: with --exit-code {GIT} git walks: name GOOD alone, and neither engines, "
             "--path nor --resume"
         )
-    here = Path.cwd()
-    repository = Repository.around(here)
-    commit = repository.commit("HEAD")
-    good = repository.commit(parsed.revisions[0])
-    folder = step_folder(parsed.results.absolute(), 1, commit.hash[:SHOWN])
-    with checkouts(repository) as made:
-        asked = _stepper(parsed).ask([f"{CHECKOUT_OPTION}={here}"], made.make(good.hash), folder)
-    found = asked.verdict
-    print(
-        for_terminal(
-            f"{commit.hash[:SHOWN]} {commit.subject}: {found.answer.value} ({found.verdict}, "
-            f"{found.change or found.reason}); {folder}"
-        )
-    )
-    return {Answer.GOOD: 0, Answer.BAD: 1, Answer.SKIPPED: EXIT_SKIP}[found.answer]
+    return one_step(parsed)

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_gpubench.commands import add_selection, print_json
+from pytest_gpubench.commands import (
+    FLAG,
+    FOLDER,
+    MANY,
+    NUMBER,
+    add_selection,
+    print_json,
+)
 from pytest_gpubench.model.failures import CommandError, GpubenchError
 from pytest_gpubench.model.printing import for_terminal, listed
 
@@ -19,7 +26,6 @@ _NOTHING = 5
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parsers."""
     matrix = commands.add_parser(
         "matrix", help="cut a selection into jobs, one per server, for a CI matrix or for Slurm"
     )
@@ -31,7 +37,7 @@ def add_commands(commands: Subparsers) -> None:
         help="JSON (default), or batch scripts to look at",
     )
     matrix.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
-    matrix.add_argument("--canary", action="store_true", help="as --gpubench-canary")
+    matrix.add_argument("--canary", **FLAG, help="as --gpubench-canary")
     _add_trim(matrix)
     _add_slurm(matrix)
     matrix.set_defaults(run=_matrix)
@@ -49,22 +55,12 @@ def add_commands(commands: Subparsers) -> None:
     )
     submit.add_argument("--launches", metavar="N|N..M", help="as --gpubench-launches")
     _add_trim(submit)
+    submit.add_argument("--no-fetch", **FLAG, help="no job that fetches the weights first")
     submit.add_argument(
-        "--no-fetch", action="store_true", help="no job that fetches the weights first"
+        "--tests", **MANY, metavar="PATH", help="tests that tasks run (default: benchmarks)"
     )
     submit.add_argument(
-        "--tests",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="tests that tasks run (default: benchmarks)",
-    )
-    submit.add_argument(
-        "--pytest-arg",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="further argument of pytest, repeatable",
+        "--pytest-arg", **MANY, metavar="ARG", help="further argument of pytest, repeatable"
     )
     _add_slurm(submit)
     submit.set_defaults(run=_submit)
@@ -87,10 +83,8 @@ def add_commands(commands: Subparsers) -> None:
         "retry",
         help="run pytest, again while every failure is of the infrastructure; verdicts stand",
     )
-    retry.add_argument("--attempts", type=int, default=2, metavar="N", help="at most (default: 2)")
-    retry.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="as --gpubench-results"
-    )
+    retry.add_argument("--attempts", **NUMBER, default=2, help="at most (default: 2)")
+    retry.add_argument("--results", **FOLDER, default=Path("results"), help="as --gpubench-results")
     retry.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS", help="of pytest"
     )
@@ -103,16 +97,15 @@ def add_commands(commands: Subparsers) -> None:
 
 
 def _add_trim(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trim", action="store_true", help="as --gpubench-trim")
+    parser.add_argument("--trim", **FLAG, help="as --gpubench-trim")
 
 
 def _add_slurm(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Slurm")
     group.add_argument(
         "--results",
-        type=Path,
+        **FOLDER,
         default=DEFAULT_FOLDER,
-        metavar="DIR",
         help=f"shared folder (default: {DEFAULT_FOLDER})",
     )
     group.add_argument("--account", default="", help="as sbatch's")
@@ -137,17 +130,12 @@ def _add_slurm(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-parallel",
-        type=int,
+        **NUMBER,
         default=0,
-        metavar="N",
         help="tasks of one array at a time (default: no limit)",
     )
     group.add_argument(
-        "--sbatch-arg",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="further argument of every sbatch, repeatable",
+        "--sbatch-arg", **MANY, metavar="ARG", help="further argument of every sbatch, repeatable"
     )
 
 
@@ -203,7 +191,7 @@ def _step(parsed: argparse.Namespace) -> int:
 
 
 def _retry(parsed: argparse.Namespace) -> int:
-    from pytest_gpubench.commands.retry import run_pytest
+    from pytest_gpubench.commands.slurm_steps import run_pytest
 
     if parsed.attempts < 1:
         raise GpubenchError(f"--attempts {parsed.attempts}: write 1 or more")

@@ -1,16 +1,17 @@
-"""``gpubench import``."""
+"""``gpubench import``, ``gpubench compare-source``, and what ``gpubench fetch --sources`` does."""
 
 from __future__ import annotations
 
 import argparse
 import gzip
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_gpubench.commands import MANY, NUMBER, add_selection, say, selected, warn
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.printing import counted, for_terminal
+from pytest_gpubench.model.grouping import grouped
+from pytest_gpubench.model.printing import counted
 
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
@@ -22,7 +23,6 @@ _MOST = 64 << 20
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parser."""
     command = commands.add_parser(
         "import",
         help="print as a recipe what a command line or somebody else's file serves",
@@ -38,20 +38,30 @@ def add_commands(commands: Subparsers) -> None:
     command.add_argument("--runner", default="", metavar="LABEL", help="as a recipe's runner")
     command.add_argument("--model-prefix", default="", metavar="WORD", help="as a recipe's")
     command.add_argument("--precision", default="", metavar="WORD", help="as a recipe's")
-    command.add_argument("--isl", type=int, metavar="N", help="input length to measure")
-    command.add_argument("--osl", type=int, metavar="N", help="output length to measure")
-    command.add_argument(
-        "--conc", type=int, action="append", default=[], metavar="N", help="concurrency, repeatable"
-    )
+    command.add_argument("--isl", **NUMBER, help="input length to measure")
+    command.add_argument("--osl", **NUMBER, help="output length to measure")
+    command.add_argument("--conc", **MANY, **NUMBER, help="concurrency, repeatable")
     official = command.add_argument_group("of an entry of vllm-project/recipes")
     official.add_argument("--variant", default="", help="one variant (default: all that fit)")
     official.add_argument("--strategy", default="", help="one strategy (default: all of one node)")
-    official.add_argument(
-        "--feature", action="append", default=[], help="a feature that is off by default"
-    )
+    official.add_argument("--feature", **MANY, help="a feature that is off by default")
     captured = command.add_argument_group("of captured points")
     captured.add_argument("--key", default="", help="one entry of the master file (default: all)")
     command.set_defaults(run=_import)
+
+    compare = commands.add_parser(
+        "compare-source",
+        help="say where recipes differ from the official ones that they follow (`source`)",
+    )
+    add_selection(compare)
+    compare.add_argument(
+        "--official",
+        type=Path,
+        metavar="PATH",
+        help="a checkout of the official recipes, or one entry (default: what gpubench fetch "
+        "--sources has fetched)",
+    )
+    compare.set_defaults(run=_compare)
 
 
 def _import(parsed: argparse.Namespace) -> int:
@@ -83,10 +93,9 @@ def _import(parsed: argparse.Namespace) -> int:
     recipes = checked(recipes, source)
     print(text_of(recipes, source), end="")
     for recipe in recipes:
-        for lost in recipe.lost:
-            print(for_terminal(f"{recipe.name}: not carried over: {lost}"), file=sys.stderr)
+        warn(*(f"{recipe.name}: not carried over: {lost}" for lost in recipe.lost))
     lossless = sum(not recipe.lost for recipe in recipes)
-    print(f"gpubench: {counted(len(recipes), 'recipe')}, {lossless} without loss", file=sys.stderr)
+    warn(f"gpubench: {counted(len(recipes), 'recipe')}, {lossless} without loss")
     return 0
 
 
@@ -129,8 +138,7 @@ def recipes_of_file(path: Path, wishes: Wishes, picks: Picks, key: str = "") -> 
 
 
 def profiles_beside(entry: Path) -> dict[str, Any]:
-    """The nodes of the taxonomy.yaml of the checkout in which an entry lies; none where there is
-    no such file."""
+    """The nodes of the taxonomy.yaml of an entry's checkout; none where there is no such file."""
     from pytest_gpubench.recipes.importing.official_nodes import profiles_of
 
     taxonomy = entry.absolute().parents[min(2, len(entry.absolute().parents) - 1)] / "taxonomy.yaml"
@@ -193,3 +201,71 @@ def _tree(path: Path, data: bytes) -> Any:
     if problems:
         raise GpubenchError(str(problems[0]))
     return root.plain() if root else None
+
+
+EXIT_UNEXPLAINED = 1
+"""A recipe differs from its source and does not say why."""
+TAXONOMY = "taxonomy.yaml"
+"""What a node is, for all official recipes."""
+
+
+def fetch_sources(parsed: argparse.Namespace) -> int:
+    """Fetch the official recipes of a selection into the cache."""
+    from pytest_gpubench.host.source_files import fetch_source
+    from pytest_gpubench.recipes.importing.official_entries import ORIGIN, entry_path
+
+    _, cases, _ = selected(parsed)
+    wanted = list(dict.fromkeys(filter(None, (entry_path(case.source) for case in cases))))
+    if not wanted:
+        raise GpubenchError("no recipe of the selection has an official `source` that can be read")
+    for relative in [TAXONOMY, *wanted]:
+        print(fetch_source(relative, parsed.sources_url or ORIGIN))
+    return 0
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    from pytest_gpubench.recipes.importing.official_entries import entry_path
+    from pytest_gpubench.recipes.source_comparison import compare, idle_everywhere, lines_of
+
+    book, cases, _ = selected(parsed)
+    servers = dict(book.servers)
+    made = []
+    unread: list[str] = []
+    for name, members in grouped(cases, lambda case: case.recipe).items():
+        source = members[0].source
+        if not entry_path(source):
+            unread.append(f"{name}: {source or 'no source'}")
+            continue
+        entry, profiles = _entry(parsed.official, entry_path(source))
+        made.append(compare(members, servers, entry, profiles))
+    say(*(line for one in made for line in lines_of(one)))
+    open_ones = sum(len(one.unexplained) for one in made)
+    all_ones = sum(len(one.differences) for one in made)
+    print(
+        f"{counted(len(made), 'recipe')} compared: {counted(all_ones, 'difference')}, "
+        f"{open_ones} not explained"
+    )
+    if idle := idle_everywhere(made):
+        print(f"explained, but as in the official recipe everywhere: {', '.join(idle)}; remove it")
+    if unread:
+        print(f"not compared, {counted(len(unread), 'recipe')} without an official source:")
+        say(*(f"  {line}" for line in unread))
+    return EXIT_UNEXPLAINED if open_ones else 0
+
+
+def _entry(official: Path | None, relative: str) -> tuple[Any, Any]:
+    """An official entry and the nodes of its project."""
+    from pytest_gpubench.host.source_files import source_folder
+    from pytest_gpubench.recipes.importing.official_entries import is_entry
+
+    path = official if official is not None and not official.is_dir() else None
+    path = path or (official or source_folder()) / relative
+    if official is None and not path.is_file():
+        raise GpubenchError(
+            f"the official recipe {relative} is not in {source_folder()}: run gpubench fetch "
+            "--sources where the network is allowed, or give a checkout with --official"
+        )
+    entry = tree_of(path)
+    if not is_entry(entry):
+        raise GpubenchError(f"{path} is no entry of official recipes (model, variants)")
+    return entry, profiles_beside(path)

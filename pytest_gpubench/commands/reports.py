@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_gpubench.commands import FILE, FLAG, FOLDER, warn_of
+
 if TYPE_CHECKING:
     from pytest_gpubench.commands import Subparsers
-    from pytest_gpubench.report.exports_common import Exported
+    from pytest_gpubench.report.exports_json import Exported
     from pytest_gpubench.report.merge_runs import Merged
     from pytest_gpubench.report.results import Loaded
 
-_SHOWN = 10
+_FOLDERS = {"agg": "--agg", "vllm_json": "--vllm-json"}
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add the parsers."""
     report = commands.add_parser(
         "report", help="make one HTML file, tables or exports of result folders"
     )
@@ -33,36 +33,25 @@ def add_commands(commands: Subparsers) -> None:
         "-o", "--output", type=Path, metavar="FILE.html", help="one self-contained page"
     )
     report.add_argument(
-        "--against-run",
-        type=Path,
-        metavar="DIR",
-        help="show differences to these results in the page",
+        "--against-run", **FOLDER, help="show differences to these results in the page"
     )
     report.add_argument(
         "--title", default="Serving benchmarks", help="heading of page and Markdown"
     )
-    report.add_argument("--csv", type=Path, metavar="FILE", help="one row per case and launch")
+    report.add_argument("--csv", **FILE, help="one row per case and launch")
+    report.add_argument("--markdown", **FILE, help="for a pull-request comment; - prints it")
     report.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="for a pull-request comment; - prints it"
+        "--agg", **FOLDER, help="InferenceX's agg_*.json, of cases with client profile inferencex"
     )
-    report.add_argument(
-        "--agg",
-        type=Path,
-        metavar="DIR",
-        help="InferenceX's agg_*.json, of cases with client profile inferencex",
-    )
-    report.add_argument(
-        "--vllm-json", type=Path, metavar="DIR", help="result JSON as 'vllm bench serve' writes it"
-    )
+    report.add_argument("--vllm-json", **FOLDER, help="result JSON as 'vllm bench serve' writes it")
     report.add_argument(
         "--every-launch",
-        action="store_true",
+        **FLAG,
         help="JSON exports: a file per launch and attempt, not one per case",
     )
     report.add_argument(
         "--matrix",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="a matrix of which every entry must report; the exit code is the merged one",
     )
     report.set_defaults(run=_report)
@@ -74,15 +63,8 @@ def _report(parsed: argparse.Namespace) -> int:
     from pytest_gpubench.report.merge_runs import merge
     from pytest_gpubench.report.read_results import load_results
 
-    wanted = (
-        parsed.matrix,
-        parsed.output,
-        parsed.csv,
-        parsed.markdown,
-        parsed.agg,
-        parsed.vllm_json,
-    )
-    if not any(wanted):
+    given = vars(parsed)
+    if not any(given[name] for name in ("matrix", "output", "csv", "markdown", *_FOLDERS)):
         raise GpubenchError(
             "report: say what to make of them: -o FILE.html, --csv, --markdown, --agg, "
             "--vllm-json or --matrix"
@@ -91,14 +73,11 @@ def _report(parsed: argparse.Namespace) -> int:
         raise GpubenchError(
             "report: --against-run shows differences in the page: give -o FILE.html too"
         )
-    for option, folder in (("--agg", parsed.agg), ("--vllm-json", parsed.vllm_json)):
-        if folder and folder.exists() and not folder.is_dir():
-            raise GpubenchError(f"report: {option} {folder} is a file; give a folder")
+    for name, option in _FOLDERS.items():
+        if given[name] and given[name].exists() and not given[name].is_dir():
+            raise GpubenchError(f"report: {option} {given[name]} is a file; give a folder")
     loaded = load_results(parsed.results)
-    for one in loaded.left_out[:_SHOWN]:
-        print(f"left out: {one}", file=sys.stderr)
-    if len(loaded.left_out) > _SHOWN:
-        print(f"left out: {len(loaded.left_out) - _SHOWN} more", file=sys.stderr)
+    warn_of("left out", loaded.left_out)
     if not parsed.matrix and not any(run.cases or run.inits or run.end for run in loaded.runs):
         raise GpubenchError(
             f"no result records in {', '.join(map(str, parsed.results))}; give a folder "
@@ -115,17 +94,12 @@ def _report(parsed: argparse.Namespace) -> int:
         from pytest_gpubench.report.markdown import markdown
 
         _write(parsed.markdown, markdown(loaded, merged=merged, title=parsed.title))
-    if parsed.agg:
-        from pytest_gpubench.report.exports_json import export_agg
+    if parsed.agg or parsed.vllm_json:
+        from pytest_gpubench.report.exports_json import export_agg, export_vllm
 
-        _told(parsed.agg, export_agg(loaded.cases(), parsed.agg, every_launch=parsed.every_launch))
-    if parsed.vllm_json:
-        from pytest_gpubench.report.exports_json import export_vllm
-
-        _told(
-            parsed.vllm_json,
-            export_vllm(loaded.cases(), parsed.vllm_json, every_launch=parsed.every_launch),
-        )
+        for folder, export in ((parsed.agg, export_agg), (parsed.vllm_json, export_vllm)):
+            if folder:
+                _told(folder, export(loaded.cases(), folder, every_launch=parsed.every_launch))
     if not parsed.matrix:
         return 0
     print("\n".join(merged.lines()))
@@ -166,8 +140,4 @@ def _told(folder: Path, exported: Exported) -> None:
             "--every-launch exports all",
             file=sys.stderr,
         )
-    lines: Sequence[object] = exported.left_out[:_SHOWN]
-    for one in lines:
-        print(f"not exported: {one}", file=sys.stderr)
-    if len(exported.left_out) > _SHOWN:
-        print(f"not exported: {len(exported.left_out) - _SHOWN} more", file=sys.stderr)
+    warn_of("not exported", exported.left_out)

@@ -8,16 +8,17 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pytest_gpubench.commands import say, warn_of
 from pytest_gpubench.host import files
 from pytest_gpubench.host.slurm_queue import JobState, sbatch, states
 from pytest_gpubench.host.slurm_queue import cancel as cancel_jobs
 from pytest_gpubench.model.failures import GpubenchError
-from pytest_gpubench.model.printing import counted, for_terminal
-from pytest_gpubench.report.records import write_record
+from pytest_gpubench.model.printing import counted
+from pytest_gpubench.report.records import json_object, write_record
 
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=/-]+")
 _UNSAFE_PATH = re.compile(r"[\x00-\x1f\x7f\"'\\%]")
@@ -27,7 +28,7 @@ MERGE_MINUTES = 30
 
 @dataclass(frozen=True, slots=True)
 class SlurmOptions:
-    """What the site and the person decide; values that are empty are left to Slurm."""
+    """What site and person decide, by the options' names; what is empty is left to Slurm."""
 
     account: str = ""
     partition: str = ""
@@ -40,7 +41,7 @@ class SlurmOptions:
     container_mounts: str = ""
     max_parallel: int = 0
     """Tasks of one array that run at the same time; 0: no limit."""
-    sbatch: tuple[str, ...] = ()
+    sbatch_arg: tuple[str, ...] = ()
     """Further arguments of every ``sbatch``."""
 
 
@@ -66,11 +67,7 @@ def scripts(
     """The scripts of a submission, in the order in which they are submitted.
 
     Args:
-        manifest: the matrix of the selection.
         folder: shared; holds ``manifest.json``, logs and results.
-        python: interpreter of the tasks.
-        options: checked here.
-        fetch: whether a job fetches the weights first.
 
     Raises:
         GpubenchError: for a value that cannot stand in a batch script.
@@ -119,7 +116,7 @@ def _check(folder: Path, options: SlurmOptions) -> None:
             f"the results folder {str(folder)!r} has a quote, %, backslash or control "
             "character; choose another"
         )
-    for value in (options.container_image, options.container_mounts, *options.sbatch):
+    for value in (options.container_image, options.container_mounts, *options.sbatch_arg):
         if re.search(r"[\x00-\x1f\x7f]", value):
             raise GpubenchError(f"{value!r} has a control character; leave it out")
     if options.max_parallel < 0:
@@ -165,24 +162,11 @@ SUITE = ("--pyargs", "pytest_gpubench.suite")
 
 def scripts_of(document: Mapping[str, Any], parsed: argparse.Namespace) -> list[Script]:
     """The batch scripts that a submission with these arguments would consist of."""
-    options = SlurmOptions(
-        account=parsed.account,
-        partition=parsed.partition,
-        time=parsed.time,
-        gres_type=parsed.gres_type,
-        container_image=parsed.container_image,
-        container_mounts=parsed.container_mounts,
-        max_parallel=parsed.max_parallel,
-        sbatch=tuple(parsed.sbatch_arg),
-    )
+    values = {item.name: getattr(parsed, item.name) for item in fields(SlurmOptions)}
+    options = SlurmOptions(**values | {"sbatch_arg": tuple(parsed.sbatch_arg)})
     python = "python" if parsed.container_image else sys.executable
-    return scripts(
-        document,
-        parsed.results.resolve(),
-        python,
-        options,
-        fetch=not getattr(parsed, "no_fetch", False),
-    )
+    fetch = not getattr(parsed, "no_fetch", False)
+    return scripts(document, parsed.results.resolve(), python, options, fetch=fetch)
 
 
 def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
@@ -193,10 +177,7 @@ def submit(document: dict[str, Any], parsed: argparse.Namespace) -> int:
         GpubenchError: if nothing can run, the folder is taken, or Slurm refuses; jobs submitted so
             far are cancelled then.
     """
-    for one in document["left_out"][:10]:
-        print(for_terminal(f"in no task: {one['what']}: {one['reason']}"), file=sys.stderr)
-    if len(document["left_out"]) > 10:
-        print(f"in no task: {len(document['left_out']) - 10} more", file=sys.stderr)
+    warn_of("in no task", [f"{one['what']}: {one['reason']}" for one in document["left_out"]])
     if not document["include"]:
         raise GpubenchError("submit: the selection has no case that can run")
     folder = parsed.results.resolve()
@@ -260,9 +241,7 @@ def status(folder: Path) -> int:
     known = {state.job: state for job in manifest["jobs"].values() for state in states(job)}
     for name, job in manifest["jobs"].items():
         if not name.startswith("tasks"):
-            print(
-                for_terminal(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}")
-            )
+            say(f"{name}: job {job}: {_told(known.get(job), ended_of(folder, name))}")
     done = {
         path.parent.parent.name + ":" + path.parent.name
         for path in (folder / "results").glob("*/*/*/*.json")
@@ -271,11 +250,8 @@ def status(folder: Path) -> int:
         task = next((state for job, state in known.items() if job.endswith(f"_{index}")), None)
         reported = sum(case in done for case in entry["cases"])
         told = _told(task, ended_of(folder, f"task-{index}"))
-        words = (
-            f"task {index} {entry['name']}: {told}, {reported} of "
-            f"{counted(len(entry['cases']), 'case')}"
-        )
-        print(for_terminal(words))
+        cases = counted(len(entry["cases"]), "case")
+        say(f"task {index} {entry['name']}: {told}, {reported} of {cases}")
     return 0
 
 
@@ -289,13 +265,7 @@ def _told(state: JobState | None, ended: Mapping[str, Any]) -> str:
 
 def ended_of(folder: Path, name: str) -> dict[str, Any]:
     """What a task or job wrote down of itself; empty before it has."""
-    try:
-        found: dict[str, Any] = json.loads(
-            (folder / "steps" / f"{name}.json").read_text(encoding="utf-8")
-        )
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return json_object(folder / "steps" / f"{name}.json") or {}
 
 
 def cancel(folder: Path) -> int:

@@ -63,7 +63,6 @@ def llama_as_gguf(config: Mapping[str, Any], tokenizer: bytes, weights: bytes) -
     """A Llama as GGUF file, byte for byte the same each time.
 
     Args:
-        config: its config.json.
         tokenizer: its tokenizer.json: byte-level BPE, every id below ``vocab_size`` has a token.
         weights: its safetensors file, in BF16 or F32.
 
@@ -81,7 +80,6 @@ def eagle3_as_gguf(config: Mapping[str, Any], tokenizer: bytes, weights: bytes) 
     """The EAGLE3 draft of a Llama as GGUF file, byte for byte the same each time.
 
     Args:
-        config: its config.json.
         tokenizer: the tokenizer.json of its target.
         weights: its safetensors file: ``d2t`` holds how far each of the draft's ids is from the
             target's.

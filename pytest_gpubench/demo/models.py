@@ -22,6 +22,7 @@ from pytest_gpubench.demo.gguf_files import (
 )
 from pytest_gpubench.demo.repository import publish_repository
 from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID, to_json, tokenizer_files
+from pytest_gpubench.model.evaluation import EMBEDDED_TASK
 from pytest_gpubench.model.failures import GpubenchError
 
 DEMO_TARGET = "pytest-gpubench/tiny-llama"
@@ -33,8 +34,7 @@ DEMO_REPOSITORIES = (DEMO_TARGET, DEMO_DRAFT, DEMO_TARGET_GGUF, DEMO_DRAFT_GGUF)
 
 @dataclass(frozen=True, slots=True)
 class LlamaShape:
-    """Sizes of a Llama target, in the words of its config.json; a draft takes the hidden and head
-    sizes of its target."""
+    """Sizes of a Llama, in the words of its config.json; a draft takes those of its target."""
 
     hidden: int = 256
     layers: int = 4
@@ -47,8 +47,7 @@ class LlamaShape:
 
     @property
     def aux_layers(self) -> tuple[int, int, int]:
-        """The layers before which the draft reads the target's hidden state: early, middle and
-        late."""
+        """The layers before which the draft reads the target's state: early, middle and late."""
         return (1, self.layers // 2, self.layers - 1)
 
 
@@ -237,3 +236,42 @@ def _llama_config(shape: LlamaShape, bos: int, eos: int) -> dict[str, Any]:
         "bos_token_id": bos,
         "eos_token_id": eos,
     }
+
+
+_QUESTIONS = "recall.jsonl"
+_TASK = f"""\
+task: {EMBEDDED_TASK}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {_QUESTIONS}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs:
+  until: ["\\n"]
+  max_gen_toks: 48
+filter_list:
+- name: first-sentence
+  filter:
+  - function: regex
+    regex_pattern: "^\\\\s*([^.]*\\\\.)"
+  - function: take_first
+metric_list:
+- metric: exact_match
+  aggregation: mean
+  higher_is_better: true
+metadata:
+  version: 1
+"""
+
+
+def write_task(folder: Path) -> Path:
+    """Write the task and its questions into a folder; returns the path of its YAML file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    questions = files("pytest_gpubench.demo").joinpath("data", _QUESTIONS)
+    (folder / _QUESTIONS).write_bytes(questions.read_bytes())
+    path = folder / f"{EMBEDDED_TASK}.yaml"
+    path.write_text(_TASK, encoding="utf-8")
+    return path

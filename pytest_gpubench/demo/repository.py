@@ -113,8 +113,7 @@ def _commit(entries: list[_Entry]) -> str:
 
 
 def _intact(repository: Path, commit: str, entries: list[_Entry]) -> bool:
-    """Whether the repository has this commit as its main, with every file readable and
-    unchanged."""
+    """Whether the repository has this commit as its main, every file readable and unchanged."""
     snapshot = repository / "snapshots" / commit
     try:
         if (repository / "refs" / "main").read_text() != commit or not (

@@ -13,7 +13,6 @@ from importlib.resources import files
 VOCAB_SIZE = 2048
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
-_PUNCTUATION = ".,?!:"
 
 CHAT_TEMPLATE = (
     "{{- bos_token }}"
@@ -39,24 +38,10 @@ def vocabulary() -> dict[str, int]:
     """Token to id: special tokens, bytes, words, then word pieces; exactly ``VOCAB_SIZE`` ids."""
     table = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *_alphabet()))}
     for word in words():
-        table[_SPACE + word] = len(table)
+        table[SPACE + word] = len(table)
     for left, right in _merges():
         table.setdefault(left + right, len(table))
     return table
-
-
-def text_token_ids() -> list[int]:
-    """Ids that a demo model may write: words and punctuation, so that any output is valid text and
-    encodes back to itself."""
-    table = vocabulary()
-    return [table[_SPACE + word] for word in words()] + [table[mark] for mark in _PUNCTUATION]
-
-
-def draft_token_ids(count: int) -> list[int]:
-    """The ids of the first ``count`` words, ascending: the smaller vocabulary of an EAGLE3
-    draft."""
-    table = vocabulary()
-    return [table[_SPACE + word] for word in words()[:count]]
 
 
 def tokenizer_files(max_length: int) -> dict[str, bytes]:
@@ -118,7 +103,7 @@ def to_json(value: object) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-_SPACE = "\u0120"
+SPACE = "\u0120"
 """How byte-level BPE spells a space."""
 
 
@@ -153,7 +138,7 @@ def _merges() -> tuple[tuple[str, str], ...]:
         files(__package__)
         .joinpath("merges.txt")
         .read_text(encoding="ascii")
-        .replace("_", _SPACE)
+        .replace("_", SPACE)
         .splitlines()
     )
     return tuple((left, right) for left, _, right in (line.partition(" ") for line in lines))

@@ -1,5 +1,4 @@
-"""Runs lm-eval beside a server: in a process of its own, offline, watched, and never left
-behind."""
+"""Runs lm-eval beside a server: a process of its own, offline, watched, never left behind."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,8 +52,6 @@ def run_lm_eval(
     """Ask all questions of a plan; what came of them is in the plan's folder.
 
     Args:
-        plan: what is asked.
-        log: takes the process's output.
         api_key: of the server; handed over in the environment.
         cwd: from where a task's files are found.
         check: whether the server is well, given the number of answers so far.
@@ -62,10 +60,7 @@ def run_lm_eval(
     Raises:
         BenchmarkError: if the server is not well, or lm-eval failed; its process has ended then.
     """
-    folder = Path(plan.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PLAN).write_text(json.dumps(plan.to_json()) + "\n", encoding="utf-8")
-    argv = (sys.executable, "-P", lm_eval_run.__file__, str(folder / PLAN))
+    folder, argv = Path(plan.folder), _argv(plan)
     environment = _environment(api_key)
     answers = _Count(folder / ANSWERS)
     deadline = time.monotonic() + limit
@@ -100,12 +95,9 @@ def fetch_questions(task: str) -> None:
     if missing is not None:
         raise BenchmarkError(missing)
     with tempfile.TemporaryDirectory(prefix="gpubench-") as folder:
-        path = Path(folder) / PLAN
-        plan = EvalPlan("", "", task, folder, only_fetch=True)
-        path.write_text(json.dumps(plan.to_json()) + "\n", encoding="utf-8")
         cwd = Path(task).parent if task.endswith((".yaml", ".yml")) else None
         done = subprocess.run(
-            (sys.executable, "-P", lm_eval_run.__file__, str(path)),
+            _argv(EvalPlan("", "", task, folder, only_fetch=True)),
             capture_output=True,
             text=True,
             errors="replace",
@@ -117,6 +109,14 @@ def fetch_questions(task: str) -> None:
         words = f"lm-eval could not bring {task}: {said[-1][:500] if said else 'it said nothing'}"
         remedy = "Look whether the name is right, and whether the hub can be reached."
         raise BenchmarkError(Failure("lm-eval-failed", "infrastructure", words, remedy=remedy))
+
+
+def _argv(plan: EvalPlan) -> tuple[str, ...]:
+    """What runs a plan, which is written into its folder."""
+    path = Path(plan.folder, PLAN)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(plan)) + "\n", encoding="utf-8")
+    return (sys.executable, "-P", lm_eval_run.__file__, str(path))
 
 
 class _Count:

@@ -20,7 +20,7 @@ import re
 import ssl
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,15 +52,6 @@ class EvalPlan:
     """Passed to the chat template by the server, as with the load."""
     only_fetch: bool = False
     """Bring the data set and ask nothing."""
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> EvalPlan:
-        """Of plain data."""
-        return cls(**{item.name: plain[item.name] for item in fields(cls)})
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +161,7 @@ async def _ask(client: Any, plan: EvalPlan, prompt: str, wanted: Mapping[str, An
 
 
 def run(plan: EvalPlan) -> list[dict[str, Any]]:
-    """Evaluate, and return what ``judged.jsonl`` holds: of the task, then of each question and
-    filter."""
+    """Evaluate; what ``judged.jsonl`` holds: of the task, then of each question and filter."""
     import lm_eval
 
     name, tasks = _task(plan)
@@ -230,8 +220,7 @@ def _task(plan: EvalPlan) -> tuple[str, Any]:
 
 
 def main() -> None:
-    """Command line."""
-    plan = EvalPlan.from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    plan = EvalPlan(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     if plan.only_fetch:
         name, tasks = _task(plan)
         tasks.load_task_or_group([name])

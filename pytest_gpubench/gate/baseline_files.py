@@ -1,5 +1,4 @@
-"""Baseline files: one JSON file per case, kept in git; read with suspicion, written under a lock
-and whole."""
+"""One JSON file per case, kept in git; read with suspicion, written under a lock and whole."""
 
 from __future__ import annotations
 
@@ -94,13 +93,13 @@ def update_baseline(path: Path, case: str, change: Callable[[Baseline], Baseline
         before = read_baseline(path, case)
         after = change(before or Baseline(case))
         if before is None or after != before:
-            _write(path, baseline_text(after))
+            text = baseline_text(after)
+            files.write_text(path, text, what="the baseline", remedy="it is as it was")
     return after
 
 
 def baseline_text(baseline: Baseline) -> str:
-    """The file's content: sorted keys, one line per launch, so that a diff in git reads well and a
-    merge keeps both sides."""
+    """Sorted keys, one line per launch, so that a diff reads well and a merge keeps both sides."""
     keys = ",\n".join(
         f"  {json.dumps(name)}: {_line(thaw(key))}" for name, key in sorted(baseline.keys.items())
     )
@@ -231,7 +230,3 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _write(path: Path, text: str) -> None:
-    files.write_text(path, text, what="the baseline", remedy="it is as it was")

@@ -1,5 +1,4 @@
-"""Baselines as data: append-only launches of one case, from which anchor and window are derived.
-Pure."""
+"""Baselines as data: append-only launches of a case; anchor and window follow from them. Pure."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ class LaunchEntry:
     requests: int = 0
     axis: FrozenMap = field(default_factory=FrozenMap)
     anchors: FrozenMap = field(default_factory=FrozenMap)
-    """Metrics whose anchor begins anew here, with the reason: ``improved``, or ``accepted`` and a
-    note."""
+    """Metrics whose anchor begins anew here, and why: ``improved``, or ``accepted`` and a note."""
     answers: str = ""
     """Of an evaluation: which questions were answered right (``accuracy_verdicts``)."""
     rounds: int = 1
@@ -97,8 +95,7 @@ class Baseline:
         return tuple(sorted((one for one in self.launches if one.key == digest), key=_when))
 
     def mismatch(self, key: FrozenMap) -> tuple[str, ...]:
-        """Fields in which the key differs from the newest recorded one; empty where launches with
-        this key exist."""
+        """Fields in which the key differs from the newest; empty where launches with it exist."""
         if not self.launches or self.comparable(key):
             return ()
         before = self.keys[max(self.launches, key=_when).key]
@@ -141,8 +138,7 @@ def _rounds(entries: Iterable[LaunchEntry], metric: str) -> tuple[tuple[int, flo
 
 
 def append(baseline: Baseline, key: FrozenMap, entries: Iterable[LaunchEntry]) -> Baseline:
-    """The baseline with more launches; those that it already has are left as they are, so that a
-    retry changes nothing."""
+    """The baseline with more launches; those that it has stay: a retry changes nothing."""
     known = {(entry.key, entry.id) for entry in baseline.launches}
     digest = key_digest(key)
     new = [
@@ -161,8 +157,7 @@ def append(baseline: Baseline, key: FrozenMap, entries: Iterable[LaunchEntry]) -
 
 
 def mark(entries: Iterable[LaunchEntry], metrics: Mapping[str, str]) -> tuple[LaunchEntry, ...]:
-    """The entries of one run, the first of them the new anchor of these metrics (metric to
-    reason)."""
+    """The entries of one run, the first the new anchor of these metrics (metric to reason)."""
     marked = tuple(entries)
     if not marked or not metrics:
         return marked

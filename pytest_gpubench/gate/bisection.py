@@ -7,7 +7,7 @@ before the first one is good; the last one is to be shown bad before anything el
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 
 from pytest_gpubench.model.verdicts import Status
@@ -42,10 +42,6 @@ class Bisection:
     """By place, of those that were asked."""
     alone: Answer | None = None
     """What the first bad candidate is beside the one right before it; None: not asked yet."""
-
-    def told(self, place: int, answer: Answer) -> Bisection:
-        """The state with one more answer."""
-        return replace(self, answers={**self.answers, place: answer})
 
     @property
     def end(self) -> Answer | None:

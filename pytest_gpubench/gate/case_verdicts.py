@@ -166,11 +166,6 @@ class Judging:
         state = self._subjects.get(subject)
         return state.verdict if state else None
 
-    def launches(self, subject: str) -> list[Evidence]:
-        """Evidence of a subject so far, in the order of the launches."""
-        state = self._subjects.get(subject)
-        return [state.launches[place] for place in sorted(state.launches)] if state else []
-
 
 def launch_plans(launches: Sequence[Launch]) -> dict[str, LaunchPlan]:
     """Per server how many launches are certain and in reserve; of two arms only one counts, so that

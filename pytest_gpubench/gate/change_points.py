@@ -78,19 +78,18 @@ class Change:
         return float(np.expm1(self.after - self.before))
 
 
-def change_points(logs: Sequence[float] | Array, *, floor: float = SPREAD_FLOOR) -> list[Change]:
+def change_points(logs: Sequence[float] | Array) -> list[Change]:
     """Where the level of a series moved, oldest first.
 
     Args:
         logs: one value per run, oldest first, on the log scale.
-        floor: no smaller spread is believed.
     """
     given = np.asarray(logs, dtype=np.float64)
     skipped = max(0, len(given) - MAX_RUNS)
     values = pull_lone(given[skipped:])
     if len(values) < MIN_RUNS:
         return []
-    found = _refined(values, _confirmed(values, _search(values, 0, len(values), floor), floor))
+    found = _refined(values, _confirmed(values, _search(values, 0, len(values))))
     ends = [0, *found, len(values)]
     levels = [float(values[a:b].mean()) for a, b in itertools.pairwise(ends)]
     return [
@@ -149,26 +148,26 @@ def limit(runs: int) -> float:
     return float(np.interp(np.log(runs), np.log(_AT), _LIMIT))
 
 
-def _search(values: Array, begin: int, end: int, floor: float) -> list[int]:
+def _search(values: Array, begin: int, end: int) -> list[int]:
     """Every change within a stretch, as it is found."""
     if end - begin < MIN_RUNS:
         return []
-    t, left, right = strongest(values[begin:end], floor)
+    t, left, right = strongest(values[begin:end], SPREAD_FLOOR)
     if float(t) < limit(end - begin):
         return []
     cuts = [begin + int(cut) for cut in (left, right) if 0 < cut < end - begin]
     ends = [begin, *cuts, end]
-    inside = [cut for a, b in itertools.pairwise(ends) for cut in _search(values, a, b, floor)]
+    inside = [cut for a, b in itertools.pairwise(ends) for cut in _search(values, a, b)]
     return sorted([*cuts, *inside])
 
 
-def _confirmed(values: Array, found: list[int], floor: float) -> list[int]:
+def _confirmed(values: Array, found: list[int]) -> list[int]:
     """Those that hold against the spread within all pieces; the weakest goes first."""
     while found:
         ends = [0, *found, len(values)]
         pieces = [values[a:b] for a, b in itertools.pairwise(ends)]
         within = sum(float(((piece - piece.mean()) ** 2).sum()) for piece in pieces)
-        spread = max((within / max(len(values) - len(pieces), 1)) ** 0.5, floor)
+        spread = max((within / max(len(values) - len(pieces), 1)) ** 0.5, SPREAD_FLOOR)
         strengths = [
             abs(float(after.mean() - before.mean())) / (1 / len(before) + 1 / len(after)) ** 0.5
             for before, after in itertools.pairwise(pieces)

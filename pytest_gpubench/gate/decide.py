@@ -1,16 +1,17 @@
-"""From launches and a policy to the verdict of a case: against its baseline, or against the other
-engine of the same run. Pure."""
+"""From launches and a policy to the verdict of a case: against its baseline, against the other
+engine of the same run, and on the bounds that a recipe declares (limits, golden acceptance
+lengths), which need no baseline. Pure."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from pytest_gpubench.gate import metric_tests, wording
 from pytest_gpubench.gate.baseline_key import differences
 from pytest_gpubench.gate.baselines import Baseline, History
-from pytest_gpubench.gate.bounds import golden_results, limit_results, refusal
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan
-from pytest_gpubench.gate.policy import MetricPolicy
+from pytest_gpubench.gate.policy import GOLDEN_DATASET, MetricPolicy
 from pytest_gpubench.gate.waivers import Waive, nothing_waived
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
@@ -33,7 +34,6 @@ def judge(
     """The verdict of a case on all its launches so far.
 
     Args:
-        policies: from ``policy.policies``.
         launches: in the order in which they ran.
         baseline: as read from its file; None where there is none.
         key: of this run; what the baseline must have to be comparable.
@@ -149,12 +149,9 @@ def verdict_of(
 
     Args:
         results: on metrics; none of them where no launch is valid.
-        launches: all of them.
         valid: how many of them, or of their pairs, count.
-        plan: of launches, or pairs.
         notes: without effect on the status.
         done: how many of the plan are over; as many as there are launches if not given.
-        unit: of the plan.
     """
     done = len(launches) if done is None else done
     left = max(plan.total - done, 0)
@@ -208,8 +205,7 @@ def _invalid(launches: Sequence[LaunchEvidence]) -> list[str]:
 
 
 def no_baseline(metric: str, mismatch: tuple[str, ...], required: bool) -> MetricVerdict:
-    """The verdict on a metric that nothing can be compared with; ``mismatch``: why a baseline that
-    is there cannot be."""
+    """The verdict without a baseline; ``mismatch``: why one that is there cannot be compared."""
     status, option = Status.FAIL if required else Status.UNGATED, "--gpubench-update-baselines"
     if mismatch:
         reason = f"NOT COMPARABLE with the baseline: {'; '.join(mismatch)}"
@@ -235,3 +231,111 @@ def _changes(history: History, axis: FrozenMap | None) -> list[str]:
     more = f"; and {len(changed) - _CHANGES_SHOWN} more" if len(changed) > _CHANGES_SHOWN else ""
     shown = "; ".join(changed[:_CHANGES_SHOWN])
     return [f"changed since the newest launch of the baseline: {shown}{more}"]
+
+
+_NEEDED = {
+    "prefix_hit_rate": "turn prefix caching on (and let the engine count its hits), or remove the "
+    "gate",
+    "session_goodput": "it is of sessions within `slo`: give that in `client`, with a trace of "
+    "sessions that come to their end, or remove the gate",
+    "session_": "it is of sessions that came to their end: measure a trace of sessions "
+    "(`dataset: sessions`), give it more time, or remove the gate",
+}
+"""What metrics (or those that begin so) are not measured without, where no flag says it."""
+
+
+def limit_results(
+    policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]
+) -> list[MetricVerdict]:
+    """Verdicts on declared bounds. They hold for every launch: one that breaks them fails."""
+    return [
+        _limit(policy, launches)
+        for policy in policies
+        if policy.limit is not None
+        and launches
+        and not (policy.refused and policy.tolerance is not None)  # the comparison says so
+    ]
+
+
+def _limit(policy: MetricPolicy, launches: Sequence[LaunchEvidence]) -> MetricVerdict:
+    metric = policy.metric
+    refused = refusal(policy, launches, zero=True)
+    if refused is not None:
+        return refused
+    values = [launch.metrics[metric] for launch in launches]
+    broken = [
+        words
+        for value in values
+        if policy.limit is not None and (words := policy.limit.violation(value))
+    ]
+    if not broken:
+        reason = f"{metric} is {wording.quantity(metric, values[-1])}, within its limits"
+        return MetricVerdict(metric, Status.PASS, "limit-held", reason, against="limit")
+    more = f" ({len(broken)} of {len(launches)} launches)" if len(launches) > 1 else ""
+    return MetricVerdict(metric, Status.FAIL, "limit-broken", broken[0] + more, against="limit")
+
+
+def golden_results(
+    policies: Sequence[MetricPolicy], launches: Sequence[LaunchEvidence]
+) -> list[MetricVerdict]:
+    """Verdicts on acceptance lengths that others measured for the draft, by the launches' mean."""
+    return [
+        _golden(policy, policy.golden, launches)
+        for policy in policies
+        if policy.golden is not None and launches and refusal(policy, launches) is None
+    ]
+
+
+def _golden(
+    policy: MetricPolicy, golden: float, launches: Sequence[LaunchEvidence]
+) -> MetricVerdict:
+    mean = statistics.fmean(launch.metrics[policy.metric] for launch in launches)
+    share = policy.golden_tolerance
+    words = (
+        f"{policy.metric} is {mean:.2f}, golden is {golden:g} ({GOLDEN_DATASET}), "
+        f"{wording.size(share)} less allowed"
+    )
+    if mean < golden * (1 - share):
+        remedy = (
+            "check draft, revision, chat template and thinking switch: the draft is "
+            "accepted less than it should be"
+        )
+        return MetricVerdict(policy.metric, Status.FAIL, "below-golden", words, remedy, "limit")
+    if mean > golden * (1 + share):
+        words += "; it is above, so the text may be easier to predict than it should be"
+    return MetricVerdict(policy.metric, Status.PASS, "golden-held", words, against="limit")
+
+
+def refusal(
+    policy: MetricPolicy, launches: Sequence[LaunchEvidence], *, zero: bool = False
+) -> MetricVerdict | None:
+    """Why a metric of these launches cannot be judged, None if it can.
+
+    Args:
+        zero: whether 0 is a value where a metric can be that; there is no ratio to it.
+    """
+    metric = policy.metric
+    if policy.refused:
+        return _inconclusive(
+            metric, "not-gateable", f"{metric}: {policy.refused}", policy.refused_remedy
+        )
+    few = min((launch.requests for launch in launches), default=0)
+    if launches and policy.min_requests > 1 and few < policy.min_requests:
+        reason = f"{metric} rests on {few} requests and is gated from {policy.min_requests}"
+        return _inconclusive(
+            metric, "few-requests", reason, "raise prompts-per-conc in `client`, or remove the gate"
+        )
+    absent = [launch for launch in launches if not launch.has(metric, zero=zero)]
+    if not absent:
+        return None
+    labels = ", ".join(launch.label for launch in absent)
+    words = f"{metric} could not be measured on {labels}"
+    remedies = (needed for start, needed in _NEEDED.items() if metric.startswith(start))
+    remedy = next(remedies, "see the record's flags")
+    if all(launch.has(metric, zero=True) for launch in absent):
+        words, remedy = f"{metric} is 0 on {labels}", "give it a limit, which judges 0"
+    return _inconclusive(metric, "not-measured", words, remedy)
+
+
+def _inconclusive(metric: str, code: str, reason: str, remedy: str) -> MetricVerdict:
+    return MetricVerdict(metric, Status.INCONCLUSIVE, code, reason, remedy)

@@ -91,8 +91,7 @@ class Effort:
 def known_of(
     policies: Iterable[MetricPolicy], baseline: Baseline | None, key: FrozenMap
 ) -> tuple[Known, ...]:
-    """What a baseline says of the metrics that are compared with it; those of which it has too few
-    launches are left out."""
+    """What a baseline says of its metrics, those left out of which it has too few launches."""
     found = []
     for policy in policies:
         if policy.tolerance is None or policy.refused or baseline is None:
@@ -210,8 +209,7 @@ def within(
 
 
 def found_by(known: Iterable[Known], launches: int, rounds: int, power: float) -> dict[str, float]:
-    """By metric: the worsening, as a share of the metric, that such a run finds in this share of
-    runs."""
+    """By metric the worsening, as a share, that such a run finds in this share of runs."""
     return {
         one.metric: abs(share_of(one.metric, float(one.found(launches, rounds, power))))
         for one in known

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_gpubench.measure.measurement import Measurement
+from pytest_gpubench.model.metrics import METRICS
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,16 @@ class LaunchPlan:
         return self.certain + self.reserve
 
     @property
+    def first_fail(self) -> int:
+        """From how many launches on a run may FAIL: all certain ones have run, and one is not
+        enough where there is another. A single odd launch cannot be told from a regression; a
+        second one can, and costs only where something is about to fail."""
+        return max(self.certain, min(2, self.total))
+
+    @property
     def looks(self) -> int:
-        """How often a run may be found to have regressed: from two launches on, where two are
-        planned."""
-        return self.total - max(self.certain, min(2, self.total)) + 1
+        """How often a run may be found to have regressed."""
+        return self.total - self.first_fail + 1
 
     def pass_looks(self, launches: int) -> int:
         """By how much the chance of a wrong PASS is divided at the look after so many launches.
@@ -56,6 +63,21 @@ class LaunchEvidence:
     """Of an evaluation: which questions were answered right."""
     rounds: tuple[Mapping[str, float], ...] = ()
     """The metrics of each round, where there is more than one; ``metrics`` are their means."""
+
+    def has(self, metric: str, *, zero: bool = False) -> bool:
+        """Whether there is a value of the metric that may be compared: measured, positive in every
+        round, on enough requests.
+
+        Args:
+            zero: whether 0 is one, where nothing but a count of nothing makes it.
+        """
+        zero = zero and METRICS[metric].may_be_zero
+        values = [one.get(metric) for one in (self.metrics, *self.rounds)]
+        known = all(
+            value is not None and math.isfinite(value) and (value > 0 or (zero and value == 0))
+            for value in values
+        )
+        return known and metric not in self.not_gated
 
     def noise(self, metric: str) -> float | None:
         """Standard deviation of the logarithm of a metric between the rounds; None where one of

@@ -1,4 +1,5 @@
-"""The recorded launches of one metric run by run, and where its level moved. Pure."""
+"""What is shown of a baseline: level and spread, every launch of a metric, run by run where its
+level moved. Pure."""
 
 from __future__ import annotations
 
@@ -8,19 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_gpubench.gate import wording
+from pytest_gpubench.gate import statistics, wording
 from pytest_gpubench.gate.baseline_key import differences
-from pytest_gpubench.gate.baselines import Baseline, LaunchEntry
+from pytest_gpubench.gate.baselines import MIN_LAUNCHES, Baseline, LaunchEntry
 from pytest_gpubench.gate.change_points import MIN_RUNS, change_points
 from pytest_gpubench.gate.policy import DEFAULTS
+from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import listed
 
 GATED = tuple(policy.metric for policy in DEFAULTS)
-"""What is looked at where no metric is named: every further one is another chance of a false
-alarm."""
+"""What is looked at unless a metric is named: each more is another chance of a false alarm."""
 _CHANGES_SHOWN = 6
 
 
@@ -105,7 +106,6 @@ def metric_histories(baseline: Baseline, metrics: Sequence[str] = ()) -> list[Me
     """The histories of a case, the key with the newest launch last.
 
     Args:
-        baseline: of the case.
         metrics: only these; those that are gated by default if empty.
     """
     newest = {entry.key: entry.date for entry in baseline.launches}  # ordered by date
@@ -175,3 +175,79 @@ def _changed(before: FrozenMap, after: FrozenMap) -> tuple[str, ...]:
     """What differs, the commit of the repository last: it nearly always does."""
     found = differences(before, after)
     return tuple(sorted(found, key=lambda words: words.startswith("commit:")))
+
+
+def show_lines(baseline: Baseline) -> Iterator[str]:
+    """Per key what it is of; per metric level, spread and what 1 and 3 launches would find."""
+    yield f"{baseline.case}: {wording.count(len(baseline.launches), 'launch')}"
+    newest = {
+        name: max((one.date for one in baseline.launches if one.key == name), default="")
+        for name in baseline.keys
+    }
+    for name in sorted(newest, key=lambda name: newest[name]):
+        key = baseline.keys[name]
+        if not isinstance(key, FrozenMap):
+            continue
+        entries = baseline.comparable(key)
+        yield (
+            f"  key {name}: {key.get('device', '')}, "
+            f"{wording.count(len(entries), 'launch')}, newest {newest[name][:10]}"
+        )
+        yield from (f"    {line}" for line in _metric_lines(baseline, key, entries))
+
+
+def _metric_lines(
+    baseline: Baseline, key: FrozenMap, entries: Sequence[LaunchEntry]
+) -> Iterator[str]:
+    gated = [
+        policy for policy in DEFAULTS if any(policy.metric in entry.metrics for entry in entries)
+    ]
+    for policy in gated:
+        history = baseline.history(key, policy.metric)
+        level = float(np.exp(np.mean(np.log(history.window))))
+        line = (
+            f"{policy.metric}: {wording.quantity(policy.metric, level)} over "
+            f"{wording.count(len(history.window), 'launch')}"
+        )
+        if len(history.window) < MIN_LAUNCHES:
+            yield f"{line}; a spread takes {MIN_LAUNCHES}"
+            continue
+        logs = np.log(np.asarray(history.window))
+        estimate = statistics.against_baseline(logs, logs.mean()[None])
+        limit = policy.log_limit(level)
+        found = [
+            wording.size(float(np.expm1(estimate.with_launches(count).detectable(limit))))
+            for count in (1, 3)
+        ]
+        spread = wording.size(float(estimate.spread))
+        yield (
+            f"{line} on {wording.count(history.days, 'day')}, spread {spread}; 1 launch "
+            f"finds {found[0]} worse, 3 find {found[1]}"
+        )
+
+
+def history_lines(baseline: Baseline, metric: str) -> Iterator[str]:
+    """One line per launch: date, value, change since the first of its key, engine, where an anchor
+    begins.
+
+    Raises:
+        GpubenchError: if no launch has the metric.
+    """
+    if metric not in METRICS or not any(metric in entry.metrics for entry in baseline.launches):
+        known = sorted({name for entry in baseline.launches for name in entry.metrics})
+        raise GpubenchError(
+            f"the baseline of {baseline.case} has no metric {metric}; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+    first: dict[str, float] = {}
+    for entry in baseline.launches:
+        value = entry.metrics.get(metric)
+        if not isinstance(value, int | float):
+            continue
+        change = wording.percent(value / first.setdefault(entry.key, value) - 1)
+        mark = f"  anchor: {entry.anchors[metric]}" if metric in entry.anchors else ""
+        engine = entry.axis.get("engine") or "?"
+        yield (
+            f"{entry.date[:16]}  {wording.quantity(metric, value)}  {change}  engine "
+            f"{engine}  {entry.id}  key {entry.key}{mark}"
+        )

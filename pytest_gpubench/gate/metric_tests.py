@@ -83,8 +83,7 @@ def with_engine(
 
 
 def drift_of_window(metric: str, history: History) -> str:
-    """A note where the newest launches of the baseline are worse than its anchor, if only by
-    little; empty otherwise."""
+    """A note where the newest launches are worse than the anchor, if only by little; else empty."""
     if not history.anchor or len(history.window) < 2 * ANCHOR:
         return ""
     estimate = _estimate(metric, history.anchor, history.window[-ANCHOR:])
@@ -137,9 +136,7 @@ def _judged(policy: MetricPolicy, comparison: _Comparison) -> MetricVerdict:
             code, words = "improved", f"{moved}, an improvement"
             refresh = "then refresh the baseline with --gpubench-update-baselines"
             remedy = f"check the workload, {refresh}" if against == "baseline" else ""
-    elif statistics.worse(estimate, limit, plan.looks) and statistics.confirmed(
-        estimate.launches, plan.certain, plan.total
-    ):
+    elif statistics.worse(estimate, limit, plan.looks) and estimate.launches >= plan.first_fail:
         status, code = Status.FAIL, "drifted" if against == "anchor" else "regressed"
         words, remedy = f"{moved}, {wording.size(tolerance)} allowed", _remedy_of_fail(against)
     elif statistics.worse(estimate, limit, plan.looks):
@@ -238,6 +235,5 @@ def _sign(metric: str) -> int:
 
 
 def share_of(metric: str, worsening: float) -> float:
-    """A worsening on the log scale as the share by which the metric moves: below 0 where less is
-    worse."""
+    """A worsening on the log scale as the share by which the metric moves, with its sign."""
     return math.expm1(_sign(metric) * worsening)

@@ -1,5 +1,4 @@
-"""The gate's policy: which metrics are gated and by how much they may worsen. Defaults, overridden
-by a recipe's ``gates``."""
+"""The gate's policy: which metrics are gated, and by how much they may worsen."""
 
 from __future__ import annotations
 
@@ -17,14 +16,12 @@ from pytest_gpubench.recipes.gates import AcceptanceGateKeys, read_gate
 
 GOLDEN_DATASET = "SPEED-Bench coding"
 GOLDEN_TOLERANCE = 0.10
-"""Where the recipe names none: another data set or precision moves an acceptance length by several
-percent."""
+"""Where the recipe names none: another data set or precision moves it by several percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One bound on one metric, in the metric's unit; ``None`` where there is no bound on that
-    side."""
+    """One bound on one metric, in its unit; ``None``: no bound on that side."""
 
     metric: str
     at_least: float | None = None
@@ -70,8 +67,7 @@ class MetricPolicy:
     golden_tolerance: float = GOLDEN_TOLERANCE
     """Share by which the metric may be below ``golden``."""
     declared: bool = False
-    """Whether the recipe asks for the comparison; a default that cannot be judged is silent, a
-    declared one is not."""
+    """Whether the recipe asks for the comparison; only then is it told that it cannot be judged."""
     refused: str = ""
     """Why the metric cannot be gated in this case, empty if it can."""
     refused_remedy: str = ""
@@ -106,8 +102,7 @@ DEFAULTS: tuple[MetricPolicy, ...] = (
     _usual(ACCEPTANCE),
     _usual("engine_init"),
 )
-"""Gated without being asked, where there is a baseline. Throughput is not gated beside its own
-reciprocal."""
+"""Gated unasked, where there is a baseline; throughput not beside its own reciprocal."""
 
 
 def policies(
@@ -218,12 +213,11 @@ def _acceptance_checked(policy: MetricPolicy, workload: Workload | None) -> Metr
 
 
 def policy_document(found: tuple[MetricPolicy, ...]) -> dict[str, dict[str, object]]:
-    """What ``--gpubench-plan`` shows of a case's gates: metric to its settings, unset ones left
-    out."""
-    return {policy.metric: _document(policy) for policy in found}
+    """What ``--gpubench-plan`` shows of gates: metric to settings, unset ones left out."""
+    return {policy.metric: _settings(policy) for policy in found}
 
 
-def _document(policy: MetricPolicy) -> dict[str, object]:
+def _settings(policy: MetricPolicy) -> dict[str, object]:
     shown: dict[str, object] = {
         "tolerance": f"{policy.tolerance * 100:g}%" if policy.tolerance is not None else None,
         "absolute": policy.absolute or None,

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_gpubench.gate import wording
-from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.model.cases import Case
 from pytest_gpubench.model.frozen import FrozenMap
@@ -61,7 +60,12 @@ def ratio_points(
         cases: all that are declared: who is whose partner must not depend on a selection.
         among: the selected ones, of which both sides must be; None: all.
     """
-    points = [point for ratio in ratios for point in _points(ratio, cases)]
+    points = [
+        _point(ratio, case, partners[0])
+        for ratio in ratios
+        for case, partners in _pairs(ratio, cases)
+        if len(partners) == 1
+    ]
     often = Counter(point.label for point in points)
     points = [
         one if often[one.label] == 1 else replace(one, point=f"{one.point}:{one.of}")
@@ -71,12 +75,6 @@ def ratio_points(
         chosen = {case.id for case in among}
         points = [one for one in points if one.of in chosen and one.over in chosen]
     return tuple(points)
-
-
-def _points(ratio: FrozenMap, cases: Sequence[Case]) -> Iterator[RatioPoint]:
-    for case, partners in _pairs(ratio, cases):
-        if len(partners) == 1:
-            yield _point(ratio, case, partners[0])
 
 
 def _pairs(ratio: FrozenMap, cases: Sequence[Case]) -> Iterator[tuple[Case, list[Case]]]:
@@ -134,7 +132,7 @@ def judge_ratio(
     launches to see it.
     """
     sides = [
-        [one.metrics[point.metric] for one in side if not one.invalid and usable(one, point.metric)]
+        [one.metrics[point.metric] for one in side if not one.invalid and one.has(point.metric)]
         for side in (of, over)
     ]
     if not all(sides):
@@ -209,16 +207,14 @@ def _partners(case: Case, over: Sequence[Case]) -> list[Case]:
 
 def _point(ratio: FrozenMap, case: Case, partner: Case) -> RatioPoint:
     same = case.topology == partner.topology
+    written = (ratio.get(name) for name in ("at-least", "at-most"))
+    bounds = [float(one) if isinstance(one, int | float) else None for one in written]
     return RatioPoint(
         name=str(ratio["name"]),
         point=f"{case.topology.label}:{case.workload.label}" if same else case.workload.label,
         metric=str(ratio["metric"]),
         of=case.id,
         over=partner.id,
-        at_least=_bound(ratio.get("at-least")),
-        at_most=_bound(ratio.get("at-most")),
+        at_least=bounds[0],
+        at_most=bounds[1],
     )
-
-
-def _bound(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None

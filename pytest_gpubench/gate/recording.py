@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_gpubench.gate.baselines import LaunchEntry, mark
-from pytest_gpubench.gate.bounds import usable
 from pytest_gpubench.gate.evidence import LaunchEvidence, evidence_of, init_evidence
 from pytest_gpubench.gate.waivers import WAIVER_UNNEEDED
 from pytest_gpubench.measure.measurement import Measurement
@@ -39,8 +38,7 @@ class Recording:
 
 
 def tree_refusal(git: Mapping[str, Any] | None) -> str:
-    """Why no baseline is written in this working tree, empty if one may be: a number must belong to
-    a commit."""
+    """Why no baseline is written in this tree, empty if one may: a number belongs to a commit."""
     if git is None:
         return (
             "no baseline is written: this is not a git working tree, or there is no git "
@@ -54,7 +52,7 @@ def tree_refusal(git: Mapping[str, Any] | None) -> str:
     return ""
 
 
-def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = "") -> Recording:
+def recording(verdict: Verdict, *, accept_regression: bool = False) -> Recording:
     """Whether the launches behind the last verdict of a case may be recorded.
 
     Recorded are PASS, UNGATED, and what is INCONCLUSIVE only because evidence is missing or because
@@ -69,7 +67,7 @@ def recording(verdict: Verdict, *, accept_regression: bool = False, note: str = 
     if barred:
         return Recording(False, f"not recorded: {_why_barred(barred)}")
     anchors = {one.metric: "improved" for one in verdict.metrics if one.improved}
-    anchors |= {one.metric: f"accepted: {note}" if note else "accepted" for one in objections}
+    anchors |= dict.fromkeys((one.metric for one in objections), "accepted")
     return Recording(True, anchors=anchors)
 
 
@@ -146,17 +144,14 @@ def entries_of(
     """Entries for a baseline from the launches of one case in one run, invalid ones left out.
 
     Args:
-        run: name of the run's folder.
         launches: each with its date, ISO 8601 with offset.
-        axis: of the run.
-        anchors: from ``Recording``.
     """
     entries = [_entry(run, *launch, axis) for launch in launches if not launch[0].invalid]
     return mark(entries, anchors or {})
 
 
 def _entry(run: str, evidence: LaunchEvidence, date: str, axis: FrozenMap) -> LaunchEntry:
-    names = [name for name in sorted(evidence.metrics) if usable(evidence, name)]
+    names = [name for name in sorted(evidence.metrics) if evidence.has(name)]
     noises = {name: evidence.noise(name) for name in names}
     return LaunchEntry(
         run=run,
@@ -170,3 +165,44 @@ def _entry(run: str, evidence: LaunchEvidence, date: str, axis: FrozenMap) -> La
         rounds=max(1, len(evidence.rounds)),
         noise=FrozenMap({name: one for name, one in noises.items() if one is not None}),
     )
+
+
+def accepted_entries(
+    run: str,
+    records: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str] | None = None,
+    note: str = "",
+) -> tuple[str, FrozenMap, tuple[LaunchEntry, ...]]:
+    """Case, key and entries of a case's records in one run, as the new anchor of what failed in
+    them (or of ``metrics``).
+
+    Args:
+        records: plain JSON data of ``launch-*.json``, in the order of the launches.
+
+    Raises:
+        GpubenchError: if a record is of a failed case, of another case, or was written without its
+            key.
+    """
+    if not records:
+        raise GpubenchError(
+            f"the run {run} has no record of this case; name a results folder that has"
+        )
+    case, gate = subject_of(records[-1]), records[-1].get("gate") or {}
+    key = gate.get("key")
+    for record in records:
+        own = (record.get("gate") or {}).get("key")
+        if subject_of(record) != case or not own or own != key:
+            raise GpubenchError(
+                f"the records of run {run} are not of one case with one key; accept one "
+                "case at a time"
+            )
+    verdict = records[-1].get("verdict") or {}
+    failed = [
+        one["metric"]
+        for one in verdict.get("metrics", ())
+        if one["code"] in ("regressed", "drifted", "straddles", "too-noisy")
+    ]
+    anchors = dict.fromkeys(metrics or failed, f"accepted: {note}" if note else "accepted")
+    launches = [launch_of(record) for record in records]
+    axis = FrozenMap(gate.get("axis") or {})
+    return case, FrozenMap(key), entries_of(run, launches, axis, anchors)

@@ -21,8 +21,7 @@ from scipy.special import stdtrit
 Array: TypeAlias = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-"""Of the interval, two-sided: each verdict is wrong at most once in forty at the tolerance itself,
-for one look."""
+"""Two-sided: each verdict is wrong at most once in forty at the tolerance itself, for one look."""
 CHANCE = 0.001
 """Of a verdict on the wrong side of what its tolerance is for, by noise alone: FAIL where nothing
 changed, PASS at twice the tolerance. An interval about the tolerance keeps both far below that
@@ -128,8 +127,7 @@ class Estimate:
         return replace(self, error=error, df=self.df + launches - self.launches, launches=launches)
 
     def detectable(self, limit: float, power: float = POWER) -> Array:
-        """Worsening (log scale) that would be found beyond the limit with this probability, at
-        this spread."""
+        """Worsening (log scale) found beyond the limit with this probability, at this spread."""
         return np.maximum(limit + self.half_width(), self.sure_width()) + self._width(power)
 
     def _width(self, probability: float) -> Array:
@@ -163,8 +161,7 @@ def quantile(probability: float, df: float) -> float:
 
 
 def plain_summary(values: Array) -> Summary:
-    """Mean and variance of launches, each counted as it is; with one launch the variance is 0 with
-    no degree of freedom."""
+    """Mean and variance, each launch as it is; of one: 0, with no degree of freedom."""
     count = values.shape[-1]
     mean = values.mean(axis=-1)
     squares = ((values - mean[..., None]) ** 2).sum(axis=-1)
@@ -208,8 +205,6 @@ def against_baseline(
     *,
     earlier: Array | None = None,
     rounds: Rounds | None = None,
-    floor: float = SPREAD_FLOOR,
-    session: float = SESSION,
 ) -> Estimate:
     """Change from a baseline's launches to the launches of one run, as a prediction interval.
 
@@ -236,18 +231,11 @@ def against_baseline(
     sides = [old, shown]
     if earlier is not None:
         sides.append(pulled_summary(earlier))
-    spread, df = _pooled(sides, floor)
-    return _predicted(new.mean - old.mean, spread, df, old, candidate.shape[-1], rounds, session)
+    spread, df = _pooled(sides)
+    return _predicted(new.mean - old.mean, spread, df, old, candidate.shape[-1], rounds)
 
 
-def foreseen(
-    baseline: Array,
-    launches: int,
-    *,
-    rounds: Rounds | None = None,
-    floor: float = SPREAD_FLOOR,
-    session: float = SESSION,
-) -> Estimate:
+def foreseen(baseline: Array, launches: int, *, rounds: Rounds | None = None) -> Estimate:
     """What a run of so many launches, of ``rounds.now`` rounds each, would be compared by, before
     it has run: an estimate without change.
 
@@ -255,8 +243,8 @@ def foreseen(
         ValueError: for a baseline of other than 5 to 20 launches.
     """
     old = pulled_summary(baseline)
-    spread, df = _pooled([old], floor)
-    return _predicted(np.zeros_like(old.mean), spread, df, old, launches, rounds, session)
+    spread, df = _pooled([old])
+    return _predicted(np.zeros_like(old.mean), spread, df, old, launches, rounds)
 
 
 def _predicted(
@@ -266,7 +254,6 @@ def _predicted(
     old: Summary,
     launches: int,
     rounds: Rounds | None,
-    session: float,
 ) -> Estimate:
     """The estimate for ``launches`` new launches, which may have more or fewer rounds than those
     that showed ``spread``: their variance is that of launches plus that of rounds by their
@@ -278,8 +265,8 @@ def _predicted(
         least = np.maximum(rounds.variance * rounds.now, SPREAD_FLOOR**2)
         now = np.maximum(shown + _of_rounds(rounds), least)
     before = shown * old.variance_of_mean
-    error = np.sqrt(before + now / launches + session**2)
-    return Estimate(change, error, df, np.sqrt(now), launches, before, session, rounds)
+    error = np.sqrt(before + now / launches + SESSION**2)
+    return Estimate(change, error, df, np.sqrt(now), launches, before, SESSION, rounds)
 
 
 def _of_rounds(rounds: Rounds) -> Array:
@@ -287,7 +274,7 @@ def _of_rounds(rounds: Rounds) -> Array:
     return rounds.variance * (rounds.now - rounds.before)
 
 
-def paired(first: Array, second: Array, *, floor: float = SPREAD_FLOOR) -> Estimate:
+def paired(first: Array, second: Array) -> Estimate:
     """Change from the first engine to the second by pairs of neighbouring launches of one run
     (ABBA).
 
@@ -301,14 +288,14 @@ def paired(first: Array, second: Array, *, floor: float = SPREAD_FLOOR) -> Estim
     if pairs < 2 or first.shape[-1] != pairs:
         raise ValueError("a paired comparison needs two or more whole pairs")
     differences = plain_summary(second - first)
-    spread = np.maximum(np.sqrt(differences.variance / 2), floor)
+    spread = np.maximum(np.sqrt(differences.variance / 2), SPREAD_FLOOR)
     return Estimate(differences.mean, spread * np.sqrt(2 / pairs), differences.df, spread, pairs)
 
 
-def _pooled(sides: list[Summary], floor: float) -> tuple[Array, float]:
+def _pooled(sides: list[Summary]) -> tuple[Array, float]:
     df = sum(side.df for side in sides)
     variance = sum((side.variance * side.df for side in sides), np.zeros(())) / df
-    return np.sqrt(np.maximum(variance, floor**2)), df
+    return np.sqrt(np.maximum(variance, SPREAD_FLOOR**2)), df
 
 
 def worse(estimate: Estimate, limit: Any, looks: int = 1) -> NDArray[np.bool_]:
@@ -339,13 +326,3 @@ def beyond(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
 def within(estimate: Estimate, limit: Any) -> NDArray[np.bool_]:
     """Whether the interval lies inside the limit, whatever the spread."""
     return np.asarray(estimate.change + estimate.half_width() < limit)
-
-
-def confirmed(launches: int, certain: int, planned: int) -> bool:
-    """Whether so many launches may end in a FAIL: all certain ones have run, and one is not enough
-    where the plan has another.
-
-    A single odd launch cannot be told from a regression; a second one can. It costs a launch only
-    where something is about to fail.
-    """
-    return launches >= max(certain, min(2, planned))

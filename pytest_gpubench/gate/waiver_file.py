@@ -101,7 +101,6 @@ def read_waivers(folder: Path, today: date | None = None) -> Waivers:
     """The waivers of a baselines folder; none where it has no such file.
 
     Args:
-        folder: of the baselines.
         today: the day on which they hold or not (UTC); the clock's if not given.
 
     Raises:
@@ -157,17 +156,9 @@ def _kind(item: Node) -> str:
 
 def _waiver(item: Node) -> Waiver:
     given = {key: value for key, value in item.plain().items() if value is not None}
-    keys = WaiverKeys.model_validate(given)
-    return Waiver(
-        place=f"{item.at.file}:{item.at.line}",
-        case=keys.case,
-        bug=keys.bug,
-        until=keys.until,
-        metric=keys.metric or "",
-        reason=" ".join((keys.reason or "").split()),
-        until_version=keys.until_version or FrozenMap(),
-        strict=keys.strict,
-    )
+    keys = WaiverKeys.model_validate(given).model_dump(exclude_none=True)
+    reason = " ".join(keys.pop("reason", "").split())
+    return Waiver(f"{item.at.file}:{item.at.line}", reason=reason, **keys)
 
 
 def _content(path: Path) -> bytes:

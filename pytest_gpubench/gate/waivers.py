@@ -64,8 +64,7 @@ class Waiver:
         return fnmatchcase(subject, self.case)
 
     def ended(self, today: date, framework: str = "", version: str = "") -> str:
-        """Why it does not hold any more, empty while it does; a version that cannot be read has
-        not reached a bound."""
+        """Why it holds no more, empty while it does; an unreadable version has reached no bound."""
         if today > self.until:
             return f"it held until {self.until.isoformat()}"
         bound = self.until_version.get(framework)
@@ -141,8 +140,7 @@ def _told(
 ) -> list[MetricVerdict]:
     """The verdicts that one waiver covers, with what it says of them."""
     if any(_waivable(one) for one in results):
-        mark = _expired if ended else _waived
-        return [mark(waiver, ended, one) if _waivable(one) else one for one in results]
+        return [_failing(waiver, ended, one) if _waivable(one) else one for one in results]
     held = [one for one in results if one.status is Status.PASS]
     if not held or any(one.status not in (Status.PASS, Status.UNGATED) for one in results):
         return list(results)
@@ -159,20 +157,13 @@ def _waivable(one: MetricVerdict) -> bool:
     return one.status is Status.FAIL and one.code not in _NOT_WAIVED
 
 
-def _waived(waiver: Waiver, _ended: str, one: MetricVerdict) -> MetricVerdict:
-    words = f"waived until {waiver.until_words}: {waiver.words} ({waiver.place})"
-    return replace(
-        one,
-        status=Status.WAIVED,
-        reason=f"{one.reason}; {words}",
-        remedy="",
-        waiver=_use(waiver, "holds"),
-    )
-
-
-def _expired(waiver: Waiver, ended: str, one: MetricVerdict) -> MetricVerdict:
-    words = f"the waiver {waiver.place} ({waiver.words}) has expired: {ended}"
-    return replace(one, reason=f"{one.reason}; {words}", waiver=_use(waiver, "expired"))
+def _failing(waiver: Waiver, ended: str, one: MetricVerdict) -> MetricVerdict:
+    if ended:
+        words = f"the waiver {waiver.place} ({waiver.words}) has expired: {ended}"
+        return replace(one, reason=f"{one.reason}; {words}", waiver=_use(waiver, "expired"))
+    reason = f"{one.reason}; waived until {waiver.until_words}: {waiver.words} ({waiver.place})"
+    use = _use(waiver, "holds")
+    return replace(one, status=Status.WAIVED, reason=reason, remedy="", waiver=use)
 
 
 def _unneeded(waiver: Waiver, one: MetricVerdict, *, fails: bool) -> MetricVerdict:
@@ -245,7 +236,6 @@ def idle_words(waivers: Waivers, subjects: Iterable[str]) -> list[str]:
     """A sentence for each waiver that covers nothing of the recipes, or whose date has passed.
 
     Args:
-        waivers: of the baselines folder.
         subjects: every case of the recipes, and every start of a server.
     """
     known = list(subjects)
@@ -261,12 +251,7 @@ def idle_words(waivers: Waivers, subjects: Iterable[str]) -> list[str]:
 
 
 def waiver_lines(waivers: Waivers, subjects: Sequence[str]) -> list[str]:
-    """Three lines for each waiver: where it stands, the bug, when it ends and what it covers.
-
-    Args:
-        waivers: of the baselines folder.
-        subjects: what there is to cover.
-    """
+    """Three lines for each waiver: where it stands, the bug, when it ends and what it covers."""
     lines = []
     for one in waivers.entries:
         covered = [subject for subject in subjects if one.matches(subject)]

@@ -1,5 +1,4 @@
-"""The gate's words: numbers as a person reads them, one sentence per finding, a section per
-verdict."""
+"""The gate's words: numbers as a person reads them, a sentence per finding, a section a verdict."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ _DIGITS = ((999.95, 0), (100, 1), (10, 2))
 
 
 def quantity(metric: str, value: float) -> str:
-    """A value with its unit, four significant digits, short times in milliseconds: ``41.20 ms``,
-    ``1,234 tok/s/GPU``."""
+    """A value with its unit, four significant digits: ``41.20 ms``, ``1,234 tok/s/GPU``."""
     unit = METRICS[metric].unit
     if unit == "s" and abs(value) < 1:
         value, unit = value * 1000, "ms"
@@ -60,8 +58,7 @@ def moved(metric: str, change: Change, versus: str) -> str:
 
 
 def section(headline: str, metrics: Sequence[MetricVerdict], notes: Sequence[str]) -> str:
-    """The verdict for a failure report: what is not settled well in full, the rest in a line
-    each."""
+    """The verdict for a failure report: what is not settled in full, the rest a line each."""
     ranked = sorted(metrics, key=lambda one: list(Status).index(one.status))
     lines = [headline]
     brief = [

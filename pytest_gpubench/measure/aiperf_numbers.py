@@ -1,5 +1,4 @@
-"""From what AIPerf wrote to a Measurement: its numbers by our names, and our rules where they can
-be applied. Pure."""
+"""What AIPerf wrote as a Measurement: its numbers by our names, our rules where they fit. Pure."""
 
 from __future__ import annotations
 
@@ -47,8 +46,7 @@ from pytest_gpubench.model.workload import AGENTIC, Workload
 MEASURED_BY = "measured-by"
 """Code of the flag that says which tool measured."""
 LATE_SHARE = 0.01
-"""Of the looks at its event loops: as many may find one later than our own 99th percentile may
-be."""
+"""Of the looks at its event loops: so many may be later than our 99th percentile may be."""
 LOOK_S = 0.25
 """Between AIPerf's looks at an event loop."""
 _NOT_ITS = frozenset({"no-steady-state", "prompts-exhausted"})
@@ -133,7 +131,6 @@ def measured_by_aiperf(
     """The measurement of a run of AIPerf.
 
     Args:
-        output: what it wrote.
         cpu: CPU seconds of each of its workers, by ``monotonic_ns``.
         before: scrape of the idle engine before its first request.
         after: likewise after its last one.
@@ -161,8 +158,10 @@ def measured_by_aiperf(
     )
     asked = _asked(workload, records)
     drafting = drafting_of(counted, counters, records)
-    problems = _problems(output, workload)
-    problems += find_problems(records, asked, drafting, client, speculative=speculative)
+    problems = (
+        *_problems(output, workload),
+        *find_problems(records, asked, drafting, client, speculative=speculative),
+    )
     metrics: dict[str, float] = {}
     invalid: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
@@ -234,8 +233,7 @@ def metrics_of(summary: Mapping[str, Mapping[str, Any]], topology: Topology) -> 
 def busiest(
     cpu: Sequence[tuple[int, Mapping[int, float]]], window: tuple[int, int]
 ) -> float | None:
-    """CPU seconds per second of the busiest worker within a window; None: they were looked at less
-    than twice in it."""
+    """CPU share of the busiest worker within a window; None: looked at less than twice in it."""
     inside = [look for look in cpu if window[0] <= look[0] <= window[1] and look[1]]
     if len(inside) < 2:
         return None
@@ -249,20 +247,18 @@ def _client(**more: Any) -> ClientFacts:
 
 
 def _asked(workload: Workload, records: Sequence[RequestRecord]) -> Workload:
-    """The workload as our checks are to see it: a trace brings counts of its own, and its prompts
-    share prefixes."""
+    """The workload as our checks see it: a trace brings its own counts and shares prefixes."""
     if not workload.traced:
         return workload
     warm = sum(record.phase == "warmup" for record in records)
     return replace(workload, num_warmups=warm, dataset=AGENTIC)
 
 
-def _problems(output: AiperfOutput, workload: Workload) -> tuple[str, ...]:
-    problems = []
+def _problems(output: AiperfOutput, workload: Workload) -> Iterator[str]:
     over = [request for request in output.requests if request.overflowed]
     if over:
         first = over[0]
-        problems.append(
+        yield (
             f"{len(over)} prompts were longer than the server's context, the first one in turn "
             f"{first.record.turn + 1} of session {first.session}: give the server a longer one, or "
             "leave such sessions out (max-context-length under client.arguments)"
@@ -270,24 +266,21 @@ def _problems(output: AiperfOutput, workload: Workload) -> tuple[str, ...]:
     failed = [it for it in output.requests if not it.record.ok and not it.overflowed]
     if failed and workload.traced:
         first = failed[0]
-        problems.append(
+        yield (
             f"session {first.session} failed in turn {first.record.turn + 1}: {first.record.error}"
         )
     begun, finished = output.sessions, output.finished
     early = not output.timed_out and not output.cancelled
     if early and begun is not None and finished is not None and finished < begun:
-        problems.append(
-            f"{begun - finished} of {begun} sessions ended early, though the time was not over"
-        )
+        yield (f"{begun - finished} of {begun} sessions ended early, though the time was not over")
     off = [it for it in output.requests if it.off_length and it.record.ok]
     if off and workload.ignore_eos and workload.traced:
         first = off[0]
-        problems.append(
+        yield (
             f"{len(off)} outputs are not as long as the trace asks, for instance turn "
             f"{first.record.turn + 1} of session {first.session}: "
             f"{first.record.completion_tokens} tokens"
         )
-    return tuple(problems)
 
 
 def _invalid(

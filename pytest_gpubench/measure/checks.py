@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_gpubench.dialects.engine_facts import some_names
 from pytest_gpubench.load.protocol import ClientFacts, Phase, RequestRecord
@@ -21,8 +21,7 @@ _SHOWN_REASONS = 3
 _PROMPT_TOLERANCE = 1
 VANISHED = "counters-vanished"
 _BLUR = 0.25
-"""Of the median gap between chunks: a client that is this late at times cannot tell how uneven the
-gaps are."""
+"""Of the median gap between chunks: a client as late as this cannot tell how uneven they are."""
 _OUTSIDE, _OUTSIDE_FLOOR = 0.10, 0.020
 """Of the median TTFT, and seconds."""
 _INJECTED = 0.02
@@ -41,37 +40,35 @@ def find_problems(
     client: ClientFacts,
     *,
     speculative: bool,
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     """Everything that makes the measurement worthless, the root cause first."""
     planned_requests = workload.num_prompts if client.planned is None else client.planned
     phases: tuple[tuple[Phase, str, int], ...] = (
         ("warmup", "warm-up", workload.num_warmups),
         ("measured", "measured", planned_requests),
     )
-    problems = []
     for phase, name, planned in phases:
         of_phase = [record for record in records if record.phase == phase]
-        problems += _failed(of_phase, name)
+        yield from _failed(of_phase, name)
         ended_early = phase == "measured" and client.stopped_by != "count"
         if len(of_phase) != planned and not (ended_early and of_phase):
-            problems.append(f"{len(of_phase)} of {planned} {name} requests were made")
+            yield (f"{len(of_phase)} of {planned} {name} requests were made")
     good = [record for record in records if record.ok]
     models = sorted({record.model for record in good if record.model})
     if len(models) > 1:
-        problems.append(
+        yield (
             f"the answers came from {len(models)} models ({some_names(models, 3)}): a gateway "
             "falls back from one to the other; measure one of them"
         )
-    problems += _wrong_lengths(good, workload)
+    yield from _wrong_lengths(good, workload)
     if speculative and good and (drafting is None or drafting.drafts == 0):
-        problems.append("the recipe asks for speculative decoding, but the engine counted no draft")
-    return tuple(problems)
+        yield "the recipe asks for speculative decoding, but the engine counted no draft"
 
 
-def _failed(records: Sequence[RequestRecord], name: str) -> list[str]:
+def _failed(records: Sequence[RequestRecord], name: str) -> Iterator[str]:
     failed = [record for record in records if not record.ok]
     if not failed:
-        return []
+        return
     reasons = Counter(record.error for record in failed).most_common()
     shown = [
         f"{reason} ({count}x)" if count > 1 else reason
@@ -79,20 +76,13 @@ def _failed(records: Sequence[RequestRecord], name: str) -> list[str]:
     ]
     if len(reasons) > _SHOWN_REASONS:
         shown.append(f"and {len(reasons) - _SHOWN_REASONS} other reasons")
-    return [f"{len(failed)} of {len(records)} {name} requests failed: {'; '.join(shown)}"]
+    yield f"{len(failed)} of {len(records)} {name} requests failed: {'; '.join(shown)}"
 
 
-def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list[str]:
-    problems = []
-    silent = [
-        record
-        for record in records
-        if record.completion_tokens is None or record.prompt_tokens is None
-    ]
+def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> Iterator[str]:
+    silent = sum(one.completion_tokens is None or one.prompt_tokens is None for one in records)
     if silent:
-        problems.append(
-            f"{len(silent)} requests came back without usage, so their tokens are not known"
-        )
+        yield f"{silent} requests came back without usage, so their tokens are not known"
     wrong = [
         record
         for record in records
@@ -100,21 +90,20 @@ def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list
     ]
     if wrong:
         first = wrong[0]
-        problems.append(
+        yield (
             f"{len(wrong)} outputs are not as long as asked, for instance {first.phase} request "
             f"{first.index}: {first.completion_tokens} tokens instead of {first.asked_osl} (finish "
             f"reason {first.finish_reason})"
         )
     # All tokens that were asked for are a whole answer, said or not.
-    cut = [
-        record
+    cut = sum(
+        record.finish_reason is None and record.completion_tokens != record.asked_osl
         for record in records
-        if record.finish_reason is None and record.completion_tokens != record.asked_osl
-    ]
+    )
     if cut and not wrong:
-        problems.append(
-            f"{len(cut)} answers ended without a finish reason, so nobody can tell "
-            "whether they are whole"
+        yield (
+            f"{cut} answers ended without a finish reason, so nobody can tell whether they are "
+            "whole"
         )
     off = [
         record
@@ -124,12 +113,11 @@ def _wrong_lengths(records: Sequence[RequestRecord], workload: Workload) -> list
     ]
     if off:
         first = off[0]
-        problems.append(
+        yield (
             f"{len(off)} prompts are more than {_PROMPT_TOLERANCE} token off, for instance "
             f"{first.phase} request {first.index}: "
             f"{first.prompt_tokens} tokens instead of {first.asked_isl}"
         )
-    return problems
 
 
 def _wrong_output(record: RequestRecord, workload: Workload) -> bool:
@@ -148,99 +136,76 @@ def find_flags(
     client: ClientFacts,
     attempts: int = 1,
     vanished: Sequence[str] = (),
-) -> tuple[Flag, ...]:
+) -> Iterator[Flag]:
     """All flags of a measurement.
 
     Args:
         vanished: counters that left ``/metrics`` during the run.
     """
-    flags = [Flag(code, message) for code, message in client.notes]
+    for code, message in client.notes:
+        yield Flag(code, message)
     if vanished:
-        flags.append(
-            Flag(
-                VANISHED,
-                f"/metrics lost {some_names(vanished, 3)} during the run: what they "
-                "count was not checked",
-            )
-        )
+        names = some_names(vanished, 3)
+        words = f"/metrics lost {names} during the run: what they count was not checked"
+        yield Flag(VANISHED, words)
     for tail in ("p90", "p99"):
-        names = tuple(name for name in metrics if name.endswith(f"_{tail}"))
-        least = METRICS[f"ttft_{tail}"]
-        if names and requests < least.gated_from:
-            message = (
-                f"{tail} rests on {requests} requests: shown from {least.shown_from}, gated from "
-                f"{least.gated_from}"
-            )
-            flags.append(
-                Flag("few-requests", message, names, names if requests < least.shown_from else ())
-            )
+        tails = tuple(name for name in metrics if name.endswith(f"_{tail}"))
+        shown, gated = METRICS[f"ttft_{tail}"].shown_from, METRICS[f"ttft_{tail}"].gated_from
+        if tails and requests < gated:
+            words = f"{tail} rests on {requests} requests: shown from {shown}, gated from {gated}"
+            yield Flag("few-requests", words, tails, tails if requests < shown else ())
     if "steady_output_tput" not in metrics:
-        flags.append(
-            Flag(
-                "no-steady-state",
-                "the run has no steady window of two median request times",
-                ("steady_output_tput",),
-            )
-        )
+        words = "the run has no steady window of two median request times"
+        yield Flag("no-steady-state", words, ("steady_output_tput",))
     if totals.preemptions:
-        flags.append(
-            Flag(
-                "preemptions",
-                f"the engine preempted {totals.preemptions} requests: its KV cache was too small",
-            )
-        )
+        words = f"the engine preempted {totals.preemptions} requests: its KV cache was too small"
+        yield Flag("preemptions", words)
     if totals.engine_output_tokens is None:
-        flags.append(
-            Flag(
-                "tokens-unchecked",
-                "/metrics has no counter of output tokens: token totals could not be checked",
-            )
-        )
-    flags += _blurred(metrics, seen)
+        words = "/metrics has no counter of output tokens: token totals could not be checked"
+        yield Flag("tokens-unchecked", words)
+    yield from _blurred(metrics, seen)
     if attempts > 1:
-        message = (
+        words = (
             f"this is measurement {attempts} on this launch: the engine compiled kernels "
             "while the one before was made"
         )
-        flags.append(Flag("measured-again", message))
-    if seen.engine_gap is not None and seen.engine_gap > max(
-        _OUTSIDE_FLOOR, _OUTSIDE * metrics.get("ttft_p50", 0.0)
-    ):
-        message = (
+        yield Flag("measured-again", words)
+    outside = max(_OUTSIDE_FLOOR, _OUTSIDE * metrics.get("ttft_p50", 0.0))
+    if seen.engine_gap is not None and seen.engine_gap > outside:
+        words = (
             f"{seen.engine_gap * 1e3:.1f} ms of the TTFT (median) passed outside the "
             "engine: in its API server, or on the way"
         )
-        flags.append(Flag("outside-engine", message))
+        yield Flag("outside-engine", words)
     if seen.engine_stretch is not None and seen.engine_stretch > ENGINE_STRETCH:
-        message = (
+        words = (
             f"streams lasted {seen.engine_stretch:.1%} longer than in the engine (median): "
             "its API server is behind"
         )
-        flags.append(Flag("streams-outside-engine", message))
+        yield Flag("streams-outside-engine", words)
     shared = (
         workload.prefix_tokens or workload.turns > 1 or workload.dataset not in ("random", "text")
     )
     if not shared and (totals.prefix_cache_hits or 0) > _CACHED * totals.prompt_tokens:
-        names = tuple(name for name in metrics if name.startswith("ttft_"))
-        message = (
+        words = (
             f"the engine found {totals.prefix_cache_hits} tokens of prompts in its prefix "
             "cache, though all prompts are new"
         )
-        flags.append(Flag("prefix-hits", message, names))
-    if client.stopped_by == "count":
-        if workload.duration is not None and metrics.get("duration", 0.0) < workload.duration:
-            message = (
-                f"all {requests} prompts were sent before {workload.duration:g} s had "
-                "passed: raise prompts-per-conc"
-            )
-            flags.append(Flag("prompts-exhausted", message))
-        if workload.interval is not None:
-            message = (
-                f"the confidence interval of {workload.interval_metric} is still wider than "
-                f"{workload.interval:.1%}"
-            )
-            flags.append(Flag("interval-not-reached", message))
-    return tuple(flags)
+        yield Flag("prefix-hits", words, tuple(one for one in metrics if one.startswith("ttft_")))
+    if client.stopped_by != "count":
+        return
+    if workload.duration is not None and metrics.get("duration", 0.0) < workload.duration:
+        words = (
+            f"all {requests} prompts were sent before {workload.duration:g} s had "
+            "passed: raise prompts-per-conc"
+        )
+        yield Flag("prompts-exhausted", words)
+    if workload.interval is not None:
+        words = (
+            f"the confidence interval of {workload.interval_metric} is still wider than "
+            f"{workload.interval:.1%}"
+        )
+        yield Flag("interval-not-reached", words)
 
 
 def not_injected(drafting: Drafting | None, asked: float | None) -> tuple[str, ...]:
@@ -267,13 +232,12 @@ def other_name(records: Sequence[RequestRecord], served_name: str) -> tuple[Flag
     return (Flag("answers-name-another-model", told),)
 
 
-def _blurred(metrics: Mapping[str, float], seen: Validity) -> list[Flag]:
+def _blurred(metrics: Mapping[str, float], seen: Validity) -> Iterator[Flag]:
     gap = metrics.get("icl_p50")
-    if seen.lag_p99 is None or gap is None or seen.lag_p99 <= _BLUR * gap:
-        return []
-    names = tuple(name for name in metrics if name.startswith(("icl_p9", "itl_p9")))
-    message = (
-        f"the client was late by {seen.lag_p99 * 1e3:.1f} ms at times, which is much beside "
-        f"the {gap * 1e3:.1f} ms between chunks"
-    )
-    return [Flag("chunk-times-blurred", message, names)]
+    if seen.lag_p99 is not None and gap is not None and seen.lag_p99 > _BLUR * gap:
+        words = (
+            f"the client was late by {seen.lag_p99 * 1e3:.1f} ms at times, which is much beside "
+            f"the {gap * 1e3:.1f} ms between chunks"
+        )
+        names = tuple(name for name in metrics if name.startswith(("icl_p9", "itl_p9")))
+        yield Flag("chunk-times-blurred", words, names)

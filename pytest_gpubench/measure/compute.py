@@ -43,15 +43,14 @@ class Point:
     kv_cache_usage: float | None = None
     """Share of the KV cache in use, 0 to 1, the mean over the engines of a data-parallel server."""
     preemptions: float | None = None
-    """Since the engine's start."""
+    """This and what follows since the engine's start."""
     generated_tokens: float | None = None
-    """Since the engine's start."""
     prefix_cache_hits: float | None = None
-    """In tokens, since the engine's start."""
+    """In tokens."""
     offload_stored: float | None = None
-    """Bytes of keys and values, since the engine's start."""
+    """Bytes of keys and values."""
     offload_loaded: float | None = None
-    """Bytes that came back, since the engine's start."""
+    """Bytes that came back."""
 
 
 def compute(
@@ -81,11 +80,9 @@ def compute(
         records: of all requests, warm-up included.
         before: scrape of the idle engine before the first request (of the warm-up).
         after: scrape of the idle engine after the last one.
-        client: of the load run.
         counters: the engine's names for what is counted.
         speculative: whether the server was asked to draft; then it must have.
         prefix_caching: whether hits are allowed.
-        pages: of ``/metrics`` during the load run.
         calibrations: of this host's client; none: it was never calibrated, and nothing is said
         about its capacity.
         compiled: kernels that the engine compiled in the measured window (``window_of``).
@@ -105,8 +102,10 @@ def compute(
     totals = totals_of(records, counted, counters)
     drafting = drafting_of(counted, counters, records)
     cache = session_figures.prefix_cache(records, totals.prefix_cache_hits, cache_block)
-    problems = session_figures.ended_early(records)
-    problems += find_problems(records, workload, drafting, client, speculative=speculative)
+    problems = (
+        *session_figures.ended_early(records),
+        *find_problems(records, workload, drafting, client, speculative=speculative),
+    )
     calibration = best_of(calibrations, most_in_flight(measured), chunk_rate(measured) or 0.0)
     seen = look(measured, client, calibration)
     recount = recounted(measured, client, made_up_weights=made_up_weights)
@@ -132,12 +131,13 @@ def compute(
         step = metrics.get("acceptance_length", 1.0)
         invalid += buffering(measured, step) + unstreamed(measured, step)
         vanished = after.vanished(before, counters)
-        flags = find_flags(
-            metrics, totals, len(measured), workload, seen, client, attempts, vanished
+        flags = (
+            *find_flags(metrics, totals, len(measured), workload, seen, client, attempts, vanished),
+            *recount_flags(recount),
+            *other_name(measured, served_name),
+            *session_figures.missed(cache, prefix_caching=prefix_caching),
+            *session_figures.unfinished_flag(records, client.stopped_by),
         )
-        flags += recount_flags(recount) + other_name(measured, served_name)
-        flags += session_figures.missed(cache, prefix_caching=prefix_caching)
-        flags += session_figures.unfinished_flag(records, client.stopped_by)
     start_ns = min((record.due_ns for record in measured), default=0)
     return Measurement(
         metrics=metrics,
@@ -177,8 +177,7 @@ def hit_rate(
 
 
 def window_of(records: Sequence[RequestRecord]) -> tuple[int, int]:
-    """From the first start to the last end of measured requests, in the records' nanoseconds; (0,
-    0) if there are none."""
+    """First start to last end of measured requests, in nanoseconds; (0, 0) if there are none."""
     measured = [record for record in records if record.phase == "measured"]
     return min((record.due_ns for record in measured), default=0), max(
         (record.end_ns or 0 for record in measured), default=0

@@ -15,17 +15,6 @@ from pytest_gpubench.load.protocol import RequestRecord
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 
-def percentile(values: Sequence[float], q: float) -> float:
-    """The q-th percentile (0 to 100) by linear interpolation between the two nearest ranks.
-
-    Raises:
-        ValueError: without values.
-    """
-    if not values:
-        raise ValueError("a percentile needs at least one value")
-    return float(np.percentile(np.asarray(values, dtype=np.float64), q, method="linear"))
-
-
 def quantiles(values: Sequence[float]) -> tuple[float, ...]:
     """The least value, every 5%, the greatest: 21 values by linear interpolation, rounded to a
     microsecond's tenth.
@@ -157,7 +146,6 @@ def steady_throughput(
     Args:
         records: also of a warm-up that was not drained: its requests were in flight with the first
         measured ones.
-        concurrency: of the closed loop.
         not_before_ns: the window opens no earlier than this.
     """
     ends = sorted(record.last_token_ns for record in records if record.last_token_ns is not None)

@@ -4,7 +4,7 @@ whether GPUs have come to rest under load: warm, at a steady clock. Pure."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -79,13 +79,14 @@ def gpu_window(
         metrics["gpu_power"] = sum(known) / seconds
         if output_tokens > 0:
             metrics["energy_per_output_token"] = sum(known) / output_tokens
-    flags = _held_back(inside, tuple(timed))
-    if samples and len(known) < len(by_gpu):
-        flags.insert(0, _UNCOVERED)
-    flags += _foreign(inside, own, tuple(timed), name)
-    return GpuWindow(
-        metrics, tuple(flags), tuple(_summary(gpu, inside[gpu], energies[gpu]) for gpu in by_gpu)
+    timed = tuple(timed)
+    flags = (
+        *([_UNCOVERED] if samples and len(known) < len(by_gpu) else ()),
+        *_held_back(inside, timed),
+        *_foreign(inside, own, timed, name),
     )
+    summaries = tuple(_summary(gpu, inside[gpu], energies[gpu]) for gpu in by_gpu)
+    return GpuWindow(metrics, flags, summaries)
 
 
 def _energy(samples: Sequence[GpuSample], start_ns: int, end_ns: int) -> float | None:
@@ -126,8 +127,7 @@ def _at(points: Sequence[tuple[int, float]], moment_ns: int) -> float:
     return low + (high - low) * (moment_ns - left) / (right - left)
 
 
-def _held_back(inside: Mapping[str, Sequence[GpuSample]], timed: tuple[str, ...]) -> list[Flag]:
-    flags = []
+def _held_back(inside: Mapping[str, Sequence[GpuSample]], timed: tuple[str, ...]) -> Iterator[Flag]:
     for code, bits, least, metrics in (
         ("gpu-slowed", SLOWED_BY, _SLOWED_SHARE, timed),
         ("gpu-power-capped", CAPPED_BY, _CAPPED_SHARE, ()),
@@ -142,8 +142,7 @@ def _held_back(inside: Mapping[str, Sequence[GpuSample]], timed: tuple[str, ...]
             if share > least
         )
         if causes:
-            flags.append(Flag(code, f"a GPU's clocks were held back: {causes}", metrics))
-    return flags
+            yield Flag(code, f"a GPU's clocks were held back: {causes}", metrics)
 
 
 def _share(samples: Sequence[GpuSample], bit: int) -> float:

@@ -4,7 +4,7 @@ what the trace promises. Pure."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from pytest_gpubench.load.protocol import RequestRecord
@@ -157,16 +157,14 @@ class PrefixCache:
     """By the engine's counter, idle to idle."""
     prompt_tokens: int
     promised: int
-    """Whole blocks that a prompt which was answered before had as well: a cache with room for
-    everything finds them."""
+    """Whole blocks that an answered prompt before had as well: a cache with room finds them."""
     most: int | None
     """Whole blocks that any prompt sent before had as well: no cache can find more."""
     block: int
     slack: int
     """One block for each request: where the template's own tokens end is not known."""
     over: int = 0
-    """Requests for which more was found than any prompt before had, by more than a block, where the
-    engine tells of each."""
+    """Requests for which a block more was found than any prompt before had, where it is told."""
     under: int = 0
     """Likewise less than what a prompt before that was answered had."""
 
@@ -212,7 +210,17 @@ def broken_promise(
     if seen is None or seen.hits is None or not prefix_caching:
         return ()
     if seen.most is None:
-        return tuple(_warmed(seen.hits, seen.promised)) if sent_before else ()
+        # Texts have no upper bound of what they share; after the first time there is a reason to
+        # take anything beyond the promise for what that time has left.
+        if not sent_before or seen.hits <= seen.promised:
+            return ()
+        return (
+            f"the engine found {seen.hits:,} tokens of prompts in its prefix cache, of which the "
+            f"trace explains {seen.promised:,}: this server was sent the same texts before, by "
+            "another case, round or attempt; give each case a server of its own (`server-per: "
+            "point` in the recipe file, or --gpubench-server-per=point) and measure it in one "
+            "round",
+        )
     if seen.hits <= seen.most + seen.slack and not seen.over:
         return ()
     turns = f" (in {counted(seen.over, 'request')} more than promised)" if seen.over else ""
@@ -222,18 +230,6 @@ def broken_promise(
         "request more is let pass): something else was in the cache, an earlier run of the same "
         "seed on this server for instance",
     )
-
-
-def _warmed(hits: int, promised: int) -> Iterator[str]:
-    """Texts have no upper bound of what they share; after the first time there is a reason to
-    take anything beyond the promise for what that time has left."""
-    if hits > promised:
-        yield (
-            f"the engine found {hits:,} tokens of prompts in its prefix cache, of which the trace "
-            f"explains {promised:,}: this server was sent the same texts before, by another case, "
-            "round or attempt; give each case a server of its own (`server-per: point` in the "
-            "recipe file, or --gpubench-server-per=point) and measure it in one round"
-        )
 
 
 def missed(seen: PrefixCache | None, *, prefix_caching: bool) -> tuple[Flag, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -25,16 +25,14 @@ MEAN_LAG_SHARE, MEAN_LAG_FLOOR = 0.01, 0.0005
 TAIL_LAG_SHARE, TAIL_LAG_FLOOR = 0.10, 0.005
 """Likewise for the 99th percentile of the event-loop lag."""
 SEND_LAG_SHARE, SEND_LAG_FLOOR = 0.05, 0.002
-"""Likewise for the mean send lag: a closed loop's first wave is due at one moment and can only be
-sent one by one."""
+"""Likewise for the mean send lag: a first wave is due at one moment, and sent one by one."""
 CPU_LIMIT = 0.85
 """CPU seconds per second of one client process."""
 ENGINE_GAP_SHARE, ENGINE_GAP_FLOOR = 0.50, 0.100
 """Of the median TTFT, and seconds: median of client TTFT minus the engine's own queue and
 first-token time. Generous, since the API server's part of it is the server's; less is flagged."""
 ENGINE_STRETCH = 0.05
-"""By how much the client may see a stream last longer than the engine took to generate it, in the
-median."""
+"""By how much a stream may last longer at the client than at the engine, in the median."""
 CLEARED = 0.2
 """Of time that passed outside the engine: a client whose own event loop was never later than this,
 at the 99th percentile, did not cause it. An API server that cannot keep up is the server's
@@ -55,8 +53,7 @@ LEAST = 0.7
 above: what a model writes is nearly always what its tokenizer makes of the text, and even of ids
 drawn at random it makes as many or a few more."""
 MOST = 2.0
-"""Likewise, and some tokens more per answer: a few pieces of words make a short answer that reads
-otherwise."""
+"""Likewise, and some more per answer: a few pieces of words make a short one read otherwise."""
 _MORE = 4
 _SILENT = 0.2
 
@@ -161,74 +158,63 @@ def reasons(
     """Why the measurement does not count, one sentence each; empty: it does.
 
     Args:
-        seen: of ``look``.
         ttft_p50: median TTFT in seconds; what delays are measured against.
         window: length of the measured window in seconds.
-        prefix_caching: whether the recipe allows it.
     """
-    faults = [
+    return (
         *_client(seen, ttft_p50),
         *_clocks(seen, ttft_p50, window),
         *accounting(totals, prefix_caching=prefix_caching),
-    ]
-    if calibration is not None:
-        faults += _capacity(seen, calibration)
-    return tuple(faults)
+        *(_capacity(seen, calibration) if calibration is not None else ()),
+    )
 
 
-def _client(seen: Validity, ttft_p50: float) -> list[str]:
-    faults = []
+def _client(seen: Validity, ttft_p50: float) -> Iterator[str]:
     mean = max(MEAN_LAG_FLOOR, MEAN_LAG_SHARE * ttft_p50)
     tail = max(TAIL_LAG_FLOOR, TAIL_LAG_SHARE * ttft_p50)
     send = max(SEND_LAG_FLOOR, SEND_LAG_SHARE * ttft_p50)
     beats = (("in the mean", seen.lag_mean, mean), ("at the 99th percentile", seen.lag_p99, tail))
-    late = next(
-        ((where, lag, limit) for where, lag, limit in beats if lag is not None and lag > limit),
-        None,
-    )
-    if late is not None:
-        where, lag, limit = late
-        faults.append(
-            f"the client's event loop was late by {(lag or 0.0) * 1e3:.1f} ms {where} (limit "
-            f"{limit * 1e3:.1f} ms at a TTFT of "
-            f"{ttft_p50 * 1e3:.0f} ms): it was too slow, or other work took its processor"
-        )
+    for where, lag, limit in beats:
+        if lag is not None and lag > limit:
+            yield (
+                f"the client's event loop was late by {lag * 1e3:.1f} ms {where} (limit "
+                f"{limit * 1e3:.1f} ms at a TTFT of "
+                f"{ttft_p50 * 1e3:.0f} ms): it was too slow, or other work took its processor"
+            )
+            break
     if seen.send_lag_mean is not None and seen.send_lag_mean > send:
-        faults.append(
+        yield (
             f"requests were sent {seen.send_lag_mean * 1e3:.1f} ms after they were due, in the "
             f"mean (limit {send * 1e3:.1f} ms): the client could not keep to its schedule"
         )
     if seen.cpu_share is not None and seen.cpu_share > CPU_LIMIT:
-        faults.append(
+        yield (
             f"the client's process was busy {seen.cpu_share:.0%} of the time (limit "
             f"{CPU_LIMIT:.0%}): give it more workers"
         )
-    return faults
 
 
 def cleared(seen: Validity, seconds: float | None) -> bool:
-    """Whether the client's own probes rule it out as the cause of so much time outside the engine;
-    unprobed, nothing does."""
+    """Whether the client's own probes rule it out as the cause; unprobed, nothing does."""
     if seconds is None or seen.lag_p99 is None or (seen.cpu_share or 0.0) > CPU_LIMIT:
         return False
     return seen.lag_p99 <= CLEARED * seconds
 
 
-def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
-    faults = []
+def _clocks(seen: Validity, ttft_p50: float, window: float) -> Iterator[str]:
     limit = max(ENGINE_GAP_FLOOR, ENGINE_GAP_SHARE * ttft_p50)
     if (
         seen.engine_gap is not None
         and seen.engine_gap > limit
         and not cleared(seen, seen.engine_gap)
     ):
-        faults.append(
+        yield (
             f"{seen.engine_gap * 1e3:.1f} ms of the client's TTFT are neither queue nor first "
             f"token by the engine's own clock (median, limit {limit * 1e3:.1f} ms), and the "
             "client's event loop does not clear it: client, network or API server are in the way"
         )
     if seen.engine_gap is not None and seen.engine_gap < -IMPOSSIBLE:
-        faults.append(
+        yield (
             f"the client saw first tokens {-seen.engine_gap * 1e3:.1f} ms before the "
             "engine made them: a clock is wrong"
         )
@@ -237,39 +223,34 @@ def _clocks(seen: Validity, ttft_p50: float, window: float) -> list[str]:
         and seen.engine_stretch > ENGINE_STRETCH
         and not cleared(seen, seen.stretch_seconds)
     ):
-        faults.append(
+        yield (
             f"streams lasted {seen.engine_stretch:.1%} longer at the client than at the engine "
             f"(median, limit {ENGINE_STRETCH:.0%}), and the client's event loop does not clear it"
         )
     drift = max(CLOCK_FLOOR, CLOCK_SHARE * window)
     if seen.clock_drift is not None and abs(seen.clock_drift) > drift:
-        faults.append(
+        yield (
             f"the wall clock and the monotonic clock disagree by {seen.clock_drift * 1e3:+.0f} ms "
             "over the run "
             f"(limit {drift * 1e3:.0f} ms): the clock was set, or the machine was suspended"
         )
-    return faults
 
 
-def accounting(totals: Totals, *, prefix_caching: bool) -> list[str]:
+def accounting(totals: Totals, *, prefix_caching: bool) -> Iterator[str]:
     """What does not add up between client and engine: tokens, and hits in a prefix cache that is
     off. No clock has a part in it."""
-    faults = []
-    if totals.failed == 0 and totals.engine_output_tokens not in (
-        None,
-        totals.output_tokens_with_warmup,
-    ):
-        faults.append(
-            f"the engine counted {totals.engine_output_tokens} generated tokens, the client "
+    counted = totals.engine_output_tokens
+    if totals.failed == 0 and counted not in (None, totals.output_tokens_with_warmup):
+        yield (
+            f"the engine counted {counted} generated tokens, the client "
             f"received {totals.output_tokens_with_warmup} (warm-up included): another client used "
             "the server, or a count is wrong"
         )
     if not prefix_caching and totals.prefix_cache_hits:
-        faults.append(
+        yield (
             "prefix caching is off in the recipe, but the engine counted "
             f"{totals.prefix_cache_hits} cached tokens"
         )
-    return faults
 
 
 def buffering(records: Sequence[RequestRecord], step: float = 1.0) -> tuple[str, ...]:
@@ -327,8 +308,7 @@ def unstreamed(records: Sequence[RequestRecord], step: float = 1.0) -> tuple[str
 
 
 def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
-    """A measured window in which the engine compiled kernels: at low concurrency that is most of
-    what is measured."""
+    """A window in which the engine compiled: at low concurrency most of what is measured."""
     if not compiled:
         return ()
     return (
@@ -337,20 +317,17 @@ def compilation(compiled: Sequence[str], attempts: int) -> tuple[str, ...]:
     )
 
 
-def _capacity(seen: Validity, calibration: Calibration) -> list[str]:
-    if calibration.problem:
-        return [
-            "the client of this host cannot measure at this rate: "
-            f"{calibration.problem} (calibration)"
-        ]
+def _capacity(seen: Validity, calibration: Calibration) -> Iterator[str]:
     rate = seen.chunk_rate or 0.0
-    if not calibration.covers(seen.in_flight_max, rate):
-        return [
+    if calibration.problem:
+        why = f"{calibration.problem} (calibration)"
+        yield f"the client of this host cannot measure at this rate: {why}"
+    elif not calibration.covers(seen.in_flight_max, rate):
+        yield (
             f"the run had {seen.in_flight_max} requests in flight and {rate:,.0f} chunks/s; the "
             f"client is calibrated for {calibration.conc} and {calibration.chunk_rate:,.0f}; run "
             "gpubench calibrate for this load"
-        ]
-    return []
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pytest_gpubench.plugin.items import USES_US, parameters_of
 if TYPE_CHECKING:
     from pytest_gpubench.plugin.session import BenchmarkSession
     from pytest_gpubench.plugin.session_end import Writer
-    from pytest_gpubench.report.estimate import Estimate
+    from pytest_gpubench.report.plan import Estimate
     from pytest_gpubench.report.results import Loaded
 
 
@@ -81,7 +81,7 @@ class _Hooks:
 
 def _estimate(benchmark: BenchmarkSession, session: pytest.Session) -> Estimate | None:
     """None where nothing would be started or measured."""
-    from pytest_gpubench.report.estimate import Wanted, estimate
+    from pytest_gpubench.report.plan import Wanted, estimate
 
     labels: dict[tuple[str, str], dict[str, None]] = {}
     for item in session.items:

@@ -126,9 +126,6 @@ def otava_csv(histories: Sequence[MetricHistory]) -> tuple[str, tuple[str, ...],
     """The table of one case with one key: a row per run, the geometric mean of its launches per
     metric.
 
-    Args:
-        histories: of the case with that key.
-
     Returns:
         The text, the metrics that it has, and those that it leaves out: Otava takes a table
         without holes, and some run lacks them.
@@ -149,8 +146,7 @@ def otava_csv(histories: Sequence[MetricHistory]) -> tuple[str, tuple[str, ...],
 
 
 def otava_config(case: str, file: str, metrics: Sequence[str]) -> list[str]:
-    """The lines of ``otava.yaml`` for that table; what is text is quoted as JSON, which YAML
-    reads."""
+    """The lines of ``otava.yaml`` for that table; text is quoted as JSON, which YAML reads."""
     lines = [
         "tests:",
         f"  {json.dumps(case)}:",

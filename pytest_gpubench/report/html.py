@@ -16,30 +16,28 @@ from typing import Any
 
 from pytest_gpubench._version import __version__
 from pytest_gpubench.host.files import write_text
-from pytest_gpubench.model.printing import counted
+from pytest_gpubench.model.printing import counted, listed
 from pytest_gpubench.model.verdicts import Status
 from pytest_gpubench.report.html_cases import case_table, server_table
-from pytest_gpubench.report.html_diff import difference
-from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, tag
+from pytest_gpubench.report.html_markup import Child, Markup, clip, facts, join, section, shown, tag
 from pytest_gpubench.report.html_performance import performance
 from pytest_gpubench.report.html_servers import acceptance, servers, startup
 from pytest_gpubench.report.html_verdicts import (
     attention,
+    difference,
     intervals,
     ratios,
     verdict_counts,
     waivers,
 )
 from pytest_gpubench.report.merge_runs import Merged, merge
-from pytest_gpubench.report.numbers import finite, shown
-from pytest_gpubench.report.read_results import read_whole
-from pytest_gpubench.report.results import CaseResult, InitResult, Loaded
+from pytest_gpubench.report.numbers import finite
+from pytest_gpubench.report.results import CaseResult, Loaded, Result
 from pytest_gpubench.report.views import CaseView, case_views
 from pytest_gpubench.report.wall_time import wall_section
 
 DETAILS_BUDGET = 4_200_000
-"""Characters for the details of servers and cases: with 200 cases the whole file stays below 6
-MB."""
+"""Characters for the details of servers and cases: with 200 cases the file stays below 6 MB."""
 _MOST_NAMED = 100
 
 
@@ -54,10 +52,8 @@ def render(
     """The page of everything that was loaded.
 
     Args:
-        against: results to show differences to.
         merged: what a merge says about it (with a matrix: also what has not reported); made here if
         not given.
-        against_name: how to call them.
     """
     merged = merged or merge(loaded)
     views = case_views(_in_order(loaded.cases()))
@@ -79,7 +75,7 @@ def render(
         wall_section(loaded),
         server_table(views),
         case_table(views, [row for row in merged.rows if row.kind == "start"], link_of),
-        servers(views, inits, read_whole, link_of, DETAILS_BUDGET),
+        servers(views, inits, link_of, DETAILS_BUDGET),
         _left_out(loaded, against),
     ]
     header = join(
@@ -100,13 +96,12 @@ def write(path: Path, page: str) -> None:
     write_text(path, page, what="the report", remedy="choose another file")
 
 
-def _in_order(results: Any) -> list[CaseResult]:
-    return sorted(results, key=_place)
+def _in_order(results: Iterable[CaseResult]) -> list[CaseResult]:
+    def place(result: CaseResult) -> tuple[Any, ...]:
+        sizes = (finite(result.workload.get(name)) or 0.0 for name in ("isl", "osl", "conc"))
+        return result.identity.label, result.topology.label, *sizes, result.finished
 
-
-def _place(result: CaseResult) -> tuple[str, str, float, float, float, Any]:
-    sizes = (finite(result.workload.get(name)) or 0.0 for name in ("isl", "osl", "conc"))
-    return result.identity.label, result.topology.label, *sizes, result.finished  # type: ignore[return-value]
+    return sorted(results, key=place)
 
 
 def _asset(name: str) -> Markup:
@@ -161,12 +156,8 @@ def _subtitle(loaded: Loaded) -> Markup:
     servers_seen = len(
         {case.server for case in loaded.cases()} | {init.server for init in loaded.inits()}
     )
-    words = [
-        counted(cases, "case"),
-        counted(servers_seen, "server"),
-        counted(len(loaded.runs), "run"),
-        span,
-    ]
+    words = [counted(cases, "case"), counted(servers_seen, "server")]
+    words += [counted(len(loaded.runs), "run"), span]
     return tag("p", " · ".join(word for word in words if word), class_="muted")
 
 
@@ -188,10 +179,9 @@ def _highlights(views: Sequence[CaseView]) -> Markup | None:
 
 def _facts(loaded: Loaded, views: Sequence[CaseView]) -> Markup:
     def different(values: Any) -> str:
-        found = sorted({clip(str(value), 120) for value in values if value})
-        return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+        return listed(sorted({clip(str(value), 120) for value in values if value}), 6)
 
-    everything: list[CaseResult | InitResult] = [*loaded.cases(), *loaded.inits()]
+    everything: list[Result] = [*loaded.cases(), *loaded.inits()]
     return facts(
         (
             ("Engine", different(one.versions.engine for one in everything)),
@@ -266,9 +256,8 @@ def _merge_notes(merged: Merged) -> Markup | None:
 
 
 def _footer(loaded: Loaded) -> str:
-    names = ", ".join(run.name for run in loaded.runs[:20]) + (
-        " …" if len(loaded.runs) > 20 else ""
-    )
+    names = ", ".join(run.name for run in loaded.runs[:20])
+    names += " …" if len(loaded.runs) > 20 else ""
     return (
         f"Made by pytest-gpubench {__version__} from {names or 'no runs'}. The "
         "definitions of metrics are in its documentation."

@@ -1,17 +1,16 @@
 """The table of all cases, and one case in detail: numbers, doubts, the engine over the run, how
-latencies are distributed."""
+latencies are distributed, what turns and prefixes of conversations took."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
 
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.frozen import entries, mapping
 from pytest_gpubench.model.metrics import ACCEPTANCE
-from pytest_gpubench.report.columns import Column, columns, with_values
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw, sparkline
-from pytest_gpubench.report.html_conversations import conversation_charts
 from pytest_gpubench.report.html_markup import (
     ABSENT,
     Child,
@@ -20,12 +19,13 @@ from pytest_gpubench.report.html_markup import (
     clip,
     join,
     section,
+    shown,
     table,
     table_row,
     tag,
 )
 from pytest_gpubench.report.merge_runs import Row
-from pytest_gpubench.report.numbers import finite, seconds, shown
+from pytest_gpubench.report.numbers import Column, columns, finite, seconds, with_values
 from pytest_gpubench.report.views import CaseView, server_views
 
 _COLUMNS = (
@@ -44,8 +44,7 @@ _GAUGES = (
 def case_table(
     views: Sequence[CaseView], starts: Sequence[Row], link_of: dict[int, str]
 ) -> Markup | None:
-    """All cases and starts of servers in one table; the page's script sorts it by a click on a
-    heading."""
+    """All cases and starts in one table; the page's script sorts it by a click on a heading."""
     if not views and not starts:
         return None
     shown_columns = with_values(_COLUMNS, [view.metrics for view in views])
@@ -76,7 +75,7 @@ def server_table(views: Sequence[CaseView]) -> Markup | None:
     if not found:
         return None
     rows = [
-        table_row((one.name, badge(one.status), ", ".join(one.speed), "; ".join(one.accuracy)))
+        (one.name, badge(one.status), ", ".join(one.speed), "; ".join(one.accuracy))
         for one in found
     ]
     head = ("Server", "Verdict", "Speed", "Accuracy")
@@ -157,8 +156,7 @@ def _over_time(
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most so many points, the least and the greatest of each stretch, so that no peak is
-    lost."""
+    """At most so many points, the least and the greatest of each stretch: no peak is lost."""
     if len(points) <= _MOST_POINTS:
         return points
     stretch = -(-len(points) * 2 // _MOST_POINTS)
@@ -172,8 +170,7 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _distribution(measurement: Mapping[str, Any], view: CaseView) -> Markup | None:
-    """Share of requests (or tokens) that took at most so long, from the record's quantiles, else
-    from the percentiles."""
+    """Share of requests that took at most so long, from the quantiles, else the percentiles."""
     quantiles = mapping(measurement.get("quantiles"))
     series = []
     for index, (name, title) in enumerate((("tpot", "TPOT"), ("ttft", "TTFT"), ("e2e", "E2E"))):
@@ -212,3 +209,102 @@ def _distribution(measurement: Mapping[str, Any], view: CaseView) -> Markup | No
         "inside",
     )
     return draw(chart, 300, 130, "small-chart")
+
+
+_MOST_ROWS = 120
+_LARGEST = 1e12
+
+
+def conversation_charts(measurement: Mapping[str, Any], case: str) -> Iterator[Markup]:
+    """Times by turn and by shared prefix, what the prefix cache found, what was offloaded: those
+    that the record has numbers for."""
+    turns, prefixes = (_rows(measurement.get(name)) for name in ("turns", "prefixes"))
+    by_turn, by_prefix = Axis("turn", zero=False), Axis("tokens seen before")
+    marks = _marks(turns, "begin", "ttft", 1e3, _turn_tip)
+    yield from _small(case, "TTFT p50 by turn", by_turn, "TTFT, ms", [("", marks)])
+    lines = [
+        (title, marks)
+        for name, title in (
+            ("prompt_tokens", "prompt"),
+            ("kept_tokens", "seen before"),
+            ("cached_tokens", "found"),
+        )
+        if len(marks := _marks(turns, "begin", name)) > 1
+    ]
+    if len(lines) > 1:
+        yield from _small(case, "prompt tokens by turn", by_turn, "tokens, mean", lines)
+    marks = _marks(prefixes, "kept_tokens", "ttft", 1e3, _prefix_tip)
+    yield from _small(case, "TTFT p50 by shared prefix", by_prefix, "TTFT, ms", [("", marks)])
+    points = [mapping(point) for point in entries(measurement.get("series"))]
+    for name, title, unit in (
+        ("prefix_cache_hits", "tokens found in the prefix cache, tok/s", 1.0),
+        ("offload_stored", "KV offloaded, MB/s", 1e6),
+        ("offload_loaded", "KV loaded back, MB/s", 1e6),
+    ):
+        rates = _rates(points, name, unit)
+        if len(rates) > 1 and any(rate for _, rate in rates):
+            yield sparkline(rates, f"{case}: {title}", title, colour=2)
+
+
+def _rows(value: object) -> list[Mapping[str, Any]]:
+    return [mapping(row) for row in entries(value)][:_MOST_ROWS]
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = finite(row.get(name))
+    return value if value is not None and 0 <= value < _LARGEST else None
+
+
+def _marks(
+    rows: Sequence[Mapping[str, Any]],
+    x: str,
+    y: str,
+    factor: float = 1.0,
+    tip: Callable[[Mapping[str, Any], float, float], str] = lambda _row, _x, _y: "",
+) -> list[Mark]:
+    """A mark for each row that has both numbers."""
+    pairs = [(row, _number(row, x), _number(row, y)) for row in rows]
+    return [
+        Mark(at, value * factor, tip(row, at, value))
+        for row, at, value in pairs
+        if at is not None and value is not None
+    ]
+
+
+def _turn_tip(row: Mapping[str, Any], turn: float, ttft: float) -> str:
+    return f"turn {turn:.0f}\n{seconds(ttft)}\n{_number(row, 'requests') or 0:.0f} requests"
+
+
+def _prefix_tip(_row: Mapping[str, Any], kept: float, ttft: float) -> str:
+    return f"{kept:,.0f} tokens seen before\n{seconds(ttft)}"
+
+
+def _small(
+    case: str, title: str, x: Axis, y_title: str, lines: Sequence[tuple[str, list[Mark]]]
+) -> Iterator[Markup]:
+    """A chart of lines with more than one mark; the same order as their colours."""
+    if len(lines[0][1]) < 2:
+        return
+    series = tuple(
+        Series(name, tuple(marks), colour, named=bool(name), dots=not name)
+        for colour, (name, marks) in enumerate(lines)
+    )
+    values = [mark.y for _, marks in lines for mark in marks]
+    words = f"from {min(values):.3g} to {max(values):.3g}"
+    names: Literal["inside", "none"] = "inside" if len(lines) > 1 else "none"
+    chart = Chart(f"{case}: {title}", words, x, Axis(y_title), series, names)
+    yield draw(chart, 300, 130, "small-chart")
+
+
+def _rates(
+    points: Sequence[Mapping[str, Any]], name: str, unit: float
+) -> list[tuple[float, float]]:
+    """What a counter grew by, per second, between the looks at it."""
+    known = _over_time(points, name, 1.0)
+    rates = [
+        ((before + after) / 2, max(0.0, now - then) / (after - before) / unit)
+        for (before, then), (after, now) in pairwise(known)
+        if after > before
+    ]
+    step = -(-len(rates) // _MOST_ROWS)
+    return rates[:: max(1, step)]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from pytest_gpubench.report.html_geometry import (
+    FONT,
     Box,
     Kind,
     Placed,
@@ -22,12 +23,10 @@ from pytest_gpubench.report.html_geometry import (
     shortened,
     spread,
     text_width,
-    tick_labels,
 )
 from pytest_gpubench.report.html_markup import Markup, join, tag
 from pytest_gpubench.report.numbers import tick
 
-FONT = 11.0
 COLOURS = 8
 SHAPES = 6
 
@@ -72,8 +71,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn; every series must hold values that its axes can show (above 0 where
-    logarithmic)."""
+    """What is drawn; every value must be one that its axis can show (above 0 if logarithmic)."""
 
     title: str
     description: str
@@ -81,8 +79,6 @@ class Chart:
     y: Axis
     series: tuple[Series, ...]
     names: Literal["margin", "inside", "none"] = "margin"
-    extra: tuple[tuple[float, str], ...] = field(default=())
-    """Horizontal lines with a name, for instance a limit."""
 
 
 def draw(chart: Chart, width: int = 352, height: int = 236, class_: str = "") -> Markup:
@@ -111,22 +107,20 @@ class _Frame:
     x: Scale
     y: Scale
     area: Box
-    x_ticks: tuple[float, ...]
-    y_ticks: tuple[float, ...]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    """Where, and their labels."""
     right: float
     placer: Placer
 
 
 def _frame(chart: Chart, width: float, height: float) -> _Frame:
     marks = [mark for series in chart.series for mark in series.marks]
-    ys = [mark.y for mark in marks] + [value for value, _ in chart.extra]
+    ys = [mark.y for mark in marks]
     top, bottom = FONT * 2.3, height - FONT * 3.1
     y = scale_for(ys, chart.y.kind, bottom, top, zero=chart.y.zero, top=chart.y.top)
-    y_ticks = y.ticks(FONT * 2.6)
-    left = (
-        max((text_width(label, FONT) for label in tick_labels(y_ticks, chart.y.form)), default=20)
-        + 8
-    )
+    y_ticks = [(value, chart.y.form(value)) for value in y.ticks(FONT * 2.6)]
+    left = max((text_width(label) for _, label in y_ticks), default=20) + 8
     right = width - 8 - (_name_room(chart, width) if chart.names == "margin" else 0)
     x = scale_for(
         [mark.x for mark in marks],
@@ -136,13 +130,12 @@ def _frame(chart: Chart, width: float, height: float) -> _Frame:
         zero=chart.x.zero,
         top=chart.x.top,
     )
-    widest = max(
-        (text_width(label, FONT) for label in tick_labels(x.ticks(40), chart.x.form)), default=30
-    )
+    widest = max((text_width(chart.x.form(value)) for value in x.ticks(40)), default=30)
+    x_ticks = [(value, chart.x.form(value)) for value in x.ticks(widest + 14)]
     area = Box(left, top - 8, width - 2, bottom)
-    placer = Placer(area, FONT)
+    placer = Placer(area)
     placer.block(Box(px - 5, py - 5, px + 5, py + 5) for px, py in _places(chart, x, y))
-    return _Frame(x, y, area, tuple(x.ticks(widest + 14)), tuple(y_ticks), right, placer)
+    return _Frame(x, y, area, x_ticks, y_ticks, right, placer)
 
 
 def _places(chart: Chart, x: Scale, y: Scale) -> Iterator[tuple[float, float]]:
@@ -153,42 +146,26 @@ def _places(chart: Chart, x: Scale, y: Scale) -> Iterator[tuple[float, float]]:
 
 def _name_room(chart: Chart, width: float) -> float:
     names = [series.name for series in chart.series if series.named and series.marks]
-    return min(width * 0.36, max((text_width(name, FONT) for name in names), default=0) + 14)
+    return min(width * 0.36, max((text_width(name) for name in names), default=0) + 14)
 
 
 def _grid(chart: Chart, frame: _Frame, width: float, height: float) -> Markup:
     parts: list[Markup] = []
     area = frame.area
-    for value, label in zip(frame.y_ticks, tick_labels(frame.y_ticks, chart.y.form), strict=True):
+    for value, label in frame.y_ticks:
         at = frame.y(value)
         parts.append(tag("line", x1=area.left, x2=frame.right, y1=at, y2=at, class_="grid"))
         parts.append(tag("text", label, x=area.left - 5, y=at + FONT * 0.35, class_="tick end"))
-    for value, label in zip(frame.x_ticks, tick_labels(frame.x_ticks, chart.x.form), strict=True):
-        at, half = frame.x(value), text_width(label, FONT) / 2
+    for value, label in frame.x_ticks:
+        at, half = frame.x(value), text_width(label) / 2
         parts.append(tag("line", x1=at, x2=at, y1=area.bottom, y2=area.bottom + 4, class_="axis"))
         place = min(max(at, half), width - half)
         parts.append(tag("text", label, x=place, y=area.bottom + FONT * 1.5, class_="tick mid"))
-    for value, name in chart.extra:
-        at = frame.y(value)
-        parts.append(tag("line", x1=area.left, x2=frame.right, y1=at, y2=at, class_="limit"))
-        placed = frame.placer.place(name, [(frame.right - text_width(name, FONT) - 8, at)])
-        if placed:
-            parts.append(tag("text", placed.text, x=placed.x, y=placed.y, class_="tick"))
-    parts.append(
-        tag("line", x1=area.left, x2=frame.right, y1=area.bottom, y2=area.bottom, class_="axis")
-    )
-    parts.append(
-        tag("text", shortened(chart.y.title, width - 4, FONT), x=2, y=FONT, class_="axis-title")
-    )
-    parts.append(
-        tag(
-            "text",
-            shortened(chart.x.title, width - area.left, FONT),
-            x=frame.right,
-            y=height - 4,
-            class_="axis-title end",
-        )
-    )
+    bottom, end = area.bottom, frame.right
+    parts.append(tag("line", x1=area.left, x2=end, y1=bottom, y2=bottom, class_="axis"))
+    across = shortened(chart.x.title, width - area.left)
+    parts.append(tag("text", shortened(chart.y.title, width - 4), x=2, y=FONT, class_="axis-title"))
+    parts.append(tag("text", across, x=end, y=height - 4, class_="axis-title end"))
     return tag("g", parts, aria_hidden="true")
 
 
@@ -261,7 +238,7 @@ def _names(
         )
         for series, mark, at in zip(named, lasts, places, strict=True):
             x, y = frame.x(mark.x), frame.y(mark.y)
-            text = shortened(series.name, frame.area.right - frame.right - 12, FONT)
+            text = shortened(series.name, frame.area.right - frame.right - 12)
             lead = f"M{x + 5:.1f} {y:.1f}L{frame.right + 8:.1f} {at:.1f}"
             far = abs(at - y) > 4 or frame.right - x > 8
             yield tag(

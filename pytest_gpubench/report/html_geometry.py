@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
-
-from pytest_gpubench.report.numbers import tick
 
 Kind: TypeAlias = Literal["linear", "log2", "log10"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Maps values between ``low`` and ``high`` to pixels between ``start`` and ``end`` (which may
-    run backwards)."""
+    """Maps values from ``low`` to ``high`` to pixels from ``start`` to ``end``, also backwards."""
 
     kind: Kind
     low: float
@@ -71,11 +68,6 @@ def scale_for(
     return Scale(kind, low / 1.12, high * 1.12, start, end)
 
 
-def tick_labels(ticks: Sequence[float], form: Callable[[float], str] = tick) -> list[str]:
-    """Labels of ticks."""
-    return [form(value) for value in ticks]
-
-
 def _step(length: float, most: int) -> float:
     raw = length / max(most, 1)
     power = 10 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
@@ -106,9 +98,10 @@ def _log_ticks(low: float, high: float, most: int, base: int) -> list[float]:
     return powers[::stride]
 
 
+FONT = 11.0
+"""Of every text in a chart, pixels."""
 CHARACTER = 0.7
-"""Width of a character, as a share of the font's size; generous, since the reader's font is not
-ours and names are bold."""
+"""Width of a character, a share of the font's size; generous: the reader's font is not ours."""
 _WIDE = 0.88
 _WIDE_LETTERS = frozenset("ABCDEFGHKLMNOPQRSTUVWXYZmw%@…")
 LINE = 1.25
@@ -141,9 +134,9 @@ class Placed:
     y: float
 
 
-def text_width(text: str, size: float) -> float:
+def text_width(text: str) -> float:
     """Estimated width in pixels; wide scripts count double."""
-    return size * sum(map(_letter_width, text))
+    return FONT * sum(map(_letter_width, text))
 
 
 def _letter_width(letter: str) -> float:
@@ -152,12 +145,12 @@ def _letter_width(letter: str) -> float:
     return _WIDE if letter in _WIDE_LETTERS else CHARACTER
 
 
-def shortened(text: str, room: float, size: float) -> str:
+def shortened(text: str, room: float) -> str:
     """The text, or as much of it as fits, with an ellipsis."""
-    if text_width(text, size) <= room:
+    if text_width(text) <= room:
         return text
     keep = len(text) - 1
-    while keep > 1 and text_width(text[:keep] + "…", size) > room:
+    while keep > 1 and text_width(text[:keep] + "…") > room:
         keep -= 1
     return text[:keep].rstrip() + "…"
 
@@ -167,7 +160,6 @@ class Placer:
     """Places texts one after the other; what has no room is not placed."""
 
     area: Box
-    size: float
     taken: list[Box] = field(default_factory=list)
     marks: list[Box] = field(default_factory=list)
 
@@ -186,12 +178,11 @@ class Placer:
         """Put a text beside one of the anchors, the first with room.
 
         Args:
-            text: what is put.
             anchors: points that it may stand beside, best first.
             crossings: points of lines, better not covered.
             over: whether marks may be covered; other texts never are.
         """
-        width, height, gap = text_width(text, self.size), self.size * LINE, 7.0
+        width, height, gap = text_width(text), FONT * LINE, 7.0
         best: tuple[int, Box] | None = None
         for x, y in anchors:
             for left, middle in (
@@ -237,8 +228,7 @@ class Placer:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near the wanted ones, in the same order, at least ``gap`` apart and within the bounds
-    as far as they fit."""
+    """Places near the wanted ones, in order, ``gap`` apart and in bounds as far as they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     gap = min(gap, (high - low) / max(1, len(wanted) - 1)) if len(wanted) > 1 else gap
     placed = [0.0] * len(wanted)

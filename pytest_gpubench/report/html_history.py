@@ -9,19 +9,20 @@ from datetime import UTC, datetime
 from pytest_gpubench._version import __version__
 from pytest_gpubench.gate.change_points import FALSE_ALARM, MIN_RUNS
 from pytest_gpubench.gate.histories import MetricHistory, Moved
-from pytest_gpubench.gate.wording import count, percent, quantity
+from pytest_gpubench.gate.wording import percent, quantity
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.report.html import document
 from pytest_gpubench.report.html_chart import Axis, Chart, Mark, Series, draw
 from pytest_gpubench.report.html_markup import (
+    Child,
     Markup,
     clip,
     figure,
     more,
     section,
     table,
-    table_row,
     tag,
 )
 
@@ -40,8 +41,8 @@ def history_page(histories: Sequence[MetricHistory], title: str = "Baselines ove
     cases = grouped(drawn, lambda history: history.case)
     found = [(history, move) for history in histories for move in history.moves]
     words = (
-        f"{count(len(cases), 'case')}, {len(histories):,} series, "
-        f"{count(len(found), 'change point')}"
+        f"{counted(len(cases), 'case')}, {len(histories):,} series, "
+        f"{counted(len(found), 'change point')}"
     )
     sections = [
         _changes(found),
@@ -76,19 +77,16 @@ def _changes(found: Sequence[tuple[MetricHistory, Moved]]) -> Markup:
     )
 
 
-def _row(history: MetricHistory, move: Moved) -> Markup:
+def _row(history: MetricHistory, move: Moved) -> tuple[Child, ...]:
     first = history.runs[move.index]
-    return table_row(
-        (
-            history.case,
-            history.metric,
-            f"{percent(move.size)} {history.word(move)}",
-            f"{quantity(history.metric, move.before)} to {quantity(history.metric, move.after)}",
-            f"{first.date[:16]}, {first.run}",
-            tag("ul", [tag("li", clip(one, 300)) for one in move.changed])
-            if move.changed
-            else "nothing that is recorded",
-        )
+    changed = [tag("li", clip(one, 300)) for one in move.changed]
+    return (
+        history.case,
+        history.metric,
+        f"{percent(move.size)} {history.word(move)}",
+        f"{quantity(history.metric, move.before)} to {quantity(history.metric, move.after)}",
+        f"{first.date[:16]}, {first.run}",
+        tag("ul", changed) if changed else "nothing that is recorded",
     )
 
 
@@ -99,7 +97,7 @@ def _case(number: int, case: str, histories: Sequence[MetricHistory]) -> Markup:
 
 
 def _figure(history: MetricHistory, *, several: bool) -> Markup:
-    words = [count(len(history.runs), "run"), history.device, history.key if several else ""]
+    words = [counted(len(history.runs), "run"), history.device, history.key if several else ""]
     note = ", ".join(filter(None, words))
     return figure(history.metric, draw(_chart(history), 520, 236, "wide"), note)
 

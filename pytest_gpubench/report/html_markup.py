@@ -8,8 +8,11 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from pytest_gpubench.gate.wording import quantity
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import printable
 from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.report.numbers import short
 
 LONGEST_TEXT = 4000
 """Characters of one text in the page; the rest is left out, with a word about it."""
@@ -77,6 +80,11 @@ def _text(value: str | float) -> str:
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else "-"
     return printable(clip(str(value)))
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric's value with its unit; a metric that this version does not know has none."""
+    return quantity(metric, value) if metric in METRICS else short(value)
 
 
 GLYPHS = {
@@ -149,7 +157,7 @@ def table(
     )
 
 
-def table_row(cells: Sequence[Child], tags: str = "", name: str = "") -> Markup:
+def table_row(cells: Sequence[Child], tags: str = "") -> Markup:
     """A row whose first cell names it."""
     first, *others = cells
     return tag(
@@ -157,7 +165,6 @@ def table_row(cells: Sequence[Child], tags: str = "", name: str = "") -> Markup:
         tag("th", first, scope="row"),
         [tag("td", cell) for cell in others],
         data_tags=tags or None,
-        id=name or None,
     )
 
 
@@ -172,8 +179,7 @@ def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
 
 
 def link(address: str, words: str = "") -> Markup | str:
-    """A link for http(s) addresses, plain text for anything else: an address may come from
-    anywhere."""
+    """A link for http(s) addresses, plain text else: an address may come from anywhere."""
     if address.startswith(("https://", "http://")) and not any(
         letter.isspace() for letter in address
     ):
@@ -195,7 +201,6 @@ def shell_text(argv: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def copyable(text: str, what: str) -> Markup:
-    """Text with a button that copies it; the button is of use with the page's script only and
-    hidden without."""
+    """Text with a button that copies it; without the page's script the button is hidden."""
     button = tag("button", "Copy", type="button", class_="copy", aria_label=f"Copy {what}")
     return tag("div", button, tag("pre", tag("code", text), tabindex=0), class_="copyable")

@@ -16,9 +16,9 @@ from pytest_gpubench.report.html_chart import (
     draw,
     marker,
 )
-from pytest_gpubench.report.html_markup import Markup, figure, join, more, section, tag
-from pytest_gpubench.report.numbers import finite, seconds, shown
-from pytest_gpubench.report.pareto import frontier
+from pytest_gpubench.report.html_markup import Markup, figure, join, more, section, shown, tag
+from pytest_gpubench.report.numbers import finite, seconds
+from pytest_gpubench.report.terminal import frontier
 from pytest_gpubench.report.views import CaseView
 
 _USER, _GPU = "interactivity", "output_tput_per_gpu"

@@ -1,9 +1,8 @@
-"""Servers: how long they took to start, what drafts achieved, and per server what ran, to copy,
-with its cases."""
+"""Servers: their starts, what drafts achieved, what ran (to copy), and their cases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_gpubench.model.frozen import entries, mapping
@@ -30,6 +29,7 @@ from pytest_gpubench.report.html_markup import (
     tag,
 )
 from pytest_gpubench.report.numbers import finite, seconds, short
+from pytest_gpubench.report.read_results import read_whole
 from pytest_gpubench.report.results import PHASE_NAMES, START_PHASES, InitResult
 from pytest_gpubench.report.views import CaseView
 
@@ -140,7 +140,6 @@ def _acceptance_chart(lines: Mapping[str, Sequence[CaseView]]) -> Chart:
 def servers(
     views: Sequence[CaseView],
     inits: Sequence[InitResult],
-    read: Callable[[Any], Mapping[str, Any]],
     link_of: dict[int, str],
     budget: int,
 ) -> Markup | None:
@@ -154,7 +153,7 @@ def servers(
             short_of += 1
             continue
         block, omitted = _server(
-            key, cases.get(key, []), starts.get(key, []), read, link_of, budget - spent
+            key, cases.get(key, []), starts.get(key, []), link_of, budget - spent
         )
         cases_left_out += omitted
         spent += len(block)
@@ -175,12 +174,10 @@ def _server(
     key: str,
     views: Sequence[CaseView],
     inits: Sequence[InitResult],
-    read: Callable[[Any], Mapping[str, Any]],
     link_of: dict[int, str],
     budget: int,
 ) -> tuple[Markup, int]:
-    source = inits[-1].path if inits else views[-1].last.path
-    record = read(source)
+    record = read_whole(inits[-1].path if inits else views[-1].last.path)
     failures = [init.failure for init in inits if init.failure]
     statuses = [view.status for view in views] + ([Status.FAIL] if failures else [])
     status = min(statuses, key=list(Status).index, default=None)
@@ -195,7 +192,7 @@ def _server(
     spent = 0
     for view in views:
         detail = case_details(
-            view, read(view.last.path), link_of.get(id(view), ""), charts=spent < budget
+            view, read_whole(view.last.path), link_of.get(id(view), ""), charts=spent < budget
         )
         omitted += spent >= budget
         spent += len(detail)

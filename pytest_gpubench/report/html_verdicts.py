@@ -1,17 +1,23 @@
-"""The summary: what needs a person first, then what was compared with what, with intervals."""
+"""The summary: what needs a person first, then what was compared with what, with intervals, and how
+another set of results differs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from pytest_gpubench.dialects.registry import common_rules
 from pytest_gpubench.gate.waivers import Told
-from pytest_gpubench.gate.wording import count, percent, size
+from pytest_gpubench.gate.wording import interval, percent, size
+from pytest_gpubench.model.failures import Failure
 from pytest_gpubench.model.metrics import METRICS
+from pytest_gpubench.model.printing import counted
 from pytest_gpubench.model.verdicts import Change, MetricVerdict, Status
 from pytest_gpubench.report.html_cases import case_link
 from pytest_gpubench.report.html_geometry import Scale
 from pytest_gpubench.report.html_markup import (
+    ABSENT,
+    Child,
     Markup,
     badge,
     clip,
@@ -19,12 +25,13 @@ from pytest_gpubench.report.html_markup import (
     link,
     more,
     section,
+    shown,
     table,
     table_row,
     tag,
 )
 from pytest_gpubench.report.merge_runs import Row
-from pytest_gpubench.report.numbers import shown
+from pytest_gpubench.report.results import InitResult, Versions
 from pytest_gpubench.report.views import (
     CaseView,
     failed_first,
@@ -77,20 +84,22 @@ def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int,
     if not found and not others:
         doubtful = sum(bool(view.doubts) for view in views)
         words = (
-            f"No case failed. The times of {count(doubtful, 'case')} are in doubt: the "
+            f"No case failed. The times of {counted(doubtful, 'case')} are in doubt: the "
             "details say why."
         )
         lead = words if doubtful else "No case failed, and every measurement counts."
         return section("attention", "Nothing needs attention", lead=lead)
-    lines = [table_row((row.name, badge(row.status), _why(row))) for row in others[:_MOST_ROWS]]
-    lines += [
-        table_row((case_link(view, link_of), badge(view.status), _reason(view)), view.tags)
-        for view in found[:_MOST_ROWS]
-    ]
+    lines = []
+    for row in others[:_MOST_ROWS]:
+        why = _why(row.reason, row.failure.remedy if row.failure else "", row.failure)
+        lines.append(table_row((row.name, badge(row.status), why)))
+    for view in found[:_MOST_ROWS]:
+        why = _why(view.reason, view.remedy, view.last.failure)
+        lines.append(table_row((case_link(view, link_of), badge(view.status), why), view.tags))
     parts = other_counts(rows)
     if found:
         parts.append(
-            f"{count(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"
+            f"{counted(len(found), 'case')} {'needs' if len(found) == 1 else 'need'} attention"
         )
     head = ("Case", "Verdict", "Why, and what next")
     return section(
@@ -101,18 +110,8 @@ def attention(views: Sequence[CaseView], rows: Sequence[Row], link_of: dict[int,
     )
 
 
-def _why(row: Row) -> Markup:
-    failure = row.failure
-    return _words(
-        row.reason, failure.remedy if failure else "", failure.evidence if failure else ()
-    )
-
-
-def _reason(view: CaseView) -> Markup:
-    return _words(view.reason, view.remedy, view.last.failure.evidence if view.last.failure else ())
-
-
-def _words(reason: str, remedy: str, evidence: Sequence[str]) -> Markup:
+def _why(reason: str, remedy: str, failure: Failure | None) -> Markup:
+    evidence = failure.evidence if failure else ()
     return join(
         tag("p", clip(reason, 800)),
         tag("p", clip(remedy, 800), class_="muted") if remedy else None,
@@ -149,7 +148,7 @@ def ratios(rows: Sequence[Row]) -> Markup | None:
     if not found:
         return None
     lines = [
-        table_row((row.name.removeprefix("ratio "), badge(row.status), clip(row.reason, 800)))
+        (row.name.removeprefix("ratio "), badge(row.status), clip(row.reason, 800))
         for row in found[:_MOST_ROWS]
     ]
     head = ("Ratio", "Verdict", "Why")
@@ -162,10 +161,9 @@ def ratios(rows: Sequence[Row]) -> Markup | None:
 
 
 def intervals(views: Sequence[CaseView]) -> Markup | None:
-    """What gates compared: change, 95% interval and tolerance of every metric, worst first; what
-    held is folded."""
+    """What gates compared: change, interval, tolerance, worst first; what held is folded."""
     found = [
-        _Compared(view, one, one.change)
+        (view, one, one.change)
         for view in views
         if view.last.verdict
         for one in view.last.verdict.metrics
@@ -174,15 +172,15 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
     if not found:
         return None
     order = list(Status)
-    found.sort(key=lambda one: (order.index(one.metric.status), one.change.estimate))
+    found.sort(key=lambda compared: (order.index(compared[1].status), compared[2].estimate))
     reach = max(
-        max(abs(one.change.low), abs(one.change.high), one.metric.tolerance or 0) for one in found
+        max(abs(change.low), abs(change.high), one.tolerance or 0) for _, one, change in found
     )
     edge = min(max(reach, 0.02), 0.5) * 1.05
     scale = Scale("linear", -edge, edge, 4, 196)
     within = (Status.PASS, Status.UNGATED)
-    open_ones = [one for one in found if one.metric.status not in within]
-    held = [one for one in found if one.metric.status in within]
+    open_ones = [compared for compared in found if compared[1].status not in within]
+    held = [compared for compared in found if compared[1].status in within]
     lead = (
         f"A bar is the 95% interval of the change, from -{scale.high:.0%} to +{scale.high:.0%}, "
         "its dot the estimate; the shaded side is what the tolerance does not allow."
@@ -197,26 +195,16 @@ def intervals(views: Sequence[CaseView]) -> Markup | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    """A metric of a case that was compared with before."""
-
-    view: CaseView
-    metric: MetricVerdict
-    change: Change
-
-
-def _comparisons(found: Sequence[_Compared], scale: Scale) -> Markup:
+def _comparisons(found: Sequence[tuple[CaseView, MetricVerdict, Change]], scale: Scale) -> Markup:
     head = ("Case", "Verdict", "Metric", "Interval", "Change", "From, to")
-    rows = [_row(one, scale) for one in found[:_MOST_ROWS]]
+    rows = [_row(*compared, scale) for compared in found[:_MOST_ROWS]]
     return join(
         table(head, rows, class_="numbers intervals", caption="Changes with intervals"),
         more(len(found) - _MOST_ROWS, _LEFT_OUT),
     )
 
 
-def _row(compared: _Compared, scale: Scale) -> Markup:
-    view, one, change = compared.view, compared.metric, compared.change
+def _row(view: CaseView, one: MetricVerdict, change: Change, scale: Scale) -> Markup:
     moved = _delta(percent(change.estimate), f"{percent(change.low)} to {percent(change.high)}")
     sides = _delta(shown(one.metric, change.now), f"from {shown(one.metric, change.before)}")
     bar = _bar(one, change, scale)
@@ -235,9 +223,7 @@ def _bar(one: MetricVerdict, change: Change, scale: Scale) -> Markup:
         edge = scale(one.tolerance if lower_is_better else -one.tolerance)
         left, right = (edge, 200.0) if lower_is_better else (0.0, edge)
         zone = tag("rect", x=left, y=0, width=max(right - left, 0), height=18, class_="zone")
-    words = (
-        f"{percent(change.estimate)}, 95% interval {percent(change.low)} to {percent(change.high)}"
-    )
+    words = interval(change)
     words += f", tolerance {size(one.tolerance)}" if one.tolerance is not None else ""
     return tag(
         "svg",
@@ -250,3 +236,148 @@ def _bar(one: MetricVerdict, change: Change, scale: Scale) -> Markup:
         role="img",
         aria_label=words,
     )
+
+
+_METRICS = (
+    "output_tput_per_gpu",
+    "interactivity",
+    "ttft_p50",
+    "tpot_p50",
+    "acceptance_length",
+    "energy_per_output_token",
+)
+_MOST_CHANGES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A case in both sets."""
+
+    before: CaseView
+    now: CaseView
+
+    def change(self, metric: str) -> float | None:
+        """Share by which the metric moved; None where one side lacks it."""
+        before, now = self.before.metrics.get(metric), self.now.metrics.get(metric)
+        return now / before - 1 if before and now is not None else None
+
+
+def pairs(before: Sequence[CaseView], now: Sequence[CaseView]) -> list[Pair]:
+    """Cases that both sets measured, in the order of ``now``."""
+    old = {view.id: view for view in before}
+    return [
+        Pair(old[view.id], view)
+        for view in now
+        if view.id in old and view.metrics and old[view.id].metrics
+    ]
+
+
+def difference(
+    before: Sequence[CaseView],
+    now: Sequence[CaseView],
+    starts_before: Sequence[InitResult],
+    starts: Sequence[InitResult],
+    name: str,
+) -> Markup:
+    """The section about what changed against another set of results."""
+    common = pairs(before, now)
+    common.sort(key=lambda pair: pair.change(_METRICS[0]) or 0.0)
+    columns = [
+        metric for metric in _METRICS if any(pair.change(metric) is not None for pair in common)
+    ]
+    rows = [
+        table_row((pair.now.id, *(_cell(pair, metric) for metric in columns)), pair.now.tags)
+        for pair in common[:_MOST_CHANGES]
+    ]
+    fresh = {view.id for view in now} - {view.id for view in before}
+    gone = {view.id for view in before} - {view.id for view in now}
+    lead = (
+        f"{counted(len(common), 'case')} of this report against {name}, worst throughput first. "
+        "These are differences of two "
+        "measurements, not verdicts: only a gate knows how much of them is noise."
+    )
+    notes = [f"{counted(len(fresh), 'case')} only here"] if fresh else []
+    if gone:
+        names = ", ".join(sorted(gone)[:8]) + (" …" if len(gone) > 8 else "")
+        notes.append(f"{counted(len(gone), 'case')} only there: {names}")
+    return section(
+        "difference",
+        "Against the other run",
+        tag("p", "; ".join(notes), class_="note") if notes else None,
+        _what_changed(before, now, starts_before, starts),
+        table(("Case", *columns), rows, class_="numbers sortable", caption="Changes per case")
+        if rows
+        else None,
+        more(len(common) - _MOST_CHANGES, "rows are left out"),
+        lead=lead,
+    )
+
+
+def _cell(pair: Pair, metric: str) -> Child:
+    change = pair.change(metric)
+    if change is None:
+        return ABSENT
+    direction = METRICS[metric].direction
+    better = change > 0 if direction == "higher" else change < 0
+    word = "better" if better else "worse"
+    if abs(change) < 0.005 or direction == "neutral":
+        word = "same"
+    sign = {"better": "▲", "worse": "▼", "same": "="}[word]
+    words = (
+        f"{shown(metric, pair.before.metrics[metric]).split()[0]} → "
+        f"{shown(metric, pair.now.metrics[metric])}"
+    )
+    return tag(
+        "span",
+        tag("span", f"{sign} {percent(change)}", class_=word),
+        tag("small", words),
+        class_="delta",
+        title=word,
+    )
+
+
+def _what_changed(
+    before: Sequence[CaseView],
+    now: Sequence[CaseView],
+    starts_before: Sequence[InitResult],
+    starts: Sequence[InitResult],
+) -> Markup | None:
+    rows: list[tuple[Child, ...]] = []
+    for field in fields(Versions):
+        old, new = _versions(before, field.name), _versions(now, field.name)
+        if old != new:
+            rows.append((field.name, old or ABSENT, new or ABSENT))
+    commands_before = {init.server: init for init in starts_before}
+    for init in starts:
+        other = commands_before.get(init.server)
+        if other is None:
+            continue
+        gone, fresh = _flags_of(other) - _flags_of(init), _flags_of(init) - _flags_of(other)
+        if gone or fresh:
+            rows.append(
+                (init.server, " ".join(sorted(gone)) or ABSENT, " ".join(sorted(fresh)) or ABSENT)
+            )
+    if not rows:
+        return None
+    head = ("What changed", "Before", "Now")
+    return table(head, rows, class_="changes", caption="What changed besides numbers")
+
+
+def _versions(views: Sequence[CaseView], name: str) -> str:
+    values = {str(getattr(view.last.versions, name))[:60] for view in views}
+    return ", ".join(sorted(values - {""}))
+
+
+def _flags_of(init: InitResult) -> set[str]:
+    """Flags with their values and environment, without what differs in every start."""
+    found: list[str] = []
+    for word in init.argv:
+        if word.startswith("--") or not found:
+            found.append(word)
+        else:
+            found[-1] += f" {word}"
+    chance = ("--port ", "--served-model-name ", "--host ")
+    ours = common_rules().env
+    return {word for word in found[1:] if not word.startswith(chance)} | {
+        f"{name}={value}" for name, value in init.env.items() if name not in ours
+    }

@@ -11,11 +11,11 @@ from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.metrics import ACCEPTANCE
 from pytest_gpubench.model.printing import counted, printable
 from pytest_gpubench.model.verdicts import Status
-from pytest_gpubench.report.columns import columns, with_values
 from pytest_gpubench.report.html_markup import GLYPHS, clip
 from pytest_gpubench.report.merge_runs import Merged, Row, merge
-from pytest_gpubench.report.pareto import frontier
+from pytest_gpubench.report.numbers import columns, seconds, with_values
 from pytest_gpubench.report.results import Loaded
+from pytest_gpubench.report.terminal import frontier
 from pytest_gpubench.report.views import (
     CaseView,
     case_views,
@@ -28,8 +28,7 @@ from pytest_gpubench.report.views import (
 from pytest_gpubench.report.wall_time import wall_rows
 
 LONGEST_COMMENT = 60_000
-"""GitHub takes 65,536 characters for a comment, and 1 MiB for a job's summary; one limit serves
-both."""
+"""GitHub takes 65,536 characters for a comment, 1 MiB for a job's summary; one limit for both."""
 _MOST_ATTENTION = 50
 _LONGEST_WAIVER = 800
 """With the address of the bug, which comes after what failed."""
@@ -59,14 +58,13 @@ def markdown(
     ]
     head[-1] = ", ".join([head[-1], *other_counts(merged.rows)])
     starts = [row for row in merged.rows if row.kind == "start"]
-    parts = ["\n".join(head), *_attention(views, open_rows(merged.rows)), *_best(views)]
-    parts += _waivers(merged)
-    parts += _servers(views)
     notes = [f"- versions disagree: {plain(sentence)}" for sentence in merged.disagreements[:10]]
     notes += [f"- {plain(sentence)}" for sentence in merged.jobs[:10]]
-    parts += ["\n".join(notes)] if notes else []
-    parts += _folded(views, starts) + _wall_time(loaded) + _left_out(loaded)
-    return _within(parts, longest)
+    parts = (
+        *(head, _attention(views, open_rows(merged.rows)), _best(views), _waivers(merged)),
+        *(_servers(views), notes, _folded(views, starts), _wall_time(loaded), _left_out(loaded)),
+    )
+    return _within(["\n".join(lines) for lines in parts if lines], longest)
 
 
 def plain(text: str, longest: int = 300) -> str:
@@ -89,7 +87,7 @@ def _attention(views: Sequence[CaseView], others: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     lines = _first(rows, _MOST_ATTENTION, "\n… ")
-    return ["\n".join(["| case | verdict | why |", "|---|---|---|", *lines])]
+    return ["| case | verdict | why |", "|---|---|---|", *lines]
 
 
 def _attention_row(name: str, status: Status, reason: str, remedy: str) -> str:
@@ -100,7 +98,7 @@ def _attention_row(name: str, status: Status, reason: str, remedy: str) -> str:
 def _waivers(merged: Merged) -> list[str]:
     """What is waived for a known bug, what has expired, what is needed no longer."""
     lines = [f"- {plain(told.words, _LONGEST_WAIVER)}" for told in merged.waivers]
-    return ["\n".join(_first(lines, _MOST_ATTENTION))] if lines else []
+    return _first(lines, _MOST_ATTENTION)
 
 
 def _best(views: Sequence[CaseView]) -> list[str]:
@@ -125,17 +123,16 @@ def _best(views: Sequence[CaseView]) -> list[str]:
             for view in ([best[0], best[-1]] if len(best) > 1 else best)
         )
         lines.append(f"- {plain(f'{model} {shape}')}: {ends}")
-    return ["\n".join(lines)] if lines else []
+    return lines
 
 
 def _servers(views: Sequence[CaseView]) -> list[str]:
     """Speed, acceptance and accuracy of each server that was asked questions, in one line."""
-    lines = [
+    return [
         f"- {plain(view.name)}: {GLYPHS[view.status]} "
         f"{plain(', '.join((*view.speed, *view.accuracy)))}"
         for view in server_views(views)[:_MOST_ATTENTION]
     ]
-    return ["\n".join(lines)] if lines else []
 
 
 def _folded(views: Sequence[CaseView], starts: Sequence[Row]) -> list[str]:
@@ -152,27 +149,28 @@ def _folded(views: Sequence[CaseView], starts: Sequence[Row]) -> list[str]:
     for row in starts:
         verdict = f"{GLYPHS[row.status]} {row.status.value}"
         rows.append(f"| {plain(row.name)} | {verdict} |{' - |' * len(shown)}")
-    return [_details(f"{counted(len(views), 'case')}, {counted(len(starts), 'start')}", rows)]
+    return _details(f"{counted(len(views), 'case')}, {counted(len(starts), 'start')}", rows)
 
 
 def _wall_time(loaded: Loaded) -> list[str]:
     """Where the time went, folded."""
-    rows = [f"| {plain(name)} | {took} | {share} |" for name, took, share in wall_rows(loaded)]
-    if not rows:
-        return []
-    return [_details("Where the time went", ["| | time | share |", "|---|---:|---:|", *rows])]
+    rows = [
+        f"| {plain(part.name)} | {seconds(part.seconds)} | {share} |"
+        for part, share in wall_rows(loaded)
+        if not part.below
+    ]
+    head = ["| | time | share |", "|---|---:|---:|"]
+    return _details("Where the time went", [*head, *rows]) if rows else []
 
 
 def _left_out(loaded: Loaded) -> list[str]:
-    if not loaded.left_out:
-        return []
     lines = [f"- {plain(str(one))}" for one in loaded.left_out]
-    return [_details(f"Left out: {counted(len(lines), 'finding')}", _first(lines, 20))]
+    summary = f"Left out: {counted(len(lines), 'finding')}"
+    return _details(summary, _first(lines, 20)) if lines else []
 
 
-def _details(summary: str, lines: Sequence[str]) -> str:
-    body = "\n".join(lines)
-    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+def _details(summary: str, lines: Sequence[str]) -> list[str]:
+    return [f"<details><summary>{summary}</summary>\n", *lines, "\n</details>"]
 
 
 def _first(lines: Sequence[str], most: int, bullet: str = "- … ") -> list[str]:
@@ -182,8 +180,7 @@ def _first(lines: Sequence[str], most: int, bullet: str = "- … ") -> list[str]
 
 
 def _within(parts: Sequence[str], longest: int) -> str:
-    """The parts as far as they fit; one that does not is cut at a line, and its folding is
-    closed."""
+    """The parts as far as they fit; one that does not is cut at a line, its folding closed."""
     note = (
         "\n\n_The rest is left out here: it is too long for this place. The HTML report "
         "has everything._\n"

@@ -30,8 +30,7 @@ SLOW_TPOT = {"cpu": 0.25, "cuda": 0.06, "rocm": 0.06, "hpu": 0.06}
 SLOW_PREFILL = {"cpu": 1e3, "cuda": 2e4, "rocm": 2e4, "hpu": 2e4}
 """Prompt tokens per second of a slow server, all requests together."""
 TOOL_PREPARES_S, TRACE_S = 1800.0, 3600.0
-"""For a tool that reads a trace, and for a trace without a duration: nothing here knows its
-length."""
+"""For a tool that reads a trace, and for a trace without a duration: its length is not known."""
 MARGIN = 1.5
 LEAST_MINUTES = 30
 _MAX_MATRIX = 2**28
@@ -80,9 +79,7 @@ def jobs_of(
 
     Args:
         book: everything declared; a server of which all cases are selected is named as a whole.
-        cases: the selected ones.
         launches: fresh starts of every server, for the time limit.
-        most: jobs at most, of a stage.
         canary: the lowest concurrency of every server is a job of its own, in a stage before.
 
     Raises:
@@ -155,20 +152,14 @@ def matrix_document(
     cases: Sequence[Case],
     *,
     launches: int = 1,
-    labels: Mapping[str, str] | None = None,
-    most: int = MAX_JOBS,
     canary: bool = False,
 ) -> dict[str, Any]:
     """The matrix as JSON data.
 
     ``include`` is what GitHub's ``strategy.matrix.include`` takes; ``ratios`` and ``cases`` tell a
     merge what must have reported.
-
-    Args:
-        labels: runner label of a recipe to the label that GitHub knows (``cpu`` to
-            ``ubuntu-latest``).
     """
-    jobs, skipped = jobs_of(book, cases, launches=launches, most=most, canary=canary)
+    jobs, skipped = jobs_of(book, cases, launches=launches, canary=canary)
     skipped += [
         Skipped(entry.recipe, f"not supported: {entry.reason} ({entry.position})")
         for entry in book.unsupported
@@ -179,9 +170,7 @@ def matrix_document(
         "schema": MATRIX_VERSION,
         "has_jobs": bool(jobs),
         "launches": launches,
-        "include": [
-            asdict(job) | {"runs_on": (labels or {}).get(job.runner, job.runner)} for job in jobs
-        ],
+        "include": [asdict(job) | {"runs_on": job.runner} for job in jobs],
         "ratios": [asdict(point) for point in ratio_points(book.ratios, book.cases, runnable)],
         "left_out": [asdict(one) for one in skipped],
     }

@@ -15,18 +15,25 @@ from pytest_gpubench.model.failures import Failure, failure_words
 from pytest_gpubench.model.grouping import grouped
 from pytest_gpubench.model.printing import for_terminal
 from pytest_gpubench.model.verdicts import Status, Verdict
-from pytest_gpubench.report.results import CaseResult, InitResult, Loaded, Run, RunEnd, Versions
+from pytest_gpubench.report.results import (
+    CaseResult,
+    InitResult,
+    Loaded,
+    Result,
+    Run,
+    RunEnd,
+    Versions,
+)
 
 EXIT_FAILED = 1
 EXIT_NOTHING = 5
 EXIT_UNDECIDED = 10
 INTERRUPTED = "interrupted"
 _UNDECIDED = (2, EXIT_NOTHING, EXIT_UNDECIDED)
-"""Exit codes of pytest after which what is missing is INCONCLUSIVE: interrupted, nothing,
-undecided."""
+"""Exit codes of pytest after which what is missing is INCONCLUSIVE."""
 _WHOLE = (0, EXIT_FAILED, EXIT_NOTHING, EXIT_UNDECIDED)
 """Exit codes of a run that came to its end."""
-Attempt = TypeVar("Attempt", CaseResult, InitResult)
+Attempt = TypeVar("Attempt", bound=Result)
 RowKind: TypeAlias = Literal["case", "start", "ratio", "test"]
 """What a row is about; ``test``: a test that is none of ours, or a run as a whole."""
 
@@ -51,11 +58,6 @@ class Row:
     starts: tuple[InitResult, ...] = ()
     """Of the start of a server: the attempt of each launch that counts."""
 
-    @property
-    def infrastructure(self) -> bool:
-        """Whether it failed for a reason that a machine may try again."""
-        return self.failure is not None and self.failure.failure_class == "infrastructure"
-
 
 @dataclass(frozen=True, slots=True)
 class Merged:
@@ -79,13 +81,6 @@ class Merged:
         if statuses & {Status.INCONCLUSIVE, Status.INVALID}:
             return EXIT_UNDECIDED
         return 0 if self.rows else EXIT_NOTHING
-
-    @property
-    def retryable(self) -> bool:
-        """Whether there are failures and every one of them is of the class infrastructure: no
-        verdict is among them."""
-        failed = [row for row in self.rows if row.status is Status.FAIL]
-        return bool(failed) and all(row.infrastructure for row in failed)
 
     @property
     def waivers(self) -> tuple[Told, ...]:
@@ -121,7 +116,6 @@ def merge(loaded: Loaded, matrix: Mapping[str, Any] | None = None) -> Merged:
     are named.
 
     Args:
-        loaded: from ``read_results.load_results``.
         matrix: from ``read_matrix``; None: only what the folders hold can be told.
     """
     given = matrix or {}
@@ -204,8 +198,8 @@ def _unfinished(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 def _done(run: Run) -> dict[tuple[str, str], float]:
     """Case or start, and launch, of each record, and when it ended."""
-    found = {(one.case, one.launch.label): one.finished.timestamp() for one in run.cases}
-    return found | {(one.subject, one.launch.label): one.finished.timestamp() for one in run.inits}
+    results = (*run.cases, *run.inits)
+    return {(one.subject, one.launch.label): one.finished.timestamp() for one in results}
 
 
 def _finished(run: Run) -> float:
@@ -224,8 +218,8 @@ def _other_failures(
         told = [*end.failures, *(ratio for ratio in end.ratios if ratio.test not in judged)]
         for one in told:
             rows.setdefault(one.test, Row(one.test, "", "test", Status.FAIL, one.reason))
-        statuses = [*(one.status for one in run.cases), *(one.status for one in run.inits)]
-        says_why = bool(told or end.ratios or Status.FAIL in statuses)
+        failed = any(one.status is Status.FAIL for one in (*run.cases, *run.inits))
+        says_why = bool(told or end.ratios or failed)
         if end.exit not in (0, *_UNDECIDED) and not (end.exit == EXIT_FAILED and says_why):
             words = "see what it printed; nothing in its records says why"
             name = f"run {run.name}"
@@ -235,9 +229,8 @@ def _other_failures(
     return list(rows.values())
 
 
-def gave_answer(result: CaseResult | InitResult) -> bool:
-    """Whether an attempt says something about its subject: neither interrupted nor failed by the
-    infrastructure."""
+def gave_answer(result: Result) -> bool:
+    """Whether an attempt says something: neither interrupted nor failed by the infrastructure."""
     failure = result.failure
     return failure is None or (
         failure.failure_class != "infrastructure" and failure.cause != INTERRUPTED
@@ -245,8 +238,7 @@ def gave_answer(result: CaseResult | InitResult) -> bool:
 
 
 def attempts_that_count(found: Sequence[Attempt]) -> list[Attempt]:
-    """Of each launch the newest attempt that gave an answer, else the newest, in the order in which
-    they ended."""
+    """Of each launch the newest attempt that gave an answer, else the newest, as they ended."""
     ordered = sorted(found, key=lambda one: one.finished)
     by_launch = grouped(ordered, lambda one: one.launch.label)
     chosen = [next(filter(gave_answer, reversed(mine)), mine[-1]) for mine in by_launch.values()]
@@ -351,8 +343,7 @@ def _ratio_row(point: RatioPoint, chosen: Mapping[str, Sequence[CaseResult]]) ->
 
 
 def _disagreements(results: Sequence[CaseResult]) -> Iterable[str]:
-    """Two engines of one run (arms), and hardware of different kinds, may differ in engine and
-    driver."""
+    """Arms of one run, and hardware of different kinds, may differ in engine and driver."""
     for name in (item.name for item in fields(Versions)):
         groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for one in results:

@@ -19,8 +19,7 @@ Sample = tuple[Path, float]
 """Where it is recorded, and its value in seconds."""
 
 _AT_THE_TOP = ("host", "versions", "git")
-"""Parts of a record that all records of a run share: they are in ``machine_info`` and
-``commit_info``."""
+"""What all records of a run share: it is in ``machine_info`` and ``commit_info``."""
 
 
 def pytest_benchmark_document(
@@ -59,8 +58,7 @@ def pytest_benchmark_document(
 
 
 def _groups(run: Run) -> Iterator[tuple[tuple[str, str], list[Sample]]]:
-    """Samples by metric and subject (case or server, with the arm of an A/B run), launches in
-    order."""
+    """Samples by metric and subject (case or server, with the arm), launches in order."""
     found: dict[tuple[str, str], list[Sample]] = {}
     results: list[CaseResult | InitResult] = [*run.cases, *run.inits]
     for result in sorted(results, key=lambda one: (one.launch.arm, one.launch.index)):

@@ -1,5 +1,4 @@
-"""Result folders to typed runs. Files come from anywhere: what cannot be read is left out with a
-sentence."""
+"""Result folders to typed runs. Files come from anywhere: what is unreadable is left out, told."""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pytest_gpubench.model.cases import Identity
 from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.printing import listed
 from pytest_gpubench.report.record import CaseRecord, Record, StartRecord, record_adapter
 from pytest_gpubench.report.records import SCHEMA_VERSION, is_attachment
 from pytest_gpubench.report.results import (
@@ -25,6 +25,7 @@ from pytest_gpubench.report.results import (
     InitResult,
     LeftOut,
     Loaded,
+    Result,
     Run,
     RunEnd,
     Versions,
@@ -77,10 +78,13 @@ def load_results(folders: Sequence[Path]) -> Loaded:
             cases.setdefault(run, []).append(result)
         else:
             inits.setdefault(run, []).append(result)
-    runs = [
-        _run(path, cases.get(path, []), inits.get(path, []), ends.get(path))
-        for path in sorted({*cases, *inits, *ends}, key=_by_name)
-    ]
+    runs = []
+    for path in sorted({*cases, *inits, *ends}, key=lambda path: (path.name, str(path))):
+        measured = sorted(cases.get(path, []), key=lambda one: (one.finished, one.case))
+        started = sorted(inits.get(path, []), key=lambda one: (one.finished, one.server))
+        end = ends.get(path)
+        spent = end.spent if end else None
+        runs.append(Run(path.name, tuple(measured), tuple(started), end, spent))
     return Loaded(tuple(runs), tuple(left_out))
 
 
@@ -94,21 +98,6 @@ def read_whole(path: Path) -> Mapping[str, Any]:
         return _read(path)[0]
     except _UnreadableError:
         return {}
-
-
-def _by_name(path: Path) -> tuple[str, str]:
-    return path.name, str(path)
-
-
-def _run(path: Path, cases: list[CaseResult], inits: list[InitResult], end: RunEnd | None) -> Run:
-    return Run(
-        path.name,
-        path,
-        tuple(sorted(cases, key=lambda one: (one.finished, one.case))),
-        tuple(sorted(inits, key=lambda one: (one.finished, one.server))),
-        end,
-        end.spent if end else None,
-    )
 
 
 def _files(folders: Sequence[Path]) -> Iterator[Path]:
@@ -172,8 +161,8 @@ class _Cleaner:
 
     def __init__(self) -> None:
         self._constants = False
-        self._numbers: list[str] = []
-        self._texts: list[str] = []
+        self._numbers: dict[str, None] = {}
+        self._texts: dict[str, None] = {}
 
     def constant(self, word: str) -> float:
         self._constants = True
@@ -198,29 +187,21 @@ class _Cleaner:
         if isinstance(value, list):
             return [self.clean(item, where) for item in value]
         if isinstance(value, float) and not math.isfinite(value):
-            self._numbers.append(where)
+            self._numbers[where] = None
             return None
         if isinstance(value, str) and len(value) > MAX_TEXT:
-            self._texts.append(where)
+            self._texts[where] = None
             return (
                 f"{value[:MAX_TEXT]} ... ({len(value) - MAX_TEXT:,} more characters are left out)"
             )
         return value
 
     def notes(self) -> list[str]:
-        notes = []
-        if self._numbers:
-            notes.append(f"numbers that are not finite are left out: {_listed(self._numbers)}")
+        numbers, texts = listed(list(self._numbers), 5), listed(list(self._texts), 5)
+        notes = [f"numbers that are not finite are left out: {numbers}"] if self._numbers else []
         if self._texts:
-            notes.append(f"texts are cut after {MAX_TEXT:,} characters: {_listed(self._texts)}")
+            notes.append(f"texts are cut after {MAX_TEXT:,} characters: {texts}")
         return notes
-
-
-def _listed(names: Sequence[str]) -> str:
-    different = list(dict.fromkeys(names))
-    return ", ".join(different[:5]) + (
-        f" and {len(different) - 5} more" if len(different) > 5 else ""
-    )
 
 
 @cache
@@ -242,36 +223,33 @@ def _typed(path: Path, record: Mapping[str, Any]) -> CaseResult | InitResult:
     try:
         parsed = record_adapter().validate_python(record)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"][1:6])
-        raise _UnreadableError(f"is no whole record: {where}: {first['msg'].lower()}") from None
+        raise _UnreadableError(f"is no whole record: {_first_fault(error, 1)}") from None
     except RecursionError:
         raise _UnreadableError("is nested too deeply for a record") from None
-    run = path.parents[2].name
     if (parsed.server, parsed.launch.label) != (path.parents[1].name, path.stem):
         raise _UnreadableError(
             f"says that it is {parsed.launch.label[:80]} of {parsed.server[:200]}, "
             "where it does not lie"
         )
-    return _case(path, run, parsed) if isinstance(parsed, CaseRecord) else _init(path, run, parsed)
-
-
-def _case(path: Path, run: str, record: CaseRecord) -> CaseResult:
-    own = {
-        "identity": record.identity or _identity_by_name(record),
-        "policy": record.server_per,
-        "device": _device(record),
+    own: dict[str, Any] = {
+        "path": path,
+        "run": path.parents[2].name,
+        "versions": _versions(parsed),
+        "hostname": str(parsed.host.get("hostname") or ""),
     }
-    return CaseResult(path=path, run=run, **_shared(CaseResult, record) | own)
+    if isinstance(parsed, StartRecord):
+        own["argv"] = tuple(parsed.argv or ())
+        own["env"] = {name: value or "" for name, value in parsed.env.items()}
+        return InitResult(**_shared(InitResult, parsed) | own)
+    own["identity"] = parsed.identity or _identity_by_name(parsed)
+    own |= {"policy": parsed.server_per, "device": _device(parsed)}
+    return CaseResult(**_shared(CaseResult, parsed) | own)
 
 
-def _shared(kind: type[CaseResult | InitResult], record: Record) -> dict[str, Any]:
-    """What a result has under the same name as its record, and what all results read alike."""
+def _shared(kind: type[Result], record: Record) -> dict[str, Any]:
+    """What a result has under the same name as its record."""
     names = {item.name for item in fields(kind)} & type(record).model_fields.keys()
-    return {name: getattr(record, name) for name in names} | {
-        "versions": _versions(record),
-        "hostname": str(record.host.get("hostname") or ""),
-    }
+    return {name: getattr(record, name) for name in names}
 
 
 def _identity_by_name(record: CaseRecord) -> Identity:
@@ -284,23 +262,18 @@ def _identity_by_name(record: CaseRecord) -> Identity:
     return Identity(words[0], words[1], record.hardware or words[2], words[3], spec, variant)
 
 
-def _init(path: Path, run: str, record: StartRecord) -> InitResult:
-    own = {
-        "argv": tuple(record.argv or ()),
-        "env": {name: value or "" for name, value in record.env.items()},
-    }
-    return InitResult(path=path, run=run, **_shared(InitResult, record) | own)
-
-
 def _run_end(record: Mapping[str, Any]) -> RunEnd:
     try:
         return _end_adapter().validate_python(record)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"][:4])
-        raise _UnreadableError(
-            f"does not say how the run ended: {where}: {first['msg'].lower()}"
-        ) from None
+        raise _UnreadableError(f"does not say how the run ended: {_first_fault(error)}") from None
+
+
+def _first_fault(error: ValidationError, begin: int = 0) -> str:
+    """Where, without the first parts of the path, and what."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"][begin:][: 4 + begin])
+    return f"{where}: {first['msg'].lower()}"
 
 
 def _versions(record: Record) -> Versions:
@@ -314,11 +287,7 @@ def _versions(record: Record) -> Versions:
 
 def _device(record: CaseRecord) -> str:
     gpus, cpu = record.host.get("gpus"), record.host.get("cpu")
-    gpus = [] if record.hardware == "cpu" else gpus
-    names = (
-        {str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)}
-        if isinstance(gpus, list)
-        else set()
-    )
+    known = gpus if isinstance(gpus, list) and record.hardware != "cpu" else []
+    names = {str(gpu.get("name")) for gpu in known if isinstance(gpu, dict)}
     model = str(cpu.get("model") or "") if isinstance(cpu, dict) else ""
     return ", ".join(sorted(names)) or model

@@ -33,8 +33,11 @@ _REMEDY = "free space or choose another folder with --gpubench-results"
 
 def requests_name(launch: Launch, number: int = 1) -> str:
     """Name of the file of a round's per-request records, beside the record of the case."""
-    part = f".round-{number}" if number > 1 else ""
-    return f"{launch.label}{part}.requests.jsonl.gz"
+    return _of_round(launch, number, "requests.jsonl.gz")
+
+
+def _of_round(launch: Launch, number: int, end: str) -> str:
+    return f"{launch.label}{f'.round-{number}' if number > 1 else ''}.{end}"
 
 
 def is_attachment(name: str) -> bool:
@@ -73,9 +76,8 @@ class RunFolder:
 
     def tool_files(self, launch: Launch, case: Case, number: int = 1) -> Path:
         """Folder of what a tool wrote in a round that measured in place of our client."""
-        part = f".round-{number}" if number > 1 else ""
         name = case.workload.tool.name if case.workload.tool else "tool"
-        return self.server(launch) / case.label / f"{launch.label}{part}.{name}"
+        return self.server(launch) / case.label / _of_round(launch, number, name)
 
     def answers_file(self, launch: Launch, case: Case) -> Path:
         return self.server(launch) / case.label / f"{launch.label}.answers.jsonl.gz"
@@ -116,6 +118,15 @@ def try_to_write(path: Path, record: Mapping[str, Any]) -> Failure | None:
 
 def _unwritten(error: GpubenchError) -> Failure:
     return Failure("record-unwritten", "infrastructure", str(error))
+
+
+def json_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object of a file; None where it cannot be read or holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def records_of(run: Path, subject: str) -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pytest_gpubench.measure.measurement import Measurement
 from pytest_gpubench.model.cases import Identity
@@ -42,27 +43,52 @@ class Versions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaseResult:
-    """One record of one case on one launch, without its bulky parts:
-    ``read_results.read_whole(path)`` gives the whole file."""
+class Result(ABC):
+    """One record of one launch, without its bulky parts: ``read_results.read_whole(path)`` gives
+    the whole file."""
 
+    UNJUDGED: ClassVar[Status]
+    """What it is without a verdict."""
     path: Path
     run: str
     """Name of the run folder."""
+    server: str
+    launch: Launch
+    finished: datetime
+    hostname: str
+    versions: Versions
+    verdict: Verdict | None
+    failure: Failure | None
+    times: Mapping[str, float]
+    """Where the wall time went, in seconds by name; empty in old records."""
+
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """The name under which it is judged: the case's id, or that of the start."""
+
+    @property
+    def status(self) -> Status:
+        """A failure is FAIL."""
+        if self.failure is not None:
+            return Status.FAIL
+        return self.verdict.status if self.verdict else self.UNJUDGED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult(Result):
+    """Of one case."""
+
+    UNJUDGED = Status.INCONCLUSIVE
     case: str
     recipe: str
     identity: Identity
     """From the recipe's name, which must spell its fields."""
-    tags: tuple[str, ...]
-    server: str
     policy: SharingPolicy
-    launch: Launch
     fingerprint: str
-    finished: datetime
     hardware: str
     device: str
     """Product names of the GPUs, or the CPU's model."""
-    hostname: str
     topology: Topology
     workload: Mapping[str, Any]
     """The fields of ``model.workload.Workload``: isl, osl, conc, ..."""
@@ -70,34 +96,21 @@ class CaseResult:
     """Finite ones only; empty where nothing was measured."""
     measurement: Measurement | None
     """Without ``series``."""
-    verdict: Verdict | None
-    failure: Failure | None
-    versions: Versions
-    source: str = ""
-    image: str = ""
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    source: str
+    image: str
+    evaluation: Mapping[str, Any]
     """Of an evaluation: its task, how many questions were asked and answered right, the interval;
     empty where a load was measured."""
-    reused_from: str = ""
+    reused_from: str
     """Run in which it was measured, where this run only judged it again; empty: measured here."""
-    times: Mapping[str, float] = field(default_factory=dict)
-    """Where the wall time of the case went, in seconds by name; empty in old records."""
 
     @property
-    def status(self) -> Status:
-        """A failure is FAIL; without a verdict nothing is decided."""
-        if self.failure is not None:
-            return Status.FAIL
-        return self.verdict.status if self.verdict else Status.INCONCLUSIVE
+    def subject(self) -> str:
+        return self.case
 
     @property
     def gpus(self) -> int:
         return self.topology.gpus
-
-    @property
-    def point(self) -> str:
-        """Topology and workload: the id without the identity."""
-        return self.case.removeprefix(self.identity.label + "-")
 
     def requests_path(self, number: int = 1) -> Path:
         """Where the per-request records of a round are, if they were kept."""
@@ -129,29 +142,17 @@ PHASE_NAMES = {"process_start": "process", "kv_cache": "KV cache", "graph_captur
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InitResult:
-    """One record of the start of a server."""
+class InitResult(Result):
+    """Of the start of a server."""
 
-    path: Path
-    run: str
-    server: str
-    launch: Launch
-    finished: datetime
-    failure: Failure | None
+    UNJUDGED = Status.UNGATED
     phases: Mapping[str, float]
     """Start-up phases in seconds, by name; empty where the server did not start."""
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    versions: Versions
-    hostname: str = ""
-    verdict: Verdict | None = None
-    """Of the gate on the start; None where nothing judged it."""
-    times: Mapping[str, float] = field(default_factory=dict)
-    """Where the wall time of start and stop went, in seconds by name; empty in old records."""
 
     @property
     def subject(self) -> str:
-        """The name under which the start is judged, beside its cases' ids."""
         return init_subject(self.server)
 
     @property
@@ -166,22 +167,10 @@ class InitResult:
         parts = {phase: max(0.0, self.phases.get(phase, 0.0)) for phase in START_PHASES[:-1]}
         return parts | {"other": max(0.0, self.seconds - sum(parts.values()))}
 
-    @property
-    def status(self) -> Status:
-        """A failure is FAIL; a start that nothing judged is UNGATED."""
-        if self.failure is not None:
-            return Status.FAIL
-        return self.verdict.status if self.verdict else Status.UNGATED
-
-    @property
-    def log_path(self) -> Path:
-        return self.path.with_name(f"{self.launch.label}.log")
-
 
 @dataclass(frozen=True, slots=True)
 class TestFailure:
-    """A test that failed and that no record stands for: a user's own, an error of a fixture, a file
-    that cannot be collected."""
+    """A test that failed and that no record stands for: a user's own, a fixture, a file."""
 
     test: str
     """pytest's node id."""
@@ -208,8 +197,7 @@ class RunEnd:
     """pytest's exit code."""
     finished: datetime | None = None
     selection: tuple[str, ...] = ()
-    """What was asked for: files, ``-k``, ``-m``. A later run of the same selection is another
-    attempt."""
+    """Files, ``-k``, ``-m``: a later run of the same selection is another attempt."""
     failures: tuple[TestFailure, ...] = ()
     ratios: tuple[TestFailure, ...] = ()
     """Gates across cases that failed, under the names by which they are judged."""
@@ -224,7 +212,6 @@ class Run:
     """One run folder, records in the order in which they ended."""
 
     name: str
-    path: Path
     cases: tuple[CaseResult, ...]
     inits: tuple[InitResult, ...]
     end: RunEnd | None = None

@@ -1,5 +1,4 @@
-"""Loaded results as a report shows them: one view per case, with its launches side by side.
-Pure."""
+"""Loaded results as a report shows them: one view per case, its launches side by side. Pure."""
 
 from __future__ import annotations
 
@@ -28,12 +27,9 @@ class CaseView:
     """The one that decides: a launch that failed, else the last."""
     launches: tuple[CaseResult, ...] = field(repr=False)
     metrics: Mapping[str, float]
-    """Geometric means over the launches, as in the terminal; those that rest on too few requests
-    included."""
+    """Geometric means over the launches; those that rest on too few requests included."""
     hidden: frozenset[str]
     """Metrics that rest on too few requests."""
-    isl: int
-    osl: int
     conc: int
     shape: str
     """Lengths: ``1k1k``; ``agentic`` of traces, which have none."""
@@ -69,11 +65,6 @@ class CaseView:
         """What stays the same along one curve over concurrency: ``TP8 mtp``."""
         arm = f" [{self.last.launch.arm}]" if self.last.launch.arm else ""
         return " ".join(word for word in (self.topology, self.spec) if word) + arm
-
-    @property
-    def point(self) -> str:
-        """Topology and workload, as the terminal's table has it."""
-        return self.last.point
 
     @property
     def status(self) -> Status:
@@ -115,8 +106,7 @@ class CaseView:
 
 
 def case_views(results: Iterable[CaseResult]) -> list[CaseView]:
-    """Views of the results, in the order in which their cases appear; of several attempts that of a
-    merge counts."""
+    """Views of the results, in the order of their cases; of several attempts the merge's counts."""
     groups = grouped(results, lambda result: (result.case, result.launch.arm))
     return [_view(group) for group in groups.values()]
 
@@ -177,8 +167,6 @@ def _view(attempts: Sequence[CaseResult]) -> CaseView:
         hidden=frozenset(
             name for one in group if one.measurement for name in one.measurement.hidden
         ),
-        isl=isl,
-        osl=osl,
         conc=conc,
         shape=workload.shape,
         load=str(last.evaluation.get("name") or "")

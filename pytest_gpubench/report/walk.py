@@ -1,22 +1,26 @@
-"""The walk of ``gpubench bisect`` as it lies on disk, and as a person reads it."""
+"""The walk of ``gpubench bisect``: what a step says, the file, and what a person reads."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pytest_gpubench.gate import wording
+from pytest_gpubench.gate.baseline_key import NO_COUNTERPART
 from pytest_gpubench.gate.bisection import Answer, Bisection
-from pytest_gpubench.model.failures import GpubenchError
+from pytest_gpubench.model.failures import Failure, GpubenchError, failure_words
+from pytest_gpubench.model.metrics import METRICS
 from pytest_gpubench.model.printing import counted, for_terminal
-from pytest_gpubench.model.verdicts import Status
+from pytest_gpubench.model.verdicts import MetricVerdict, Status, Verdict
 from pytest_gpubench.report import numbers
 from pytest_gpubench.report.markdown import plain
+from pytest_gpubench.report.results import Run
 
 WALK_FILE = "walk.json"
 PAGE_FILE = "walk.md"
@@ -44,16 +48,26 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepVerdict:
+    """What is concluded from a step, and why."""
+
+    answer: Answer
+    verdict: str
+    """The gate's word, or ``not measured``."""
+    reason: str
+    """One sentence."""
+    change: str = ""
+    """The metric that decided, or that came nearest to it, with its interval."""
+    pairs: int = 0
+    """Pairs of launches that it rests on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(StepVerdict):
     """One candidate that was asked."""
 
     place: int
     """In the row."""
-    answer: Answer
-    verdict: str
-    reason: str
-    change: str
-    pairs: int
     seconds: float
     """Wall time."""
     run: str
@@ -95,8 +109,7 @@ class Walk:
 
     @property
     def next(self) -> tuple[int, int] | None:
-        """Places to be compared now, what is before and the candidate; None where the walk is
-        over."""
+        """Places to be compared now, what is before and the candidate; None: the walk is over."""
         state = self.state
         if state.next is not None:
             return GOOD_END, state.next
@@ -109,12 +122,6 @@ class Walk:
         """Whether the first bad candidate is known, for certain where that is asked for."""
         state = self.state
         return state.found is not None and (state.confirmed or not self.confirm)
-
-    @property
-    def found(self) -> Candidate | None:
-        """The first bad candidate, where it is known."""
-        place = self.state.found
-        return None if place is None else self.candidates[place]
 
     def conclusion(self) -> str:
         """What the walk has found, in a sentence or a few lines."""
@@ -281,3 +288,116 @@ def _facts(step: Step) -> tuple[str, ...]:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+NOT_MEASURED = "not measured"
+_ENDED_BY_ITSELF = (0, 1, 10)
+"""Exit codes of pytest after which verdicts are whole: passed, failed, undecided."""
+_CANDIDATES = "b"
+_NOT_ITS_FAULT = ("infrastructure", "client")
+
+
+def step_verdict(
+    run: Run | None, exit_code: int, said: str, *, failure_is_bad: bool = False
+) -> StepVerdict:
+    """Read a step.
+
+    A FAIL is bad whatever else happened, a waived one too; nothing is good that is not whole:
+    every case measured, every verdict PASS, every test passed.
+
+    Args:
+        run: its records; None where it left none.
+        exit_code: of pytest; negative: the signal that ended it.
+        said: pytest's last words, for a step that was not measured.
+        failure_is_bad: whether a candidate whose engine does not start, or fails, is bad.
+    """
+    verdicts = _last_verdicts(run) if run else {}
+    results = [one for verdict in verdicts.values() for one in verdict.metrics]
+    worst = max(results, key=_how_bad, default=None)
+    change = _change(worst)
+    pairs = _pairs(run) if run else 0
+
+    def told(answer: Answer, verdict: str, reason: str) -> StepVerdict:
+        return StepVerdict(answer, verdict, reason, change, pairs)
+
+    for verdict in verdicts.values():
+        if Answer.of(verdict.status) is Answer.BAD:
+            return told(Answer.BAD, verdict.status.value, verdict.reason)
+    for arm, failure in _failures(run) if run else ():
+        own = arm == _CANDIDATES and failure.cause != NO_COUNTERPART
+        bad = failure_is_bad and own and failure.failure_class not in _NOT_ITS_FAULT
+        whose = "engine B" if arm == _CANDIDATES else "engine A, the good end's,"
+        reason = f"{whose} failed: {failure_words(failure)}"
+        return told(Answer.BAD if bad else Answer.SKIPPED, NOT_MEASURED, reason)
+    broken = _broken(run, exit_code, said)
+    if broken:
+        return told(Answer.SKIPPED, NOT_MEASURED, broken)
+    undecided = next((one for one in verdicts.values() if one.status.undecided), None)
+    if undecided is not None:
+        return told(Answer.SKIPPED, undecided.status.value, undecided.reason)
+    if not any(verdict.status is Status.PASS for verdict in verdicts.values()):
+        words = "nothing is gated in the selected cases"
+        return told(Answer.SKIPPED, Status.UNGATED.value, words)
+    if exit_code:
+        words = f"every verdict is PASS, and pytest ended with {exit_code}: {said}"
+        return told(Answer.SKIPPED, NOT_MEASURED, words)
+    reason = f"{counted(len(verdicts), 'subject')} judged, none worse than allowed"
+    return told(Answer.GOOD, Status.PASS.value, reason)
+
+
+def _last_verdicts(run: Run) -> dict[str, Verdict]:
+    """By case, or start of a server, the verdict on all its launches."""
+    results = (*run.cases, *run.inits)  # in the order in which they ended
+    return {one.subject: one.verdict for one in results if one.verdict is not None}
+
+
+def _failures(run: Run) -> Iterator[tuple[str, Failure]]:
+    """Those of the good end's engine first: after them nothing can be said of the other one."""
+    results = (*run.inits, *run.cases)
+    found = [(one.launch.arm, one.failure) for one in results if one.failure is not None]
+    yield from sorted(found, key=lambda one: one[0] == _CANDIDATES)
+
+
+def _broken(run: Run | None, exit_code: int, said: str) -> str:
+    """Why a run does not count, empty where it does."""
+    if exit_code < 0:
+        return f"pytest was ended by signal {-exit_code}"
+    if exit_code not in _ENDED_BY_ITSELF:
+        return f"pytest ended with {exit_code}: {said}"
+    if run is None:
+        return f"pytest measured nothing: {said}"
+    if run.end is None:
+        return "pytest did not end by itself"
+    failed = (*run.end.failures, *run.end.ratios)
+    if failed:
+        return f"{failed[0].test} failed: {failed[0].reason}"
+    if run.end.not_run:
+        return f"{run.end.not_run[0]} was not measured"
+    return ""
+
+
+def _pairs(run: Run) -> int:
+    """Pairs of launches of the case that had the most."""
+    seen: dict[tuple[str, str], int] = {}
+    for case in run.cases:
+        if case.measurement is not None:
+            place = case.case, case.launch.arm
+            seen[place] = seen.get(place, 0) + 1
+    return max(
+        (min(count, seen.get((case, "a"), 0)) for (case, _), count in seen.items()), default=0
+    )
+
+
+def _how_bad(one: MetricVerdict) -> tuple[int, float]:
+    """Worst status first, then how far it moved towards worse in units of its tolerance."""
+    severity = -list(Status).index(one.status)
+    if one.change is None or one.metric not in METRICS:
+        return severity, float("-inf")
+    sign = -1 if METRICS[one.metric].direction == "higher" else 1
+    return severity, sign * one.change.estimate / (one.tolerance or 1.0)
+
+
+def _change(one: MetricVerdict | None) -> str:
+    if one is None or one.change is None:
+        return ""
+    return f"{one.metric} {wording.interval(one.change)}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_gpubench.model.printing import for_terminal
-from pytest_gpubench.report.html_markup import Child, Markup, section, table, table_row, tag
+from pytest_gpubench.report.html_markup import Child, Markup, section, table, tag
 from pytest_gpubench.report.numbers import seconds
 from pytest_gpubench.report.results import PHASE_NAMES, InitResult, Loaded
 
@@ -47,8 +47,7 @@ class WallTime:
 
     parts: tuple[Part, ...]
     whole: float | None
-    """Seconds of the runs, times the processes that ran tests side by side; None where a run does
-    not say."""
+    """Seconds of the runs, times their processes side by side; None where a run does not say."""
     processes: int = 1
 
     @property
@@ -107,16 +106,15 @@ def _phases(parts: Mapping[str, float]) -> str:
     )
 
 
-def _whole_words(found: WallTime) -> str:
-    side_by_side = f", {found.processes} processes side by side" if found.processes > 1 else ""
-    return f"together{side_by_side}"
-
-
-def _rows(found: WallTime) -> list[tuple[Part, str]]:
-    """Each part with its share; the whole last."""
+def wall_rows(loaded: Loaded) -> list[tuple[Part, str]]:
+    """Each part with its share, the whole last; none where there is nothing to tell."""
+    found = wall_time(loaded)
+    if found is None:
+        return []
     whole = found.whole or found.sum
     rows = [(part, "" if part.below else _share(part.seconds, whole)) for part in found.parts]
-    return [*rows, (Part(_whole_words(found), whole), _share(whole, whole))]
+    side_by_side = f", {found.processes} processes side by side" if found.processes > 1 else ""
+    return [*rows, (Part(f"together{side_by_side}", whole), _share(whole, whole))]
 
 
 def _share(value: float, whole: float) -> str:
@@ -124,45 +122,29 @@ def _share(value: float, whole: float) -> str:
 
 
 def wall_lines(loaded: Loaded) -> list[str]:
-    """For the terminal; none where there is nothing to tell."""
-    found = wall_time(loaded)
-    if found is None:
-        return []
+    """For the terminal."""
     lines = [
         (f"{'  ' * (1 + part.below)}{part.name}", f"{part.seconds:,.1f} s", share, part.words)
-        for part, share in _rows(found)
+        for part, share in wall_rows(loaded)
     ]
-    wide = max(len(name) for name, *_ in lines)
-    return ["", "where the time went"] + [
+    wide = max((len(name) for name, *_ in lines), default=0)
+    told = [
         for_terminal(f"{name:<{wide}}  {took:>10}  {share:>6}  {words}".rstrip())
         for name, took, share, words in lines
     ]
+    return ["", "where the time went", *told] if told else []
 
 
 def wall_section(loaded: Loaded) -> Markup | None:
     """For the page."""
-    found = wall_time(loaded)
-    if found is None:
-        return None
     rows = [
-        table_row((_indented(part), seconds(part.seconds), share, part.words))
-        for part, share in _rows(found)
+        (_indented(part), seconds(part.seconds), share, part.words)
+        for part, share in wall_rows(loaded)
     ]
-    body = table(
-        ("", "Time", "Share", "Of which"), rows, caption="Where the wall time of these runs went"
-    )
-    return section("wall-time", "Where the time went", body)
+    caption = "Where the wall time of these runs went"
+    body = table(("", "Time", "Share", "Of which"), rows, caption=caption)
+    return section("wall-time", "Where the time went", body) if rows else None
 
 
 def _indented(part: Part) -> Child:
     return tag("span", f"\N{EM SPACE}{part.name}", class_="muted") if part.below else part.name
-
-
-def wall_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
-    """For Markdown: what, how long, which share; without the single starts."""
-    found = wall_time(loaded)
-    if found is None:
-        return []
-    return [
-        (part.name, seconds(part.seconds), share) for part, share in _rows(found) if not part.below
-    ]

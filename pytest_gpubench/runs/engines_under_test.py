@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.against import Against, differences
 from pytest_gpubench.engines.interpreter import EngineDistribution, probe_command
-from pytest_gpubench.gate.counterparts import NO_COUNTERPART, Counterparts, counterparts
+from pytest_gpubench.gate.baseline_key import NO_COUNTERPART, Counterparts, counterparts
 from pytest_gpubench.host.gpus.inventory import Inventory
 from pytest_gpubench.model.cases import Case, RecipeBook
 from pytest_gpubench.model.failures import Failure, GpubenchError

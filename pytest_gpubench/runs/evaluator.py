@@ -17,8 +17,7 @@ from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.evals.answered import Answered, archive_lines, compare, read_answered
 from pytest_gpubench.evals.evaluating import run_lm_eval
 from pytest_gpubench.evals.lm_eval_run import EvalPlan
-from pytest_gpubench.gate.accuracy import interval
-from pytest_gpubench.gate.accuracy_verdicts import Undrafted
+from pytest_gpubench.gate.accuracy_verdicts import Undrafted, interval
 from pytest_gpubench.load.protocol import Progress
 from pytest_gpubench.measure.measurement import Flag, Measurement, Totals
 from pytest_gpubench.model.cases import Case, RecipeBook
@@ -143,7 +142,7 @@ def task_file(evaluation: Evaluation, folder: Path) -> Path | None:
         return Path(evaluation.task)
     if evaluation.task != EMBEDDED_TASK:
         return None
-    from pytest_gpubench.demo.recall_task import write_task
+    from pytest_gpubench.demo.models import write_task
 
     return write_task(folder / "task")
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
@@ -44,21 +43,6 @@ def test_any_text_survives_a_round_trip(text: str) -> None:
         ).lstrip(" ")
         == marked
     )
-
-
-def test_what_the_model_may_write_is_valid_text_token_by_token(tokenizer: Tokenizer) -> None:
-    ids = demo.text_token_ids()
-    stream = DecodeStream(skip_special_tokens=True)
-    pieces = [stream.step(tokenizer, token) for token in ids]
-    assert all(piece and piece.isascii() and piece.isprintable() for piece in pieces)
-    assert tokenizer.encode("".join(piece or "" for piece in pieces).lstrip()).ids == ids
-
-
-def test_draft_ids_ascend_and_can_be_written_by_the_target() -> None:
-    ids = demo.draft_token_ids(1024)
-    assert len(ids) == 1024
-    assert ids == sorted(ids)
-    assert set(ids) <= set(demo.text_token_ids())
 
 
 def test_merges_are_what_tokenizers_learns_from_the_word_list() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_gpubench.demo.recall_task import write_task
+from pytest_gpubench.demo.models import write_task
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.log_sink import LogSink
 from pytest_gpubench.evals.evaluating import run_lm_eval

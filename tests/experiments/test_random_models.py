@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from random_models import (
     Tensor,
     draft_tensors,
+    draft_token_ids,
     target_tensors,
+    text_token_ids,
     to_bf16,
     write_random_draft,
     write_random_model,
 )
 from safetensors import safe_open
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 
 from pytest_gpubench.demo.models import LlamaShape
-from pytest_gpubench.demo.tokenizer import draft_token_ids, text_token_ids
+from pytest_gpubench.demo.tokenizer import tokenizer_files
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot
 from pytest_gpubench.model.failures import GpubenchError
 
@@ -152,3 +156,19 @@ def test_impossible_sizes_are_named(tmp_path: Path, change: dict[str, int], word
         write_random_model(tmp_path / "model", replace(SMALL, **change))
     assert words in str(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_what_the_model_may_write_is_valid_text_token_by_token() -> None:
+    tokenizer = Tokenizer.from_str(tokenizer_files(4096)["tokenizer.json"].decode())
+    ids = text_token_ids()
+    stream = DecodeStream(skip_special_tokens=True)
+    pieces = [stream.step(tokenizer, token) for token in ids]
+    assert all(piece and piece.isascii() and piece.isprintable() for piece in pieces)
+    assert tokenizer.encode("".join(piece or "" for piece in pieces).lstrip()).ids == ids
+
+
+def test_draft_ids_ascend_and_can_be_written_by_the_target() -> None:
+    ids = draft_token_ids(1024)
+    assert len(ids) == 1024
+    assert ids == sorted(ids)
+    assert set(ids) <= set(text_token_ids())

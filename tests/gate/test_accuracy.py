@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from pytest_gpubench.gate.accuracy import (
+from pytest_gpubench.gate.accuracy_verdicts import (
     CHANCE,
     interval,
     limit_verdict,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gpubench.gate.baseline_view import accepted_entries, history_lines, show_lines
 from pytest_gpubench.gate.baselines import Baseline, LaunchEntry, append
+from pytest_gpubench.gate.histories import history_lines, show_lines
+from pytest_gpubench.gate.recording import accepted_entries
 from pytest_gpubench.measure.measurement import Flag, Measurement, Totals
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.frozen import FrozenMap

@@ -249,13 +249,13 @@ def verdict(
             verdict(Status.FAIL, "regressed", estimate=0.2),
             True,
             True,
-            {METRIC: "accepted: new kernel"},
+            {METRIC: "accepted"},
         ),
         (
             verdict(Status.FAIL, "drifted", estimate=0.2),
             True,
             True,
-            {METRIC: "accepted: new kernel"},
+            {METRIC: "accepted"},
         ),
         (verdict(Status.FAIL, "limit-broken", changed=False), True, False, {}),
         (Verdict(Status.INVALID, "the client was measured"), True, False, {}),
@@ -264,7 +264,7 @@ def verdict(
 def test_what_may_be_recorded(
     given_verdict: Verdict, accept: bool, allowed: bool, anchors: dict[str, str]
 ) -> None:
-    found = recording(given_verdict, accept_regression=accept, note="new kernel")
+    found = recording(given_verdict, accept_regression=accept)
     assert (found.allowed, dict(found.anchors)) == (allowed, anchors)
     assert bool(found.reason) is not allowed
 

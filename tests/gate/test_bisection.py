@@ -18,7 +18,8 @@ def _walk(length: int, first_bad: int, skipped: frozenset[int] = frozenset()) ->
     while (place := state.next) is not None:
         assert place not in state.answers, "nobody is asked twice"
         answer = Answer.BAD if place >= first_bad else Answer.GOOD
-        state = state.told(place, Answer.SKIPPED if place in skipped else answer)
+        answer = Answer.SKIPPED if place in skipped else answer
+        state = replace(state, answers={**state.answers, place: answer})
     return state
 
 
@@ -59,7 +60,7 @@ def test_a_skipped_one_is_never_guessed(world: tuple[int, int, frozenset[int]]) 
 def test_nothing_is_asked_where_the_bad_end_is_not_bad(length: int, answer: Answer) -> None:
     state = Bisection(length)
     assert state.next == length - 1
-    state = state.told(length - 1, answer)
+    state = replace(state, answers={length - 1: answer})
     assert (state.next, state.found, state.end) == (None, None, answer)
 
 

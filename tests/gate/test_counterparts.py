@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gpubench.gate.counterparts import Counterparts, counterparts
+from pytest_gpubench.gate.baseline_key import Counterparts, counterparts
 from pytest_gpubench.recipes.loading import load_recipes
 
 BASE = """

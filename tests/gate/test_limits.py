@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_gpubench.gate.bounds import limit_results, refusal, usable
+from pytest_gpubench.gate.decide import limit_results, refusal
 from pytest_gpubench.gate.evidence import LaunchEvidence
 from pytest_gpubench.gate.policy import Limit, MetricPolicy
 from pytest_gpubench.model.evaluation import ACCURACY
@@ -41,9 +41,9 @@ def test_a_metric_counts_where_every_round_has_it(last: float | None) -> None:
     """A mean over 2 ms and 0 looks like an improvement."""
     rounds: list[dict[str, float]] = [{"tpot_p50": 0.002}, {"tpot_p50": 0.002}]
     whole = LaunchEvidence("launch-1", {"tpot_p50": 0.002}, 10, rounds=tuple(rounds))
-    assert usable(whole, "tpot_p50")
+    assert whole.has("tpot_p50")
     rounds.append({} if last is None else {"tpot_p50": last})
-    assert not usable(replace(whole, rounds=tuple(rounds)), "tpot_p50")
+    assert not replace(whole, rounds=tuple(rounds)).has("tpot_p50")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_gpubench.gate import statistics
+from pytest_gpubench.gate.evidence import LaunchPlan
 from pytest_gpubench.gate.statistics import (
     against_baseline,
     paired,
@@ -59,11 +60,12 @@ def test_more_launches_of_one_run_do_not_remove_what_they_share() -> None:
     assert float(estimate.with_launches(3).error) < float(estimate.error)
 
 
-def test_with_launches_is_what_those_launches_give() -> None:
+def test_with_launches_is_what_those_launches_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "SPREAD_FLOOR", 0.03)
     baseline = np.linspace(-0.02, 0.02, 8)
     one, three = (
-        against_baseline(baseline, np.zeros(1), floor=0.03),
-        against_baseline(baseline, np.zeros(3), floor=0.03),
+        against_baseline(baseline, np.zeros(1)),
+        against_baseline(baseline, np.zeros(3)),
     )
     foreseen = one.with_launches(3)
     assert [float(foreseen.error), foreseen.df] == pytest.approx([float(three.error), three.df])
@@ -98,11 +100,9 @@ def test_pairs_must_be_whole() -> None:
 
 
 def test_fail_needs_all_certain_launches_and_a_second_one_where_there_is_one() -> None:
-    assert statistics.confirmed(1, 1, 1)
-    assert not statistics.confirmed(1, 1, 3)
-    assert statistics.confirmed(2, 1, 3)
-    assert not statistics.confirmed(2, 3, 3)
-    assert statistics.confirmed(3, 3, 3)
+    assert LaunchPlan(1).first_fail == 1
+    assert LaunchPlan(1, 2).first_fail == 2
+    assert LaunchPlan(3).first_fail == 3
 
 
 def test_the_mean_of_a_single_launch_has_no_degree_of_freedom() -> None:

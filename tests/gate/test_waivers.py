@@ -7,8 +7,7 @@ from datetime import date
 
 import pytest
 
-from pytest_gpubench.gate.accuracy import limit_verdict
-from pytest_gpubench.gate.accuracy_verdicts import AccuracyEvidence
+from pytest_gpubench.gate.accuracy_verdicts import AccuracyEvidence, limit_verdict
 from pytest_gpubench.gate.case_verdicts import Evidence, Judging
 from pytest_gpubench.gate.decide import judge
 from pytest_gpubench.gate.evidence import LaunchEvidence, LaunchPlan

@@ -32,7 +32,7 @@ _COORDINATE = st.floats(0, 300)
 
 @given(st.lists(st.tuples(_COORDINATE, _COORDINATE), min_size=1, max_size=40), st.booleans())
 def test_no_label_lies_on_another(points: list[tuple[float, float]], over: bool) -> None:
-    placer = Placer(Box(0, 0, 300, 300), 11)
+    placer = Placer(Box(0, 0, 300, 300))
     placer.block(Box(x - 4, y - 4, x + 4, y + 4) for x, y in points)
     for number, point in enumerate(points):
         placed = placer.place(f"label {number}", [point], over=over)
@@ -109,7 +109,7 @@ def test_one_point_and_equal_values_are_drawn() -> None:
 def test_names_that_are_too_long_are_shortened() -> None:
     text = _chart(Series("a very long name of a series that no margin can hold", (Mark(1, 1),)))
     assert "…</text>" in text
-    assert text_width(shortened("x" * 100, 80, 11), 11) <= 80
+    assert text_width(shortened("x" * 100, 80)) <= 80
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pytest_gpubench.report.estimate import Wanted, estimate
+from pytest_gpubench.report.plan import Wanted, estimate
 
 
 def _write(results: Path, run: str, server: str, label: str, content: object) -> None:

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 
 from pytest_gpubench.load.protocol import RequestRecord
-from pytest_gpubench.report.exports_common import NotExportedError, measured_requests
 from pytest_gpubench.report.exports_csv import csv_text
-from pytest_gpubench.report.exports_json import export_agg, export_vllm
+from pytest_gpubench.report.exports_json import (
+    NotExportedError,
+    export_agg,
+    export_vllm,
+    measured_requests,
+)
 from pytest_gpubench.report.read_results import load_results
 from tests.report.synthetic import write_results
 
@@ -366,7 +370,7 @@ def test_csv_holds_no_formula(tmp_path: Path) -> None:
 def test_a_file_of_requests_is_read_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, words: str
 ) -> None:
-    monkeypatch.setattr("pytest_gpubench.report.exports_common.MAX_LINE", 100_000)
+    monkeypatch.setattr("pytest_gpubench.report.exports_json.MAX_LINE", 100_000)
     path = _results(tmp_path / "r", _requests())
     with gzip.open(path.with_name("launch-1.requests.jsonl.gz"), "wb") as file:
         file.write(line + b"\n")

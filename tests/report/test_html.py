@@ -19,7 +19,7 @@ from pytest_gpubench.report.html_markup import clip, tag
 from pytest_gpubench.report.html_servers import servers
 from pytest_gpubench.report.markdown import markdown
 from pytest_gpubench.report.merge_runs import merge
-from pytest_gpubench.report.read_results import load_results, read_whole
+from pytest_gpubench.report.read_results import load_results
 from pytest_gpubench.report.views import case_views
 from tests.report.synthetic import write_results
 
@@ -251,8 +251,8 @@ def test_details_end_where_the_budget_ends_and_the_page_says_so(tmp_path: Path) 
     write_results(tmp_path, 40)
     loaded = load_results([tmp_path])
     views = case_views(loaded.cases())
-    whole = servers(views, list(loaded.inits()), read_whole, {}, 10_000_000)
-    small = servers(views, list(loaded.inits()), read_whole, {}, 30_000)
+    whole = servers(views, list(loaded.inits()), {}, 10_000_000)
+    small = servers(views, list(loaded.inits()), {}, 30_000)
     assert whole is not None
     assert small is not None
     assert "left out" not in whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_gpubench.report.html_conversations import conversation_charts
+from pytest_gpubench.report.html_cases import conversation_charts
 
 
 def row(begin: float, ttft: float | None, **more: Any) -> dict[str, Any]:

@@ -105,22 +105,6 @@ def test_a_case_that_was_reused_is_no_second_attempt(tmp_path: Path) -> None:
     assert [row.notes for row in merged.rows] == [()]
 
 
-def test_only_failures_of_the_infrastructure_may_be_retried(tmp_path: Path) -> None:
-    merged = _merged(
-        tmp_path / "1",
-        ("a", case_record(failure=FAILURE)),
-        ("a", case_record(conc=8, status="INCONCLUSIVE")),
-    )
-    assert (merged.exit_code, merged.retryable) == (1, True)
-    merged = _merged(
-        tmp_path / "2",
-        ("a", case_record(failure=FAILURE)),
-        ("a", case_record(conc=8, status="FAIL")),
-    )
-    assert (merged.exit_code, merged.retryable) == (1, False)
-    assert not _merged(tmp_path / "3", ("a", case_record())).retryable
-
-
 def test_a_run_that_was_killed_is_undecided_until_a_later_one_ends(tmp_path: Path) -> None:
     write(tmp_path / "a", case_record(minute=1))
     merged = merge(load_results([tmp_path]), _matrix(CASE))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gpubench.report.pareto import frontier, frontier_lines
-from pytest_gpubench.report.terminal import Row, summary_lines
+from pytest_gpubench.report.terminal import Row, frontier, frontier_lines, summary_lines
 
 _POINT = st.tuples(st.integers(1, 30), st.integers(1, 30))
 
