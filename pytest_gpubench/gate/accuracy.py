@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 
-from scipy.optimize import brentq
 from scipy.special import ndtri
-from scipy.stats import binom, binomtest
 
 from pytest_gpubench.model.evaluation import ACCURACY
 from pytest_gpubench.model.verdicts import Against, MetricVerdict, Status
@@ -30,6 +28,8 @@ def interval(right: int, asked: int) -> tuple[float, float]:
     Exact, because its promise holds for every number of questions: Wilson's is shorter and passes a
     one-sided bound more often than it says where the share is near one, which is where limits lie.
     """
+    from scipy.stats import binomtest  # takes longer than all else that a run imports
+
     found = binomtest(right, asked).proportion_ci(_INTERVAL, method="exact")
     return float(found.low), float(found.high)
 
@@ -76,6 +76,8 @@ def questions_needed(share: float, at_least: float) -> int | None:
 
 
 def _settled(share: float, asked: int, at_least: float) -> bool:
+    from scipy.stats import binom
+
     if share > at_least:
         right = math.floor(share * asked)
         return bool(binom.sf(right - 1, asked, at_least) <= CHANCE)
@@ -93,6 +95,8 @@ def paired_interval(lost: int, won: int, asked: int) -> tuple[float, float]:
         won: the other way round.
         asked: all questions.
     """
+    from scipy.optimize import brentq
+
     z = float(ndtri(1 - CHANCE))
 
     def beyond(loss: float) -> float:
