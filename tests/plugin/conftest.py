@@ -81,11 +81,12 @@ SHELF = Path({shelf!r})
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
+    from pytest_gpubench.load.workers import WorkerPool
+    WorkerPool.prepare = lambda pool, count: None  # most often nothing is measured
     result = yield
     runner = sys.modules.get("pytest_gpubench.plugin.runner")
     if runner and runner.CaseRunner._measured is not canned:
         canned.measured, runner.CaseRunner._measured = runner.CaseRunner._measured, canned
-        runner.WorkerPool.prepare = lambda pool, count: None  # most often nothing is measured
     return result
 
 def canned(self, launch, case, engine, number, attempt):
@@ -140,7 +141,7 @@ class Project:
     def run(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
         """pytest in a process of its own, with the stub as the engine."""
         words = self.command(*arguments, stub=stub)
-        if self.forks.suits(words, os.environ):
+        if self.forks.suits(os.environ):
             return self.forks.run(words[3:], self.pytester.path, timeout=600)
         return self.pytester.run(*words, timeout=600)
 
