@@ -1,5 +1,5 @@
 """Forks a process for each inner run of pytest: as ``python -m pytest`` starts it, without its
-second of imports.
+second of imports. And for commands of ours, likewise.
 
 ``ForkServer`` talks to this file run as a script, one line of JSON a run. That process has run
 pytest once, with nothing to collect, and has imported what a measurement needs; it never has
@@ -32,6 +32,7 @@ from typing import IO, NoReturn
 import pytest
 
 PRELOADED = (
+    "pytest_gpubench.cli",
     "pytest_gpubench.dialects.vllm.log",
     "pytest_gpubench.load.worker",
     "pytest_gpubench.suite",
@@ -85,25 +86,38 @@ class ForkServer:
         return interpreter_settings(environment) == self._settings
 
     def run(
-        self, arguments: Sequence[str], folder: Path, timeout: float, output: Path | None = None
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        timeout: float,
+        output: Path | None = None,
+        *,
+        module: str = "pytest",
+        environment: Mapping[str, str] | None = None,
+        together: bool = False,
     ) -> pytest.RunResult:
-        """Run pytest with the environment of now, in a folder; its output is printed, too.
+        """Run pytest or our command in a folder; its output is printed, too.
 
         Args:
-            arguments: what follows ``python -m pytest``.
+            arguments: what follows ``python -m MODULE``.
             folder: where.
             timeout: in seconds.
             output: where the files ``stdout`` and ``stderr`` are written, if not in the folder.
+            module: ``pytest`` or ``pytest_gpubench.cli``.
+            environment: that of now, if it is left out.
+            together: both streams are written to ``stdout``.
 
         Raises:
             subprocess.TimeoutExpired: after so many seconds; the run is killed.
         """
         out, err = (output or folder) / "stdout", (output or folder) / "stderr"
+        err.touch()
         request = {
+            "module": module,
             "arguments": arguments,
             "folder": str(folder),
-            "environment": dict(os.environ),
-            "files": [os.devnull, str(out), str(err)],
+            "environment": dict(os.environ if environment is None else environment),
+            "files": [os.devnull, str(out), str(out if together else err)],
             "timeout": timeout,
         }
         begin = time.monotonic()
@@ -265,11 +279,14 @@ def _wait(pid: int, timeout: float) -> int | None:
     return None
 
 
-def _become(request: Mapping[str, object]) -> None:
-    """In the child: what ``python -m pytest`` would have been started with."""
+_WRITING = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def _become(request: Mapping[str, object]) -> NoReturn:
+    """In the child: what ``python -m MODULE`` would have been started with."""
     assert isinstance(request["files"], list)
     for number, path in enumerate(request["files"]):
-        flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        flags = os.O_RDONLY if number == 0 else _WRITING
         opened = os.open(path, flags, 0o666)
         os.dup2(opened, number)
         os.close(opened)
@@ -287,7 +304,12 @@ def _become(request: Mapping[str, object]) -> None:
         del sys.modules[name]
     forking = SimpleNamespace(Popen=ForkedWorker, PIPE=subprocess.PIPE)
     vars(importlib.import_module("pytest_gpubench.load.workers"))["subprocess"] = forking
-    sys.argv = [str(Path(pytest.__file__).with_name("__main__.py")), *request["arguments"]]
+    module = importlib.import_module(str(request["module"]))
+    started = Path(str(module.__file__))
+    if started.stem == "__init__":
+        started = started.with_name("__main__.py")
+    sys.argv = [str(started), *request["arguments"]]
+    raise SystemExit(module.main())
 
 
 def main() -> None:
@@ -298,7 +320,6 @@ def main() -> None:
         pid = _fork()
         if pid == 0:
             _become(request)
-            raise SystemExit(pytest.main())
         os.write(1, json.dumps(_wait(pid, request["timeout"])).encode() + b"\n")
 
 
