@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,10 @@ from tests.plugin.fork_server import ForkServer
 # it starts inherits that: tests of Ctrl-C and of a hangup could not work.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# pytest that a command of ours starts imports neither of these plugins of the test environment:
+# they take a third of its time.
+os.environ.setdefault("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
 
 # A verdict rests on what is right, never on how fast this machine is today; a failure can be
 # repeated from what it prints.
@@ -54,6 +60,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(here) if item.path.is_relative_to(here) else item.path
         if {str(path), str(path.parent)}.intersection(SURFACE):
             item.add_marker(pytest.mark.surface)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: each run inside this process ends with a collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
