@@ -53,12 +53,24 @@ SURFACE = (
 """What touches a dependency: tests below these paths are run with the lowest releases, too."""
 
 
+def _is_surface(path: Path) -> bool:
+    here = Path(__file__).parent
+    below = path.relative_to(here) if path.is_relative_to(here) else path
+    return bool({str(below), str(below.parent)}.intersection(SURFACE))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whoever asks for the surface alone does not import the files that have none of it."""
+    if config.option.markexpr != "surface" or not collection_path.match("test_*.py"):
+        return None
+    marked = "mark.surface" in collection_path.read_text(encoding="utf-8")
+    return None if marked or _is_surface(collection_path) else True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the surface to our dependencies."""
-    here = Path(__file__).parent
     for item in items:
-        path = item.path.relative_to(here) if item.path.is_relative_to(here) else item.path
-        if {str(path), str(path.parent)}.intersection(SURFACE):
+        if _is_surface(item.path):
             item.add_marker(pytest.mark.surface)
 
 
