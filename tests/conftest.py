@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,6 @@ from tests.plugin.fork_server import ForkServer
 # it starts inherits that: tests of Ctrl-C and of a hangup could not work.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-# pytest that a command of ours starts imports neither of these plugins of the test environment:
-# they take a third of its time.
-os.environ.setdefault("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
 
 # A verdict rests on what is right, never on how fast this machine is today; a failure can be
 # repeated from what it prints.
@@ -78,6 +73,13 @@ def pytest_collection_finish() -> None:
     """What was collected stays: each run inside this process ends with a collection of garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def light_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest that a command of ours starts does without two plugins of the test environment, which
+    take a third of its time. Not for runs inside this process: one of them stays half loaded."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from pytest_gpubench.doctor import every_rule
 from pytest_gpubench.recipes import json_schema
 from tests.host.fake_hub import fake_hub, model_files
 
+pytestmark = pytest.mark.usefixtures("light_pytest")
+
 ROOT = Path(__file__).parents[1]
 
 DOOMED = """
