@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,13 +48,38 @@ SURFACE = (
 """What touches a dependency: tests below these paths are run with the lowest releases, too."""
 
 
+def _is_surface(path: Path) -> bool:
+    here = Path(__file__).parent
+    below = path.relative_to(here) if path.is_relative_to(here) else path
+    return bool({str(below), str(below.parent)}.intersection(SURFACE))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whoever asks for the surface alone does not import the files that have none of it."""
+    if config.option.markexpr != "surface" or not collection_path.match("test_*.py"):
+        return None
+    marked = "mark.surface" in collection_path.read_text(encoding="utf-8")
+    return None if marked or _is_surface(collection_path) else True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the surface to our dependencies."""
-    here = Path(__file__).parent
     for item in items:
-        path = item.path.relative_to(here) if item.path.is_relative_to(here) else item.path
-        if {str(path), str(path.parent)}.intersection(SURFACE):
+        if _is_surface(item.path):
             item.add_marker(pytest.mark.surface)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: each run inside this process ends with a collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def light_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest that a command of ours starts does without two plugins of the test environment, which
+    take a third of its time. Not for runs inside this process: one of them stays half loaded."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
 
 
 @pytest.fixture(scope="session")

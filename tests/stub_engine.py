@@ -27,15 +27,16 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from pytest_gpubench.load.loopback.http_server import Request, Response
+    from pytest_gpubench.load.loopback.server import LoopbackServer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from pytest_gpubench.load.loopback.http_server import Request, Response
-from pytest_gpubench.load.loopback.server import LoopbackServer, serve_forever
-from pytest_gpubench.load.loopback.stream import Fault, Schedule
-from tests.busy import compute_on
-
+BARE = (sys.executable, "-I", "-S", __file__)
+"""Starts the core and the worker, which need the standard library alone: what the server imports
+takes longer than an interpreter."""
 FAULTS = {
     "exit-at-import": "a library is missing: traceback, exit code 1",
     "exit-after-load": "the engine core fails after the load: traceback, exit code 1",
@@ -206,7 +207,7 @@ def run_core(options: argparse.Namespace) -> None:
         ignore_sigterm()
     say("EngineCore", config_line(options))
     worker = subprocess.Popen(
-        [sys.executable, __file__, "--role", "worker"],
+        [*BARE, "--role", "worker"],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
     )
@@ -277,6 +278,8 @@ def fault_while_loading(worker: subprocess.Popen[bytes]) -> None:
         say("EngineCore", "No available shared memory broadcast block found in 60 seconds.")
         time.sleep(0.1)
     if FAULT == "busy-at-load":
+        from tests.busy import compute_on
+
         compute_on()
     if FAULT == "compile-at-load":
         compiler = Path(tempfile.mkdtemp(), "cicc")
@@ -364,9 +367,10 @@ class ApiServer:
         flood()
         ready = Path(tempfile.gettempdir()) / f"gpubench-stub-{os.getpid()}.ready"
         role = ["--role", f"core:{ready}"]
-        self.core = subprocess.Popen(
-            [sys.executable, __file__, *sys.argv[1:], *role], stdin=subprocess.DEVNULL
-        )
+        self.core = subprocess.Popen([*BARE, *sys.argv[1:], *role], stdin=subprocess.DEVNULL)
+        # while the core loads
+        from pytest_gpubench.load.loopback.server import serve_forever
+
         if FAULT == "exit-leaving-core":
             time.sleep(0.4)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -427,6 +431,10 @@ class ApiServer:
                 sys.exit(1)
 
     def server(self) -> LoopbackServer:
+        from pytest_gpubench.load.loopback.http_server import Response
+        from pytest_gpubench.load.loopback.server import LoopbackServer
+        from pytest_gpubench.load.loopback.stream import Fault, Schedule
+
         options = self.options
         draft = options.speculative_config
         schedule = Schedule(

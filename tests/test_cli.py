@@ -17,6 +17,8 @@ from pytest_gpubench.doctor.rules import every_rule
 from pytest_gpubench.recipes.schema import json_schema
 from tests.host.fake_hub import fake_hub, model_files
 
+pytestmark = pytest.mark.usefixtures("light_pytest")
+
 ROOT = Path(__file__).parents[1]
 
 DOOMED = """

@@ -10,6 +10,8 @@ from pytest_gpubench.cli import main
 from pytest_gpubench.host import source_files
 from tests.test_wrong_input import ENTRY, RECIPE
 
+pytestmark = pytest.mark.usefixtures("light_pytest")
+
 SOURCE = "  source: {at: https://recipes.vllm.ai/org/model, variant: default}\n"
 REASONS = "  differs: {model: a stand-in, max-model-len: short}\n"
 

@@ -16,6 +16,8 @@ from pytest_gpubench.commands.submission import SlurmOptions, scripts
 from pytest_gpubench.host.slurm_queue import parse_states, sbatch
 from pytest_gpubench.model.failures import GpubenchError
 
+pytestmark = pytest.mark.usefixtures("light_pytest")
+
 RECIPES = """
 tiny-bf16-cpu-vllm: &tiny
   model: org/tiny

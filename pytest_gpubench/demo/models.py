@@ -20,7 +20,7 @@ from pytest_gpubench.demo.gguf_files import (
     eagle3_as_gguf,
     llama_as_gguf,
 )
-from pytest_gpubench.demo.repository import publish_repository
+from pytest_gpubench.demo.repository import Content, publish_repository
 from pytest_gpubench.demo.tokenizer import BOS_ID, EOS_ID, PAD_ID, to_json, tokenizer_files
 from pytest_gpubench.model.evaluation import EMBEDDED_TASK
 from pytest_gpubench.model.failures import GpubenchError
@@ -57,6 +57,10 @@ _DRAFT_VOCAB = 320
 _F32_CONFIG = {"dtype": "float32", "torch_dtype": "float32"}
 
 
+_WRITTEN: dict[str, Content] = {}
+"""By this process: each server of a run asks for the pair."""
+
+
 def write_demo_models(cache_dir: Path) -> dict[str, str]:
     """Write the trained pair, as safetensors and as GGUF, into a Hugging Face cache, where an
     engine with ``HF_HUB_OFFLINE=1`` finds them.
@@ -71,11 +75,15 @@ def write_demo_models(cache_dir: Path) -> dict[str, str]:
         GpubenchError: if the cache cannot be written, or the package's own copy of the weights is
             damaged.
     """
+    writers = {
+        DEMO_TARGET: write_trained_target,
+        DEMO_DRAFT: write_trained_draft,
+        DEMO_TARGET_GGUF: write_trained_gguf,
+        DEMO_DRAFT_GGUF: write_trained_draft_gguf,
+    }
     return {
-        DEMO_TARGET: publish_repository(cache_dir, DEMO_TARGET, write_trained_target),
-        DEMO_DRAFT: publish_repository(cache_dir, DEMO_DRAFT, write_trained_draft),
-        DEMO_TARGET_GGUF: publish_repository(cache_dir, DEMO_TARGET_GGUF, write_trained_gguf),
-        DEMO_DRAFT_GGUF: publish_repository(cache_dir, DEMO_DRAFT_GGUF, write_trained_draft_gguf),
+        repo: publish_repository(cache_dir, repo, write, _WRITTEN)
+        for repo, write in writers.items()
     }
 
 

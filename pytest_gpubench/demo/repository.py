@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from pytest_gpubench.host.hub.local import repository_folder
 from pytest_gpubench.model.failures import GpubenchError
@@ -45,7 +46,16 @@ class _Entry:
         return self.sha256 if self.large else self.git_sha1
 
 
-def publish_repository(cache_dir: Path, repo: str, write: Callable[[Path], None]) -> str:
+Content: TypeAlias = tuple[str, list[_Entry]]
+"""The commit of a repository and its files."""
+
+
+def publish_repository(
+    cache_dir: Path,
+    repo: str,
+    write: Callable[[Path], None],
+    written: dict[str, Content] | None = None,
+) -> str:
     """Put a repository into a cache; one with the same content that is there and intact is left
     alone.
 
@@ -53,6 +63,8 @@ def publish_repository(cache_dir: Path, repo: str, write: Callable[[Path], None]
         cache_dir: the Hugging Face cache (what ``HF_HUB_CACHE`` names); made if missing.
         repo: ``org/name``.
         write: fills an empty folder with the repository's files (no subfolders).
+        written: what ``write`` is known to write, by repository; filled here. Where it is intact in
+            the cache, nothing is written to see that.
 
     Returns:
         The commit, derived from the names and contents of the files.
@@ -60,6 +72,10 @@ def publish_repository(cache_dir: Path, repo: str, write: Callable[[Path], None]
     Raises:
         GpubenchError: if the cache cannot be written.
     """
+    written = {} if written is None else written
+    final = repository_folder(cache_dir, repo)
+    if repo in written and _intact(final, *written[repo]):
+        return written[repo][0]
     try:
         staging = _staging(cache_dir)
         try:
@@ -68,7 +84,7 @@ def publish_repository(cache_dir: Path, repo: str, write: Callable[[Path], None]
             write(files)
             entries = [_entry(path) for path in sorted(files.iterdir())]
             commit = _commit(entries)
-            final = repository_folder(cache_dir, repo)
+            written[repo] = commit, entries
             if not _intact(final, commit, entries):
                 built = staging / "repository"
                 _build(built, files, commit, entries)

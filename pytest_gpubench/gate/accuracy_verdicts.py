@@ -13,9 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from scipy.optimize import brentq
 from scipy.special import ndtri
-from scipy.stats import binom, binomtest
 
 from pytest_gpubench.gate.baselines import Baseline
 from pytest_gpubench.gate.decide import no_baseline, verdict_of
@@ -39,6 +37,8 @@ def interval(right: int, asked: int) -> tuple[float, float]:
     Exact, because its promise holds for every number of questions: Wilson's is shorter and passes a
     one-sided bound more often than it says where the share is near one, which is where limits lie.
     """
+    from scipy.stats import binomtest  # takes longer than all else that a run imports
+
     found = binomtest(right, asked).proportion_ci(_INTERVAL, method="exact")
     return float(found.low), float(found.high)
 
@@ -85,6 +85,8 @@ def questions_needed(share: float, at_least: float) -> int | None:
 
 
 def _settled(share: float, asked: int, at_least: float) -> bool:
+    from scipy.stats import binom
+
     if share > at_least:
         right = math.floor(share * asked)
         return bool(binom.sf(right - 1, asked, at_least) <= CHANCE)
@@ -101,6 +103,8 @@ def paired_interval(lost: int, won: int, asked: int) -> tuple[float, float]:
         lost: questions that were right before and are wrong now.
         won: the other way round.
     """
+    from scipy.optimize import brentq
+
     z = float(ndtri(1 - CHANCE))
 
     def beyond(loss: float) -> float:

@@ -19,7 +19,7 @@ from pytest_gpubench.demo.models import (
     DEMO_TARGET_GGUF,
     write_demo_models,
 )
-from pytest_gpubench.demo.repository import publish_repository
+from pytest_gpubench.demo.repository import Content, publish_repository
 from pytest_gpubench.host.hub.local import Snapshot, find_snapshot, repository_folder
 from pytest_gpubench.model.failures import GpubenchError
 
@@ -73,6 +73,26 @@ def test_the_listing_names_every_file(tmp_path: Path) -> None:
         }
         snapshot = repository_folder(tmp_path, repo) / "snapshots" / commit
         assert listed == {file.name: file.stat().st_size for file in snapshot.iterdir()}
+
+
+def test_what_was_written_once_is_not_written_again_to_look_at_it(tmp_path: Path) -> None:
+    written: list[Path] = []
+
+    def write(folder: Path) -> None:
+        written.append(folder)
+        (folder / "config.json").write_text("{}")
+
+    known: dict[str, Content] = {}
+    commit = publish_repository(tmp_path, "org/model", write, known)
+    assert publish_repository(tmp_path, "org/model", write, known) == commit
+    assert len(written) == 1
+    path = repository_folder(tmp_path, "org/model") / "snapshots" / commit / "config.json"
+    path.write_text("[]")
+    assert publish_repository(tmp_path, "org/model", write, known) == commit
+    assert path.read_text() == "{}"
+    assert publish_repository(tmp_path / "other", "org/model", write, known) == commit
+    assert len(written) == 3
+    assert not _stray(tmp_path / "other")
 
 
 def test_content_and_commit_are_the_same_everywhere(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from tests.docs.commands import Block, split
 from tests.plugin.conftest import CALM
+from tests.plugin.fork_server import ForkServer
 
 ROOT = Path(__file__).parents[2]
 STUB = ROOT / "tests" / "stub_engine.py"
@@ -40,9 +41,13 @@ class Sandbox:
 
     path: Path
     bin: Path
+    forks: ForkServer | None = None
+    """Starts pytest and our command; None: each in a new interpreter."""
 
     @classmethod
-    def create(cls, path: Path, *, empty: bool, page: str = "") -> Sandbox:
+    def create(
+        cls, path: Path, *, empty: bool, page: str = "", forks: ForkServer | None = None
+    ) -> Sandbox:
         """A git repository with the recipes of this one, or with nothing but the settings that put
         the stub in place.
 
@@ -71,7 +76,7 @@ class Sandbox:
             (work / "recipes.yaml").write_text(_included_by(page, recipes), encoding="utf-8")
             shutil.copytree(ROOT / "recipes.d", work / "recipes.d")
             shutil.copy(ROOT / "benchmarks" / "test_serving.py", work / "benchmarks")
-        made = cls(work, tools)
+        made = cls(work, tools, forks)
         for words in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
             made.run(["git", *words])
         return made
@@ -90,15 +95,15 @@ class Sandbox:
         """Run a command; its streams come together, as a terminal shows them."""
         if words[0] not in _RUN_HERE:
             raise ValueError(f"{words[0]} is not run here: say above the block what it needs")
-        own = (
-            [sys.executable, "-m", _OWN_MODULES[words[0]]]
-            if words[0] in _OWN_MODULES
-            else words[:1]
-        )
+        environment = self._environment() | (env or {})
+        module = _OWN_MODULES.get(words[0])
+        if module and self.forks and self.forks.suits(environment):
+            return self._forked(self.forks, module, words, environment)
+        own = [sys.executable, "-m", module] if module else words[:1]
         return subprocess.run(
             [*own, *words[1:]],
             cwd=self.path,
-            env=self._environment() | (env or {}),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -106,6 +111,20 @@ class Sandbox:
             timeout=SECONDS,
             check=False,
         )
+
+    def _forked(
+        self, forks: ForkServer, module: str, words: list[str], environment: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        done = forks.run(
+            words[1:],
+            self.path,
+            SECONDS,
+            self.path.parent,
+            module=module,
+            environment=environment,
+            together=True,
+        )
+        return subprocess.CompletedProcess(words, int(done.ret), done.stdout.str())
 
     def _environment(self) -> dict[str, str]:
         kept = {

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
 
 from pytest_gpubench.gate.accuracy_verdicts import (
     CHANCE,
@@ -47,6 +46,8 @@ def test_what_would_settle_it_settles_it() -> None:
 def test_the_wrong_side_is_met_by_chance_once_in_a_hundred_at_most(
     asked: int, at_least: float
 ) -> None:
+    from scipy.stats import binom  # takes half a second of each process that only collects
+
     verdicts = [limit_verdict(right, asked, at_least).status for right in range(asked + 1)]
     weights = binom.pmf(range(asked + 1), asked, at_least)
     for wrong in (Status.FAIL, Status.PASS):

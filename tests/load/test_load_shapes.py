@@ -22,6 +22,7 @@ from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.frozen import FrozenMap
 from pytest_gpubench.model.workload import Workload
 from tests.busy import host_is_busy
+from tests.load.pool import POOL
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ WORKLOAD = Workload(isl=48, osl=8, conc=4, num_prompts=12, num_warmups=4)
 
 
 def run(server: LoopbackServer, **chosen: Any) -> LoadResult:
-    result = run_load(LoadPlan(server.url, "loopback", replace(WORKLOAD, **chosen)))
+    result = run_load(LoadPlan(server.url, "loopback", replace(WORKLOAD, **chosen)), pool=POOL)
     assert result.failed == ()
     return result
 
@@ -165,7 +166,7 @@ def test_failed_turn_does_not_end_its_conversation() -> None:
         plan = LoadPlan(
             server.url, "loopback", replace(WORKLOAD, turns=3, conc=1, num_prompts=6, num_warmups=0)
         )
-        result = run_load(plan)
+        result = run_load(plan, pool=POOL)
     assert [record.ok for record in result.records] == [True, False, True, True, True, True]
 
 
@@ -217,7 +218,7 @@ def test_failed_warmup_of_one_worker_stops_all() -> None:
     with LoopbackServer(
         FAST, faults=lambda index: Fault("status", 503) if index == 0 else None
     ).in_thread() as server:
-        result = run_load(LoadPlan(server.url, "loopback", replace(WORKLOAD, workers=2)))
+        result = run_load(LoadPlan(server.url, "loopback", replace(WORKLOAD, workers=2)), pool=POOL)
     assert [record.phase for record in result.records if not record.ok] == ["warmup"]
     assert measured(result) == []
 
@@ -229,7 +230,7 @@ def test_metrics_pages_are_sampled_meanwhile() -> None:
             return server.counters.metrics_text("m", speculative=False)
 
         plan = LoadPlan(server.url, "loopback", replace(WORKLOAD, osl=30))
-        result = run_load(plan, fetch_metrics=page, metrics_interval=0.05)
+        result = run_load(plan, fetch_metrics=page, metrics_interval=0.05, pool=POOL)
     assert len(result.pages) > 5
     assert all(
         "vllm:num_requests_running" in text and "request_success" not in text

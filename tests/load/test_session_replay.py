@@ -22,6 +22,7 @@ from pytest_gpubench.load.prompts import Message, Prompt
 from pytest_gpubench.load.protocol import LoadPlan, LoadResult, RequestRecord
 from pytest_gpubench.model.failures import BenchmarkError
 from pytest_gpubench.model.workload import Workload
+from tests.load.pool import POOL
 
 BLOCK = 32
 WORKLOAD = Workload(
@@ -158,7 +159,7 @@ def run(
     server: LoopbackServer, file: str, *, context: int | None = None, **chosen: Any
 ) -> LoadResult:
     workload = replace(WORKLOAD, dataset_file=file, **chosen)
-    return run_load(LoadPlan(server.url, "loopback", workload, context=context))
+    return run_load(LoadPlan(server.url, "loopback", workload, context=context), pool=POOL)
 
 
 def by_session(result: LoadResult) -> dict[str, list[RequestRecord]]:

@@ -81,11 +81,12 @@ SHELF = Path({shelf!r})
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
+    from pytest_gpubench.load.workers import WorkerPool
+    WorkerPool.prepare = lambda pool, count: None  # most often nothing is measured
     result = yield
     runs = sys.modules.get("pytest_gpubench.runs.client_runs")
     if runs and runs.ClientRuns.measured is not canned:
         canned.measured, runs.ClientRuns.measured = runs.ClientRuns.measured, canned
-        runs.WorkerPool.prepare = lambda pool, count: None  # most often nothing is measured
     return result
 
 def canned(self, turn, spans):
@@ -140,7 +141,7 @@ class Project:
     def run(self, *arguments: str, stub: bool = True) -> pytest.RunResult:
         """pytest in a process of its own, with the stub as the engine."""
         words = self.command(*arguments, stub=stub)
-        if self.forks.suits(words, os.environ):
+        if self.forks.suits(os.environ):
             return self.forks.run(words[3:], self.pytester.path, timeout=600)
         return self.pytester.run(*words, timeout=600)
 

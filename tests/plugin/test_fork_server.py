@@ -26,6 +26,49 @@ def test_tell():
 """
 
 
+WORKS = """
+import os, signal, sys
+from pathlib import Path
+from pytest_gpubench.load.workers import Surroundings, Worker
+
+def worker(monkeypatch, **environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    started = Worker(Surroundings.now())
+    while started._messages.empty() and started.process.poll() is None:
+        pass
+    return started
+
+def test_lives_and_ends_with_its_input(monkeypatch):
+    lives = worker(monkeypatch, TOLD_WORKER="yes")
+    pid = lives.process.pid
+    assert os.getsid(pid) == pid != os.getsid(0)
+    assert sorted(os.listdir(f"/proc/{pid}/fd"), key=int)[:3] == ["0", "1", "2"]
+    assert not {os.readlink(f"/proc/{pid}/fd/{each}") for each in (0, 1, 2)} & {
+        os.readlink(f"/proc/self/fd/{each}") for each in (0, 1, 2)
+    }
+    lives.process.stdin.close()
+    assert lives.process.wait() == 3
+    lives.kill()
+
+def test_is_killed(monkeypatch):
+    dies = worker(monkeypatch)
+    os.kill(dies.process.pid, signal.SIGTERM)
+    assert dies.process.wait() == -signal.SIGTERM
+    assert "signal 15" in dies.crash().summary
+    dies.kill()
+
+def test_says_what_went_wrong(monkeypatch):
+    from pytest_gpubench.load import worker as module
+
+    monkeypatch.setattr(module, "main", lambda: 1 / 0)
+    failed = worker(monkeypatch)
+    assert failed.process.wait() == 1
+    assert failed.crash().evidence[-1] == "ZeroDivisionError: division by zero"
+    failed.kill()
+"""
+
+
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
     started = ForkServer()
@@ -97,16 +140,46 @@ def test_a_wait_that_is_cut_short_leaves_no_answer_for_the_next_run(
     assert server.run(WORDS, folder, timeout=120).ret == 1
 
 
+def test_a_command_of_ours_is_forked_as_well(server: ForkServer, folder: Path) -> None:
+    for words in (["plan", "nowhere.yaml"], ["schema"], ["nonsense"]):
+        command = [sys.executable, "-m", "pytest_gpubench.cli", *words]
+        new = subprocess.run(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        forked = server.run(words, folder, 120, module="pytest_gpubench.cli", together=True)
+        assert (forked.ret, forked.outlines) == (new.returncode, new.stdout.splitlines())
+        assert forked.outlines
+        assert forked.errlines == []
+
+
+def test_the_environment_is_the_one_that_was_given(server: ForkServer, folder: Path) -> None:
+    run = server.run(WORDS, folder, 120, environment={**os.environ, "SHELF": "given"})
+    assert " given " in run.outlines[0]
+
+
+def test_a_load_worker_of_a_forked_run_is_a_process_of_its_own(
+    server: ForkServer, folder: Path
+) -> None:
+    """And ends as one: with its input, by a signal, with an error on its stderr."""
+    (folder / "test_it.py").write_text(WORKS)
+    run = server.run(WORDS, folder, timeout=120)
+    assert run.ret == 0, run.outlines
+
+
 def test_what_a_fork_cannot_be_is_told(
     server: ForkServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert server.suits(("benchmarks",), os.environ)
-    assert not server.suits(("benchmarks", "-n", "2"), os.environ)
+    assert server.suits(os.environ)
     points = folder / "site" / "engine-1.dist-info" / "entry_points.txt"
     points.parent.mkdir()
     points.touch()
-    assert not server.suits(("benchmarks",), os.environ)
+    assert not server.suits(os.environ)
     points.unlink()
-    assert server.suits(("benchmarks",), os.environ)
+    assert server.suits(os.environ)
     monkeypatch.setenv("PYTHONWARNINGS", "error::ImportWarning")
-    assert not server.suits(("benchmarks",), os.environ)
+    assert not server.suits(os.environ)

@@ -100,3 +100,16 @@ def pytest_collection_finish(session):
     )
     assert "2 tests collected" in run.stdout, run.stdout
     assert "imported: []" in run.stdout
+
+
+def test_a_run_pays_for_no_library_that_its_cases_do_not_use() -> None:
+    code = """
+import sys
+import pytest_gpubench.runs.runner, pytest_gpubench.runs.servers, pytest_gpubench.plugin.session_end
+heavy = ("openai", "huggingface_hub", "scipy.optimize", "scipy.stats", "uvloop")
+print("imported:", [name for name in heavy if name in sys.modules])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert run.stdout == "imported: []\n", run.stderr
