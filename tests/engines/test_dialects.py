@@ -54,7 +54,7 @@ def test_no_other_room_knows_an_engines_words() -> None:
     allowed = re.compile(
         r"dialects/(vllm|sglang|llamacpp)/|dialects/registry\.py|dialects/__init__\.py|doctor/"
         r"|report/exports_json\.py|commands/reports\.py|load/loopback/|demo/"
-        r"|plugin/(options|settings)\.py|cli\.py"
+        r"|plugin/(options|resolve_settings)\.py|cli\.py"
         r"|recipes/importing/(official_entries|official_nodes|perf_eval)\.py|commands/importing_recipes\.py"
     )
     words = re.compile(r"vllm|sglang|llama\.?cpp", re.IGNORECASE)
