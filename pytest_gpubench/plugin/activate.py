@@ -23,10 +23,11 @@ from pytest_gpubench.model.cases import Problem, RecipeBook, SourcePosition
 from pytest_gpubench.model.failures import GpubenchError
 from pytest_gpubench.model.specs import Launch
 from pytest_gpubench.plugin import gc_pause, reporting
+from pytest_gpubench.plugin.fixtures import SESSION
 from pytest_gpubench.plugin.hooks import Hooks
 from pytest_gpubench.plugin.items import MARK_FIELDS, Parameters
 from pytest_gpubench.plugin.options import OPTIONS, source_of
-from pytest_gpubench.plugin.session import SESSION, BenchmarkSession
+from pytest_gpubench.plugin.session import BenchmarkSession
 from pytest_gpubench.plugin.session_end import SessionEnd
 from pytest_gpubench.plugin.xdist import WorkerEnd
 from pytest_gpubench.recipes.loading import load_recipes

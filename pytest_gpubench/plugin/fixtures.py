@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gpubench.plugin.items import CASE, EVALUATION, LAUNCH, RATIO, USES_US, note_on
-from pytest_gpubench.plugin.session import find_session, session_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -25,11 +24,19 @@ if TYPE_CHECKING:
     from pytest_gpubench.model.cases import Case
     from pytest_gpubench.model.specs import Launch
     from pytest_gpubench.model.verdicts import Verdict
+    from pytest_gpubench.plugin.session import BenchmarkSession
 
 
+SESSION: pytest.StashKey[BenchmarkSession] = pytest.StashKey()
+"""In ``config.stash``, where recipes are loaded: the state of the run."""
 _CLOSE_TIMEOUT_S = 10.0
 _NO_KEY = "none"
 """The OpenAI client insists on a key, which a server without one does not look at."""
+
+
+def session_of(config: pytest.Config) -> BenchmarkSession:
+    """The run's state, for fixtures that exist only with it."""
+    return config.stash[SESSION]
 
 
 @contextlib.contextmanager
@@ -242,7 +249,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     metafunc.config.stash[USES_US] = True
     asked = (LAUNCH, CASE, EVALUATION)
     names = tuple(name for name in asked if name in metafunc.fixturenames) or (RATIO,)
-    session = find_session(metafunc.config)
+    session = metafunc.config.stash.get(SESSION, None)
     if session is None:
         metafunc.config.pluginmanager.unregister(name="gpubench-no-recipes")
         metafunc.config.pluginmanager.register(_NoRecipes(), name="gpubench-no-recipes")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -46,8 +45,7 @@ MARK_FIELDS: dict[str, type] = {
 """Fields of the mark ``gpubench(...)``, with their types."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):  # a dataclass takes 1 ms to define, in every pytest run
     """What is selected, in the order of the run."""
 
     cases: tuple[str, ...] = ()

@@ -7,10 +7,9 @@ import argparse
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -97,9 +96,8 @@ class Repeat(Enum):
     """It says what is written, or what has been done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One ``--gpubench-NAME``."""
+class Option(NamedTuple):
+    """One ``--gpubench-NAME``. A dataclass takes 1 ms to define, in every pytest run."""
 
     name: str
     help: str
@@ -112,9 +110,9 @@ class Option:
     """What the ini twin ``gpubench_NAME`` means; empty: there is none."""
     ini_type: str | None = None
     repeat: Repeat = Repeat.ALWAYS
-    excludes: Mapping[str, str] = field(default_factory=dict)
+    excludes: Mapping[str, str] = {}
     """Names of options that contradict it, with the reason."""
-    needs: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[str, str] = {}
     """Names of options without which it means nothing, with the sentence that says so."""
 
     @property

@@ -300,17 +300,3 @@ class BenchmarkSession:
         if reporter is not None:
             for line in missing_files(cases):
                 reporter.write_line(for_terminal(line))
-
-
-SESSION = pytest.StashKey[BenchmarkSession]()
-"""In ``config.stash``, where recipes are loaded."""
-
-
-def find_session(config: pytest.Config) -> BenchmarkSession | None:
-    """The run's state, or None where no recipes are loaded."""
-    return config.stash.get(SESSION, None)
-
-
-def session_of(config: pytest.Config) -> BenchmarkSession:
-    """The run's state, for fixtures that exist only with it."""
-    return config.stash[SESSION]
