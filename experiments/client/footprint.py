@@ -40,7 +40,7 @@ LOADS: dict[str, dict[str, int]] = {
 LIMIT = 1 << 30
 PARENT = """
 import json, sys
-import pytest, pytest_gpubench.runs.runner
+import pytest, pytest_gpubench.plugin.runner
 from pytest_gpubench.model.specs import Topology
 from pytest_gpubench.model.workload import Workload
 from pytest_gpubench.dialects.metrics_page import parse_metrics

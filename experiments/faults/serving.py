@@ -45,7 +45,7 @@ def _exit_quietly(folder: Path) -> Observed:
 def _patient_for_seconds(project: Project) -> None:
     """Shorten what is four minutes by default."""
     text = (
-        "import pytest_gpubench.runs.client_runs as runs\n\nruns.SILENCE_TIMEOUT_S = "
+        "import pytest_gpubench.plugin.runner as runner\n\nrunner.SILENCE_TIMEOUT_S = "
         f"{_SILENCE_SECONDS}.0\n"
     )
     (project.folder / "conftest.py").write_text(text)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_gpubench.plugin.items import Parameters
     from pytest_gpubench.plugin.outcomes import Outcome
     from pytest_gpubench.plugin.reserves import Settling
+    from pytest_gpubench.plugin.runner import CaseRunner
     from pytest_gpubench.report.records import RunFolder
     from pytest_gpubench.report.results import Loaded
     from pytest_gpubench.runs.baselining import Baselines
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pytest_gpubench.runs.endings import Harness
     from pytest_gpubench.runs.engines_under_test import Arms
     from pytest_gpubench.runs.run_gate import Gate
-    from pytest_gpubench.runs.runner import CaseRunner
     from pytest_gpubench.runs.servers import ServerPool
     from pytest_gpubench.runs.settings import Settings
 
@@ -123,7 +123,7 @@ class BenchmarkSession:
     def runner(self) -> CaseRunner:
         """Measures the cases of this run."""
         from pytest_gpubench.plugin.live import launches_of, shows_of
-        from pytest_gpubench.runs.runner import CaseRunner
+        from pytest_gpubench.plugin.runner import CaseRunner
 
         return CaseRunner(
             self.settings,

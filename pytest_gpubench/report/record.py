@@ -1,7 +1,7 @@
 """What a record holds: the one model by which records are read, documented (``gpubench schema
 --record``) and, in the tests, held to be written.
 
-A new field is a line here and its value where the record is made (``runs.runner``,
+A new field is a line here and its value where the record is made (``plugin.runner``,
 ``runs.servers``). Files come from anywhere: readers are lenient in what may be missing, strict in
 what everything hangs on.
 """

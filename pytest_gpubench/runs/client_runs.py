@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.idleness import IDLE_TIMEOUT_S, SILENCE_TIMEOUT_S, HangWatch, wait_idle
+from pytest_gpubench.engines.idleness import IDLE_TIMEOUT_S, HangWatch, wait_idle
 from pytest_gpubench.load.client_calibration import stored
 from pytest_gpubench.load.load_run import run_load
 from pytest_gpubench.load.protocol import LoadPlan, Progress
@@ -58,12 +58,16 @@ class ClientRuns:
         servers: ServerPool,
         shows: Shows,
         load_workers: WorkerPool,
+        silence_s: float,
     ) -> None:
+        """``silence_s`` is how long an engine may be silent before it counts as hung, beside the
+        pauses of its load."""
         self._settings = settings
         self._folder = folder
         self._servers = servers
         self._shows = shows
         self._load_workers = load_workers
+        self._silence_s = silence_s
         self._sent = SentTraces()
 
     def measured(self, turn: Turn, spans: Spans) -> tuple[Measurement, bool]:
@@ -89,7 +93,7 @@ class ClientRuns:
             before = wait_idle(engine.scrape, dialect.counters, IDLE_TIMEOUT_S)
         watch = HangWatch(
             engine.scrape,
-            SILENCE_TIMEOUT_S + workload.think_time,
+            self._silence_s + workload.think_time,
             dialect.counters,
             # Sessions pause: an engine may rightly be idle.
             open_loop=workload.open_loop or workload.dataset == SESSIONS,

@@ -15,7 +15,7 @@ import pytest
 
 # Imported here because pytester forgets what an inner run imports, and numpy refuses to be imported
 # twice.
-import pytest_gpubench.runs.runner  # noqa: F401
+import pytest_gpubench.plugin.runner  # noqa: F401
 from pytest_gpubench.report.record import CaseRecord, StartRecord, record_adapter
 from tests.plugin.fork_server import ForkServer
 
@@ -61,7 +61,7 @@ import os
 import sys
 
 def pytest_runtest_call(item):
-    if "pytest_gpubench.runs.runner" in sys.modules:
+    if "pytest_gpubench.plugin.runner" in sys.modules:
         from pytest_gpubench.measure import validity
         for name in ("MEAN_LAG_FLOOR", "TAIL_LAG_FLOOR", "SEND_LAG_FLOOR", "CPU_LIMIT", "ENGINE_GAP_FLOOR", "CLOCK_FLOOR", "BURST_FLOOR"):
             setattr(validity, name, 100.0)

@@ -43,7 +43,7 @@ PRELOADED = (
     "pytest_gpubench.runs.model_files",
     "pytest_gpubench.plugin.reporting",
     "pytest_gpubench.runs.reuse",
-    "pytest_gpubench.runs.runner",
+    "pytest_gpubench.plugin.runner",
     "pytest_gpubench.runs.servers",
     "pytest_gpubench.plugin.session_end",
     "pytest_gpubench.recipes.loading",

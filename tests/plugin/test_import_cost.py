@@ -105,7 +105,7 @@ def pytest_collection_finish(session):
 def test_a_run_pays_for_no_library_that_its_cases_do_not_use() -> None:
     code = """
 import sys
-import pytest_gpubench.runs.runner, pytest_gpubench.runs.servers, pytest_gpubench.plugin.session_end
+import pytest_gpubench.plugin.runner, pytest_gpubench.runs.servers, pytest_gpubench.plugin.session_end
 heavy = ("openai", "huggingface_hub", "scipy.optimize", "scipy.stats", "uvloop")
 print("imported:", [name for name in heavy if name in sys.modules])
 """

@@ -10,7 +10,8 @@ from tests.plugin.conftest import Project, project
 __all__ = ["project"]
 
 _FULL_DISK = """
-from pytest_gpubench.runs import client_runs, runner
+from pytest_gpubench.plugin import runner
+from pytest_gpubench.runs import client_runs
 from pytest_gpubench.model.failures import BenchmarkError, Failure
 
 def run_load(*_, **__):

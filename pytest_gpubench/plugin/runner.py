@@ -10,9 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 from pytest_gpubench.dialects.registry import dialect_of
 from pytest_gpubench.doctor.findings import findings_for
 from pytest_gpubench.engines.engine import Engine
-from pytest_gpubench.engines.idleness import (
-    SILENT,
-)
+from pytest_gpubench.engines.idleness import SILENCE_TIMEOUT_S, SILENT
 from pytest_gpubench.evals.evaluating import lm_eval_missing
 from pytest_gpubench.gate.effort import RoundPlan
 from pytest_gpubench.load.load_run import check_workload
@@ -83,7 +81,7 @@ class CaseRunner:
         self._records: dict[tuple[Launch, str], dict[str, Any]] = {}
         self._measured_before: dict[tuple[Launch, str], Measurement | Failure] = {}
         self._evaluator = Evaluator(book, folder, servers, shows)
-        self._client = ClientRuns(settings, folder, servers, shows, load_workers)
+        self._client = ClientRuns(settings, folder, servers, shows, load_workers, SILENCE_TIMEOUT_S)
         self._tools = ToolRuns(settings, folder, servers, shows)
         self.reuse = Reuse(settings, servers, folder, self._device) if settings.reuse else None
 
