@@ -26,6 +26,7 @@ settings.load_profile("here")
 
 SURFACE = (
     "docs/test_yaml_blocks.py",  # pyyaml, pydantic: what recipes look like
+    "engines/test_metrics_page.py",  # prometheus-client
     "gate/test_statistics.py",  # numpy, scipy
     "golden",
     "host/test_gpus.py",  # nvidia-ml-py, psutil
@@ -34,10 +35,9 @@ SURFACE = (
     "host/test_leases_broker.py",
     "load/test_load_run.py",  # openai, uvloop
     "measure/test_compute.py",
-    "measure/test_scrape.py",  # prometheus-client
     "plugin/test_benchmark_json.py",  # pytest-benchmark
     "plugin/test_errors.py",  # pytest
-    "plugin/test_gating.py",
+    "plugin/test_gate_baselines.py",
     "plugin/test_main_line.py",
     "plugin/test_selection.py",
     "plugin/test_xdist.py",  # pytest-xdist
