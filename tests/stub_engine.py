@@ -368,17 +368,17 @@ class ApiServer:
         ready = Path(tempfile.gettempdir()) / f"gpubench-stub-{os.getpid()}.ready"
         role = ["--role", f"core:{ready}"]
         self.core = subprocess.Popen([*BARE, *sys.argv[1:], *role], stdin=subprocess.DEVNULL)
-        # while the core loads
-        from pytest_gpubench.load.loopback.server import serve_forever
-
         if FAULT == "exit-leaving-core":
             time.sleep(0.4)
             os.kill(os.getpid(), signal.SIGKILL)
         if FAULT == "exit-quietly":
-            self.core.kill()
+            self.core.kill()  # before it has a worker, whose broken pipe would be a word
             os._exit(0)
         if FAULT != "ignore-sigterm":
             signal.signal(signal.SIGTERM, lambda *_: self.leave(0))
+        # while the core loads
+        from pytest_gpubench.load.loopback.server import serve_forever
+
         while not ready.exists():
             if self.core.poll() is not None:
                 print(f"(APIServer pid={os.getpid()}) Traceback (most recent call last):")
